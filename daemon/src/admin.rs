@@ -1,0 +1,215 @@
+//! The admin endpoint: `/livez`, `/readyz`, `/metrics`, `/snapshot` and `/status` over HTTP/1.1.
+//!
+//! It serves operators and probes on the control runtime, so an answer from `/livez` says that
+//! control work makes progress. Requests with a foreign Host or Origin are refused: a web page
+//! in an operator's browser must not read it by rebinding a DNS name to this address.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::{Daemon, Failure};
+
+/// More than a probe, a scraper and a few operators need; bounds memory under a flood.
+const MAX_CONNECTIONS: usize = 64;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+type Page = Arc<dyn Fn() -> Value + Send + Sync>;
+
+/// What `/snapshot` and `/status` show. `clone` shares it.
+#[derive(Clone, Default)]
+pub struct Pages(Arc<Mutex<PageSet>>);
+
+#[derive(Default)]
+struct PageSet {
+    snapshot: Option<Page>,
+    status: Vec<(&'static str, Page)>,
+}
+
+impl std::fmt::Debug for Pages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pages")
+    }
+}
+
+impl Pages {
+    /// Sets what `/snapshot` answers: the state that the data path serves, no key material.
+    pub fn set_snapshot(&self, page: impl Fn() -> Value + Send + Sync + 'static) {
+        self.lock().snapshot = Some(Arc::new(page));
+    }
+
+    /// Adds a member to the JSON object that `/status` answers.
+    pub fn add_status(&self, name: &'static str, page: impl Fn() -> Value + Send + Sync + 'static) {
+        self.lock().status.push((name, Arc::new(page)));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, PageSet> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pages are called outside the lock: they may take locks of their own.
+    fn snapshot(&self) -> Value {
+        let page = self.lock().snapshot.clone();
+        page.map_or(Value::Null, |page| page())
+    }
+
+    fn status(&self) -> Map<String, Value> {
+        let pages = self.lock().status.clone();
+        pages.into_iter().map(|(name, page)| (name.to_owned(), page())).collect()
+    }
+}
+
+/// Binds the admin endpoint and serves it until the runtime ends.
+///
+/// # Errors
+///
+/// When the address cannot be bound.
+pub async fn serve(addr: SocketAddr, daemon: &Daemon) -> Result<(), Failure> {
+    let listener = TcpListener::bind(addr)
+        .await
+        .map_err(|e| Failure::failed(format!("cannot listen on admin address {addr}"), e))?;
+    tracing::info!(process = daemon.name, admin = %addr, "started");
+    tokio::spawn(accept(listener, daemon.clone()));
+    Ok(())
+}
+
+async fn accept(listener: TcpListener, daemon: Daemon) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let permit = room.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, or the peer is gone already: neither ends the endpoint.
+                tracing::debug!(%error, "admin accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let daemon = daemon.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let response = answer(&request, &daemon);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "admin connection");
+            }
+            drop(permit);
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>> {
+    if !is_local(request.headers()) {
+        return text(StatusCode::FORBIDDEN, "foreign Host or Origin header\n");
+    }
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+    }
+    match request.uri().path() {
+        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => ready(daemon),
+        "/metrics" => reply(
+            StatusCode::OK,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            daemon.metrics.encode(),
+        ),
+        "/snapshot" => json_reply(&daemon.admin.snapshot()),
+        "/status" => json_reply(&status(daemon)),
+        _ => text(StatusCode::NOT_FOUND, "try /livez /readyz /metrics /snapshot /status\n"),
+    }
+}
+
+fn ready(daemon: &Daemon) -> Response<Full<Bytes>> {
+    let reasons = daemon.readiness.reasons();
+    if reasons.is_empty() {
+        return text(StatusCode::OK, "ok\n");
+    }
+    text(StatusCode::SERVICE_UNAVAILABLE, &(reasons.join("\n") + "\n"))
+}
+
+fn status(daemon: &Daemon) -> Value {
+    let reasons = daemon.readiness.reasons();
+    let mut status = daemon.admin.status();
+    status.insert("process".into(), json!(daemon.name));
+    status.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
+    status.insert("workers".into(), json!(daemon.workers));
+    status.insert("ready".into(), json!(reasons.is_empty()));
+    status.insert("notReadyReasons".into(), json!(reasons));
+    Value::Object(status)
+}
+
+/// A name could be rebound to this address by whoever owns it; `localhost` and an IP cannot.
+fn is_local(headers: &HeaderMap) -> bool {
+    let local = |name: HeaderName| {
+        headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(is_local_authority))
+    };
+    local(HOST) && local(ORIGIN)
+}
+
+/// Whether `[scheme://]host[:port]` names `localhost` or an IP address.
+fn is_local_authority(value: &str) -> bool {
+    let authority = value.split_once("://").map_or(value, |(_, rest)| rest);
+    if authority.parse::<SocketAddr>().is_ok() || authority.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+fn text(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    reply(status, "text/plain; charset=utf-8", body.to_owned())
+}
+
+fn json_reply(value: &Value) -> Response<Full<Bytes>> {
+    let body = serde_json::to_string_pretty(value).expect("a JSON value always prints") + "\n";
+    reply(StatusCode::OK, "application/json", body)
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let content_type = hyper::header::HeaderValue::from_static(content_type);
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_names_are_refused() {
+        let local = ["localhost", "LOCALHOST:7411", "127.0.0.1", "127.0.0.1:7411", "[::1]:7411"];
+        let foreign = ["evil.example", "evil.example:7411", "localhost.evil.example", "", "null"];
+        for value in local {
+            assert!(is_local_authority(value), "{value}");
+        }
+        assert!(is_local_authority("http://127.0.0.1:7411"));
+        for value in foreign {
+            assert!(!is_local_authority(value), "{value}");
+        }
+    }
+}

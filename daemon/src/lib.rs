@@ -1,0 +1,126 @@
+//! What every Switchyard process needs besides its work: signals and drain, readiness, the
+//! admin endpoint, metrics and logging.
+//!
+//! [`start`] sets all of it up, runs the process on the control runtime and turns its result
+//! into an exit code. Nothing here knows of Kubernetes, and data paths never run here: each
+//! process makes its own data threads.
+
+pub mod admin;
+pub mod flags;
+pub mod logging;
+pub mod metrics;
+pub mod readiness;
+pub mod shutdown;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+pub use flags::Flags;
+pub use metrics::Metrics;
+pub use readiness::{Guard, Readiness};
+pub use shutdown::Shutdown;
+
+/// Why a process ended other than by a drain.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The operator's flags or files cannot work: exit code 2.
+    #[error("{0}")]
+    Configuration(String),
+    /// Something failed while starting or running: exit code 1.
+    #[error("{what}")]
+    Failed { what: String, source: Option<Box<dyn std::error::Error + Send + Sync>> },
+}
+
+impl Failure {
+    pub fn failed(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Failure {
+        Failure::Failed { what: what.into(), source: Some(source.into()) }
+    }
+
+    /// Exit code as the command line promises: 1 failed, 2 invalid configuration.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Configuration(_) => ExitCode::from(2),
+            Failure::Failed { .. } => ExitCode::from(1),
+        }
+    }
+}
+
+/// Handles shared by all parts of one process. `clone` is cheap.
+#[derive(Clone, Debug)]
+pub struct Daemon {
+    /// `proxy`, `ingress`, `dns` or `feed`: the `<process>` of its metric names.
+    pub name: &'static str,
+    /// Data threads to run: `--workers`, by default the cores that this process may use.
+    pub workers: usize,
+    pub shutdown: Shutdown,
+    pub readiness: Readiness,
+    pub metrics: Metrics,
+    pub admin: admin::Pages,
+}
+
+impl Daemon {
+    /// Handles that no signal and no admin endpoint is tied to, for tests and embedding.
+    pub fn detached(name: &'static str, workers: usize) -> Daemon {
+        let readiness = Readiness::default();
+        Daemon {
+            name,
+            workers,
+            shutdown: Shutdown::new(readiness.clone()),
+            readiness,
+            metrics: Metrics::new(),
+            admin: admin::Pages::default(),
+        }
+    }
+}
+
+/// Runs a process to its end: logging, control runtime, signals, admin endpoint, then `run`.
+///
+/// `run` returns once it has drained. Errors are printed with their causes, one a line.
+pub fn start<F, Fut>(
+    name: &'static str,
+    flags: &Flags,
+    admin: std::net::SocketAddr,
+    run: F,
+) -> ExitCode
+where
+    F: FnOnce(Daemon) -> Fut,
+    Fut: Future<Output = Result<(), Failure>>,
+{
+    logging::init(flags);
+    // The control work is small: one worker, so that data threads keep their cores.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .expect("a runtime can be built at start");
+    let daemon = Daemon::detached(name, flags.workers());
+    let outcome = runtime.block_on(async {
+        let _signals = daemon.shutdown.listen_to_signals();
+        admin::serve(admin, &daemon).await?;
+        run(daemon.clone()).await
+    });
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            report(&failure);
+            failure.exit_code()
+        }
+    }
+}
+
+fn report(failure: &Failure) {
+    tracing::error!("{failure}");
+    let mut cause = std::error::Error::source(failure);
+    while let Some(error) = cause {
+        tracing::error!("  caused by: {error}");
+        cause = error.source();
+    }
+}

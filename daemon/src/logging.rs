@@ -1,0 +1,20 @@
+//! Logging to standard error, as text or as one JSON object a line.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::flags::{Flags, LogFormat};
+
+/// Installs the process's subscriber; a second call changes nothing.
+pub fn init(flags: &Flags) {
+    let filter = EnvFilter::try_new(&flags.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let terminal = std::io::stderr().is_terminal();
+    let format =
+        flags.log_format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let _ = match format {
+        LogFormat::Text => builder.with_ansi(terminal).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}

@@ -1,0 +1,94 @@
+//! Drain: the first SIGTERM or SIGINT begins it, a second ends the process at once. SIGHUP
+//! asks for a re-read.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::readiness::{Guard, Readiness};
+
+/// Tells all parts of a process to drain. `clone` shares it.
+#[derive(Clone, Debug)]
+pub struct Shutdown(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    draining: watch::Sender<bool>,
+    reloads: watch::Sender<u64>,
+    readiness: Readiness,
+    guard: Mutex<Option<Guard>>,
+}
+
+/// Listens for signals until dropped.
+#[derive(Debug)]
+pub(crate) struct Signals(tokio::task::JoinHandle<()>);
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Shutdown {
+    pub(crate) fn new(readiness: Readiness) -> Shutdown {
+        Shutdown(Arc::new(Inner {
+            draining: watch::Sender::new(false),
+            reloads: watch::Sender::new(0),
+            readiness,
+            guard: Mutex::new(None),
+        }))
+    }
+
+    /// Begins the drain: readiness goes first, then those who wait in [`Shutdown::draining`].
+    pub fn begin(&self) {
+        let mut guard = self.0.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        if guard.is_none() {
+            *guard = Some(self.0.readiness.block("draining"));
+            self.0.draining.send_replace(true);
+        }
+    }
+
+    pub fn is_draining(&self) -> bool {
+        *self.0.draining.borrow()
+    }
+
+    /// Resolves once the drain has begun. Cancel safe; may be awaited on any runtime.
+    pub async fn draining(&self) {
+        let mut draining = self.0.draining.subscribe();
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = draining.wait_for(|draining| *draining).await;
+    }
+
+    /// A receiver that changes at every SIGHUP.
+    pub fn reloads(&self) -> watch::Receiver<u64> {
+        self.0.reloads.subscribe()
+    }
+
+    pub(crate) fn listen_to_signals(&self) -> Signals {
+        let open = |kind| signal(kind).expect("a runtime with signals enabled");
+        let mut terminate = open(SignalKind::terminate());
+        let mut interrupt = open(SignalKind::interrupt());
+        let mut hangup = open(SignalKind::hangup());
+        let shutdown = self.clone();
+        Signals(tokio::spawn(async move {
+            loop {
+                let ending = tokio::select! {
+                    _ = terminate.recv() => true,
+                    _ = interrupt.recv() => true,
+                    _ = hangup.recv() => false,
+                };
+                if !ending {
+                    tracing::info!("SIGHUP: reading again");
+                    shutdown.0.reloads.send_modify(|count| *count += 1);
+                } else if shutdown.is_draining() {
+                    tracing::warn!("second signal: ending without drain");
+                    std::process::exit(1);
+                } else {
+                    tracing::info!("draining");
+                    shutdown.begin();
+                }
+            }
+        }))
+    }
+}

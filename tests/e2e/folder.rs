@@ -1,0 +1,1 @@
+//! The folder, driven from outside.

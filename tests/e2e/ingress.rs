@@ -1,0 +1,1 @@
+//! The ingress, driven from outside.

@@ -1,0 +1,1 @@
+//! The proxy, driven from outside.
