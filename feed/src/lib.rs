@@ -9,6 +9,7 @@
 
 mod model;
 mod name;
+pub mod server;
 mod update;
 
 pub use model::*;
