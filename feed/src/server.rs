@@ -1,5 +1,10 @@
 //! The feed server.
 
+pub(crate) mod discovery;
 pub(crate) mod entry;
 pub(crate) mod history;
+pub(crate) mod query;
 pub(crate) mod resource;
+pub(crate) mod selector;
+pub(crate) mod status;
+pub(crate) mod table;
