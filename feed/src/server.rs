@@ -3,8 +3,10 @@
 pub(crate) mod discovery;
 pub(crate) mod entry;
 pub(crate) mod history;
+pub(crate) mod list;
 pub(crate) mod query;
 pub(crate) mod resource;
 pub(crate) mod selector;
 pub(crate) mod status;
 pub(crate) mod table;
+pub(crate) mod view;

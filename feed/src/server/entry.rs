@@ -204,6 +204,12 @@ impl Entry {
         &self.frame[self.parts.item..self.parts.object.end]
     }
 
+    /// `"metadata":{…}` of the object.
+    pub(crate) fn metadata(&self) -> &[u8] {
+        // The brace after the last member closes the metadata.
+        &self.frame[self.parts.item..=self.parts.tail.end]
+    }
+
     pub(crate) fn label(&self, key: &str) -> Option<&str> {
         self.labels.iter().find(|(k, _)| **k == *key).map(|(_, value)| &**value)
     }
@@ -322,6 +328,8 @@ mod tests {
         assert_eq!(entry.object(), object.as_bytes());
         assert_eq!(entry.object_bytes(), object);
         assert_eq!(entry.item(), item.as_bytes());
+        let metadata = &item[..item.find(r#","addressType"#).unwrap()];
+        assert_eq!(entry.metadata(), metadata.as_bytes());
         assert_eq!(entry.label("kubernetes.io/service-name"), Some("web"));
         assert_eq!(entry.field("metadata.namespace"), "shop");
     }
