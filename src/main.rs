@@ -1,8 +1,15 @@
 //! The command `switchyard`: parses the command line and runs one subcommand.
 
+mod children;
+mod demo;
+mod echo;
+mod up;
+
+use std::future::Future;
 use std::process::ExitCode;
 
 use clap::Parser;
+use daemon::Failure;
 
 /// Responses and datagrams are small and short-lived; mimalloc serves them faster than malloc.
 #[global_allocator]
@@ -18,12 +25,27 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// See it work: manifests, endpoints and all processes on loopback, without privileges
+    Demo(demo::Config),
+    /// Run proxy, ingress and dns for a folder of manifests
+    Up(Tool<up::Config>),
     /// The L4 service proxy: ClusterIP and NodePort Services
     Proxy(Process<proxy::Config>),
     /// The L7 ingress: hosts, paths and TLS
     Ingress(Process<ingress::Config>),
     /// The cluster DNS responder
     Dns(Process<dns::Config>),
+    /// A small HTTP, WebSocket, TCP and UDP endpoint for demos and tests
+    Echo(Tool<echo::Config>),
+}
+
+/// The flags of a command that follows no feed itself.
+#[derive(Debug, clap::Args)]
+struct Tool<C: clap::Args> {
+    #[command(flatten)]
+    own: C,
+    #[command(flatten)]
+    log: daemon::LogFlags,
 }
 
 /// The flags of a process that follows a feed.
@@ -51,5 +73,29 @@ fn main() -> ExitCode {
             let updates = feed::follow(&p.feed, dns::KINDS, &daemon)?;
             dns::run(p.own, updates, daemon).await
         }),
+        Command::Demo(config) => run_tool(&daemon::LogFlags::default(), async {
+            match demo::run(config).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Failure::failed("the demo", "not every line was as expected")),
+                Err(error) => Err(Failure::failed("the demo failed", error)),
+            }
+        }),
+        Command::Up(t) => {
+            run_tool(&t.log, async { up::run(t.own).await.map_err(Failure::Configuration) })
+        }
+        Command::Echo(t) => run_tool(&t.log, async {
+            echo::run(t.own).await.map_err(|error| Failure::failed("echo", error))
+        }),
     }
+}
+
+/// Runs a command that is no dataplane process: a log and a runtime, no admin endpoint.
+fn run_tool(log: &daemon::LogFlags, run: impl Future<Output = Result<(), Failure>>) -> ExitCode {
+    daemon::logging::init(log);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run),
+        Err(error) => Err(Failure::failed("cannot build a runtime", error)),
+    };
+    daemon::exit_code(outcome)
 }

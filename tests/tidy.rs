@@ -1,2 +1,231 @@
+//! Holds the rules of the house that a compiler does not: who may depend on whom, which modules
+//! are pure, where `unsafe` may stand, and how files look.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Which of our packages each may depend on.
+const MAY_DEPEND_ON: [(&str, &[&str]); 6] = [
+    ("daemon", &[]),
+    ("feed", &["daemon"]),
+    ("proxy", &["daemon", "feed"]),
+    ("ingress", &["daemon", "feed"]),
+    ("dns", &["daemon", "feed"]),
+    ("switchyard", &["daemon", "feed", "proxy", "ingress", "dns"]),
+];
+
+/// Modules that hold semantics and touch nothing: with all files below a folder of that name.
+const PURE: [&str; 9] = [
+    "feed/src/model",
+    "feed/src/name",
+    "proxy/src/snapshot",
+    "proxy/src/resolver",
+    "proxy/src/pick",
+    "ingress/src/snapshot",
+    "ingress/src/route",
+    "dns/src/zone",
+    "dns/src/wire",
+];
+
+/// What a pure module may not name: sockets, files, clocks, threads and runtimes.
+const IMPURE: [&str; 12] = [
+    "tokio::",
+    "hyper::",
+    "socket2::",
+    "rustix::",
+    "nix::",
+    "std::fs",
+    "std::thread",
+    "TcpStream",
+    "UdpSocket",
+    "Instant::now",
+    "SystemTime::now",
+    "std::env",
+];
+
+/// `unsafe` stands only in files whose name tells why.
+const MAY_BE_UNSAFE: [&str; 4] = ["mmsg", "splice", "netlink", "ebpf"];
+
+const VAGUE_NAMES: [&str; 5] = ["mod", "util", "common", "helpers", "misc"];
+
+const LINE_COLUMNS: usize = 100;
+const FUNCTION_LINES: usize = 70;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files_below(folder: &Path, wanted: &dyn Fn(&Path) -> bool, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            if !name.starts_with('.') && name != "target" && name != "out" {
+                files_below(&path, wanted, found);
+            }
+        } else if wanted(&path) {
+            found.push(path);
+        }
+    }
+}
+
+/// Every Rust file of the workspace: path from the root, and text.
+fn sources() -> BTreeMap<String, String> {
+    let mut found = Vec::new();
+    files_below(root(), &|path| path.extension().is_some_and(|e| e == "rs"), &mut found);
+    let relative = |path: &Path| path.strip_prefix(root()).unwrap().display().to_string();
+    let sources: BTreeMap<_, _> =
+        found.iter().map(|path| (relative(path), std::fs::read_to_string(path).unwrap())).collect();
+    assert!(sources.len() > 30, "the walk found too little: {:?}", sources.keys());
+    sources
+}
+
+/// The part of a file before its tests.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap()
+}
+
+fn is_test(path: &str) -> bool {
+    path.starts_with("tests/") || path.ends_with("/tests.rs") || path.contains("/tests/")
+}
+
+fn assert_none(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
+}
+
 #[test]
-fn t() {}
+fn packages_depend_only_downwards() {
+    let manifest = root().join("Cargo.toml");
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(manifest)
+        .no_deps()
+        .other_options(["--offline".to_owned()])
+        .exec()
+        .unwrap();
+    let allowed: BTreeMap<_, _> = MAY_DEPEND_ON.into_iter().collect();
+    assert_eq!(metadata.packages.len(), allowed.len(), "a package without a rule");
+    for package in &metadata.packages {
+        let name = package.name.as_str();
+        for dependency in &package.dependencies {
+            let ours = allowed.contains_key(dependency.name.as_str());
+            let may = allowed[name].contains(&dependency.name.as_str());
+            assert!(!ours || may, "{name} must not depend on {}", dependency.name);
+        }
+    }
+}
+
+#[test]
+fn pure_modules_touch_nothing() {
+    let sources = sources();
+    let mut found = Vec::new();
+    for pure in PURE {
+        let (file, folder) = (format!("{pure}.rs"), format!("{pure}/"));
+        let mut seen = false;
+        for (path, text) in &sources {
+            if *path != file && !path.starts_with(&folder) || is_test(path) {
+                continue;
+            }
+            seen = true;
+            for (number, line) in without_tests(text).lines().enumerate() {
+                let code = line.split("//").next().unwrap();
+                let impure = IMPURE.iter().filter(|word| code.contains(**word));
+                found.extend(impure.map(|word| format!("{path}:{}: {word}", number + 1)));
+            }
+        }
+        assert!(seen, "{pure} is listed as pure and is not there");
+    }
+    assert_none("impure", &found);
+}
+
+#[test]
+fn unsafe_stands_only_where_it_must_and_says_why() {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        let may = MAY_BE_UNSAFE.iter().any(|name| path.contains(name));
+        let lines: Vec<_> = text.lines().collect();
+        for (number, line) in lines.iter().enumerate() {
+            let code = line.split("//").next().unwrap();
+            if !code.contains("unsafe {") && !code.contains("unsafe impl") {
+                continue;
+            }
+            let above = lines[number.saturating_sub(6)..number].iter().rev();
+            let explained =
+                above.take_while(|l| !l.trim().ends_with(';')).any(|l| l.contains("// SAFETY:"));
+            if path != "tests/tidy.rs" && !(may && explained) {
+                found.push(format!("{path}:{}", number + 1));
+            }
+        }
+    }
+    assert_none("unsafe outside its files, or without SAFETY", &found);
+}
+
+#[test]
+fn files_are_named_and_introduced() {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        let stem = Path::new(&path).file_stem().unwrap().to_string_lossy().into_owned();
+        if VAGUE_NAMES.contains(&stem.as_str()) {
+            found.push(format!("{path}: a name that says nothing"));
+        }
+        if !text.starts_with("//! ") {
+            found.push(format!("{path}: no //! that says what it is for"));
+        }
+    }
+    assert_none("files", &found);
+}
+
+#[test]
+fn lines_and_functions_fit_a_screen() {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        for (number, line) in text.lines().enumerate() {
+            if line.chars().count() > LINE_COLUMNS {
+                found.push(format!("{path}:{}: more than {LINE_COLUMNS} columns", number + 1));
+            }
+        }
+        if !is_test(&path) {
+            found.extend(long_functions(without_tests(&text)).map(|at| format!("{path}:{at}")));
+        }
+    }
+    assert_none("too long", &found);
+}
+
+/// Functions of more than [`FUNCTION_LINES`] lines; rustfmt's indentation finds their end.
+fn long_functions(text: &str) -> impl Iterator<Item = String> + '_ {
+    let lines: Vec<&str> = text.lines().collect();
+    let begins = |line: &str| {
+        let code = line.trim_start();
+        ["fn ", "pub fn ", "pub(crate) fn ", "async fn ", "pub async fn ", "pub(crate) async fn "]
+            .iter()
+            .any(|start| code.starts_with(start))
+    };
+    let starts: Vec<usize> = (0..lines.len()).filter(|at| begins(lines[*at])).collect();
+    starts.into_iter().filter_map(move |start| {
+        let indent = lines[start].len() - lines[start].trim_start().len();
+        let end = format!("{}}}", " ".repeat(indent));
+        let length = lines[start..].iter().position(|line| *line == end)? + 1;
+        (length > FUNCTION_LINES).then(|| format!("{}: {length} lines", start + 1))
+    })
+}
+
+#[test]
+fn no_file_names_the_machine_it_was_written_on() {
+    let text_file = |path: &Path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let ending = path.extension().map(|e| e.to_string_lossy().into_owned());
+        let endings = ["rs", "md", "toml", "yaml", "yml", "json", "sh", "conf", "txt"];
+        ending.is_some_and(|e| endings.contains(&e.as_str())) && name != "tidy.rs"
+    };
+    let mut files = Vec::new();
+    files_below(root(), &text_file, &mut files);
+    let mut found = Vec::new();
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            if ["/work/", "/root/", "/home/"].iter().any(|place| line.contains(place)) {
+                found.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    }
+    assert_none("paths of one machine", &found);
+}

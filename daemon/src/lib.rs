@@ -15,7 +15,7 @@ pub mod shutdown;
 use std::future::Future;
 use std::process::ExitCode;
 
-pub use flags::Flags;
+pub use flags::{Flags, LogFlags};
 pub use metrics::Metrics;
 pub use readiness::{Guard, Readiness};
 pub use shutdown::Shutdown;
@@ -89,7 +89,7 @@ where
     F: FnOnce(Daemon) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
-    logging::init(flags);
+    logging::init(&flags.log);
     // The control work is small: one worker, so that data threads keep their cores.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -100,13 +100,21 @@ where
     let daemon = Daemon::detached(name, flags.workers());
     let outcome = runtime.block_on(async {
         let _signals = daemon.shutdown.listen_to_signals();
+        if let Some(parent) = flags.parent {
+            daemon.shutdown.end_with(parent);
+        }
         admin::serve(admin, &daemon).await?;
         run(daemon.clone()).await
     });
     runtime.shutdown_background();
+    exit_code(outcome)
+}
+
+/// Logs how a command ended, each cause of a failure on its own line, and gives its exit code.
+pub fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
     match outcome {
         Ok(()) => {
-            tracing::info!("stopped");
+            tracing::debug!("stopped");
             ExitCode::SUCCESS
         }
         Err(failure) => {

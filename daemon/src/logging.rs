@@ -4,14 +4,14 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::flags::{Flags, LogFormat};
+use crate::flags::{LogFlags, LogFormat};
 
 /// Installs the process's subscriber; a second call changes nothing.
-pub fn init(flags: &Flags) {
-    let filter = EnvFilter::try_new(&flags.log).unwrap_or_else(|_| EnvFilter::new("info"));
+pub fn init(flags: &LogFlags) {
+    let filter = flags.filter.as_deref().unwrap_or("info");
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
-    let format =
-        flags.log_format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let format = flags.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let _ = match format {
         LogFormat::Text => builder.with_ansi(terminal).try_init(),

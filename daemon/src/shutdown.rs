@@ -65,6 +65,18 @@ impl Shutdown {
         self.0.reloads.subscribe()
     }
 
+    /// Drains when the process `parent` ends, however it ends. The kernel watches the thread
+    /// that started this process, so a parent starts its children from a thread that stays.
+    pub(crate) fn end_with(&self, parent: u32) {
+        use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+        let asked = set_parent_process_death_signal(Some(Signal::TERM));
+        // It may have ended before the kernel was asked.
+        let orphan = getppid().is_none_or(|id| id.as_raw_nonzero().get() as u32 != parent);
+        if asked.is_err() || orphan {
+            self.begin();
+        }
+    }
+
     pub(crate) fn listen_to_signals(&self) -> Signals {
         let open = |kind| signal(kind).expect("a runtime with signals enabled");
         let mut terminate = open(SignalKind::terminate());

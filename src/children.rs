@@ -1,0 +1,149 @@
+//! Child processes of `up` and `demo`: the same binary with another subcommand.
+//!
+//! A child never outlives its parent: it is told the parent's process id, and asks the kernel
+//! for a SIGTERM when that process goes, however it goes.
+
+use std::future::Future;
+use std::io;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+/// The first wait before a child that died is started again; doubled each time.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait: an operator who mends the cause sees it work soon.
+const RESTART_MOST: Duration = Duration::from_secs(5);
+/// A child that lived this long has started well: the next wait is the first again.
+const LIVED: Duration = Duration::from_secs(10);
+
+/// Environment that means one thing in each process and so must not reach all of them.
+const PRIVATE_ENVIRONMENT: [&str; 4] =
+    ["SWITCHYARD_ADMIN", "SWITCHYARD_FEED", "SWITCHYARD_LISTEN", "SWITCHYARD_NAME"];
+
+/// Exit code of a process whose flags or configuration cannot work.
+const BAD_CONFIGURATION: i32 = 2;
+
+/// A process to run: a subcommand and its arguments.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) name: &'static str,
+    pub(crate) args: Vec<String>,
+}
+
+/// A started process; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) name: &'static str,
+    child: Child,
+}
+
+impl Plan {
+    /// Starts the process.
+    ///
+    /// # Errors
+    ///
+    /// When this binary cannot be executed again.
+    pub(crate) fn start(&self) -> io::Result<Running> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(self.name).args(&self.args);
+        command.args(["--parent", &std::process::id().to_string()]);
+        for variable in PRIVATE_ENVIRONMENT {
+            command.env_remove(variable);
+        }
+        // Children share the terminal's process group: without this, its Ctrl-C would reach
+        // them besides the parent's own SIGTERM, and a second signal ends without drain.
+        command.process_group(0).stdin(Stdio::null()).kill_on_drop(true);
+        Ok(Running { name: self.name, child: command.spawn()? })
+    }
+
+    /// Keeps the process running until `stop` resolves, then drains it.
+    ///
+    /// # Errors
+    ///
+    /// When its configuration cannot work: a restart would not help.
+    pub(crate) async fn supervise(&self, stop: impl Future<Output = ()>) -> Result<(), String> {
+        let mut wait = RESTART_FIRST;
+        tokio::pin!(stop);
+        loop {
+            let started = Instant::now();
+            let cause = match self.start() {
+                Err(error) => error.to_string(),
+                Ok(mut running) => tokio::select! {
+                    () = &mut stop => {
+                        running.drain().await;
+                        return Ok(());
+                    }
+                    status = running.child.wait() => cause_of(self.name, &status)?,
+                },
+            };
+            if started.elapsed() > LIVED {
+                wait = RESTART_FIRST;
+            }
+            tracing::warn!(process = self.name, cause, ?wait, "ended, will be started again");
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(RESTART_MOST),
+            }
+        }
+    }
+}
+
+/// What to say of a child's end, or the error that no restart mends.
+fn cause_of(name: &str, status: &io::Result<ExitStatus>) -> Result<String, String> {
+    match status {
+        Ok(status) if status.code() == Some(BAD_CONFIGURATION) => {
+            Err(format!("{name}: its configuration cannot work, see its message above"))
+        }
+        Ok(status) => Ok(status.to_string()),
+        Err(error) => Ok(error.to_string()),
+    }
+}
+
+impl Running {
+    /// Whether it has ended by itself, and how.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Asks the process to drain and waits for its end; it has a time-out of its own. A second
+    /// SIGTERM or SIGINT to this process is passed on, and ends it at once.
+    pub(crate) async fn drain(mut self) {
+        self.terminate();
+        let Ok(second) = end_signal() else { return };
+        tokio::pin!(second);
+        tokio::select! {
+            _ = self.child.wait() => {}
+            () = &mut second => {
+                self.terminate();
+                let _ = self.child.wait().await;
+            }
+        }
+    }
+
+    fn terminate(&self) {
+        let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+        if let Some(pid) = pid {
+            // It may have ended meanwhile: then there is nothing to end.
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+    }
+}
+
+/// Resolves at the next SIGTERM or SIGINT; both are caught from this call on.
+///
+/// # Errors
+///
+/// When the runtime cannot listen to signals.
+pub(crate) fn end_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

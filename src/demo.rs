@@ -1,0 +1,218 @@
+//! `switchyard demo`: the whole dataplane on loopback, without privileges, and proof by traffic
+//! that each part of it works.
+//!
+//! The manifests of `configs/demo` are written to a temporary folder, their endpoints are `echo`
+//! tasks of this process, and proxy, ingress and dns are child processes that follow the folder.
+//! Every Linux process may bind every address of 127.0.0.0/8, so ClusterIPs live there.
+
+mod client;
+mod table;
+mod traffic;
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rustls_pki_types::CertificateDer;
+use tokio::time::Instant;
+
+use crate::children::{Plan, Running, end_signal};
+use crate::{echo, up};
+
+/// The manifests, as they stand in the repository.
+const MANIFESTS: [(&str, &str); 4] = [
+    ("web.yaml", include_str!("../configs/demo/web.yaml")),
+    ("api.yaml", include_str!("../configs/demo/api.yaml")),
+    ("db.yaml", include_str!("../configs/demo/db.yaml")),
+    ("ingress.yaml", include_str!("../configs/demo/ingress.yaml")),
+];
+
+/// The network that the manifests name; the demo moves to another when it is in use.
+const NETWORK_IN_MANIFESTS: &str = "127.96.";
+const NETWORKS: std::ops::RangeInclusive<u8> = 96..=126;
+
+/// Endpoints: name, and the last two numbers of the address.
+const ENDPOINTS: [(&str, u8, u8); 5] =
+    [("web-1", 1, 1), ("web-2", 1, 2), ("web-3", 1, 3), ("api-1", 2, 1), ("api-2", 2, 2)];
+const ENDPOINT_PORT: u16 = 8080;
+
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Config {
+    /// Exit after the first round of traffic: 0 only if every line was as expected
+    #[arg(long)]
+    once: bool,
+}
+
+/// The demo's addresses, folder and certificate.
+pub(crate) struct Stage {
+    /// The second number of the loopback addresses.
+    second: u8,
+    folder: PathBuf,
+    certificate: CertificateDer<'static>,
+}
+
+impl Stage {
+    pub(crate) fn ip(&self, third: u8, last: u8) -> IpAddr {
+        Ipv4Addr::new(127, self.second, third, last).into()
+    }
+
+    /// Where ingress, dns, NodePorts and the admin endpoints are.
+    pub(crate) fn node(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip(0, 1), port)
+    }
+
+    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The manifest of that name with the addresses of this demo.
+    pub(crate) fn manifest(&self, name: &str) -> Option<String> {
+        let (_, text) = MANIFESTS.iter().find(|(file, _)| *file == name)?;
+        Some(text.replace(NETWORK_IN_MANIFESTS, &format!("127.{}.", self.second)))
+    }
+
+    /// Replaces a file of the folder as editors do: written beside, renamed over.
+    pub(crate) fn replace(&self, name: &str, content: &str) -> std::io::Result<()> {
+        let beside = self.folder.join(format!(".{name}.new"));
+        std::fs::write(&beside, content)?;
+        std::fs::rename(&beside, self.folder.join(name))
+    }
+}
+
+/// Runs the demo; `Ok(false)` when a line was not as expected.
+///
+/// # Errors
+///
+/// When it cannot be set up, for example because its addresses are in use.
+pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
+    let end = end_signal()?;
+    let folder = tempfile::Builder::new().prefix("switchyard-demo-").tempdir()?;
+    let stage = set_stage(folder.path())?;
+    for (name, third, last) in ENDPOINTS {
+        let address = SocketAddr::new(stage.ip(third, last), ENDPOINT_PORT);
+        tokio::spawn(echo::serve(echo::Config::named(address, name)));
+    }
+    let plans = up::Config::on(folder.path().to_owned(), stage.ip(0, 1)).plans();
+    let mut children = start(plans)?;
+    let outcome = tokio::select! {
+        () = end => Ok(true),
+        outcome = perform(&stage, &mut children, config.once) => outcome,
+    };
+    for child in children {
+        child.drain().await;
+    }
+    outcome
+}
+
+async fn perform(stage: &Stage, children: &mut [Running], once: bool) -> anyhow::Result<bool> {
+    wait_until_ready(stage, children).await?;
+    let mut table = table::Table::new(std::io::stdout());
+    traffic::send(stage, &mut table).await?;
+    let as_expected = table.finish()?;
+    if once {
+        return Ok(as_expected);
+    }
+    print_what_next(stage)?;
+    loop {
+        for child in children.iter_mut() {
+            if let Some(status) = child.ended() {
+                bail!("{} ended: {status}", child.name);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn set_stage(folder: &Path) -> anyhow::Result<Stage> {
+    let free = NETWORKS.into_iter().find(|second| is_free(*second));
+    let second = free.context("no free network from 127.96.0.0/16 to 127.126.0.0/16")?;
+    let hosts = ["shop.example".to_owned(), "*.shop.example".to_owned()];
+    let tls = rcgen::generate_simple_self_signed(hosts)?;
+    let stage = Stage { second, folder: folder.to_owned(), certificate: tls.cert.der().clone() };
+    for (name, _) in MANIFESTS {
+        stage.replace(name, &stage.manifest(name).context("a manifest of the demo")?)?;
+    }
+    let (certificate, key) = (tls.cert.pem(), tls.signing_key.serialize_pem());
+    stage.replace("tls.yaml", &tls_secret(&certificate, &key))?;
+    std::fs::write(folder.join("shop.pem"), certificate)?;
+    Ok(stage)
+}
+
+/// Whether the demo's main addresses in that network can be bound.
+fn is_free(second: u8) -> bool {
+    let node = Ipv4Addr::new(127, second, 0, 1);
+    let tcp = [8080, 8443, 1053, 30080, up::PROXY_ADMIN, up::INGRESS_ADMIN, up::DNS_ADMIN];
+    tcp.iter().all(|port| TcpListener::bind((node, *port)).is_ok())
+        && [1053, 30080].iter().all(|port| UdpSocket::bind((node, *port)).is_ok())
+        && ENDPOINTS.iter().all(|(_, third, last)| {
+            TcpListener::bind((Ipv4Addr::new(127, second, *third, *last), ENDPOINT_PORT)).is_ok()
+        })
+}
+
+fn tls_secret(certificate: &str, key: &str) -> String {
+    let indented = |pem: &str| pem.trim().replace('\n', "\n    ");
+    format!(
+        "# Made by the demo at its start.\napiVersion: v1\nkind: Secret\nmetadata:\n  \
+         name: shop-tls\n  namespace: demo\ntype: kubernetes.io/tls\nstringData:\n  \
+         tls.crt: |\n    {}\n  tls.key: |\n    {}\n",
+        indented(certificate),
+        indented(key)
+    )
+}
+
+fn start(plans: Vec<Plan>) -> anyhow::Result<Vec<Running>> {
+    let quiet = ["--log", "warn", "--log-format", "text", "--drain-timeout", "2s"];
+    plans
+        .into_iter()
+        .map(|mut plan| {
+            plan.args.extend(quiet.map(str::to_owned));
+            plan.start().with_context(|| format!("cannot start {}", plan.name))
+        })
+        .collect()
+}
+
+async fn wait_until_ready(stage: &Stage, children: &mut [Running]) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    for port in [up::PROXY_ADMIN, up::INGRESS_ADMIN, up::DNS_ADMIN] {
+        while !client::is_ready(stage.node(port)).await {
+            for child in children.iter_mut() {
+                if let Some(status) = child.ended() {
+                    bail!("{} ended: {status}", child.name);
+                }
+            }
+            if begun.elapsed() > READY_TIMEOUT {
+                bail!("http://{}/readyz is not 200 after {READY_TIMEOUT:?}", stage.node(port));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
+fn print_what_next(stage: &Stage) -> std::io::Result<()> {
+    let folder = stage.folder.display();
+    let node = stage.ip(0, 1);
+    let cluster_ip = stage.ip(0, 10);
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "
+Now try it yourself, in another terminal:
+
+  curl http://{cluster_ip}:8080/                                    a ClusterIP
+  curl http://{node}:30080/                                     a NodePort
+  curl -H 'Host: shop.example' http://{node}:8080/api           the ingress
+  curl --resolve shop.example:8443:{node} --cacert {folder}/shop.pem https://shop.example:8443/
+  dig -p 1053 @{node} web.demo.svc.cluster.local                cluster DNS
+  curl http://{node}:{PROXY}/status                              what the proxy knows
+
+The manifests are in {folder}
+Edit one, save it, and send the request again: the change is served at once.
+Ctrl-C ends the demo and everything it started.",
+        PROXY = up::PROXY_ADMIN
+    )
+}

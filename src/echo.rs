@@ -1,0 +1,271 @@
+//! `switchyard echo`: a small endpoint for demos and tests. One port answers HTTP/1.1, HTTP/2
+//! (prior knowledge), WebSocket, raw TCP and UDP.
+//!
+//! It says who answered, which is what one wants to know behind a load balancer: HTTP gets JSON,
+//! raw TCP and UDP get their bytes back, behind the name and a space when a name was given.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderValue, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Serialize;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+/// Long enough for a person with a terminal to type a first line by hand.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Config {
+    /// Address for HTTP, WebSocket, raw TCP and UDP
+    #[arg(long, env = "SWITCHYARD_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8000")]
+    listen: SocketAddr,
+
+    /// Name to answer with; raw TCP and UDP answers begin with it
+    #[arg(long, env = "SWITCHYARD_NAME", value_name = "NAME")]
+    name: Option<String>,
+}
+
+/// What an HTTP request gets back.
+#[derive(Serialize)]
+struct Answer<'a> {
+    name: &'a str,
+    method: &'a str,
+    path: &'a str,
+    version: String,
+    headers: BTreeMap<&'a str, String>,
+    client: SocketAddr,
+    body_bytes: u64,
+}
+
+impl Config {
+    pub(crate) fn named(listen: SocketAddr, name: &str) -> Config {
+        Config { listen, name: Some(name.to_owned()) }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When the address cannot be bound.
+pub(crate) async fn run(config: Config) -> io::Result<()> {
+    let end = crate::children::end_signal()?;
+    tokio::select! {
+        served = serve(config) => served,
+        () = end => Ok(()),
+    }
+}
+
+/// Serves until dropped.
+///
+/// # Errors
+///
+/// When the address cannot be bound.
+pub(crate) async fn serve(config: Config) -> io::Result<()> {
+    let tcp = TcpListener::bind(config.listen).await?;
+    let udp = UdpSocket::bind(tcp.local_addr()?).await?;
+    tracing::info!(listen = %tcp.local_addr()?, name = config.name, "echo");
+    let name: Option<Arc<str>> = config.name.map(Into::into);
+    tokio::select! {
+        served = serve_tcp(&tcp, name.clone()) => served,
+        served = serve_udp(&udp, name.as_deref()) => served,
+    }
+}
+
+async fn serve_udp(socket: &UdpSocket, name: Option<&str>) -> io::Result<()> {
+    let mut reply = prefix(name);
+    let from = reply.len();
+    let mut buffer = vec![0; 65_535];
+    loop {
+        // An ICMP error of an earlier reply surfaces here; it is that client's business.
+        let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
+        reply.truncate(from);
+        reply.extend_from_slice(&buffer[..length]);
+        if let Err(error) = socket.send_to(&reply, client).await {
+            tracing::debug!(%client, %error, "udp reply");
+        }
+    }
+}
+
+async fn serve_tcp(listener: &TcpListener, name: Option<Arc<str>>) -> io::Result<()> {
+    loop {
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let name = name.clone();
+        tokio::spawn(async move {
+            if let Err(error) = serve_stream(stream, client, name).await {
+                tracing::debug!(%client, error, "connection");
+            }
+        });
+    }
+}
+
+type StreamError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn serve_stream(
+    mut stream: TcpStream,
+    client: SocketAddr,
+    name: Option<Arc<str>>,
+) -> Result<(), StreamError> {
+    stream.set_nodelay(true)?;
+    let mut first = Vec::with_capacity(64);
+    let protocol = tokio::time::timeout(FIRST_BYTES_TIMEOUT, async {
+        loop {
+            match protocol_of(&first) {
+                Some(protocol) => return io::Result::Ok(protocol),
+                None if stream.read_buf(&mut first).await? == 0 => return Ok(Protocol::Raw),
+                None => {}
+            }
+        }
+    })
+    .await??;
+    let (reader, writer) = stream.into_split();
+    let stream = tokio::io::join(io::Cursor::new(first).chain(reader), writer);
+    if protocol == Protocol::Raw {
+        return Ok(echo_raw(stream, name.as_deref()).await?);
+    }
+    let name: Arc<str> = name.unwrap_or_else(|| "echo".into());
+    let service = service_fn(move |request| answer(request, client, name.clone()));
+    let stream = TokioIo::new(stream);
+    match protocol {
+        Protocol::Http2 => {
+            let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            builder.serve_connection(stream, service).await?;
+        }
+        _ => {
+            let builder = hyper::server::conn::http1::Builder::new();
+            builder.serve_connection(stream, service).with_upgrades().await?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http1,
+    Http2,
+    Raw,
+}
+
+/// Tells by the first bytes; `None` while they are too few to tell.
+fn protocol_of(first: &[u8]) -> Option<Protocol> {
+    const METHODS: [&str; 9] =
+        ["GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "PATCH ", "OPTIONS ", "TRACE ", "PRI "];
+    if let Some(method) = METHODS.iter().find(|method| first.starts_with(method.as_bytes())) {
+        return Some(if *method == "PRI " { Protocol::Http2 } else { Protocol::Http1 });
+    }
+    let may_become = METHODS.iter().any(|method| method.as_bytes().starts_with(first));
+    (!may_become).then_some(Protocol::Raw)
+}
+
+async fn echo_raw(stream: impl AsyncRead + AsyncWrite, name: Option<&str>) -> io::Result<()> {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    writer.write_all(&prefix(name)).await?;
+    tokio::io::copy(&mut reader, &mut writer).await?;
+    writer.shutdown().await
+}
+
+fn prefix(name: Option<&str>) -> Vec<u8> {
+    name.map(|name| format!("{name} ").into_bytes()).unwrap_or_default()
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    client: SocketAddr,
+    name: Arc<str>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    if let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY).cloned() {
+        return Ok(accept_websocket(&mut request, key.as_bytes()));
+    }
+    let mut body_bytes = 0;
+    while let Some(frame) = request.body_mut().frame().await {
+        body_bytes += frame?.data_ref().map_or(0, |data| data.len() as u64);
+    }
+    let mut headers: BTreeMap<&str, String> = BTreeMap::new();
+    for (header, value) in request.headers() {
+        let value = String::from_utf8_lossy(value.as_bytes());
+        let all = headers.entry(header.as_str()).or_default();
+        *all = if all.is_empty() { value.into_owned() } else { format!("{all}, {value}") };
+    }
+    let answer = Answer {
+        name: &name,
+        method: request.method().as_str(),
+        path: request.uri().path_and_query().map_or("", |path| path.as_str()),
+        version: format!("{:?}", request.version()),
+        headers,
+        client,
+        body_bytes,
+    };
+    let json = serde_json::to_string(&answer).expect("an answer is plain data") + "\n";
+    let mut response = Response::new(Full::new(json.into()));
+    let json_type = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(CONTENT_TYPE, json_type);
+    Ok(response)
+}
+
+/// Switches protocols and sends every text and binary message back.
+fn accept_websocket(request: &mut Request<Incoming>, key: &[u8]) -> Response<Full<Bytes>> {
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let mut socket =
+            WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            let echoed = message.is_text() || message.is_binary();
+            if echoed && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key)) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_tell_the_protocol() {
+        let table: [(&[u8], Option<Protocol>); 8] = [
+            (b"", None),
+            (b"GE", None),
+            (b"GET / HTTP/1.1", Some(Protocol::Http1)),
+            (b"P", None),
+            (b"PATCH /", Some(Protocol::Http1)),
+            (b"PRI * HTTP/2.0", Some(Protocol::Http2)),
+            (b"get / ", Some(Protocol::Raw)),
+            (b"\x00\x01", Some(Protocol::Raw)),
+        ];
+        for (first, expected) in table {
+            assert_eq!(protocol_of(first), expected, "{first:?}");
+        }
+    }
+}
