@@ -1,5 +1,7 @@
 //! The feed server.
 
+pub(crate) mod defaults;
+pub(crate) mod derived;
 pub(crate) mod discovery;
 pub(crate) mod entry;
 pub(crate) mod history;
