@@ -1,5 +1,6 @@
 //! The feed server.
 
+pub(crate) mod assemble;
 pub(crate) mod defaults;
 pub(crate) mod derived;
 pub(crate) mod discovery;
