@@ -1,6 +1,7 @@
 //! The feed server.
 
 pub(crate) mod access;
+pub(crate) mod api;
 pub(crate) mod assemble;
 pub(crate) mod defaults;
 pub(crate) mod derived;
@@ -14,6 +15,7 @@ pub(crate) mod query;
 pub(crate) mod resource;
 pub(crate) mod route;
 pub(crate) mod selector;
+pub(crate) mod stall;
 pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod view;

@@ -177,6 +177,11 @@ impl Pieces {
         Some(piece)
     }
 
+    /// Gives nothing more.
+    pub(crate) fn finish(&mut self) {
+        self.ended = true;
+    }
+
     /// Whether all of the text was given.
     pub(crate) fn ended(&self) -> bool {
         self.ended
