@@ -1,12 +1,19 @@
 //! The cluster DNS responder.
 
+#[cfg(test)]
+mod oracle;
+mod respond;
+mod wire;
+mod zone;
+
 use std::net::SocketAddr;
 
 use daemon::{Daemon, Failure};
 use feed::{Kind, Kinds, Updates};
 
 /// The kinds of object that this process follows.
-pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice]);
+pub const KINDS: Kinds =
+    Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Namespace, Kind::Pod]);
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
