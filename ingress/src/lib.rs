@@ -1,4 +1,6 @@
 //! The L7 ingress.
+mod route;
+mod snapshot;
 
 use std::net::SocketAddr;
 
