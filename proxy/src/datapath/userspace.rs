@@ -8,6 +8,7 @@
 //! Left out: any decision about which endpoints serve a frontend.
 
 mod downstream;
+mod patience;
 mod relay;
 pub(crate) mod room;
 mod serving;
@@ -28,7 +29,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use self::room::{Permit, Room};
 use self::serving::{Cell, Endpoint, Serving};
-use self::worker::{Bound, Context, ListenSocket, Opened, Order, Worker};
+use self::worker::{Bound, ListenSocket, Opened, Order, Worker, WorkerLimits};
 use crate::metrics::{ProxyMetrics, count};
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
 use crate::snapshot::Snapshot;
@@ -117,12 +118,12 @@ impl Userspace {
         metrics: ProxyMetrics,
     ) -> io::Result<Userspace> {
         let start = |number| {
-            let context = Context {
+            let limits = WorkerLimits {
                 room: room.clone(),
                 connect_timeout: settings.connect_timeout,
                 udp_idle_timeout: settings.udp_idle_timeout,
             };
-            Worker::start(number, context)
+            Worker::start(number, limits)
         };
         let workers = (0..settings.workers).map(start).collect::<io::Result<Vec<_>>>()?;
         Ok(Userspace {

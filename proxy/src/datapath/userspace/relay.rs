@@ -60,9 +60,11 @@ pub(super) async fn relay(
         if endpoint.has_ended() {
             return Poll::Ready(Err(End::Removed));
         }
-        if up.drive(cx, &down).is_err() || down.drive(cx, &up).is_err() {
+        if up.drive(cx).is_err() || down.drive(cx).is_err() {
             return Poll::Ready(Err(End::Reset));
         }
+        up.pass_end(cx, down.stage);
+        down.pass_end(cx, up.stage);
         match (up.is_over(), down.is_over()) {
             (false, false) => Poll::Pending,
             (true, true) => Poll::Ready(Err(both(&up, &down))),
@@ -85,9 +87,10 @@ async fn last(flow: &mut Flow<'_>, over: &Flow<'_>, endpoint: &Endpoint) -> End 
             return Poll::Ready(End::Removed);
         }
         // First what can still be delivered: an endpoint that answers and then resets.
-        if flow.drive(cx, over).is_err() {
+        if flow.drive(cx).is_err() {
             return Poll::Ready(End::Reset);
         }
+        flow.pass_end(cx, over.stage);
         if flow.is_over() {
             return Poll::Ready(both(flow, over));
         }
@@ -108,8 +111,10 @@ fn both(one: &Flow<'_>, other: &Flow<'_>) -> End {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
     Copying,
-    /// The source has ended; what is unsent goes out, then the end does.
+    /// The source has ended; what is unsent goes out.
     Flushing,
+    /// All has gone out but the end of stream.
+    Flushed,
     /// All was passed on, the end of stream too.
     Finished,
     /// The receiver takes no more. What it sent before may still be on its way to the source.
@@ -143,17 +148,17 @@ impl<'a> Flow<'a> {
     /// # Errors
     ///
     /// When the source was reset: nothing that it sent is owed to anyone any more.
-    fn drive(&mut self, cx: &mut Context<'_>, other: &Flow<'_>) -> io::Result<()> {
+    fn drive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
             if !self.flush(cx) {
                 return Ok(());
             }
             match self.stage {
                 Stage::Copying => {}
-                Stage::Flushing => self.finish(cx, other),
-                Stage::Finished | Stage::Broken => {}
+                Stage::Flushing => self.stage = Stage::Flushed,
+                Stage::Flushed | Stage::Finished | Stage::Broken => {}
             }
-            if self.is_over() {
+            if self.stage != Stage::Copying {
                 return Ok(());
             }
             let more = SCRATCH.with_borrow_mut(|scratch| self.copy_once(cx, scratch))?;
@@ -211,11 +216,14 @@ impl<'a> Flow<'a> {
         Ok(true)
     }
 
-    /// Passes the end of stream on. When the other direction is over too, closing the sockets
-    /// does it.
-    fn finish(&mut self, cx: &mut Context<'_>, other: &Flow<'_>) {
-        let shut = match other.stage {
-            Stage::Finished => Poll::Ready(Ok(())),
+    /// Passes the end of stream on once all before it has gone out. When the other direction
+    /// has come as far, closing the sockets does it.
+    fn pass_end(&mut self, cx: &mut Context<'_>, other: Stage) {
+        if self.stage != Stage::Flushed {
+            return;
+        }
+        let shut = match other {
+            Stage::Flushed | Stage::Finished => Poll::Ready(Ok(())),
             _ => Pin::new(&mut self.to).poll_shutdown(cx),
         };
         self.stage = match shut {

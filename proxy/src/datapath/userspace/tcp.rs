@@ -146,15 +146,15 @@ async fn connect(
     context: &Context,
 ) -> Option<(Arc<Endpoint>, TcpStream)> {
     let begun = Instant::now();
-    let limit = context.connect_timeout * TOTAL_CONNECT_TIMEOUTS;
+    let limit = context.patience.timeout() * TOTAL_CONNECT_TIMEOUTS;
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     while tried.len() < MAX_TRIES && begun.elapsed() < limit {
         // Loaded anew for each try: the set may have changed while the last one timed out.
         let endpoint = cell.serving.load().rotation.pick(|e| !tried.contains(&e.addr))?.clone();
-        let failure = match timeout(context.connect_timeout, dial(endpoint.addr)).await {
-            Ok(Ok(stream)) => return Some((endpoint, stream)),
-            Ok(Err(error)) => error,
-            Err(_) => io::ErrorKind::TimedOut.into(),
+        let failure = match context.patience.limit(dial(endpoint.addr)).await {
+            Some(Ok(stream)) => return Some((endpoint, stream)),
+            Some(Err(error)) => error,
+            None => io::ErrorKind::TimedOut.into(),
         };
         if is_shortage(&failure) {
             sleep(ROOM_RETRY).await;

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 
 use super::downstream::Downstream;
+use super::patience::Patience;
 use super::room::Room;
 use super::serving::Cell;
 use super::{tcp, udp};
@@ -58,11 +59,19 @@ pub(super) enum Stop {
     Drain,
 }
 
+/// What a data thread is started with.
+#[derive(Debug)]
+pub(super) struct WorkerLimits {
+    pub(super) room: Arc<Room>,
+    pub(super) connect_timeout: Duration,
+    pub(super) udp_idle_timeout: Duration,
+}
+
 /// What all tasks of a data thread share.
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) room: Arc<Room>,
-    pub(super) connect_timeout: Duration,
+    pub(super) patience: Rc<Patience>,
     pub(super) udp_idle_timeout: Duration,
 }
 
@@ -77,7 +86,7 @@ impl Worker {
     /// # Errors
     ///
     /// When the kernel refuses a thread or the descriptors of its runtime.
-    pub(super) fn start(number: usize, context: Context) -> std::io::Result<Worker> {
+    pub(super) fn start(number: usize, limits: WorkerLimits) -> std::io::Result<Worker> {
         // Unbounded, but control waits for the answers before it sends more.
         let (orders, received) = mpsc::unbounded_channel();
         let (started, outcome) = std::sync::mpsc::sync_channel(1);
@@ -87,7 +96,7 @@ impl Worker {
             match runtime {
                 Ok(runtime) => {
                     let _ = started.send(Ok(()));
-                    runtime.block_on(carry_out(received, context));
+                    runtime.block_on(carry_out(received, limits));
                 }
                 Err(error) => drop(started.send(Err(error))),
             }
@@ -126,9 +135,12 @@ struct Listening {
 
 async fn carry_out(
     mut orders: mpsc::UnboundedReceiver<(Order, oneshot::Sender<()>)>,
-    context: Context,
+    limits: WorkerLimits,
 ) {
-    let context = Rc::new(context);
+    let WorkerLimits { room, connect_timeout, udp_idle_timeout } = limits;
+    let patience = Patience::new(connect_timeout);
+    spawn_local(patience.clone().keep_time());
+    let context = Rc::new(Context { room, patience, udp_idle_timeout });
     let mut listening: HashMap<Bound, Listening> = HashMap::new();
     while let Some((order, done)) = orders.recv().await {
         match order {
