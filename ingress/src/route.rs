@@ -340,8 +340,27 @@ mod tests {
             assert_eq!(host_of(authority).as_deref(), Ok(host), "{authority}");
         }
         let refused = [
-            "", ".", ":80", "a..b", ".a", "a.:b", "a:65536", "a:-1", "a:80:80", "user@a", "a/b",
-            "a b", "a,b", "[::1", "::1]", "[::1]x", "[::1]x:80", "x[::1]", "[a]", "a%2e", "é",
+            "",
+            ".",
+            ":80",
+            "a..b",
+            ".a",
+            "a.:b",
+            "a:65536",
+            "a:-1",
+            "a:80:80",
+            "user@a",
+            "a/b",
+            "a b",
+            "a,b",
+            "[::1",
+            "::1]",
+            "[::1]x",
+            "[::1]x:80",
+            "x[::1]",
+            "[a]",
+            "a%2e",
+            "é",
         ];
         for authority in refused {
             assert_eq!(host_of(authority), Err(BadHost), "{authority}");
@@ -351,9 +370,13 @@ mod tests {
 
     #[test]
     fn ports() {
-        for (authority, port) in
-            [("a:8080", Some(8080)), ("a", None), ("a:", None), ("[::1]:1", Some(1)), ("[::1]", None)]
-        {
+        for (authority, port) in [
+            ("a:8080", Some(8080)),
+            ("a", None),
+            ("a:", None),
+            ("[::1]:1", Some(1)),
+            ("[::1]", None),
+        ] {
             assert_eq!(port_of(authority), port, "{authority}");
         }
     }

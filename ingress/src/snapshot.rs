@@ -16,9 +16,9 @@ use std::sync::Arc;
 
 use feed::{ObjectName, PathType};
 
-pub(crate) use backend::{Answers, Backend, Endpoint, Endpoints};
+pub(crate) use backend::{Answers, Backend, Endpoint};
 pub(crate) use certificate::Certificate;
-pub(crate) use compile::{Compiler, Problem};
+pub(crate) use compile::{Compiler, by_ingress};
 pub(crate) use policy::{Policy, parse_bytes};
 
 use crate::route::{HostKey, HostTable, PathTable};

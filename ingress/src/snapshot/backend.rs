@@ -182,7 +182,11 @@ impl ServicePorts {
     /// Makes all of the Service's backends serve what the model says now. Backends that name one
     /// port by number and by name share its endpoints and its rotation. True when an endpoint
     /// left.
-    pub(super) fn refresh(&mut self, entry: Option<&ServiceEntry>, backends: &[Arc<Backend>]) -> bool {
+    pub(super) fn refresh(
+        &mut self,
+        entry: Option<&ServiceEntry>,
+        backends: &[Arc<Backend>],
+    ) -> bool {
         let mut before = std::mem::take(&mut self.ports);
         let mut left = false;
         for backend in backends {
@@ -193,7 +197,8 @@ impl ServicePorts {
                     None => {
                         let addresses = addresses_of(entry, port);
                         let old = before.remove(&port.port);
-                        let old = old.unwrap_or_else(|| Arc::new(Endpoints::none(Unserved::NoPort)));
+                        let old =
+                            old.unwrap_or_else(|| Arc::new(Endpoints::none(Unserved::NoPort)));
                         let (endpoints, some_left) = old.replaced_by(&addresses);
                         left |= some_left;
                         let endpoints = Arc::new(endpoints);

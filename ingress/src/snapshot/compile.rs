@@ -288,8 +288,7 @@ impl Compiler {
     }
 
     fn rebuild_host(&mut self, host: &HostKey) {
-        let mut routes =
-            HostRoutes { paths: PathTable::new(), default: None, listed: Vec::new() };
+        let mut routes = HostRoutes { paths: PathTable::new(), default: None, listed: Vec::new() };
         let mut conflicts = Vec::new();
         for (_, name) in self.by_host.get(host).into_iter().flatten() {
             let served = self.served.get(name).expect("an indexed Ingress is served");

@@ -58,10 +58,8 @@ impl Policy {
         let mut problems = Vec::new();
         // Ours after theirs, so that ours wins.
         for prefix in [NGINX, OURS] {
-            let range = annotations.range::<str, _>((
-                std::ops::Bound::Included(prefix),
-                std::ops::Bound::Unbounded,
-            ));
+            let range = annotations
+                .range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
             for (key, value) in range.take_while(|(key, _)| key.starts_with(prefix)) {
                 if let Err(problem) = policy.apply(&key[prefix.len()..], value) {
                     problems.push(format!("annotation {key}: {problem}"));
@@ -176,7 +174,10 @@ mod tests {
             &[],
         );
         check(
-            &[("switchyard.dev/force-ssl-redirect", "true"), ("switchyard.dev/ssl-redirect", "true")],
+            &[
+                ("switchyard.dev/force-ssl-redirect", "true"),
+                ("switchyard.dev/ssl-redirect", "true"),
+            ],
             &Policy { redirect: Redirect::Always, ..none.clone() },
             &[],
         );

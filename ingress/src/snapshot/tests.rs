@@ -312,7 +312,10 @@ fn ingresses_of_one_host_merge_and_the_oldest_wins() {
     old.created_unix = Some(100);
     let mut young = ingress(
         "a-young",
-        vec![rule("a.com", &[(Prefix, "/x", "young"), (Exact, "/x", "exact"), (Prefix, "/y", "y")])],
+        vec![rule(
+            "a.com",
+            &[(Prefix, "/x", "young"), (Exact, "/x", "exact"), (Prefix, "/y", "y")],
+        )],
     );
     young.created_unix = Some(200);
     let mut world = World::of(vec![old.into(), young.clone().into()]);
@@ -385,7 +388,9 @@ fn backends_follow_services_and_slices() {
     assert_eq!(unserved(&world), Some(backend::Unserved::NoEndpoints));
     let before = world.snapshot.route("a.com", "/").unwrap().clone();
 
-    world.apply(vec![slice("web-1", "web", vec![endpoint("10.0.0.2"), endpoint("10.0.0.1")]).into()]);
+    world.apply(vec![
+        slice("web-1", "web", vec![endpoint("10.0.0.2"), endpoint("10.0.0.1")]).into(),
+    ]);
     assert_eq!(world.addresses("a.com"), ["10.0.0.1:8080", "10.0.0.2:8080"]);
     assert!(world.problems().is_empty());
     let after = world.snapshot.route("a.com", "/").unwrap();
@@ -514,10 +519,7 @@ fn certificates_are_found_by_host_and_swapped() {
     let tls = |world: &World| -> Vec<_> {
         world.problems().into_iter().filter(|p| p.contains("TLS")).collect()
     };
-    assert_eq!(
-        tls(&world),
-        ["broken: TLS for broken.com: Secret default/nope does not exist"]
-    );
+    assert_eq!(tls(&world), ["broken: TLS for broken.com: Secret default/nope does not exist"]);
 
     world.apply(vec![secret("a", &b, &b_key).into(), secret("nope", &b, &b_key).into()]);
     assert_eq!(world.certificate("a.com"), "a.com,b.com");
@@ -528,7 +530,11 @@ fn certificates_are_found_by_host_and_swapped() {
 
     world.apply(vec![secret("a", &b, &wild_key).into()]);
     assert_eq!(world.certificate("a.com"), "self-signed.invalid");
-    assert!(tls(&world)[0].starts_with("a: TLS for a.com: Secret default/a: "), "{:?}", tls(&world));
+    assert!(
+        tls(&world)[0].starts_with("a: TLS for a.com: Secret default/a: "),
+        "{:?}",
+        tls(&world)
+    );
 
     world.apply(vec![secret("a", "not pem", &wild_key).into()]);
     assert_eq!(
