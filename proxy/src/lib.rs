@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::flags::parse_duration;
-use daemon::{Daemon, Failure};
+use daemon::{Daemon, Failure, Guard};
 use feed::{Kind, Kinds, ObjectName, Update, Updates};
 use tokio::time::{Instant, sleep_until};
 
@@ -92,6 +92,7 @@ pub enum Mode {
 ///
 /// When the flags ask for what this version has not, or the data threads cannot be started.
 pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(), Failure> {
+    let unprogrammed = daemon.readiness.block("waiting for the first snapshot");
     check(&config)?;
     let limit = raise_descriptor_limit();
     let limits = Limits {
@@ -119,7 +120,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let datapath = Userspace::start(settings, room, metrics.clone())
         .map_err(|error| Failure::failed("cannot start the data threads", error))?;
     let proxy = Proxy { node, metrics, published, datapath, snapshot: Snapshot::default() };
-    proxy.follow(updates, &daemon).await;
+    proxy.follow(updates, &daemon, unprogrammed).await;
     Ok(())
 }
 
@@ -161,8 +162,8 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn follow(mut self, mut updates: Updates, daemon: &Daemon) {
-        let mut unprogrammed = Some(daemon.readiness.block("waiting for the first snapshot"));
+    async fn follow(mut self, mut updates: Updates, daemon: &Daemon, unprogrammed: Guard) {
+        let mut unprogrammed = Some(unprogrammed);
         let mut feed_ended = false;
         loop {
             let due = self.datapath.due();

@@ -77,6 +77,7 @@ impl<T: Clone + Eq + Hash> Rotation<T> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
 
     use super::*;
@@ -144,7 +145,7 @@ mod tests {
         /// reach each of `N` exactly `k` times.
         #[test]
         fn those_who_stay_are_neither_skipped_nor_doubled(
-            steps in prop::collection::vec((prop::collection::btree_set(0_u8..6, 1..6), 0_usize..9), 1..12),
+            steps in vec((btree_set(0_u8..6, 1..6), 0_usize..9), 1..12),
             k in 1_usize..4,
         ) {
             let mut rotation = Rotation::default();

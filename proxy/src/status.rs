@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use daemon::Daemon;
+use feed::ObjectName;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -160,7 +161,10 @@ fn status_page(view: &View, facts: &Facts) -> Value {
 /// Everything that a Service asks for and does not get.
 fn problems(view: &View) -> Vec<Value> {
     let snapshot = &view.snapshot;
-    let problem = |service: &feed::ObjectName, what: String, reason: String| json!({ "service": service.to_string(), "what": what, "problem": reason });
+    let problem = |service: &ObjectName, what: String, reason: String| {
+        let service = service.to_string();
+        json!({ "service": service, "what": what, "problem": reason })
+    };
     let failed = view.failures.iter().filter_map(|(address, reason)| {
         let frontend = snapshot.frontend(address)?;
         Some(problem(&frontend.service, address.to_string(), reason.to_string()))
