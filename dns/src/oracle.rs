@@ -79,8 +79,7 @@ pub(crate) fn ask(zone: &Zone, message: &Message, transport: Transport) -> Messa
 /// A reply as text.
 pub(crate) fn show(reply: &Message) -> Vec<String> {
     let mut lines = vec![format!("{:?}", reply.metadata.response_code)];
-    let sections =
-        [("", &reply.answers), ("+", &reply.authorities), ("*", &reply.additionals)];
+    let sections = [("", &reply.answers), ("+", &reply.authorities), ("*", &reply.additionals)];
     for (mark, records) in sections {
         lines.extend(records.iter().map(|record| format!("{mark}{}", show_record(record))));
     }

@@ -9,8 +9,8 @@ pub(crate) mod record;
 pub(crate) mod reply;
 
 pub(crate) use name::Name;
-pub(crate) use query::{Bad, Edns, Query};
-pub(crate) use reply::{Reply, Section};
+pub(crate) use query::{Bad, Query};
+pub(crate) use reply::Reply;
 
 pub(crate) const HEADER_LEN: usize = 12;
 /// RFC 1035 section 4.2.1: what any client takes over UDP.

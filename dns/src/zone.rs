@@ -14,17 +14,16 @@ mod answer;
 mod reverse;
 mod service;
 mod soa;
+mod table;
 #[cfg(test)]
 mod tests;
 
-use std::borrow::Borrow;
-use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use feed::{Changes, Model, ObjectName, Protocol};
 use imbl::shared_ptr::DefaultSharedPtr;
-use imbl::{GenericHashMap, GenericHashSet, OrdMap, OrdSet};
+use imbl::{GenericHashSet, OrdMap, OrdSet};
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
@@ -38,6 +37,7 @@ pub(crate) use service::{Endpoint, Service, ServiceKind};
 use reverse::Reverse;
 use service::{Label, key_of, label_of};
 use soa::{HOSTMASTER, Soa};
+use table::Table;
 
 /// What `<dashed address>.<namespace>.pod.<domain>` answers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -81,8 +81,7 @@ impl Settings {
 pub(crate) struct Zone {
     settings: Arc<Settings>,
     model: Model,
-    /// A map to nothing, because a set hands out no reference to what it holds.
-    services: GenericHashMap<ServiceRef, (), foldhash::fast::RandomState, DefaultSharedPtr>,
+    services: Table,
     namespaces: HashSet<Label>,
     /// Every address with a PTR record, and the Services that it belongs to.
     addresses: OrdMap<IpAddr, Claims>,
@@ -98,31 +97,6 @@ pub(crate) struct Zone {
 
 type HashSet<T> = GenericHashSet<T, foldhash::fast::RandomState, DefaultSharedPtr>;
 type Claims = SmallVec<[ObjectName; 1]>;
-
-/// A Service in the set of all, by its key.
-#[derive(Clone, Debug)]
-struct ServiceRef(Arc<Service>);
-
-impl Borrow<[u8]> for ServiceRef {
-    #[inline]
-    fn borrow(&self) -> &[u8] {
-        &self.0.key
-    }
-}
-
-impl Hash for ServiceRef {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.key[..].hash(state);
-    }
-}
-
-impl PartialEq for ServiceRef {
-    fn eq(&self, other: &ServiceRef) -> bool {
-        self.0.key == other.0.key
-    }
-}
-
-impl Eq for ServiceRef {}
 
 /// A name that is ours to answer.
 #[derive(Debug)]
@@ -167,7 +141,7 @@ impl Zone {
         Zone {
             settings: Arc::new(settings),
             model: Model::default(),
-            services: GenericHashMap::default(),
+            services: Table::new(),
             namespaces: HashSet::default(),
             addresses: OrdMap::new(),
             cluster_ips: OrdSet::new(),
@@ -206,6 +180,10 @@ impl Zone {
         self.soa = Soa::compile(serial, self.settings.ttl);
     }
 
+    pub(crate) fn domain(&self) -> &Name {
+        &self.settings.domain
+    }
+
     pub(crate) fn serial(&self) -> u32 {
         self.serial
     }
@@ -222,8 +200,8 @@ impl Zone {
     }
 
     /// All Services that have names, in no order.
-    pub(crate) fn services(&self) -> impl ExactSizeIterator<Item = &Service> {
-        self.services.keys().map(|service| &*service.0)
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().map(|service| &**service)
     }
 
     /// What a name is; `None` when it is in no zone of ours.
@@ -252,7 +230,9 @@ impl Zone {
         if count < 2 {
             return self.find_namespace(name, count);
         }
-        let Some(service) = self.service(name.between(count - 2, count)) else { return Node::Absent };
+        let Some(service) = self.services.get(name.between(count - 2, count)) else {
+            return Node::Absent;
+        };
         match count - 2 {
             0 => Node::Service(service),
             1 => find_below_service(service, name.label(0)),
@@ -303,12 +283,10 @@ impl Zone {
     fn find_reverse(&self, name: &Name) -> Option<Found<'_>> {
         let reverse = Reverse::parse(name)?;
         let net = reverse.net;
-        let known = |net: &IpNet| {
-            self.addresses.range(net.network()..=net.broadcast()).next().is_some()
-        };
-        let cluster_ip_in = |net: &IpNet| {
-            self.cluster_ips.range(net.network()..=net.broadcast()).next().is_some()
-        };
+        let known =
+            |net: &IpNet| self.addresses.range(net.network()..=net.broadcast()).next().is_some();
+        let cluster_ip_in =
+            |net: &IpNet| self.cluster_ips.range(net.network()..=net.broadcast()).next().is_some();
         let owned = self.settings.owned.zone_bits(&net, cluster_ip_in);
         let whole = net.prefix_len() == net.max_prefix_len();
         // A known address outside of our zones is a zone of its own.
@@ -328,19 +306,14 @@ impl Zone {
     fn claimants(&self, ip: IpAddr) -> impl Iterator<Item = &Service> {
         let claims = self.addresses.get(&ip).into_iter().flatten();
         let keys = claims.filter_map(|name| key_of(&name.namespace, &name.name));
-        keys.filter_map(|key| Some(&**self.service(&key)?))
-    }
-
-    #[inline]
-    fn service(&self, key: &[u8]) -> Option<&Arc<Service>> {
-        self.services.get_key_value(key).map(|(service, ())| &service.0)
+        keys.filter_map(|key| Some(&**self.services.get(&key)?))
     }
 
     fn put_service(&mut self, name: &ObjectName) -> bool {
         let Some(key) = key_of(&name.namespace, &name.name) else { return false };
         let entry = self.model.service(name);
         let after = entry.and_then(|entry| Service::compile(&entry, &self.settings));
-        let before = self.service(&key).cloned();
+        let before = self.services.get(&key).cloned();
         if before.as_deref() == after.as_ref() {
             return false;
         }
@@ -357,8 +330,8 @@ impl Zone {
         self.service_names -= before.as_ref().map_or(0, |service| service.names());
         self.service_names += after.as_ref().map_or(0, Service::names);
         match after {
-            Some(service) => drop(self.services.insert(ServiceRef(Arc::new(service)), ())),
-            None => drop(self.services.remove(&key[..])),
+            Some(service) => self.services.insert(Arc::new(service)),
+            None => self.services.remove(&key),
         }
         for ip in old_ips.iter().filter(|ip| new_ips.binary_search(ip).is_err()) {
             self.release(*ip, name);

@@ -102,11 +102,8 @@ impl Query {
                 return Err(bad);
             }
             let [_, version, flags_high, _] = record.ttl.to_be_bytes();
-            self.edns = Some(Edns {
-                udp_size: record.class.0,
-                version,
-                dnssec_ok: flags_high & 0x80 != 0,
-            });
+            self.edns =
+                Some(Edns { udp_size: record.class.0, version, dnssec_ok: flags_high & 0x80 != 0 });
         }
         Ok(())
     }
@@ -165,10 +162,15 @@ mod tests {
         let format = Bad::Format { edns: false };
         let after_opt = Bad::Format { edns: true };
         let label64 = [&[64][..], &[b'a'; 64], b"\0\0\x01\0\x01"].concat();
-        let name256 = [&[&[63][..], &[b'a'; 63]].concat().repeat(4)[..], b"\0\0\x01\0\x01"].concat();
-        let name255 =
-            [&[&[63][..], &[b'a'; 63]].concat().repeat(3)[..], &[61], &[b'a'; 61], b"\0\0\x01\0\x01"]
-                .concat();
+        let name256 =
+            [&[&[63][..], &[b'a'; 63]].concat().repeat(4)[..], b"\0\0\x01\0\x01"].concat();
+        let name255 = [
+            &[&[63][..], &[b'a'; 63]].concat().repeat(3)[..],
+            &[61],
+            &[b'a'; 61],
+            b"\0\0\x01\0\x01",
+        ]
+        .concat();
         let cut_option = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x05\x00\x0a\x00\x08\x01";
         let owned_opt = b"\x01a\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00";
         let long_opt = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x09";
@@ -193,8 +195,16 @@ mod tests {
         check("two OPT", &packet(&[(11, 2)], &[QUESTION, OPT, OPT]), Err(after_opt));
         check("junk after OPT", &packet(&[(11, 2)], &[QUESTION, OPT, b"\x05"]), Err(after_opt));
         check("OPT of a name", &packet(&[(11, 1)], &[QUESTION, owned_opt]), Err(after_opt));
-        check("OPT with a cut option", &packet(&[(11, 1)], &[QUESTION, cut_option]), Err(after_opt));
-        check("OPT longer than the packet", &packet(&[(11, 1)], &[QUESTION, long_opt]), Err(after_opt));
+        check(
+            "OPT with a cut option",
+            &packet(&[(11, 1)], &[QUESTION, cut_option]),
+            Err(after_opt),
+        );
+        check(
+            "OPT longer than the packet",
+            &packet(&[(11, 1)], &[QUESTION, long_opt]),
+            Err(after_opt),
+        );
         let ixfr = b"\x01a\x00\x00\xfb\x00\x01";
         let soa = b"\xc0\x0c\x00\x06\x00\x01\x00\x00\x00\x00\x00\x00";
         check("IXFR", &packet(&[(9, 1)], &[ixfr, soa]), Ok(()));

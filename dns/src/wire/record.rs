@@ -1,6 +1,6 @@
 //! Walking over the resource records of a message that someone else wrote.
 
-use super::{Class, Type, name, u16_at};
+use super::{Class, Type, name};
 
 /// One record's place in its message.
 #[derive(Clone, Copy, Debug)]

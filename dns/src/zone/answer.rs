@@ -80,7 +80,8 @@ impl Zone {
             else {
                 return Verdict::Done(self.answer_at(&place, &node, query.qtype, reply, turn));
             };
-            let is_loop = passed.len() == MAX_CHAIN || passed.contains(&std::ptr::from_ref(service));
+            let is_loop =
+                passed.len() == MAX_CHAIN || passed.contains(&std::ptr::from_ref(service));
             if is_loop || !self.alias(&place, target, reply) {
                 return Verdict::Done(Rcode::NOERROR);
             }
@@ -196,7 +197,8 @@ impl Zone {
     fn name_servers(&self, place: &Place<'_>, reply: &mut Reply<'_>) {
         let ttl = self.settings.ttl;
         let domain = self.settings.domain.wire();
-        if !reply.record(Section::Answer, &[&place.owner()], Type::NS, ttl, &[NAME_SERVER, domain]) {
+        if !reply.record(Section::Answer, &[&place.owner()], Type::NS, ttl, &[NAME_SERVER, domain])
+        {
             return;
         }
         let owner = pointer(reply.at() - NAME_SERVER.len() - domain.len());

@@ -2,7 +2,6 @@
 //! the two can be compared; where Switchyard differs on purpose, the table says so.
 
 use std::num::NonZeroU16;
-use std::time::Instant;
 
 use feed::{
     Address, AddressType, Endpoint as FeedEndpoint, EndpointSlice, Object, Pod,
@@ -57,6 +56,14 @@ fn service_of(line: &str) -> FeedService {
         foreign_proxy: false,
         annotations: Default::default(),
     }
+}
+
+/// A compiled Service of that name.
+pub(super) fn service_named(namespace: &str, name: &str) -> Service {
+    let service = service_of(&format!("{namespace}/{name} 10.0.0.1")).into();
+    let entry = feed::ServiceEntry { service, slices: [].into() };
+    let settings = settings(PodMode::Disabled, Owned::AroundClusterIps);
+    Service::compile(&entry, &settings).unwrap()
 }
 
 fn object_name(text: &str) -> ObjectName {
@@ -337,10 +344,7 @@ fn headless_services() {
             ),
             ("172-0-0-4.hdls1.testns.svc.Z A", NXDOMAIN),
             // Row 12.
-            (
-                "ep1a.svc1.testns.svc.Z A",
-                &["NoError", "ep1a.svc1.testns.svc.Z 5 A 172.0.0.1"],
-            ),
+            ("ep1a.svc1.testns.svc.Z A", &["NoError", "ep1a.svc1.testns.svc.Z 5 A 172.0.0.1"]),
             // Row 28.
             ("172-0-0-9.svc1.testns.svc.Z A", NXDOMAIN),
             ("172-0-0-99.hdls1.testns.svc.Z A", NXDOMAIN),
@@ -463,7 +467,12 @@ fn the_zone_s_own_records() {
             ("Z SOA", &["NoError", "Z 5 SOA"]),
             (
                 "Z NS",
-                &["NoError", "Z 5 NS ns.dns.Z", "*ns.dns.Z 5 A 10.9.9.9", "*ns.dns.Z 5 AAAA fd09::9"],
+                &[
+                    "NoError",
+                    "Z 5 NS ns.dns.Z",
+                    "*ns.dns.Z 5 A 10.9.9.9",
+                    "*ns.dns.Z 5 AAAA fd09::9",
+                ],
             ),
             ("ns.dns.Z A", &["NoError", "ns.dns.Z 5 A 10.9.9.9"]),
             ("ns.dns.Z AAAA", &["NoError", "ns.dns.Z 5 AAAA fd09::9"]),
@@ -496,10 +505,7 @@ fn reverse_names() {
                 "1.0.0.10.in-addr.arpa PTR",
                 &["NoError", "1.0.0.10.in-addr.arpa 5 PTR svc1.testns.svc.Z"],
             ),
-            (
-                &format!("{v6_svc} PTR"),
-                &["NoError", &format!("{v6_svc} 5 PTR svc6.testns.svc.Z")],
-            ),
+            (&format!("{v6_svc} PTR"), &["NoError", &format!("{v6_svc} 5 PTR svc6.testns.svc.Z")]),
             ("1.0.0.10.in-addr.arpa A", &["NoError", "+0.0.10.in-addr.arpa 5 SOA"]),
             // Row 21.
             (
@@ -680,7 +686,8 @@ fn a_pod_that_moves_or_goes_is_forgotten() {
         change(&mut model, &mut changes);
         assert!(zone.apply(&model, &changes, true));
         let asked = ["10-1-0-1.ns.pod.Z A", "10-1-0-2.ns.pod.Z A"];
-        let codes = asked.map(|asked| show(&ask(&zone, &question(asked), Transport::Tcp))[0].clone());
+        let codes =
+            asked.map(|asked| show(&ask(&zone, &question(asked), Transport::Tcp))[0].clone());
         assert_eq!(codes, expected);
     };
     step(&mut |m, c| m.apply(pod("10.1.0.1"), c), ["NoError", "NXDomain"]);
@@ -733,7 +740,8 @@ fn the_case_of_a_question_is_kept() {
     // Row 30. `ask` compares the question itself.
     let reply = ask(&zone, &question("SvC1.TeStNs.SvC.cLuStEr.LoCaL A"), Transport::Tcp);
     assert_eq!(reply.answers[0].name.to_string(), "SvC1.TeStNs.SvC.cLuStEr.LoCaL.");
-    let reply = ask(&zone, &question("_HTTP._TCP.Svc1.TestNS.SVC.Cluster.Local SRV"), Transport::Tcp);
+    let reply =
+        ask(&zone, &question("_HTTP._TCP.Svc1.TestNS.SVC.Cluster.Local SRV"), Transport::Tcp);
     assert_eq!(reply.answers.len(), 1);
     assert_eq!(reply.additionals[0].name.to_string(), "Svc1.TestNS.SVC.Cluster.Local.");
 }
@@ -773,17 +781,16 @@ fn a_zone_that_was_updated_equals_one_that_was_built() {
         Some(vec![service("ns/s 10.0.0.1 http:80/tcp")]),
         Some(vec![service("ns/s ->example.com")]),
         Some(vec![service("ns/s None"), slice("ns/s", 1, &["a:1/tcp"], &["10.1.0.1"])]),
-        Some(vec![service("ns/s None"), slice("ns/s", 1, &["a:1/tcp"], &["h@10.1.0.1", "10.1.0.2"])]),
+        Some(vec![
+            service("ns/s None"),
+            slice("ns/s", 1, &["a:1/tcp"], &["h@10.1.0.1", "10.1.0.2"]),
+        ]),
         Some(vec![service("ns/s None"), slice("ns/s", 1, &["a:1/tcp"], &["10.1.0.2!"])]),
         Some(vec![service("ns/s 10.0.0.2,fd00::2"), slice("ns/s", 1, &[], &["10.1.0.1"])]),
     ];
     // Another Service that shares addresses with some of them.
-    let other = || {
-        vec![
-            service("ns/other 10.0.0.1"),
-            slice("ns/other", 9, &[], &["10.1.0.1", "10.0.0.2"]),
-        ]
-    };
+    let other =
+        || vec![service("ns/other 10.0.0.1"), slice("ns/other", 9, &[], &["10.1.0.1", "10.0.0.2"])];
     let settings = || settings(PodMode::Verified, Owned::AroundClusterIps);
     for from in &variants {
         for to in &variants {
@@ -881,8 +888,7 @@ fn additional_records_are_dropped_without_tc() {
     let hostname = |n: usize| format!("{}-{n}@10.1.0.{n}", "long".repeat(10));
     let endpoints: Vec<String> = (0..4).map(hostname).collect();
     let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
-    let objects =
-        vec![service("ns/s None"), slice("ns/s", 1, &["http:80/tcp"], &endpoints)];
+    let objects = vec![service("ns/s None"), slice("ns/s", 1, &["http:80/tcp"], &endpoints)];
     let zone = zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects);
     let reply = ask(&zone, &question("_http._tcp.s.ns.svc.Z SRV"), Transport::Udp);
     assert_eq!(reply.answers.len(), 4);
@@ -912,8 +918,7 @@ fn sets_of_addresses_go_round() {
         let mut buf = vec![0; 2048];
         buf[..packet.len()].copy_from_slice(&packet);
         let (policy, udp) = (Policy::default(), Transport::Udp);
-        let outcome =
-            respond(&zone, policy, &mut Query::new(), &mut buf, packet.len(), udp, turn);
+        let outcome = respond(&zone, policy, &mut Query::new(), &mut buf, packet.len(), udp, turn);
         let Outcome::Reply(len, _) = outcome else { panic!("{outcome:?}") };
         let reply = Message::from_vec(&buf[..len]).unwrap();
         let last: Vec<usize> = reply
@@ -956,26 +961,29 @@ fn endpoints_that_are_no_address_have_no_name() {
     check(&zone, "s.ns.svc.Z A", NXDOMAIN);
 }
 
-/// One Service of 10,000 changes: only its own names are touched, so the time does not grow
-/// with the number of Services. The bound is far above what it takes, for busy machines.
+/// One Service of 10,000 changes: all others are those of the version before.
 #[test]
-fn a_change_costs_the_change() {
+fn a_change_touches_only_its_own_names() {
     let line = |n: usize, ip: usize| {
         service(&format!("ns-{}/s{n} 10.{ip}.{}.{} http:80/tcp", n % 10, n / 256, n % 256))
     };
     let (mut model, changes) = Model::of((0..10_000).map(|n| line(n, 0)));
-    let mut zone = Zone::new(settings(PodMode::Disabled, Owned::AroundClusterIps));
-    zone.apply(&model, &changes, true);
-    let begun = Instant::now();
-    const ROUNDS: usize = 1000;
-    for n in 0..ROUNDS {
-        let mut changes = Changes::default();
-        model.apply(line(n, 1), &mut changes);
-        let published = zone.clone();
-        zone.apply(&model, &changes, true);
-        drop(published);
+    let mut before = Zone::new(settings(PodMode::Disabled, Owned::AroundClusterIps));
+    before.apply(&model, &changes, true);
+    let mut changes = Changes::default();
+    model.apply(line(77, 1), &mut changes);
+    let mut after = before.clone();
+    assert!(after.apply(&model, &changes, true));
+    let find = |zone: &Zone, n: usize| {
+        let key = key_of(&format!("ns-{}", n % 10), &format!("s{n}")).unwrap();
+        zone.services.get(&key).unwrap().clone()
+    };
+    for n in 0..10_000 {
+        assert_eq!(Arc::ptr_eq(&find(&before, n), &find(&after, n)), n != 77, "s{n}");
     }
-    let each = begun.elapsed() / ROUNDS as u32;
-    assert!(each.as_millis() < 1, "a change of one Service took {each:?}");
-    println!("a change of one Service among 10,000 took {each:?}");
+    let address =
+        |zone: &Zone, ip: &str| zone.addresses.contains_key(&ip.parse::<IpAddr>().unwrap());
+    assert!(address(&before, "10.0.0.77") && !address(&before, "10.1.0.77"));
+    assert!(!address(&after, "10.0.0.77") && address(&after, "10.1.0.77"));
+    assert_eq!(before.names(), after.names());
 }
