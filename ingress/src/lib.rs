@@ -27,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use daemon::flags::parse_duration;
 use daemon::{Daemon, Failure};
 use feed::{Kind, Kinds, Update, Updates};
 use ipnet::IpNet;
@@ -133,69 +134,54 @@ pub struct LimitFlags {
 pub struct TimeoutFlags {
     /// Time for a TLS handshake
     #[arg(long, env = "SWITCHYARD_HANDSHAKE_TIMEOUT", value_name = "TIME",
-        default_value = "10s", value_parser = parse_time)]
+        default_value = "10s", value_parser = parse_duration)]
     pub handshake_timeout: Duration,
 
     /// Time for a request's head, from its first byte to its last
     #[arg(long, env = "SWITCHYARD_HEADER_TIMEOUT", value_name = "TIME",
-        default_value = "10s", value_parser = parse_time)]
+        default_value = "10s", value_parser = parse_duration)]
     pub header_timeout: Duration,
 
     /// Time that a connection may wait for its next request
     #[arg(long, env = "SWITCHYARD_IDLE_TIMEOUT", value_name = "TIME",
-        default_value = "75s", value_parser = parse_time)]
+        default_value = "75s", value_parser = parse_duration)]
     pub idle_timeout: Duration,
 
     /// Time for a connection to an endpoint; annotation proxy-connect-timeout overrides it
     #[arg(long, env = "SWITCHYARD_CONNECT_TIMEOUT", value_name = "TIME",
-        default_value = "5s", value_parser = parse_time)]
+        default_value = "5s", value_parser = parse_duration)]
     pub connect_timeout: Duration,
 
     /// Time without progress of an endpoint's response; annotation proxy-read-timeout overrides
     /// it
     #[arg(long, env = "SWITCHYARD_READ_TIMEOUT", value_name = "TIME",
-        default_value = "60s", value_parser = parse_time)]
+        default_value = "60s", value_parser = parse_duration)]
     pub read_timeout: Duration,
 
     /// Time without progress of a request's body; annotation proxy-send-timeout overrides it
     #[arg(long, env = "SWITCHYARD_SEND_TIMEOUT", value_name = "TIME",
-        default_value = "60s", value_parser = parse_time)]
+        default_value = "60s", value_parser = parse_duration)]
     pub send_timeout: Duration,
 
     /// Time that a WebSocket, or another connection that has changed protocols, may be silent
     #[arg(long, env = "SWITCHYARD_TUNNEL_TIMEOUT", value_name = "TIME",
-        default_value = "1h", value_parser = parse_time)]
+        default_value = "1h", value_parser = parse_duration)]
     pub tunnel_timeout: Duration,
 
     /// Time that an unused connection to an endpoint is kept
     #[arg(long, env = "SWITCHYARD_UPSTREAM_IDLE_TIMEOUT", value_name = "TIME",
-        default_value = "60s", value_parser = parse_time)]
+        default_value = "60s", value_parser = parse_duration)]
     pub upstream_idle_timeout: Duration,
 
     /// Time that requests in flight have when the process is told to end
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME",
-        default_value = "30s", value_parser = parse_time)]
+        default_value = "30s", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 }
 
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let ip = text.parse::<IpAddr>().map(IpNet::from);
     ip.or_else(|_| text.parse()).map_err(|_| "write an address, or a network as 10.0.0.0/8".into())
-}
-
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let bad = || "write a number with ms, s, m or h".to_owned();
-    let at = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(bad)?;
-    let (digits, unit) = text.split_at(at);
-    let scale = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(bad()),
-    };
-    let ms = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
-    ms.filter(|ms| *ms > 0).map(Duration::from_millis).ok_or_else(bad)
 }
 
 impl Config {

@@ -529,7 +529,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_normal_path_is_its_own_normal_form(path in "(/|%2[eEfF]|%6[0-9a-f]|\\.|[a-c]|;){0,24}") {
+        fn a_normal_path_is_its_own_normal_form(
+            path in "(/|%2[eEfF]|%6[0-9a-f]|\\.|[a-c]|;){0,24}"
+        ) {
             if let Ok(normal) = normalise(&path) {
                 let again = normalise(&normal).map(Cow::into_owned);
                 prop_assert_eq!(again.as_deref(), Ok(&*normal));
