@@ -19,7 +19,7 @@ use file::{Definition, File};
 
 use crate::manifest::{Claim, Format};
 use crate::name::{Kind, ObjectName};
-use crate::problem::{Excerpt, Level, Problem};
+use crate::problem::{Level, Problem};
 use crate::record::{Record, RecordKey, RecordKind};
 use crate::store::Event;
 use crate::validate::Interner;
@@ -43,6 +43,11 @@ impl Report {
     /// From 1.
     pub(crate) fn column(&self) -> u32 {
         self.problem.mark.column + 1
+    }
+
+    /// The offending lines with a caret below the place, if they may be shown.
+    pub(crate) fn drawing(&self) -> Vec<String> {
+        self.problem.drawing(self.lines_above)
     }
 }
 
@@ -221,7 +226,7 @@ impl Catalogue {
                 message,
                 help: Some(help),
                 mark: definition.mark,
-                excerpt: Excerpt::default(),
+                excerpt: None,
             },
         }
     }

@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::QUIET;
 use super::catalogue::Report;
@@ -18,7 +18,7 @@ use super::scan::{Found, Look, Stat};
 use super::watch::{Hints, State};
 use crate::document;
 use crate::manifest::Format;
-use crate::problem::{Excerpt, Level, Mark, Problem};
+use crate::problem::{Level, Mark, Problem};
 
 /// Larger files are refused before they are read: 10,000 Services with 100,000 endpoints, as
 /// `kubectl` dumps them, are half of it.
@@ -48,6 +48,8 @@ struct Known {
     fault: Option<Fault>,
     /// Read, and found to look half-written.
     suspect: Option<Stat>,
+    /// As it was first seen to be after it changed, and when.
+    seen: Option<(Stat, Instant)>,
     /// What the hints said since its content was last taken.
     state: Option<State>,
     /// It was not there at the last look.
@@ -60,31 +62,25 @@ struct Fault {
     level: Level,
     message: String,
     help: &'static str,
+    mark: Mark,
 }
 
 impl Fault {
     fn error(message: impl Into<String>, help: &'static str) -> Fault {
-        Fault { level: Level::Error, message: message.into(), help }
+        Fault { level: Level::Error, message: message.into(), help, mark: Mark::default() }
     }
 }
 
 /// What to do after a look.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
-    pub(super) changed: Vec<Change>,
     pub(super) gone: Vec<Arc<Path>>,
-    /// Something changed that may not be whole yet: look again after this time.
-    pub(super) held: Option<Duration>,
+    /// Files that changed but may not be whole yet: look at them again after this time.
+    pub(super) held: Vec<Arc<Path>>,
+    pub(super) wait: Duration,
     /// A file is missing for the first time: it may only be on the way to another name, or be
     /// written anew by an editor. Nothing was decided, so look again soon.
     pub(super) vanishing: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Change {
-    pub(super) path: Arc<Path>,
-    pub(super) text: String,
-    pub(super) format: Format,
 }
 
 /// How a look goes about it.
@@ -95,6 +91,7 @@ pub(super) struct Mood {
     /// Missing files may come back.
     pub(super) patient: bool,
     pub(super) now: SystemTime,
+    pub(super) clock: Instant,
 }
 
 enum Step {
@@ -108,13 +105,21 @@ impl Files {
         self.known.is_empty()
     }
 
-    /// Compares a look with what is known, and reads what changed.
-    pub(super) fn compare(&mut self, look: &Look, hints: &Hints, mood: Mood) -> Verdict {
+    /// Compares a look with what is known, and reads what changed: each text is handed to `take`
+    /// at once, so that only one is in memory.
+    pub(super) fn compare(
+        &mut self,
+        look: &Look,
+        hints: &Hints,
+        mood: Mood,
+        mut take: impl FnMut(&Arc<Path>, &str, Format),
+    ) -> Verdict {
         let mut verdict = Verdict::default();
-        self.note_incomplete(look);
+        if look.only.is_none() {
+            self.note_incomplete(look);
+        }
         self.find_missing(look, &mut verdict);
         if verdict.vanishing && mood.patient {
-            verdict.gone.clear();
             return verdict;
         }
         for path in &verdict.gone {
@@ -129,12 +134,11 @@ impl Files {
             match known.step(path, found, mood) {
                 Step::Unchanged => {}
                 Step::Held(wait) => {
-                    verdict.held = Some(verdict.held.map_or(wait, |other| other.min(wait)));
+                    let first = verdict.held.is_empty();
+                    verdict.wait = if first { wait } else { verdict.wait.min(wait) };
+                    verdict.held.push(path.clone());
                 }
-                Step::Changed(text) => {
-                    let change = Change { path: path.clone(), text, format: found.format };
-                    verdict.changed.push(change);
-                }
+                Step::Changed(text) => take(path, &text, found.format),
             }
         }
         verdict
@@ -144,10 +148,11 @@ impl Files {
     pub(super) fn reports(&self) -> Vec<Report> {
         let faults = self.known.iter().filter_map(|(path, known)| {
             let fault = known.fault.as_ref()?;
-            Some(report(path.clone(), fault.level, &fault.message, fault.help))
+            Some(report(path.clone(), fault.level, &fault.message, fault.help, fault.mark))
         });
         let incomplete = self.incomplete.iter().map(|(path, message)| {
-            report(path.as_path().into(), Level::Error, message, "what was read of it before stays")
+            let help = "what was read of it before stays";
+            report(path.as_path().into(), Level::Error, message, help, Mark::default())
         });
         faults.chain(incomplete).collect()
     }
@@ -164,10 +169,12 @@ impl Files {
     }
 
     fn find_missing(&mut self, look: &Look, verdict: &mut Verdict) {
+        let seen_to = |path: &Path| match &look.only {
+            Some(only) => only.contains(path),
+            None => !look.too_many && !look.unreadable.iter().any(|(at, _)| path.starts_with(at)),
+        };
         for (path, known) in &mut self.known {
-            let unknowable =
-                look.too_many || look.unreadable.iter().any(|(prefix, _)| path.starts_with(prefix));
-            if unknowable || look.files.contains_key(path) {
+            if look.files.contains_key(path) || !seen_to(path) {
                 continue;
             }
             verdict.vanishing |= !known.missing;
@@ -186,9 +193,9 @@ impl Known {
             return Step::Unchanged;
         }
         if let Some(fault) = refuse_unread(&stat) {
-            return self.fail(stat, fault);
+            return self.fail(Some(stat), fault);
         }
-        let age = stat.age(mood.now);
+        let age = self.age(&stat, mood);
         let wait = self.wait_for(&stat, mood.first).saturating_sub(age);
         if !wait.is_zero() && self.stat != Some(stat) {
             return Step::Held(wait);
@@ -196,9 +203,21 @@ impl Known {
         let text = match read(path, &stat) {
             Ok(Some(text)) => text,
             Ok(None) => return Step::Held(QUIET),
-            Err(fault) => return self.fail(stat, fault),
+            // What is wrong may pass without a change of the file, so it is tried again.
+            Err(fault) => return self.fail(None, fault),
         };
         self.take(text, found, age, mood)
+    }
+
+    /// Time since the file changed: by its own times, or since we saw it where the file system's
+    /// clock is ahead of ours.
+    fn age(&mut self, stat: &Stat, mood: Mood) -> Duration {
+        let seen = match self.seen {
+            Some((seen, at)) if seen == *stat => at,
+            _ => mood.clock,
+        };
+        self.seen = Some((*stat, seen));
+        stat.age(mood.now).max(mood.clock.duration_since(seen))
     }
 
     /// How long a file has to stay as it is before it is read: a moment if it is known to be
@@ -228,10 +247,7 @@ impl Known {
             };
             return Step::Unchanged;
         }
-        let documents = match found.format {
-            Format::Yaml => document::split(&text).len(),
-            Format::Json => usize::from(!text.trim().is_empty()),
-        };
+        let documents = document::split(&text, found.format).len();
         let in_place = self.stat.is_none_or(|before| before.is_same_file(&stat));
         let shrunk = in_place && documents < self.documents;
         let unfinished = mood.first && self.state.is_none() && !ends_whole(&text, found.format);
@@ -242,16 +258,16 @@ impl Known {
         if documents == 0 && self.documents > 0 && text.trim().is_empty() {
             let message = "the file is empty, so what it defined before stays";
             let help = "delete the file to remove its objects";
-            let fault = Fault { level: Level::Warning, message: message.to_owned(), help };
-            return self.fail(stat, fault);
+            let fault = Fault { level: Level::Warning, ..Fault::error(message, help) };
+            return self.fail(Some(stat), fault);
         }
         *self = Known { stat: Some(stat), racy, hash, documents, ..Known::default() };
         Step::Changed(text)
     }
 
-    /// Leaves everything as it was, until the file changes again.
-    fn fail(&mut self, stat: Stat, fault: Fault) -> Step {
-        self.stat = Some(stat);
+    /// Leaves everything as it was.
+    fn fail(&mut self, stat: Option<Stat>, fault: Fault) -> Step {
+        self.stat = stat;
         self.racy = false;
         self.fault = Some(fault);
         self.state = None;
@@ -296,9 +312,11 @@ fn read(path: &Path, expected: &Stat) -> Result<Option<String>, Fault> {
         }
     };
     String::from_utf8(content).map(Some).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-        Fault::error(format!("not UTF-8 text: line {line}"), "save the file as UTF-8")
+        let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+        let line = valid.matches('\n').count() as u32;
+        let column = valid.rsplit('\n').next().unwrap_or_default().chars().count() as u32;
+        let mark = Mark { line, column, length: 0 };
+        Fault { mark, ..Fault::error("the file is not UTF-8 text", "save the file as UTF-8") }
     })
 }
 
@@ -316,7 +334,7 @@ fn hash(text: &str) -> u64 {
     hasher.finish()
 }
 
-fn report(file: Arc<Path>, level: Level, message: &str, help: &str) -> Report {
+fn report(file: Arc<Path>, level: Level, message: &str, help: &str, mark: Mark) -> Report {
     Report {
         file,
         object: None,
@@ -325,8 +343,8 @@ fn report(file: Arc<Path>, level: Level, message: &str, help: &str) -> Report {
             level,
             message: message.to_owned(),
             help: Some(help.to_owned()),
-            mark: Mark::default(),
-            excerpt: Excerpt::default(),
+            mark,
+            excerpt: None,
         },
     }
 }

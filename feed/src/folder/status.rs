@@ -144,7 +144,7 @@ fn log_news(before: &[Report], now: &[Report]) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
         let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
-        let lines = problem.drawing(report.lines_above).join("\n");
+        let lines = report.drawing().join("\n");
         let help = problem.help.as_deref().unwrap_or_default();
         let message = &problem.message;
         match problem.level {
@@ -180,10 +180,15 @@ impl Collector for Gauges {
             "Seconds since the feed was last heard: for a folder, since its last whole scan",
             inner.heard.elapsed().as_secs_f64(),
         )?;
+        let errors = inner.reports.iter().filter(|r| r.problem.level == Level::Error);
+        // An object with two problems is one rejected object; what has no name counts each time.
+        let mut objects = HashSet::new();
         let mut rejected: BTreeMap<&str, usize> = BTreeMap::new();
-        for report in inner.reports.iter().filter(|r| r.problem.level == Level::Error) {
+        for report in errors {
             let kind = report.object.as_ref().map_or("unknown", |key| key.kind.as_str());
-            *rejected.entry(kind).or_default() += 1;
+            if report.object.is_none() || objects.insert((&report.file, &report.object)) {
+                *rejected.entry(kind).or_default() += 1;
+            }
         }
         let mut family = encoder.encode_descriptor(
             "switchyard_objects",

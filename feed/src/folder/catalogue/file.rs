@@ -8,12 +8,15 @@ use std::sync::Arc;
 use super::Report;
 use crate::document;
 use crate::manifest::{self, Claim, Format, Outcome, Reading};
-use crate::problem::{Excerpt, Level, Mark, Problem};
+use crate::problem::{Level, Mark, Problem};
 use crate::record::{Record, RecordKey};
 use crate::validate::Interner;
 
 /// Documents of one file: each takes some hundred bytes here, however short it is.
 const MAX_DOCUMENTS: usize = 100_000;
+
+/// The hash of a document that must be parsed again even if its text did not change.
+const ALWAYS_READ: u64 = 0;
 
 #[derive(Debug, Default)]
 pub(super) struct File {
@@ -24,7 +27,7 @@ pub(super) struct File {
 /// A document, without its text.
 #[derive(Debug, Default)]
 struct Document {
-    /// Of the text; 0 when it must be parsed again even if it did not change.
+    /// Of the text, or [`ALWAYS_READ`].
     hash: u64,
     lines_above: u32,
     /// The objects whose definitions are this document's.
@@ -70,34 +73,22 @@ impl File {
         mut before: File,
         interner: &mut Interner,
     ) -> File {
-        let parts = match format {
-            Format::Yaml => document::split(text),
-            Format::Json => vec![document::Document { text, lines_above: 0 }],
-        };
         let documents = std::mem::take(&mut before.documents);
         let mut known: HashMap<u64, Document> =
             documents.into_iter().map(|document| (document.hash, document)).collect();
-        known.remove(&0);
-        let mut file = File::default();
-        for part in parts.iter().take(MAX_DOCUMENTS) {
-            let hash = hash(part.text);
-            if let Some(document) = known.remove(&hash) {
-                file.keep(document, part.lines_above, &mut before);
-            } else {
-                let readings = manifest::read(part.text, format, interner);
-                file.add(readings, hash, part.lines_above, &mut before);
+        known.remove(&ALWAYS_READ);
+        let mut reader = Reader { file: File::default(), text, format, before, known, interner };
+        for document in document::split(text, format) {
+            match document::items(&document).filter(|_| format == Format::Yaml) {
+                Some(items) => reader.list(&document, &items),
+                None => reader.document(&document),
+            }
+            if reader.file.documents.len() >= MAX_DOCUMENTS {
+                reader.file.refuse_rest(document.lines_above);
+                break;
             }
         }
-        if let Some(part) = parts.get(MAX_DOCUMENTS) {
-            file.refuse_rest(part.lines_above);
-        }
-        if file.documents.iter().any(|document| document.nameless) {
-            // What the broken document defined cannot be told: all that is missing stays.
-            for (key, definition) in before.objects {
-                file.objects.entry(key).or_insert(definition);
-            }
-        }
-        file
+        reader.finish()
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &RecordKey> {
@@ -127,50 +118,13 @@ impl File {
         })
     }
 
-    /// Takes over a document that did not change, perhaps at another line.
-    fn keep(&mut self, document: Document, lines_above: u32, before: &mut File) {
-        for key in &document.keys {
-            if let Some(definition) = before.objects.remove(key) {
-                self.objects.insert(key.clone(), Definition { lines_above, ..definition });
-            }
-        }
-        self.documents.push(Document { lines_above, ..document });
-    }
-
-    fn add(&mut self, readings: Vec<Reading>, hash: u64, lines_above: u32, before: &mut File) {
-        let mut document = Document { hash, lines_above, ..Document::default() };
-        for reading in readings {
-            let Reading { key, outcome, mut problems, mark, claims } = reading;
-            document.nameless |= key.is_none() && outcome == Outcome::Bad;
-            if let Some(key) = &key {
-                if let Some(first) = self.objects.get(key) {
-                    problems.push(second(key, first, mark));
-                    // The first may go while this document stays as it is.
-                    document.hash = 0;
-                } else {
-                    let before = before.objects.remove(key);
-                    let record = match outcome {
-                        Outcome::Good(record) => Some(record),
-                        Outcome::Idle => None,
-                        Outcome::Bad => before.and_then(|definition| definition.record),
-                    };
-                    let definition = Definition { record, claims, mark, lines_above };
-                    self.objects.insert(key.clone(), definition);
-                    document.keys.push(key.clone());
-                }
-            }
-            document.problems.extend(problems.into_iter().map(|p| (key.clone(), p)));
-        }
-        self.documents.push(document);
-    }
-
     fn refuse_rest(&mut self, lines_above: u32) {
         let problem = Problem {
             level: Level::Error,
             message: format!("more than {MAX_DOCUMENTS} documents: the rest is not read"),
             help: Some("split the file".to_owned()),
             mark: Mark::default(),
-            excerpt: Excerpt::default(),
+            excerpt: None,
         };
         self.documents.push(Document {
             lines_above,
@@ -181,6 +135,112 @@ impl File {
     }
 }
 
+/// The reading of one file.
+struct Reader<'r> {
+    file: File,
+    text: &'r str,
+    format: Format,
+    before: File,
+    /// The documents of `before`, by hash.
+    known: HashMap<u64, Document>,
+    interner: &'r mut Interner,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, part: &document::Document<'_>) {
+        let hash = hash(part.text);
+        if let Some(document) = self.known.remove(&hash) {
+            return self.keep(document, part.lines_above);
+        }
+        let readings = manifest::read(self.text, part, self.format, self.interner);
+        self.add(readings, hash, part.lines_above);
+    }
+
+    /// A List, item by item. If an item makes no sense alone, the List as a whole is tried: one
+    /// item may refer to an anchor in another.
+    fn list(&mut self, whole: &document::Document<'_>, items: &[document::Document<'_>]) {
+        let mut read = Vec::with_capacity(items.len());
+        for item in items {
+            let hash = hash(item.text);
+            let known = self.known.contains_key(&hash);
+            let readings =
+                (!known).then(|| manifest::read(self.text, item, self.format, self.interner));
+            if readings.as_ref().is_some_and(|readings| is_broken(readings)) {
+                let readings = manifest::read(self.text, whole, self.format, self.interner);
+                if !is_broken(&readings) {
+                    return self.add(readings, ALWAYS_READ, whole.lines_above);
+                }
+            }
+            read.push((hash, readings));
+        }
+        for (item, (hash, readings)) in items.iter().zip(read) {
+            match (readings, self.known.remove(&hash)) {
+                (Some(readings), _) => self.add(readings, hash, item.lines_above),
+                (None, Some(document)) => self.keep(document, item.lines_above),
+                // The same item stood twice, and the first has taken it.
+                (None, None) => {
+                    let readings = manifest::read(self.text, item, self.format, self.interner);
+                    self.add(readings, hash, item.lines_above);
+                }
+            }
+        }
+    }
+
+    /// Takes over a document that did not change, perhaps at another line.
+    fn keep(&mut self, document: Document, lines_above: u32) {
+        for key in &document.keys {
+            if let Some(definition) = self.before.objects.remove(key) {
+                let definition = Definition { lines_above, ..definition };
+                self.file.objects.insert(key.clone(), definition);
+            }
+        }
+        self.file.documents.push(Document { lines_above, ..document });
+    }
+
+    fn add(&mut self, readings: Vec<Reading>, hash: u64, lines_above: u32) {
+        let mut document = Document { hash, lines_above, ..Document::default() };
+        for reading in readings {
+            let Reading { key, outcome, mut problems, mark, claims } = reading;
+            document.nameless |= key.is_none() && outcome == Outcome::Bad;
+            if let Some(key) = &key {
+                if let Some(first) = self.file.objects.get(key) {
+                    problems.push(second(key, first, mark));
+                    // The first may go while this document stays as it is.
+                    document.hash = ALWAYS_READ;
+                } else {
+                    let before = self.before.objects.remove(key);
+                    let record = match outcome {
+                        Outcome::Good(record) => Some(record),
+                        Outcome::Idle => None,
+                        Outcome::Bad => before.and_then(|definition| definition.record),
+                    };
+                    let definition = Definition { record, claims, mark, lines_above };
+                    self.file.objects.insert(key.clone(), definition);
+                    document.keys.push(key.clone());
+                }
+            }
+            document.problems.extend(problems.into_iter().map(|p| (key.clone(), p)));
+        }
+        self.file.documents.push(document);
+    }
+
+    fn finish(self) -> File {
+        let mut file = self.file;
+        if file.documents.iter().any(|document| document.nameless) {
+            // What the broken document defined cannot be told: all that is missing stays.
+            for (key, definition) in self.before.objects {
+                file.objects.entry(key).or_insert(definition);
+            }
+        }
+        file
+    }
+}
+
+/// Whether the text was no YAML or JSON at all.
+fn is_broken(readings: &[Reading]) -> bool {
+    readings.iter().any(|reading| reading.key.is_none() && reading.outcome == Outcome::Bad)
+}
+
 fn second(key: &RecordKey, first: &Definition, mark: Mark) -> Problem {
     let line = first.lines_above + first.mark.line + 1;
     Problem {
@@ -188,7 +248,7 @@ fn second(key: &RecordKey, first: &Definition, mark: Mark) -> Problem {
         message: format!("{key} is defined a second time, so this one is not served"),
         help: Some(format!("it is served as line {line} has it")),
         mark,
-        excerpt: Excerpt::default(),
+        excerpt: None,
     }
 }
 
