@@ -224,12 +224,11 @@ impl Folder {
 
     fn report(&mut self) {
         let mut reports = self.catalogue.reports();
-        reports.extend(self.files.reports());
-        let mut served: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for key in self.catalogue.served() {
-            *served.entry(key.kind.as_str()).or_default() += 1;
+        let faults = self.files.reports();
+        if !faults.is_empty() {
+            reports = reports.iter().cloned().chain(faults).collect();
         }
-        self.status.update(reports, served, self.store.is_synced());
+        self.status.update(reports, self.catalogue.served().clone(), self.store.is_synced());
     }
 
     /// The batch's events; the first batch is a list of every kind.

@@ -13,18 +13,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::QUIET;
-use super::catalogue::Report;
 use super::scan::{Found, Look, Stat};
 use super::watch::{Hints, State};
 use crate::document;
 use crate::manifest::Format;
 use crate::problem::{Level, Mark, Problem};
+use crate::report::Report;
 
 /// Larger files are refused before they are read: 10,000 Services with 100,000 endpoints, as
 /// `kubectl` dumps them, are half of it.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// A file that may be half-written counts once nothing touched it for this long.
 const SETTLED: Duration = Duration::from_secs(1);
+/// A file that someone has open for writing counts after this time without a write: longer than
+/// any pause of a writer, but not for ever, because some never close.
+const ABANDONED: Duration = Duration::from_secs(5);
 /// The coarsest clock of a file system (FAT) ticks every two seconds: within that, a second
 /// change may leave the same times.
 const RACY: Duration = Duration::from_secs(2);
@@ -45,15 +48,23 @@ struct Known {
     racy: bool,
     hash: u64,
     documents: usize,
-    fault: Option<Fault>,
-    /// Read, and found to look half-written.
-    suspect: Option<Stat>,
-    /// As it was first seen to be after it changed, and when.
-    seen: Option<(Stat, Instant)>,
-    /// What the hints said since its content was last taken.
-    state: Option<State>,
+    fault: Option<Box<Fault>>,
+    /// What was seen since its content was last taken.
+    changing: Option<Box<Changing>>,
     /// It was not there at the last look.
     missing: bool,
+}
+
+/// A file that changed and was not taken yet.
+#[derive(Debug)]
+struct Changing {
+    /// As it is, and since when we see it so.
+    stat: Stat,
+    since: Instant,
+    /// Read as it is, and found to look half-written.
+    suspect: bool,
+    /// What the hints said.
+    state: Option<State>,
 }
 
 /// Why a file's present content does not count.
@@ -128,10 +139,8 @@ impl Files {
         for (path, found) in &look.files {
             let known = self.known.entry(path.clone()).or_default();
             known.missing = false;
-            if let Some(state) = hints.of(path, found.linked) {
-                known.state = Some(state);
-            }
-            match known.step(path, found, mood) {
+            let state = hints.of(path, found.linked);
+            match known.step(path, found, state, mood) {
                 Step::Unchanged => {}
                 Step::Held(wait) => {
                     let first = verdict.held.is_empty();
@@ -169,34 +178,41 @@ impl Files {
     }
 
     fn find_missing(&mut self, look: &Look, verdict: &mut Verdict) {
-        let seen_to = |path: &Path| match &look.only {
-            Some(only) => only.contains(path),
-            None => !look.too_many && !look.unreadable.iter().any(|(at, _)| path.starts_with(at)),
-        };
-        for (path, known) in &mut self.known {
-            if look.files.contains_key(path) || !seen_to(path) {
-                continue;
-            }
+        let mut note = |path: &Arc<Path>, known: &mut Known| {
             verdict.vanishing |= !known.missing;
             known.missing = true;
             verdict.gone.push(path.clone());
+        };
+        let Some(only) = &look.only else {
+            let unseen = |path: &Path| look.unreadable.iter().any(|(at, _)| path.starts_with(at));
+            for (path, known) in &mut self.known {
+                if !look.files.contains_key(path) && !look.too_many && !unseen(path) {
+                    note(path, known);
+                }
+            }
+            return;
+        };
+        for path in only.iter().filter(|path| !look.files.contains_key(path.as_path())) {
+            let path: Arc<Path> = path.as_path().into();
+            if let Some(known) = self.known.get_mut(&path) {
+                note(&path, known);
+            }
         }
     }
 }
 
 impl Known {
-    fn step(&mut self, path: &Path, found: &Found, mood: Mood) -> Step {
+    fn step(&mut self, path: &Path, found: &Found, state: Option<State>, mood: Mood) -> Step {
         let stat = found.stat;
         if self.stat == Some(stat) && !self.racy {
-            self.suspect = None;
-            self.state = None;
+            self.changing = None;
             return Step::Unchanged;
         }
         if let Some(fault) = refuse_unread(&stat) {
             return self.fail(Some(stat), fault);
         }
-        let age = self.age(&stat, mood);
-        let wait = self.wait_for(&stat, mood.first).saturating_sub(age);
+        let age = self.see(&stat, state, mood);
+        let wait = self.wait_for(mood.first).saturating_sub(age);
         if !wait.is_zero() && self.stat != Some(stat) {
             return Step::Held(wait);
         }
@@ -209,59 +225,58 @@ impl Known {
         self.take(text, found, age, mood)
     }
 
-    /// Time since the file changed: by its own times, or since we saw it where the file system's
-    /// clock is ahead of ours.
-    fn age(&mut self, stat: &Stat, mood: Mood) -> Duration {
-        let seen = match self.seen {
-            Some((seen, at)) if seen == *stat => at,
-            _ => mood.clock,
-        };
-        self.seen = Some((*stat, seen));
-        stat.age(mood.now).max(mood.clock.duration_since(seen))
+    /// Notes how the file looks, and returns the time since it changed: by its own times, or
+    /// since we saw it, where the file system's clock is ahead of ours.
+    fn see(&mut self, stat: &Stat, state: Option<State>, mood: Mood) -> Duration {
+        let fresh =
+            || Box::new(Changing { stat: *stat, since: mood.clock, suspect: false, state: None });
+        let changing = self.changing.get_or_insert_with(fresh);
+        if changing.stat != *stat {
+            **changing = Changing { state: changing.state, ..*fresh() };
+        }
+        changing.state = state.or(changing.state);
+        stat.age(mood.now).max(mood.clock.duration_since(changing.since))
     }
 
-    /// How long a file has to stay as it is before it is read: a moment if it is known to be
+    /// How long a file has to stay as it is before it counts: a moment if it is known to be
     /// whole, else so long that a slow writer would have written more.
-    fn wait_for(&self, stat: &Stat, first: bool) -> Duration {
-        match self.state {
-            _ if self.suspect == Some(*stat) => SETTLED,
+    fn wait_for(&self, first: bool) -> Duration {
+        let Some(changing) = &self.changing else { return QUIET };
+        match changing.state {
+            Some(State::Open) => ABANDONED,
+            _ if changing.suspect => SETTLED,
             Some(State::Whole) => QUIET,
-            Some(State::Open) => SETTLED,
             // Nobody may ever have heard of it: it was there before the watch.
-            _ if first => QUIET,
+            None if first => QUIET,
             _ => SETTLED,
         }
     }
 
     fn take(&mut self, text: String, found: &Found, age: Duration, mood: Mood) -> Step {
         let stat = found.stat;
-        let racy = age < RACY;
         let hash = hash(&text);
+        let taken = Known { stat: Some(stat), racy: age < RACY, hash, ..Known::default() };
         if self.stat.is_some() && hash == self.hash {
-            *self = Known {
-                stat: Some(stat),
-                racy,
-                hash,
-                documents: self.documents,
-                ..Known::default()
-            };
+            *self = Known { documents: self.documents, ..taken };
             return Step::Unchanged;
         }
         let documents = document::split(&text, found.format).len();
         let in_place = self.stat.is_none_or(|before| before.is_same_file(&stat));
         let shrunk = in_place && documents < self.documents;
-        let unfinished = mood.first && self.state.is_none() && !ends_whole(&text, found.format);
+        let heard = self.changing.as_ref().is_some_and(|changing| changing.state.is_some());
+        let unfinished = mood.first && !heard && !ends_whole(&text, found.format);
         if (shrunk || unfinished) && age < SETTLED {
-            self.suspect = Some(stat);
+            if let Some(changing) = &mut self.changing {
+                changing.suspect = true;
+            }
             return Step::Held(SETTLED - age);
         }
         if documents == 0 && self.documents > 0 && text.trim().is_empty() {
             let message = "the file is empty, so what it defined before stays";
-            let help = "delete the file to remove its objects";
-            let fault = Fault { level: Level::Warning, ..Fault::error(message, help) };
-            return self.fail(Some(stat), fault);
+            let fault = Fault::error(message, "delete the file to remove its objects");
+            return self.fail(Some(stat), Fault { level: Level::Warning, ..fault });
         }
-        *self = Known { stat: Some(stat), racy, hash, documents, ..Known::default() };
+        *self = Known { documents, ..taken };
         Step::Changed(text)
     }
 
@@ -269,8 +284,8 @@ impl Known {
     fn fail(&mut self, stat: Option<Stat>, fault: Fault) -> Step {
         self.stat = stat;
         self.racy = false;
-        self.fault = Some(fault);
-        self.state = None;
+        self.fault = Some(Box::new(fault));
+        self.changing = None;
         Step::Unchanged
     }
 }
@@ -339,12 +354,12 @@ fn report(file: Arc<Path>, level: Level, message: &str, help: &str, mark: Mark) 
         file,
         object: None,
         lines_above: 0,
-        problem: Problem {
+        problem: Arc::new(Problem {
             level,
             message: message.to_owned(),
             help: Some(help.to_owned()),
             mark,
             excerpt: None,
-        },
+        }),
     }
 }

@@ -26,13 +26,15 @@ pub(super) struct Stat {
     pub(super) inode: u64,
     pub(super) size: u64,
     pub(super) links: u64,
-    modified_ns: i128,
-    changed_ns: i128,
+    /// Since 1970.
+    modified_ns: i64,
+    changed_ns: i64,
 }
 
 impl Stat {
     pub(super) fn of(metadata: &Metadata) -> Stat {
-        let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        // Beyond the year 2262 the number is wrong, but still tells one time from another.
+        let ns = |seconds: i64, ns: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns);
         Stat {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -46,7 +48,7 @@ impl Stat {
     /// Time since the file or its name last changed; zero when that lies in the future.
     pub(super) fn age(&self, now: SystemTime) -> std::time::Duration {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let age = i128::try_from(now).unwrap_or(i128::MAX) - self.changed_ns;
+        let age = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(self.changed_ns);
         std::time::Duration::from_nanos(u64::try_from(age).unwrap_or_default())
     }
 

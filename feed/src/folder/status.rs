@@ -11,8 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
-use super::catalogue::Report;
 use crate::problem::Level;
+use crate::report::Report;
 
 /// Problems listed at `/status`; the count is always whole.
 const MAX_LISTED: usize = 1000;
@@ -31,7 +31,7 @@ struct Inner {
     synced: bool,
     heard: Instant,
     updated: Option<SystemTime>,
-    reports: Vec<Report>,
+    reports: Arc<[Report]>,
     /// Objects served, by kind.
     served: BTreeMap<&'static str, usize>,
 }
@@ -44,7 +44,7 @@ impl Status {
             synced: false,
             heard: Instant::now(),
             updated: None,
-            reports: Vec::new(),
+            reports: Arc::default(),
             served: BTreeMap::new(),
         })))
     }
@@ -79,16 +79,23 @@ impl Status {
     /// A batch was published, or what is wrong changed.
     pub(super) fn update(
         &self,
-        reports: Vec<Report>,
+        reports: Arc<[Report]>,
         served: BTreeMap<&'static str, usize>,
         synced: bool,
     ) {
         let mut inner = self.lock();
-        log_news(&inner.reports, &reports);
+        let news = if Arc::ptr_eq(&inner.reports, &reports) {
+            Vec::new()
+        } else {
+            news(&inner.reports, &reports)
+        };
         inner.reports = reports;
         inner.served = served;
         inner.synced = synced;
         inner.updated = Some(SystemTime::now());
+        // Standard error may be slow, and the admin endpoint wants the lock.
+        drop(inner);
+        log(&news);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -136,10 +143,13 @@ fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
 }
 
-/// Logs what was not wrong before.
-fn log_news(before: &[Report], now: &[Report]) {
+/// What was not wrong before.
+fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
     let known: HashSet<_> = before.iter().map(identity).collect();
-    let news: Vec<_> = now.iter().filter(|report| !known.contains(&identity(report))).collect();
+    now.iter().filter(|report| !known.contains(&identity(report))).cloned().collect()
+}
+
+fn log(news: &[Report]) {
     for report in news.iter().take(MAX_LOGGED) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());

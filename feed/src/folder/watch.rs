@@ -34,8 +34,10 @@ pub(super) struct Hint {
 pub(super) enum State {
     /// It was moved here whole, or its writer closed it.
     Whole,
-    /// It was created or written to, and not closed since.
+    /// It was written to, and not closed since.
     Open,
+    /// It was created, by a writer who will write soon, or as a link to what is whole.
+    Created,
     /// Something else happened there.
     Other,
 }
@@ -157,7 +159,8 @@ fn state_of(kind: &EventKind) -> Option<State> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(State::Whole),
-        EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) => Some(State::Open),
+        EventKind::Modify(ModifyKind::Data(_)) => Some(State::Open),
+        EventKind::Create(_) => Some(State::Created),
         EventKind::Access(_) => None,
         _ => Some(State::Other),
     }

@@ -5,11 +5,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Report;
 use crate::document;
 use crate::manifest::{self, Claim, Format, Outcome, Reading};
 use crate::problem::{Level, Mark, Problem};
 use crate::record::{Record, RecordKey};
+use crate::report::Report;
 use crate::validate::Interner;
 
 /// Documents of one file: each takes some hundred bytes here, however short it is.
@@ -32,7 +32,7 @@ struct Document {
     lines_above: u32,
     /// The objects whose definitions are this document's.
     keys: Vec<RecordKey>,
-    problems: Vec<(Option<RecordKey>, Problem)>,
+    problems: Vec<(Option<RecordKey>, Arc<Problem>)>,
     /// Something in it could not even be named.
     nameless: bool,
 }
@@ -66,29 +66,47 @@ impl Definition {
 
 impl File {
     /// Reads a file's text; `before` is the file as it was. Documents that did not change are
-    /// taken over.
+    /// taken over. Returns the objects that came, went or were read again too.
     pub(super) fn read(
         text: &str,
         format: Format,
         mut before: File,
         interner: &mut Interner,
-    ) -> File {
+    ) -> (File, Vec<RecordKey>) {
         let documents = std::mem::take(&mut before.documents);
         let mut known: HashMap<u64, Document> =
             documents.into_iter().map(|document| (document.hash, document)).collect();
         known.remove(&ALWAYS_READ);
-        let mut reader = Reader { file: File::default(), text, format, before, known, interner };
+        let mut reader = Reader { text, format, known, interner, kept: vec![], fresh: vec![] };
         for document in document::split(text, format) {
             match document::items(&document).filter(|_| format == Format::Yaml) {
                 Some(items) => reader.list(&document, &items),
                 None => reader.document(&document),
             }
-            if reader.file.documents.len() >= MAX_DOCUMENTS {
-                reader.file.refuse_rest(document.lines_above);
+        }
+        // What did not change comes first: its definitions are the incumbents.
+        let Reader { kept, fresh, .. } = reader;
+        let mut file = File::default();
+        let mut touched = Vec::new();
+        for (document, lines_above) in kept {
+            file.keep(document, lines_above, &mut before);
+        }
+        for fresh in fresh {
+            if file.documents.len() == MAX_DOCUMENTS {
+                file.refuse_rest(fresh.lines_above);
                 break;
             }
+            file.add(fresh, &mut before, &mut touched);
         }
-        reader.finish()
+        if file.documents.iter().any(|document| document.nameless) {
+            // What the broken document defined cannot be told: all that is missing stays.
+            for (key, definition) in before.objects {
+                file.objects.entry(key).or_insert(definition);
+            }
+        } else {
+            touched.extend(before.objects.into_keys());
+        }
+        (file, touched)
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &RecordKey> {
@@ -107,6 +125,11 @@ impl File {
         self.objects.get(key)?.record.as_ref()
     }
 
+    /// Whether there is anything to report.
+    pub(super) fn is_flawed(&self) -> bool {
+        self.documents.iter().any(|document| !document.problems.is_empty())
+    }
+
     pub(super) fn reports(&self, path: &Arc<Path>) -> impl Iterator<Item = Report> {
         self.documents.iter().flat_map(|document| {
             document.problems.iter().map(|(key, problem)| Report {
@@ -116,6 +139,45 @@ impl File {
                 lines_above: document.lines_above,
             })
         })
+    }
+
+    /// Takes over a document that did not change, perhaps at another line.
+    fn keep(&mut self, document: Document, lines_above: u32, before: &mut File) {
+        for key in &document.keys {
+            if let Some(definition) = before.objects.remove(key) {
+                self.objects.insert(key.clone(), Definition { lines_above, ..definition });
+            }
+        }
+        self.documents.push(Document { lines_above, ..document });
+    }
+
+    fn add(&mut self, fresh: Fresh, before: &mut File, touched: &mut Vec<RecordKey>) {
+        let Fresh { readings, hash, lines_above } = fresh;
+        let mut document = Document { hash, lines_above, ..Document::default() };
+        for reading in readings {
+            let Reading { key, outcome, mut problems, mark, claims } = reading;
+            document.nameless |= key.is_none() && outcome == Outcome::Bad;
+            if let Some(key) = &key {
+                if let Some(first) = self.objects.get(key) {
+                    problems.push(second(key, first, mark));
+                    // The first may go while this document stays as it is.
+                    document.hash = ALWAYS_READ;
+                } else {
+                    let before = before.objects.remove(key);
+                    let record = match outcome {
+                        Outcome::Good(record) => Some(record),
+                        Outcome::Idle => None,
+                        Outcome::Bad => before.and_then(|definition| definition.record),
+                    };
+                    let definition = Definition { record, claims, mark, lines_above };
+                    self.objects.insert(key.clone(), definition);
+                    document.keys.push(key.clone());
+                    touched.push(key.clone());
+                }
+            }
+            document.problems.extend(problems.into_iter().map(|p| (key.clone(), Arc::new(p))));
+        }
+        self.documents.push(document);
     }
 
     fn refuse_rest(&mut self, lines_above: u32) {
@@ -128,111 +190,68 @@ impl File {
         };
         self.documents.push(Document {
             lines_above,
-            problems: vec![(None, problem)],
+            problems: vec![(None, Arc::new(problem))],
             nameless: true,
             ..Document::default()
         });
     }
 }
 
-/// The reading of one file.
+/// The reading of one file's text.
 struct Reader<'r> {
-    file: File,
     text: &'r str,
     format: Format,
-    before: File,
-    /// The documents of `before`, by hash.
+    /// The documents that the file had before, by hash.
     known: HashMap<u64, Document>,
     interner: &'r mut Interner,
+    /// Documents that did not change, with the lines that are above them now.
+    kept: Vec<(Document, u32)>,
+    fresh: Vec<Fresh>,
+}
+
+/// A document that was read just now.
+struct Fresh {
+    readings: Vec<Reading>,
+    hash: u64,
+    lines_above: u32,
 }
 
 impl Reader<'_> {
     fn document(&mut self, part: &document::Document<'_>) {
         let hash = hash(part.text);
-        if let Some(document) = self.known.remove(&hash) {
-            return self.keep(document, part.lines_above);
+        match self.known.remove(&hash) {
+            Some(document) => self.kept.push((document, part.lines_above)),
+            None => {
+                let fresh = self.read(part, hash);
+                self.fresh.push(fresh);
+            }
         }
-        let readings = manifest::read(self.text, part, self.format, self.interner);
-        self.add(readings, hash, part.lines_above);
     }
 
-    /// A List, item by item. If an item makes no sense alone, the List as a whole is tried: one
+    /// A List, item by item. If an item makes no sense alone, the List is tried as a whole: an
     /// item may refer to an anchor in another.
     fn list(&mut self, whole: &document::Document<'_>, items: &[document::Document<'_>]) {
-        let mut read = Vec::with_capacity(items.len());
+        let (mut kept, mut fresh) = (Vec::new(), Vec::new());
         for item in items {
             let hash = hash(item.text);
-            let known = self.known.contains_key(&hash);
-            let readings =
-                (!known).then(|| manifest::read(self.text, item, self.format, self.interner));
-            if readings.as_ref().is_some_and(|readings| is_broken(readings)) {
-                let readings = manifest::read(self.text, whole, self.format, self.interner);
-                if !is_broken(&readings) {
-                    return self.add(readings, ALWAYS_READ, whole.lines_above);
-                }
-            }
-            read.push((hash, readings));
-        }
-        for (item, (hash, readings)) in items.iter().zip(read) {
-            match (readings, self.known.remove(&hash)) {
-                (Some(readings), _) => self.add(readings, hash, item.lines_above),
-                (None, Some(document)) => self.keep(document, item.lines_above),
-                // The same item stood twice, and the first has taken it.
-                (None, None) => {
-                    let readings = manifest::read(self.text, item, self.format, self.interner);
-                    self.add(readings, hash, item.lines_above);
-                }
+            match self.known.remove(&hash) {
+                Some(document) => kept.push((document, item.lines_above)),
+                None => fresh.push(self.read(item, hash)),
             }
         }
+        if fresh.iter().any(|fresh| is_broken(&fresh.readings)) {
+            let whole = self.read(whole, ALWAYS_READ);
+            if !is_broken(&whole.readings) {
+                return self.fresh.push(whole);
+            }
+        }
+        self.kept.extend(kept);
+        self.fresh.extend(fresh);
     }
 
-    /// Takes over a document that did not change, perhaps at another line.
-    fn keep(&mut self, document: Document, lines_above: u32) {
-        for key in &document.keys {
-            if let Some(definition) = self.before.objects.remove(key) {
-                let definition = Definition { lines_above, ..definition };
-                self.file.objects.insert(key.clone(), definition);
-            }
-        }
-        self.file.documents.push(Document { lines_above, ..document });
-    }
-
-    fn add(&mut self, readings: Vec<Reading>, hash: u64, lines_above: u32) {
-        let mut document = Document { hash, lines_above, ..Document::default() };
-        for reading in readings {
-            let Reading { key, outcome, mut problems, mark, claims } = reading;
-            document.nameless |= key.is_none() && outcome == Outcome::Bad;
-            if let Some(key) = &key {
-                if let Some(first) = self.file.objects.get(key) {
-                    problems.push(second(key, first, mark));
-                    // The first may go while this document stays as it is.
-                    document.hash = ALWAYS_READ;
-                } else {
-                    let before = self.before.objects.remove(key);
-                    let record = match outcome {
-                        Outcome::Good(record) => Some(record),
-                        Outcome::Idle => None,
-                        Outcome::Bad => before.and_then(|definition| definition.record),
-                    };
-                    let definition = Definition { record, claims, mark, lines_above };
-                    self.file.objects.insert(key.clone(), definition);
-                    document.keys.push(key.clone());
-                }
-            }
-            document.problems.extend(problems.into_iter().map(|p| (key.clone(), p)));
-        }
-        self.file.documents.push(document);
-    }
-
-    fn finish(self) -> File {
-        let mut file = self.file;
-        if file.documents.iter().any(|document| document.nameless) {
-            // What the broken document defined cannot be told: all that is missing stays.
-            for (key, definition) in self.before.objects {
-                file.objects.entry(key).or_insert(definition);
-            }
-        }
-        file
+    fn read(&mut self, part: &document::Document<'_>, hash: u64) -> Fresh {
+        let readings = manifest::read(self.text, part, self.format, self.interner);
+        Fresh { readings, hash, lines_above: part.lines_above }
     }
 }
 
