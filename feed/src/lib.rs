@@ -15,6 +15,7 @@ mod name;
 mod object;
 mod problem;
 mod record;
+mod report;
 mod schema;
 mod store;
 mod tree;
