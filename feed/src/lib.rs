@@ -15,6 +15,7 @@ mod name;
 mod object;
 mod problem;
 mod record;
+mod report;
 mod schema;
 pub mod server;
 mod store;
