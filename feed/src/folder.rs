@@ -19,14 +19,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use daemon::Daemon;
 
-use catalogue::Catalogue;
+use catalogue::{Catalogue, Wholes};
 use read::{Files, Mood};
 use scan::{Look, Stat};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 
+use crate::model::{Changes, Model};
 use crate::name::Kinds;
 use crate::record::RecordKind;
+use crate::report::Report;
 use crate::store::{Event, Store};
 use crate::update::{Publisher, Updates, mailbox};
 
@@ -46,20 +48,58 @@ const MAX_POSTPONED: u32 = 5;
 ///
 /// When the folder cannot be read at the start.
 pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<Updates> {
-    scan::look(root)?;
     let (publisher, updates) = mailbox();
+    let output = Output::Mailbox(publisher);
+    start(vec![root.to_owned()], Catalogue::default(), kinds, output, daemon)?;
+    Ok(updates)
+}
+
+/// One look's outcome with whole objects, for the feed server.
+pub(crate) struct Batch {
+    pub(crate) wholes: Wholes,
+    pub(crate) model: Model,
+    pub(crate) changes: Changes,
+    pub(crate) reports: Arc<[Report]>,
+    /// When the first hint of it came.
+    pub(crate) received: Instant,
+}
+
+/// Follows several folders as one, on a thread that lives as long as the process, and hands
+/// over each look with whole objects.
+///
+/// # Errors
+///
+/// When one of the folders cannot be read at the start.
+pub(crate) fn follow_whole(
+    roots: Vec<PathBuf>,
+    daemon: &Daemon,
+    take: impl FnMut(Batch) + Send + 'static,
+) -> std::io::Result<()> {
+    start(roots, Catalogue::of_wholes(), Kinds::all(), Output::Batches(Box::new(take)), daemon)
+}
+
+fn start(
+    roots: Vec<PathBuf>,
+    catalogue: Catalogue,
+    kinds: Kinds,
+    output: Output,
+    daemon: &Daemon,
+) -> std::io::Result<()> {
+    scan::look_at_all(&roots)?;
     let (sender, wakes) = channel();
     forward_reloads(daemon, sender.clone());
-    let status = Status::new(root.to_owned());
+    let names: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
+    let status = Status::new(names.join(", ").into());
     status.show(daemon);
+    let watches = roots.iter().map(|root| Watch::new(root, sender.clone())).collect();
     let folder = Folder {
-        root: root.to_owned(),
-        watch: Watch::new(root, sender),
+        roots,
+        watches,
         hints: Hints::default(),
         files: Files::default(),
-        catalogue: Catalogue::default(),
+        catalogue,
         store: Store::new(kinds),
-        publisher,
+        output,
         status,
         folders: BTreeMap::new(),
         pending: BTreeSet::new(),
@@ -70,7 +110,7 @@ pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Res
         begun: Instant::now(),
     };
     std::thread::Builder::new().name("feed-folder".into()).spawn(move || folder.run(&wakes))?;
-    Ok(updates)
+    Ok(())
 }
 
 /// Wakes the folder's thread at each SIGHUP.
@@ -82,14 +122,29 @@ fn forward_reloads(daemon: &Daemon, wakes: Sender<Wake>) {
     });
 }
 
+/// Where batches go.
+enum Output {
+    Mailbox(Publisher),
+    Batches(Box<dyn FnMut(Batch) + Send>),
+}
+
+impl Output {
+    fn is_read(&self) -> bool {
+        match self {
+            Output::Mailbox(publisher) => publisher.is_read(),
+            Output::Batches(_) => true,
+        }
+    }
+}
+
 struct Folder {
-    root: PathBuf,
-    watch: Watch,
+    roots: Vec<PathBuf>,
+    watches: Vec<Watch>,
     hints: Hints,
     files: Files,
     catalogue: Catalogue,
     store: Store,
-    publisher: Publisher,
+    output: Output,
     status: Status,
     /// The folders of the last whole look.
     folders: BTreeMap<PathBuf, Stat>,
@@ -107,7 +162,7 @@ struct Folder {
 
 impl Folder {
     fn run(mut self, wakes: &Receiver<Wake>) {
-        while self.publisher.is_read() {
+        while self.output.is_read() {
             self.wait(wakes);
             match self.look() {
                 Ok(look) => {
@@ -152,22 +207,36 @@ impl Folder {
                 return Ok(look);
             }
         }
-        let mut look = scan::look(&self.root).map_err(|error| error.to_string())?;
-        if self.watch.follow(&look.folders) {
+        let mut look = scan::look_at_all(&self.roots).map_err(|error| error.to_string())?;
+        if self.watch(&look) {
             // What happened before the new watches was not heard, so look once more.
-            look = scan::look(&self.root).map_err(|error| error.to_string())?;
+            look = scan::look_at_all(&self.roots).map_err(|error| error.to_string())?;
         }
-        let is_same = |a: Option<&Stat>, b: Option<&Stat>| match (a, b) {
-            (Some(a), Some(b)) => a.is_same_file(b),
-            _ => false,
-        };
-        let same_root = is_same(look.folders.get(&self.root), self.folders.get(&self.root));
-        if look.files.is_empty() && !self.files.is_empty() && !same_root {
+        if self.roots.iter().any(|root| self.was_emptied(root, &look)) {
             return Err("the folder was replaced by one without manifests".to_owned());
         }
         self.folders.clone_from(&look.folders);
         self.next = Instant::now() + RESCAN;
         Ok(look)
+    }
+
+    /// Watches the folders of a look; whether there was any to add.
+    fn watch(&mut self, look: &Look) -> bool {
+        let mut added = false;
+        for (root, watch) in self.roots.iter().zip(&mut self.watches) {
+            let below = look.folders.iter().filter(|(path, _)| path.starts_with(root));
+            added |= watch.follow(&below.map(|(path, stat)| (path.clone(), *stat)).collect());
+        }
+        added
+    }
+
+    /// Whether another folder without manifests stands in the place of one that had some.
+    fn was_emptied(&self, root: &Path, look: &Look) -> bool {
+        let same = match (look.folders.get(root), self.folders.get(root)) {
+            (Some(now), Some(before)) => now.is_same_file(before),
+            _ => false,
+        };
+        !same && self.files.any_below(root) && !look.files.keys().any(|path| path.starts_with(root))
     }
 
     /// Reads what changed and publishes it as one batch.
@@ -217,18 +286,30 @@ impl Folder {
         let received = self.heard.take().unwrap_or(begun);
         if first || !changes.is_empty() {
             tracing::debug!(changes = changes.len(), build = ?begun.elapsed(), "batch");
-            self.publisher.publish(model, changes, received, true);
         }
-        self.report();
+        if let Output::Mailbox(publisher) = &self.output {
+            if first || !changes.is_empty() {
+                publisher.publish(model, changes, received, true);
+            }
+            self.report();
+            return;
+        }
+        let reports = self.report();
+        if let Output::Batches(take) = &mut self.output {
+            let wholes = self.catalogue.take_wholes();
+            take(Batch { wholes, model, changes, reports, received });
+        }
     }
 
-    fn report(&mut self) {
+    fn report(&mut self) -> Arc<[Report]> {
         let mut reports = self.catalogue.reports();
         let faults = self.files.reports();
         if !faults.is_empty() {
             reports = reports.iter().cloned().chain(faults).collect();
         }
-        self.status.update(reports, self.catalogue.served().clone(), self.store.is_synced());
+        let (served, synced) = (self.catalogue.served().clone(), self.store.is_synced());
+        self.status.update(reports.clone(), served, synced);
+        reports
     }
 
     /// The batch's events; the first batch is a list of every kind.

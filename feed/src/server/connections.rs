@@ -252,8 +252,7 @@ impl Gate {
         let address = stream.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
         let loopback = |addr: SocketAddr| addr.ip().to_canonical().is_loopback();
         // Traffic between two loopback addresses never leaves the machine.
-        let inside =
-            from.is_some_and(loopback) && stream.local_addr().is_ok_and(loopback);
+        let inside = from.is_some_and(loopback) && stream.local_addr().is_ok_and(loopback);
         let stream = Stall::new(stream, self.api.server.metrics.slow_watchers.clone());
         let Some(config) = self.tls.current() else {
             let peer = Peer { private: inside, local, rebindable: local, address };

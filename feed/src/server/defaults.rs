@@ -251,6 +251,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
     fn check(resource: Resource, object: Value, expected: Value) {
         let mut completed = object.clone();
         complete(resource, &mut completed);
@@ -261,6 +262,7 @@ mod tests {
     }
 
     #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
     fn check_service(spec: Value, expected: Value) {
         let status = json!({"loadBalancer": {}});
         check(

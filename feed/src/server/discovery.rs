@@ -71,7 +71,7 @@ fn description(name: &str) -> Option<Value> {
         "groupVersion": format!("{name}/{}", Resource::VERSION),
         "version": Resource::VERSION,
     });
-    Some(json!({"name": name, "versions": [version.clone()], "preferredVersion": version}))
+    Some(json!({"name": name, "versions": [&version], "preferredVersion": version}))
 }
 
 fn resource(resource: Resource) -> Value {

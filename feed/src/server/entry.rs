@@ -194,11 +194,6 @@ impl Entry {
         &self.frame[self.parts.object.clone()]
     }
 
-    /// The object, sharing the bytes.
-    pub(crate) fn object_bytes(&self) -> Bytes {
-        self.frame.slice(self.parts.object.clone())
-    }
-
     /// The object as an item of a typed list, without its kind; the opening brace is left out.
     pub(crate) fn item(&self) -> &[u8] {
         &self.frame[self.parts.item..self.parts.object.end]
@@ -326,7 +321,6 @@ mod tests {
         let object = format!("{{{kind}{item}");
         assert_eq!(entry.frame(), format!("{prefix}{object}}}\n").as_bytes());
         assert_eq!(entry.object(), object.as_bytes());
-        assert_eq!(entry.object_bytes(), object);
         assert_eq!(entry.item(), item.as_bytes());
         let metadata = &item[..item.find(r#","addressType"#).unwrap()];
         assert_eq!(entry.metadata(), metadata.as_bytes());

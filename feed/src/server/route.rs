@@ -92,6 +92,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
     fn check(path: &str, expected: Route) {
         assert_eq!(Route::of(path), expected, "{path}");
     }

@@ -73,12 +73,6 @@ impl Selector {
         self.labels.iter().all(|wanted| wanted.matches(entry.label(&wanted.key)))
             && self.fields.iter().all(|w| (entry.field(w.field) == w.value) == w.equal)
     }
-
-    /// The value that a field must have, if the selector names one.
-    pub(crate) fn required(&self, field: &str) -> Option<&str> {
-        let found = self.fields.iter().find(|wanted| wanted.equal && wanted.field == field);
-        found.map(|wanted| wanted.value.as_str())
-    }
 }
 
 impl Requirement {

@@ -9,11 +9,14 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::assemble::Key;
 use super::history::History;
+use super::live::Live;
 use super::resource::Resource;
 use crate::name::ObjectName;
 
@@ -23,12 +26,12 @@ const FILE: &str = "feed-server.json";
 pub(crate) const AHEAD: u64 = 1 << 20;
 
 /// What the file holds.
-#[derive(Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Saved {
     /// No version above this was given out.
     pub(crate) ceiling: u64,
     /// `plural/namespace/name` → time of creation.
-    created: BTreeMap<String, String>,
+    pub(super) created: BTreeMap<String, String>,
 }
 
 impl Saved {
@@ -58,6 +61,34 @@ impl Saved {
         let known = self.created.iter().filter_map(|(text, at)| Some((key(text)?, at.clone())));
         known.collect()
     }
+}
+
+/// Between two writes: what is lost in between is when an object was first seen.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Writes the state whenever it changed, for as long as the process lives. `ceiling` is the one
+/// that was written last.
+pub(crate) fn keep(state: StateDir, live: Arc<Live>, mut ceiling: u64) {
+    tokio::spawn(async move {
+        let mut written = 0;
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let version = live.read(History::version);
+            if version == written {
+                continue;
+            }
+            if version + AHEAD / 2 > ceiling {
+                ceiling = version + AHEAD;
+            }
+            let (state, live) = (state.clone(), live.clone());
+            let save = move || state.save(&live.read(|history| Saved::of(history, ceiling)));
+            match tokio::task::spawn_blocking(save).await {
+                Ok(Ok(())) => written = version,
+                Ok(Err(error)) => tracing::warn!(%error, "cannot write the state"),
+                Err(error) => tracing::warn!(%error, "cannot write the state"),
+            }
+        }
+    });
 }
 
 /// The folder of `--state-dir`.
@@ -105,12 +136,8 @@ impl StateDir {
     pub(crate) fn save(&self, saved: &Saved) -> io::Result<()> {
         let body = serde_json::to_string(saved)?;
         let beside = self.0.join(format!(".{FILE}.new"));
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(format!("{}\n{body}", checksum(&body)).as_bytes())?;
         file.sync_all()?;

@@ -127,6 +127,7 @@ const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const SERVICES: &str = "/api/v1/services";
 
 /// A Status with that code and whatever else is given.
+#[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
 fn failure(code: u16, message: &str, more: Value) -> Value {
     let mut status = json!({
         "kind": "Status",
@@ -155,10 +156,7 @@ async fn bad_lists() {
             "\"spec.foo\" is not a known field selector: only \"metadata.name\", \
              \"metadata.namespace\"",
         ),
-        (
-            "labelSelector=%3D",
-            "unable to parse requirement: found '=', expected: identifier",
-        ),
+        ("labelSelector=%3D", "unable to parse requirement: found '=', expected: identifier"),
         (
             "resourceVersion=abc",
             "invalid resource version: resourceVersion: Invalid value: \"abc\": \
@@ -377,6 +375,7 @@ async fn lines(query: &str) -> Vec<Value> {
     seen.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
 fn error(object: Value) -> Vec<Value> {
     vec![json!({"type": "ERROR", "object": object})]
 }

@@ -188,7 +188,7 @@ fn rejections_are_events_until_they_are_mended() {
     check(&mut assembler, Batch::default(), &[]);
 
     let moved = Rejection { line: 7, ..one.clone() };
-    let changes = check(&mut assembler, reject(vec![moved.clone()]), &[&added]);
+    let changes = check(&mut assembler, reject(vec![moved]), &[&added]);
     assert!(format!("{changes:?}").contains("a.yaml:7:2"), "{changes:?}");
 
     let other = rejection("", "node", "bad");

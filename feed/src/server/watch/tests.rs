@@ -62,7 +62,6 @@ fn told(piece: &[u8]) -> String {
     text.lines().map(line).collect::<Vec<_>>().join(" ")
 }
 
-#[track_caller]
 async fn expect(stream: &mut Stream, expected: &str) {
     let piece = stream.next().await;
     assert_eq!(piece.map_or_else(|| "end".to_owned(), |piece| told(&piece)), expected);
