@@ -230,7 +230,7 @@ fn clock_version() -> u64 {
 fn warn_of_openness(config: &Config) {
     for address in config.listen.iter().filter(|address| !address.is_local()) {
         if config.token_file.is_none() {
-            tracing::warn!(%address, "everybody who reaches the address may read (no --token-file)");
+            tracing::warn!(%address, "who reaches the address may read (no --token-file)");
         } else if config.tls_cert.is_none() {
             tracing::warn!(%address, "tokens travel in the clear (no --tls-cert)");
         }
@@ -258,12 +258,15 @@ fn show(daemon: &Daemon, server: &Server, config: &Config) {
     let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
     let (tls, tokens) = (config.tls_cert.is_some(), config.token_file.is_some());
     daemon.admin.add_status("server", move || {
-        let (version, fill) = live.read(|history| (history.version(), history.fill()));
+        let fill = live.read(History::fill);
+        let newest = live.newest();
         json!({
             "listen": listen,
             "tls": tls,
             "tokens": tokens,
-            "resourceVersion": version,
+            // As text: the number has more digits than many readers of JSON keep.
+            "resourceVersion": newest.version.to_string(),
+            "generation": newest.generation,
             "historyEvents": fill.events,
             "historyBytes": fill.bytes,
         })
@@ -274,8 +277,9 @@ fn show(daemon: &Daemon, server: &Server, config: &Config) {
 fn snapshot(live: &Live) -> Value {
     let (version, current) = live.read(|history| {
         let current = Resource::ALL.map(|resource| (resource, history.current(resource).objects));
-        (history.version(), current)
+        (history.version().to_string(), current)
     });
+    let generation = live.newest().generation;
     let mut objects = Map::new();
     for (resource, of_resource) in current {
         let versions = of_resource.iter();
@@ -284,5 +288,5 @@ fn snapshot(live: &Live) -> Value {
             .collect();
         objects.insert(resource.qualified(), versions.into());
     }
-    json!({"generation": version, "objects": objects})
+    json!({"generation": generation, "resourceVersion": version, "objects": objects})
 }

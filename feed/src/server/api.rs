@@ -274,7 +274,10 @@ fn following(stream: Stream) -> Response<Body> {
 
 /// A watch that ends with its first line.
 fn streamed(line: String) -> Response<Body> {
-    json_text(line.into_bytes())
+    let only = stream::iter([Ok(Frame::data(Bytes::from(line)))]);
+    let mut response = Response::new(StreamBody::new(only).boxed_unsync());
+    set(&mut response, CONTENT_TYPE, JSON);
+    uncached(response)
 }
 
 fn found(description: Option<Value>) -> Answer {

@@ -241,9 +241,12 @@ fn pod(object: &mut Object) {
         default(status, "podIP", first);
     }
     let ip = text(status, "podIP").to_owned();
-    if !ip.is_empty() {
-        default(status, "podIPs", json!([{"ip": ip}]));
+    if ip.is_empty() {
+        return default(status, "phase", "Pending");
     }
+    default(status, "podIPs", json!([{"ip": ip}]));
+    // Written by hand, without a kubelet to say it: what has an address runs.
+    default(status, "phase", "Running");
 }
 
 #[cfg(test)]
@@ -324,7 +327,11 @@ mod tests {
     fn other_services() {
         check_service(
             json!({"type": "ExternalName", "externalName": "db.example"}),
-            json!({"type": "ExternalName", "externalName": "db.example", "sessionAffinity": "None"}),
+            json!({
+                "type": "ExternalName",
+                "externalName": "db.example",
+                "sessionAffinity": "None",
+            }),
         );
         check_service(
             json!({"sessionAffinity": "ClientIP", "publishNotReadyAddresses": "yes",
@@ -404,7 +411,11 @@ mod tests {
                     "dnsPolicy": "ClusterFirst",
                     "restartPolicy": "Always",
                 },
-                "status": {"podIP": "10.1.0.2", "podIPs": [{"ip": "10.1.0.2"}]},
+                "status": {
+                    "phase": "Running",
+                    "podIP": "10.1.0.2",
+                    "podIPs": [{"ip": "10.1.0.2"}],
+                },
             }),
         );
         check(

@@ -24,13 +24,15 @@ pub(crate) struct Live {
 pub(crate) struct Bell {
     /// The newest version.
     pub(crate) version: u64,
+    /// Counts batches that changed something, from 1.
+    pub(crate) generation: u64,
     /// Watches are to end.
     pub(crate) draining: bool,
 }
 
 impl Live {
     pub(crate) fn new(history: History) -> Live {
-        let bell = Bell { version: history.version(), draining: false };
+        let bell = Bell { version: history.version(), generation: 0, draining: false };
         let bell = watch::Sender::new(bell);
         Live { history: RwLock::new(history), bell, begun: Instant::now() }
     }
@@ -57,6 +59,11 @@ impl Live {
         self.bell.subscribe()
     }
 
+    /// The newest version, and which batch made it.
+    pub(crate) fn newest(&self) -> Bell {
+        *self.bell.borrow()
+    }
+
     /// Ends all watches.
     pub(crate) fn drain(&self) {
         self.bell.send_modify(|bell| bell.draining = true);
@@ -70,6 +77,7 @@ impl Live {
         self.bell.send_if_modified(|bell| {
             let newer = bell.version != version;
             bell.version = version;
+            bell.generation += u64::from(newer);
             newer
         });
         result
