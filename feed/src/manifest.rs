@@ -277,7 +277,8 @@ impl<'a> Read<'_, 'a, '_, '_> {
         self.reading(outcome, problems)
     }
 
-    fn reading(self, outcome: Outcome, problems: Vec<Problem>) -> Reading {
+    fn reading(self, outcome: Outcome, mut problems: Vec<Problem>) -> Reading {
+        problems.sort_by_key(|problem| (problem.level, problem.mark));
         let (key, claims) = match &outcome {
             Outcome::Good(record) => (Some(record.key()), self.claims(record)),
             _ => (key_of(self.tree, self.node, self.kind), Vec::new()),
@@ -299,7 +300,7 @@ impl<'a> Read<'_, 'a, '_, '_> {
 
     fn complaint(&self, complaint: Complaint) -> Problem {
         let mark = self.tree.locate(self.node, &complaint.path);
-        let path = Path(&complaint.path);
+        let path = Path(&complaint.path[..complaint.path.len() - complaint.unsaid]);
         let message = match complaint.path.is_empty() {
             true => complaint.message,
             false => format!("{path}: {}", complaint.message),
@@ -330,3 +331,6 @@ impl<'a> Read<'_, 'a, '_, '_> {
         ips.chain(ports).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -52,9 +52,14 @@ impl Status {
     /// Adds the status page and the metrics.
     pub(super) fn show(&self, daemon: &daemon::Daemon) {
         let page = self.clone();
-        daemon.admin.add_status("feed", move || page.lock().page());
+        daemon.admin.add_status("feed", move || page.page());
         let metrics = Gauges(self.clone());
         daemon.metrics.register(|registry| registry.register_collector(Box::new(metrics)));
+    }
+
+    /// The member of `/status`.
+    pub(super) fn page(&self) -> Value {
+        self.lock().page()
     }
 
     /// A scan ended: `Err` says why the folder could not be read.
