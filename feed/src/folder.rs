@@ -231,14 +231,17 @@ impl Folder {
         }
         let (model, changes) = self.store.commit();
         let received = self.heard.take().unwrap_or(begun);
-        if first || !changes.is_empty() {
+        let changed = first || !changes.is_empty();
+        let news = self.report(changed);
+        if changed {
             tracing::debug!(changes = changes.len(), build = ?begun.elapsed(), "batch");
             self.publisher.publish(model, changes, received, true);
         }
-        self.report();
+        status::log(&news);
     }
 
-    fn report(&mut self) {
+    /// Shows at `/status` what is wrong; returns what was not wrong before.
+    fn report(&mut self, changed: bool) -> Vec<Report> {
         let mut reports = self.catalogue.reports();
         let faults = self.files.reports();
         if !faults.is_empty() {
@@ -247,7 +250,8 @@ impl Folder {
             let others = reports.iter().filter(|report| !stale(report)).cloned();
             reports = others.chain(faults.iter().cloned()).collect();
         }
-        self.status.update(reports, self.catalogue.served().clone(), self.store.is_synced());
+        let served = self.catalogue.served().clone();
+        self.status.update(reports, served, self.store.is_synced(), changed)
     }
 
     /// The batch's events; the first batch is a list of every kind.

@@ -81,26 +81,24 @@ impl Status {
         }
     }
 
-    /// A batch was published, or what is wrong changed.
+    /// Takes the state after a batch; returns what was not wrong before.
     pub(super) fn update(
         &self,
         reports: Arc<[Report]>,
         served: BTreeMap<&'static str, usize>,
         synced: bool,
-    ) {
+        changed: bool,
+    ) -> Vec<Report> {
         let mut inner = self.lock();
-        let news = if Arc::ptr_eq(&inner.reports, &reports) {
-            Vec::new()
-        } else {
-            news(&inner.reports, &reports)
-        };
+        let same = Arc::ptr_eq(&inner.reports, &reports);
+        let news = if same { Vec::new() } else { news(&inner.reports, &reports) };
         inner.reports = reports;
         inner.served = served;
         inner.synced = synced;
-        inner.updated = Some(SystemTime::now());
-        // Standard error may be slow, and the admin endpoint wants the lock.
-        drop(inner);
-        log(&news);
+        if changed {
+            inner.updated = Some(SystemTime::now());
+        }
+        news
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -154,7 +152,8 @@ fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
     now.iter().filter(|report| !known.contains(&identity(report))).cloned().collect()
 }
 
-fn log(news: &[Report]) {
+/// Logs problems: each once, when it is new.
+pub(super) fn log(news: &[Report]) {
     for report in news.iter().take(MAX_LOGGED) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
