@@ -5,7 +5,7 @@
 //! nothing. Left out: what the files mean together ([`catalogue`]) and what the objects do
 //! (the store).
 
-pub(crate) mod catalogue;
+mod catalogue;
 mod read;
 mod scan;
 mod status;
@@ -19,9 +19,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use daemon::Daemon;
 
-use catalogue::Catalogue;
+pub(crate) use catalogue::Catalogue;
+pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
 use scan::{Look, Stat};
+pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 

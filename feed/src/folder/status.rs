@@ -108,13 +108,13 @@ impl Status {
 
 impl Inner {
     fn page(&self) -> Value {
-        let errors = self.reports.iter().filter(|r| r.problem.level == Level::Error).count();
+        let errors = self.reports.iter().filter(|report| report.is_error()).count();
         let state = match (&self.fault, self.synced) {
             (Some(_), _) => "fault",
             (None, true) => "synced",
             (None, false) => "listing",
         };
-        let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(report).collect();
+        let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(Report::summary).collect();
         json!({
             "source": self.source.display().to_string(),
             "state": state,
@@ -127,19 +127,6 @@ impl Inner {
             "rejected": rejected,
         })
     }
-}
-
-fn report(report: &Report) -> Value {
-    let problem = &report.problem;
-    json!({
-        "file": report.file.display().to_string(),
-        "line": report.line(),
-        "column": report.column(),
-        "object": report.object.as_ref().map(ToString::to_string),
-        "message": problem.message,
-        "help": problem.help,
-        "level": problem.level,
-    })
 }
 
 fn timestamp(time: SystemTime) -> String {
@@ -194,7 +181,7 @@ impl Collector for Gauges {
             "Seconds since the feed was last heard: for a folder, since its last whole scan",
             inner.heard.elapsed().as_secs_f64(),
         )?;
-        let errors = inner.reports.iter().filter(|r| r.problem.level == Level::Error);
+        let errors = inner.reports.iter().filter(|report| report.is_error());
         // An object with two problems is one rejected object; what has no name counts each time.
         let mut objects = HashSet::new();
         let mut rejected: BTreeMap<&str, usize> = BTreeMap::new();

@@ -245,7 +245,7 @@ async fn a_broken_file_keeps_what_it_had_and_stops_no_other() {
     folder.until("the good one", "a=10.0.0.1 b=10.0.0.3").await;
     let status = folder.status();
     let report = &status["rejected"][0];
-    assert_eq!((&report["line"], &report["column"]), (&2.into(), &1.into()), "{status:#}");
+    assert_eq!((&report["line"], &report["column"]), (&1.into(), &15.into()), "{status:#}");
     assert!(report["file"].as_str().unwrap().ends_with("/root/a.yaml"));
     fs::write(folder.file("a.yaml"), b"kind: \xff\xfe\n").unwrap();
     folder.until_status("not UTF-8", |s| rejected(s).join("").contains("not UTF-8")).await;

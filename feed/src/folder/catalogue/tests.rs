@@ -132,7 +132,7 @@ fn what_a_broken_document_may_have_held_stays() {
         ["c=10.0.0.3"]
     );
     assert_eq!(folder.held(), "a=10.0.0.1 b=10.0.0.2 c=10.0.0.3");
-    assert!(folder.errors()[0].starts_with("f.yaml:3:1: error: not valid YAML"));
+    assert!(folder.errors()[0].starts_with("f.yaml:2:6: error: not valid YAML"));
     // Once nothing is broken, what is not there is gone.
     assert_eq!(folder.put("f.yaml", &service("a", "10.0.0.1")), ["-b", "-c"]);
 }
