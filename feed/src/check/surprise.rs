@@ -86,8 +86,7 @@ fn service(entry: &ServiceEntry, found: &mut Found) {
         return warn(
             "metadata.name",
             format!("Service {} has no endpoints, so nothing answers there", service.name),
-            "add an EndpointSlice with the label kubernetes.io/service-name, or Pods with an IP \
-             that its selector picks",
+            "add an EndpointSlice labelled kubernetes.io/service-name, or Pods that it selects",
         );
     }
     let ready = entry.slices.iter().flat_map(|slice| &slice.endpoints).any(|e| e.ready);

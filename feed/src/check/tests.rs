@@ -1,3 +1,5 @@
+//! What a check finds in small manifests, and how it is printed.
+
 use super::*;
 
 /// Checks files of these names and texts; each problem as `file:line:column: level: message`.
@@ -50,7 +52,8 @@ ports:
 
 fn ingress(rest: &str) -> String {
     format!(
-        "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: web\nspec:\n{rest}"
+        "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: \
+        web\nspec:\n{rest}"
     )
 }
 
@@ -96,7 +99,8 @@ fn an_ingress_that_leads_nowhere_is_warned_of() {
     let served = SERVICE.to_owned() + SLICE;
     let text = served
         + &ingress(
-            "  defaultBackend: {service: {name: none, port: {number: 80}}}\n  rules:\n  - http:\n      \
+            "  defaultBackend: {service: {name: none, port: {number: 80}}}\n  rules:\n  - \
+            http:\n      \
              paths:\n      - {path: /, pathType: Prefix, backend: {service: {name: web, port: \
              {number: 81}}}}\n      - {path: /a, pathType: Prefix, backend: {service: {name: web, \
              port: {name: http}}}}\n",
@@ -115,7 +119,8 @@ fn an_ingress_that_leads_nowhere_is_warned_of() {
 
 #[test]
 fn two_routes_for_the_same_path_are_warned_of() {
-    let rule = "  rules:\n  - host: a.example\n    http: {paths: [{path: /, pathType: Prefix, backend: \
+    let rule = "  rules:\n  - host: a.example\n    http: {paths: [{path: /, pathType: Prefix, \
+    backend: \
                 {service: {name: web, port: {number: 80}}}}]}\n";
     let one = ingress(rule);
     let two = one.replace("name: web\nspec", "name: other\nspec");
@@ -187,7 +192,7 @@ fn a_problem_is_shown_with_its_lines_and_what_to_do() {
           4 | metadata:
           5 |   name: web
             |         ^^^
-          help: add an EndpointSlice with the label kubernetes.io/service-name, or Pods with an IP that its selector picks
+          help: add an EndpointSlice labelled kubernetes.io/service-name, or Pods that it selects
 
         h.yaml:2:1: error: Service default/web is defined a second time, so this one is not served
           1 | ---

@@ -19,7 +19,8 @@ const TOLD: Duration = Duration::from_secs(1);
 
 fn service(name: &str, ip: &str) -> String {
     format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  clusterIP: {ip}\n  \
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  clusterIP: \
+        {ip}\n  \
          ports:\n  - port: 80\n"
     )
 }
@@ -45,10 +46,10 @@ impl Followed {
         .await
     }
 
-    /// Follows a folder `root` in a folder of its own.
+    /// Follows a folder in a folder of its own.
     async fn start_after(prepare: impl FnOnce(&Path)) -> Followed {
         let above = tempfile::tempdir().unwrap();
-        let root = above.path().join("root");
+        let root = above.path().join("folder");
         fs::create_dir(&root).unwrap();
         prepare(&root);
         let daemon = Daemon::detached("feed", 1);
@@ -61,7 +62,7 @@ impl Followed {
     }
 
     fn root(&self) -> PathBuf {
-        self.above.path().join("root")
+        self.above.path().join("folder")
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -246,7 +247,7 @@ async fn a_broken_file_keeps_what_it_had_and_stops_no_other() {
     let status = folder.status();
     let report = &status["rejected"][0];
     assert_eq!((&report["line"], &report["column"]), (&1.into(), &15.into()), "{status:#}");
-    assert!(report["file"].as_str().unwrap().ends_with("/root/a.yaml"));
+    assert!(report["file"].as_str().unwrap().ends_with("folder/a.yaml"));
     fs::write(folder.file("a.yaml"), b"kind: \xff\xfe\n").unwrap();
     folder.until_status("not UTF-8", |s| rejected(s).join("").contains("not UTF-8")).await;
     assert_eq!(folder.status()["rejected"][0]["column"], 7);

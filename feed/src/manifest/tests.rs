@@ -1,3 +1,5 @@
+//! Tables of manifests: what the API refuses, in its words, at its place; and what it defaults.
+
 use super::*;
 use crate::document;
 use crate::model::{Address, PathType, ServiceType, TargetPort, TrafficPolicy};
@@ -51,7 +53,8 @@ fn service(spec: &str) -> String {
 
 fn slice(rest: &str) -> String {
     format!(
-        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: a\n  labels:\n    \
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: a\n  \
+        labels:\n    \
          kubernetes.io/service-name: web\n{rest}"
     )
 }
@@ -160,10 +163,9 @@ fn addresses_of_services_are_refused_as_the_api_does() {
     );
     check(
         "  clusterIP: 10.96.0.1\n  type: LoadBalancer\n  loadBalancerSourceRanges: [10.0.0.0/33]\n",
-        &[
-            "8:30: error: spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/33\": must be \
-           a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
-        ],
+        &["8:30: error: spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/33\": must \
+            be \
+           a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"],
     );
     check("  clusterIPs: [10.96.0.1, 'fd00::1']\n", &[]);
 }
@@ -318,10 +320,9 @@ fn ingresses_are_refused_as_the_api_does() {
     );
     check(
         "  defaultBackend: {resource: {kind: Bucket, name: b, apiGroup: x.io}}\n",
-        &[
-            "6:20: error: spec.defaultBackend.resource: Unsupported value: a backend of kind Bucket \
-           (b) cannot be served (name a Service under `service` instead)",
-        ],
+        &["6:20: error: spec.defaultBackend.resource: Unsupported value: a backend of kind \
+            Bucket \
+           (b) cannot be served (name a Service under `service` instead)"],
     );
 }
 
@@ -459,7 +460,8 @@ fn values_of_a_wrong_type_are_refused_with_what_to_do() {
 
 #[test]
 fn json_has_places_too() {
-    let text = "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n  {\"apiVersion\": \"v1\", \
+    let text = "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n  \
+    {\"apiVersion\": \"v1\", \
                 \"kind\": \"Service\",\n   \"metadata\": {\"name\": \"a\"}, \"spec\": \
                 {\"prots\": []}},\n  {\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \
                 \"metadata\": {\"nam\": \"b\"}}\n]}";
@@ -546,7 +548,8 @@ fn a_dumped_pod_loads() {
 
 #[test]
 fn anchors_and_merge_keys_work_as_in_kubectl() {
-    let text = "apiVersion: v1\nkind: List\nitems:\n- &base\n  apiVersion: v1\n  kind: Namespace\n  \
+    let text = "apiVersion: v1\nkind: List\nitems:\n- &base\n  apiVersion: v1\n  kind: \
+    Namespace\n  \
                 metadata: {name: a}\n- <<: *base\n  metadata: {name: b}\n";
     let names: Vec<_> =
         readings(text).into_iter().map(|(_, r)| r.key.unwrap().name.name.to_string()).collect();

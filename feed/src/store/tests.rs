@@ -1,3 +1,5 @@
+//! Re-lists, and the slices of Pods and Endpoints.
+
 use super::*;
 use crate::document;
 use crate::manifest::{self, Format, Outcome};
@@ -72,21 +74,25 @@ fn slices(model: &Model, service: &str) -> Vec<String> {
 }
 
 const SERVICE: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  \
-                       clusterIP: 10.0.0.1\n  selector: {app: web}\n  ports:\n  - {name: http, port: \
+                       clusterIP: 10.0.0.1\n  selector: {app: web}\n  ports:\n  - {name: http, \
+                       port: \
                        80, targetPort: http}\n";
 
 fn pod(name: &str, ip: &str, ready: bool) -> String {
     let status = if ready { "True" } else { "False" };
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web, v: '1'}}}}\n\
-         spec:\n  nodeName: node-a\n  containers:\n  - ports: [{{name: http, containerPort: 8080}}]\n\
+         spec:\n  nodeName: node-a\n  containers:\n  - ports: [{{name: http, containerPort: \
+         8080}}]\n\
          status:\n  podIP: {ip}\n  podIPs: [{{ip: {ip}}}]\n  conditions: [{{type: Ready, status: \
          \"{status}\"}}]\n"
     )
 }
 
-const EXPLICIT: &str = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: \
-                        web-1, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nports: \
+const EXPLICIT: &str = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: \
+{name: \
+                        web-1, labels: {kubernetes.io/service-name: web}}\naddressType: \
+                        IPv4\nports: \
                         [{name: http, port: 9}]\nendpoints: [{addresses: [10.9.9.9]}]\n";
 
 const ENDPOINTS: &str = "---\napiVersion: v1\nkind: Endpoints\nmetadata: {name: web}\nsubsets:\n- \

@@ -1,3 +1,5 @@
+//! YAML and JSON as trees with places, and how strictly they are decoded.
+
 use super::decode::{Finding, Scalar, decode, resolve};
 use super::*;
 

@@ -1,3 +1,5 @@
+//! What a folder serves after each batch of files, and what it reports.
+
 use super::*;
 
 /// A catalogue with what the store would hold.
@@ -72,14 +74,16 @@ fn describe(record: &Record) -> String {
 
 fn service(name: &str, ip: &str) -> String {
     format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  clusterIP: {ip}\n  \
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  clusterIP: \
+        {ip}\n  \
          ports: [{{port: 80}}]\n"
     )
 }
 
 fn node_port(name: &str, ip: &str, port: u16) -> String {
     format!(
-        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  type: NodePort\n  \
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  type: \
+        NodePort\n  \
          clusterIP: {ip}\n  ports: [{{port: 80, nodePort: {port}}}]\n"
     )
 }
