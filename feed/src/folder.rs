@@ -5,7 +5,7 @@
 //! nothing. Left out: what the files mean together ([`catalogue`]) and what the objects do
 //! (the store).
 
-pub(crate) mod catalogue;
+mod catalogue;
 mod read;
 mod scan;
 mod status;
@@ -19,9 +19,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use daemon::Daemon;
 
-use catalogue::{Catalogue, Wholes};
+pub(crate) use catalogue::Catalogue;
+use catalogue::Wholes;
+pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
 use scan::{Look, Stat};
+pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 
@@ -48,10 +51,14 @@ const MAX_POSTPONED: u32 = 5;
 ///
 /// When the folder cannot be read at the start.
 pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<Updates> {
+    start(root, kinds, daemon).map(|(updates, _)| updates)
+}
+
+fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates, Status)> {
     let (publisher, updates) = mailbox();
     let output = Output::Mailbox(publisher);
-    start(vec![root.to_owned()], Catalogue::default(), kinds, output, daemon)?;
-    Ok(updates)
+    let status = spawn(vec![root.to_owned()], Catalogue::default(), kinds, output, daemon)?;
+    Ok((updates, status))
 }
 
 /// One look's outcome with whole objects, for the feed server.
@@ -75,16 +82,17 @@ pub(crate) fn follow_whole(
     daemon: &Daemon,
     take: impl FnMut(Batch) + Send + 'static,
 ) -> std::io::Result<()> {
-    start(roots, Catalogue::of_wholes(), Kinds::all(), Output::Batches(Box::new(take)), daemon)
+    let output = Output::Batches(Box::new(take));
+    spawn(roots, Catalogue::of_wholes(), Kinds::all(), output, daemon).map(|_| ())
 }
 
-fn start(
+fn spawn(
     roots: Vec<PathBuf>,
     catalogue: Catalogue,
     kinds: Kinds,
     output: Output,
     daemon: &Daemon,
-) -> std::io::Result<()> {
+) -> std::io::Result<Status> {
     scan::look_at_all(&roots)?;
     let (sender, wakes) = channel();
     forward_reloads(daemon, sender.clone());
@@ -92,25 +100,10 @@ fn start(
     let status = Status::new(names.join(", ").into());
     status.show(daemon);
     let watches = roots.iter().map(|root| Watch::new(root, sender.clone())).collect();
-    let folder = Folder {
-        roots,
-        watches,
-        hints: Hints::default(),
-        files: Files::default(),
-        catalogue,
-        store: Store::new(kinds),
-        output,
-        status,
-        folders: BTreeMap::new(),
-        pending: BTreeSet::new(),
-        soon: None,
-        next: Instant::now(),
-        heard: None,
-        postponed: 0,
-        begun: Instant::now(),
-    };
+    let store = Store::new(kinds);
+    let folder = Folder::new(roots, watches, catalogue, store, output, status.clone());
     std::thread::Builder::new().name("feed-folder".into()).spawn(move || folder.run(&wakes))?;
-    Ok(())
+    Ok(status)
 }
 
 /// Wakes the folder's thread at each SIGHUP.
@@ -161,6 +154,33 @@ struct Folder {
 }
 
 impl Folder {
+    fn new(
+        roots: Vec<PathBuf>,
+        watches: Vec<Watch>,
+        catalogue: Catalogue,
+        store: Store,
+        output: Output,
+        status: Status,
+    ) -> Folder {
+        Folder {
+            roots,
+            watches,
+            hints: Hints::default(),
+            files: Files::default(),
+            catalogue,
+            store,
+            output,
+            status,
+            folders: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            soon: None,
+            next: Instant::now(),
+            heard: None,
+            postponed: 0,
+            begun: Instant::now(),
+        }
+    }
+
     fn run(mut self, wakes: &Receiver<Wake>) {
         while self.output.is_read() {
             self.wait(wakes);
@@ -284,32 +304,37 @@ impl Folder {
         }
         let (model, changes) = self.store.commit();
         let received = self.heard.take().unwrap_or(begun);
-        if first || !changes.is_empty() {
+        let changed = first || !changes.is_empty();
+        let (reports, news) = self.report(changed);
+        if changed {
             tracing::debug!(changes = changes.len(), build = ?begun.elapsed(), "batch");
         }
-        if let Output::Mailbox(publisher) = &self.output {
-            if first || !changes.is_empty() {
+        match &mut self.output {
+            Output::Mailbox(publisher) if changed => {
                 publisher.publish(model, changes, received, true);
             }
-            self.report();
-            return;
+            Output::Mailbox(_) => {}
+            Output::Batches(take) => {
+                let wholes = self.catalogue.take_wholes();
+                take(Batch { wholes, model, changes, reports, received });
+            }
         }
-        let reports = self.report();
-        if let Output::Batches(take) = &mut self.output {
-            let wholes = self.catalogue.take_wholes();
-            take(Batch { wholes, model, changes, reports, received });
-        }
+        status::log(&news);
     }
 
-    fn report(&mut self) -> Arc<[Report]> {
+    /// Shows at `/status` what is wrong; returns that, and what of it was not wrong before.
+    fn report(&mut self, changed: bool) -> (Arc<[Report]>, Vec<Report>) {
         let mut reports = self.catalogue.reports();
         let faults = self.files.reports();
         if !faults.is_empty() {
-            reports = reports.iter().cloned().chain(faults).collect();
+            // Of a file that cannot be read now, older problems are no longer true.
+            let stale = |report: &Report| faults.iter().any(|fault| fault.file == report.file);
+            let others = reports.iter().filter(|report| !stale(report)).cloned();
+            reports = others.chain(faults.iter().cloned()).collect();
         }
         let (served, synced) = (self.catalogue.served().clone(), self.store.is_synced());
-        self.status.update(reports.clone(), served, synced);
-        reports
+        let news = self.status.update(reports.clone(), served, synced, changed);
+        (reports, news)
     }
 
     /// The batch's events; the first batch is a list of every kind.
