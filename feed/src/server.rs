@@ -56,7 +56,7 @@ use watch::Server;
 /// Connections at once, by default: more clients than one machine's folder has, few enough for
 /// their buffers to stay within 200 MB when all of them are slow.
 const MAX_CONNECTIONS: &str = "1024";
-/// Watches at once, by default: eight kinds on each connection.
+/// Watches and long lists at once, by default: eight kinds on each connection.
 const MAX_WATCHES: &str = "8192";
 /// Descriptors besides connections: files, inotify, the admin endpoint.
 const OTHER_DESCRIPTORS: u64 = 256;
@@ -98,7 +98,7 @@ pub struct Config {
     )]
     max_connections: usize,
 
-    /// Watches at once; those beyond are answered with 429
+    /// Watches and long lists at once; those beyond are answered with 429
     #[arg(long, env = "SWITCHYARD_MAX_WATCHES", value_name = "N", default_value = MAX_WATCHES)]
     max_watches: usize,
 
@@ -157,7 +157,7 @@ pub async fn run(
         () = daemon.shutdown.draining() => return Ok(()),
     }
     let gate = Gate {
-        api: Api { server, access, watches: Arc::new(Semaphore::new(config.max_watches)) },
+        api: Api { server, access, streams: Arc::new(Semaphore::new(config.max_watches)) },
         tls,
         room: Arc::new(Semaphore::new(config.max_connections)),
         shutdown: daemon.shutdown.clone(),

@@ -22,11 +22,11 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use jiff::Timestamp;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::{Access, Peer, User};
 use super::discovery;
-use super::list::{Page, Pieces, Scope};
+use super::list::{self, Page, Pieces, Scope};
 use super::query::{self, List, Options, Verb};
 use super::resource::Resource;
 use super::route::Route;
@@ -50,8 +50,8 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 pub(crate) struct Api {
     pub(crate) server: Server,
     pub(crate) access: Arc<Access>,
-    /// Watches that may still be opened.
-    pub(crate) watches: Arc<Semaphore>,
+    /// Watches and long lists that may still be begun.
+    pub(crate) streams: Arc<Semaphore>,
 }
 
 impl Api {
@@ -131,9 +131,7 @@ impl Api {
         match verb {
             Verb::List(list) => self.list(request.headers(), &scope, view, &list),
             Verb::Watch(watch) => {
-                let permit = self.watches.clone().try_acquire_owned();
-                let permit = permit.map_err(|_| Status::too_many_watches())?;
-                let open = Open::new(self.server.metrics.watchers(resource), permit);
+                let open = Open::new(self.server.metrics.watchers(resource), self.stream()?);
                 let begun = Stream::begin(self.server.clone(), scope, view, &watch, open);
                 // The error of a version is part of the stream: kube-rs asks again and again
                 // for ever where the answer itself has that code.
@@ -143,7 +141,8 @@ impl Api {
     }
 
     fn list(&self, headers: &HeaderMap, scope: &Scope, view: View, list: &List) -> Answer {
-        let page = self.server.live.read(|history| Page::of(history, scope, list))?;
+        let state = self.server.live.read(|h| list::state(h, scope.resource, list))?;
+        let page = Page::of(&state, scope, list);
         let writer = Writer::new(scope.resource, view);
         let mut pieces = Pieces::new(writer, page, Timestamp::now());
         let first = pieces.next(SHORT_LIST).unwrap_or_default();
@@ -152,7 +151,7 @@ impl Api {
         }
         let gzip = header(headers, &ACCEPT_ENCODING).is_some_and(accepts_gzip);
         let encoder = gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-        let body = LongList { first: Some(first), pieces, encoder };
+        let body = LongList { first: Some(first), pieces, encoder, _permit: self.stream()? };
         let body = stream::unfold(body, |mut body| async move {
             let piece = body.next()?;
             Some((Ok(Frame::data(piece)), body))
@@ -164,6 +163,11 @@ impl Api {
             set(&mut response, CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         Ok(uncached(response))
+    }
+
+    /// Leave for an answer that takes as long as its client does.
+    fn stream(&self) -> Result<OwnedSemaphorePermit, Status> {
+        self.streams.clone().try_acquire_owned().map_err(|_| Status::too_many_streams())
     }
 
     fn object<B>(&self, request: &Request<B>, peer: &Peer, user: User, named: &Named) -> Answer {
@@ -217,6 +221,7 @@ struct LongList {
     first: Option<Vec<u8>>,
     pieces: Pieces,
     encoder: Option<GzEncoder<Vec<u8>>>,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl LongList {

@@ -32,10 +32,11 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer heads are no client's: a token and two selectors of full length fit.
 const MAX_HEAD: u32 = 64 << 10;
-/// Text that waits for a client's socket, besides what the kernel holds.
-const SEND_BUFFER: usize = 128 << 10;
+/// Text that waits for a client's socket, besides what the kernel holds; on HTTP/2, for each
+/// watch or list.
+const SEND_BUFFER: usize = 64 << 10;
 /// Watches and lists at once on one HTTP/2 connection: client-go uses one for all.
-const MAX_STREAMS: u32 = 256;
+const MAX_STREAMS: u32 = 128;
 /// An HTTP/2 client that does not answer is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);

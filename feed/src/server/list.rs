@@ -62,42 +62,36 @@ pub(crate) struct Page {
     pub(crate) entries: Vec<Arc<Entry>>,
 }
 
-impl Page {
-    /// Chooses the objects.
-    ///
-    /// # Errors
-    ///
-    /// The answer when the version that is asked for is forgotten, or was never reached.
-    pub(crate) fn of(history: &History, scope: &Scope, list: &List) -> Result<Page, Status> {
-        let newest = || history.current(scope.resource);
-        let (snapshot, after) = match &list.from {
-            ListFrom::Newest => (newest(), None),
-            ListFrom::AtLeast(version) if *version <= history.version() => (newest(), None),
-            ListFrom::AtLeast(version) => {
-                return Err(Status::future_version(*version, history.version()));
-            }
-            ListFrom::Exactly(version) => {
-                (history.at(scope.resource, *version).map_err(list_error)?, None)
-            }
-            ListFrom::Continue(token) => {
-                let snapshot = match token.version {
-                    None => newest(),
-                    Some(version) => history
-                        .at(scope.resource, version)
-                        .map_err(|error| continue_error(error, token))?,
-                };
-                (snapshot, Some(&token.after))
-            }
-        };
-        Ok(Page::cut(scope, &snapshot, after, list.limit))
+/// The state that a list is about.
+///
+/// # Errors
+///
+/// The answer when the version that is asked for is forgotten, or was never reached.
+pub(crate) fn state(
+    history: &History,
+    resource: Resource,
+    list: &List,
+) -> Result<Snapshot, Status> {
+    match &list.from {
+        ListFrom::AtLeast(version) if *version > history.version() => {
+            Err(Status::future_version(*version, history.version()))
+        }
+        ListFrom::Exactly(version) => history.at(resource, *version).map_err(list_error),
+        ListFrom::Continue(token @ Continue { version: Some(version), .. }) => {
+            history.at(resource, *version).map_err(|error| continue_error(error, token))
+        }
+        _ => Ok(history.current(resource)),
     }
+}
 
-    fn cut(
-        scope: &Scope,
-        snapshot: &Snapshot,
-        after: Option<&ObjectName>,
-        limit: Option<usize>,
-    ) -> Page {
+impl Page {
+    /// Chooses the objects of a state.
+    pub(crate) fn of(snapshot: &Snapshot, scope: &Scope, list: &List) -> Page {
+        let limit = list.limit;
+        let after = match &list.from {
+            ListFrom::Continue(token) => Some(&token.after),
+            _ => None,
+        };
         let mut objects = scope.objects(snapshot, after);
         let limit = limit.unwrap_or(usize::MAX);
         let entries: Vec<_> = objects.by_ref().take(limit).cloned().collect();
@@ -220,7 +214,7 @@ mod tests {
         let Verb::List(list) = options.verb else { panic!("{query} is no list") };
         let namespace = namespace.map(str::to_owned);
         let scope = Scope { resource, namespace, selector: options.selector };
-        let page = Page::of(history, &scope, &list)?;
+        let page = Page::of(&state(history, resource, &list)?, &scope, &list);
         let writer = Writer::new(resource, View::Whole);
         let mut pieces = Pieces::new(writer, page, Timestamp::UNIX_EPOCH);
         let mut text = Vec::new();

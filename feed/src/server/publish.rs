@@ -53,10 +53,7 @@ impl Publisher {
         if self.loaded.is_none() && wholes.is_empty() && changes.services.is_empty() && same {
             return;
         }
-        let objects = wholes.into_iter().map(|(key, whole)| {
-            let object = whole.map(|text| serde_json::from_str(&text).unwrap_or_default());
-            (key_of(&key), object)
-        });
+        let objects = wholes.into_iter().map(|(key, whole)| (key_of(&key), whole));
         let batch = assemble::Batch {
             objects: objects.collect(),
             model,

@@ -72,6 +72,8 @@ pub(crate) enum Start {
     Objects { at_least: u64 },
     /// What happened since a version.
     After(u64),
+    /// What happens from now on.
+    Now,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -230,8 +232,7 @@ fn watch(values: &Values<'_>) -> Result<Watch, Status> {
     let start = match initial {
         Some(true) => Start::Objects { at_least: number },
         None if number == 0 => Start::Objects { at_least: 0 },
-        // Not even of an unknown past: what happens from now on.
-        Some(false) if number == 0 => Start::After(u64::MAX),
+        Some(false) if number == 0 => Start::Now,
         _ => Start::After(number),
     };
     let timeout = values.number("timeoutSeconds")?.filter(|seconds| *seconds > 0);
@@ -325,7 +326,7 @@ mod tests {
         let newer = format!("{streaming}&resourceVersion=9");
         check(&newer, &watch(Start::Objects { at_least: 9 }, false, None));
         let without = "watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan";
-        check(without, &watch(Start::After(u64::MAX), false, None));
+        check(without, &watch(Start::Now, false, None));
     }
 
     #[test]

@@ -87,8 +87,8 @@ impl Status {
         Status::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", text).with_details(details)
     }
 
-    pub(crate) fn too_many_watches() -> Status {
-        let message = "too many watches: try again later";
+    pub(crate) fn too_many_streams() -> Status {
+        let message = "too many watches and long lists: try again later";
         let status = Status::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
         Status { retry_after: Some(1), ..status }.with_details(json!({"retryAfterSeconds": 1}))
     }

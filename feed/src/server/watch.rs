@@ -109,7 +109,7 @@ impl Stream {
             Start::Objects { .. } => {
                 Ok(Phase::Objects { snapshot: history.current(scope.resource), after: None })
             }
-            Start::After(u64::MAX) => {
+            Start::Now => {
                 let version = history.version();
                 Ok(Phase::Events { version, bookmarked: version })
             }

@@ -69,7 +69,7 @@ fn api() -> Api {
     Api {
         server: Server { live: Arc::new(live), metrics },
         access: Arc::default(),
-        watches: Arc::new(Semaphore::new(3)),
+        streams: Arc::new(Semaphore::new(3)),
     }
 }
 

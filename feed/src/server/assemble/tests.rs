@@ -11,11 +11,12 @@ fn key(resource: Resource, namespace: &str, name: &str) -> Key {
     (resource, ObjectName::new(namespace, name))
 }
 
-fn object(resource: Resource, namespace: &str, name: &str) -> (Key, Option<Value>) {
-    (key(resource, namespace, name), Some(json!({"metadata": {"name": name}})))
+fn object(resource: Resource, namespace: &str, name: &str) -> (Key, Option<Arc<str>>) {
+    let object = json!({"metadata": {"name": name}}).to_string();
+    (key(resource, namespace, name), Some(object.into()))
 }
 
-fn gone(resource: Resource, namespace: &str, name: &str) -> (Key, Option<Value>) {
+fn gone(resource: Resource, namespace: &str, name: &str) -> (Key, Option<Arc<str>>) {
     (key(resource, namespace, name), None)
 }
 
@@ -29,11 +30,11 @@ fn slice(service: &str, name: &str, ip: &str) -> Object {
     }))
 }
 
-fn batch(objects: Vec<(Key, Option<Value>)>) -> Batch {
+fn batch(objects: Vec<(Key, Option<Arc<str>>)>) -> Batch {
     Batch { objects, ..Batch::default() }
 }
 
-fn with_model(objects: Vec<(Key, Option<Value>)>, model: Model, changes: Changes) -> Batch {
+fn with_model(objects: Vec<(Key, Option<Arc<str>>)>, model: Model, changes: Changes) -> Batch {
     Batch { objects, model, services: changes.services, rejections: None }
 }
 
