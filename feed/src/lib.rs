@@ -7,6 +7,7 @@
 //! Left out on purpose: any notion of what a process does with the model (listeners, routes,
 //! zones). That is a snapshot's work, in the process's own crate.
 
+mod client;
 mod model;
 mod name;
 mod update;
