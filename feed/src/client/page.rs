@@ -29,6 +29,7 @@ pub(crate) struct Page {
     held: Vec<u8>,
     inside: Option<Inside>,
     begun: bool,
+    has_items: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +61,19 @@ impl Page {
             held: Vec::new(),
             inside: None,
             begun: false,
+            has_items: false,
         }
     }
 
     /// Whether the page has ended: its braces are closed.
     pub(crate) fn is_complete(&self) -> bool {
         self.begun && self.depth == 0
+    }
+
+    /// Whether it is a list at all: a Table or a Status has no `items`, and is not to be taken
+    /// for a list without objects.
+    pub(crate) fn has_items(&self) -> bool {
+        self.has_items
     }
 
     /// Passes on each part that the chunk completes.
@@ -93,7 +101,10 @@ impl Page {
                     }
                 }
                 b',' if self.depth == 1 => self.key_follows = true,
-                b':' if self.depth == 1 => self.key_follows = false,
+                b':' if self.depth == 1 => {
+                    self.key_follows = false;
+                    self.has_items |= self.key == b"items";
+                }
                 _ => {}
             }
             at += 1;

@@ -161,11 +161,7 @@ impl Session {
             Reading::List { page, .. } if !page.is_complete() => {
                 Fault::Broken("the list ended before its end".to_owned())
             }
-            Reading::List { meta: None, .. } => {
-                Fault::Unreadable("a list without metadata".to_owned())
-            }
-            Reading::List { meta: Some(Err(error)), .. } => Fault::Unreadable(error),
-            Reading::List { meta: Some(Ok(meta)), .. } => {
+            Reading::List { page, meta: Some(Ok(meta)) } if page.has_items() => {
                 return match self.machine.page(&meta, now) {
                     Verdict::InitDone(version) => {
                         tell(Told::InitDone(version));
@@ -175,6 +171,8 @@ impl Session {
                     _ => Ok(()),
                 };
             }
+            Reading::List { meta: Some(Err(error)), .. } => Fault::Unreadable(error),
+            Reading::List { .. } => Fault::Unreadable("the answer is no list".to_owned()),
         };
         self.machine.failed(&fault, now);
         Err(fault)
