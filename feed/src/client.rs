@@ -4,6 +4,7 @@
 //! of list and watch in [`machine`]).
 
 mod backoff;
+mod cut;
 mod envelope;
 mod lines;
 mod machine;
