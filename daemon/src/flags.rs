@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Flags shared by feed, proxy, ingress and dns. `--admin` stands in each process's own
 /// configuration, because its default differs.
@@ -47,5 +48,42 @@ impl Flags {
         self.workers
             .or_else(|| std::thread::available_parallelism().ok())
             .map_or(1, NonZeroUsize::get)
+    }
+}
+
+/// Reads a time as flags spell it: a whole number and a unit, `500ms`, `30s`, `5m` or `2h`.
+///
+/// # Errors
+///
+/// A sentence for the command line when it is anything else.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let scale_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        _ => return Err("write a whole number and ms, s, m or h, such as 500ms or 30s".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("`{number}` is not a whole number"))?;
+    let ms = number.checked_mul(scale_ms).ok_or("too long")?;
+    Ok(Duration::from_millis(ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, ms) in [("0s", 0), ("500ms", 500), ("30s", 30_000), ("2m", 120_000)] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        assert_eq!(parse_duration("1h"), Ok(Duration::from_secs(3600)));
+        let wrong = ["", "30", "s", "-1s", "1.5s", " 1s", "1 s", "1d", "18446744073709551615h"];
+        for text in wrong {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
     }
 }
