@@ -5,6 +5,7 @@
 
 mod backoff;
 mod cut;
+mod decode;
 mod envelope;
 mod lines;
 mod machine;

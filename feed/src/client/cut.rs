@@ -76,9 +76,10 @@ impl<E> Cuts<E> {
             return Some((last + QUIET).min(first + MOST));
         }
         let cut = self.cut();
-        let passed = self.streams.iter().any(|stream| {
-            stream.waiting.front().is_some_and(|waiting| waiting.version <= cut)
-        });
+        let passed = self
+            .streams
+            .iter()
+            .any(|stream| stream.waiting.front().is_some_and(|waiting| waiting.version <= cut));
         Some(if passed { first } else { first + HOLD })
     }
 

@@ -311,8 +311,7 @@ impl Machine {
                 // the first one's tells what the first ones missed.
                 let version = self.list_version.get_or_insert(meta.version.clone()).clone();
                 if meta.next.is_some() {
-                    self.state =
-                        State::Ready(Ask::Page { next: meta.next.clone(), limit: *limit });
+                    self.state = State::Ready(Ask::Page { next: meta.next.clone(), limit: *limit });
                     return Verdict::Nothing;
                 }
                 self.in_one_piece = false;

@@ -223,7 +223,11 @@ mod tests {
             (r#" { "items" : [ { } , { } ] } "#, &["I{ }", "I{ }"], true),
             (r#"{"items":null}"#, &[], true),
             (r#"{"items":[]}"#, &[], true),
-            (r#"{"items":[{"metadata":{"items":[{}]}}]}"#, &[r#"I{"metadata":{"items":[{}]}}"#], true),
+            (
+                r#"{"items":[{"metadata":{"items":[{}]}}]}"#,
+                &[r#"I{"metadata":{"items":[{}]}}"#],
+                true,
+            ),
             (r#"{"items":[{"s":"}]\"{\\"},{}]}"#, &[r#"I{"s":"}]\"{\\"}"#, "I{}"], true),
             (r#"{"other":{"items":[{}]},"items":[{}]}"#, &["I{}"], true),
             (r#"{"a":"items","b":[{}]}"#, &[], true),

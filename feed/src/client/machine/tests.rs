@@ -219,8 +219,7 @@ fn the_watch_begins_where_the_first_page_was() {
 
 #[test]
 fn what_may_hold_vanished_objects_is_listed_anew_at_once() {
-    let identity =
-        |name: &str| Server { is_ours: true, identity: Some(name.to_owned()) };
+    let identity = |name: &str| Server { is_ours: true, identity: Some(name.to_owned()) };
     let causes: [(&str, fn(&mut Bench)); 8] = [
         ("in-stream 410", |bench| assert_eq!(bench.error(410, None), Verdict::Stop)),
         ("410", |bench| bench.fail(&refusal(410, None))),

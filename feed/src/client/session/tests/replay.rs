@@ -245,12 +245,11 @@ fn check(case: &Case, chunk_size: usize) {
     let mut told = Vec::new();
     let mut tell = |t: Told<'_>| told.push(word(&t));
     session.response(code, retry_after, now, &mut tell);
-    let flow = body.chunks(chunk_size).try_for_each(|chunk| {
-        match session.chunk(chunk, now, &mut tell) {
+    let flow =
+        body.chunks(chunk_size).try_for_each(|chunk| match session.chunk(chunk, now, &mut tell) {
             ControlFlow::Break(fault) => Err(fault),
             ControlFlow::Continue(()) => Ok(()),
-        }
-    });
+        });
     let outcome = flow.and_then(|()| session.end(now, &mut tell));
     let outcome = outcome.err().map(|fault| fault.to_string()).unwrap_or_default();
     let context = format!("{name} at {at:?}, chunks of {chunk_size}");
