@@ -168,6 +168,11 @@ impl Model {
         })
     }
 
+    /// All slices, also those whose Service is not there (yet).
+    pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> + '_ {
+        self.slices.values().flat_map(|slices| slices.iter())
+    }
+
     pub fn ingress(&self, name: &ObjectName) -> Option<&Arc<Ingress>> {
         self.ingresses.get(name)
     }
@@ -215,6 +220,10 @@ impl Model {
 
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
         self.nodes.get(&ObjectName::new("", name))
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> + '_ {
+        self.nodes.values()
     }
 
     /// The number of objects of a kind.

@@ -103,6 +103,18 @@ impl<E> Cuts<E> {
         Some(Batch { events, received })
     }
 
+    /// All events, ready or not.
+    pub(crate) fn take_all(&mut self, now: Instant) -> Option<Batch<E>> {
+        let received = self.first()?.min(now);
+        let events = self.streams.iter_mut().flat_map(|stream| stream.waiting.drain(..));
+        Some(Batch { events: events.map(|waiting| waiting.event).collect(), received })
+    }
+
+    /// All events of one stream, ready or not.
+    pub(crate) fn take_stream(&mut self, stream: usize) -> Vec<E> {
+        self.streams[stream].waiting.drain(..).map(|waiting| waiting.event).collect()
+    }
+
     /// When the oldest event that waits came.
     fn first(&self) -> Option<Instant> {
         self.streams.iter().filter_map(|s| s.waiting.front()).map(|w| w.came).min()

@@ -36,6 +36,8 @@ pub(crate) struct Decoder {
 
 /// Decoded objects between two looks at which strings nothing uses any more.
 const SHRINK_EVERY: u32 = 50_000;
+/// A name stands near the beginning of its object.
+const NAME_WITHIN: usize = 4 << 10;
 
 impl Decoder {
     pub(crate) fn new(kind: Kind, local_endpoints: bool) -> Decoder {
@@ -66,6 +68,31 @@ impl Decoder {
         }
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What to say of an object whose JSON is longer than the limit: its beginning is here.
+    pub(crate) fn too_long(&self, begin: &[u8]) -> Rejection {
+        let text = String::from_utf8_lossy(&begin[..begin.len().min(NAME_WITHIN)]);
+        let metadata = text.split_once("\"metadata\":{").map(|(_, rest)| rest);
+        let value = |key: &str| {
+            let (_, rest) = metadata?.split_once(key)?;
+            Some(rest.split_once('"')?.0)
+        };
+        let name = value("\"name\":\"")
+            .map(|name| self.name(value("\"namespace\":\"").unwrap_or_default(), name));
+        let message = format!("its JSON is longer than {} MiB", super::MAX_OBJECT >> 20);
+        Rejection { name, message }
+    }
+
+    /// The name of an object in a text that may be no valid object.
+    pub(crate) fn name_of(&self, text: Text<'_>) -> Option<ObjectName> {
+        let meta = parse::<object::Namespace<'_>>(text).ok()?.metadata.unwrap_or_default();
+        let named = meta.name.as_ref().is_some_and(|name| !name.is_empty());
+        named.then(|| object_name(&meta, RecordKind::Of(self.kind)))
+    }
+
     /// The name of an object of this kind that is not decoded.
     pub(crate) fn name(&self, namespace: &str, name: &str) -> ObjectName {
         if self.kind.is_namespaced() {
@@ -81,6 +108,11 @@ impl Decoder {
     ) -> Result<Option<Record>, Rejection> {
         let object: T = match parse(text) {
             Ok(object) => object,
+            // Such an error may quote the text.
+            Err(error) if self.kind == Kind::Secret => {
+                let place = format!("not a Secret, at column {}", error.column());
+                return Err(self.reject(text, place));
+            }
             Err(error) => return Err(self.reject(text, error.to_string())),
         };
         let mut check = Check::new(&mut self.interner);
@@ -105,15 +137,7 @@ impl Decoder {
     }
 
     fn reject(&self, text: Text<'_>, message: String) -> Rejection {
-        let name = match parse::<object::Namespace<'_>>(text) {
-            Ok(object) => {
-                let meta = object.metadata.unwrap_or_default();
-                let named = meta.name.as_ref().is_some_and(|name| !name.is_empty());
-                named.then(|| object_name(&meta, RecordKind::Of(self.kind)))
-            }
-            Err(_) => None,
-        };
-        Rejection { name, message }
+        Rejection { name: self.name_of(text), message }
     }
 }
 
@@ -234,6 +258,28 @@ mod tests {
     fn a_slice_of_no_service_is_nothing() {
         let json = slice("IPv4", "10.0.0.2").replace("kubernetes.io/service-name", "other");
         assert_eq!(decode(Kind::EndpointSlice, false, &json), Ok(None));
+    }
+
+    #[test]
+    fn an_object_that_is_too_long_is_named_by_its_beginning() {
+        let decoder = Decoder::new(Kind::Service, false);
+        let begin = br#"{"type":"ADDED","object":{"kind":"Service","metadata":{"name":"web",
+            "namespace":"shop","annotations":{"x":"#;
+        let rejection = decoder.too_long(begin);
+        assert_eq!(rejection.name, Some(ObjectName::new("shop", "web")));
+        assert_eq!(rejection.message, "its JSON is longer than 8 MiB");
+        assert_eq!(decoder.too_long(b"{\"metadata\":{\"na").name, None);
+        assert_eq!(decoder.too_long(b"\xff\xff").name, None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_secret_does_not_tell_it() {
+        for data in [r#""hunter2""#, r#"{"key":["hunter2"]}"#, r#"{"tls.key":"hunter2"}"#] {
+            let json = format!(r#"{{"metadata":{{"name":"a"}},"data":{data}}}"#);
+            let (name, message) = rejection(Kind::Secret, &json);
+            assert_eq!(name, "default/a");
+            assert!(!message.contains("hunter2"), "{message}");
+        }
     }
 
     #[test]

@@ -11,9 +11,6 @@ use serde::Deserialize;
 
 use super::version::Version;
 
-/// The annotation of the bookmark that ends the initial events of a streaming list.
-const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
-
 /// A line of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
@@ -85,19 +82,6 @@ impl Event {
     }
 }
 
-impl Meta {
-    /// Reads what names an object of a list.
-    ///
-    /// # Errors
-    ///
-    /// When it is no JSON of that shape.
-    pub(crate) fn read(object: &[u8]) -> Result<Meta, Unreadable> {
-        let object: Outside<'_> =
-            serde_json::from_slice(object).map_err(|e| Unreadable::Syntax(e.to_string()))?;
-        object.meta()
-    }
-}
-
 impl ListMeta {
     /// Reads the value of a list's `metadata`.
     ///
@@ -165,7 +149,7 @@ struct Metadata<'a> {
     annotations: Option<Annotations<'a>>,
 }
 
-/// Of the annotations, the only one that means something here.
+/// Of the annotations, the one that ends the initial events of a streaming list.
 #[derive(Deserialize)]
 struct Annotations<'a> {
     #[serde(rename = "k8s.io/initial-events-end", borrow, default)]

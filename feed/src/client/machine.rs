@@ -114,6 +114,8 @@ pub(crate) struct Patience {
     /// For a connection with TLS handshake, and for a response to begin.
     pub(crate) connect: Duration,
     pub(crate) response: Duration,
+    /// Between two pings of an HTTP/2 connection; the peer has as long again to answer.
+    pub(crate) ping: Duration,
 }
 
 impl Default for Patience {
@@ -129,6 +131,7 @@ impl Default for Patience {
             healthy: seconds(1),
             connect: seconds(5),
             response: seconds(15),
+            ping: seconds(5),
         }
     }
 }

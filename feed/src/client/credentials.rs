@@ -1,0 +1,170 @@
+//! Where an API server is and what proves who we are: from flags, a kubeconfig, or the account
+//! of a Pod.
+//!
+//! kube's client knows all of these, token files that are replaced, exec plugins and OIDC
+//! included; of it only that is used, as something that adds headers to a request and makes the
+//! configuration of TLS. Connections are made in [`super::transport`]. Blocking: exec plugins
+//! are programs.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Uri};
+use http_body_util::Empty;
+use kube::client::ConfigExt;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tower::util::BoxCloneSyncService;
+use tower::{BoxError, Layer, ServiceExt, service_fn};
+
+/// Which API server to follow, as flags name it.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Url {
+        url: Uri,
+        token_file: Option<PathBuf>,
+        ca_file: Option<PathBuf>,
+    },
+    /// `$KUBECONFIG`, `~/.kube/config`, or the account of the Pod that this runs in.
+    Kube,
+}
+
+/// Why there are no credentials.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CredentialsError {
+    #[error("cannot read {}", .path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("{}: no PEM certificate in it", .path.display())]
+    NoCertificate { path: PathBuf },
+    #[error("no usable kubeconfig, and not in a Pod")]
+    Infer(#[source] Box<kube::config::InferConfigError>),
+    #[error("the credentials cannot be used")]
+    Use(#[source] Box<kube::Error>),
+    #[error("{0}: not a host that TLS can check")]
+    Host(String),
+    #[error("cannot build a runtime")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// What a connection to the API server needs.
+pub(crate) struct Credentials {
+    pub(crate) url: Uri,
+    /// Absent for `http://`.
+    pub(crate) tls: Option<Tls>,
+    /// Answers a request with its own headers: kube signs requests on their way to a server.
+    sign: BoxCloneSyncService<Request<Empty<Bytes>>, Response<HeaderMap>, BoxError>,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({})", self.url)
+    }
+}
+
+pub(crate) struct Tls {
+    pub(crate) config: Arc<rustls::ClientConfig>,
+    pub(crate) name: ServerName<'static>,
+}
+
+impl Place {
+    /// Reads the configuration. Blocking, and fast: no program is run.
+    ///
+    /// # Errors
+    ///
+    /// When a file is missing or makes no sense.
+    pub(crate) fn configuration(&self) -> Result<kube::Config, CredentialsError> {
+        match self {
+            Place::Url { url, token_file, ca_file } => {
+                let mut config = kube::Config::new(url.clone());
+                if let Some(path) = token_file {
+                    std::fs::read_to_string(path).map_err(|source| unreadable(path, source))?;
+                    config.auth_info.token_file = Some(path.display().to_string());
+                }
+                if let Some(path) = ca_file {
+                    config.root_cert = Some(certificates(path)?);
+                    config.root_cert_file = Some(path.clone());
+                }
+                Ok(config)
+            }
+            Place::Kube => {
+                // It reads files only, but says that it is asynchronous.
+                let runtime = tokio::runtime::Builder::new_current_thread().build();
+                let runtime = runtime.map_err(CredentialsError::Runtime)?;
+                let config = std::thread::scope(|scope| {
+                    let infer = scope.spawn(|| runtime.block_on(kube::Config::infer()));
+                    infer.join().expect("reading a kubeconfig does not panic")
+                });
+                let config = config.map_err(|e| CredentialsError::Infer(Box::new(e)))?;
+                if let Some(proxy) = &config.proxy_url {
+                    let proxy = proxy.host().unwrap_or_default();
+                    tracing::warn!(proxy, "proxies are not used: the API is dialled directly");
+                }
+                Ok(config)
+            }
+        }
+    }
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> CredentialsError {
+    CredentialsError::File { path: path.to_owned(), source }
+}
+
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, CredentialsError> {
+    let pem = std::fs::read(path).map_err(|source| unreadable(path, source))?;
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(&pem).flatten().map(|der| der.to_vec()).collect();
+    if found.is_empty() {
+        return Err(CredentialsError::NoCertificate { path: path.to_owned() });
+    }
+    Ok(found)
+}
+
+impl Credentials {
+    /// Makes a configuration usable. Blocking: this runs exec plugins.
+    ///
+    /// # Errors
+    ///
+    /// When a plugin fails, or a certificate or key is not one.
+    pub(crate) fn new(config: &kube::Config) -> Result<Credentials, CredentialsError> {
+        let unusable = |error| CredentialsError::Use(Box::new(error));
+        let url = config.cluster_url.clone();
+        let tls = if url.scheme_str() == Some("https") {
+            // Whoever came first in this process: both are the same provider.
+            let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+            let mut tls = config.rustls_client_config().map_err(unusable)?;
+            tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            let host = config.tls_server_name.as_deref().or(url.host()).unwrap_or_default();
+            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+            let name =
+                ServerName::try_from(host.clone()).map_err(|_| CredentialsError::Host(host))?;
+            Some(Tls { config: Arc::new(tls), name })
+        } else {
+            None
+        };
+        let mirror = service_fn(|request: Request<Empty<Bytes>>| {
+            let headers = request.into_parts().0.headers;
+            std::future::ready(Ok::<_, BoxError>(Response::new(headers)))
+        });
+        let mirror = config.extra_headers_layer().map_err(unusable)?.layer(mirror);
+        let sign = match config.auth_layer().map_err(unusable)? {
+            Some(auth) => BoxCloneSyncService::new(auth.layer(mirror)),
+            None => BoxCloneSyncService::new(mirror),
+        };
+        Ok(Credentials { url, tls, sign })
+    }
+
+    /// The headers that prove who we are; may read a token file or run a plugin again.
+    ///
+    /// # Errors
+    ///
+    /// When that fails.
+    pub(crate) async fn headers(&self) -> Result<HeaderMap, BoxError> {
+        let response = self.sign.clone().oneshot(Request::new(Empty::new())).await?;
+        Ok(response.into_body())
+    }
+}
+
+#[cfg(test)]
+mod tests;
