@@ -90,11 +90,7 @@ impl Page {
             at += offset;
             match chunk[at] {
                 b'"' => self.begin_string(),
-                b'{' | b'[' => {
-                    if self.open(chunk[at]) {
-                        start = at;
-                    }
-                }
+                b'{' | b'[' if self.open(chunk[at]) => start = at,
                 b'}' | b']' => {
                     if let Some(inside) = self.close() {
                         self.pass(inside, &chunk[start..=at], &mut each);

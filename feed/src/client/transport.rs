@@ -135,7 +135,7 @@ impl Transport {
         match tokio::task::spawn_blocking(move || place.configuration()).await {
             Ok(Ok(config)) => access.config = config,
             Ok(Err(error)) => {
-                tracing::warn!(error = chain(&error), "credentials stay as they were")
+                tracing::warn!(error = chain(&error), "credentials stay as they were");
             }
             // The runtime ends.
             Err(_) => {}

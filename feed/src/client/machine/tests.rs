@@ -150,9 +150,12 @@ fn what_changes_during_a_streaming_list_counts_in_order() {
     assert!(is_stream_list(&bench.ask()));
 }
 
+/// A way to bring a machine about.
+type Turn = (&'static str, fn(&mut Bench));
+
 #[test]
 fn a_server_without_streaming_lists_gets_list_and_watch() {
-    let refusals: [(&str, fn(&mut Bench)); 6] = [
+    let refusals: [Turn; 6] = [
         ("400", |bench| bench.fail(&refusal(400, None))),
         ("405", |bench| bench.fail(&refusal(405, None))),
         ("422", |bench| bench.fail(&refusal(422, None))),
@@ -220,7 +223,7 @@ fn the_watch_begins_where_the_first_page_was() {
 #[test]
 fn what_may_hold_vanished_objects_is_listed_anew_at_once() {
     let identity = |name: &str| Server { is_ours: true, identity: Some(name.to_owned()) };
-    let causes: [(&str, fn(&mut Bench)); 8] = [
+    let causes: [Turn; 8] = [
         ("in-stream 410", |bench| assert_eq!(bench.error(410, None), Verdict::Stop)),
         ("410", |bench| bench.fail(&refusal(410, None))),
         ("older event", |bench| {

@@ -212,9 +212,10 @@ async fn retry_after_is_heeded() {
     let world = World::new().await;
     let refuse = vec![(429, "Retry-After: 1\r\n".to_owned()); 3];
     world.fake.state().refuse.extend(refuse);
-    world.fake.act(Act::Break);
-    world.fake.put("third");
     let begun = Instant::now();
+    world.fake.act(Act::Break);
+    world.until("all are refused", |world| world.fake.state().refuse.is_empty()).await;
+    world.fake.put("third");
     world.in_sync(Duration::from_secs(1) + RECOVERY).await;
     assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
 }
@@ -299,7 +300,7 @@ async fn bookmarks_alone_move_the_version() {
     let version = world.fake.state().version;
     world
         .until("told", |world| {
-            world.page()["kinds"]["Service"]["resourceVersion"] == version.to_string()
+            world.page()["kinds"]["Service"]["resourceVersion"] == *version.to_string()
         })
         .await;
     // Only from that version can it resume.

@@ -78,6 +78,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 /// What the server has: name → the version at which it was put.
 type Objects = BTreeMap<u8, u64>;
+/// The version of an event, its type and its object.
+type Happened = (u64, &'static str, u8);
 
 /// An object's line of a watch, or bookmark.
 #[derive(Clone, Debug)]
@@ -87,10 +89,10 @@ struct FakeServer {
     identity: u32,
     version: u64,
     objects: Objects,
-    history: Vec<(u64, &'static str, u8)>,
+    history: Vec<Happened>,
     /// Versions below this have no history.
     oldest: u64,
-    saved: Option<(u64, Objects, Vec<(u64, &'static str, u8)>)>,
+    saved: Option<(u64, Objects, Vec<Happened>)>,
     streaming: bool,
     pages: BTreeMap<String, (u64, Objects)>,
     refuse: VecDeque<u16>,
@@ -478,7 +480,7 @@ proptest! {
             // A kind that is not there is asked for at the longest wait, on purpose.
             refused_by_kind |= matches!(step, Step::Refuse(_, 404));
             world.step(step);
-            if world.server.saved.is_none() && world.server.version % 5 == 0 {
+            if world.server.saved.is_none() && world.server.version.is_multiple_of(5) {
                 let server = &world.server;
                 let state = (server.version, server.objects.clone(), server.history.clone());
                 world.server.saved = Some(state);
