@@ -16,6 +16,7 @@ mod name;
 mod object;
 mod problem;
 mod record;
+mod report;
 mod schema;
 mod state;
 mod store;

@@ -11,8 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
-use super::catalogue::Report;
 use crate::problem::Level;
+use crate::report::Report;
 
 /// Problems listed at `/status`; the count is always whole.
 const MAX_LISTED: usize = 1000;
@@ -31,7 +31,7 @@ struct Inner {
     synced: bool,
     heard: Instant,
     updated: Option<SystemTime>,
-    reports: Vec<Report>,
+    reports: Arc<[Report]>,
     /// Objects served, by kind.
     served: BTreeMap<&'static str, usize>,
 }
@@ -44,7 +44,7 @@ impl Status {
             synced: false,
             heard: Instant::now(),
             updated: None,
-            reports: Vec::new(),
+            reports: Arc::default(),
             served: BTreeMap::new(),
         })))
     }
@@ -79,16 +79,23 @@ impl Status {
     /// A batch was published, or what is wrong changed.
     pub(super) fn update(
         &self,
-        reports: Vec<Report>,
+        reports: Arc<[Report]>,
         served: BTreeMap<&'static str, usize>,
         synced: bool,
     ) {
         let mut inner = self.lock();
-        log_news(&inner.reports, &reports);
+        let news = if Arc::ptr_eq(&inner.reports, &reports) {
+            Vec::new()
+        } else {
+            news(&inner.reports, &reports)
+        };
         inner.reports = reports;
         inner.served = served;
         inner.synced = synced;
         inner.updated = Some(SystemTime::now());
+        // Standard error may be slow, and the admin endpoint wants the lock.
+        drop(inner);
+        log(&news);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -136,15 +143,18 @@ fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
 }
 
-/// Logs what was not wrong before.
-fn log_news(before: &[Report], now: &[Report]) {
+/// What was not wrong before.
+fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
     let known: HashSet<_> = before.iter().map(identity).collect();
-    let news: Vec<_> = now.iter().filter(|report| !known.contains(&identity(report))).collect();
+    now.iter().filter(|report| !known.contains(&identity(report))).cloned().collect()
+}
+
+fn log(news: &[Report]) {
     for report in news.iter().take(MAX_LOGGED) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
         let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
-        let lines = problem.drawing(report.lines_above).join("\n");
+        let lines = report.drawing().join("\n");
         let help = problem.help.as_deref().unwrap_or_default();
         let message = &problem.message;
         match problem.level {
@@ -180,10 +190,15 @@ impl Collector for Gauges {
             "Seconds since the feed was last heard: for a folder, since its last whole scan",
             inner.heard.elapsed().as_secs_f64(),
         )?;
+        let errors = inner.reports.iter().filter(|r| r.problem.level == Level::Error);
+        // An object with two problems is one rejected object; what has no name counts each time.
+        let mut objects = HashSet::new();
         let mut rejected: BTreeMap<&str, usize> = BTreeMap::new();
-        for report in inner.reports.iter().filter(|r| r.problem.level == Level::Error) {
+        for report in errors {
             let kind = report.object.as_ref().map_or("unknown", |key| key.kind.as_str());
-            *rejected.entry(kind).or_default() += 1;
+            if report.object.is_none() || objects.insert((&report.file, &report.object)) {
+                *rejected.entry(kind).or_default() += 1;
+            }
         }
         let mut family = encoder.encode_descriptor(
             "switchyard_objects",
