@@ -41,11 +41,13 @@ pub(crate) struct State {
     path: PathBuf,
     header: Header,
     kinds: Kinds,
+    local_endpoints: bool,
     /// What is to be saved.
     pending: Option<Model>,
     last: Option<Instant>,
     writing: Arc<AtomicBool>,
-    saved: Option<Saved>,
+    /// What was saved was looked at, or is outdated.
+    looked: bool,
 }
 
 /// What a file held.
@@ -53,6 +55,8 @@ pub(crate) struct State {
 pub(crate) struct Saved {
     pub(crate) at: SystemTime,
     pub(crate) objects: Vec<Object>,
+    /// Objects that this version of the program, or its flags, do not accept.
+    skipped: usize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -87,13 +91,10 @@ enum Unusable {
     Format(u32),
     #[error("it is of another feed, {0}")]
     Feed(String),
-    #[error("line {line}: {message}")]
-    Object { line: usize, message: String },
 }
 
 impl State {
-    /// The state of a process in a folder, which is made if it is not there; what was saved is
-    /// read now.
+    /// The state of a process in a folder, which is made if it is not there.
     ///
     /// # Errors
     ///
@@ -113,22 +114,21 @@ impl State {
             feed: feed.to_owned(),
             saved_unix: 0,
         };
-        let saved = match load(&path, &header, kinds, local_endpoints) {
-            Ok(saved) => Some(saved),
-            Err(Unusable::Read(error)) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => {
-                let file = path.display();
-                tracing::warn!(%file, %error, "the saved state is ignored");
-                None
-            }
-        };
-        let writing = Arc::new(AtomicBool::new(false));
-        Ok(State { path, header, kinds, pending: None, last: None, writing, saved })
+        Ok(State {
+            path,
+            header,
+            kinds,
+            local_endpoints,
+            pending: None,
+            last: None,
+            writing: Arc::new(AtomicBool::new(false)),
+            looked: false,
+        })
     }
 
     /// The state is this from now on.
     pub(crate) fn changed(&mut self, model: &Model) {
-        self.saved = None;
+        self.looked = true;
         self.pending = Some(model.clone());
     }
 
@@ -140,9 +140,37 @@ impl State {
         }
     }
 
-    /// What was saved, once the feed has been waited for.
-    pub(crate) fn take_if_waited(&mut self, waited: Duration) -> Option<Saved> {
-        if waited < WAIT_FOR_FEED { None } else { self.saved.take() }
+    /// What was saved, if it can be used; once, after the feed has been waited for.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used.
+    pub(crate) async fn take_if_waited(
+        &mut self,
+        waited: Duration,
+    ) -> Result<Option<Saved>, String> {
+        if waited < WAIT_FOR_FEED || std::mem::replace(&mut self.looked, true) {
+            return Ok(None);
+        }
+        let (path, header, kinds) = (self.path.clone(), self.header.clone(), self.kinds);
+        let local_endpoints = self.local_endpoints;
+        let load = move || load(&path, &header, kinds, local_endpoints);
+        let file = self.path.display();
+        let Ok(loaded) = tokio::task::spawn_blocking(load).await else { return Ok(None) };
+        match loaded {
+            Ok(saved) => {
+                if saved.skipped > 0 {
+                    let skipped = saved.skipped;
+                    tracing::warn!(%file, skipped, "not all of the saved state can be used");
+                }
+                Ok(Some(saved))
+            }
+            Err(Unusable::Read(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                tracing::warn!(%file, %error, "the saved state is ignored");
+                Err(error.to_string())
+            }
+        }
     }
 
     fn save(&mut self, now: Instant) {
@@ -289,23 +317,23 @@ fn load(
     }
     let mut decoders: Vec<_> =
         Kind::ALL.into_iter().map(|kind| Decoder::new(kind, local_endpoints)).collect();
-    let mut objects = Vec::new();
-    for (number, line) in lines.enumerate().filter(|(_, line)| !line.is_empty()) {
-        let wrong = |message: String| Unusable::Object { line: number + 2, message };
-        let kind: KindOf<'_> =
-            serde_json::from_slice(line).map_err(|error| wrong(error.to_string()))?;
-        let Some(RecordKind::Of(kind)) = RecordKind::named(&kind.kind) else {
-            return Err(wrong(format!("unknown kind {:?}", kind.kind)));
+    let (mut objects, mut skipped) = (Vec::new(), 0);
+    for line in lines.filter(|line| !line.is_empty()) {
+        let kind = serde_json::from_slice(line).ok();
+        let kind = kind.and_then(|kind: KindOf<'_>| RecordKind::named(&kind.kind));
+        let read = match kind {
+            Some(RecordKind::Of(kind)) if kinds.contains(kind) => {
+                decoders[kind as usize].decode(Text::Object(line)).ok().flatten()
+            }
+            _ => None,
         };
-        if !kinds.contains(kind) {
-            continue;
+        match read.and_then(object) {
+            Some(object) => objects.push(object),
+            None => skipped += 1,
         }
-        let decoder = &mut decoders[kind as usize];
-        let record = decoder.decode(Text::Object(line)).map_err(|r| wrong(r.message))?;
-        objects.extend(record.and_then(object));
     }
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(header.saved_unix);
-    Ok(Saved { at, objects })
+    Ok(Saved { at, objects, skipped })
 }
 
 #[derive(Deserialize)]

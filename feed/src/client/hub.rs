@@ -84,7 +84,7 @@ impl Hub {
             }
             self.apply(Instant::now());
             self.status.look_at_staleness(Instant::now());
-            self.keep_state();
+            self.keep_state().await;
         }
     }
 
@@ -184,13 +184,17 @@ impl Hub {
     }
 
     /// Saves the state if that is due, or serves the saved one if the feed does not come.
-    fn keep_state(&mut self) {
+    async fn keep_state(&mut self) {
         let Some(state) = &mut self.state else { return };
         state.save_if_due(Instant::now());
         if self.published || self.from_snapshot.is_some() {
             return;
         }
-        if let Some(saved) = state.take_if_waited(self.begun.elapsed()) {
+        let saved = match state.take_if_waited(self.begun.elapsed()).await {
+            Ok(saved) => saved,
+            Err(fault) => return self.status.snapshot_is_unusable(fault),
+        };
+        if let Some(saved) = saved {
             let age = saved.age();
             let (model, changes) = Model::of(saved.objects);
             tracing::warn!(

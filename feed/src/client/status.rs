@@ -44,6 +44,8 @@ struct Inner {
     synced: bool,
     updated: Option<SystemTime>,
     snapshot: Option<SystemTime>,
+    /// Why the state that was saved is not used.
+    snapshot_fault: Option<String>,
     stale: Option<Guard>,
 }
 
@@ -107,6 +109,7 @@ impl Status {
             synced: false,
             updated: None,
             snapshot: None,
+            snapshot_fault: None,
             stale: None,
         })))
     }
@@ -253,6 +256,11 @@ impl Status {
         }
     }
 
+    /// The state that was saved is not served.
+    pub(crate) fn snapshot_is_unusable(&self, fault: String) {
+        self.lock().snapshot_fault = Some(fault);
+    }
+
     /// Says in readiness that the feed is stale, once it is; when to look again.
     pub(crate) fn look_at_staleness(&self, now: Instant) -> Option<Instant> {
         let mut inner = self.lock();
@@ -324,6 +332,7 @@ impl Inner {
             "lostSince": first.map(|lost| timestamp(lost.at)),
             "stale": self.stale.is_some(),
             "snapshotSaved": self.snapshot.map(timestamp),
+            "snapshotFault": self.snapshot_fault,
             "lastUpdate": self.updated.map(timestamp),
             "kinds": self.kinds.iter().map(kind_state).collect::<BTreeMap<_, _>>(),
             "objects": served,

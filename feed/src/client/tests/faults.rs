@@ -1,7 +1,7 @@
 //! One test a fault: the state is a fresh list's within two seconds of the fault's end, and what
 //! vanished meanwhile is not served for longer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,14 +15,14 @@ use crate::update::Update;
 
 const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingress]);
 /// From the end of a fault until the state is a fresh list's.
-const RECOVERY: Duration = Duration::from_secs(2);
+pub(super) const RECOVERY: Duration = Duration::from_secs(2);
 /// How long other conditions may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A client of a fake server.
-struct World {
-    fake: Fake,
-    daemon: Daemon,
+pub(super) struct World {
+    pub(super) fake: Fake,
+    pub(super) daemon: Daemon,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -30,6 +30,8 @@ struct World {
 struct Seen {
     model: Model,
     updates: u64,
+    /// Names of Services in all changes so far.
+    changes: BTreeSet<String>,
 }
 
 impl World {
@@ -49,7 +51,6 @@ impl World {
     }
 
     fn follow(fake: Fake, patience: &Patience, token_file: Option<PathBuf>) -> World {
-        let daemon = Daemon::detached("test", 1);
         let config = ApiConfig {
             token_file,
             ca_file: None,
@@ -57,16 +58,36 @@ impl World {
             stale_after: Duration::from_millis(300),
         };
         let url = format!("http://{}", fake.address).parse().unwrap();
-        let place = Place::Url { url, token_file: config.token_file.clone(), ca_file: None };
+        World::follow_url(fake, &url, patience, &config)
+    }
+
+    pub(super) fn follow_url(
+        fake: Fake,
+        url: &Uri,
+        patience: &Patience,
+        config: &ApiConfig,
+    ) -> World {
+        World::follow_as(Daemon::detached("test", 1), fake, url, patience, config)
+    }
+
+    pub(super) fn follow_as(
+        daemon: Daemon,
+        fake: Fake,
+        url: &Uri,
+        patience: &Patience,
+        config: &ApiConfig,
+    ) -> World {
+        let (url, token_file) = (url.clone(), config.token_file.clone());
+        let place = Place::Url { url, token_file, ca_file: config.ca_file.clone() };
         let follow = Follow { place, address: "fake".into(), is_local: true };
-        let updates = follow.begin(&config, patience, KINDS, &daemon).unwrap();
+        let updates = follow.begin(config, patience, KINDS, &daemon).unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
         tokio::spawn(consume(updates, seen.clone()));
         World { fake, daemon, seen }
     }
 
     /// Name → port, which tells the version.
-    fn here(&self) -> BTreeMap<String, u64> {
+    pub(super) fn here(&self) -> BTreeMap<String, u64> {
         let model = self.seen.lock().unwrap().model.clone();
         let services = model.services();
         services
@@ -74,13 +95,13 @@ impl World {
             .collect()
     }
 
-    fn there(&self) -> BTreeMap<String, u64> {
+    pub(super) fn there(&self) -> BTreeMap<String, u64> {
         let state = self.fake.state();
         state.services.iter().map(|(name, v)| (name.clone(), 1 + v % 60_000)).collect()
     }
 
     /// Waits until the state here is the server's.
-    async fn in_sync(&self, within: Duration) {
+    pub(super) async fn in_sync(&self, within: Duration) {
         let begun = Instant::now();
         while self.here() != self.there() || self.updates() == 0 {
             let took = begun.elapsed();
@@ -89,15 +110,19 @@ impl World {
         }
     }
 
-    fn updates(&self) -> u64 {
+    pub(super) fn all_changes(&self) -> BTreeSet<String> {
+        self.seen.lock().unwrap().changes.clone()
+    }
+
+    pub(super) fn updates(&self) -> u64 {
         self.seen.lock().unwrap().updates
     }
 
-    fn page(&self) -> serde_json::Value {
+    pub(super) fn page(&self) -> serde_json::Value {
         self.daemon.admin.status()["feed"].clone()
     }
 
-    async fn until(&self, what: &str, condition: impl Fn(&World) -> bool) {
+    pub(super) async fn until(&self, what: &str, condition: impl Fn(&World) -> bool) {
         let begun = Instant::now();
         while !condition(self) {
             assert!(begun.elapsed() < PATIENCE, "never: {what}: {}", self.page());
@@ -105,18 +130,19 @@ impl World {
         }
     }
 
-    fn requests(&self, containing: &str) -> usize {
+    pub(super) fn requests(&self, containing: &str) -> usize {
         let state = self.fake.state();
         state.requests.iter().filter(|request| request.contains(containing)).count()
     }
 }
 
 async fn consume(mut updates: Updates, seen: Arc<Mutex<Seen>>) {
-    while let Some(Update { model, synced, .. }) = updates.next().await {
+    while let Some(Update { model, changes, synced, .. }) = updates.next().await {
         assert!(synced);
         let mut seen = seen.lock().unwrap();
         seen.model = model;
         seen.updates += 1;
+        seen.changes.extend(changes.services.iter().map(|name| name.name.to_string()));
     }
 }
 
