@@ -131,23 +131,18 @@ impl Follow {
             Failure::Configuration(format!("--feed {}: {}", self.address, transport::chain(&error)))
         })?;
         let local_endpoints = self.is_local || config.allow_local_endpoints;
-        let state = match &daemon.state_dir {
-            None => None,
-            Some(dir) => {
-                Some(State::open(dir, daemon.name, &self.address, kinds, local_endpoints).map_err(
-                    |error| {
-                        let dir = dir.display();
-                        Failure::Configuration(format!("--state-dir {dir}: {error}"))
-                    },
-                )?)
-            }
-        };
-        let shown = match self.place {
+        let address = match self.place {
             Place::Url { .. } => self.address.clone(),
             Place::Kube => kube.cluster_url.to_string(),
         };
+        let open = |dir: &PathBuf| {
+            State::open(dir, daemon.name, &address, kinds, local_endpoints).map_err(|error| {
+                Failure::Configuration(format!("--state-dir {}: {error}", dir.display()))
+            })
+        };
+        let state = daemon.state_dir.as_ref().map(open).transpose()?;
         let list = followed(kinds);
-        let status = Status::new(shown, config.stale_after, &list, daemon.readiness.clone());
+        let status = Status::new(address, config.stale_after, &list, daemon.readiness.clone());
         status.show(daemon);
         let (publisher, updates) = mailbox();
         let (sender, news) = mpsc::channel(NEWS);

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and end")]
 
 mod dns;
+mod feed_client;
 mod folder;
 mod ingress;
 mod proxy;

@@ -111,8 +111,9 @@ pub(crate) struct Patience {
     pub(crate) silence_in_list: Duration,
     /// A watch that lived this long was healthy: the next wait is a short one again.
     pub(crate) healthy: Duration,
-    /// For a connection with TLS handshake, and for a response to begin.
+    /// For a connection with TLS handshake.
     pub(crate) connect: Duration,
+    /// For a response to begin: a busy apiserver keeps a request in its queue for up to 15 s.
     pub(crate) response: Duration,
     /// Between two pings of an HTTP/2 connection; the peer has as long again to answer.
     pub(crate) ping: Duration,
@@ -130,7 +131,7 @@ impl Default for Patience {
             silence_in_list: seconds(15),
             healthy: seconds(1),
             connect: seconds(5),
-            response: seconds(15),
+            response: seconds(20),
             ping: seconds(5),
         }
     }

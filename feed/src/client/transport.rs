@@ -49,8 +49,15 @@ pub(crate) struct Transport {
     place: Place,
     patience: Patience,
     access: Mutex<Access>,
-    /// The one connection of all kinds, if it speaks HTTP/2.
-    shared: Mutex<Option<Link>>,
+    shared: Mutex<Shared>,
+}
+
+/// What all kinds share over HTTP/2.
+#[derive(Debug, Default)]
+struct Shared {
+    link: Option<Link>,
+    /// When the last try failed, and how.
+    failed: Option<(Instant, Fault)>,
 }
 
 #[derive(Debug)]
@@ -98,7 +105,7 @@ impl Drop for Driver {
 impl Transport {
     pub(crate) fn new(place: Place, config: kube::Config, patience: Patience) -> Transport {
         let access = Access { config, credentials: None, refreshed: Instant::now() };
-        Transport { place, patience, access: Mutex::new(access), shared: Mutex::new(None) }
+        Transport { place, patience, access: Mutex::new(access), shared: Mutex::default() }
     }
 
     /// A connection to the server, which has said who it is.
@@ -111,16 +118,24 @@ impl Transport {
         if credentials.tls.is_none() {
             return self.dial(&credentials).await;
         }
+        let asked = Instant::now();
         let mut shared = self.shared.lock().await;
-        if let Some(link) = shared.as_ref().filter(|link| link.is_open()) {
+        if let Some(link) = shared.link.as_ref().filter(|link| link.is_open()) {
             return Ok(link.clone());
         }
-        *shared = None;
-        let link = self.dial(&credentials).await?;
-        if matches!(link.sender, Sender::Http2(_)) {
-            *shared = Some(link.clone());
+        // Another kind has just tried: its failure is ours, or else each would wait for its
+        // own, one after the other.
+        if let Some((_, fault)) = shared.failed.as_ref().filter(|(at, _)| *at > asked) {
+            return Err(fault.clone());
         }
-        Ok(link)
+        shared.link = None;
+        let dialled = self.dial(&credentials).await;
+        match &dialled {
+            Ok(link) if matches!(link.sender, Sender::Http2(_)) => shared.link = Some(link.clone()),
+            Ok(_) => {}
+            Err(fault) => shared.failed = Some((Instant::now(), fault.clone())),
+        }
+        dialled
     }
 
     /// Reads the credentials anew, because the server refused these.
@@ -141,7 +156,7 @@ impl Transport {
             Err(_) => {}
         }
         drop(access);
-        *self.shared.lock().await = None;
+        self.shared.lock().await.link = None;
     }
 
     async fn credentials(&self) -> Result<Arc<Credentials>, Fault> {
