@@ -54,7 +54,7 @@ const NEWS: usize = 64;
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "feed-client")]
 pub struct ApiConfig {
-    /// File with the bearer token for the feed; read again every minute
+    /// File with the bearer token for the feed; it may be replaced at any time
     #[arg(long = "feed-token-file", env = "SWITCHYARD_FEED_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 

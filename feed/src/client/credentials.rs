@@ -8,10 +8,11 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Uri};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use http_body_util::Empty;
 use kube::client::ConfigExt;
 use rustls_pki_types::pem::PemObject;
@@ -55,6 +56,28 @@ pub(crate) struct Credentials {
     pub(crate) tls: Option<Tls>,
     /// Answers a request with its own headers: kube signs requests on their way to a server.
     sign: BoxCloneSyncService<Request<Empty<Bytes>>, Response<HeaderMap>, BoxError>,
+    token: Option<TokenFile>,
+}
+
+/// A bearer token in a file, which somebody else renews.
+struct TokenFile {
+    path: PathBuf,
+    /// What was in it last: a file that goes away takes nothing with it.
+    last: Mutex<String>,
+}
+
+impl TokenFile {
+    /// The token as the file has it now. Unlike kube's reading of such files, a line's end after
+    /// the token does not belong to it. Requests are few: two, when a watch begins.
+    fn read(&self) -> String {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(text) = std::fs::read_to_string(&self.path)
+            && !text.trim().is_empty()
+        {
+            text.trim().clone_into(&mut last);
+        }
+        last.clone()
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -89,14 +112,7 @@ impl Place {
                 Ok(config)
             }
             Place::Kube => {
-                // It reads files only, but says that it is asynchronous.
-                let runtime = tokio::runtime::Builder::new_current_thread().build();
-                let runtime = runtime.map_err(CredentialsError::Runtime)?;
-                let config = std::thread::scope(|scope| {
-                    let infer = scope.spawn(|| runtime.block_on(kube::Config::infer()));
-                    infer.join().expect("reading a kubeconfig does not panic")
-                });
-                let config = config.map_err(|e| CredentialsError::Infer(Box::new(e)))?;
+                let config = infer()?;
                 if let Some(proxy) = &config.proxy_url {
                     let proxy = proxy.host().unwrap_or_default();
                     tracing::warn!(proxy, "proxies are not used: the API is dialled directly");
@@ -105,6 +121,19 @@ impl Place {
             }
         }
     }
+}
+
+/// Reads files only, but is asynchronous: so it runs on a thread that no runtime knows.
+fn infer() -> Result<kube::Config, CredentialsError> {
+    let infer = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.map_err(CredentialsError::Runtime)?;
+        let config = runtime.block_on(kube::Config::infer());
+        config.map_err(|error| CredentialsError::Infer(Box::new(error)))
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(infer).join().expect("reading a kubeconfig does not panic")
+    })
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> CredentialsError {
@@ -148,11 +177,14 @@ impl Credentials {
             std::future::ready(Ok::<_, BoxError>(Response::new(headers)))
         });
         let mirror = config.extra_headers_layer().map_err(unusable)?.layer(mirror);
+        let mut config = config.clone();
+        let token = config.auth_info.token_file.take_if(|_| config.auth_info.token.is_none());
+        let token = token.map(|path| TokenFile { path: path.into(), last: Mutex::default() });
         let sign = match config.auth_layer().map_err(unusable)? {
             Some(auth) => BoxCloneSyncService::new(auth.layer(mirror)),
             None => BoxCloneSyncService::new(mirror),
         };
-        Ok(Credentials { url, tls, sign })
+        Ok(Credentials { url, tls, sign, token })
     }
 
     /// The headers that prove who we are; may read a token file or run a plugin again.
@@ -162,7 +194,13 @@ impl Credentials {
     /// When that fails.
     pub(crate) async fn headers(&self) -> Result<HeaderMap, BoxError> {
         let response = self.sign.clone().oneshot(Request::new(Empty::new())).await?;
-        Ok(response.into_body())
+        let mut headers = response.into_body();
+        if let Some(token) = &self.token {
+            let mut value = HeaderValue::try_from(format!("Bearer {}", token.read()))?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        Ok(headers)
     }
 }
 

@@ -151,7 +151,14 @@ impl Shared {
             return respond(200, r#"{"gitVersion":"v1.36.2"}"#);
         }
         if !target.contains("watch=1") {
-            return respond(404, r#"{"kind":"Status","message":"not found","code":404}"#);
+            return respond(200, r#"{"metadata":{"resourceVersion":"100"},"items":[]}"#);
+        }
+        let chunked = |text: &str| {
+            let length = text.len();
+            format!("HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{text}\r\n")
+        };
+        if !target.contains("sendInitialEvents") {
+            return chunked("{\"type\":\"ERROR\",\"object\":{\"code\":410}}\n");
         }
         let objects = self.objects.iter().filter(|(list, _)| path.ends_with(list));
         let mut lines: String = objects
@@ -159,8 +166,7 @@ impl Shared {
             .collect();
         lines += "{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":{\"resourceVersion\":\"100\",\
                   \"annotations\":{\"k8s.io/initial-events-end\":\"true\"}}}}\n";
-        let length = lines.len();
-        format!("HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{lines}\r\n")
+        chunked(&lines)
     }
 }
 
