@@ -41,9 +41,23 @@ pub(crate) fn split(text: &str, format: Format) -> Vec<Document<'_>> {
     }
 }
 
-/// The items of a YAML List; `None` when the document is none, or not plainly one.
+/// The items of a List in a YAML document; `None` when it is none, or not plainly one.
 pub(crate) fn items<'t>(document: &Document<'t>) -> Option<Vec<Document<'t>>> {
-    list::items(document)
+    if !document.text.trim_start().starts_with('{') {
+        return list::items(document);
+    }
+    // JSON is YAML too, and `kubectl` writes Lists in it.
+    let items = json::split(document.text);
+    let in_file = |item: Document<'t>| {
+        let first_line = item.lines_above == 0;
+        let columns = if first_line { document.columns_before } else { 0 };
+        Document {
+            lines_above: document.lines_above + item.lines_above,
+            columns_before: columns + item.columns_before,
+            ..item
+        }
+    };
+    (items.len() > 1).then(|| items.into_iter().map(in_file).collect())
 }
 
 fn split_yaml(text: &str) -> Vec<Document<'_>> {

@@ -555,3 +555,17 @@ fn anchors_and_merge_keys_work_as_in_kubectl() {
         readings(text).into_iter().map(|(_, r)| r.key.unwrap().name.name.to_string()).collect();
     assert_eq!(names, ["a", "b"]);
 }
+
+proptest::proptest! {
+    /// Whatever stands in a file, reading it ends in objects and problems.
+    #[test]
+    fn any_text_can_be_read(text in ANY_TEXT) {
+        for format in [Format::Yaml, Format::Json] {
+            readings_of(&text, format);
+        }
+    }
+}
+
+/// Pieces of manifests, and noise, in any order.
+const ANY_TEXT: &str = "(apiVersion: v1\n|kind: (Service|List|Secret|Pod)\n|items:\n|- |  |spec:\n\
+                        |metadata: \\{name: a\\}\n|[-a-z:{}\\[\\]\"'&*!|>#%?, \n]{1,8}){0,20}";

@@ -12,6 +12,9 @@ use crate::record::{Record, RecordKey};
 use crate::report::Report;
 use crate::validate::Interner;
 
+/// Problems of one file that keep their lines: nobody reads on, and each takes memory.
+const MAX_EXCERPTS: usize = 1000;
+
 /// The hash of a document that must be parsed again even if its text did not change.
 const ALWAYS_READ: u64 = 0;
 
@@ -19,6 +22,8 @@ const ALWAYS_READ: u64 = 0;
 pub(super) struct File {
     documents: Vec<Document>,
     objects: BTreeMap<RecordKey, Definition>,
+    /// Problems that were added since the file was read.
+    problems: usize,
 }
 
 /// A document, without its text.
@@ -172,7 +177,13 @@ impl File {
                     touched.push(key.clone());
                 }
             }
-            document.problems.extend(problems.into_iter().map(|p| (key.clone(), Arc::new(p))));
+            for mut problem in problems {
+                self.problems += 1;
+                if self.problems > MAX_EXCERPTS {
+                    problem.excerpt = None;
+                }
+                document.problems.push((key.clone(), Arc::new(problem)));
+            }
         }
         self.documents.push(document);
     }
