@@ -13,7 +13,6 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,6 +27,7 @@ use status::Status;
 use watch::{Hints, Wake, Watch};
 
 use crate::name::Kinds;
+use crate::path::FilePath;
 use crate::record::RecordKind;
 use crate::report::Report;
 use crate::store::{Event, Store};
@@ -216,7 +216,7 @@ impl Folder {
     }
 
     /// Looks again soon: what is missing may be on the way to another name.
-    fn postpone(&mut self, look: &Look, missing: &[Arc<Path>], until: Instant) {
+    fn postpone(&mut self, look: &Look, missing: &[FilePath], until: Instant) {
         if look.only.is_some() {
             self.pending.extend(missing.iter().map(|path| path.to_path_buf()));
             self.soon = Some(until);

@@ -1,12 +1,11 @@
 //! One file of the folder, as it was read last.
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
 use std::sync::Arc;
 
-use crate::document::{self, MAX_DOCUMENTS};
+use crate::document::{self, MAX_DOCUMENTS, hash};
 use crate::manifest::{self, Claim, Format, Outcome, Reading};
+use crate::path::FilePath;
 use crate::problem::{Level, Mark, Problem};
 use crate::record::{Record, RecordKey};
 use crate::report::Report;
@@ -132,7 +131,7 @@ impl File {
         self.documents.iter().any(|document| !document.problems.is_empty())
     }
 
-    pub(super) fn reports(&self, path: &Arc<Path>) -> impl Iterator<Item = Report> {
+    pub(super) fn reports(&self, path: &FilePath) -> impl Iterator<Item = Report> {
         self.documents.iter().flat_map(|document| {
             document.problems.iter().map(|(key, problem)| Report {
                 file: path.clone(),
@@ -226,7 +225,7 @@ struct Fresh {
 
 impl Reader<'_> {
     fn document(&mut self, part: &document::Document<'_>) {
-        let hash = hash(part.text);
+        let hash = identity(part.text);
         match self.known.remove(&hash) {
             Some(document) => self.kept.push((document, part.lines_above)),
             None => {
@@ -241,7 +240,7 @@ impl Reader<'_> {
     fn list(&mut self, whole: &document::Document<'_>, items: &[document::Document<'_>]) {
         let (mut kept, mut fresh) = (Vec::new(), Vec::new());
         for item in items {
-            let hash = hash(item.text);
+            let hash = identity(item.text);
             match self.known.remove(&hash) {
                 Some(document) => kept.push((document, item.lines_above)),
                 None => fresh.push(self.read(item, hash)),
@@ -279,8 +278,7 @@ fn second(key: &RecordKey, first: &Definition, mark: Mark) -> Problem {
     }
 }
 
-fn hash(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish().max(1)
+/// A document's hash, never [`ALWAYS_READ`].
+fn identity(text: &str) -> u64 {
+    hash(text).max(1)
 }

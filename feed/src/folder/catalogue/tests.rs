@@ -1,5 +1,7 @@
 //! What a folder serves after each batch of files, and what it reports.
 
+use std::path::Path;
+
 use super::*;
 
 /// A catalogue with what the store would hold.
@@ -14,10 +16,10 @@ impl Folder {
     fn batch(&mut self, files: &[(&str, &str)], gone: &[&str]) -> Vec<String> {
         for (path, text) in files {
             let format = if path.ends_with(".json") { Format::Json } else { Format::Yaml };
-            self.catalogue.put(&Path::new(path).into(), text, format);
+            self.catalogue.put(&FilePath::from(Path::new(path)), text, format);
         }
         for path in gone {
-            self.catalogue.remove(Path::new(path));
+            self.catalogue.remove(&FilePath::from(Path::new(path)));
         }
         let mut events = Vec::new();
         for event in self.catalogue.settle() {
