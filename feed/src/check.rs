@@ -49,7 +49,7 @@ pub fn check(paths: &[PathBuf]) -> io::Result<Checked> {
         let message = "no manifests there: no *.yaml, *.yml or *.json";
         return Err(io::Error::new(io::ErrorKind::NotFound, message));
     }
-    let mut catalogue = Catalogue::default();
+    let mut catalogue = Catalogue::new(Kinds::all());
     let mut reports = Vec::new();
     for (path, format) in &files {
         match folder::read_text(path) {

@@ -17,7 +17,7 @@ use claims::{Claims, Wish};
 use file::{Definition, File};
 
 use crate::manifest::{Claim, Format};
-use crate::name::{Kind, ObjectName};
+use crate::name::{Kind, Kinds, ObjectName};
 use crate::path::FilePath;
 use crate::problem::{Level, Problem};
 use crate::record::{Record, RecordKey, RecordKind};
@@ -25,8 +25,10 @@ use crate::report::Report;
 use crate::store::Event;
 use crate::validate::Interner;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Catalogue {
+    /// What is kept of objects: no more than these kinds need.
+    kinds: Kinds,
     files: BTreeMap<FilePath, File>,
     objects: HashMap<RecordKey, Object>,
     claims: Claims,
@@ -50,11 +52,25 @@ struct Object {
 }
 
 impl Catalogue {
+    pub(crate) fn new(kinds: Kinds) -> Catalogue {
+        Catalogue {
+            kinds,
+            files: BTreeMap::new(),
+            objects: HashMap::new(),
+            claims: Claims::default(),
+            refused: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            served: BTreeMap::new(),
+            reports: None,
+            interner: Interner::default(),
+        }
+    }
+
     /// Takes a file's new text. Documents that did not change are not parsed again.
     pub(crate) fn put(&mut self, path: &FilePath, text: &str, format: Format) {
         let before = self.files.remove(path).unwrap_or_default();
         let flawed = before.is_flawed();
-        let (file, touched) = File::read(text, format, before, &mut self.interner);
+        let (file, touched) = File::read(text, format, before, self.kinds, &mut self.interner);
         if flawed || file.is_flawed() {
             self.reports = None;
         }

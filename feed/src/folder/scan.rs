@@ -204,7 +204,7 @@ pub(crate) fn format_of_path(path: &Path) -> Format {
 }
 
 /// How a file of that name is written; `None` when it is no manifest.
-fn format_of(name: &str) -> Option<Format> {
+pub(super) fn format_of(name: &str) -> Option<Format> {
     match Path::new(name).extension()?.to_str()? {
         "yaml" | "yml" => Some(Format::Yaml),
         "json" => Some(Format::Json),

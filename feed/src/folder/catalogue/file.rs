@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::document::{self, MAX_DOCUMENTS, hash};
 use crate::manifest::{self, Claim, Format, Outcome, Reading};
+use crate::name::Kinds;
 use crate::path::FilePath;
 use crate::problem::{Level, Mark, Problem};
 use crate::record::{Record, RecordKey};
@@ -72,13 +73,15 @@ impl File {
         text: &str,
         format: Format,
         mut before: File,
+        kinds: Kinds,
         interner: &mut Interner,
     ) -> (File, Vec<RecordKey>) {
         let documents = std::mem::take(&mut before.documents);
         let mut known: HashMap<u64, Document> =
             documents.into_iter().map(|document| (document.hash, document)).collect();
         known.remove(&ALWAYS_READ);
-        let mut reader = Reader { text, format, known, interner, kept: vec![], fresh: vec![] };
+        let mut reader =
+            Reader { text, format, kinds, known, interner, kept: vec![], fresh: vec![] };
         for document in document::split(text, format) {
             match document::items(&document).filter(|_| format == Format::Yaml) {
                 Some(items) => reader.list(&document, &items),
@@ -208,6 +211,7 @@ impl File {
 struct Reader<'r> {
     text: &'r str,
     format: Format,
+    kinds: Kinds,
     /// The documents that the file had before, by hash.
     known: HashMap<u64, Document>,
     interner: &'r mut Interner,
@@ -257,7 +261,12 @@ impl Reader<'_> {
     }
 
     fn read(&mut self, part: &document::Document<'_>, hash: u64) -> Fresh {
-        let readings = manifest::read(self.text, part, self.format, self.interner);
+        let mut readings = manifest::read(self.text, part, self.format, self.interner);
+        for reading in &mut readings {
+            if let Outcome::Good(record) = &mut reading.outcome {
+                *record = record.clone().cut_to(self.kinds);
+            }
+        }
         Fresh { readings, hash, lines_above: part.lines_above }
     }
 }

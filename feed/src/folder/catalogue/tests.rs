@@ -5,10 +5,15 @@ use std::path::Path;
 use super::*;
 
 /// A catalogue with what the store would hold.
-#[derive(Default)]
 struct Folder {
     catalogue: Catalogue,
     store: BTreeMap<String, String>,
+}
+
+impl Default for Folder {
+    fn default() -> Folder {
+        Folder { catalogue: Catalogue::new(Kinds::all()), store: BTreeMap::new() }
+    }
 }
 
 impl Folder {
@@ -275,4 +280,18 @@ fn ten_thousand_services_that_want_the_same_address_are_settled_quickly() {
     assert_eq!(folder.errors().len(), 9_999);
     // Generous: it takes well below a second even without optimisation.
     assert!(begun.elapsed().as_secs() < 30);
+}
+
+#[test]
+fn of_kinds_that_nobody_asked_for_only_the_name_is_kept() {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {key: hunter2}\n";
+    let bad = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: b}\ndata: {key: '!'}\n";
+    let kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice]);
+    let mut catalogue = Catalogue::new(kinds);
+    let path = FilePath::from(Path::new("f.yaml"));
+    catalogue.put(&path, &(secret.to_owned() + bad), Format::Yaml);
+    let events = catalogue.settle();
+    assert!(matches!(&events[..], [Event::Apply(Record::Unwanted(_))]), "{events:?}");
+    assert_eq!(catalogue.reports().len(), 1, "it is checked all the same");
+    assert_eq!(catalogue.served()["Secret"], 1);
 }
