@@ -161,7 +161,7 @@ fn zone_of(settings: Settings, objects: Vec<Object>) -> Zone {
     zone
 }
 
-fn zone() -> Zone {
+pub(crate) fn zone() -> Zone {
     zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), fixture())
 }
 
@@ -652,7 +652,8 @@ fn pods() {
     let known6: &[&str] = &["NoError", "fd00--0.podns.pod.Z 5 AAAA fd00::"];
     let endpoint: &[&str] = &["NoError", "172-0-0-2.testns.pod.Z 5 A 172.0.0.2"];
     let stranger: &[&str] = &["NoError", "1-2-3-4.podns.pod.Z 5 A 1.2.3.4"];
-    let rows: [(&str, &[&str], &[&str], &[&str]); 12] = [
+    type Lines<'l> = &'l [&'l str];
+    let rows: [(&str, Lines<'_>, Lines<'_>, Lines<'_>); 12] = [
         ("10-240-0-1.podns.pod.Z A", NXDOMAIN, known, known),
         ("10-240-0-1.podns.pod.Z AAAA", NXDOMAIN, NODATA, NODATA),
         ("fd00--0.podns.pod.Z AAAA", NXDOMAIN, known6, known6),
