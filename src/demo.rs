@@ -38,6 +38,9 @@ const ENDPOINTS: [(&str, u8, u8); 5] =
     [("web-1", 1, 1), ("web-2", 1, 2), ("web-3", 1, 3), ("api-1", 2, 1), ("api-2", 2, 2)];
 const ENDPOINT_PORT: u16 = 8080;
 
+/// The table is the output. That loopback endpoints are not portable is no news here.
+const LOG: &str = "warn,feed=error";
+
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, clap::Args)]
@@ -81,6 +84,11 @@ impl Stage {
         std::fs::write(&beside, content)?;
         std::fs::rename(&beside, self.folder.join(name))
     }
+}
+
+/// How the demo itself logs.
+pub(crate) fn log() -> daemon::LogFlags {
+    daemon::LogFlags { format: Some(daemon::flags::LogFormat::Text), filter: Some(LOG.to_owned()) }
 }
 
 /// Runs the demo; `Ok(false)` when a line was not as expected.
@@ -165,7 +173,7 @@ fn tls_secret(certificate: &str, key: &str) -> String {
 }
 
 fn start(plans: Vec<Plan>) -> anyhow::Result<Vec<Running>> {
-    let quiet = ["--log", "warn", "--log-format", "text", "--drain-timeout", "2s"];
+    let quiet = ["--log", LOG, "--log-format", "text", "--drain-timeout", "2s"];
     plans
         .into_iter()
         .map(|mut plan| {

@@ -73,7 +73,7 @@ fn main() -> ExitCode {
             let updates = feed::follow(&p.feed, dns::KINDS, &daemon)?;
             dns::run(p.own, updates, daemon).await
         }),
-        Command::Demo(config) => run_tool(&daemon::LogFlags::default(), async {
+        Command::Demo(config) => run_tool(&demo::log(), async {
             match demo::run(config).await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(Failure::failed("the demo", "not every line was as expected")),

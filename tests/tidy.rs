@@ -1,6 +1,8 @@
 //! Holds the rules of the house that a compiler does not: who may depend on whom, which modules
 //! are pure, where `unsafe` may stand, and how files look.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and end")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -78,7 +78,9 @@ impl Daemon {
 
 /// Runs a process to its end: logging, control runtime, signals, admin endpoint, then `run`.
 ///
-/// `run` returns once it has drained. Errors are printed with their causes, one a line.
+/// `run` returns once it has drained. It takes its readiness guards before it first waits: until
+/// then the process is not ready, after that it is unless a guard is held. Errors are printed
+/// with their causes, one a line.
 pub fn start<F, Fut>(
     name: &'static str,
     flags: &Flags,
@@ -103,8 +105,16 @@ where
         if let Some(parent) = flags.parent {
             daemon.shutdown.end_with(parent);
         }
+        let mut starting = Some(daemon.readiness.block("starting"));
         admin::serve(admin, &daemon).await?;
-        run(daemon.clone()).await
+        let mut work = std::pin::pin!(run(daemon.clone()));
+        std::future::poll_fn(|cx| {
+            let polled = work.as_mut().poll(cx);
+            // By the first time that it waits, a process holds the guards it has reason for.
+            starting = None;
+            polled
+        })
+        .await
     });
     runtime.shutdown_background();
     exit_code(outcome)

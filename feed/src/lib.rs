@@ -7,15 +7,25 @@
 //! Left out on purpose: any notion of what a process does with the model (listeners, routes,
 //! zones). That is a snapshot's work, in the process's own crate.
 
+mod document;
+mod folder;
+mod manifest;
 mod model;
 mod name;
+mod object;
+mod problem;
+mod record;
+mod report;
+mod schema;
+mod store;
+mod tree;
 mod update;
+mod validate;
 
 pub use model::*;
 pub use name::{Kind, Kinds, ObjectKey, ObjectName};
 pub use update::{Publisher, Update, Updates, mailbox};
 
-use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -28,27 +38,53 @@ pub enum Source {
     Folder(PathBuf),
 }
 
-impl FromStr for Source {
-    type Err = Infallible;
+/// Why a text is no source.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    #[error("this version follows folders only, not a Kubernetes API at {0}: give it a folder")]
+    Network(String),
+    #[error("the folder's path is empty")]
+    Empty,
+}
 
-    fn from_str(source: &str) -> Result<Source, Infallible> {
-        Ok(Source::Folder(source.into()))
+impl FromStr for Source {
+    type Err = SourceError;
+
+    fn from_str(source: &str) -> Result<Source, SourceError> {
+        let lower = source.to_ascii_lowercase();
+        match source {
+            "" => Err(SourceError::Empty),
+            // A folder of that name is `./kube`.
+            "kube" => Err(SourceError::Network("kubeconfig".to_owned())),
+            _ if lower.starts_with("http://") || lower.starts_with("https://") => {
+                Err(SourceError::Network(source.to_owned()))
+            }
+            _ => Ok(Source::Folder(source.into())),
+        }
     }
 }
 
 /// The flags with which a process follows a feed.
 #[derive(Clone, Debug, clap::Args)]
+#[group(id = "feed")]
 pub struct Config {
-    /// Where objects come from: a folder of manifests
+    /// Where objects come from: a folder of manifests (*.yaml, *.yml, *.json)
     #[arg(long = "feed", env = "SWITCHYARD_FEED", value_name = "SOURCE")]
     pub source: Source,
 }
 
-/// Follows a source: the updates come as soon as every kind has been listed.
+/// Follows a source: the first update comes as soon as every kind has been listed.
+///
+/// The model holds the kinds that are asked for; what else the folder holds is still validated
+/// and reported.
 ///
 /// # Errors
 ///
 /// When the source cannot work at all, for example a folder that is not there.
-pub fn follow(_config: &Config, _kinds: Kinds, _daemon: &Daemon) -> Result<Updates, Failure> {
-    Ok(mailbox().1)
+pub fn follow(config: &Config, kinds: Kinds, daemon: &Daemon) -> Result<Updates, Failure> {
+    match &config.source {
+        Source::Folder(path) => folder::follow(path, kinds, daemon).map_err(|error| {
+            Failure::Configuration(format!("cannot read the folder {}: {error}", path.display()))
+        }),
+    }
 }

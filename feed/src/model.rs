@@ -188,6 +188,10 @@ impl Model {
         self.secrets.get(name)
     }
 
+    pub fn secrets(&self) -> impl Iterator<Item = &Arc<Secret>> + '_ {
+        self.secrets.values()
+    }
+
     /// Whether the namespace exists: as an object of its own, or because an object is in it.
     pub fn has_namespace(&self, namespace: &str) -> bool {
         let first = ObjectName::new(namespace, "");

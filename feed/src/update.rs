@@ -69,6 +69,11 @@ impl Publisher {
         drop(slot);
         self.0.notify.notify_one();
     }
+
+    /// Whether the consumer's end is still there.
+    pub fn is_read(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
 }
 
 impl Drop for Publisher {

@@ -1,12 +1,54 @@
-//! The L7 ingress.
+//! The L7 ingress: HTTP/1.1 and HTTP/2 by the rules of Ingress objects, with TLS.
+//!
+//! model → [`snapshot`] → [`worker`]s. The control runtime compiles each update of the model into
+//! the next snapshot and publishes it in one swap; workers, one thread a core, load it once for
+//! each handshake and request. In a worker: [`listener`] → [`connection`] → [`handler`] →
+//! [`upstream`]. The meaning of hosts and paths is in [`route`], of header fields in [`forward`].
 
-use std::net::SocketAddr;
+mod body;
+mod connection;
+mod deadline;
+mod forward;
+mod handler;
+mod limits;
+mod listener;
+mod metrics;
+mod pages;
+mod refusal;
+mod route;
+mod settings;
+mod snapshot;
+mod tls;
+mod upstream;
+mod worker;
 
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use daemon::flags::parse_duration;
 use daemon::{Daemon, Failure};
-use feed::{Kind, Kinds, Updates};
+use feed::{Kind, Kinds, Update, Updates};
+use ipnet::IpNet;
+use tokio::sync::watch;
+
+use crate::deadline::TICK;
+use crate::forward::Rules;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::snapshot::{Compiler, Snapshot, parse_bytes};
+use crate::worker::{Orders, Shared, Sockets};
 
 /// The kinds of object that this process follows.
-pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice]);
+pub const KINDS: Kinds = Kinds::of(&[
+    Kind::Service,
+    Kind::EndpointSlice,
+    Kind::Ingress,
+    Kind::IngressClass,
+    Kind::Secret,
+]);
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
@@ -14,14 +56,297 @@ pub struct Config {
     /// Admin endpoint (/livez /readyz /metrics /snapshot /status)
     #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7421")]
     pub admin: SocketAddr,
+
+    /// Address of plain HTTP: HTTP/1.1, and HTTP/2 with prior knowledge
+    #[arg(long, env = "SWITCHYARD_HTTP", value_name = "ADDR", default_value = "0.0.0.0:8080")]
+    pub http: SocketAddr,
+
+    /// Address of HTTPS: HTTP/2 and HTTP/1.1
+    #[arg(long, env = "SWITCHYARD_HTTPS", value_name = "ADDR", default_value = "0.0.0.0:8443")]
+    pub https: SocketAddr,
+
+    /// Class of the Ingresses to serve. Also served are those of any IngressClass whose
+    /// controller is switchyard.dev/ingress, and those without a class unless a class of another
+    /// controller is marked as the default
+    #[arg(
+        long,
+        env = "SWITCHYARD_INGRESS_CLASS",
+        value_name = "NAME",
+        default_value = "switchyard"
+    )]
+    pub ingress_class: String,
+
+    /// Proxies in front of this one, whose X-Forwarded fields and X-Request-Id are believed
+    #[arg(
+        long,
+        env = "SWITCHYARD_TRUSTED_PROXIES",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = parse_network
+    )]
+    pub trusted_proxies: Vec<IpNet>,
+
+    /// Forward header fields whose names have underscores; they are dropped otherwise, because
+    /// many endpoints cannot tell them from those with hyphens
+    #[arg(long, env = "SWITCHYARD_ALLOW_UNDERSCORES")]
+    pub allow_underscores: bool,
+
+    #[command(flatten)]
+    pub limits: LimitFlags,
+
+    #[command(flatten)]
+    pub timeouts: TimeoutFlags,
+}
+
+/// What a client may use up.
+#[derive(Clone, Debug, clap::Args)]
+pub struct LimitFlags {
+    /// Bytes of a request's head; at most 100 fields
+    #[arg(long, env = "SWITCHYARD_MAX_HEADER_BYTES", value_name = "BYTES",
+        default_value = "32k", value_parser = parse_bytes)]
+    pub max_header_bytes: u64,
+
+    /// Bytes of a request's body, 0 for no limit; annotation proxy-body-size overrides it
+    #[arg(long, env = "SWITCHYARD_MAX_BODY_BYTES", value_name = "BYTES",
+        default_value = "1g", value_parser = parse_bytes)]
+    pub max_body_bytes: u64,
+
+    /// Connections open at one time
+    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N", default_value = "32768")]
+    pub max_connections: usize,
+
+    /// Connections open at one time from one address that is no trusted proxy
+    #[arg(
+        long,
+        env = "SWITCHYARD_MAX_CONNECTIONS_PER_CLIENT",
+        value_name = "N",
+        default_value = "4096"
+    )]
+    pub max_connections_per_client: usize,
+
+    /// Requests in flight at one time on an HTTP/2 connection
+    #[arg(long, env = "SWITCHYARD_MAX_STREAMS", value_name = "N", default_value = "128")]
+    pub max_streams: u32,
+}
+
+/// How long things may take.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TimeoutFlags {
+    /// Time for a TLS handshake
+    #[arg(long, env = "SWITCHYARD_HANDSHAKE_TIMEOUT", value_name = "TIME",
+        default_value = "10s", value_parser = parse_duration)]
+    pub handshake_timeout: Duration,
+
+    /// Time for a request's head, from its first byte to its last
+    #[arg(long, env = "SWITCHYARD_HEADER_TIMEOUT", value_name = "TIME",
+        default_value = "10s", value_parser = parse_duration)]
+    pub header_timeout: Duration,
+
+    /// Time that a connection may wait for its next request
+    #[arg(long, env = "SWITCHYARD_IDLE_TIMEOUT", value_name = "TIME",
+        default_value = "75s", value_parser = parse_duration)]
+    pub idle_timeout: Duration,
+
+    /// Time for a connection to an endpoint; annotation proxy-connect-timeout overrides it
+    #[arg(long, env = "SWITCHYARD_CONNECT_TIMEOUT", value_name = "TIME",
+        default_value = "5s", value_parser = parse_duration)]
+    pub connect_timeout: Duration,
+
+    /// Time without progress of an endpoint's response; annotation proxy-read-timeout overrides
+    /// it
+    #[arg(long, env = "SWITCHYARD_READ_TIMEOUT", value_name = "TIME",
+        default_value = "60s", value_parser = parse_duration)]
+    pub read_timeout: Duration,
+
+    /// Time without progress of a request's body; annotation proxy-send-timeout overrides it
+    #[arg(long, env = "SWITCHYARD_SEND_TIMEOUT", value_name = "TIME",
+        default_value = "60s", value_parser = parse_duration)]
+    pub send_timeout: Duration,
+
+    /// Time that a WebSocket, or another connection that has changed protocols, may be silent
+    #[arg(long, env = "SWITCHYARD_TUNNEL_TIMEOUT", value_name = "TIME",
+        default_value = "1h", value_parser = parse_duration)]
+    pub tunnel_timeout: Duration,
+
+    /// Time that an unused connection to an endpoint is kept
+    #[arg(long, env = "SWITCHYARD_UPSTREAM_IDLE_TIMEOUT", value_name = "TIME",
+        default_value = "60s", value_parser = parse_duration)]
+    pub upstream_idle_timeout: Duration,
+
+    /// Time that requests in flight have when the process is told to end
+    #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME",
+        default_value = "30s", value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+}
+
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let ip = text.parse::<IpAddr>().map(IpNet::from);
+    ip.or_else(|_| text.parse()).map_err(|_| "write an address, or a network as 10.0.0.0/8".into())
+}
+
+impl Config {
+    fn settings(&self, https_port: u16) -> Settings {
+        let (limits, timeouts) = (&self.limits, &self.timeouts);
+        let idle_ticks = timeouts.upstream_idle_timeout.as_millis() / TICK.as_millis();
+        Settings {
+            rules: Rules {
+                trusted_proxies: self.trusted_proxies.clone(),
+                allow_underscores: self.allow_underscores,
+            },
+            https_port,
+            max_header_bytes: usize::try_from(limits.max_header_bytes).unwrap_or(usize::MAX),
+            max_body_bytes: Some(limits.max_body_bytes).filter(|bytes| *bytes > 0),
+            max_streams: limits.max_streams,
+            handshake_timeout: timeouts.handshake_timeout.into(),
+            header_timeout: timeouts.header_timeout.into(),
+            idle_timeout: timeouts.idle_timeout.into(),
+            connect_timeout: timeouts.connect_timeout.into(),
+            read_timeout: timeouts.read_timeout.into(),
+            send_timeout: timeouts.send_timeout.into(),
+            tunnel_timeout: timeouts.tunnel_timeout.into(),
+            upstream_idle_ticks: u64::try_from(idle_ticks).unwrap_or(u64::MAX),
+            drain_timeout: timeouts.drain_timeout,
+        }
+    }
+
+    fn limits(&self) -> Arc<Limits> {
+        let (max, per_client) =
+            (self.limits.max_connections, self.limits.max_connections_per_client);
+        Arc::new(Limits::new(max, per_client, self.trusted_proxies.clone()))
+    }
 }
 
 /// Runs until drained.
 ///
 /// # Errors
 ///
-/// When a configured address cannot be bound.
-pub async fn run(_config: Config, _updates: Updates, daemon: Daemon) -> Result<(), Failure> {
-    daemon.shutdown.draining().await;
-    Ok(())
+/// When a configured address cannot be bound, or a thread cannot be started.
+pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(), Failure> {
+    let sockets = bind_all(&config, daemon.workers)?;
+    let (http, https) = addresses(&sockets)?;
+    let provider = tls::provider();
+    let self_signed = tls::self_signed(&provider)?;
+    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::new(self_signed.clone())));
+    let limits = config.limits();
+    let metrics = Arc::new(Metrics::new(daemon.workers, limits.clone(), snapshot.clone()));
+    metrics.register(&daemon.metrics);
+    let compiler = Compiler::new(&config.ingress_class, provider.clone(), self_signed);
+    let compiler = Arc::new(Mutex::new(compiler));
+    add_pages(&daemon, &snapshot, &compiler, http, https);
+    let shared = Arc::new(Shared {
+        settings: config.settings(https.port()),
+        snapshot: snapshot.clone(),
+        tls: tls::server_config(provider, snapshot.clone())?,
+        limits,
+        metrics: metrics.clone(),
+    });
+    let orders = watch::Sender::new(Orders::default());
+    let mut workers = Vec::new();
+    for (index, sockets) in sockets.into_iter().enumerate() {
+        workers.push(worker::start(index, shared.clone(), sockets, orders.subscribe())?);
+    }
+    tracing::info!(%http, %https, workers = workers.len(), "listening");
+    let publisher = Publisher { compiler, snapshot, metrics, orders };
+    publisher.follow(updates, &daemon).await;
+    publisher.orders.send_modify(|orders| orders.drain = true);
+    // Threads are joined off the runtime, which answers probes meanwhile.
+    let joined = tokio::task::spawn_blocking(move || {
+        workers.into_iter().map(|worker| worker.join().is_ok()).fold(true, |all, ok| all & ok)
+    });
+    match joined.await {
+        Ok(true) => Ok(()),
+        _ => Err(Failure::Failed { what: "a worker has panicked".to_owned(), source: None }),
+    }
+}
+
+fn bind_all(config: &Config, workers: usize) -> Result<Vec<Sockets>, Failure> {
+    let bind = |what: &str, address: SocketAddr| {
+        let failed = |e| Failure::failed(format!("cannot listen on {what} address {address}"), e);
+        listener::bind(address).map_err(failed)
+    };
+    let first = Sockets { http: bind("HTTP", config.http)?, https: bind("HTTPS", config.https)? };
+    // Port 0 is a port of the kernel's choice, which the others must share.
+    let (http, https) = addresses(std::slice::from_ref(&first))?;
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        sockets.push(Sockets { http: bind("HTTP", http)?, https: bind("HTTPS", https)? });
+    }
+    Ok(sockets)
+}
+
+fn addresses(sockets: &[Sockets]) -> Result<(SocketAddr, SocketAddr), Failure> {
+    let failed = |error| Failure::failed("cannot read a listener's address", error);
+    let first = sockets.first().expect("there is at least one worker");
+    Ok((first.http.local_addr().map_err(failed)?, first.https.local_addr().map_err(failed)?))
+}
+
+fn add_pages(
+    daemon: &Daemon,
+    snapshot: &Arc<ArcSwap<Snapshot>>,
+    compiler: &Arc<Mutex<Compiler>>,
+    http: SocketAddr,
+    https: SocketAddr,
+) {
+    let snapshot = snapshot.clone();
+    daemon.admin.set_snapshot(move || pages::snapshot(&snapshot.load()));
+    let compiler = compiler.clone();
+    daemon.admin.add_status("ingress", move || {
+        pages::status(&compiler.lock().unwrap_or_else(PoisonError::into_inner), http, https)
+    });
+}
+
+/// Makes each update of the model what is served.
+struct Publisher {
+    /// Locked for one update, or for a page.
+    compiler: Arc<Mutex<Compiler>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    metrics: Arc<Metrics>,
+    orders: watch::Sender<Orders>,
+}
+
+impl Publisher {
+    /// Publishes updates until the drain begins.
+    async fn follow(&self, mut updates: Updates, daemon: &Daemon) {
+        let mut blocked = Some(daemon.readiness.block("waiting for every kind to be listed"));
+        let draining = daemon.shutdown.draining();
+        tokio::pin!(draining);
+        let mut source_is_there = true;
+        loop {
+            let update = tokio::select! {
+                () = &mut draining => return,
+                update = updates.next(), if source_is_there => update,
+            };
+            match update {
+                // What was served last is served on.
+                None => source_is_there = false,
+                Some(update) => {
+                    self.publish(&update);
+                    if update.synced && blocked.is_some() {
+                        self.orders.send_modify(|orders| orders.serve = true);
+                        blocked = None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn publish(&self, update: &Update) {
+        let begun = Instant::now();
+        let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
+        let compiled = compiler.update(&update.model, &update.changes, update.generation);
+        let ingresses = compiler.served();
+        drop(compiler);
+        self.snapshot.store(Arc::new(compiled.snapshot));
+        if compiled.endpoints_left {
+            self.orders.send_modify(|orders| orders.endpoints_left += 1);
+        }
+        self.metrics.programming_seconds.observe(update.received.elapsed().as_secs_f64());
+        let (generation, changes) = (update.generation, update.changes.len());
+        let micros = begun.elapsed().as_micros();
+        if generation == 1 {
+            tracing::info!(generation, ingresses, changes, micros, "snapshot");
+        } else {
+            tracing::debug!(generation, ingresses, changes, micros, "snapshot");
+        }
+    }
 }

@@ -1,1 +1,10 @@
-//! The ingress, driven from outside.
+//! The ingress, driven from outside: the real binary follows a folder, clients of every kind talk
+//! to it, and endpoints of our own look at what arrives.
+
+mod changes;
+mod kit;
+mod limits;
+mod proxying;
+mod routing;
+mod smuggling;
+mod tls;

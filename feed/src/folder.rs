@@ -1,0 +1,251 @@
+//! A folder of manifests as a source: inotify as a hint, a scan as the truth.
+//!
+//! One thread looks, reads what changed, and publishes each look as one batch. It never takes a
+//! state for true that may be half-written: see [`read`]. A folder that cannot be read changes
+//! nothing. Left out: what the files mean together ([`catalogue`]) and what the objects do
+//! (the store).
+
+pub(crate) mod catalogue;
+mod read;
+mod scan;
+mod status;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use daemon::Daemon;
+
+use catalogue::Catalogue;
+use read::{Files, Mood};
+use scan::{Look, Stat};
+use status::Status;
+use watch::{Hints, Wake, Watch};
+
+use crate::name::Kinds;
+use crate::record::RecordKind;
+use crate::store::{Event, Store};
+use crate::update::{Publisher, Updates, mailbox};
+
+/// From a hint to the look: a writer's next event mostly follows within this time.
+const QUIET: Duration = Duration::from_millis(10);
+/// From look to look without a hint. Below two seconds, so that a change that inotify does not
+/// see is served within two seconds; 10,000 files take 26 ms to look at.
+const RESCAN: Duration = Duration::from_millis(1500);
+/// How long a cold start waits for files that are being written.
+const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// How often a look may be put off because files vanish while others come.
+const MAX_POSTPONED: u32 = 5;
+
+/// Follows a folder on a thread of its own, which ends with the updates' receiver.
+///
+/// # Errors
+///
+/// When the folder cannot be read at the start.
+pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<Updates> {
+    scan::look(root)?;
+    let (publisher, updates) = mailbox();
+    let (sender, wakes) = channel();
+    forward_reloads(daemon, sender.clone());
+    let status = Status::new(root.to_owned());
+    status.show(daemon);
+    let folder = Folder {
+        root: root.to_owned(),
+        watch: Watch::new(root, sender),
+        hints: Hints::default(),
+        files: Files::default(),
+        catalogue: Catalogue::default(),
+        store: Store::new(kinds),
+        publisher,
+        status,
+        folders: BTreeMap::new(),
+        pending: BTreeSet::new(),
+        soon: None,
+        next: Instant::now(),
+        heard: None,
+        postponed: 0,
+        begun: Instant::now(),
+    };
+    std::thread::Builder::new().name("feed-folder".into()).spawn(move || folder.run(&wakes))?;
+    Ok(updates)
+}
+
+/// Wakes the folder's thread at each SIGHUP.
+fn forward_reloads(daemon: &Daemon, wakes: Sender<Wake>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let mut reloads = daemon.shutdown.reloads();
+    runtime.spawn(async move {
+        while reloads.changed().await.is_ok() && wakes.send(Wake::Reload).is_ok() {}
+    });
+}
+
+struct Folder {
+    root: PathBuf,
+    watch: Watch,
+    hints: Hints,
+    files: Files,
+    catalogue: Catalogue,
+    store: Store,
+    publisher: Publisher,
+    status: Status,
+    /// The folders of the last whole look.
+    folders: BTreeMap<PathBuf, Stat>,
+    /// Files to look at again, besides those that hints name.
+    pending: BTreeSet<PathBuf>,
+    /// When to look at the hints' and the pending files, and when at everything.
+    soon: Option<Instant>,
+    next: Instant,
+    /// When the first hint came that no batch has answered yet.
+    heard: Option<Instant>,
+    /// Looks put off in a row.
+    postponed: u32,
+    begun: Instant,
+}
+
+impl Folder {
+    fn run(mut self, wakes: &Receiver<Wake>) {
+        while self.publisher.is_read() {
+            self.wait(wakes);
+            match self.look() {
+                Ok(look) => {
+                    self.status.scanned(Ok(()));
+                    self.take(&look);
+                }
+                Err(fault) => {
+                    self.status.scanned(Err(fault));
+                    self.hints.clear();
+                    self.soon = None;
+                    self.next = Instant::now() + RESCAN;
+                }
+            }
+        }
+    }
+
+    /// Waits until a look is due.
+    fn wait(&mut self, wakes: &Receiver<Wake>) {
+        loop {
+            let due = self.soon.map_or(self.next, |soon| soon.min(self.next));
+            let left = due.saturating_duration_since(Instant::now());
+            match wakes.recv_timeout(left) {
+                Ok(Wake::Hint(hint)) => {
+                    self.heard.get_or_insert(hint.at);
+                    let soon = hint.at + QUIET;
+                    self.soon = Some(self.soon.map_or(soon, |other| other.min(soon)));
+                    self.hints.add(hint);
+                }
+                Ok(Wake::Reload) => return self.next = Instant::now(),
+                Err(RecvTimeoutError::Timeout) => return,
+                // Nothing hints any more: only the scans are left.
+                Err(RecvTimeoutError::Disconnected) => return std::thread::sleep(left),
+            }
+        }
+    }
+
+    /// A look that may be believed: at the files that were hinted at, where that is enough.
+    fn look(&mut self) -> Result<Look, String> {
+        if self.next > Instant::now() {
+            let paths = self.hints.paths().chain(&self.pending).cloned().collect();
+            if let Some(look) = scan::look_at(paths, &self.folders) {
+                return Ok(look);
+            }
+        }
+        let mut look = scan::look(&self.root).map_err(|error| error.to_string())?;
+        if self.watch.follow(&look.folders) {
+            // What happened before the new watches was not heard, so look once more.
+            look = scan::look(&self.root).map_err(|error| error.to_string())?;
+        }
+        let is_same = |a: Option<&Stat>, b: Option<&Stat>| match (a, b) {
+            (Some(a), Some(b)) => a.is_same_file(b),
+            _ => false,
+        };
+        let same_root = is_same(look.folders.get(&self.root), self.folders.get(&self.root));
+        if look.files.is_empty() && !self.files.is_empty() && !same_root {
+            return Err("the folder was replaced by one without manifests".to_owned());
+        }
+        self.folders.clone_from(&look.folders);
+        self.next = Instant::now() + RESCAN;
+        Ok(look)
+    }
+
+    /// Reads what changed and publishes it as one batch.
+    fn take(&mut self, look: &Look) {
+        let begun = Instant::now();
+        let first = !self.store.is_synced();
+        let patient = self.postponed < MAX_POSTPONED;
+        let mood = Mood { first, patient, now: SystemTime::now(), clock: begun };
+        let catalogue = &mut self.catalogue;
+        let verdict = self.files.compare(look, &self.hints, mood, |path, text, format| {
+            catalogue.put(path, text, format);
+        });
+        if verdict.vanishing && patient {
+            self.postponed += 1;
+            return self.postpone(look, &verdict.gone, begun + QUIET);
+        }
+        self.postponed = 0;
+        self.hints.clear();
+        self.pending = verdict.held.iter().map(|path| path.to_path_buf()).collect();
+        self.soon = (!self.pending.is_empty()).then(|| begun + verdict.wait);
+        for path in &verdict.gone {
+            self.catalogue.remove(path);
+        }
+        // A cold start waits for what is being written, but not for ever.
+        if !(first && !self.pending.is_empty() && self.begun.elapsed() < FIRST_PATIENCE) {
+            self.publish(begun);
+        }
+    }
+
+    /// Looks again soon: what is missing may be on the way to another name.
+    fn postpone(&mut self, look: &Look, missing: &[Arc<Path>], until: Instant) {
+        if look.only.is_some() {
+            self.pending.extend(missing.iter().map(|path| path.to_path_buf()));
+            self.soon = Some(until);
+        } else {
+            self.soon = None;
+            self.next = until;
+        }
+    }
+
+    fn publish(&mut self, begun: Instant) {
+        let first = !self.store.is_synced();
+        for event in self.events(first) {
+            self.store.handle(event);
+        }
+        let (model, changes) = self.store.commit();
+        let received = self.heard.take().unwrap_or(begun);
+        if first || !changes.is_empty() {
+            tracing::debug!(changes = changes.len(), build = ?begun.elapsed(), "batch");
+            self.publisher.publish(model, changes, received, true);
+        }
+        self.report();
+    }
+
+    fn report(&mut self) {
+        let mut reports = self.catalogue.reports();
+        let faults = self.files.reports();
+        if !faults.is_empty() {
+            reports = reports.iter().cloned().chain(faults).collect();
+        }
+        self.status.update(reports, self.catalogue.served().clone(), self.store.is_synced());
+    }
+
+    /// The batch's events; the first batch is a list of every kind.
+    fn events(&mut self, first: bool) -> Vec<Event> {
+        let events = self.catalogue.settle();
+        if !first {
+            return events;
+        }
+        let begin = RecordKind::ALL.into_iter().map(Event::Init);
+        let listed = events.into_iter().filter_map(|event| match event {
+            Event::Apply(record) => Some(Event::InitApply(record)),
+            _ => None,
+        });
+        let end = RecordKind::ALL.into_iter().map(Event::InitDone);
+        begin.chain(listed).chain(end).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! What the files of a folder define: which file's object is served, and which is not, and why.
+//!
+//! Pure: files come in as text that was read, events for the store go out. An object that turns
+//! bad keeps its last good state, for as long as its file names it. Of two files that define the
+//! same object, and of two Services that ask for the same node port or cluster IP ([`claims`]),
+//! the one that is served already stays; on a cold start, the first path.
+
+mod claims;
+mod file;
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use claims::{Claims, Wish};
+use file::{Definition, File};
+
+use crate::manifest::{Claim, Format};
+use crate::name::{Kind, ObjectName};
+use crate::problem::{Level, Problem};
+use crate::record::{Record, RecordKey, RecordKind};
+use crate::report::Report;
+use crate::store::Event;
+use crate::validate::Interner;
+
+#[derive(Debug, Default)]
+pub(crate) struct Catalogue {
+    files: BTreeMap<Arc<Path>, File>,
+    objects: HashMap<RecordKey, Object>,
+    claims: Claims,
+    /// Services that ask for what another has; tried again whenever anything changes.
+    refused: BTreeMap<ObjectName, Vec<Report>>,
+    touched: BTreeSet<RecordKey>,
+    /// Objects served, by kind.
+    served: BTreeMap<&'static str, usize>,
+    /// All that is wrong, while no file with a problem has changed.
+    reports: Option<Arc<[Report]>>,
+    interner: Interner,
+}
+
+/// An object of the folder.
+#[derive(Debug, Default)]
+struct Object {
+    /// The files that define it, sorted.
+    files: SmallVec<[Arc<Path>; 1]>,
+    /// What the store was told, and whose it is.
+    served: Option<(Arc<Path>, Record)>,
+}
+
+impl Catalogue {
+    /// Takes a file's new text. Documents that did not change are not parsed again.
+    pub(crate) fn put(&mut self, path: &Arc<Path>, text: &str, format: Format) {
+        let before = self.files.remove(path).unwrap_or_default();
+        let flawed = before.is_flawed();
+        let (file, touched) = File::read(text, format, before, &mut self.interner);
+        if flawed || file.is_flawed() {
+            self.reports = None;
+        }
+        for key in &touched {
+            let object = self.objects.entry(key.clone()).or_default();
+            if let (true, Err(at)) = (file.defines(key), object.files.binary_search(path)) {
+                object.files.insert(at, path.clone());
+            }
+        }
+        self.touched.extend(touched);
+        self.files.insert(path.clone(), file);
+    }
+
+    /// A file is gone, and with it what only it defined.
+    pub(crate) fn remove(&mut self, path: &Path) {
+        if let Some(file) = self.files.remove(path) {
+            self.touched.extend(file.keys().cloned());
+            if file.is_flawed() {
+                self.reports = None;
+            }
+        }
+    }
+
+    /// Ends a batch: what changed since the last one, for the store.
+    pub(crate) fn settle(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut wishes = Vec::new();
+        let mut touched = std::mem::take(&mut self.touched);
+        let service = |name: &ObjectName| RecordKey {
+            kind: RecordKind::Of(Kind::Service),
+            name: name.clone(),
+        };
+        touched.extend(self.refused.keys().map(service));
+        if !self.refused.is_empty() {
+            self.refused.clear();
+            self.reports = None;
+        }
+        for key in touched {
+            let wanted = self.choose(&key);
+            if key.kind == RecordKind::Of(Kind::Service) {
+                wishes.push(self.wish(key, wanted));
+            } else {
+                events.extend(self.serve(&key, wanted));
+            }
+        }
+        for (wish, verdict) in self.claims.settle(wishes) {
+            match verdict {
+                Ok(()) => events.extend(self.serve(&wish.key, wish.wanted)),
+                Err((claim, holder)) => self.refuse(&wish, claim, &holder),
+            }
+        }
+        self.interner.shrink();
+        events
+    }
+
+    /// All that is wrong, in the order of files and lines.
+    pub(crate) fn reports(&mut self) -> Arc<[Report]> {
+        if let Some(reports) = &self.reports {
+            return reports.clone();
+        }
+        let mut reports: Vec<_> =
+            self.files.iter().flat_map(|(path, file)| file.reports(path)).collect();
+        reports.extend(self.refused.values().flatten().cloned());
+        reports.extend(self.shadowed());
+        reports.sort_by(|a, b| {
+            let files =
+                if Arc::ptr_eq(&a.file, &b.file) { Ordering::Equal } else { a.file.cmp(&b.file) };
+            files.then((a.line(), a.column()).cmp(&(b.line(), b.column())))
+        });
+        let reports: Arc<[Report]> = reports.into();
+        self.reports = Some(reports.clone());
+        reports
+    }
+
+    /// The number of objects served, by kind.
+    pub(crate) fn served(&self) -> &BTreeMap<&'static str, usize> {
+        &self.served
+    }
+
+    /// The file whose definition counts, and its record: the incumbent's while it still defines
+    /// the object, else the first path's.
+    fn choose(&mut self, key: &RecordKey) -> Option<(Arc<Path>, Record)> {
+        let object = self.objects.get_mut(key)?;
+        let files = &self.files;
+        if object.files.len() > 1 {
+            self.reports = None;
+        }
+        object.files.retain(|path| files.get(path).is_some_and(|file| file.defines(key)));
+        let incumbent = object.served.as_ref().map(|(path, _)| path);
+        let incumbent = object.files.iter().find(|path| Some(*path) == incumbent);
+        let good = |path: &&Arc<Path>| files[*path].record(key).is_some();
+        let path = incumbent.or_else(|| object.files.iter().find(good))?;
+        let record = files[path].record(key)?;
+        Some((path.clone(), record.clone()))
+    }
+
+    fn wish(&self, key: RecordKey, wanted: Option<(Arc<Path>, Record)>) -> Wish {
+        let served = self.objects.get(&key).and_then(|object| object.served.as_ref());
+        let claims_of = |(_, record): &(Arc<Path>, Record)| claims::of(record);
+        let had = served.map(claims_of).unwrap_or_default();
+        let asks = wanted.as_ref().map(claims_of).unwrap_or_default();
+        Wish { key, had, asks, wanted }
+    }
+
+    /// Tells the store of an object, if that is news.
+    fn serve(&mut self, key: &RecordKey, wanted: Option<(Arc<Path>, Record)>) -> Option<Event> {
+        let object = self.objects.get_mut(key)?;
+        let changed = match (&object.served, &wanted) {
+            (Some((_, before)), Some((_, now))) => before != now,
+            (None, None) => false,
+            _ => true,
+        };
+        let count = self.served.entry(key.kind.as_str()).or_default();
+        *count = *count + usize::from(wanted.is_some()) - usize::from(object.served.is_some());
+        object.served = wanted;
+        let event = object
+            .served
+            .as_ref()
+            .map_or_else(|| Event::Delete(key.clone()), |(_, record)| Event::Apply(record.clone()));
+        if object.files.is_empty() && object.served.is_none() {
+            self.objects.remove(key);
+        }
+        changed.then_some(event)
+    }
+
+    fn refuse(&mut self, wish: &Wish, claim: Claim, holder: &ObjectName) {
+        let Some((path, _)) = &wish.wanted else { return };
+        let definition = self.files.get(path).and_then(|file| file.definition(&wish.key));
+        let Some(definition) = definition else { return };
+        let holder_key = RecordKey { kind: RecordKind::Of(Kind::Service), name: holder.clone() };
+        self.reports = None;
+        let help = format!("{} has it; choose another", self.place_of(&holder_key));
+        let message = claims::message(claim, definition);
+        let report = self.conflict(path, &wish.key, definition, message, help);
+        self.refused.entry(wish.key.name.clone()).or_default().push(Report {
+            problem: Arc::new(Problem {
+                mark: definition.mark_of(claim),
+                ..Problem::clone(&report.problem)
+            }),
+            ..report
+        });
+    }
+
+    /// Definitions that another file's takes precedence of.
+    fn shadowed(&self) -> Vec<Report> {
+        let mut reports = Vec::new();
+        for (key, object) in self.objects.iter().filter(|(_, object)| object.files.len() > 1) {
+            let winner = object.served.as_ref().map_or(&object.files[0], |(path, _)| path);
+            for path in object.files.iter().filter(|path| *path != winner) {
+                let Some(definition) = self.files[path].definition(key) else { continue };
+                let message = format!("{key} is defined a second time, so this one is not served");
+                let help = format!("it is served as {} has it", self.place_of(key));
+                reports.push(self.conflict(path, key, definition, message, help));
+            }
+        }
+        reports
+    }
+
+    fn conflict(
+        &self,
+        path: &Arc<Path>,
+        key: &RecordKey,
+        definition: &Definition,
+        message: String,
+        help: String,
+    ) -> Report {
+        Report {
+            file: path.clone(),
+            object: Some(key.clone()),
+            lines_above: definition.lines_above,
+            problem: Arc::new(Problem {
+                level: Level::Error,
+                message,
+                help: Some(help),
+                mark: definition.mark,
+                excerpt: None,
+            }),
+        }
+    }
+
+    /// `shop/web (services.yaml:12)`.
+    fn place_of(&self, key: &RecordKey) -> String {
+        let served = self.objects.get(key).and_then(|object| object.served.as_ref());
+        let Some((path, _)) = served else { return key.name.to_string() };
+        let line = self.files.get(path).and_then(|file| file.definition(key));
+        let line = line.map_or(0, |d| d.lines_above + d.mark.line + 1);
+        format!("{} ({}:{line})", key.name, path.display())
+    }
+}
+
+#[cfg(test)]
+mod tests;

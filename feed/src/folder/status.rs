@@ -1,0 +1,218 @@
+//! What operators see of the folder: `/status`, metrics and the log.
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde_json::{Value, json};
+
+use crate::problem::Level;
+use crate::report::Report;
+
+/// Problems listed at `/status`; the count is always whole.
+const MAX_LISTED: usize = 1000;
+/// Problems logged after one scan; more would hide the first ones.
+const MAX_LOGGED: usize = 20;
+
+/// Shared between the folder's thread and the admin endpoint.
+#[derive(Clone, Debug)]
+pub(super) struct Status(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    source: PathBuf,
+    /// Why the folder cannot be read now.
+    fault: Option<String>,
+    synced: bool,
+    heard: Instant,
+    updated: Option<SystemTime>,
+    reports: Arc<[Report]>,
+    /// Objects served, by kind.
+    served: BTreeMap<&'static str, usize>,
+}
+
+impl Status {
+    pub(super) fn new(source: PathBuf) -> Status {
+        Status(Arc::new(Mutex::new(Inner {
+            source,
+            fault: None,
+            synced: false,
+            heard: Instant::now(),
+            updated: None,
+            reports: Arc::default(),
+            served: BTreeMap::new(),
+        })))
+    }
+
+    /// Adds the status page and the metrics.
+    pub(super) fn show(&self, daemon: &daemon::Daemon) {
+        let page = self.clone();
+        daemon.admin.add_status("feed", move || page.lock().page());
+        let metrics = Gauges(self.clone());
+        daemon.metrics.register(|registry| registry.register_collector(Box::new(metrics)));
+    }
+
+    /// A scan ended: `Err` says why the folder could not be read.
+    pub(super) fn scanned(&self, outcome: Result<(), String>) {
+        let mut inner = self.lock();
+        match outcome {
+            Ok(()) => {
+                if inner.fault.take().is_some() {
+                    tracing::info!(folder = %inner.source.display(), "the folder is back");
+                }
+                inner.heard = Instant::now();
+            }
+            Err(fault) if inner.fault.as_ref() == Some(&fault) => {}
+            Err(fault) => {
+                let folder = inner.source.display();
+                tracing::warn!(%folder, %fault, "folder at fault: everything stays as it was");
+                inner.fault = Some(fault);
+            }
+        }
+    }
+
+    /// A batch was published, or what is wrong changed.
+    pub(super) fn update(
+        &self,
+        reports: Arc<[Report]>,
+        served: BTreeMap<&'static str, usize>,
+        synced: bool,
+    ) {
+        let mut inner = self.lock();
+        let news = if Arc::ptr_eq(&inner.reports, &reports) {
+            Vec::new()
+        } else {
+            news(&inner.reports, &reports)
+        };
+        inner.reports = reports;
+        inner.served = served;
+        inner.synced = synced;
+        inner.updated = Some(SystemTime::now());
+        // Standard error may be slow, and the admin endpoint wants the lock.
+        drop(inner);
+        log(&news);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn page(&self) -> Value {
+        let errors = self.reports.iter().filter(|r| r.problem.level == Level::Error).count();
+        let state = match (&self.fault, self.synced) {
+            (Some(_), _) => "fault",
+            (None, true) => "synced",
+            (None, false) => "listing",
+        };
+        let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(report).collect();
+        json!({
+            "source": self.source.display().to_string(),
+            "state": state,
+            "fault": self.fault,
+            "lastUpdate": self.updated.map(timestamp),
+            "lastScanSeconds": self.heard.elapsed().as_secs_f64(),
+            "objects": self.served,
+            "errors": errors,
+            "warnings": self.reports.len() - errors,
+            "rejected": rejected,
+        })
+    }
+}
+
+fn report(report: &Report) -> Value {
+    let problem = &report.problem;
+    json!({
+        "file": report.file.display().to_string(),
+        "line": report.line(),
+        "column": report.column(),
+        "object": report.object.as_ref().map(ToString::to_string),
+        "message": problem.message,
+        "help": problem.help,
+        "level": problem.level,
+    })
+}
+
+fn timestamp(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
+}
+
+/// What was not wrong before.
+fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
+    let known: HashSet<_> = before.iter().map(identity).collect();
+    now.iter().filter(|report| !known.contains(&identity(report))).cloned().collect()
+}
+
+fn log(news: &[Report]) {
+    for report in news.iter().take(MAX_LOGGED) {
+        let problem = &report.problem;
+        let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
+        let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
+        let lines = report.drawing().join("\n");
+        let help = problem.help.as_deref().unwrap_or_default();
+        let message = &problem.message;
+        match problem.level {
+            Level::Error => tracing::warn!(place, object, help, lines, "rejected: {message}"),
+            Level::Warning => tracing::warn!(place, object, help, lines, "{message}"),
+        }
+    }
+    if let Some(more) = news.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
+        tracing::warn!(more, "more problems: see /status, or run `switchyard check`");
+    }
+}
+
+/// A problem that only moved to another line is the same one.
+fn identity(report: &Report) -> (&std::path::Path, Option<&crate::record::RecordKey>, &str) {
+    (&report.file, report.object.as_ref(), &report.problem.message)
+}
+
+#[derive(Debug)]
+struct Gauges(Status);
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let inner = self.0.lock();
+        let mut gauge = |name, help, value: f64| {
+            let metric = ConstGauge::new(value);
+            let encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+            metric.encode(encoder)
+        };
+        let connected = f64::from(u8::from(inner.fault.is_none()));
+        gauge("switchyard_feed_connected", "Whether the feed can be read", connected)?;
+        gauge(
+            "switchyard_feed_last_event_seconds",
+            "Seconds since the feed was last heard: for a folder, since its last whole scan",
+            inner.heard.elapsed().as_secs_f64(),
+        )?;
+        let errors = inner.reports.iter().filter(|r| r.problem.level == Level::Error);
+        // An object with two problems is one rejected object; what has no name counts each time.
+        let mut objects = HashSet::new();
+        let mut rejected: BTreeMap<&str, usize> = BTreeMap::new();
+        for report in errors {
+            let kind = report.object.as_ref().map_or("unknown", |key| key.kind.as_str());
+            if report.object.is_none() || objects.insert((&report.file, &report.object)) {
+                *rejected.entry(kind).or_default() += 1;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "switchyard_objects",
+            "Objects of the feed, served and rejected",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (state, counts) in [("served", &inner.served), ("rejected", &rejected)] {
+            for (kind, count) in counts {
+                let metric = ConstGauge::new(*count as i64);
+                let labels = [("kind", *kind), ("state", state)];
+                metric.encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}

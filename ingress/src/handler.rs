@@ -1,0 +1,387 @@
+//! From a request to its response: checks, route, endpoint, and what to do when one fails.
+
+use std::borrow::Cow;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::header::{self, HeaderMap, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+
+use crate::body::Body;
+use crate::connection::{Connection, InFlight};
+use crate::deadline::Ticks;
+use crate::forward::{Framing, RequestHead, upgrade_of, write_request};
+use crate::refusal::Refusal;
+use crate::route::{host_of, normalise, port_of};
+use crate::settings::MAX_CONNECT_TRIES;
+use crate::snapshot::{Endpoint, Route};
+use crate::upstream::codec::{Asked, Head};
+use crate::upstream::{Failure, Outgoing, Upstream, framing};
+
+/// Answers one request.
+pub(crate) async fn handle(
+    connection: Rc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let is_http2 = connection.is_http2;
+    let in_flight = InFlight::begin(connection);
+    let mut routed = None;
+    let mut response = match answer(&in_flight, request, &mut routed).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            tracing::debug!(status = refusal.status().as_u16(), ?refusal, "refused");
+            refusal.into_response(is_http2)
+        }
+    };
+    let status = response.status().as_u16();
+    match routed {
+        Some(route) => route.backend.answers.count(status),
+        None => in_flight.connection.worker.shard().unrouted.count(status),
+    }
+    if in_flight.connection.is_ending() && !is_http2 && status != 101 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.body_mut().hold(in_flight);
+    Ok(response)
+}
+
+async fn answer(
+    in_flight: &InFlight,
+    request: Request<Incoming>,
+    routed: &mut Option<Arc<Route>>,
+) -> Result<Response<Body>, Refusal> {
+    let (mut parts, body) = request.into_parts();
+    let framing = check_form(&parts, &body)?;
+    let authority = authority_of(&parts)?;
+    let path = normalise(parts.uri.path()).map_err(|_| Refusal::Malformed("bad path"))?;
+    let route = find_route(&in_flight.connection, &parts, authority, &path)?;
+    let route = routed.insert(route).clone();
+    let limit = check_body(&in_flight.connection, &route, framing)?;
+    in_flight.apply(&route.policy);
+
+    let mut exchange = Exchange::begin(in_flight, &route)?;
+    let mut upstream = exchange.first_connection(&parts.method, framing).await?;
+    let asked = {
+        let may_upgrade = !in_flight.connection.is_http2 && framing == Framing::None;
+        let upgrade = upgrade_of(&parts.headers).filter(|_| may_upgrade);
+        let head = RequestHead {
+            method: parts.method.as_str(),
+            path: &path,
+            query: parts.uri.query(),
+            authority,
+            headers: &parts.headers,
+            framing,
+            upgrade,
+        };
+        let worker = &in_flight.connection.worker;
+        let id = worker.request_id();
+        let rules = &worker.settings().rules;
+        let out = upstream.outgoing.head();
+        write_request(out, &head, &in_flight.connection.origin, rules, &id);
+        Asked::new(&parts.method, upgrade.is_some())
+    };
+    upstream.outgoing.set_body(body, framing, limit);
+    // The request's map serves for the response's fields: it is large enough already.
+    let mut headers = std::mem::take(&mut parts.headers);
+    headers.clear();
+    let is_idempotent = is_idempotent(&parts.method);
+    loop {
+        match exchange.response(&mut upstream, asked, &mut headers).await {
+            Ok(head) => return Ok(respond(in_flight, upstream, head, headers)),
+            Err(failure) => {
+                let unsent = exchange.after(failure, &mut upstream, is_idempotent)?;
+                drop(upstream);
+                headers.clear();
+                upstream = exchange.new_connection().await?;
+                upstream.outgoing = unsent;
+            }
+        }
+    }
+}
+
+/// Checks what must hold before anything of a request is believed, and how its body is framed.
+fn check_form(parts: &Parts, body: &Incoming) -> Result<Framing, Refusal> {
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(Refusal::Method);
+    }
+    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if !is_chunked || codings.next().is_some() {
+            return Err(Refusal::Malformed("a transfer coding other than chunked"));
+        }
+        if parts.headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(Refusal::Malformed("both Transfer-Encoding and Content-Length"));
+        }
+    }
+    framing(&parts.method, &parts.headers, body).ok_or(Refusal::Malformed("bad Content-Length"))
+}
+
+/// The authority that a request is for, as its client wrote it.
+fn authority_of(parts: &Parts) -> Result<&str, Refusal> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::Malformed("more than one Host"));
+    }
+    let host = match host.map(HeaderValue::to_str) {
+        Some(Err(_)) => return Err(Refusal::Malformed("bad Host")),
+        Some(Ok(host)) => Some(host),
+        None => None,
+    };
+    let named = parts.uri.authority().map(http::uri::Authority::as_str);
+    match (named, host) {
+        (None, Some(host)) => Ok(host),
+        (Some(named), None) if parts.version == Version::HTTP_2 => Ok(named),
+        (Some(named), Some(host)) => {
+            // Over HTTP/2 both mean the same; the target of an HTTP/1.1 request overrides Host
+            // (RFC 9112 section 3.2.2).
+            let agree = named.eq_ignore_ascii_case(host);
+            if parts.version == Version::HTTP_2 && !agree {
+                return Err(Refusal::Malformed("Host is not :authority"));
+            }
+            Ok(named)
+        }
+        (_, None) => Err(Refusal::Malformed("no Host")),
+    }
+}
+
+fn find_route(
+    connection: &Connection,
+    parts: &Parts,
+    authority: &str,
+    path: &str,
+) -> Result<Arc<Route>, Refusal> {
+    let host = host_of(authority).map_err(|_| Refusal::Malformed("bad Host"))?;
+    let snapshot = connection.worker.snapshot();
+    if let Some(name) = &connection.server_name
+        && **name != *host
+    {
+        let of_connection = snapshot.certificate(Some(name));
+        if !Arc::ptr_eq(of_connection, snapshot.certificate(Some(&host))) {
+            return Err(Refusal::Misdirected);
+        }
+    }
+    let Some(route) = snapshot.route(&host, path) else {
+        let known = snapshot.knows_host(&host);
+        return Err(Refusal::NoRoute { host: known.then(|| host.into_owned()) });
+    };
+    if route.redirect && !connection.origin.is_https(&parts.headers) {
+        let https_port = connection.worker.settings().https_port;
+        return Err(redirect(&host, authority, https_port, path, parts.uri.query()));
+    }
+    if route.policy.refused.is_some() {
+        return Err(Refusal::Unserved("an annotation of this route is not supported"));
+    }
+    Ok(route.clone())
+}
+
+/// To the same place over HTTPS: at our own port for a client that named a port, for it reached
+/// us directly; at HTTPS's own for one that did not, whatever maps that to us.
+fn redirect(
+    host: &Cow<'_, str>,
+    authority: &str,
+    https_port: u16,
+    path: &str,
+    query: Option<&str>,
+) -> Refusal {
+    let port = match port_of(authority) {
+        Some(_) if https_port != 443 => format!(":{https_port}"),
+        _ => String::new(),
+    };
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    let location = format!("https://{host}{port}{path}{query}");
+    match HeaderValue::try_from(location) {
+        Ok(location) => Refusal::Redirect(location),
+        Err(_) => Refusal::Malformed("bad path"),
+    }
+}
+
+/// The bytes that the request's body may have.
+fn check_body(connection: &Connection, route: &Route, framing: Framing) -> Result<u64, Refusal> {
+    let own = connection.worker.settings().max_body_bytes;
+    let limit = route.policy.max_body.unwrap_or(own).unwrap_or(u64::MAX);
+    match framing {
+        Framing::Length(length) if length > limit => Err(Refusal::TooLarge),
+        _ => Ok(limit),
+    }
+}
+
+/// RFC 9110 section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}
+
+/// The search for an endpoint that answers.
+struct Exchange<'a> {
+    in_flight: &'a InFlight,
+    route: &'a Route,
+    /// Our place in the rotation; the endpoints after it are tried in its order.
+    turn: usize,
+    connect_tries: usize,
+    resent: bool,
+}
+
+impl<'a> Exchange<'a> {
+    fn begin(in_flight: &'a InFlight, route: &'a Route) -> Result<Exchange<'a>, Refusal> {
+        let endpoints = route.backend.endpoints();
+        if endpoints.list().is_empty() {
+            return Err(Refusal::Unserved("nothing serves this path at the moment"));
+        }
+        let turn = endpoints.take_turn();
+        Ok(Exchange { in_flight, route, turn, connect_tries: 0, resent: false })
+    }
+
+    /// A connection to the endpoint whose turn it is, kept or new.
+    async fn first_connection(
+        &mut self,
+        method: &Method,
+        framing: Framing,
+    ) -> Result<Box<Upstream>, Refusal> {
+        let endpoint = self.endpoint()?;
+        let pool = &self.in_flight.connection.worker.pool;
+        // What cannot be sent twice is worth a system call to see that it arrives once.
+        let must_arrive = framing != Framing::None || !is_idempotent(method);
+        while let Some(upstream) = pool.take(&endpoint) {
+            if !must_arrive || upstream.is_alive_now() {
+                return Ok(upstream);
+            }
+        }
+        self.new_connection().await
+    }
+
+    /// A new connection, to the first endpoint in the rotation that takes one.
+    async fn new_connection(&mut self) -> Result<Box<Upstream>, Refusal> {
+        // The state of connecting is large and seldom needed.
+        Box::pin(self.connect()).await
+    }
+
+    async fn connect(&mut self) -> Result<Box<Upstream>, Refusal> {
+        let shard = self.in_flight.connection.worker.shard();
+        let own_timeout = self.in_flight.connection.worker.settings().connect_timeout;
+        let timeout = self.route.policy.connect_timeout.map_or(own_timeout, Ticks::from);
+        loop {
+            let endpoint = self.endpoint()?;
+            self.in_flight.arm(timeout);
+            let mut connecting = std::pin::pin!(Upstream::connect(endpoint.clone()));
+            let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
+                Poll::Ready(connected) => Poll::Ready(Some(connected)),
+                Poll::Pending if self.in_flight.poll_timed_out(cx) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            })
+            .await;
+            shard.upstream_connects.add(1);
+            let refusal = match connected {
+                Some(Ok(upstream)) => return Ok(upstream),
+                Some(Err(error)) => {
+                    tracing::debug!(endpoint = %endpoint.address, %error, "cannot connect");
+                    Refusal::Unreachable
+                }
+                None => Refusal::EndpointTimeout,
+            };
+            shard.upstream_connect_failures.add(1);
+            self.turn = self.turn.wrapping_add(1);
+            self.connect_tries += 1;
+            let endpoints = self.route.backend.endpoints().list().len();
+            if self.connect_tries >= endpoints.min(MAX_CONNECT_TRIES) {
+                return Err(refusal);
+            }
+        }
+    }
+
+    fn endpoint(&self) -> Result<Arc<Endpoint>, Refusal> {
+        let endpoints = self.route.backend.endpoints();
+        let endpoint = endpoints.at(self.turn).cloned();
+        endpoint.ok_or(Refusal::Unserved("nothing serves this path at the moment"))
+    }
+
+    /// Sends the request and waits for the head of its response.
+    async fn response(
+        &self,
+        upstream: &mut Upstream,
+        asked: Asked,
+        headers: &mut HeaderMap,
+    ) -> Result<Head, Failed> {
+        upstream.begin(asked);
+        self.in_flight.made_progress(upstream);
+        poll_fn(|cx| {
+            let before = upstream.progress();
+            if let Poll::Ready(head) = upstream.poll_head(cx, headers) {
+                return Poll::Ready(head.map_err(Failed::Failure));
+            }
+            if upstream.progress() != before {
+                self.in_flight.made_progress(upstream);
+            }
+            if self.in_flight.poll_timed_out(cx) {
+                return Poll::Ready(Err(Failed::Timeout));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// What to do after a failure: the request to be sent again, or what to answer.
+    fn after(
+        &mut self,
+        failed: Failed,
+        upstream: &mut Upstream,
+        is_idempotent: bool,
+    ) -> Result<Outgoing, Refusal> {
+        let failure = match failed {
+            Failed::Timeout if upstream.outgoing.waits_for_client() => {
+                return Err(Refusal::ClientTimeout);
+            }
+            Failed::Timeout => return Err(Refusal::EndpointTimeout),
+            Failed::Failure(failure) => failure,
+        };
+        tracing::debug!(endpoint = %upstream.endpoint.address, error = %failure, "no response");
+        match failure {
+            Failure::Unanswered(_) => {}
+            Failure::TooLarge => return Err(Refusal::TooLarge),
+            Failure::Downstream(_) => return Err(Refusal::Malformed("the body ended early")),
+            Failure::Broken(_) | Failure::Bad(_) => return Err(Refusal::BadResponse),
+        }
+        let may_resend = is_idempotent || !upstream.outgoing.is_begun();
+        if self.resent || !may_resend || !upstream.outgoing.rewind() {
+            return Err(Refusal::BadResponse);
+        }
+        self.resent = true;
+        self.turn = self.turn.wrapping_add(1);
+        self.in_flight.connection.worker.shard().upstream_resends.add(1);
+        Ok(upstream.take_unsent())
+    }
+}
+
+/// Why an exchange gave no response.
+enum Failed {
+    Timeout,
+    Failure(Failure),
+}
+
+fn respond(
+    in_flight: &InFlight,
+    upstream: Box<Upstream>,
+    head: Head,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = head.status;
+    *response.headers_mut() = headers;
+    tracing::debug!(status = head.status.as_u16(), endpoint = %upstream.endpoint.address, "answer");
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
+        in_flight.connection.tunnel_to(upstream);
+    } else if upstream.is_read() {
+        in_flight.keep(upstream);
+    } else {
+        *response.body_mut() = Body::of(upstream);
+    }
+    response
+}

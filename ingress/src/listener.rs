@@ -1,0 +1,143 @@
+//! Listening sockets, one for each worker at the same address (SO_REUSEPORT): the kernel shares
+//! connections out, and no worker hands any to another.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::refusal::TOO_MANY_CONNECTIONS;
+use crate::worker::Worker;
+
+/// Connections that the kernel keeps for us while we are busy; it takes the smaller of this and
+/// its own `somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// When a client that says nothing is probed: tunnels and streams may be silent for long, and
+/// clients vanish.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+
+/// How long to wait before accepting again when there are no descriptors left.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// A socket at that address that others of ours may share.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted connections inherit these.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A task that accepts connections.
+#[derive(Debug)]
+pub(crate) struct Accepting {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Accepting {
+    /// Ends it, after the connections that the kernel has for it already.
+    pub(crate) async fn stop(self) {
+        // An error means that it has ended by itself.
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}
+
+pub(crate) fn start(
+    worker: &Rc<Worker>,
+    socket: TcpListener,
+    tls: Option<TlsAcceptor>,
+) -> Accepting {
+    let (stop, stopped) = oneshot::channel();
+    let task = tokio::task::spawn_local(accept(worker.clone(), socket, tls, stopped));
+    Accepting { stop, task }
+}
+
+async fn accept(
+    worker: Rc<Worker>,
+    socket: TcpListener,
+    tls: Option<TlsAcceptor>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let listener = tokio::net::TcpListener::from_std(socket)
+        .expect("a listening socket can be watched by a new runtime");
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => admit(&worker, stream, peer, tls.as_ref()),
+            // The client was gone before we looked: its own affair.
+            Err(error) if is_clients_own(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections");
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+    let Ok(socket) = listener.into_std() else { return };
+    accept_rest(&worker, &socket, tls.as_ref());
+}
+
+/// Takes what the kernel has accepted for this socket: closing it would reset those connections.
+/// A backlog of nothing makes the kernel take no more meanwhile, so that clients which come now
+/// are refused, or find the socket of the process that follows.
+fn accept_rest(worker: &Rc<Worker>, socket: &TcpListener, tls: Option<&TlsAcceptor>) {
+    let closed = SockRef::from(socket).listen(0);
+    let limit = BACKLOG as usize;
+    for _ in 0..limit {
+        let Ok((stream, peer)) = socket.accept() else { break };
+        let stream =
+            stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            admit(worker, stream, peer, tls);
+        }
+    }
+    if let Err(error) = closed {
+        tracing::debug!(%error, "the backlog stayed open");
+    }
+}
+
+fn is_clients_own(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
+}
+
+fn admit(
+    worker: &Rc<Worker>,
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    tls: Option<&TlsAcceptor>,
+) {
+    match worker.limits().admit(peer.ip()) {
+        Some(permit) => worker.spawn(stream, peer, tls.cloned(), permit),
+        None => {
+            worker.shard().connections_refused.add(1);
+            if tls.is_none() {
+                turn_away(stream);
+            }
+        }
+    }
+}
+
+/// Says why, as far as one write into an empty socket buffer can.
+fn turn_away(stream: tokio::net::TcpStream) {
+    use io::Write as _;
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write(TOO_MANY_CONNECTIONS);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
+}

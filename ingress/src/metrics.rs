@@ -1,0 +1,203 @@
+//! The ingress's metrics. Each worker counts in a shard of its own, with plain stores and no
+//! contention; a scrape adds the shards up.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::limits::Limits;
+use crate::snapshot::{Answers, Snapshot};
+
+/// Upper bounds of request times, in seconds: from a fast endpoint nearby to a long poll.
+const REQUEST_SECONDS: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// Upper bounds of the time from an event to its being served.
+const PROGRAMMING_SECONDS: [f64; 10] =
+    [0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 10.0];
+
+/// A count that one thread writes and any may read.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    /// Only for the thread that the shard belongs to: a load and a store, not an exchange.
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Request times of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    buckets: [Count; REQUEST_SECONDS.len() + 1],
+    nanoseconds: Count,
+}
+
+impl Times {
+    pub(crate) fn observe(&self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        let bucket = REQUEST_SECONDS.iter().position(|bound| seconds <= *bound);
+        self.buckets[bucket.unwrap_or(REQUEST_SECONDS.len())].add(1);
+        self.nanoseconds.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+/// What one worker counts. Aligned so that no two workers write to one cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Shard {
+    pub(crate) seconds: Times,
+    /// Requests that came to no Service.
+    pub(crate) unrouted: Answers,
+    pub(crate) connections: Count,
+    pub(crate) connections_refused: Count,
+    pub(crate) handshakes_rejected: Count,
+    pub(crate) upstream_connects: Count,
+    pub(crate) upstream_connect_failures: Count,
+    pub(crate) upstream_resends: Count,
+}
+
+/// All of the process's metrics but those of the feed.
+pub(crate) struct Metrics {
+    pub(crate) shards: Box<[Shard]>,
+    pub(crate) programming_seconds: Histogram,
+    limits: Arc<Limits>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(
+        workers: usize,
+        limits: Arc<Limits>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+    ) -> Metrics {
+        let shards = (0..workers).map(|_| Shard::default()).collect();
+        let programming_seconds = Histogram::new(PROGRAMMING_SECONDS);
+        Metrics { shards, programming_seconds, limits, snapshot }
+    }
+
+    /// Makes them part of the process's own.
+    pub(crate) fn register(self: &Arc<Metrics>, all: &daemon::Metrics) {
+        all.register(|registry| {
+            registry.register(
+                "switchyard_programming_seconds",
+                "Time from the receipt of an event to its being served",
+                self.programming_seconds.clone(),
+            );
+            registry.register_collector(Box::new(Scrape(self.clone())));
+        });
+    }
+
+    fn sum(&self, count: impl Fn(&Shard) -> &Count) -> u64 {
+        self.shards.iter().map(|shard| count(shard).value()).sum()
+    }
+}
+
+/// Encodes what the shards hold at this moment.
+#[derive(Debug)]
+struct Scrape(Arc<Metrics>);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.encode_requests(&mut encoder)?;
+        self.encode_times(&mut encoder)?;
+        let open = ConstGauge::new(self.0.limits.open() as u64);
+        encode(&mut encoder, "open_connections", "Connections of clients", &open)?;
+        type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
+        let counters: [Row; 6] = [
+            ("connections", "Connections of clients, since the start", |s| &s.connections),
+            ("refused_connections", "Connections beyond a limit", |s| &s.connections_refused),
+            ("rejected_handshakes", "TLS handshakes that failed", |s| &s.handshakes_rejected),
+            ("upstream_connects", "Connections to endpoints", |s| &s.upstream_connects),
+            (
+                "upstream_connect_failures",
+                "Connections to endpoints that could not be opened",
+                |s| &s.upstream_connect_failures,
+            ),
+            ("upstream_resends", "Requests sent again over another connection", |s| {
+                &s.upstream_resends
+            }),
+        ];
+        for (name, help, count) in counters {
+            encode(&mut encoder, name, help, &ConstCounter::new(self.0.sum(count)))?;
+        }
+        Ok(())
+    }
+}
+
+fn encode(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    metric: &impl EncodeMetric,
+) -> Result<(), fmt::Error> {
+    let name = format!("switchyard_ingress_{name}");
+    metric.encode(encoder.encode_descriptor(&name, help, None, metric.metric_type())?)
+}
+
+impl Scrape {
+    fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor(
+            "switchyard_ingress_requests",
+            "Requests by Service and class of the status answered",
+            None,
+            MetricType::Counter,
+        )?;
+        let snapshot = self.0.snapshot.load();
+        for (name, answers) in snapshot.services() {
+            for (class, count) in answers.counts().filter(|(_, count)| *count > 0) {
+                let labels =
+                    [("namespace", &*name.namespace), ("service", &*name.name), ("code", class)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let mut unrouted = [0; Answers::CLASSES.len()];
+        for shard in &self.0.shards {
+            for (sum, (_, count)) in unrouted.iter_mut().zip(shard.unrouted.counts()) {
+                *sum += count;
+            }
+        }
+        for (class, count) in Answers::CLASSES.into_iter().zip(unrouted) {
+            if count > 0 {
+                let labels = [("namespace", ""), ("service", ""), ("code", class)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_times(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut metric = encoder.encode_descriptor(
+            "switchyard_ingress_request_seconds",
+            "Time from a request's head to the end of its response",
+            None,
+            MetricType::Histogram,
+        )?;
+        let bounds = REQUEST_SECONDS.into_iter().chain([f64::INFINITY]).enumerate();
+        let buckets: Vec<_> =
+            bounds.map(|(at, bound)| (bound, self.0.sum(|s| &s.seconds.buckets[at]))).collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let seconds = self.0.sum(|s| &s.seconds.nanoseconds) as f64 / 1e9;
+        metric.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+    }
+}

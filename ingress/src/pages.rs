@@ -1,0 +1,80 @@
+//! What `/snapshot` and `/status` show of the ingress. No key material: certificates by name.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use crate::route::HostKey;
+use crate::snapshot::{Backend, Certificate, Compiler, Route, Snapshot, by_ingress};
+
+/// Hosts with their paths, backends with their endpoints, and certificates.
+pub(crate) fn snapshot(snapshot: &Snapshot) -> Value {
+    let hosts = snapshot.routes().into_iter().map(|(host, routes)| {
+        let paths: Vec<_> = routes.routes().iter().map(|r| route(r)).collect();
+        json!({ "host": host.to_string(), "paths": paths })
+    });
+    let certificates = snapshot.certificates();
+    json!({
+        "generation": snapshot.generation,
+        "hosts": hosts.collect::<Vec<_>>(),
+        "backends": backends(snapshot),
+        "certificates": certificates.iter().map(|(h, c)| certificate(h, c)).collect::<Vec<_>>(),
+    })
+}
+
+fn route(route: &Route) -> Value {
+    let path = route.path.as_ref();
+    json!({
+        "type": path.map_or("Default".to_owned(), |(path_type, _)| format!("{path_type:?}")),
+        "path": path.map(|(_, path)| &**path),
+        "ingress": route.ingress.to_string(),
+        "backend": route.backend.key.to_string(),
+        "redirectToHttps": route.redirect,
+    })
+}
+
+fn backends(snapshot: &Snapshot) -> Vec<Value> {
+    let mut seen = BTreeSet::new();
+    let mut backends = Vec::new();
+    for (_, routes) in snapshot.routes() {
+        for route in routes.routes() {
+            let name = route.backend.key.to_string();
+            if seen.insert(name.clone()) {
+                backends.push(backend(&name, &route.backend));
+            }
+        }
+    }
+    backends
+}
+
+fn backend(name: &str, backend: &Backend) -> Value {
+    let endpoints = backend.endpoints();
+    let addresses: Vec<_> = endpoints.list().iter().map(|e| e.address.to_string()).collect();
+    json!({
+        "backend": name,
+        "endpoints": addresses,
+        "unserved": endpoints.unserved().map(|unserved| unserved.reason()),
+    })
+}
+
+fn certificate(host: &HostKey, certificate: &Certificate) -> Value {
+    json!({
+        "host": host.to_string(),
+        "secret": certificate.secret.as_ref().map(ToString::to_string),
+        "names": certificate.names,
+        "notAfterUnix": certificate.not_after_unix,
+    })
+}
+
+/// The listeners, and everything that an operator must know of an Ingress.
+pub(crate) fn status(compiler: &Compiler, http: SocketAddr, https: SocketAddr) -> Value {
+    let problems = by_ingress(compiler.problems()).into_iter().map(|(ingress, problems)| {
+        json!({ "kind": "Ingress", "object": ingress.to_string(), "problems": problems })
+    });
+    json!({
+        "listeners": { "http": http.to_string(), "https": https.to_string() },
+        "ingresses": compiler.served(),
+        "problems": problems.collect::<Vec<_>>(),
+    })
+}

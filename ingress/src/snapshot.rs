@@ -1,0 +1,120 @@
+//! The ingress's view of the model: hosts, their paths, and the certificates they are served
+//! with.
+//!
+//! Pure. A [`Snapshot`] is immutable and numbered; the [`Compiler`] makes the next one from the
+//! last by what changed. Endpoints are not part of it but in cells that its routes refer to
+//! ([`Backend`]), so that an endpoint that comes or goes rebuilds nothing.
+
+mod backend;
+mod certificate;
+mod compile;
+mod policy;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use feed::{ObjectName, PathType};
+
+pub(crate) use backend::{Answers, Backend, Endpoint};
+pub(crate) use certificate::Certificate;
+pub(crate) use compile::{Compiler, by_ingress};
+pub(crate) use policy::{Policy, parse_bytes};
+
+use crate::route::{HostKey, HostTable, PathTable};
+
+/// What the data path serves.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    /// Of the update that it was made from.
+    pub(crate) generation: u64,
+    hosts: HostTable<Arc<HostRoutes>>,
+    certificates: HostTable<Arc<Certificate>>,
+    /// Served where no other certificate is.
+    self_signed: Arc<Certificate>,
+    /// The Services that routes refer to.
+    services: imbl::OrdMap<ObjectName, Arc<Answers>>,
+}
+
+/// The routes of one host.
+#[derive(Debug)]
+pub(crate) struct HostRoutes {
+    paths: PathTable<Arc<Route>>,
+    /// The default backend of an Ingress that has a rule for the host.
+    default: Option<Arc<Route>>,
+    /// All of the above, as they were written, for pages that list them.
+    listed: Vec<Arc<Route>>,
+}
+
+/// A host and path of an Ingress, and where it leads.
+#[derive(Debug)]
+pub(crate) struct Route {
+    pub(crate) ingress: ObjectName,
+    /// Absent for a default backend.
+    pub(crate) path: Option<(PathType, Arc<str>)>,
+    pub(crate) backend: Arc<Backend>,
+    pub(crate) policy: Arc<Policy>,
+    /// Plain HTTP is answered with a redirect.
+    pub(crate) redirect: bool,
+}
+
+impl Snapshot {
+    pub(crate) fn new(self_signed: Arc<Certificate>) -> Snapshot {
+        Snapshot {
+            generation: 0,
+            hosts: HostTable::new(),
+            certificates: HostTable::new(),
+            self_signed,
+            services: imbl::OrdMap::new(),
+        }
+    }
+
+    /// The route of a normalised host and path. The host's own rules come first, then rules
+    /// without a host, which hold for all, then default backends.
+    pub(crate) fn route(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        let own = self.hosts.find(host);
+        let any = self.hosts.any();
+        own.and_then(|routes| routes.paths.find(path))
+            .or_else(|| any.and_then(|routes| routes.paths.find(path)))
+            .or_else(|| own.and_then(|routes| routes.default.as_ref()))
+            .or_else(|| any.and_then(|routes| routes.default.as_ref()))
+    }
+
+    /// Whether any rule names the host; tells a client whether host or path was wrong.
+    pub(crate) fn knows_host(&self, host: &str) -> bool {
+        self.hosts.find(host).is_some()
+    }
+
+    /// The certificate for a host name; without a name the one for all hosts.
+    pub(crate) fn certificate(&self, host: Option<&str>) -> &Arc<Certificate> {
+        host.and_then(|host| self.certificates.find(host))
+            .or_else(|| self.certificates.any())
+            .unwrap_or(&self.self_signed)
+    }
+
+    /// The routes of all hosts, ordered by host.
+    pub(crate) fn routes(&self) -> Vec<(HostKey, Arc<HostRoutes>)> {
+        let mut routes: Vec<_> = self.hosts.iter().map(|(host, r)| (host, r.clone())).collect();
+        routes.sort_by(|a, b| a.0.cmp(&b.0));
+        routes
+    }
+
+    /// The certificates of all hosts, ordered by host.
+    pub(crate) fn certificates(&self) -> Vec<(HostKey, Arc<Certificate>)> {
+        let mut all: Vec<_> = self.certificates.iter().map(|(host, c)| (host, c.clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// The Services that routes refer to, with their counts of answers.
+    pub(crate) fn services(&self) -> impl Iterator<Item = (&ObjectName, &Arc<Answers>)> {
+        self.services.iter()
+    }
+}
+
+impl HostRoutes {
+    /// All routes, in the order in which their Ingresses are considered.
+    pub(crate) fn routes(&self) -> &[Arc<Route>] {
+        &self.listed
+    }
+}

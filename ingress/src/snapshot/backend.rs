@@ -1,0 +1,251 @@
+//! A backend: the Service port that routes lead to, and the endpoints that serve it now.
+//!
+//! Routes hold a [`Backend`], which is a cell: a change of endpoints is one store into it and
+//! touches no route. The data path loads the cell once a request.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::{ArcSwap, Guard};
+use feed::{
+    AddressType, BackendPort, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
+};
+
+/// What a backend is named by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct BackendKey {
+    pub(crate) service: ObjectName,
+    pub(crate) port: BackendPort,
+}
+
+impl std::fmt::Display for BackendKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.port {
+            BackendPort::Number(number) => write!(f, "{}:{number}", self.service),
+            BackendPort::Name(name) => write!(f, "{}:{name}", self.service),
+        }
+    }
+}
+
+/// A Service port as an Ingress names it, with whatever serves it now.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    pub(crate) key: BackendKey,
+    pub(crate) answers: Arc<Answers>,
+    endpoints: ArcSwap<Endpoints>,
+}
+
+impl Backend {
+    pub(crate) fn new(key: BackendKey, answers: Arc<Answers>) -> Backend {
+        let endpoints = ArcSwap::from_pointee(Endpoints::none(Unserved::NoService));
+        Backend { key, answers, endpoints }
+    }
+
+    /// What serves it at this moment; not to be held over an await.
+    pub(crate) fn endpoints(&self) -> Guard<Arc<Endpoints>> {
+        self.endpoints.load()
+    }
+
+    pub(super) fn set(&self, endpoints: Arc<Endpoints>) {
+        self.endpoints.store(endpoints);
+    }
+}
+
+/// Requests of one Service by the class of the status that was answered, since its first route.
+#[derive(Debug, Default)]
+pub(crate) struct Answers([AtomicU64; Answers::CLASSES.len()]);
+
+impl Answers {
+    pub(crate) const CLASSES: [&'static str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+    pub(crate) fn count(&self, status: u16) {
+        let class = usize::from(status / 100).clamp(1, Answers::CLASSES.len()) - 1;
+        self.0[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Each class with its count.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        Answers::CLASSES.into_iter().zip(self.0.iter().map(|n| n.load(Ordering::Relaxed)))
+    }
+}
+
+/// An address that serves. The same `Arc` for as long as the address stays, so that connections
+/// to it are kept over changes of its neighbours.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    gone: AtomicBool,
+}
+
+impl Endpoint {
+    pub(crate) fn new(address: SocketAddr) -> Endpoint {
+        Endpoint { address, gone: AtomicBool::new(false) }
+    }
+
+    /// It takes no new requests: kept connections to it are to be closed.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+}
+
+/// The endpoints that take new requests, in address order.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    list: Vec<Arc<Endpoint>>,
+    /// Why the list is empty.
+    unserved: Option<Unserved>,
+    /// Counts requests, over changes of the list and over all workers.
+    rotation: Arc<AtomicUsize>,
+}
+
+/// Why a backend has no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unserved {
+    NoService,
+    NoPort,
+    NotTcp,
+    ExternalName,
+    NoEndpoints,
+}
+
+impl Unserved {
+    /// What to tell clients and operators.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Unserved::NoService => "the Service does not exist",
+            Unserved::NoPort => "the Service has no such port",
+            Unserved::NotTcp => "the Service's port is not TCP",
+            Unserved::ExternalName => "a Service of type ExternalName is refused as a backend",
+            Unserved::NoEndpoints => "the Service has no ready endpoint",
+        }
+    }
+}
+
+impl Endpoints {
+    pub(crate) fn none(unserved: Unserved) -> Endpoints {
+        Endpoints { list: Vec::new(), unserved: Some(unserved), rotation: Arc::default() }
+    }
+
+    pub(crate) fn list(&self) -> &[Arc<Endpoint>] {
+        &self.list
+    }
+
+    pub(crate) fn unserved(&self) -> Option<Unserved> {
+        self.unserved
+    }
+
+    /// Takes the next turn of the strict round robin: the place in it, to be used with
+    /// [`Endpoints::at`].
+    pub(crate) fn take_turn(&self) -> usize {
+        self.rotation.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The endpoint at a place of the rotation, of this list: `None` when it is empty.
+    pub(crate) fn at(&self, turn: usize) -> Option<&Arc<Endpoint>> {
+        self.list.get(turn.checked_rem(self.list.len())?)
+    }
+
+    /// The endpoints after this list was replaced by `addresses`; those that stay are the same.
+    /// Marks as gone those that leave, and says whether there were any.
+    fn replaced_by(&self, addresses: &[SocketAddr]) -> (Endpoints, bool) {
+        let known: HashMap<_, _> = self.list.iter().map(|e| (e.address, e)).collect();
+        let list: Vec<_> = addresses
+            .iter()
+            .map(|address| match known.get(address) {
+                Some(endpoint) => Arc::clone(endpoint),
+                None => Arc::new(Endpoint::new(*address)),
+            })
+            .collect();
+        let left = self.retire(addresses);
+        let unserved = list.is_empty().then_some(Unserved::NoEndpoints);
+        (Endpoints { list, unserved, rotation: self.rotation.clone() }, left)
+    }
+
+    /// Marks all but those at `staying`, which is sorted, as gone.
+    fn retire(&self, staying: &[SocketAddr]) -> bool {
+        let leave = |e: &&Arc<Endpoint>| staying.binary_search(&e.address).is_err();
+        let leaving = self.list.iter().filter(leave);
+        leaving.map(|endpoint| endpoint.gone.store(true, Ordering::Relaxed)).count() > 0
+    }
+}
+
+/// The Service ports of one Service that backends name, with their endpoints.
+#[derive(Debug, Default)]
+pub(super) struct ServicePorts {
+    ports: HashMap<NonZeroU16, Arc<Endpoints>>,
+}
+
+impl ServicePorts {
+    /// Makes all of the Service's backends serve what the model says now. Backends that name one
+    /// port by number and by name share its endpoints and its rotation. True when an endpoint
+    /// left.
+    pub(super) fn refresh(
+        &mut self,
+        entry: Option<&ServiceEntry>,
+        backends: &[Arc<Backend>],
+    ) -> bool {
+        let mut before = std::mem::take(&mut self.ports);
+        let mut left = false;
+        for backend in backends {
+            let endpoints = match resolve(entry, &backend.key.port) {
+                Err(unserved) => Arc::new(Endpoints::none(unserved)),
+                Ok((entry, port)) => match self.ports.get(&port.port) {
+                    Some(shared) => shared.clone(),
+                    None => {
+                        let addresses = addresses_of(entry, port);
+                        let old = before.remove(&port.port);
+                        let old =
+                            old.unwrap_or_else(|| Arc::new(Endpoints::none(Unserved::NoPort)));
+                        let (endpoints, some_left) = old.replaced_by(&addresses);
+                        left |= some_left;
+                        let endpoints = Arc::new(endpoints);
+                        self.ports.insert(port.port, endpoints.clone());
+                        endpoints
+                    }
+                },
+            };
+            backend.set(endpoints);
+        }
+        left | before.values().fold(false, |left, endpoints| left | endpoints.retire(&[]))
+    }
+}
+
+fn resolve<'a>(
+    entry: Option<&'a ServiceEntry>,
+    wanted: &BackendPort,
+) -> Result<(&'a ServiceEntry, &'a ServicePort), Unserved> {
+    let entry = entry.ok_or(Unserved::NoService)?;
+    if matches!(entry.service.service_type, ServiceType::ExternalName(_)) {
+        return Err(Unserved::ExternalName);
+    }
+    let port = entry.service.port(wanted).ok_or(Unserved::NoPort)?;
+    if port.protocol != Protocol::Tcp {
+        return Err(Unserved::NotTcp);
+    }
+    Ok((entry, port))
+}
+
+/// Where new requests may go, sorted. Pods of a dual-stack Service are in a slice of each family;
+/// one family is used, the Service's first where it has endpoints, so that each counts once.
+fn addresses_of(entry: &ServiceEntry, port: &ServicePort) -> Vec<SocketAddr> {
+    let any_state = entry.service.publish_not_ready_addresses;
+    let mut addresses = Vec::new();
+    for slice in entry.slices.iter().filter(|s| s.address_type != AddressType::Fqdn) {
+        let matches = |p: &&feed::SlicePort| p.name == port.name && p.protocol == Protocol::Tcp;
+        let Some(number) = slice.ports.iter().find(matches).and_then(|p| p.port) else { continue };
+        let usable = |e: &&feed::Endpoint| any_state || (e.ready && !e.terminating);
+        let ips = slice.endpoints.iter().filter(usable).filter_map(feed::Endpoint::ip);
+        addresses.extend(ips.map(|ip| SocketAddr::new(ip, number.get())));
+    }
+    addresses.sort_unstable();
+    addresses.dedup();
+    let first_is_v6 = matches!(entry.service.cluster_ips.first(), Some(IpAddr::V6(_)));
+    let in_first = |address: &SocketAddr| address.is_ipv6() == first_is_v6;
+    if addresses.iter().any(in_first) {
+        addresses.retain(in_first);
+    }
+    addresses
+}

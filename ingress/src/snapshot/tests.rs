@@ -1,0 +1,625 @@
+//! What models become, as tables.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+
+use feed::{
+    AddressType, BackendPort, Changes, EndpointSlice, Ingress, IngressBackend, IngressClass,
+    IngressPath, IngressRule, IngressTls, Model, Object, Protocol, Secret, Service, ServicePort,
+    ServiceType, SlicePort, TargetPort,
+};
+
+use super::*;
+use crate::route::normalise;
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// PEM certificate and key for these names.
+fn pem(names: &[&str]) -> (String, String) {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+fn secret(name: &str, certificate: &str, key: &str) -> Object {
+    let data = [("tls.crt", certificate), ("tls.key", key)];
+    Object::Secret(Arc::new(Secret {
+        name: ObjectName::new("default", name),
+        secret_type: "kubernetes.io/tls".into(),
+        data: data.into_iter().map(|(k, v)| (k.into(), v.as_bytes().to_vec().into())).collect(),
+    }))
+}
+
+fn number(port: u16) -> NonZeroU16 {
+    NonZeroU16::new(port).unwrap()
+}
+
+fn service(name: &str) -> Service {
+    let port = |name: &str, port, protocol| ServicePort {
+        name: name.into(),
+        port: number(port),
+        protocol,
+        target_port: TargetPort::Number(number(port)),
+        node_port: None,
+        app_protocol: None,
+    };
+    Service {
+        name: ObjectName::new("default", name),
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: Vec::new(),
+        headless: false,
+        ports: vec![
+            port("http", 80, Protocol::Tcp),
+            port("admin", 81, Protocol::Tcp),
+            port("dns", 53, Protocol::Udp),
+        ],
+        publish_not_ready_addresses: false,
+        client_ip_affinity: None,
+        internal_traffic_policy: feed::TrafficPolicy::Cluster,
+        external_traffic_policy: feed::TrafficPolicy::Cluster,
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        load_balancer_source_ranges: Vec::new(),
+        health_check_node_port: None,
+        traffic_distribution: None,
+        foreign_proxy: false,
+        annotations: Default::default(),
+    }
+}
+
+fn endpoint(ip: &str) -> feed::Endpoint {
+    feed::Endpoint::ready_at(ip.parse::<IpAddr>().unwrap())
+}
+
+/// A slice whose ports are the Service's numbers plus 8000.
+fn slice(name: &str, service: &str, endpoints: Vec<feed::Endpoint>) -> EndpointSlice {
+    let port = |name: &str, port| SlicePort {
+        name: name.into(),
+        protocol: Protocol::Tcp,
+        port: Some(number(port)),
+        app_protocol: None,
+    };
+    EndpointSlice {
+        name: ObjectName::new("default", name),
+        service: service.into(),
+        address_type: AddressType::Ipv4,
+        ports: vec![port("http", 8080), port("admin", 8081)],
+        endpoints,
+    }
+}
+
+fn backend(service: &str) -> IngressBackend {
+    IngressBackend { service: service.into(), port: BackendPort::Number(number(80)) }
+}
+
+fn rule(host: &str, paths: &[(PathType, &str, &str)]) -> IngressRule {
+    let path = |(path_type, path, service): &(PathType, &str, &str)| IngressPath {
+        path: (*path).into(),
+        path_type: *path_type,
+        backend: backend(service),
+    };
+    let host = (!host.is_empty()).then(|| host.into());
+    IngressRule { host, paths: paths.iter().map(path).collect() }
+}
+
+fn ingress(name: &str, rules: Vec<IngressRule>) -> Ingress {
+    Ingress {
+        name: ObjectName::new("default", name),
+        created_unix: None,
+        class: Some("switchyard".into()),
+        default_backend: None,
+        rules,
+        tls: Vec::new(),
+        annotations: Default::default(),
+    }
+}
+
+fn one_path(name: &str, host: &str, service: &str) -> Ingress {
+    ingress(name, vec![rule(host, &[(PathType::Prefix, "/", service)])])
+}
+
+impl From<Ingress> for Obj {
+    fn from(ingress: Ingress) -> Obj {
+        Obj(Object::Ingress(Arc::new(ingress)))
+    }
+}
+
+impl From<Service> for Obj {
+    fn from(service: Service) -> Obj {
+        Obj(Object::Service(Arc::new(service)))
+    }
+}
+
+impl From<EndpointSlice> for Obj {
+    fn from(slice: EndpointSlice) -> Obj {
+        Obj(Object::EndpointSlice(Arc::new(slice)))
+    }
+}
+
+impl From<Object> for Obj {
+    fn from(object: Object) -> Obj {
+        Obj(object)
+    }
+}
+
+struct Obj(Object);
+
+/// A model and the compiler that follows it.
+struct World {
+    model: Model,
+    compiler: Compiler,
+    snapshot: Snapshot,
+    generation: u64,
+    endpoints_left: bool,
+}
+
+impl World {
+    fn new() -> World {
+        let (certificate, key) = pem(&["self-signed.invalid"]);
+        let (model, _) = Model::of([secret("self", &certificate, &key)]);
+        let own = model.secret(&ObjectName::new("default", "self")).unwrap();
+        let own = Arc::new(Certificate::of(own, &provider()).unwrap());
+        let compiler = Compiler::new("switchyard", provider(), own.clone());
+        let snapshot = Snapshot::new(own);
+        World { model: Model::default(), compiler, snapshot, generation: 0, endpoints_left: false }
+    }
+
+    fn of(objects: Vec<Obj>) -> World {
+        let mut world = World::new();
+        world.apply(objects);
+        world
+    }
+
+    fn apply(&mut self, objects: Vec<Obj>) {
+        let mut changes = Changes::default();
+        for Obj(object) in objects {
+            self.model.apply(object, &mut changes);
+        }
+        self.update(&changes);
+    }
+
+    fn delete(&mut self, kind: feed::Kind, name: &str) {
+        let mut changes = Changes::default();
+        let namespace = if kind.is_namespaced() { "default" } else { "" };
+        let key = feed::ObjectKey { kind, name: ObjectName::new(namespace, name) };
+        self.model.delete(&key, &mut changes);
+        self.update(&changes);
+    }
+
+    fn update(&mut self, changes: &Changes) {
+        self.generation += 1;
+        let compiled = self.compiler.update(&self.model, changes, self.generation);
+        self.snapshot = compiled.snapshot;
+        self.endpoints_left = compiled.endpoints_left;
+        self.agrees_with_a_fresh_start();
+    }
+
+    /// What was made step by step is what a start from the whole model makes.
+    fn agrees_with_a_fresh_start(&self) {
+        let own = self.snapshot.self_signed.clone();
+        let mut fresh = Compiler::new("switchyard", provider(), own);
+        let mut changes = Changes::default();
+        let mut names = |set: &mut std::collections::BTreeSet<_>, all: Vec<ObjectName>| {
+            set.extend(all);
+        };
+        names(&mut changes.ingresses, self.model.ingresses().map(|i| i.name.clone()).collect());
+        names(
+            &mut changes.services,
+            self.model.services().map(|s| s.service.name.clone()).collect(),
+        );
+        let fresh_snapshot = fresh.update(&self.model, &changes, self.generation).snapshot;
+        assert_eq!(listing(&self.snapshot), listing(&fresh_snapshot));
+        assert_eq!(self.compiler.problems(), fresh.problems());
+        assert_eq!(self.compiler.served(), fresh.served());
+    }
+
+    /// The Service behind a URL, as `service`, `404`, or `service: reason` when none serves it.
+    fn route(&self, host: &str, path: &str) -> String {
+        let Some(route) = self.snapshot.route(host, &normalise(path).unwrap()) else {
+            return "404".to_owned();
+        };
+        route.backend.key.service.name.to_string()
+    }
+
+    fn backend(&self, host: &str) -> Arc<Backend> {
+        self.snapshot.route(host, "/").unwrap().backend.clone()
+    }
+
+    fn addresses(&self, host: &str) -> Vec<String> {
+        let backend = self.backend(host);
+        backend.endpoints().list().iter().map(|e| e.address.to_string()).collect()
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let problems = self.compiler.problems().into_iter();
+        problems.map(|p| format!("{}: {}", p.ingress.name, p.problem)).collect()
+    }
+
+    fn certificate(&self, host: &str) -> String {
+        self.snapshot.certificate(Some(host)).names.join(",")
+    }
+}
+
+fn listing(snapshot: &Snapshot) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (host, routes) in snapshot.routes() {
+        for route in routes.routes() {
+            let endpoints = route.backend.endpoints();
+            let addresses: Vec<_> = endpoints.list().iter().map(|e| e.address).collect();
+            let unserved = endpoints.unserved();
+            let line = (&route.ingress, &route.path, &route.backend.key, addresses, unserved);
+            lines.push(format!("{host} {line:?} {} {:?}", route.redirect, route.policy));
+        }
+    }
+    for (host, certificate) in snapshot.certificates() {
+        lines.push(format!("{host} {:?} {:?}", certificate.secret, certificate.names));
+    }
+    lines.extend(snapshot.services().map(|(name, _)| name.to_string()));
+    lines
+}
+
+fn ready(service: &str, ips: &[&str]) -> Vec<Obj> {
+    let endpoints = ips.iter().map(|ip| endpoint(ip)).collect();
+    vec![super::tests::service(service).into(), slice(service, service, endpoints).into()]
+}
+
+#[test]
+fn rules_lead_to_backends() {
+    use PathType::{Exact, Prefix};
+    let mut catch_all = ingress("all", Vec::new());
+    catch_all.default_backend = Some(backend("fallback"));
+    let mut own_default = ingress("own", vec![rule("own.com", &[(Exact, "/x", "own")])]);
+    own_default.default_backend = Some(backend("own-default"));
+    own_default.created_unix = Some(2);
+    catch_all.created_unix = Some(1);
+    let mut whole = ingress("whole", vec![rule("whole.com", &[])]);
+    whole.default_backend = Some(backend("whole"));
+    let world = World::of(vec![
+        one_path("wild", "*.foo.com", "wildcard").into(),
+        ingress("exact", vec![rule("foo.bar.com", &[(Prefix, "/aaa", "exact")])]).into(),
+        ingress("any", vec![rule("", &[(Prefix, "/healthz", "any")])]).into(),
+        catch_all.into(),
+        own_default.into(),
+        whole.into(),
+    ]);
+    let table = [
+        ("bar.foo.com", "/x", "wildcard"),
+        ("baz.bar.foo.com", "/", "fallback"),
+        ("foo.com", "/", "fallback"),
+        ("foo.bar.com", "/aaa/b", "exact"),
+        ("foo.bar.com", "/b", "fallback"),
+        ("foo.bar.com", "/healthz", "any"),
+        ("bar.foo.com", "/healthz", "wildcard"),
+        ("other.com", "/healthz/", "any"),
+        ("own.com", "/x", "own"),
+        ("own.com", "/y", "own-default"),
+        ("whole.com", "/y", "whole"),
+        ("whole.com", "/healthz", "whole"),
+    ];
+    for (host, path, expected) in table {
+        assert_eq!(world.route(host, path), expected, "{host}{path}");
+    }
+    let conflicts = world.problems().into_iter().filter(|p| p.contains("default backend")).count();
+    assert_eq!(conflicts, 2, "{:?}", world.problems());
+}
+
+#[test]
+fn ingresses_of_one_host_merge_and_the_oldest_wins() {
+    use PathType::{Exact, Prefix};
+    let mut old = ingress("z-old", vec![rule("a.com", &[(Prefix, "/x", "old")])]);
+    old.created_unix = Some(100);
+    let mut young = ingress(
+        "a-young",
+        vec![rule(
+            "a.com",
+            &[(Prefix, "/x", "young"), (Exact, "/x", "exact"), (Prefix, "/y", "y")],
+        )],
+    );
+    young.created_unix = Some(200);
+    let mut world = World::of(vec![old.into(), young.clone().into()]);
+    let check = |world: &World, expected: [&str; 3]| {
+        for (path, expected) in ["/x/", "/x", "/y"].into_iter().zip(expected) {
+            assert_eq!(world.route("a.com", path), expected, "{path}");
+        }
+    };
+    check(&world, ["old", "exact", "y"]);
+    let expected = "a-young: host a.com, Prefix path /x: Ingress default/z-old has it already";
+    assert!(world.problems().contains(&expected.to_owned()), "{:?}", world.problems());
+    young.created_unix = Some(50);
+    world.apply(vec![young.into()]);
+    check(&world, ["young", "exact", "y"]);
+    world.delete(feed::Kind::Ingress, "a-young");
+    check(&world, ["old", "old", "404"]);
+    assert!(!world.problems().iter().any(|p| p.contains("already")));
+    world.delete(feed::Kind::Ingress, "z-old");
+    assert_eq!(world.route("a.com", "/x"), "404");
+    assert!(listing(&world.snapshot).is_empty(), "{:?}", listing(&world.snapshot));
+}
+
+#[test]
+fn classes_decide_who_serves() {
+    let class = |name: &str, controller: &str, is_default| {
+        Obj(Object::IngressClass(Arc::new(IngressClass {
+            name: ObjectName::new("", name),
+            controller: controller.into(),
+            is_default,
+        })))
+    };
+    let with_class = |class: Option<&str>| {
+        let mut ingress = one_path("i", "a.com", "web");
+        ingress.class = class.map(Into::into);
+        Obj::from(ingress)
+    };
+    let ours = "switchyard.dev/ingress";
+    type Row<'a> = (Option<&'a str>, Vec<Obj>, &'a str);
+    let table: Vec<Row<'_>> = vec![
+        (Some("switchyard"), vec![], "web"),
+        (Some("nginx"), vec![], "404"),
+        (Some("yard"), vec![class("yard", ours, false)], "web"),
+        (Some("nginx"), vec![class("nginx", "k8s.io/ingress-nginx", true)], "404"),
+        (None, vec![], "web"),
+        (None, vec![class("nginx", "k8s.io/ingress-nginx", false)], "web"),
+        (None, vec![class("nginx", "k8s.io/ingress-nginx", true)], "404"),
+        (None, vec![class("yard", ours, true)], "web"),
+    ];
+    for (name, mut objects, expected) in table {
+        objects.push(with_class(name));
+        let world = World::of(objects);
+        assert_eq!(world.route("a.com", "/"), expected, "{name:?}");
+    }
+    let mut world = World::of(vec![with_class(Some("yard"))]);
+    assert_eq!(world.route("a.com", "/"), "404");
+    world.apply(vec![class("yard", ours, false)]);
+    assert_eq!(world.route("a.com", "/"), "web");
+    world.delete(feed::Kind::IngressClass, "yard");
+    assert_eq!(world.route("a.com", "/"), "404");
+}
+
+#[test]
+fn backends_follow_services_and_slices() {
+    let mut world = World::of(vec![one_path("i", "a.com", "web").into()]);
+    let unserved = |world: &World| world.backend("a.com").endpoints().unserved();
+    assert_eq!(unserved(&world), Some(backend::Unserved::NoService));
+    assert_eq!(world.problems(), ["i: backend default/web:80: the Service does not exist"]);
+
+    world.apply(vec![service("web").into()]);
+    assert_eq!(unserved(&world), Some(backend::Unserved::NoEndpoints));
+    let before = world.snapshot.route("a.com", "/").unwrap().clone();
+
+    world.apply(vec![
+        slice("web-1", "web", vec![endpoint("10.0.0.2"), endpoint("10.0.0.1")]).into(),
+    ]);
+    assert_eq!(world.addresses("a.com"), ["10.0.0.1:8080", "10.0.0.2:8080"]);
+    assert!(world.problems().is_empty());
+    let after = world.snapshot.route("a.com", "/").unwrap();
+    assert!(Arc::ptr_eq(&before, after), "endpoints rebuild no route");
+
+    let mut terminating = endpoint("10.0.0.1");
+    terminating.terminating = true;
+    let mut not_ready = endpoint("10.0.0.3");
+    not_ready.ready = false;
+    let kept = world.backend("a.com").endpoints().list()[1].clone();
+    let left = world.backend("a.com").endpoints().list()[0].clone();
+    world.apply(vec![
+        slice("web-1", "web", vec![terminating, endpoint("10.0.0.2"), not_ready]).into(),
+    ]);
+    assert_eq!(world.addresses("a.com"), ["10.0.0.2:8080"]);
+    assert!(Arc::ptr_eq(&kept, &world.backend("a.com").endpoints().list()[0]));
+    assert!(world.endpoints_left && left.is_gone() && !kept.is_gone());
+
+    let mut published = service("web");
+    published.publish_not_ready_addresses = true;
+    world.apply(vec![published.into()]);
+    assert_eq!(world.addresses("a.com").len(), 3);
+    assert!(!world.endpoints_left);
+
+    let mut external = service("web");
+    external.service_type = ServiceType::ExternalName("elsewhere.example".into());
+    world.apply(vec![external.into()]);
+    assert_eq!(unserved(&world), Some(backend::Unserved::ExternalName));
+    assert!(kept.is_gone() && world.endpoints_left);
+
+    world.delete(feed::Kind::Service, "web");
+    assert_eq!(unserved(&world), Some(backend::Unserved::NoService));
+}
+
+#[test]
+fn ports_are_found_by_number_and_by_name() {
+    let mut by_name = one_path("name", "name.com", "web");
+    by_name.rules[0].paths[0].backend.port = BackendPort::Name("admin".into());
+    let mut same_port = one_path("same", "same.com", "web");
+    same_port.rules[0].paths[0].backend.port = BackendPort::Name("http".into());
+    let mut missing = one_path("missing", "missing.com", "web");
+    missing.rules[0].paths[0].backend.port = BackendPort::Name("nope".into());
+    let mut udp = one_path("udp", "udp.com", "web");
+    udp.rules[0].paths[0].backend.port = BackendPort::Number(number(53));
+    let mut objects = ready("web", &["10.0.0.1"]);
+    objects.extend([by_name, same_port, missing, udp].map(Obj::from));
+    objects.push(one_path("number", "number.com", "web").into());
+    let world = World::of(objects);
+    assert_eq!(world.addresses("number.com"), ["10.0.0.1:8080"]);
+    assert_eq!(world.addresses("same.com"), ["10.0.0.1:8080"]);
+    assert_eq!(world.addresses("name.com"), ["10.0.0.1:8081"]);
+    let unserved = |host| world.backend(host).endpoints().unserved();
+    assert_eq!(unserved("missing.com"), Some(backend::Unserved::NoPort));
+    assert_eq!(unserved("udp.com"), Some(backend::Unserved::NotTcp));
+    let (first, second) = (world.backend("number.com"), world.backend("same.com"));
+    let turns = [first.endpoints().take_turn(), second.endpoints().take_turn()];
+    assert_eq!(turns, [0, 1], "one rotation for a Service port, however it is named");
+}
+
+#[test]
+fn the_rotation_is_strict_over_changes() {
+    let mut objects = ready("web", &["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    objects.push(one_path("i", "a.com", "web").into());
+    let mut world = World::of(objects);
+    let mut seen = std::collections::BTreeMap::new();
+    for _ in 0..300 {
+        let backend = world.backend("a.com");
+        let endpoints = backend.endpoints();
+        let endpoint = endpoints.at(endpoints.take_turn()).unwrap();
+        *seen.entry(endpoint.address).or_insert(0) += 1;
+    }
+    assert_eq!(seen.into_values().collect::<Vec<_>>(), [100, 100, 100]);
+    world.apply(vec![slice("web", "web", Vec::new()).into()]);
+    assert!(world.backend("a.com").endpoints().at(7).is_none());
+}
+
+#[test]
+fn both_families_count_an_endpoint_once() {
+    let mut v6 = slice("web-6", "web", vec![endpoint("fd00::1"), endpoint("fd00::2")]);
+    v6.address_type = AddressType::Ipv6;
+    let v4 = slice("web-4", "web", vec![endpoint("10.0.0.1")]);
+    let mut first_v6 = service("web");
+    first_v6.cluster_ips = vec!["fd00:1::1".parse().unwrap(), "10.1.0.1".parse().unwrap()];
+    let mut world = World::of(vec![
+        one_path("i", "a.com", "web").into(),
+        service("web").into(),
+        v4.into(),
+        v6.into(),
+    ]);
+    assert_eq!(world.addresses("a.com"), ["10.0.0.1:8080"]);
+    world.apply(vec![first_v6.into()]);
+    assert_eq!(world.addresses("a.com"), ["[fd00::1]:8080", "[fd00::2]:8080"]);
+    world.delete(feed::Kind::EndpointSlice, "web-6");
+    assert_eq!(world.addresses("a.com"), ["10.0.0.1:8080"]);
+}
+
+fn with_tls(mut ingress: Ingress, hosts: &[&str], secret: &str) -> Ingress {
+    let hosts = hosts.iter().map(|host| (*host).into()).collect();
+    ingress.tls.push(IngressTls { hosts, secret_name: Some(secret.into()) });
+    ingress
+}
+
+#[test]
+fn certificates_are_found_by_host_and_swapped() {
+    let (a, a_key) = pem(&["a.com"]);
+    let (b, b_key) = pem(&["a.com", "b.com"]);
+    let (wild, wild_key) = pem(&["*.w.com"]);
+    let mut world = World::of(vec![
+        secret("a", &a, &a_key).into(),
+        secret("w", &wild, &wild_key).into(),
+        with_tls(one_path("a", "a.com", "web"), &["a.com"], "a").into(),
+        with_tls(one_path("w", "*.w.com", "web"), &["*.w.com"], "w").into(),
+        with_tls(one_path("broken", "broken.com", "web"), &[], "nope").into(),
+    ]);
+    let table = [
+        ("a.com", "a.com"),
+        ("x.w.com", "*.w.com"),
+        ("y.x.w.com", "self-signed.invalid"),
+        ("w.com", "self-signed.invalid"),
+        ("broken.com", "self-signed.invalid"),
+        ("other.com", "self-signed.invalid"),
+    ];
+    for (host, names) in table {
+        assert_eq!(world.certificate(host), names, "{host}");
+    }
+    let tls = |world: &World| -> Vec<_> {
+        world.problems().into_iter().filter(|p| p.contains("TLS")).collect()
+    };
+    assert_eq!(tls(&world), ["broken: TLS for broken.com: Secret default/nope does not exist"]);
+
+    world.apply(vec![secret("a", &b, &b_key).into(), secret("nope", &b, &b_key).into()]);
+    assert_eq!(world.certificate("a.com"), "a.com,b.com");
+    assert_eq!(
+        tls(&world),
+        ["broken: TLS for broken.com: the certificate of Secret default/nope is for a.com, b.com"]
+    );
+
+    world.apply(vec![secret("a", &b, &wild_key).into()]);
+    assert_eq!(world.certificate("a.com"), "self-signed.invalid");
+    assert!(
+        tls(&world)[0].starts_with("a: TLS for a.com: Secret default/a: "),
+        "{:?}",
+        tls(&world)
+    );
+
+    world.apply(vec![secret("a", "not pem", &wild_key).into()]);
+    assert_eq!(
+        tls(&world)[0],
+        "a: TLS for a.com: Secret default/a: tls.crt holds no PEM certificate"
+    );
+    world.delete(feed::Kind::Ingress, "w");
+    assert_eq!(world.certificate("x.w.com"), "self-signed.invalid");
+}
+
+#[test]
+fn of_two_certificates_for_a_host_the_older_ingress_wins() {
+    let (a, a_key) = pem(&["a.com", "first.com"]);
+    let (b, b_key) = pem(&["a.com", "second.com"]);
+    let mut old = with_tls(one_path("z", "a.com", "web"), &["a.com"], "a");
+    old.created_unix = Some(1);
+    let mut young = with_tls(one_path("y", "a.com", "web"), &["a.com"], "b");
+    young.created_unix = Some(2);
+    let mut world = World::of(vec![
+        secret("a", &a, &a_key).into(),
+        secret("b", &b, &b_key).into(),
+        young.into(),
+        old.into(),
+    ]);
+    assert_eq!(world.certificate("a.com"), "a.com,first.com");
+    let expected = "y: TLS for a.com: Ingress default/z names another Secret";
+    assert!(world.problems().contains(&expected.to_owned()), "{:?}", world.problems());
+    world.delete(feed::Kind::Secret, "a");
+    assert_eq!(world.certificate("a.com"), "a.com,second.com", "a usable one is better than none");
+}
+
+#[test]
+fn redirects_are_for_hosts_with_tls() {
+    let annotated = |name: &str, host: &str, annotation: &str| {
+        let mut ingress = one_path(name, host, "web");
+        ingress.annotations.insert(annotation.into(), "true".into());
+        ingress
+    };
+    let ssl = "nginx.ingress.kubernetes.io/ssl-redirect";
+    let force = "switchyard.dev/force-ssl-redirect";
+    let mut two_hosts = with_tls(annotated("i", "tls.com", ssl), &["tls.com"], "s");
+    two_hosts.rules.push(rule("plain.com", &[(PathType::Prefix, "/", "web")]));
+    let world = World::of(vec![
+        two_hosts.into(),
+        with_tls(annotated("w", "x.wild.com", ssl), &["*.wild.com"], "s").into(),
+        annotated("f", "force.com", force).into(),
+        with_tls(one_path("n", "none.com", "web"), &["none.com"], "s").into(),
+    ]);
+    let table = [
+        ("tls.com", true),
+        ("plain.com", false),
+        ("x.wild.com", true),
+        ("force.com", true),
+        ("none.com", false),
+    ];
+    for (host, expected) in table {
+        assert_eq!(world.snapshot.route(host, "/").unwrap().redirect, expected, "{host}");
+    }
+}
+
+#[test]
+fn answers_are_counted_while_a_route_refers_to_the_service() {
+    let mut world = World::of(vec![one_path("i", "a.com", "web").into()]);
+    world.backend("a.com").answers.count(204);
+    let counted = |world: &World| -> Vec<_> {
+        let services = world.snapshot.services();
+        services.map(|(name, answers)| (name.to_string(), answers.counts().nth(1))).collect()
+    };
+    world.apply(vec![one_path("j", "b.com", "web").into()]);
+    assert_eq!(counted(&world), [("default/web".to_owned(), Some(("2xx", 1)))]);
+    world.delete(feed::Kind::Ingress, "i");
+    world.delete(feed::Kind::Ingress, "j");
+    assert!(counted(&world).is_empty());
+}
+
+#[test]
+fn one_change_among_many_hosts_touches_only_its_own() {
+    let many = (0..500).map(|n| one_path(&format!("i{n}"), &format!("h{n}.com"), "web").into());
+    let mut world = World::of(many.collect());
+    let before = world.snapshot.clone();
+    world.apply(vec![one_path("i7", "h7.com", "other").into()]);
+    let moved = (0..500).filter(|n| {
+        let host = format!("h{n}.com");
+        let of = |snapshot: &Snapshot| snapshot.route(&host, "/").unwrap().clone();
+        !Arc::ptr_eq(&of(&before), &of(&world.snapshot))
+    });
+    assert_eq!(moved.collect::<Vec<_>>(), [7]);
+}

@@ -1,0 +1,66 @@
+//! TLS to clients: the certificate by the host that a client names, from the snapshot that is
+//! served at that moment.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use daemon::Failure;
+use rustls::ServerConfig;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::snapshot::{Certificate, Snapshot};
+
+/// The name in the self-signed certificate: one that cannot be anybody's (RFC 2606).
+const SELF_SIGNED_NAME: &str = "switchyard.invalid";
+
+pub(crate) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+/// The certificate for hosts that have no other, new at each start.
+pub(crate) fn self_signed(provider: &CryptoProvider) -> Result<Arc<Certificate>, Failure> {
+    let failed = |error| Failure::failed("cannot make the self-signed certificate", error);
+    let made = rcgen::generate_simple_self_signed(vec![SELF_SIGNED_NAME.to_owned()])
+        .map_err(|error| failed(error.to_string()))?;
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    Certificate::from_parts(None, vec![made.cert.into()], key.into(), provider)
+        .map(Arc::new)
+        .map_err(failed)
+}
+
+/// What all workers answer TLS hellos with. They share the key of session tickets, which rotates
+/// by itself, so that a client may resume at any of them.
+pub(crate) fn server_config(
+    provider: Arc<CryptoProvider>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+) -> Result<Arc<ServerConfig>, Failure> {
+    let failed = |error| Failure::failed("cannot set up TLS", error);
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(failed)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(BySnapshot(snapshot)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
+    Ok(Arc::new(config))
+}
+
+/// Finds certificates in the snapshot of the moment.
+struct BySnapshot(Arc<ArcSwap<Snapshot>>);
+
+impl fmt::Debug for BySnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BySnapshot")
+    }
+}
+
+impl ResolvesServerCert for BySnapshot {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls hands out names in lower case.
+        Some(self.0.load().certificate(hello.server_name()).key.clone())
+    }
+}

@@ -1,0 +1,276 @@
+//! A request on its way to an endpoint: its head, then its body as the client sends it.
+//!
+//! What was taken from the client is kept in one buffer until that buffer has to be used again
+//! for more of the body. Until then the request is whole, and can be sent once more from its
+//! beginning.
+
+use std::io::{self, IoSlice, Write as _};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http::header::HeaderMap;
+use http_body::{Body, Frame};
+use hyper::body::Incoming;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+
+use crate::forward::{Framing, is_forbidden_trailer};
+
+/// Pieces of a body up to this size are copied behind the head, to be sent with it in one call;
+/// a larger one is sent from where it is. A copy of this size is cheaper than a second slice.
+const COPIED_BYTES: usize = 16 << 10;
+
+/// A buffer that grew beyond this is not kept with an idle connection.
+const KEPT_BYTES: usize = 16 << 10;
+
+/// Why the request could not be sent.
+#[derive(Debug)]
+pub(crate) enum Unsent {
+    /// The endpoint takes no more.
+    Endpoint(io::Error),
+    TooLarge,
+    /// The client's body broke off.
+    Client(Option<hyper::Error>),
+}
+
+/// The part of a request that is not sent yet, and the bytes of what is.
+#[derive(Debug, Default)]
+pub(crate) struct Outgoing {
+    /// The head, and pieces of the body that were small.
+    buffer: Vec<u8>,
+    sent: usize,
+    /// A piece of the body that was large, and what closes it.
+    piece: Bytes,
+    piece_end: &'static [u8],
+    body: Source,
+    /// Everything taken from the client is in `buffer`.
+    whole: bool,
+    /// Anything has been sent.
+    begun: bool,
+    /// Bytes and frames that came and went.
+    progress: u64,
+}
+
+/// Where more of the body comes from.
+#[derive(Debug, Default)]
+enum Source {
+    #[default]
+    Ended,
+    Client {
+        body: Incoming,
+        framing: Framing,
+        taken: u64,
+        limit: u64,
+    },
+    /// The endpoint takes no more: what the client still sends is not read.
+    Refused,
+}
+
+impl Outgoing {
+    /// The buffer for a new request's head, empty.
+    pub(crate) fn head(&mut self) -> &mut Vec<u8> {
+        if self.buffer.capacity() > KEPT_BYTES {
+            self.buffer = Vec::new();
+        }
+        self.buffer.clear();
+        self.sent = 0;
+        self.piece = Bytes::new();
+        self.body = Source::Ended;
+        self.whole = true;
+        self.begun = false;
+        &mut self.buffer
+    }
+
+    /// The body that follows the head, and the bytes that it may have.
+    pub(crate) fn set_body(&mut self, body: Incoming, framing: Framing, limit: u64) {
+        self.body = match framing {
+            Framing::None | Framing::Empty => Source::Ended,
+            Framing::Length(_) | Framing::Chunked => {
+                Source::Client { body, framing, taken: 0, limit }
+            }
+        };
+    }
+
+    /// All of the request, with its body, has been sent.
+    pub(crate) fn is_sent(&self) -> bool {
+        matches!(self.body, Source::Ended) && self.is_flushed()
+    }
+
+    pub(crate) fn progress(&self) -> u64 {
+        self.progress
+    }
+
+    /// Whether it is the client that has to go on: all that it sent has been sent on.
+    pub(crate) fn waits_for_client(&self) -> bool {
+        matches!(self.body, Source::Client { .. }) && self.is_flushed()
+    }
+
+    /// Whether any byte may have reached the endpoint.
+    pub(crate) fn is_begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Makes it ready to be sent again from its beginning; false when part of it is no longer
+    /// there.
+    pub(crate) fn rewind(&mut self) -> bool {
+        if !self.whole || matches!(self.body, Source::Refused) {
+            return false;
+        }
+        self.sent = 0;
+        self.begun = false;
+        true
+    }
+
+    /// Sends what there is; ready once everything has been sent.
+    pub(crate) fn poll_send(
+        &mut self,
+        stream: &mut TcpStream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Unsent>> {
+        loop {
+            let waits = match self.poll_take(cx) {
+                Poll::Pending => true,
+                Poll::Ready(Err(unsent)) => return Poll::Ready(Err(unsent)),
+                Poll::Ready(Ok(())) => false,
+            };
+            if let Err(error) = ready!(self.poll_flush(stream, cx)) {
+                // Kept as it is while it could still be sent again over another connection.
+                if !self.whole {
+                    self.body = Source::Refused;
+                }
+                return Poll::Ready(Err(Unsent::Endpoint(error)));
+            }
+            if waits {
+                return Poll::Pending;
+            }
+            if !matches!(self.body, Source::Client { .. }) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Takes of the body what fits behind what is not sent yet; ready when nothing more fits, or
+    /// nothing more comes.
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        while self.piece.is_empty() && self.buffer.len() - self.sent < COPIED_BYTES {
+            let Source::Client { body, .. } = &mut self.body else { break };
+            let frame = match ready!(Pin::new(body).poll_frame(cx)) {
+                None => None,
+                Some(Ok(frame)) => Some(frame),
+                Some(Err(error)) => return Poll::Ready(Err(Unsent::Client(Some(error)))),
+            };
+            self.make_room();
+            self.progress += 1;
+            match frame.map(Frame::into_data) {
+                Some(Ok(data)) => self.add_data(data)?,
+                Some(Err(frame)) => self.end_body(frame.into_trailers().ok())?,
+                None => self.end_body(None)?,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes room in the buffer, once enough of it has been sent to matter.
+    fn make_room(&mut self) {
+        if self.sent >= COPIED_BYTES / 2 {
+            self.buffer.drain(..self.sent);
+            self.sent = 0;
+            self.whole = false;
+        }
+    }
+
+    fn add_data(&mut self, data: Bytes) -> Result<(), Unsent> {
+        let Source::Client { framing, taken, limit, .. } = &mut self.body else { return Ok(()) };
+        *taken += data.len() as u64;
+        if *taken > *limit {
+            return Err(Unsent::TooLarge);
+        }
+        if let Framing::Length(length) = framing
+            && *taken > *length
+        {
+            return Err(Unsent::Client(None));
+        }
+        if data.is_empty() {
+            return Ok(());
+        }
+        let chunked = *framing == Framing::Chunked;
+        if chunked {
+            write!(self.buffer, "{:x}\r\n", data.len()).expect("a Vec takes any bytes");
+        }
+        let end: &'static [u8] = if chunked { b"\r\n" } else { b"" };
+        if data.len() <= COPIED_BYTES {
+            self.buffer.extend_from_slice(&data);
+            self.buffer.extend_from_slice(end);
+        } else {
+            self.piece = data;
+            self.piece_end = end;
+            self.whole = false;
+        }
+        Ok(())
+    }
+
+    fn end_body(&mut self, trailers: Option<HeaderMap>) -> Result<(), Unsent> {
+        let Source::Client { framing, taken, .. } = &self.body else { return Ok(()) };
+        if let Framing::Length(length) = framing {
+            // The endpoint still waits for the rest, so the connection cannot go on.
+            if taken != length {
+                return Err(Unsent::Client(None));
+            }
+        } else {
+            self.buffer.extend_from_slice(b"0\r\n");
+            for (name, value) in trailers.iter().flatten() {
+                if !is_forbidden_trailer(name) {
+                    self.buffer.extend_from_slice(name.as_str().as_bytes());
+                    self.buffer.extend_from_slice(b": ");
+                    self.buffer.extend_from_slice(value.as_bytes());
+                    self.buffer.extend_from_slice(b"\r\n");
+                }
+            }
+            self.buffer.extend_from_slice(b"\r\n");
+        }
+        self.body = Source::Ended;
+        Ok(())
+    }
+
+    fn is_flushed(&self) -> bool {
+        self.sent == self.buffer.len() && self.piece.is_empty()
+    }
+
+    fn poll_flush(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_flushed() {
+            let unsent = &self.buffer[self.sent..];
+            let stream = Pin::new(&mut *stream);
+            let written = if self.piece.is_empty() {
+                ready!(stream.poll_write(cx, unsent))?
+            } else {
+                let slices = [unsent, &self.piece, self.piece_end].map(IoSlice::new);
+                ready!(stream.poll_write_vectored(cx, &slices))?
+            };
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.begun = true;
+            self.progress += written as u64;
+            self.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, written: usize) {
+        let of_buffer = written.min(self.buffer.len() - self.sent);
+        self.sent += of_buffer;
+        let of_piece = (written - of_buffer).min(self.piece.len());
+        if of_piece == 0 {
+            return;
+        }
+        self.piece.advance(of_piece);
+        if self.piece.is_empty() {
+            // The end of a chunk goes on from the buffer, which is all sent.
+            let of_end = written - of_buffer - of_piece;
+            self.buffer.clear();
+            self.sent = 0;
+            self.buffer.extend_from_slice(&self.piece_end[of_end..]);
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Idle connections to endpoints, of one worker: the one used last is used first, so that the
+//! fewest stay open and the one most likely alive is taken.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::Upstream;
+use crate::snapshot::Endpoint;
+
+/// Idle connections to one endpoint, a worker: the requests in flight to it at one time, where
+/// there were more.
+const MAX_IDLE_PER_ENDPOINT: usize = 512;
+
+/// Idle connections a worker: half of what a process may commonly have open.
+const MAX_IDLE: usize = 8192;
+
+/// The idle connections of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(RefCell<Idle>);
+
+#[derive(Debug, Default)]
+struct Idle {
+    /// By the address of the endpoint's `Arc`, which a connection in the list keeps from being
+    /// used again for another.
+    by_endpoint: HashMap<usize, Vec<Box<Upstream>>, RandomState>,
+    total: usize,
+}
+
+fn key(endpoint: &Arc<Endpoint>) -> usize {
+    Arc::as_ptr(endpoint) as usize
+}
+
+impl Pool {
+    /// The connection to the endpoint that was used last and is still open.
+    pub(crate) fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Box<Upstream>> {
+        let mut idle = self.0.borrow_mut();
+        let Idle { by_endpoint, total } = &mut *idle;
+        let list = by_endpoint.get_mut(&key(endpoint))?;
+        while let Some(mut upstream) = list.pop() {
+            *total -= 1;
+            if upstream.is_alive() {
+                upstream.reused = true;
+                return Some(upstream);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose exchange has ended, unless it is of no more use.
+    pub(crate) fn put(&self, mut upstream: Box<Upstream>, now: u64) {
+        if upstream.endpoint.is_gone() || !upstream.is_reusable() {
+            return;
+        }
+        let mut idle = self.0.borrow_mut();
+        if idle.total >= MAX_IDLE {
+            return;
+        }
+        let list = idle.by_endpoint.entry(key(&upstream.endpoint)).or_default();
+        if list.len() < MAX_IDLE_PER_ENDPOINT {
+            upstream.idle_since = now;
+            list.push(upstream);
+            idle.total += 1;
+        }
+    }
+
+    /// Closes connections that were idle since before `oldest`, that the endpoint has closed, or
+    /// whose endpoint is gone.
+    pub(crate) fn sweep(&self, oldest: u64) {
+        self.retain(|upstream| upstream.idle_since >= oldest && upstream.is_alive());
+    }
+
+    /// Closes connections to endpoints that are gone.
+    pub(crate) fn close_gone(&self) {
+        self.retain(|_| true);
+    }
+
+    /// Closes all.
+    pub(crate) fn close_all(&self) {
+        self.retain(|_| false);
+    }
+
+    fn retain(&self, keep: impl Fn(&Upstream) -> bool) {
+        let mut idle = self.0.borrow_mut();
+        let mut total = 0;
+        idle.by_endpoint.retain(|_, list| {
+            list.retain(|upstream| !upstream.endpoint.is_gone() && keep(upstream));
+            total += list.len();
+            !list.is_empty()
+        });
+        idle.total = total;
+    }
+}

@@ -1,0 +1,200 @@
+//! Certificates by the name that a client asks for, swapped while it is served, and hellos that
+//! are none.
+
+use std::sync::Arc;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::kit::{
+    Client, Endpoint, Speaks, World, client_config, connect_tls, eventually, get, handshake,
+    ingress, secret, service,
+};
+use crate::support::Net;
+
+/// A certificate and its key, both PEM.
+struct Pair {
+    certificate: String,
+    key: String,
+}
+
+impl Pair {
+    fn new(names: &[&str]) -> Pair {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        Pair { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
+    }
+
+    fn der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
+    }
+
+    fn secret(&self, name: &str) -> String {
+        secret(name, &self.certificate, &self.key)
+    }
+}
+
+/// An Ingress for these hosts with one TLS entry for all of them.
+fn with_tls(name: &str, hosts: &[&str], secret: &str) -> String {
+    let rules: Vec<_> = hosts.iter().map(|host| (*host, "Prefix", "/", "web")).collect();
+    let hosts: Vec<_> = hosts.iter().map(|host| format!("'{host}'")).collect();
+    let hosts = hosts.join(", ");
+    ingress(name, &rules) + &format!("  tls: [{{hosts: [{hosts}], secretName: {secret}}}]\n")
+}
+
+/// Whether the certificate that is served for `host` is this one.
+async fn serves(world: &World, host: &str, pair: &Pair) -> bool {
+    let config = Arc::new(client_config(Some(&pair.der())));
+    handshake(world.https, host, config).await.is_ok()
+}
+
+async fn web(net: Net) -> (String, Endpoint) {
+    let endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
+    (service("web", &["127.N.N.10"]), endpoint)
+}
+
+#[tokio::test]
+async fn certificates_by_name() {
+    let net = Net::new();
+    let (services, _endpoint) = web(net).await;
+    let (exact, wild) = (Pair::new(&["a.example"]), Pair::new(&["*.w.example"]));
+    let manifests = [
+        services,
+        exact.secret("exact"),
+        wild.secret("wild"),
+        with_tls("exact", &["a.example"], "exact"),
+        with_tls("wild", &["*.w.example"], "wild"),
+        with_tls("lost", &["lost.example"], "nowhere"),
+    ];
+    let world = World::start_in(net, &manifests.concat(), &[]);
+    assert!(serves(&world, "a.example", &exact).await);
+    assert!(serves(&world, "x.w.example", &wild).await);
+    for host in ["lost.example", "unknown.example", "y.x.w.example"] {
+        assert!(!serves(&world, host, &exact).await && !serves(&world, host, &wild).await);
+        assert!(connect_tls(world.https, host, &[]).await.is_ok(), "self-signed for {host}");
+    }
+    assert_eq!(get(&world, Speaks::Http2OverTls, "lost.example", "/").await.name(), "web");
+    assert_eq!(get(&world, Speaks::Http1OverTls, "x.w.example", "/").await.name(), "web");
+    assert_eq!(get(&world, Speaks::Http1, "a.example", "/").await.name(), "web", "plain HTTP too");
+    let expected = "default/lost: TLS for lost.example: Secret default/nowhere does not exist";
+    assert_eq!(world.problems(), [expected]);
+    let snapshot = world.ingress.admin_get("/snapshot").1;
+    assert!(snapshot.contains("\"notAfterUnix\"") && snapshot.contains("*.w.example"));
+    assert!(!snapshot.contains("PRIVATE"), "{snapshot}");
+}
+
+#[tokio::test]
+async fn certificates_are_swapped_under_open_connections() {
+    let net = Net::new();
+    let (services, _endpoint) = web(net).await;
+    let (old, new) = (Pair::new(&["a.example"]), Pair::new(&["a.example"]));
+    let base = services + &with_tls("i", &["a.example"], "cert");
+    let world = World::start_in(net, &(base.clone() + &old.secret("cert")), &[]);
+    assert!(serves(&world, "a.example", &old).await);
+    let mut open = Client::connect(&world, Speaks::Http2OverTls, "a.example").await;
+    assert_eq!(open.get("a.example", "/").await.name(), "web");
+
+    world.replace(&(base.clone() + &new.secret("cert")));
+    eventually("the new certificate", || async {
+        serves(&world, "a.example", &new).await.then_some(())
+    })
+    .await;
+    assert!(!serves(&world, "a.example", &old).await);
+    assert_eq!(open.get("a.example", "/").await.name(), "web", "the open connection goes on");
+
+    // A key that belongs to another certificate is as good as none: and nobody else notices.
+    let broken = secret("cert", &new.certificate, &old.key);
+    world.replace(&(base + &broken));
+    eventually("the self-signed certificate", || async {
+        (!serves(&world, "a.example", &new).await).then_some(())
+    })
+    .await;
+    assert_eq!(get(&world, Speaks::Http2OverTls, "a.example", "/").await.name(), "web");
+    assert!(world.problems()[0].contains("Secret default/cert"), "{:?}", world.problems());
+}
+
+#[tokio::test]
+async fn a_host_with_another_certificate_is_misdirected() {
+    let net = Net::new();
+    let (services, _endpoint) = web(net).await;
+    let (one, two) = (Pair::new(&["a.example", "b.example"]), Pair::new(&["c.example"]));
+    let manifests = [
+        services,
+        one.secret("one"),
+        two.secret("two"),
+        with_tls("one", &["a.example", "b.example"], "one"),
+        with_tls("two", &["c.example"], "two"),
+    ];
+    let world = World::start_in(net, &manifests.concat(), &[]);
+    for speaks in [Speaks::Http1OverTls, Speaks::Http2OverTls] {
+        let mut client = Client::connect(&world, speaks, "a.example").await;
+        let table =
+            [("a.example", 200), ("b.example", 200), ("c.example", 421), ("A.Example", 200)];
+        for (host, status) in table {
+            assert_eq!(client.get(host, "/").await.status, status, "{speaks:?} {host}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn versions_are_agreed_on_and_sessions_resumed_at_any_worker() {
+    let net = Net::new();
+    let (services, _endpoint) = web(net).await;
+    let pair = Pair::new(&["a.example"]);
+    let manifests = services + &pair.secret("s") + &with_tls("i", &["a.example"], "s");
+    let world = World::start_in(net, &manifests, &["--workers", "4"]);
+    let table: [(&[&str], Option<&str>); 3] =
+        [(&["h2", "http/1.1"], Some("h2")), (&["http/1.1"], Some("http/1.1")), (&[], None)];
+    for (offered, agreed) in table {
+        let stream = connect_tls(world.https, "a.example", offered).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), agreed.map(str::as_bytes));
+    }
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(pair.der()).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let config = Arc::new(config);
+        let mut resumed = 0;
+        for _ in 0..10 {
+            let stream = handshake(world.https, "a.example", config.clone()).await.unwrap();
+            // The ticket comes with the first response.
+            let kind = stream.get_ref().1.handshake_kind();
+            resumed += usize::from(kind == Some(rustls::HandshakeKind::Resumed));
+            let mut client = Client::http1(stream).await;
+            assert_eq!(client.get("a.example", "/").await.name(), "web");
+        }
+        assert_eq!(resumed, 9, "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_hello_costs_only_its_own_connection() {
+    let net = Net::new();
+    let (services, _endpoint) = web(net).await;
+    let manifests = services + &with_tls("i", &["a.example"], "none");
+    let world = World::start_in(net, &manifests, &["--handshake-timeout", "500ms"]);
+    let mut open = Client::connect(&world, Speaks::Http2OverTls, "a.example").await;
+    let hellos: [&[u8]; 5] = [
+        b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        b"\x16\x03\x01\xff\xff\x01\x00\x00\x00",
+        b"\x16\x03\x01\x00\x05\x01\x00\xff\xff\xff",
+        &[0; 600],
+        b"\x16",
+    ];
+    for hello in hellos {
+        let mut stream = TcpStream::connect(world.https).await.unwrap();
+        let _ = stream.write_all(hello).await;
+        let mut answer = Vec::new();
+        let closed = stream.read_to_end(&mut answer);
+        let _ = tokio::time::timeout(crate::support::PATIENCE, closed).await.expect("closed");
+    }
+    assert_eq!(open.get("a.example", "/").await.name(), "web");
+    assert_eq!(world.metric("switchyard_ingress_rejected_handshakes_total"), 5.0);
+}
