@@ -186,7 +186,7 @@ fn names_outside_are_for_an_upstream() {
     assert_eq!(target.to_string(), "ext.interwebs.test");
     let len = detached.attach().finish(Rcode::SERVFAIL);
     let reply = Message::from_vec(&detached.into_bytes(len)).unwrap();
-    // Row 25: what is known of the alias is said, with the code of its target.
+    // what is known of the alias is said, with the code of its target.
     assert_eq!(show(&reply), ["ServFail", "external.testns.svc.Z 5 CNAME ext.interwebs.test"]);
     assert!(reply.metadata.authoritative && reply.metadata.recursion_available);
 }

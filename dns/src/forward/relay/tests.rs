@@ -261,7 +261,7 @@ fn continued(asked: &str, upstream: &Message, transport: Transport) -> Message {
 fn aliases_are_continued() {
     let own = "external.testns.svc.Z 5 CNAME ext.interwebs.test";
     let mut upstream = reply_to(&question("ext.interwebs.test A"));
-    // Row 24. The upstream compresses its names; in the reply they stand elsewhere.
+    // The upstream compresses its names; in the reply they stand elsewhere.
     upstream
         .add_answer(record("ext.interwebs.test.", RData::CNAME(CNAME(name("b.interwebs.test.")))));
     upstream.add_answer(address("b.interwebs.test.", 1));
@@ -275,7 +275,6 @@ fn aliases_are_continued() {
     ];
     assert_eq!(show(&reply), lines);
     assert!(reply.edns.is_none());
-    // Row 25.
     let mut upstream = reply_to(&question("ext.interwebs.test A"));
     upstream.metadata.response_code = ResponseCode::NXDomain;
     upstream.add_authority(record(
