@@ -18,7 +18,8 @@ fn slice(endpoints: &[&str]) -> String {
         endpoints.iter().map(|ip| format!("{{ addresses: [{ip}] }}")).collect();
     format!(
         "{{ apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
-         metadata: {{ name: web-1, namespace: ns, labels: {{ kubernetes.io/service-name: web }} }}, \
+         metadata: {{ name: web-1, namespace: ns, \
+         labels: {{ kubernetes.io/service-name: web }} }}, \
          ports: [{{ name: http, port: 80 }}], endpoints: [{}] }}",
         endpoints.join(", ")
     )

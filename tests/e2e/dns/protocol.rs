@@ -87,7 +87,8 @@ fn many_endpoints() -> String {
         "{{ apiVersion: v1, kind: Service, metadata: {{ name: big, namespace: ns }}, \
          spec: {{ clusterIP: None, ports: [{{ name: http, port: 80 }}] }} }}\n---\n\
          {{ apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
-         metadata: {{ name: big-1, namespace: ns, labels: {{ kubernetes.io/service-name: big }} }}, \
+         metadata: {{ name: big-1, namespace: ns, \
+         labels: {{ kubernetes.io/service-name: big }} }}, \
          ports: [{{ name: http, port: 80 }}], endpoints: [{}] }}",
         endpoints.join(", ")
     )
