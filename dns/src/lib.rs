@@ -286,11 +286,11 @@ impl Publisher {
         self.metrics.programming.observe(update.received.elapsed().as_secs_f64());
         self.metrics.zone_names.set(names as i64);
         self.metrics.zone_serial.set(i64::from(serial));
-        let (generation, took) = (update.generation, begun.elapsed());
+        let (generation, took_us) = (update.generation, begun.elapsed().as_micros() as u64);
         if update.synced && !before.is_synced() {
-            tracing::info!(generation, serial, names, ?took, "serving the first snapshot");
+            tracing::info!(generation, serial, names, took_us, "serving the first snapshot");
         } else {
-            tracing::debug!(generation, serial, names, ?took, "serving a snapshot");
+            tracing::debug!(generation, serial, names, took_us, "serving a snapshot");
         }
     }
 
