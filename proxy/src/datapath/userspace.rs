@@ -41,6 +41,9 @@ const OPEN_BATCH: usize = 256;
 /// are not addresses of this host.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(8);
+/// Frontends that one round of opening warns of by name: a feed full of ClusterIPs that are not
+/// addresses of this host must not drown the log.
+const MAX_WARNINGS: usize = 20;
 /// How often a drain looks whether connections are left.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
@@ -257,21 +260,32 @@ impl Userspace {
 
     /// Opens what these frontends should listen on and do not.
     async fn open(&mut self, addresses: &[FrontendAddress]) {
+        let mut newly_failed = 0;
         for batch in addresses.chunks(OPEN_BATCH) {
             let mut opened: Vec<Vec<Opened>> = self.workers.iter().map(|_| Vec::new()).collect();
             for address in batch {
-                self.open_frontend(*address, &mut opened);
+                let failure = self.open_frontend(*address, &mut opened);
+                let is_new = self.note(*address, failure, newly_failed < MAX_WARNINGS);
+                newly_failed += usize::from(is_new);
             }
             let orders = self.workers.iter().zip(opened).filter(|(_, opened)| !opened.is_empty());
             answers(orders.map(|(worker, opened)| worker.order(Order::Open(opened)))).await;
             tokio::task::yield_now().await;
         }
+        if let Some(more) = newly_failed.checked_sub(MAX_WARNINGS).filter(|more| *more > 0) {
+            tracing::warn!(more, "further frontends cannot be served: see /snapshot");
+        }
     }
 
-    fn open_frontend(&mut self, address: FrontendAddress, opened: &mut [Vec<Opened>]) {
+    /// Opens what the frontend should listen on and does not; why some of it cannot be.
+    fn open_frontend(
+        &mut self,
+        address: FrontendAddress,
+        opened: &mut [Vec<Opened>],
+    ) -> Option<String> {
         let mut failure = None;
         for addr in self.listen_addrs(address) {
-            let Some(hosted) = self.hosted.get(&address) else { return };
+            let hosted = self.hosted.get(&address)?;
             if hosted.listening.iter().any(|(open, _)| *open == addr) {
                 continue;
             }
@@ -284,7 +298,7 @@ impl Userspace {
                 Err(reason) => failure = Some(reason),
             }
         }
-        self.note(address, failure);
+        failure
     }
 
     fn open_address(
@@ -343,9 +357,10 @@ impl Userspace {
         })
     }
 
-    /// Notes why a frontend cannot be served, or that it can, and when to try again.
-    fn note(&mut self, address: FrontendAddress, failure: Option<String>) {
-        let Some(hosted) = self.hosted.get_mut(&address) else { return };
+    /// Notes why a frontend cannot be served, or that it can, and when to try again; whether
+    /// this is news.
+    fn note(&mut self, address: FrontendAddress, failure: Option<String>, warn: bool) -> bool {
+        let Some(hosted) = self.hosted.get_mut(&address) else { return false };
         if let Some(retry) = &hosted.retry {
             self.retries.remove(&(retry.at, address));
         }
@@ -354,7 +369,7 @@ impl Userspace {
             if self.failures.remove(&address).is_some() {
                 tracing::info!(frontend = %address, "bound at last");
             }
-            return;
+            return false;
         };
         let service = hosted.service.as_ref().expect("only a frontend of a Service is opened");
         count(&self.metrics.meters.of(service).bind_failures);
@@ -363,9 +378,11 @@ impl Userspace {
         hosted.retry = Some(retry);
         self.retries.insert((retry.at, address));
         let before = self.failures.insert(address, failure.as_str().into());
-        if before.as_deref() != Some(failure.as_str()) {
+        let is_new = before.as_deref() != Some(failure.as_str());
+        if is_new && warn {
             tracing::warn!(%service, frontend = %address, reason = %failure, "cannot serve");
         }
+        is_new
     }
 
     fn listen_addrs(&self, address: FrontendAddress) -> Vec<SocketAddr> {
