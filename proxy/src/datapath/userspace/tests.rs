@@ -612,10 +612,11 @@ fn udp_clients_stay_with_an_endpoint_each_and_go_round_robin() {
     fixture.serve(&[11, 12, 13]);
     for addr in [fixture.vip(), fixture.addr(200, 30080)] {
         let mut counts = [0; 3];
-        for _ in 0..30 {
-            let client = udp_client(&fixture, addr);
-            let first = udp_ask(&client);
-            assert_eq!([udp_ask(&client), udp_ask(&client)], [first; 2]);
+        // All stay open: a client that got the port of an earlier one would get its session.
+        let clients: Vec<_> = (0..30).map(|_| udp_client(&fixture, addr)).collect();
+        for client in &clients {
+            let first = udp_ask(client);
+            assert_eq!([udp_ask(client), udp_ask(client)], [first; 2]);
             counts[first as usize - 11] += 1;
         }
         assert_eq!(counts, [10; 3]);
@@ -739,7 +740,8 @@ fn a_node_port_answers_on_every_address_from_that_address() {
         seen.sort_unstable();
         assert_eq!(seen, [11, 12], "{addr}");
         // The client's socket is connected: it takes replies from this address only.
-        let mut seen = [(); 2].map(|()| udp_ask(&udp_client(&fixture, addr)));
+        let clients = [(); 2].map(|()| udp_client(&fixture, addr));
+        let mut seen = [udp_ask(&clients[0]), udp_ask(&clients[1])];
         seen.sort_unstable();
         assert_eq!(seen, [11, 12], "{addr}");
     }
