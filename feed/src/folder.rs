@@ -5,7 +5,7 @@
 //! nothing. Left out: what the files mean together ([`catalogue`]) and what the objects do
 //! (the store).
 
-pub(crate) mod catalogue;
+mod catalogue;
 mod read;
 mod scan;
 mod status;
@@ -19,14 +19,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use daemon::Daemon;
 
-use catalogue::Catalogue;
+pub(crate) use catalogue::Catalogue;
+pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
 use scan::{Look, Stat};
+pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 
 use crate::name::Kinds;
 use crate::record::RecordKind;
+use crate::report::Report;
 use crate::store::{Event, Store};
 use crate::update::{Publisher, Updates, mailbox};
 
@@ -46,31 +49,20 @@ const MAX_POSTPONED: u32 = 5;
 ///
 /// When the folder cannot be read at the start.
 pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<Updates> {
+    start(root, kinds, daemon).map(|(updates, _)| updates)
+}
+
+fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates, Status)> {
     scan::look(root)?;
     let (publisher, updates) = mailbox();
     let (sender, wakes) = channel();
     forward_reloads(daemon, sender.clone());
     let status = Status::new(root.to_owned());
     status.show(daemon);
-    let folder = Folder {
-        root: root.to_owned(),
-        watch: Watch::new(root, sender),
-        hints: Hints::default(),
-        files: Files::default(),
-        catalogue: Catalogue::default(),
-        store: Store::new(kinds),
-        publisher,
-        status,
-        folders: BTreeMap::new(),
-        pending: BTreeSet::new(),
-        soon: None,
-        next: Instant::now(),
-        heard: None,
-        postponed: 0,
-        begun: Instant::now(),
-    };
+    let watch = Watch::new(root, sender);
+    let folder = Folder::new(root, watch, kinds, publisher, status.clone());
     std::thread::Builder::new().name("feed-folder".into()).spawn(move || folder.run(&wakes))?;
-    Ok(updates)
+    Ok((updates, status))
 }
 
 /// Wakes the folder's thread at each SIGHUP.
@@ -106,6 +98,32 @@ struct Folder {
 }
 
 impl Folder {
+    fn new(
+        root: &Path,
+        watch: Watch,
+        kinds: Kinds,
+        publisher: Publisher,
+        status: Status,
+    ) -> Folder {
+        Folder {
+            root: root.to_owned(),
+            watch,
+            hints: Hints::default(),
+            files: Files::default(),
+            catalogue: Catalogue::default(),
+            store: Store::new(kinds),
+            publisher,
+            status,
+            folders: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            soon: None,
+            next: Instant::now(),
+            heard: None,
+            postponed: 0,
+            begun: Instant::now(),
+        }
+    }
+
     fn run(mut self, wakes: &Receiver<Wake>) {
         while self.publisher.is_read() {
             self.wait(wakes);
@@ -215,20 +233,27 @@ impl Folder {
         }
         let (model, changes) = self.store.commit();
         let received = self.heard.take().unwrap_or(begun);
-        if first || !changes.is_empty() {
+        let changed = first || !changes.is_empty();
+        let news = self.report(changed);
+        if changed {
             tracing::debug!(changes = changes.len(), build = ?begun.elapsed(), "batch");
             self.publisher.publish(model, changes, received, true);
         }
-        self.report();
+        status::log(&news);
     }
 
-    fn report(&mut self) {
+    /// Shows at `/status` what is wrong; returns what was not wrong before.
+    fn report(&mut self, changed: bool) -> Vec<Report> {
         let mut reports = self.catalogue.reports();
         let faults = self.files.reports();
         if !faults.is_empty() {
-            reports = reports.iter().cloned().chain(faults).collect();
+            // Of a file that cannot be read now, older problems are no longer true.
+            let stale = |report: &Report| faults.iter().any(|fault| fault.file == report.file);
+            let others = reports.iter().filter(|report| !stale(report)).cloned();
+            reports = others.chain(faults.iter().cloned()).collect();
         }
-        self.status.update(reports, self.catalogue.served().clone(), self.store.is_synced());
+        let served = self.catalogue.served().clone();
+        self.status.update(reports, served, self.store.is_synced(), changed)
     }
 
     /// The batch's events; the first batch is a list of every kind.

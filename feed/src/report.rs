@@ -49,6 +49,28 @@ impl Report {
     }
 }
 
+impl Report {
+    /// As `/status` shows it, with the offending lines.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let mut value = self.summary();
+        value["lines"] = self.drawing().into();
+        value
+    }
+
+    /// As `/status` shows it.
+    pub(crate) fn summary(&self) -> serde_json::Value {
+        serde_json::json!({
+            "file": self.file.display().to_string(),
+            "line": self.line(),
+            "column": self.column(),
+            "object": self.object.as_ref().map(ToString::to_string),
+            "message": self.problem.message,
+            "help": self.problem.help,
+            "level": self.problem.level,
+        })
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (file, line, column) = (self.file.display(), self.line(), self.column());

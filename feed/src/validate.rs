@@ -37,6 +37,8 @@ pub(crate) use service::service;
 pub(crate) struct Complaint {
     pub(crate) level: Level,
     pub(crate) path: Vec<Step>,
+    /// How many steps at the end of the path the API leaves out of its message.
+    pub(crate) unsaid: usize,
     /// Without the path.
     pub(crate) message: String,
     pub(crate) help: Option<String>,
@@ -127,7 +129,7 @@ impl<'i> Check<'i> {
 
     fn say(&mut self, level: Level, at: At<'_>, message: String, help: Option<&str>) {
         let help = help.map(str::to_owned);
-        self.complaints.push(Complaint { level, path: at.path(), message, help });
+        self.complaints.push(Complaint { level, path: at.path(), unsaid: 0, message, help });
     }
 
     fn error(&mut self, at: At<'_>, message: String) {

@@ -1,3 +1,5 @@
+//! Splitting, by tables and by properties.
+
 use proptest::prelude::*;
 
 use super::*;

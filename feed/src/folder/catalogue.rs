@@ -130,6 +130,16 @@ impl Catalogue {
         reports
     }
 
+    /// Whether a file defines the object, well or badly.
+    pub(crate) fn defines(&self, key: &RecordKey) -> bool {
+        self.objects.get(key).is_some_and(|object| !object.files.is_empty())
+    }
+
+    /// The file whose definition of an object is served.
+    pub(crate) fn file_of(&self, key: &RecordKey) -> Option<&Arc<Path>> {
+        self.objects.get(key)?.served.as_ref().map(|(path, _)| path)
+    }
+
     /// The number of objects served, by kind.
     pub(crate) fn served(&self) -> &BTreeMap<&'static str, usize> {
         &self.served
@@ -205,7 +215,12 @@ impl Catalogue {
         for (key, object) in self.objects.iter().filter(|(_, object)| object.files.len() > 1) {
             let winner = object.served.as_ref().map_or(&object.files[0], |(path, _)| path);
             for path in object.files.iter().filter(|path| *path != winner) {
-                let Some(definition) = self.files[path].definition(key) else { continue };
+                // A definition that is bad by itself is reported as that.
+                let file = &self.files[path];
+                let Some(definition) = file.definition(key) else { continue };
+                if file.record(key).is_none() {
+                    continue;
+                }
                 let message = format!("{key} is defined a second time, so this one is not served");
                 let help = format!("it is served as {} has it", self.place_of(key));
                 reports.push(self.conflict(path, key, definition, message, help));

@@ -321,12 +321,36 @@ fn read(path: &Path, expected: &Stat) -> Result<Option<String>, Fault> {
         Ok(Some(content)) => content,
         Ok(None) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            let help = "what it defined before stays; make it readable";
-            return Err(Fault::error(format!("the file cannot be read: {error}"), help));
-        }
+        Err(error) => return Err(unreadable(&error)),
     };
-    String::from_utf8(content).map(Some).map_err(|error| {
+    decode(content).map(Some)
+}
+
+/// The text of a file, for one who does not follow it.
+///
+/// # Errors
+///
+/// When it cannot be read or exceeds a limit: what to tell its author.
+pub(crate) fn text_of(path: &Path) -> Result<String, Box<Report>> {
+    let read = || {
+        let metadata = std::fs::metadata(path).map_err(|error| unreadable(&error))?;
+        if let Some(fault) = refuse_unread(&Stat::of(&metadata)) {
+            return Err(fault);
+        }
+        std::fs::read(path).map_err(|error| unreadable(&error)).and_then(decode)
+    };
+    read().map_err(|fault| {
+        Box::new(report(path.into(), fault.level, &fault.message, fault.help, fault.mark))
+    })
+}
+
+fn unreadable(error: &io::Error) -> Fault {
+    let help = "make it readable; what it defined before stays";
+    Fault::error(format!("the file cannot be read: {error}"), help)
+}
+
+fn decode(content: Vec<u8>) -> Result<String, Fault> {
+    String::from_utf8(content).map_err(|error| {
         let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
         let line = valid.matches('\n').count() as u32;
         let column = valid.rsplit('\n').next().unwrap_or_default().chars().count() as u32;

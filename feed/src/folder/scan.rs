@@ -177,8 +177,32 @@ fn is_ignored(name: &str) -> bool {
     name.starts_with('.') || name.ends_with('~') || (name.starts_with('#') && name.ends_with('#'))
 }
 
+/// The manifests at a path: of a folder all in it, of a file the file, whatever its name.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub(crate) fn manifests(path: &Path) -> io::Result<Vec<(Arc<Path>, Format)>> {
+    if !std::fs::metadata(path)?.is_dir() {
+        return Ok(vec![(path.into(), format_of_path(path))]);
+    }
+    let look = look(path)?;
+    match look.unreadable.into_iter().next() {
+        Some((path, error)) => {
+            Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        }
+        None => Ok(look.files.into_iter().map(|(path, found)| (path, found.format)).collect()),
+    }
+}
+
+/// How a file is written that someone named: as JSON if its name says so.
+pub(crate) fn format_of_path(path: &Path) -> Format {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    format_of(&name).unwrap_or(Format::Yaml)
+}
+
 /// How a file of that name is written; `None` when it is no manifest.
-pub(crate) fn format_of(name: &str) -> Option<Format> {
+fn format_of(name: &str) -> Option<Format> {
     match Path::new(name).extension()?.to_str()? {
         "yaml" | "yml" => Some(Format::Yaml),
         "json" => Some(Format::Json),

@@ -118,6 +118,12 @@ impl Watch {
         Watch { watcher, above: watched_above, watched: BTreeMap::new() }
     }
 
+    /// Without inotify.
+    #[cfg(test)]
+    pub(super) fn deaf() -> Watch {
+        Watch { watcher: None, above: None, watched: BTreeMap::new() }
+    }
+
     /// Watches exactly these folders. One that was replaced, so that its inode differs, is
     /// watched anew. Returns whether there was any to add: what happened in it before now was
     /// not heard.
