@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 /// The kernel lowers it to `net.core.somaxconn`, 4096 by default since Linux 5.4.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// A client that vanished without a word is noticed after about two minutes of silence; without
 /// this its connection would stay for good.

@@ -24,6 +24,7 @@ use super::relay::{self, End};
 use super::room::Permit;
 use super::serving::{Cell, Endpoint};
 use super::worker::{Context, Stop};
+use super::sockets;
 use crate::metrics::{Active, Meter, count};
 
 /// How long a listener waits for room when there is none: short beside the second within which
@@ -59,10 +60,28 @@ pub(super) async fn accept(
             Next::Stop => break,
         }
     }
-    // Closing the listener would reset what is queued in it.
-    let queued = || poll_fn(|cx| Poll::Ready(poll_accept(&listener, &context, cx)));
-    while let Poll::Ready(Next::Connection(client, permit)) = queued().await {
-        begin(client, permit, &cell, &context);
+    accept_queued(listener, &cell, &context);
+}
+
+/// Accepts what the kernel has queued, which closing the listener would reset.
+///
+/// Not through the runtime: that may not have heard of it yet, and lets a task make only so many
+/// calls before it gives way to others.
+fn accept_queued(listener: TcpListener, cell: &Arc<Cell>, context: &Rc<Context>) {
+    let Ok(listener) = listener.into_std() else { return };
+    // What was queued before is not more than the backlog; clients that come without a pause
+    // must not hold up the rest.
+    for _ in 0..sockets::BACKLOG {
+        let Some(permit) = context.room.connection() else { return };
+        let client = listener.accept().and_then(|(client, _)| {
+            client.set_nonblocking(true)?;
+            TcpStream::from_std(client)
+        });
+        match client {
+            Ok(client) => begin(client, permit, cell, context),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) => tracing::debug!(%error, "accept"),
+        }
     }
 }
 
