@@ -465,6 +465,41 @@ fn a_drain_under_load_finishes_what_has_begun() {
 }
 
 #[test]
+fn a_drain_serves_what_was_queued_before_it() {
+    // More than the runtime lets one task accept before others get a turn.
+    const CLIENTS: usize = 300;
+    let mut fixture = Fixture::start(&manifest(CLUSTER_IP, &[11]), &[]);
+    fixture.talkers(8080, &[11]);
+    let process = fixture.process();
+    process.signal(Signal::SIGSTOP);
+    let clients: Vec<TcpStream> =
+        (0..CLIENTS).map(|_| dial(fixture.addr(1, 80)).unwrap()).collect();
+    process.signal(Signal::SIGTERM);
+    process.signal(Signal::SIGCONT);
+    for mut client in clients {
+        assert_eq!(exchange(&mut client).unwrap(), 11);
+    }
+    assert!(fixture.process.take().unwrap().wait().success());
+}
+
+#[test]
+fn an_endpoint_that_is_a_cluster_ip_is_reported() {
+    let fixture = Fixture::start(&manifest(CLUSTER_IP, &[2]).replace("8080", "80"), &[]);
+    assert_eq!(fixture.process().status()["proxy"]["problemCount"], 0);
+    let other = manifest("  clusterIP: 127.N.N.2\n  ports: [{ name: t, port: 80 }]", &[1]);
+    let other = other.replace("8080", "80").replace("web", "other");
+    fixture.folder.replace("other.yaml", &fixture.net.fill(&other));
+    let problems = eventually("both are reported", || {
+        let problems = fixture.process().status()["proxy"]["problems"].as_array().unwrap().clone();
+        (problems.len() == 2).then_some(problems)
+    });
+    assert_eq!(problems[0]["service"], "demo/web");
+    assert_eq!(problems[0]["what"], format!("endpoint {}/TCP", fixture.addr(2, 80)));
+    let reason = "not connected to: it is the ClusterIP of Service demo/other";
+    assert_eq!(problems[0]["problem"], reason);
+}
+
+#[test]
 fn the_drain_timeout_ends_what_does_not_end() {
     let args = ["--drain-timeout", "300ms"];
     let mut fixture = Fixture::start(&manifest(CLUSTER_IP, &[11]), &args);

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use feed::Protocol;
 use nix::libc;
 use smallvec::SmallVec;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -23,8 +24,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::relay::{self, End};
 use super::room::Permit;
 use super::serving::{Cell, Endpoint};
-use super::worker::{Context, Stop};
 use super::sockets;
+use super::worker::{Context, Stop};
 use crate::metrics::{Active, Meter, count};
 
 /// How long a listener waits for room when there is none: short beside the second within which
@@ -80,6 +81,7 @@ fn accept_queued(listener: TcpListener, cell: &Arc<Cell>, context: &Rc<Context>)
         match client {
             Ok(client) => begin(client, permit, cell, context),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if is_shortage(&error) => return,
             Err(error) => tracing::debug!(%error, "accept"),
         }
     }
@@ -169,7 +171,10 @@ async fn connect(
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     while tried.len() < MAX_TRIES && begun.elapsed() < limit {
         // Loaded anew for each try: the set may have changed while the last one timed out.
-        let endpoint = cell.serving.load().rotation.pick(|e| !tried.contains(&e.addr))?.clone();
+        let suits = |endpoint: &Arc<Endpoint>| {
+            !tried.contains(&endpoint.addr) && !context.own.has(Protocol::Tcp, endpoint.addr)
+        };
+        let endpoint = cell.serving.load().rotation.pick(suits)?.clone();
         let failure = match context.patience.limit(dial(endpoint.addr)).await {
             Some(Ok(stream)) => return Some((endpoint, stream)),
             Some(Err(error)) => error,
