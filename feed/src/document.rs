@@ -10,6 +10,9 @@ mod list;
 
 use crate::manifest::Format;
 
+/// Documents of one file: each takes some hundred bytes in memory, however short it is.
+pub(crate) const MAX_DOCUMENTS: usize = 100_000;
+
 /// One document: a part of the file's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Document<'t> {
@@ -29,7 +32,8 @@ pub(crate) enum Shape {
     Item,
 }
 
-/// The documents of a text, without those that hold nothing but comments.
+/// The documents of a text, without those that hold nothing but comments; a few more than
+/// [`MAX_DOCUMENTS`] at most.
 pub(crate) fn split(text: &str, format: Format) -> Vec<Document<'_>> {
     match format {
         Format::Yaml => split_yaml(text),
@@ -48,6 +52,9 @@ fn split_yaml(text: &str) -> Vec<Document<'_>> {
     let mut current = Part::starting_at(0, 0);
     let mut offset = 0;
     for (number, line) in text.split_inclusive('\n').enumerate() {
+        if documents.len() > MAX_DOCUMENTS {
+            return documents;
+        }
         let number = number as u32;
         match marker(line) {
             Some(Marker::Start) if current.is_prologue() => current.content = true,

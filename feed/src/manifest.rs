@@ -269,6 +269,9 @@ fn is_older(api_version: &str) -> bool {
 fn key_of(tree: &Tree<'_>, node: NodeId, kind: RecordKind) -> Option<RecordKey> {
     let meta = tree.field(node, "metadata")?;
     let text = |key| tree.field(meta, key).and_then(|id| tree.scalar(id));
+    // No valid name is longer, and an invalid one is shown in the log.
+    const LONGEST: usize = 253;
+    let text = |key| text(key).filter(|text| text.len() <= LONGEST);
     let text_of = |text: &str| object::Text(text.to_owned().into());
     let meta = object::Meta {
         name: Some(text_of(text("name")?)),

@@ -72,9 +72,16 @@ impl Interner {
     }
 }
 
+/// More of one object would not be read by anyone.
+const MAX_COMPLAINTS: usize = 100;
+/// A message may quote a value, and a value may have megabytes.
+const LONGEST_MESSAGE: usize = 1000;
+
 /// The validation of one object.
 pub(crate) struct Check<'i> {
     complaints: Vec<Complaint>,
+    /// There was an error.
+    failed: bool,
     interner: &'i mut Interner,
     /// A loopback endpoint was warned of: once an object is enough.
     loopback: bool,
@@ -110,7 +117,7 @@ impl<'p> At<'p> {
         let mut path = self.above.map(At::path).unwrap_or_default();
         match self.step {
             Here::Root => {}
-            Here::Key(key) => path.push(Step::Key(key.to_owned())),
+            Here::Key(key) => path.push(Step::Key(crate::tree::shortened(key))),
             Here::Index(index) => path.push(Step::Index(index)),
         }
         path
@@ -119,7 +126,7 @@ impl<'p> At<'p> {
 
 impl<'i> Check<'i> {
     pub(crate) fn new(interner: &'i mut Interner) -> Check<'i> {
-        Check { complaints: Vec::new(), interner, loopback: false }
+        Check { complaints: Vec::new(), failed: false, interner, loopback: false }
     }
 
     /// What was found. The object may be served if none of it is an error.
@@ -127,7 +134,17 @@ impl<'i> Check<'i> {
         self.complaints
     }
 
-    fn say(&mut self, level: Level, at: At<'_>, message: String, help: Option<&str>) {
+    fn say(&mut self, level: Level, at: At<'_>, mut message: String, help: Option<&str>) {
+        self.failed |= level == Level::Error;
+        // A warning must not keep an error out.
+        let most = if level == Level::Error { 2 * MAX_COMPLAINTS } else { MAX_COMPLAINTS };
+        if self.complaints.len() >= most {
+            return;
+        }
+        if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
         let help = help.map(str::to_owned);
         self.complaints.push(Complaint { level, path: at.path(), unsaid: 0, message, help });
     }
@@ -269,8 +286,7 @@ pub(crate) fn object_name(meta: &object::Meta<'_>, kind: RecordKind) -> ObjectNa
 
 /// A record, unless the checks found an error.
 fn accept(check: &Check<'_>, record: impl FnOnce() -> Record) -> Option<Record> {
-    let failed = check.complaints.iter().any(|complaint| complaint.level == Level::Error);
-    (!failed).then(record)
+    (!check.failed).then(record)
 }
 
 #[cfg(test)]

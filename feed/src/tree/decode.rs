@@ -13,6 +13,9 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use super::{NodeId, Tree, Value};
 use crate::schema;
 
+/// More of one object would not be read by anyone.
+const MAX_FINDINGS: usize = 100;
+
 /// What is wrong at a node. Never holds a value: it may be a Secret's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -223,6 +226,9 @@ impl<'a> Decoder<'a, '_> {
             return false;
         }
         let Some((type_name, fields)) = names else { return true };
+        if self.findings.borrow().len() >= MAX_FINDINGS {
+            return true;
+        }
         if !fields.contains(&name) && !schema::is_known(type_name, fields, name) {
             let help = schema::nearest(type_name, fields, name)
                 .map(|nearest| format!("did you mean `{nearest}`?"));

@@ -5,15 +5,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::document;
+use crate::document::{self, MAX_DOCUMENTS};
 use crate::manifest::{self, Claim, Format, Outcome, Reading};
 use crate::problem::{Level, Mark, Problem};
 use crate::record::{Record, RecordKey};
 use crate::report::Report;
 use crate::validate::Interner;
-
-/// Documents of one file: each takes some hundred bytes here, however short it is.
-const MAX_DOCUMENTS: usize = 100_000;
 
 /// The hash of a document that must be parsed again even if its text did not change.
 const ALWAYS_READ: u64 = 0;
