@@ -59,15 +59,15 @@ pub(crate) fn shared_worker(worker: Worker) -> Arc<Mutex<(Worker, Box<[u8]>)>> {
     Arc::new(Mutex::new((worker, vec![0; TCP_LIMIT].into())))
 }
 
-/// Binds a listener.
+/// Binds a listener; one of IPv6 also for IPv4, unless `only_v6`.
 ///
 /// # Errors
 ///
 /// When the address is in use or is not ours.
-pub(crate) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+pub(crate) fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if addr.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(only_v6)?;
     }
     // Connections of a process before us may still be closing.
     socket.set_reuse_address(true)?;

@@ -198,6 +198,7 @@ fn flags_that_cannot_work() {
         assert_eq!(process.wait().code(), Some(expected), "{flags:?}");
     };
     check(&["--domain", "a..b"], 2);
+    check(&["--domain", "a b"], 2);
     check(&["--domain", &["a"; 125].join(".")], 2);
     check(&["--ttl", "3601"], 2);
     check(&["--pods", "maybe"], 2);

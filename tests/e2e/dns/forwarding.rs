@@ -289,7 +289,8 @@ fn friend_net(ip: &str) -> String {
 fn what_may_be_in_flight_is_bounded() {
     let net = Net::new();
     let asked = upstream(net.addr(1, 5353), |_, _, _| {});
-    let dns = start(&[net.addr(1, 5353)], &["--max-forwards", "8"]);
+    let flags = ["--max-forwards", "8", "--upstream-timeout", "1500ms"];
+    let dns = start(&[net.addr(1, 5353)], &flags);
     let client = dns.client();
     const COUNT: u16 = 20;
     for id in 0..COUNT {

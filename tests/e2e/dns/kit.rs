@@ -80,7 +80,8 @@ impl Dns {
 
 /// A connected UDP socket whose waits end.
 pub(crate) fn client_of(addr: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let own = if addr.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+    let socket = UdpSocket::bind(own).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.connect(addr).unwrap();
     socket

@@ -169,7 +169,7 @@ fn a_client_that_takes_no_replies_costs_others_nothing() {
 
 #[test]
 fn idle_and_senseless_connections_end() {
-    let flags = ["--upstream", "none", "--tcp-idle-timeout", "300ms"];
+    let flags = ["--upstream", "none", "--tcp-idle-timeout", "1s"];
     let dns = Dns::start_with(ONE_SERVICE, &flags);
     let mut connection = dns.connect();
     assert_eq!(show(&connection.ask(&question(WEB)))[0], "NoError");
@@ -191,10 +191,7 @@ fn one_client_cannot_take_all_connections() {
     let dns = Dns::start_with(ONE_SERVICE, &flags);
     let mut greedy: Vec<Connection> = (0..20).map(|_| dns.connect()).collect();
     let kept = |connection: &mut Connection| {
-        let sent = connection.0.write_all(&framed(&question(WEB))).is_ok();
-        let short = Some(Duration::from_millis(500));
-        connection.0.set_read_timeout(short).unwrap();
-        sent && !connection.is_ended()
+        connection.0.write_all(&framed(&question(WEB))).is_ok() && !connection.is_ended()
     };
     let kept = greedy.iter_mut().map(kept).filter(|kept| *kept).count();
     assert_eq!(kept, 2, "a quarter of eight");

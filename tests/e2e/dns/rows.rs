@@ -117,3 +117,30 @@ fn replies_come_from_the_address_that_was_asked() {
         assert_eq!(connection.ask(&question("svc1.testns.svc.Z A")).answers.len(), 1);
     }
 }
+
+/// All addresses of both families, as one listener and as two.
+#[test]
+fn both_families() {
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        eprintln!("there is no IPv6 here");
+        return;
+    }
+    let folder = crate::support::Folder::new();
+    folder.replace("objects.yaml", OBJECTS);
+    let path = folder.path().to_str().unwrap();
+    for listeners in ["[::]:PORT", "0.0.0.0:PORT,[::]:PORT"] {
+        let net = crate::support::Net::new();
+        let port = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
+        let listen = listeners.replace("PORT", &port.to_string());
+        let args = ["dns", "--feed", path, "--upstream", "none", "--listen", &listen];
+        let _process = crate::support::Switchyard::ready(net.addr(53, 7431), &args);
+        for ip in [net.ip(3), "::1".parse().unwrap()] {
+            let addr = std::net::SocketAddr::new(ip, port);
+            let client = super::kit::client_of(addr);
+            let message = question("svc1.testns.svc.Z A");
+            assert_eq!(show(&exchange(&client, &message))[0], "NoError", "{addr}");
+            let reply = super::kit::Connection::to(addr).ask(&message);
+            assert_eq!(show(&reply)[0], "NoError", "{addr}");
+        }
+    }
+}
