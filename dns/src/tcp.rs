@@ -5,12 +5,12 @@
 //! amount of memory.
 
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -59,15 +59,15 @@ pub(crate) fn shared_worker(worker: Worker) -> Arc<Mutex<(Worker, Box<[u8]>)>> {
     Arc::new(Mutex::new((worker, vec![0; TCP_LIMIT].into())))
 }
 
-/// Binds a listener.
+/// Binds a listener; one of IPv6 also for IPv4, unless `only_v6`.
 ///
 /// # Errors
 ///
 /// When the address is in use or is not ours.
-pub(crate) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+pub(crate) fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if addr.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(only_v6)?;
     }
     // Connections of a process before us may still be closing.
     socket.set_reuse_address(true)?;
@@ -100,7 +100,7 @@ impl TcpServer {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
-                _ = self.draining.wait_for(|draining| *draining) => break,
+                () = begun(&mut self.draining) => break,
             };
             let (stream, peer) = match accepted {
                 Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
@@ -223,7 +223,8 @@ impl Connection {
                     push(&mut flow.replies, &reply);
                 }
                 () = sleep_until(look_again), if flow.waiting == 0 => {}
-                _ = self.draining.wait_for(|draining| *draining), if !flow.ended => {
+                () = begun(&mut self.draining), if !flow.ended => {
+                    read_last(&self.stream, &mut flow.received);
                     flow.ended = true;
                 }
             }
@@ -288,4 +289,22 @@ impl Connection {
 fn push(replies: &mut Vec<u8>, message: &[u8]) {
     replies.extend_from_slice(&(message.len() as u16).to_be_bytes());
     replies.extend_from_slice(message);
+}
+
+/// Waits for the drain.
+async fn begun(draining: &mut watch::Receiver<bool>) {
+    // An error means that the sender has gone, which is the same.
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+/// Reads what has arrived already, which the runtime may not know of yet.
+fn read_last(stream: &TcpStream, received: &mut Vec<u8>) {
+    let socket = SockRef::from(stream);
+    let mut chunk = [0; MAX_QUERY];
+    while received.len() < WRITE_AT {
+        match (&*socket).read(&mut chunk) {
+            Ok(count) if count > 0 => received.extend_from_slice(&chunk[..count]),
+            _ => return,
+        }
+    }
 }

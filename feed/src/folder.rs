@@ -5,7 +5,7 @@
 //! nothing. Left out: what the files mean together ([`catalogue`]) and what the objects do
 //! (the store).
 
-pub(crate) mod catalogue;
+mod catalogue;
 mod read;
 mod scan;
 mod status;
@@ -13,20 +13,23 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::Daemon;
 
-use catalogue::Catalogue;
+pub(crate) use catalogue::Catalogue;
+pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
 use scan::{Look, Stat};
+pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 
 use crate::name::Kinds;
+use crate::path::FilePath;
 use crate::record::RecordKind;
+use crate::report::Report;
 use crate::store::{Event, Store};
 use crate::update::{Publisher, Updates, mailbox};
 
@@ -37,6 +40,9 @@ const QUIET: Duration = Duration::from_millis(10);
 const RESCAN: Duration = Duration::from_millis(1500);
 /// How long a cold start waits for files that are being written.
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// A look at everything that a hint asks for may take this part of the time at most: in a large
+/// folder beside a program that creates files there all the time.
+const BREAK: u32 = 10;
 /// How often a look may be put off because files vanish while others come.
 const MAX_POSTPONED: u32 = 5;
 
@@ -46,31 +52,20 @@ const MAX_POSTPONED: u32 = 5;
 ///
 /// When the folder cannot be read at the start.
 pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<Updates> {
+    start(root, kinds, daemon).map(|(updates, _)| updates)
+}
+
+fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates, Status)> {
     scan::look(root)?;
     let (publisher, updates) = mailbox();
     let (sender, wakes) = channel();
     forward_reloads(daemon, sender.clone());
     let status = Status::new(root.to_owned());
     status.show(daemon);
-    let folder = Folder {
-        root: root.to_owned(),
-        watch: Watch::new(root, sender),
-        hints: Hints::default(),
-        files: Files::default(),
-        catalogue: Catalogue::default(),
-        store: Store::new(kinds),
-        publisher,
-        status,
-        folders: BTreeMap::new(),
-        pending: BTreeSet::new(),
-        soon: None,
-        next: Instant::now(),
-        heard: None,
-        postponed: 0,
-        begun: Instant::now(),
-    };
+    let watch = Watch::new(root, sender);
+    let folder = Folder::new(root, watch, kinds, publisher, status.clone());
     std::thread::Builder::new().name("feed-folder".into()).spawn(move || folder.run(&wakes))?;
-    Ok(updates)
+    Ok((updates, status))
 }
 
 /// Wakes the folder's thread at each SIGHUP.
@@ -98,6 +93,8 @@ struct Folder {
     /// When to look at the hints' and the pending files, and when at everything.
     soon: Option<Instant>,
     next: Instant,
+    /// From when on a hint may ask for a look at everything.
+    rested: Instant,
     /// When the first hint came that no batch has answered yet.
     heard: Option<Instant>,
     /// Looks put off in a row.
@@ -106,11 +103,39 @@ struct Folder {
 }
 
 impl Folder {
+    fn new(
+        root: &Path,
+        watch: Watch,
+        kinds: Kinds,
+        publisher: Publisher,
+        status: Status,
+    ) -> Folder {
+        Folder {
+            root: root.to_owned(),
+            watch,
+            hints: Hints::default(),
+            files: Files::default(),
+            catalogue: Catalogue::new(kinds),
+            store: Store::new(kinds),
+            publisher,
+            status,
+            folders: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            soon: None,
+            next: Instant::now(),
+            rested: Instant::now(),
+            heard: None,
+            postponed: 0,
+            begun: Instant::now(),
+        }
+    }
+
     fn run(mut self, wakes: &Receiver<Wake>) {
         while self.publisher.is_read() {
             self.wait(wakes);
             match self.look() {
-                Ok(look) => {
+                Ok(None) => {}
+                Ok(Some(look)) => {
                     self.status.scanned(Ok(()));
                     self.take(&look);
                 }
@@ -145,11 +170,18 @@ impl Folder {
     }
 
     /// A look that may be believed: at the files that were hinted at, where that is enough.
-    fn look(&mut self) -> Result<Look, String> {
-        if self.next > Instant::now() {
+    /// `None` when it has to wait.
+    fn look(&mut self) -> Result<Option<Look>, String> {
+        let now = Instant::now();
+        if self.next > now {
             let paths = self.hints.paths().chain(&self.pending).cloned().collect();
             if let Some(look) = scan::look_at(paths, &self.folders) {
-                return Ok(look);
+                return Ok(Some(look));
+            }
+            if self.rested > now {
+                self.next = self.next.min(self.rested);
+                self.soon = None;
+                return Ok(None);
             }
         }
         let mut look = scan::look(&self.root).map_err(|error| error.to_string())?;
@@ -157,6 +189,7 @@ impl Folder {
             // What happened before the new watches was not heard, so look once more.
             look = scan::look(&self.root).map_err(|error| error.to_string())?;
         }
+        self.rested = Instant::now() + now.elapsed() * BREAK;
         let is_same = |a: Option<&Stat>, b: Option<&Stat>| match (a, b) {
             (Some(a), Some(b)) => a.is_same_file(b),
             _ => false,
@@ -167,7 +200,7 @@ impl Folder {
         }
         self.folders.clone_from(&look.folders);
         self.next = Instant::now() + RESCAN;
-        Ok(look)
+        Ok(Some(look))
     }
 
     /// Reads what changed and publishes it as one batch.
@@ -198,7 +231,7 @@ impl Folder {
     }
 
     /// Looks again soon: what is missing may be on the way to another name.
-    fn postpone(&mut self, look: &Look, missing: &[Arc<Path>], until: Instant) {
+    fn postpone(&mut self, look: &Look, missing: &[FilePath], until: Instant) {
         if look.only.is_some() {
             self.pending.extend(missing.iter().map(|path| path.to_path_buf()));
             self.soon = Some(until);
@@ -215,20 +248,32 @@ impl Folder {
         }
         let (model, changes) = self.store.commit();
         let received = self.heard.take().unwrap_or(begun);
-        if first || !changes.is_empty() {
-            tracing::debug!(changes = changes.len(), build = ?begun.elapsed(), "batch");
+        let changed = first || !changes.is_empty();
+        let news = self.report(changed);
+        if changed {
+            if first {
+                let objects: usize = self.catalogue.served().values().sum();
+                let folder = self.root.display();
+                tracing::info!(%folder, objects, took = ?self.begun.elapsed(), "folder read");
+            }
+            tracing::debug!(changes = changes.len(), took = ?begun.elapsed(), "batch");
             self.publisher.publish(model, changes, received, true);
         }
-        self.report();
+        status::log(&news);
     }
 
-    fn report(&mut self) {
+    /// Shows at `/status` what is wrong; returns what was not wrong before.
+    fn report(&mut self, changed: bool) -> Vec<Report> {
         let mut reports = self.catalogue.reports();
         let faults = self.files.reports();
         if !faults.is_empty() {
-            reports = reports.iter().cloned().chain(faults).collect();
+            // Of a file that cannot be read now, older problems are no longer true.
+            let stale = |report: &Report| faults.iter().any(|fault| fault.file == report.file);
+            let others = reports.iter().filter(|report| !stale(report)).cloned();
+            reports = others.chain(faults.iter().cloned()).collect();
         }
-        self.status.update(reports, self.catalogue.served().clone(), self.store.is_synced());
+        let served = self.catalogue.served().clone();
+        self.status.update(reports, served, self.store.is_synced(), changed)
     }
 
     /// The batch's events; the first batch is a list of every kind.

@@ -7,6 +7,7 @@
 //! Left out on purpose: any notion of what a process does with the model (listeners, routes,
 //! zones). That is a snapshot's work, in the process's own crate.
 
+mod check;
 mod client;
 mod document;
 mod folder;
@@ -14,6 +15,7 @@ mod manifest;
 mod model;
 mod name;
 mod object;
+mod path;
 mod problem;
 mod record;
 mod report;
@@ -24,6 +26,7 @@ mod tree;
 mod update;
 mod validate;
 
+pub use check::{Checked, check};
 pub use client::ApiConfig;
 pub use model::*;
 pub use name::{Kind, Kinds, ObjectKey, ObjectName};

@@ -65,11 +65,7 @@ pub(crate) fn read(
     interner: &mut Interner,
 ) -> Vec<Reading> {
     let mut document = Document { file, part, interner, readings: Vec::new() };
-    let tree = match format {
-        Format::Yaml => yaml::read(part.text),
-        Format::Json => json::read(part.text),
-    };
-    match (tree, part.shape) {
+    match (parse(part, format), part.shape) {
         (Ok(None), _) => {}
         (Ok(Some(tree)), Shape::Whole) if tree.is_null(tree.root()) => {}
         (Ok(Some(tree)), Shape::Whole) => document.object(&tree, tree.root(), &NO_HEADER),
@@ -81,6 +77,35 @@ pub(crate) fn read(
         (Err(error), _) => document.syntax(error),
     }
     document.readings
+}
+
+/// Calls `visit` for each object whose name can be read, with a way to find its fields.
+pub(crate) fn each_object(
+    part: &document::Document<'_>,
+    format: Format,
+    mut visit: impl FnMut(RecordKey, &dyn Fn(&[Step]) -> Mark),
+) {
+    let Ok(Some(tree)) = parse(part, format) else { return };
+    let mut waiting = vec![tree.root()];
+    while let Some(node) = waiting.pop() {
+        waiting.extend(tree.elements(node));
+        waiting.extend(tree.field(node, "items").iter().flat_map(|items| tree.elements(*items)));
+        let kind = tree.field(node, "kind").and_then(|id| tree.scalar(id));
+        let Some(kind) = kind.and_then(RecordKind::named) else { continue };
+        if let Some(key) = key_of(&tree, node, kind) {
+            visit(key, &|path| tree.locate(node, path));
+        }
+    }
+}
+
+fn parse<'t>(
+    part: &document::Document<'t>,
+    format: Format,
+) -> Result<Option<Tree<'t>>, SyntaxError> {
+    match format {
+        Format::Yaml => yaml::read(part.text),
+        Format::Json => json::read(part.text),
+    }
 }
 
 struct Document<'t, 'i> {
@@ -103,9 +128,22 @@ impl Document<'_, '_> {
     fn syntax(&mut self, error: SyntaxError) {
         // It cannot be told which lines are a Secret's, so no line is shown if one may be.
         let show = !self.part.text.contains("Secret");
-        let problem = self.problem(Level::Error, error.message, None, error.mark, show);
+        let mark = self.before_the_end(error.mark);
+        let problem = self.problem(Level::Error, error.message, None, mark, show);
         let mark = problem.mark;
         self.push(None, Outcome::Bad, vec![problem], mark);
+    }
+
+    /// Where something is missing at the end of the text, the last place that an author sees.
+    fn before_the_end(&self, mark: Mark) -> Mark {
+        let text = self.part.text;
+        if !text[mark.byte_in(text)..].trim().is_empty() {
+            return mark;
+        }
+        let seen = text.trim_end();
+        let line = seen.matches('\n').count() as u32;
+        let column = seen.rsplit('\n').next().unwrap_or_default().chars().count() as u32;
+        Mark { line, column, length: 0 }
     }
 
     fn push(
@@ -231,6 +269,9 @@ fn is_older(api_version: &str) -> bool {
 fn key_of(tree: &Tree<'_>, node: NodeId, kind: RecordKind) -> Option<RecordKey> {
     let meta = tree.field(node, "metadata")?;
     let text = |key| tree.field(meta, key).and_then(|id| tree.scalar(id));
+    // No valid name is longer, and an invalid one is shown in the log.
+    const LONGEST: usize = 253;
+    let text = |key| text(key).filter(|text| text.len() <= LONGEST);
     let text_of = |text: &str| object::Text(text.to_owned().into());
     let meta = object::Meta {
         name: Some(text_of(text("name")?)),
@@ -277,7 +318,8 @@ impl<'a> Read<'_, 'a, '_, '_> {
         self.reading(outcome, problems)
     }
 
-    fn reading(self, outcome: Outcome, problems: Vec<Problem>) -> Reading {
+    fn reading(self, outcome: Outcome, mut problems: Vec<Problem>) -> Reading {
+        problems.sort_by_key(|problem| (problem.level, problem.mark));
         let (key, claims) = match &outcome {
             Outcome::Good(record) => (Some(record.key()), self.claims(record)),
             _ => (key_of(self.tree, self.node, self.kind), Vec::new()),
@@ -299,7 +341,7 @@ impl<'a> Read<'_, 'a, '_, '_> {
 
     fn complaint(&self, complaint: Complaint) -> Problem {
         let mark = self.tree.locate(self.node, &complaint.path);
-        let path = Path(&complaint.path);
+        let path = Path(&complaint.path[..complaint.path.len() - complaint.unsaid]);
         let message = match complaint.path.is_empty() {
             true => complaint.message,
             false => format!("{path}: {}", complaint.message),
@@ -330,3 +372,6 @@ impl<'a> Read<'_, 'a, '_, '_> {
         ips.chain(ports).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,17 @@
 //! A problem with its place in a file: for the log, `/status` and `switchyard check`.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::name::Kind;
+use crate::path::FilePath;
 use crate::problem::{Excerpt, Level, Mark, Problem};
 use crate::record::{RecordKey, RecordKind};
 
 /// Something that is wrong in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Report {
-    pub(crate) file: Arc<Path>,
+    pub(crate) file: FilePath,
     pub(crate) object: Option<RecordKey>,
     pub(crate) problem: Arc<Problem>,
     /// Lines of the file before the problem's document.
@@ -41,11 +41,33 @@ impl Report {
         if self.problem.excerpt.is_some() || self.object.as_ref().is_none_or(secret) {
             return self.problem.drawing(self.lines_above);
         }
-        let Ok(text) = std::fs::read_to_string(&self.file) else { return Vec::new() };
+        let Ok(text) = std::fs::read_to_string(&*self.file) else { return Vec::new() };
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let mark = Mark { line: self.line() - 1, ..self.problem.mark };
         let excerpt = Some(Excerpt::around(text, mark.byte_in(text)));
         Problem { excerpt, ..Problem::clone(&self.problem) }.drawing(self.lines_above)
+    }
+}
+
+impl Report {
+    /// As `/status` shows it, with the offending lines.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let mut value = self.summary();
+        value["lines"] = self.drawing().into();
+        value
+    }
+
+    /// As `/status` shows it.
+    pub(crate) fn summary(&self) -> serde_json::Value {
+        serde_json::json!({
+            "file": self.file.display().to_string(),
+            "line": self.line(),
+            "column": self.column(),
+            "object": self.object.as_ref().map(ToString::to_string),
+            "message": self.problem.message,
+            "help": self.problem.help,
+            "level": self.problem.level,
+        })
     }
 }
 

@@ -32,6 +32,11 @@ const MISSPELLED: f64 = 0.75;
 const RELATED: f64 = 0.6;
 
 fn likeness(name: &str, field: &str) -> f64 {
+    // Longer than any field, and comparing takes time with the product of the lengths.
+    const LONGEST: usize = 64;
+    if field.len() > LONGEST {
+        return 0.0;
+    }
     strsim::normalized_damerau_levenshtein(&name.to_lowercase(), &field.to_lowercase())
 }
 

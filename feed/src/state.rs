@@ -347,7 +347,7 @@ fn object(record: Record) -> Option<Object> {
     Some(match record {
         Record::Service(record) => Object::Service(record.service.clone()),
         Record::EndpointSlice(slice) => Object::EndpointSlice(slice),
-        Record::Endpoints(_) => return None,
+        Record::Endpoints(_) | Record::Unwanted(_) => return None,
         Record::Pod(record) => Object::Pod(record.pod.clone()),
         Record::Ingress(ingress) => Object::Ingress(ingress),
         Record::IngressClass(class) => Object::IngressClass(class),

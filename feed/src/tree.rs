@@ -14,9 +14,9 @@ use std::fmt;
 
 use crate::problem::Mark;
 
-/// Nodes of one document with its aliases expanded: what 10,000 Services with 100,000 endpoints
-/// in one List take, and 50 MB of memory; an alias bomb is refused here.
-pub(crate) const MAX_NODES: usize = 4_000_000;
+/// Nodes of one document with its aliases expanded: an EndpointSlice of 1,000 endpoints, as many
+/// as the API allows, has 30,000. An alias bomb is refused here.
+pub(crate) const MAX_NODES: usize = 400_000;
 
 /// The deepest field of any object that Kubernetes has lies 20 levels deep (in a Pod's affinity).
 pub(crate) const MAX_DEPTH: usize = 64;
@@ -164,7 +164,7 @@ impl<'t> Tree<'t> {
             path.pop();
         }
         for (key, value) in self.entries(node) {
-            path.push(Step::Key(self.scalar(key).unwrap_or_default().to_owned()));
+            path.push(Step::Key(shortened(self.scalar(key).unwrap_or_default())));
             if key == wanted || self.find(value, wanted, path) {
                 return true;
             }
@@ -172,6 +172,12 @@ impl<'t> Tree<'t> {
         }
         false
     }
+}
+
+/// A key as it is fit to be shown: none of Kubernetes' own is as long as this.
+pub(crate) fn shortened(key: &str) -> String {
+    const LONGEST: usize = 320;
+    key.chars().take(LONGEST).collect()
 }
 
 /// Whether a plain scalar is null, by YAML's core schema.

@@ -37,6 +37,8 @@ pub(crate) use service::service;
 pub(crate) struct Complaint {
     pub(crate) level: Level,
     pub(crate) path: Vec<Step>,
+    /// How many steps at the end of the path the API leaves out of its message.
+    pub(crate) unsaid: usize,
     /// Without the path.
     pub(crate) message: String,
     pub(crate) help: Option<String>,
@@ -70,12 +72,20 @@ impl Interner {
     }
 }
 
+/// More of one object would not be read by anyone.
+const MAX_COMPLAINTS: usize = 100;
+/// Of a value that a message quotes: it may have megabytes.
+const LONGEST_QUOTE: usize = 300;
+
 /// The validation of one object.
 pub(crate) struct Check<'i> {
     complaints: Vec<Complaint>,
+    /// There was an error.
+    failed: bool,
     interner: &'i mut Interner,
     /// A loopback endpoint was warned of: once an object is enough.
     loopback: bool,
+    of_api: bool,
 }
 
 /// Where validation stands: a path on the stack, made into one only for a complaint.
@@ -108,7 +118,7 @@ impl<'p> At<'p> {
         let mut path = self.above.map(At::path).unwrap_or_default();
         match self.step {
             Here::Root => {}
-            Here::Key(key) => path.push(Step::Key(key.to_owned())),
+            Here::Key(key) => path.push(Step::Key(crate::tree::shortened(key))),
             Here::Index(index) => path.push(Step::Index(index)),
         }
         path
@@ -117,7 +127,13 @@ impl<'p> At<'p> {
 
 impl<'i> Check<'i> {
     pub(crate) fn new(interner: &'i mut Interner) -> Check<'i> {
-        Check { complaints: Vec::new(), interner, loopback: false }
+        Check { complaints: Vec::new(), failed: false, interner, loopback: false, of_api: false }
+    }
+
+    /// The validation of an object that an API has accepted: what its operator may have set
+    /// otherwise is not held against it.
+    pub(crate) fn of_api(interner: &'i mut Interner) -> Check<'i> {
+        Check { of_api: true, ..Check::new(interner) }
     }
 
     /// What was found. The object may be served if none of it is an error.
@@ -126,8 +142,14 @@ impl<'i> Check<'i> {
     }
 
     fn say(&mut self, level: Level, at: At<'_>, message: String, help: Option<&str>) {
+        self.failed |= level == Level::Error;
+        // A warning must not keep an error out.
+        let most = if level == Level::Error { 2 * MAX_COMPLAINTS } else { MAX_COMPLAINTS };
+        if self.complaints.len() >= most {
+            return;
+        }
         let help = help.map(str::to_owned);
-        self.complaints.push(Complaint { level, path: at.path(), message, help });
+        self.complaints.push(Complaint { level, path: at.path(), unsaid: 0, message, help });
     }
 
     fn error(&mut self, at: At<'_>, message: String) {
@@ -139,7 +161,7 @@ impl<'i> Check<'i> {
     }
 
     fn invalid(&mut self, at: At<'_>, value: impl Debug, why: impl Display) {
-        self.error(at, format!("Invalid value: {value:?}: {why}"));
+        self.error(at, format!("Invalid value: {}: {why}", quoted(value)));
     }
 
     fn required(&mut self, at: At<'_>, why: &str) {
@@ -152,13 +174,14 @@ impl<'i> Check<'i> {
     }
 
     fn duplicate(&mut self, at: At<'_>, value: impl Debug) {
-        self.error(at, format!("Duplicate value: {value:?}"));
+        self.error(at, format!("Duplicate value: {}", quoted(value)));
     }
 
     fn unsupported(&mut self, at: At<'_>, value: &str, supported: &[&str]) {
         let list: Vec<_> = supported.iter().map(|value| format!("{value:?}")).collect();
         let list = list.join(", ");
-        self.error(at, format!("Unsupported value: {value:?}: supported values: {list}"));
+        let value = quoted(value);
+        self.error(at, format!("Unsupported value: {value}: supported values: {list}"));
     }
 
     /// Complains unless a format's rule accepts the value.
@@ -255,6 +278,27 @@ impl<'i> Check<'i> {
     }
 }
 
+/// A value as the API prints it, cut if it is long.
+fn quoted(value: impl Debug) -> String {
+    struct Cut(String);
+    impl std::fmt::Write for Cut {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            let room = LONGEST_QUOTE.saturating_sub(self.0.len());
+            let (end, fits) = match text.char_indices().find(|(i, c)| i + c.len_utf8() > room) {
+                Some((end, _)) => (end, false),
+                None => (text.len(), true),
+            };
+            self.0.push_str(&text[..end]);
+            fits.then_some(()).ok_or(std::fmt::Error)
+        }
+    }
+    let mut cut = Cut(String::new());
+    if std::fmt::write(&mut cut, format_args!("{value:?}")).is_err() {
+        cut.0.push('…');
+    }
+    cut.0
+}
+
 /// The object's name as it is written, its namespace by default `default`.
 pub(crate) fn object_name(meta: &object::Meta<'_>, kind: RecordKind) -> ObjectName {
     let namespace = match meta.namespace.as_deref() {
@@ -267,8 +311,7 @@ pub(crate) fn object_name(meta: &object::Meta<'_>, kind: RecordKind) -> ObjectNa
 
 /// A record, unless the checks found an error.
 fn accept(check: &Check<'_>, record: impl FnOnce() -> Record) -> Option<Record> {
-    let failed = check.complaints.iter().any(|complaint| complaint.level == Level::Error);
-    (!failed).then(record)
+    (!check.failed).then(record)
 }
 
 #[cfg(test)]

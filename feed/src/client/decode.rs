@@ -115,7 +115,7 @@ impl Decoder {
             }
             Err(error) => return Err(self.reject(text, error.to_string())),
         };
-        let mut check = Check::new(&mut self.interner);
+        let mut check = Check::of_api(&mut self.interner);
         let record = validate(&object, &mut check);
         let errors = check.finish().into_iter().filter(|c| c.level == Level::Error);
         let errors: Vec<_> = errors
@@ -209,6 +209,15 @@ mod tests {
         let Some(Record::EndpointSlice(slice)) = record else { panic!("{record:?}") };
         assert_eq!(slice.name, ObjectName::new("shop", "web-1"));
         assert_eq!(slice.endpoints.len(), 2);
+    }
+
+    #[test]
+    fn a_cluster_may_hand_out_other_node_ports() {
+        let json = r#"{"metadata":{"name":"web","namespace":"shop"},
+            "spec":{"type":"NodePort","ports":[{"port":80,"nodePort":8080}]}}"#;
+        assert!(decode(Kind::Service, false, json).unwrap().is_some());
+        let (_, message) = rejection(Kind::Service, &json.replace("8080", "65536"));
+        assert!(message.contains("must be between 1 and 65535"), "{message}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! It only follows strings and brackets; whether the text is JSON is for the parser to say. A
 //! text whose brackets do not match stays whole, so that the parser can.
 
-use super::{Document, Shape};
+use super::{Document, MAX_DOCUMENTS, Shape};
 
 /// The values of a text, each as a document of its own.
 pub(super) fn split(text: &str) -> Vec<Document<'_>> {
@@ -43,6 +43,7 @@ impl<'t> Scan<'t> {
             let start = self.at;
             match self.peek() {
                 None => return Some(()),
+                Some(_) if self.documents.len() > MAX_DOCUMENTS => return Some(()),
                 Some(b'{') => self.object(start)?,
                 Some(_) => {
                     self.value()?;
@@ -91,7 +92,7 @@ impl<'t> Scan<'t> {
         self.at += 1;
         self.skip_space();
         let mut more = self.peek()? != b']';
-        while more {
+        while more && elements.len() <= MAX_DOCUMENTS {
             self.skip_space();
             let start = self.at;
             self.value()?;

@@ -6,7 +6,7 @@
 //! at the column of the first item begins an item, because all that belongs to an item is
 //! indented more. Any other document stays whole.
 
-use super::{Document, Shape};
+use super::{Document, MAX_DOCUMENTS, Shape};
 
 /// The items of a list in block style; `None` when the document is anything else.
 pub(super) fn items<'t>(document: &Document<'t>) -> Option<Vec<Document<'t>>> {
@@ -19,6 +19,9 @@ pub(super) fn items<'t>(document: &Document<'t>) -> Option<Vec<Document<'t>>> {
     let mut list = List { text, lines_above: document.lines_above, ..List::default() };
     let mut offset = 0;
     for (number, line) in text.split_inclusive('\n').enumerate() {
+        if list.items.len() > MAX_DOCUMENTS {
+            break;
+        }
         list.line(number as u32, offset, line)?;
         offset += line.len();
     }

@@ -52,9 +52,14 @@ impl Status {
     /// Adds the status page and the metrics.
     pub(super) fn show(&self, daemon: &daemon::Daemon) {
         let page = self.clone();
-        daemon.admin.add_status("feed", move || page.lock().page());
+        daemon.admin.add_status("feed", move || page.page());
         let metrics = Gauges(self.clone());
         daemon.metrics.register(|registry| registry.register_collector(Box::new(metrics)));
+    }
+
+    /// The member of `/status`.
+    pub(super) fn page(&self) -> Value {
+        self.lock().page()
     }
 
     /// A scan ended: `Err` says why the folder could not be read.
@@ -76,26 +81,24 @@ impl Status {
         }
     }
 
-    /// A batch was published, or what is wrong changed.
+    /// Takes the state after a batch; returns what was not wrong before.
     pub(super) fn update(
         &self,
         reports: Arc<[Report]>,
         served: BTreeMap<&'static str, usize>,
         synced: bool,
-    ) {
+        changed: bool,
+    ) -> Vec<Report> {
         let mut inner = self.lock();
-        let news = if Arc::ptr_eq(&inner.reports, &reports) {
-            Vec::new()
-        } else {
-            news(&inner.reports, &reports)
-        };
+        let same = Arc::ptr_eq(&inner.reports, &reports);
+        let news = if same { Vec::new() } else { news(&inner.reports, &reports) };
         inner.reports = reports;
         inner.served = served;
         inner.synced = synced;
-        inner.updated = Some(SystemTime::now());
-        // Standard error may be slow, and the admin endpoint wants the lock.
-        drop(inner);
-        log(&news);
+        if changed {
+            inner.updated = Some(SystemTime::now());
+        }
+        news
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -105,13 +108,13 @@ impl Status {
 
 impl Inner {
     fn page(&self) -> Value {
-        let errors = self.reports.iter().filter(|r| r.problem.level == Level::Error).count();
+        let errors = self.reports.iter().filter(|report| report.is_error()).count();
         let state = match (&self.fault, self.synced) {
             (Some(_), _) => "fault",
             (None, true) => "synced",
             (None, false) => "listing",
         };
-        let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(report).collect();
+        let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(Report::summary).collect();
         json!({
             "source": self.source.display().to_string(),
             "state": state,
@@ -126,19 +129,6 @@ impl Inner {
     }
 }
 
-fn report(report: &Report) -> Value {
-    let problem = &report.problem;
-    json!({
-        "file": report.file.display().to_string(),
-        "line": report.line(),
-        "column": report.column(),
-        "object": report.object.as_ref().map(ToString::to_string),
-        "message": problem.message,
-        "help": problem.help,
-        "level": problem.level,
-    })
-}
-
 fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
 }
@@ -149,8 +139,11 @@ fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
     now.iter().filter(|report| !known.contains(&identity(report))).cloned().collect()
 }
 
-fn log(news: &[Report]) {
-    for report in news.iter().take(MAX_LOGGED) {
+/// Logs problems: each once, when it is new.
+pub(super) fn log(news: &[Report]) {
+    let errors = news.iter().filter(|report| report.is_error());
+    let warnings = news.iter().filter(|report| !report.is_error());
+    for report in errors.chain(warnings).take(MAX_LOGGED) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
         let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -190,7 +183,7 @@ impl Collector for Gauges {
             "Seconds since the feed was last heard: for a folder, since its last whole scan",
             inner.heard.elapsed().as_secs_f64(),
         )?;
-        let errors = inner.reports.iter().filter(|r| r.problem.level == Level::Error);
+        let errors = inner.reports.iter().filter(|report| report.is_error());
         // An object with two problems is one rejected object; what has no name counts each time.
         let mut objects = HashSet::new();
         let mut rejected: BTreeMap<&str, usize> = BTreeMap::new();

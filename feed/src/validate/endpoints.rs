@@ -150,7 +150,10 @@ fn address(
     let ip = check.ip(at, text)?;
     if Family::of(ip) != family {
         let family = if family == Family::V4 { "an IPv4" } else { "an IPv6" };
+        let before = check.complaints.len();
         check.invalid(at, text, format!("must be {family} address"));
+        // The API says so of the whole list.
+        check.complaints.iter_mut().skip(before).for_each(|complaint| complaint.unsaid = 1);
         return None;
     }
     endpoint_ip(ip, at, check)

@@ -189,7 +189,8 @@ fn ports(
         }
         ports.push(port);
     }
-    if kind == Type::NodePort && ports.iter().any(|port| port.node_port.is_none()) {
+    let unset = |port: &object::ServicePort<'_>| port.node_port.unwrap_or_default() == 0;
+    if kind == Type::NodePort && objects.iter().any(unset) {
         check.warn(
             at,
             "a port of the Service has no nodePort, and nothing here allocates one",
@@ -249,7 +250,7 @@ fn node_port(
         check.forbidden(at, &format!("may not be used when `type` is '{kind}'"));
         return None;
     }
-    if !NODE_PORTS.contains(&number) {
+    if !check.of_api && !NODE_PORTS.contains(&number) {
         let why = "provided port is not in the valid range. The range of valid ports is \
                    30000-32767";
         check.invalid(at, number, why);
