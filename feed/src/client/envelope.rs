@@ -237,7 +237,8 @@ mod tests {
                 Ok(Event::Modified(meta("", "a", "8"))),
             ),
             (
-                r#"{"type":"DELETED","object":{"metadata":{"resourceVersion":"9","name":"\u0061"}}}"#,
+                r#"{"type":"DELETED",
+                   "object":{"metadata":{"resourceVersion":"9","name":"\u0061"}}}"#,
                 Ok(Event::Deleted(meta("", "a", "9"))),
             ),
             (

@@ -17,7 +17,7 @@ use tokio::time::{sleep_until, timeout};
 use super::decode::{Decoder, Rejection};
 use super::machine::{Fault, Next, Server};
 use super::session::{Session, Told};
-use super::transport::{Link, Transport};
+use super::transport::{Link, Transport, chain};
 use super::version::Version;
 use crate::name::{Kind, ObjectName};
 use crate::record::{RecordKey, RecordKind};
@@ -145,7 +145,7 @@ impl Follower {
             let frame = match frame {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(error))) => {
-                    return Ok(Err(self.failed(Fault::Broken(error.to_string()))));
+                    return Ok(Err(self.failed(Fault::Broken(chain(&error)))));
                 }
                 Err(_) => return Ok(Err(self.failed(Fault::Silent(silence)))),
                 Ok(None) => break,

@@ -357,7 +357,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let line = error.to_string();
-        if !text.ends_with(&line) {
+        // Some errors already tell their cause.
+        if !text.contains(&line) {
             text = format!("{text}: {line}");
         }
         cause = error.source();

@@ -26,7 +26,8 @@ const OBJECTS: &[(Kind, &str)] = &[
         "externalIPs":["192.0.2.1"],"loadBalancerSourceRanges":["192.0.2.0/24","2001:db8::/32"],
         "healthCheckNodePort":31999,"publishNotReadyAddresses":true,
         "trafficDistribution":"PreferClose","ports":[
-        {"name":"http","port":80,"targetPort":"web","nodePort":30080,"appProtocol":"kubernetes.io/h2c"},
+        {"name":"http","port":80,"targetPort":"web","nodePort":30080,
+        "appProtocol":"kubernetes.io/h2c"},
         {"name":"dns","port":53,"protocol":"UDP","targetPort":5353},
         {"name":"s","port":99,"protocol":"SCTP"}]},
         "status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.9"},{"ip":"2001:db8::9"}]}}}"#,
@@ -78,8 +79,10 @@ const OBJECTS: &[(Kind, &str)] = &[
         "annotations":{"a/b":"c"}},"spec":{"ingressClassName":"switchyard",
         "defaultBackend":{"service":{"name":"all","port":{"number":80}}},
         "rules":[{"host":"*.example.com","http":{"paths":[
-        {"path":"/a","pathType":"Exact","backend":{"service":{"name":"all","port":{"name":"http"}}}},
-        {"path":"/","pathType":"Prefix","backend":{"service":{"name":"plain","port":{"number":80}}}},
+        {"path":"/a","pathType":"Exact",
+        "backend":{"service":{"name":"all","port":{"name":"http"}}}},
+        {"path":"/","pathType":"Prefix",
+        "backend":{"service":{"name":"plain","port":{"number":80}}}},
         {"pathType":"ImplementationSpecific",
         "backend":{"service":{"name":"plain","port":{"number":80}}}}]}},{"host":"bare.example"}],
         "tls":[{"hosts":["a.example.com"],"secretName":"cert"},{"hosts":["b.example.com"]}]}}"#,
