@@ -148,6 +148,22 @@ fn a_lost_server_changes_nothing_but_readiness() {
 }
 
 #[test]
+fn sighup_lists_everything_anew() {
+    let net = Net::new();
+    endpoint(net.addr(10, 8080));
+    let api = Api::start(net.addr(2, 7400), Access::Everybody, None, objects(net));
+    let feed = format!("http://{}", net.addr(2, 7400));
+    let node_ip = net.ip(200).to_string();
+    let args = ["proxy", "--feed", &feed, "--node-ip", &node_ip];
+    let proxy = Switchyard::ready(net.addr(250, 7411), &args);
+    assert_eq!(api.lists(), 2, "one a kind");
+    proxy.signal(nix::sys::signal::Signal::SIGHUP);
+    eventually("listed anew", || (api.lists() == 4).then_some(()));
+    eventually_served(net.addr(1, 80));
+    assert_eq!(proxy.admin_get("/readyz").0, 200);
+}
+
+#[test]
 fn a_cold_start_serves_what_was_saved() {
     let (net, state) = (Net::new(), Folder::new());
     endpoint(net.addr(10, 8080));

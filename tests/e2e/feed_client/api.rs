@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustls::server::WebPkiClientVerifier;
@@ -55,6 +56,7 @@ struct Shared {
     /// JSON objects by the end of their list's path.
     objects: Vec<(&'static str, String)>,
     open: Mutex<Option<Vec<TcpStream>>>,
+    lists: AtomicUsize,
 }
 
 impl Api {
@@ -68,7 +70,7 @@ impl Api {
         let listener = TcpListener::bind(address).unwrap();
         let tls = pki.map(|pki| tls(pki, &access));
         let open = Mutex::new(Some(Vec::new()));
-        let shared = Arc::new(Shared { access, tls, objects, open });
+        let shared = Arc::new(Shared { access, tls, objects, open, lists: AtomicUsize::new(0) });
         let serving = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -80,6 +82,11 @@ impl Api {
             }
         });
         Api { address, shared }
+    }
+
+    /// Streaming lists that were asked for.
+    pub fn lists(&self) -> usize {
+        self.shared.lists.load(Ordering::Relaxed)
     }
 }
 
@@ -160,6 +167,7 @@ impl Shared {
         if !target.contains("sendInitialEvents") {
             return chunked("{\"type\":\"ERROR\",\"object\":{\"code\":410}}\n");
         }
+        self.lists.fetch_add(1, Ordering::Relaxed);
         let objects = self.objects.iter().filter(|(list, _)| path.ends_with(list));
         let mut lines: String = objects
             .map(|(_, object)| format!("{{\"type\":\"ADDED\",\"object\":{object}}}\n"))
