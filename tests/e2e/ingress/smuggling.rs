@@ -145,7 +145,8 @@ async fn pipelined_requests_are_answered_in_order() {
         .collect();
     let answer = raw(world.http, requests.as_bytes()).await;
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 21);
-    let lines: Vec<String> = endpoint.seen().iter().map(|s| s.lines().next().unwrap().into()).collect();
+    let lines: Vec<String> =
+        endpoint.seen().iter().map(|s| s.lines().next().unwrap().into()).collect();
     let expected: Vec<String> = (0..20)
         .map(|n| n.to_string())
         .chain(["last".to_owned()])
