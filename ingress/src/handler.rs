@@ -1,6 +1,5 @@
 //! From a request to its response: checks, route, endpoint, and what to do when one fails.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -18,7 +17,7 @@ use crate::deadline::Ticks;
 use crate::forward::{Framing, RequestHead, upgrade_of, write_request};
 use crate::refusal::Refusal;
 use crate::route::{host_of, normalise, port_of};
-use crate::settings::MAX_CONNECT_TRIES;
+use crate::settings::{MAX_CONNECT_TRIES, MAX_RESENDS};
 use crate::snapshot::{Endpoint, Route};
 use crate::upstream::codec::{Asked, Head};
 use crate::upstream::{Failure, Outgoing, Upstream, framing};
@@ -184,7 +183,7 @@ fn find_route(
 /// To the same place over HTTPS: at our own port for a client that named a port, for it reached
 /// us directly; at HTTPS's own for one that did not, whatever maps that to us.
 fn redirect(
-    host: &Cow<'_, str>,
+    host: &str,
     authority: &str,
     https_port: u16,
     path: &str,
@@ -224,7 +223,7 @@ struct Exchange<'a> {
     /// Our place in the rotation; the endpoints after it are tried in its order.
     turn: usize,
     connect_tries: usize,
-    resent: bool,
+    resends: usize,
 }
 
 impl<'a> Exchange<'a> {
@@ -234,7 +233,7 @@ impl<'a> Exchange<'a> {
             return Err(Refusal::Unserved("nothing serves this path at the moment"));
         }
         let turn = endpoints.take_turn();
-        Ok(Exchange { in_flight, route, turn, connect_tries: 0, resent: false })
+        Ok(Exchange { in_flight, route, turn, connect_tries: 0, resends: 0 })
     }
 
     /// A connection to the endpoint whose turn it is, kept or new.
@@ -346,11 +345,15 @@ impl<'a> Exchange<'a> {
             Failure::Downstream(_) => return Err(Refusal::Malformed("the body ended early")),
             Failure::Broken(_) | Failure::Bad(_) => return Err(Refusal::BadResponse),
         }
-        let may_resend = is_idempotent || !upstream.outgoing.is_begun();
-        if self.resent || !may_resend || !upstream.outgoing.rewind() {
-            return Err(Refusal::BadResponse);
+        let is_safe = is_idempotent || !upstream.outgoing.is_begun();
+        // A kept connection may have been closed for no other reason than its age; a new one was
+        // closed because of the request, or because its endpoint is going away.
+        let elsewhere = upstream.reused || self.route.backend.endpoints().list().len() > 1;
+        let may_resend = is_safe && elsewhere && self.resends < MAX_RESENDS;
+        if !may_resend || !upstream.outgoing.rewind() {
+            return Err(Refusal::Unanswered);
         }
-        self.resent = true;
+        self.resends += 1;
         self.turn = self.turn.wrapping_add(1);
         self.in_flight.connection.worker.shard().upstream_resends.add(1);
         Ok(upstream.take_unsent())

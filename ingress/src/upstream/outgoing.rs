@@ -164,7 +164,7 @@ impl Outgoing {
             self.progress += 1;
             match frame.map(Frame::into_data) {
                 Some(Ok(data)) => self.add_data(data)?,
-                Some(Err(frame)) => self.end_body(frame.into_trailers().ok())?,
+                Some(Err(frame)) => self.end_body(frame.into_trailers().ok().as_ref())?,
                 None => self.end_body(None)?,
             }
         }
@@ -210,7 +210,7 @@ impl Outgoing {
         Ok(())
     }
 
-    fn end_body(&mut self, trailers: Option<HeaderMap>) -> Result<(), Unsent> {
+    fn end_body(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Unsent> {
         let Source::Client { framing, taken, .. } = &self.body else { return Ok(()) };
         if let Framing::Length(length) = framing {
             // The endpoint still waits for the rest, so the connection cannot go on.
@@ -219,7 +219,7 @@ impl Outgoing {
             }
         } else {
             self.buffer.extend_from_slice(b"0\r\n");
-            for (name, value) in trailers.iter().flatten() {
+            for (name, value) in trailers.into_iter().flatten() {
                 if !is_forbidden_trailer(name) {
                     self.buffer.extend_from_slice(name.as_str().as_bytes());
                     self.buffer.extend_from_slice(b": ");

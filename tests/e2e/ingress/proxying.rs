@@ -315,7 +315,9 @@ async fn an_endpoint_may_answer_before_it_has_read_all() {
     })
     .await;
     let world = World::start_in(net, &manifests(), &[]);
-    let mut request = b"POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 3000000\r\n\r\n".to_vec();
+    let mut request = b"POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: 3000000\r\n\
+        Connection: close\r\n\r\n"
+        .to_vec();
     request.resize(request.len() + 3_000_000, b'x');
     for _ in 0..5 {
         let answer = raw(world.http, &request).await;
