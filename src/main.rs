@@ -1,5 +1,6 @@
 //! The command `switchyard`: parses the command line and runs one subcommand.
 
+mod check;
 mod children;
 mod demo;
 mod echo;
@@ -35,6 +36,8 @@ enum Command {
     Ingress(Process<ingress::Config>),
     /// The cluster DNS responder
     Dns(Process<dns::Config>),
+    /// Validate manifests without running anything; exits with 2 if one is wrong
+    Check(check::Config),
     /// A small HTTP, WebSocket, TCP and UDP endpoint for demos and tests
     Echo(Tool<echo::Config>),
 }
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
         Command::Up(t) => {
             run_tool(&t.log, async { up::run(t.own).await.map_err(Failure::Configuration) })
         }
+        Command::Check(config) => check::run(&config),
         Command::Echo(t) => run_tool(&t.log, async {
             echo::run(t.own).await.map_err(|error| Failure::failed("echo", error))
         }),

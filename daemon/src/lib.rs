@@ -79,7 +79,8 @@ impl Daemon {
 /// Runs a process to its end: logging, control runtime, signals, admin endpoint, then `run`.
 ///
 /// `run` returns once it has drained. It takes its readiness guards before it first waits: until
-/// then the process is not ready, after that it is unless a guard is held. Errors are printed with their causes, one a line.
+/// then the process is not ready, after that it is unless a guard is held. Errors are printed
+/// with their causes, one a line.
 pub fn start<F, Fut>(
     name: &'static str,
     flags: &Flags,

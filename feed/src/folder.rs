@@ -5,27 +5,31 @@
 //! nothing. Left out: what the files mean together ([`catalogue`]) and what the objects do
 //! (the store).
 
-pub(crate) mod catalogue;
+mod catalogue;
 mod read;
 mod scan;
 mod status;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::Daemon;
 
-use catalogue::Catalogue;
+pub(crate) use catalogue::Catalogue;
+pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
-use scan::Look;
+use scan::{Look, Stat};
+pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 
 use crate::name::Kinds;
 use crate::record::RecordKind;
+use crate::report::Report;
 use crate::store::{Event, Store};
 use crate::update::{Publisher, Updates, mailbox};
 
@@ -45,28 +49,20 @@ const MAX_POSTPONED: u32 = 5;
 ///
 /// When the folder cannot be read at the start.
 pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<Updates> {
+    start(root, kinds, daemon).map(|(updates, _)| updates)
+}
+
+fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates, Status)> {
     scan::look(root)?;
     let (publisher, updates) = mailbox();
     let (sender, wakes) = channel();
     forward_reloads(daemon, sender.clone());
     let status = Status::new(root.to_owned());
     status.show(daemon);
-    let folder = Folder {
-        root: root.to_owned(),
-        watch: Watch::new(root, sender),
-        hints: Hints::default(),
-        files: Files::default(),
-        catalogue: Catalogue::default(),
-        store: Store::new(kinds),
-        publisher,
-        status,
-        root_inode: None,
-        heard: None,
-        postponed: 0,
-        begun: Instant::now(),
-    };
+    let watch = Watch::new(root, sender);
+    let folder = Folder::new(root, watch, kinds, publisher, status.clone());
     std::thread::Builder::new().name("feed-folder".into()).spawn(move || folder.run(&wakes))?;
-    Ok(updates)
+    Ok((updates, status))
 }
 
 /// Wakes the folder's thread at each SIGHUP.
@@ -87,8 +83,13 @@ struct Folder {
     store: Store,
     publisher: Publisher,
     status: Status,
-    /// Device and inode of the folder that was last accepted.
-    root_inode: Option<(u64, u64)>,
+    /// The folders of the last whole look.
+    folders: BTreeMap<PathBuf, Stat>,
+    /// Files to look at again, besides those that hints name.
+    pending: BTreeSet<PathBuf>,
+    /// When to look at the hints' and the pending files, and when at everything.
+    soon: Option<Instant>,
+    next: Instant,
     /// When the first hint came that no batch has answered yet.
     heard: Option<Instant>,
     /// Looks put off in a row.
@@ -97,26 +98,63 @@ struct Folder {
 }
 
 impl Folder {
-    fn run(mut self, wakes: &Receiver<Wake>) {
-        let mut next = Instant::now();
-        while self.publisher.is_read() {
-            self.wait(wakes, next);
-            let begun = Instant::now();
-            next = begun + self.scan();
+    fn new(
+        root: &Path,
+        watch: Watch,
+        kinds: Kinds,
+        publisher: Publisher,
+        status: Status,
+    ) -> Folder {
+        Folder {
+            root: root.to_owned(),
+            watch,
+            hints: Hints::default(),
+            files: Files::default(),
+            catalogue: Catalogue::default(),
+            store: Store::new(kinds),
+            publisher,
+            status,
+            folders: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            soon: None,
+            next: Instant::now(),
+            heard: None,
+            postponed: 0,
+            begun: Instant::now(),
         }
     }
 
-    /// Waits until a look is due: [`QUIET`] after the first hint, or at `next`.
-    fn wait(&mut self, wakes: &Receiver<Wake>, mut next: Instant) {
+    fn run(mut self, wakes: &Receiver<Wake>) {
+        while self.publisher.is_read() {
+            self.wait(wakes);
+            match self.look() {
+                Ok(look) => {
+                    self.status.scanned(Ok(()));
+                    self.take(&look);
+                }
+                Err(fault) => {
+                    self.status.scanned(Err(fault));
+                    self.hints.clear();
+                    self.soon = None;
+                    self.next = Instant::now() + RESCAN;
+                }
+            }
+        }
+    }
+
+    /// Waits until a look is due.
+    fn wait(&mut self, wakes: &Receiver<Wake>) {
         loop {
-            let left = next.saturating_duration_since(Instant::now());
+            let due = self.soon.map_or(self.next, |soon| soon.min(self.next));
+            let left = due.saturating_duration_since(Instant::now());
             match wakes.recv_timeout(left) {
                 Ok(Wake::Hint(hint)) => {
                     self.heard.get_or_insert(hint.at);
-                    next = next.min(hint.at + QUIET);
+                    let soon = hint.at + QUIET;
+                    self.soon = Some(self.soon.map_or(soon, |other| other.min(soon)));
                     self.hints.add(hint);
                 }
-                Ok(Wake::Reload) => return,
+                Ok(Wake::Reload) => return self.next = Instant::now(),
                 Err(RecvTimeoutError::Timeout) => return,
                 // Nothing hints any more: only the scans are left.
                 Err(RecvTimeoutError::Disconnected) => return std::thread::sleep(left),
@@ -124,70 +162,68 @@ impl Folder {
         }
     }
 
-    /// Looks once, and says when to look again.
-    fn scan(&mut self) -> Duration {
-        match self.look() {
-            Ok(look) => {
-                self.status.scanned(Ok(()));
-                self.take(&look)
-            }
-            Err(fault) => {
-                self.status.scanned(Err(fault));
-                RESCAN
+    /// A look that may be believed: at the files that were hinted at, where that is enough.
+    fn look(&mut self) -> Result<Look, String> {
+        if self.next > Instant::now() {
+            let paths = self.hints.paths().chain(&self.pending).cloned().collect();
+            if let Some(look) = scan::look_at(paths, &self.folders) {
+                return Ok(look);
             }
         }
-    }
-
-    /// A look that may be believed.
-    fn look(&mut self) -> Result<Look, String> {
         let mut look = scan::look(&self.root).map_err(|error| error.to_string())?;
-        if self.watch.follow(&self.watched(&look)) {
+        if self.watch.follow(&look.folders) {
             // What happened before the new watches was not heard, so look once more.
             look = scan::look(&self.root).map_err(|error| error.to_string())?;
         }
-        let root = look.folders.get(&self.root).map(|stat| (stat.device, stat.inode));
-        if look.files.is_empty() && !self.files.is_empty() && root != self.root_inode {
+        let is_same = |a: Option<&Stat>, b: Option<&Stat>| match (a, b) {
+            (Some(a), Some(b)) => a.is_same_file(b),
+            _ => false,
+        };
+        let same_root = is_same(look.folders.get(&self.root), self.folders.get(&self.root));
+        if look.files.is_empty() && !self.files.is_empty() && !same_root {
             return Err("the folder was replaced by one without manifests".to_owned());
         }
-        self.root_inode = root;
+        self.folders.clone_from(&look.folders);
+        self.next = Instant::now() + RESCAN;
         Ok(look)
     }
 
-    /// The folders to watch: those of the look, and the one above, where this one is replaced.
-    fn watched(&self, look: &Look) -> BTreeMap<PathBuf, scan::Stat> {
-        let mut folders = look.folders.clone();
-        if let Some(above) = self.root.parent().filter(|above| !above.as_os_str().is_empty())
-            && let Ok(metadata) = std::fs::metadata(above)
-        {
-            folders.insert(above.to_owned(), scan::Stat::of(&metadata));
-        }
-        folders
-    }
-
     /// Reads what changed and publishes it as one batch.
-    fn take(&mut self, look: &Look) -> Duration {
+    fn take(&mut self, look: &Look) {
         let begun = Instant::now();
         let first = !self.store.is_synced();
         let patient = self.postponed < MAX_POSTPONED;
-        let mood = Mood { first, patient, now: SystemTime::now() };
-        let verdict = self.files.compare(look, &self.hints, mood);
+        let mood = Mood { first, patient, now: SystemTime::now(), clock: begun };
+        let catalogue = &mut self.catalogue;
+        let verdict = self.files.compare(look, &self.hints, mood, |path, text, format| {
+            catalogue.put(path, text, format);
+        });
         if verdict.vanishing && patient {
             self.postponed += 1;
-            return QUIET;
+            return self.postpone(look, &verdict.gone, begun + QUIET);
         }
         self.postponed = 0;
         self.hints.clear();
+        self.pending = verdict.held.iter().map(|path| path.to_path_buf()).collect();
+        self.soon = (!self.pending.is_empty()).then(|| begun + verdict.wait);
         for path in &verdict.gone {
             self.catalogue.remove(path);
         }
-        for change in &verdict.changed {
-            self.catalogue.put(&change.path, &change.text, change.format);
-        }
         // A cold start waits for what is being written, but not for ever.
-        if !(first && verdict.held.is_some() && self.begun.elapsed() < FIRST_PATIENCE) {
+        if !(first && !self.pending.is_empty() && self.begun.elapsed() < FIRST_PATIENCE) {
             self.publish(begun);
         }
-        verdict.held.map_or(RESCAN, |wait| wait.min(RESCAN))
+    }
+
+    /// Looks again soon: what is missing may be on the way to another name.
+    fn postpone(&mut self, look: &Look, missing: &[Arc<Path>], until: Instant) {
+        if look.only.is_some() {
+            self.pending.extend(missing.iter().map(|path| path.to_path_buf()));
+            self.soon = Some(until);
+        } else {
+            self.soon = None;
+            self.next = until;
+        }
     }
 
     fn publish(&mut self, begun: Instant) {
@@ -197,21 +233,27 @@ impl Folder {
         }
         let (model, changes) = self.store.commit();
         let received = self.heard.take().unwrap_or(begun);
-        if first || !changes.is_empty() {
+        let changed = first || !changes.is_empty();
+        let news = self.report(changed);
+        if changed {
             tracing::debug!(changes = changes.len(), build = ?begun.elapsed(), "batch");
             self.publisher.publish(model, changes, received, true);
         }
-        self.report();
+        status::log(&news);
     }
 
-    fn report(&mut self) {
+    /// Shows at `/status` what is wrong; returns what was not wrong before.
+    fn report(&mut self, changed: bool) -> Vec<Report> {
         let mut reports = self.catalogue.reports();
-        reports.extend(self.files.reports());
-        let mut served: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for key in self.catalogue.served() {
-            *served.entry(key.kind.as_str()).or_default() += 1;
+        let faults = self.files.reports();
+        if !faults.is_empty() {
+            // Of a file that cannot be read now, older problems are no longer true.
+            let stale = |report: &Report| faults.iter().any(|fault| fault.file == report.file);
+            let others = reports.iter().filter(|report| !stale(report)).cloned();
+            reports = others.chain(faults.iter().cloned()).collect();
         }
-        self.status.update(reports, served, self.store.is_synced());
+        let served = self.catalogue.served().clone();
+        self.status.update(reports, served, self.store.is_synced(), changed)
     }
 
     /// The batch's events; the first batch is a list of every kind.

@@ -7,6 +7,7 @@
 //! Left out on purpose: any notion of what a process does with the model (listeners, routes,
 //! zones). That is a snapshot's work, in the process's own crate.
 
+mod check;
 mod document;
 mod folder;
 mod manifest;
@@ -15,12 +16,14 @@ mod name;
 mod object;
 mod problem;
 mod record;
+mod report;
 mod schema;
 mod store;
 mod tree;
 mod update;
 mod validate;
 
+pub use check::{Checked, check};
 pub use model::*;
 pub use name::{Kind, Kinds, ObjectKey, ObjectName};
 pub use update::{Publisher, Update, Updates, mailbox};

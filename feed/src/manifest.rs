@@ -9,6 +9,7 @@ use std::num::NonZeroU16;
 
 use serde::Deserialize;
 
+use crate::document::{self, Shape};
 use crate::model::Protocol;
 use crate::name::Kind;
 use crate::object;
@@ -53,37 +54,69 @@ pub(crate) enum Claim {
     ClusterIp(IpAddr),
 }
 
-/// Reads the objects of one document (of JSON: all values of the text).
-pub(crate) fn read(text: &str, format: Format, interner: &mut Interner) -> Vec<Reading> {
-    let mut document = Document { text, interner, readings: Vec::new() };
-    match format {
-        Format::Yaml => match yaml::read(text) {
-            Ok(Some(tree)) => document.root(&tree),
-            Ok(None) => {}
-            Err(error) => document.syntax(error),
-        },
-        Format::Json => {
-            let mut reader = json::Reader::new(text);
-            loop {
-                match reader.next() {
-                    Ok(Some(tree)) => document.root(&tree),
-                    Ok(None) => break,
-                    Err(error) => {
-                        document.syntax(error);
-                        break;
-                    }
-                }
+/// Of one object; more would only hide the first ones.
+const MAX_PROBLEMS: usize = 20;
+
+/// Reads the objects of one document, a part of a file's text.
+pub(crate) fn read(
+    file: &str,
+    part: &document::Document<'_>,
+    format: Format,
+    interner: &mut Interner,
+) -> Vec<Reading> {
+    let mut document = Document { file, part, interner, readings: Vec::new() };
+    match (parse(part, format), part.shape) {
+        (Ok(None), _) => {}
+        (Ok(Some(tree)), Shape::Whole) if tree.is_null(tree.root()) => {}
+        (Ok(Some(tree)), Shape::Whole) => document.object(&tree, tree.root(), &NO_HEADER),
+        (Ok(Some(tree)), Shape::Item) => {
+            for item in tree.elements(tree.root()) {
+                document.object(&tree, *item, &NO_HEADER);
             }
         }
+        (Err(error), _) => document.syntax(error),
     }
     document.readings
 }
 
+/// Calls `visit` for each object whose name can be read, with a way to find its fields.
+pub(crate) fn each_object(
+    part: &document::Document<'_>,
+    format: Format,
+    mut visit: impl FnMut(RecordKey, &dyn Fn(&[Step]) -> Mark),
+) {
+    let Ok(Some(tree)) = parse(part, format) else { return };
+    let mut waiting = vec![tree.root()];
+    while let Some(node) = waiting.pop() {
+        waiting.extend(tree.elements(node));
+        waiting.extend(tree.field(node, "items").iter().flat_map(|items| tree.elements(*items)));
+        let kind = tree.field(node, "kind").and_then(|id| tree.scalar(id));
+        let Some(kind) = kind.and_then(RecordKind::named) else { continue };
+        if let Some(key) = key_of(&tree, node, kind) {
+            visit(key, &|path| tree.locate(node, path));
+        }
+    }
+}
+
+fn parse<'t>(
+    part: &document::Document<'t>,
+    format: Format,
+) -> Result<Option<Tree<'t>>, SyntaxError> {
+    match format {
+        Format::Yaml => yaml::read(part.text),
+        Format::Json => json::read(part.text),
+    }
+}
+
 struct Document<'t, 'i> {
-    text: &'t str,
+    /// The file's text, of which the document is a part.
+    file: &'t str,
+    part: &'t document::Document<'t>,
     interner: &'i mut Interner,
     readings: Vec<Reading>,
 }
+
+const NO_HEADER: Header<'static> = Header { api_version: "", kind: "" };
 
 /// What an object says it is.
 struct Header<'a> {
@@ -94,31 +127,55 @@ struct Header<'a> {
 impl Document<'_, '_> {
     fn syntax(&mut self, error: SyntaxError) {
         // It cannot be told which lines are a Secret's, so no line is shown if one may be.
-        let excerpt = match self.text.contains("Secret") {
-            true => Excerpt::default(),
-            false => Excerpt::around(self.text, error.mark),
-        };
-        let problem = Problem {
-            level: Level::Error,
-            message: error.message,
-            help: None,
-            mark: error.mark,
-            excerpt,
-        };
-        self.readings.push(Reading {
-            key: None,
-            outcome: Outcome::Bad,
-            mark: error.mark,
-            problems: vec![problem],
-            claims: Vec::new(),
-        });
+        let show = !self.part.text.contains("Secret");
+        let mark = self.before_the_end(error.mark);
+        let problem = self.problem(Level::Error, error.message, None, mark, show);
+        let mark = problem.mark;
+        self.push(None, Outcome::Bad, vec![problem], mark);
     }
 
-    fn root(&mut self, tree: &Tree<'_>) {
-        let root = tree.root();
-        if !tree.is_null(root) {
-            self.object(tree, root, &Header { api_version: "", kind: "" });
+    /// Where something is missing at the end of the text, the last place that an author sees.
+    fn before_the_end(&self, mark: Mark) -> Mark {
+        let text = self.part.text;
+        if !text[mark.byte_in(text)..].trim().is_empty() {
+            return mark;
         }
+        let seen = text.trim_end();
+        let line = seen.matches('\n').count() as u32;
+        let column = seen.rsplit('\n').next().unwrap_or_default().chars().count() as u32;
+        Mark { line, column, length: 0 }
+    }
+
+    fn push(
+        &mut self,
+        key: Option<RecordKey>,
+        outcome: Outcome,
+        problems: Vec<Problem>,
+        mark: Mark,
+    ) {
+        self.readings.push(Reading { key, outcome, problems, mark, claims: Vec::new() });
+    }
+
+    /// A problem at a place of the document.
+    fn problem(
+        &self,
+        level: Level,
+        message: String,
+        help: Option<String>,
+        mark: Mark,
+        show: bool,
+    ) -> Problem {
+        let excerpt = show.then(|| {
+            let start = self.part.text.as_ptr() as usize - self.file.as_ptr() as usize;
+            Excerpt::around(self.file, start + mark.byte_in(self.part.text))
+        });
+        Problem { level, message, help, mark: self.place(mark), excerpt }
+    }
+
+    /// A place in the file's columns.
+    fn place(&self, mark: Mark) -> Mark {
+        let before = if mark.line == 0 { self.part.columns_before } else { 0 };
+        Mark { column: mark.column + before, ..mark }
     }
 
     /// Reads an object; in a typed list (`ServiceList`) its header is the list's.
@@ -173,22 +230,12 @@ impl Document<'_, '_> {
     ) {
         let place = tree.entry(node, "kind").map_or(node, |(key, _)| key);
         let mark = tree.node(place).mark;
-        let problem = Problem {
-            level,
-            message: message.to_owned(),
-            help,
-            mark,
-            excerpt: Excerpt::around(self.text, mark),
-        };
+        let show = kind != Some(RecordKind::Of(Kind::Secret));
+        let problem = self.problem(level, message.to_owned(), help, mark, show);
         let outcome = if level == Level::Error { Outcome::Bad } else { Outcome::Idle };
         let key = kind.and_then(|kind| key_of(tree, node, kind));
-        self.readings.push(Reading {
-            key,
-            outcome,
-            problems: vec![problem],
-            mark,
-            claims: Vec::new(),
-        });
+        let mark = problem.mark;
+        self.push(key, outcome, vec![problem], mark);
     }
 
     fn known(&mut self, tree: &Tree<'_>, node: NodeId, kind: RecordKind) {
@@ -247,15 +294,19 @@ impl<'a> Read<'_, 'a, '_, '_> {
         let object = match decode::<T>(self.tree, self.node) {
             Ok(object) => object,
             Err(findings) => {
-                let problems = findings.iter().map(|finding| self.finding(finding)).collect();
+                let findings = findings.iter().take(MAX_PROBLEMS);
+                let problems = findings.map(|finding| self.finding(finding)).collect();
                 return self.reading(Outcome::Bad, problems);
             }
         };
         let mut check = Check::new(self.document.interner);
         let record = validate(&object, &mut check);
-        let problems: Vec<_> =
-            check.finish().into_iter().map(|complaint| self.complaint(complaint)).collect();
-        let bad = problems.iter().any(|problem| problem.level == Level::Error);
+        let mut complaints = check.finish();
+        let bad = complaints.iter().any(|complaint| complaint.level == Level::Error);
+        // Errors first, so that none is cut off by warnings.
+        complaints.sort_by_key(|complaint| complaint.level);
+        complaints.truncate(MAX_PROBLEMS);
+        let problems = complaints.into_iter().map(|c| self.complaint(c)).collect();
         let outcome = match record {
             Some(record) => Outcome::Good(record),
             None if bad => Outcome::Bad,
@@ -264,12 +315,14 @@ impl<'a> Read<'_, 'a, '_, '_> {
         self.reading(outcome, problems)
     }
 
-    fn reading(self, outcome: Outcome, problems: Vec<Problem>) -> Reading {
+    fn reading(self, outcome: Outcome, mut problems: Vec<Problem>) -> Reading {
+        problems.sort_by_key(|problem| (problem.level, problem.mark));
         let (key, claims) = match &outcome {
             Outcome::Good(record) => (Some(record.key()), self.claims(record)),
             _ => (key_of(self.tree, self.node, self.kind), Vec::new()),
         };
-        Reading { key, outcome, problems, mark: self.tree.node(self.node).mark, claims }
+        let mark = self.document.place(self.tree.node(self.node).mark);
+        Reading { key, outcome, problems, mark, claims }
     }
 
     fn finding(&self, finding: &Finding) -> Problem {
@@ -285,7 +338,7 @@ impl<'a> Read<'_, 'a, '_, '_> {
 
     fn complaint(&self, complaint: Complaint) -> Problem {
         let mark = self.tree.locate(self.node, &complaint.path);
-        let path = Path(&complaint.path);
+        let path = Path(&complaint.path[..complaint.path.len() - complaint.unsaid]);
         let message = match complaint.path.is_empty() {
             true => complaint.message,
             false => format!("{path}: {}", complaint.message),
@@ -294,22 +347,19 @@ impl<'a> Read<'_, 'a, '_, '_> {
     }
 
     fn problem(&self, level: Level, message: String, help: Option<String>, mark: Mark) -> Problem {
-        let excerpt = match self.kind {
-            RecordKind::Of(Kind::Secret) => Excerpt::default(),
-            _ => Excerpt::around(self.document.text, mark),
-        };
-        Problem { level, message, help, mark, excerpt }
+        let show = self.kind != RecordKind::Of(Kind::Secret);
+        self.document.problem(level, message, help, mark, show)
     }
 
     fn claims(&self, record: &Record) -> Vec<(Claim, Mark)> {
         let Record::Service(record) = record else { return Vec::new() };
         let key = |key: &str| Step::Key(key.to_owned());
-        let place = |path: &[Step]| self.tree.locate(self.node, path);
+        let place = |path: &[Step]| self.document.place(self.tree.locate(self.node, path));
         let service = &record.service;
         let ips = service.cluster_ips.iter().enumerate().map(|(i, ip)| {
-            let many = place(&[key("spec"), key("clusterIPs"), Step::Index(i)]);
-            let one = place(&[key("spec"), key("clusterIP")]);
-            (Claim::ClusterIp(*ip), if i == 0 { one } else { many })
+            let many = [key("spec"), key("clusterIPs"), Step::Index(i)];
+            let one = [key("spec"), key("clusterIP")];
+            (Claim::ClusterIp(*ip), place(if i == 0 { &one[..] } else { &many[..] }))
         });
         let ports = service.ports.iter().enumerate().filter_map(|(i, port)| {
             let claim = Claim::NodePort(port.node_port?, port.protocol);
@@ -319,3 +369,6 @@ impl<'a> Read<'_, 'a, '_, '_> {
         ips.chain(ports).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

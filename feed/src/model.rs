@@ -168,6 +168,14 @@ impl Model {
         })
     }
 
+    /// Slices whose Service is not there, by the name of that Service.
+    pub fn slices_without_service(
+        &self,
+    ) -> impl Iterator<Item = (ObjectName, Arc<[Arc<EndpointSlice>]>)> + '_ {
+        let orphans = self.slices.iter().filter(|(name, _)| !self.services.contains_key(*name));
+        orphans.map(|(name, slices)| (name.clone(), slices.clone()))
+    }
+
     pub fn ingress(&self, name: &ObjectName) -> Option<&Arc<Ingress>> {
         self.ingresses.get(name)
     }

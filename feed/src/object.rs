@@ -120,7 +120,10 @@ impl<'de: 'a, 'a> Deserialize<'de> for IntOrText<'a> {
 
 /// Defines object types: every field optional, spelled in camelCase, borrowing from the text.
 macro_rules! objects {
-    ($life:lifetime $($(#[$note:meta])* struct $name:ident { $($(#[$hint:meta])* $field:ident: $type:ty,)* })*) => {$(
+    ($life:lifetime $(
+        $(#[$note:meta])*
+        struct $name:ident { $($(#[$hint:meta])* $field:ident: $type:ty,)* }
+    )*) => {$(
         $(#[$note])*
         #[derive(Clone, Debug, Default, serde::Deserialize)]
         #[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"), default)]

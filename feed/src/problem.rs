@@ -37,6 +37,20 @@ pub(crate) struct Mark {
     pub(crate) length: u32,
 }
 
+impl Mark {
+    /// The byte of a text at which it lies; the text's end if it lies beyond.
+    pub(crate) fn byte_in(self, text: &str) -> usize {
+        let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+        let line = match self.line.checked_sub(1) {
+            None => Some(0),
+            Some(above) => newlines.map(|(i, _)| i + 1).nth(above as usize),
+        };
+        let Some(line) = line else { return text.len() };
+        let column = text[line..].char_indices().nth(self.column as usize);
+        column.map_or(text.len(), |(i, _)| line + i)
+    }
+}
+
 /// Something that an author should mend or know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Problem {
@@ -46,52 +60,73 @@ pub(crate) struct Problem {
     /// What to do about it, when the message does not say so itself.
     pub(crate) help: Option<String>,
     pub(crate) mark: Mark,
-    /// The offending line with the line before it; empty where it must not be shown.
-    pub(crate) excerpt: Excerpt,
+    /// Where it may be shown.
+    pub(crate) excerpt: Option<Excerpt>,
 }
 
 /// The offending line and the one before it, cut to a readable width.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Excerpt {
-    /// The first line's number, from 0 at the start of the document.
-    pub(crate) first_line: u32,
-    pub(crate) lines: Vec<String>,
+    before: Option<String>,
+    line: String,
+    /// Where on the line, in characters; after the mark's column if the line was cut in front.
+    caret: u32,
 }
 
-/// Longer lines are cut: an excerpt is for a person, and a line may have 100 MB.
-const EXCERPT_COLUMNS: usize = 160;
+/// An excerpt is for a person, and a line may have 100 MB.
+const EXCERPT_COLUMNS: usize = 120;
+/// Of a line that is cut in front, what remains before the place.
+const CONTEXT_COLUMNS: usize = 60;
 
 impl Excerpt {
-    /// The lines around a place in a text.
-    pub(crate) fn around(text: &str, mark: Mark) -> Excerpt {
-        let first = mark.line.saturating_sub(1);
-        let lines = text
-            .lines()
-            .skip(first as usize)
-            .take((mark.line - first) as usize + 1)
-            .map(|line| line.chars().take(EXCERPT_COLUMNS).collect())
-            .collect();
-        Excerpt { first_line: first, lines }
+    /// The lines around a byte of a text.
+    pub(crate) fn around(text: &str, at: usize) -> Excerpt {
+        let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+        let head = &text[start..at];
+        let shown =
+            head.char_indices().rev().take(EXCERPT_COLUMNS).last().map_or(at, |(i, _)| start + i);
+        let cut = shown > start;
+        let shown = match cut {
+            true => head
+                .char_indices()
+                .rev()
+                .take(CONTEXT_COLUMNS)
+                .last()
+                .map_or(at, |(i, _)| start + i),
+            false => start,
+        };
+        let caret = text[shown..at].chars().count() as u32;
+        let line = line_at(text, shown);
+        let before = (start > 0).then(|| {
+            let end = start - 1;
+            line_at(text, text[..end].rfind('\n').map_or(0, |newline| newline + 1))
+        });
+        Excerpt { before: before.filter(|_| !cut), line, caret }
     }
+}
+
+/// The line that begins at a byte, or what is shown of it.
+fn line_at(text: &str, start: usize) -> String {
+    let line = text[start..].chars().take_while(|c| !matches!(c, '\n' | '\r'));
+    line.take(EXCERPT_COLUMNS).collect()
 }
 
 impl Problem {
     /// The excerpt with line numbers and a caret below the place, one string a line.
     /// `lines_above` is the number of lines before the document in its file.
     pub(crate) fn drawing(&self, lines_above: u32) -> Vec<String> {
+        let Some(excerpt) = &self.excerpt else { return Vec::new() };
+        let number = lines_above + self.mark.line + 1;
+        let width = number.to_string().len();
         let mut drawing = Vec::new();
-        let last = self.excerpt.first_line + self.excerpt.lines.len() as u32 + lines_above;
-        let width = last.to_string().len();
-        for (i, line) in self.excerpt.lines.iter().enumerate() {
-            let number = lines_above + self.excerpt.first_line + i as u32 + 1;
-            drawing.push(format!("{number:>width$} | {line}"));
+        if let Some(before) = &excerpt.before {
+            drawing.push(format!("{:>width$} | {before}", number - 1));
         }
-        let column = self.mark.column as usize;
-        if !drawing.is_empty() && column < EXCERPT_COLUMNS {
-            let room = EXCERPT_COLUMNS - column;
-            let carets = "^".repeat((self.mark.length as usize).clamp(1, room));
-            drawing.push(format!("{:>width$} | {:column$}{carets}", "", ""));
-        }
+        drawing.push(format!("{number:>width$} | {}", excerpt.line));
+        let caret = excerpt.caret as usize;
+        let room = EXCERPT_COLUMNS.saturating_sub(caret).max(1);
+        let carets = "^".repeat((self.mark.length as usize).clamp(1, room));
+        drawing.push(format!("{:>width$} | {:caret$}{carets}", "", ""));
         drawing
     }
 }

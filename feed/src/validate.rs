@@ -37,6 +37,8 @@ pub(crate) use service::service;
 pub(crate) struct Complaint {
     pub(crate) level: Level,
     pub(crate) path: Vec<Step>,
+    /// How many steps at the end of the path the API leaves out of its message.
+    pub(crate) unsaid: usize,
     /// Without the path.
     pub(crate) message: String,
     pub(crate) help: Option<String>,
@@ -44,21 +46,29 @@ pub(crate) struct Complaint {
 
 /// One string a content: node names, port names and label values repeat ten thousand times.
 #[derive(Debug, Default)]
-pub(crate) struct Interner(HashSet<Arc<str>>);
+pub(crate) struct Interner {
+    texts: HashSet<Arc<str>>,
+    /// How many were in use when last counted.
+    in_use: usize,
+}
 
 impl Interner {
     pub(crate) fn intern(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(text) {
+        if let Some(known) = self.texts.get(text) {
             return known.clone();
         }
         let text: Arc<str> = text.into();
-        self.0.insert(text.clone());
+        self.texts.insert(text.clone());
         text
     }
 
-    /// Forgets what nothing uses any more.
+    /// Forgets what nothing uses any more, once that may be half of all.
     pub(crate) fn shrink(&mut self) {
-        self.0.retain(|text| Arc::strong_count(text) > 1);
+        const FEW: usize = 1000;
+        if self.texts.len() > 2 * self.in_use + FEW {
+            self.texts.retain(|text| Arc::strong_count(text) > 1);
+            self.in_use = self.texts.len();
+        }
     }
 }
 
@@ -119,7 +129,7 @@ impl<'i> Check<'i> {
 
     fn say(&mut self, level: Level, at: At<'_>, message: String, help: Option<&str>) {
         let help = help.map(str::to_owned);
-        self.complaints.push(Complaint { level, path: at.path(), message, help });
+        self.complaints.push(Complaint { level, path: at.path(), unsaid: 0, message, help });
     }
 
     fn error(&mut self, at: At<'_>, message: String) {

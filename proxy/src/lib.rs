@@ -1,9 +1,34 @@
 //! The L4 service proxy: ClusterIP and NodePort Services.
+//!
+//! Model → [`snapshot`] → data path. [`run`] follows the feed, makes a snapshot of each update
+//! and has the data path sync to it, until it is told to drain.
 
-use std::net::SocketAddr;
+mod datapath;
+mod metrics;
+#[cfg(test)]
+mod objects;
+pub mod pick;
+pub mod resolver;
+pub mod snapshot;
+mod status;
 
-use daemon::{Daemon, Failure};
-use feed::{Kind, Kinds, Updates};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::flags::parse_duration;
+use daemon::{Daemon, Failure, Guard};
+use feed::{Kind, Kinds, ObjectName, Update, Updates};
+use tokio::time::{Instant, sleep_until};
+
+use datapath::userspace::room::{Limits, Room, open_descriptors, raise_descriptor_limit};
+use datapath::userspace::{Settings, Userspace, node_families};
+use metrics::ProxyMetrics;
+use resolver::Node;
+use snapshot::Snapshot;
+use status::{Facts, Published, View};
 
 /// The kinds of object that this process follows.
 pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice]);
@@ -14,14 +39,189 @@ pub struct Config {
     /// Admin endpoint (/livez /readyz /metrics /snapshot /status)
     #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7411")]
     pub admin: SocketAddr,
+
+    /// How connections reach their endpoints; auto takes the best mode that works here
+    #[arg(long, env = "SWITCHYARD_MODE", value_name = "MODE", default_value = "auto")]
+    pub mode: Mode,
+
+    /// The name of this node, as EndpointSlices spell it
+    #[arg(long, env = "SWITCHYARD_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Where NodePorts listen, once for each address; default: all addresses of the node
+    #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+
+    /// How long connections may go on after their endpoint was removed, or after SIGTERM
+    #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
+        value_parser = parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// How long one endpoint may take to accept a connection before the next one is tried
+    #[arg(long, env = "SWITCHYARD_CONNECT_TIMEOUT", value_name = "TIME", default_value = "2s",
+        value_parser = parse_duration)]
+    pub connect_timeout: Duration,
+
+    /// TCP connections open at once; more wait in the kernel's queue. Default: what the limit
+    /// of file descriptors leaves room for
+    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<NonZeroUsize>,
+
+    /// How long a UDP session lives without a datagram
+    #[arg(long, env = "SWITCHYARD_UDP_IDLE_TIMEOUT", value_name = "TIME", default_value = "60s",
+        value_parser = parse_duration)]
+    pub udp_idle_timeout: Duration,
+
+    /// UDP sessions open at once; datagrams of further clients are dropped. Default: what the
+    /// limit of file descriptors leaves room for
+    #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS", value_name = "N")]
+    pub max_udp_sessions: Option<NonZeroUsize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Mode {
+    Auto,
+    Userspace,
+    Nftables,
+    Ebpf,
 }
 
 /// Runs until drained.
 ///
 /// # Errors
 ///
-/// When a configured address cannot be bound.
-pub async fn run(_config: Config, _updates: Updates, daemon: Daemon) -> Result<(), Failure> {
-    daemon.shutdown.draining().await;
+/// When the flags ask for what this version has not, or the data threads cannot be started.
+pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(), Failure> {
+    let unprogrammed = daemon.readiness.block("waiting for the first snapshot");
+    check(&config)?;
+    let limit = raise_descriptor_limit();
+    let limits = Limits {
+        connections: config.max_connections.map(NonZeroUsize::get),
+        sessions: config.max_udp_sessions.map(NonZeroUsize::get),
+    };
+    // Each data thread's runtime holds a few descriptors of its own.
+    let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;
+    let room = Room::new(limit, open, limits);
+    let node = Node {
+        name: config.node_name.as_deref().map(Into::into),
+        families: node_families(&config.node_ip),
+    };
+    let settings = Settings {
+        workers: daemon.workers,
+        node_ips: config.node_ip,
+        drain_timeout: config.drain_timeout,
+        connect_timeout: config.connect_timeout,
+        udp_idle_timeout: config.udp_idle_timeout,
+    };
+    let metrics = ProxyMetrics::register(&daemon.metrics);
+    let published = Arc::new(Published::default());
+    let facts = Facts { mode: "userspace", node: node.clone(), limit, room: room.clone() };
+    status::show(&daemon, &published, facts);
+    let datapath = Userspace::start(settings, room, metrics.clone())
+        .map_err(|error| Failure::failed("cannot start the data threads", error))?;
+    let proxy = Proxy { node, metrics, published, datapath, snapshot: Snapshot::default() };
+    proxy.follow(updates, &daemon, unprogrammed).await;
     Ok(())
+}
+
+/// An epoll instance, its waker, and their duplicates in the runtime's handle.
+const DESCRIPTORS_PER_WORKER: usize = 4;
+
+fn check(config: &Config) -> Result<(), Failure> {
+    match config.mode {
+        Mode::Auto | Mode::Userspace => {}
+        Mode::Nftables | Mode::Ebpf => {
+            return Err(Failure::Configuration(
+                "--mode: this version has the userspace mode only; use auto or userspace".into(),
+            ));
+        }
+    }
+    if let Some(ip) = config.node_ip.iter().find(|ip| ip.is_unspecified()) {
+        return Err(Failure::Configuration(format!(
+            "--node-ip {ip}: leave the flag out to listen on all addresses"
+        )));
+    }
+    for (flag, time) in [
+        ("--connect-timeout", config.connect_timeout),
+        ("--udp-idle-timeout", config.udp_idle_timeout),
+    ] {
+        if time.is_zero() {
+            return Err(Failure::Configuration(format!("{flag} must be longer than nothing")));
+        }
+    }
+    Ok(())
+}
+
+/// The control side: follows the feed and keeps the data path in step.
+struct Proxy {
+    node: Node,
+    metrics: ProxyMetrics,
+    published: Arc<Published>,
+    datapath: Userspace,
+    snapshot: Snapshot,
+}
+
+impl Proxy {
+    async fn follow(mut self, mut updates: Updates, daemon: &Daemon, unprogrammed: Guard) {
+        let mut unprogrammed = Some(unprogrammed);
+        let mut feed_ended = false;
+        loop {
+            let due = self.datapath.due();
+            tokio::select! {
+                biased;
+                () = daemon.shutdown.draining() => break,
+                update = updates.next(), if !feed_ended => match update {
+                    // Nothing is programmed until every kind has been listed.
+                    Some(update) if update.synced => {
+                        self.program(update, unprogrammed.is_some()).await;
+                        unprogrammed = None;
+                    }
+                    Some(_) => {}
+                    // The last state serves on.
+                    None => feed_ended = true,
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.datapath.tend().await;
+                    self.publish();
+                }
+            }
+        }
+        self.datapath.drain().await;
+    }
+
+    async fn program(&mut self, update: Update, first: bool) {
+        let begun = Instant::now();
+        let changed = match first {
+            // Earlier updates may have been left out because they were not synced.
+            true => update.model.services().map(|entry| entry.service.name.clone()).collect(),
+            false => update.changes.services,
+        };
+        let (next, touched) =
+            self.snapshot.next(&update.model, &changed, &self.node, update.generation);
+        self.snapshot = next;
+        let built = begun.elapsed();
+        self.datapath.sync(&self.snapshot, &touched).await;
+        self.forget_gone(&changed);
+        self.publish();
+        self.metrics.programmed(update.received.elapsed());
+        let generation = update.generation;
+        let (services, frontends) = (changed.len(), touched.len());
+        let (built_us, synced_us) = (built.as_micros(), begun.elapsed().as_micros());
+        if first {
+            tracing::info!(generation, services, frontends, built_us, synced_us, "serving");
+        } else {
+            tracing::debug!(generation, services, frontends, built_us, synced_us, "synced");
+        }
+    }
+
+    fn forget_gone(&self, changed: &BTreeSet<ObjectName>) {
+        for name in changed.iter().filter(|name| !self.snapshot.has_service(name)) {
+            self.metrics.meters.forget(name);
+        }
+    }
+
+    fn publish(&self) {
+        let view = View { snapshot: self.snapshot.clone(), failures: self.datapath.failures() };
+        self.published.store(view);
+    }
 }

@@ -45,7 +45,7 @@ impl<W: Write> Table<W> {
     }
 
     fn line(&mut self, part: &str, sent: &str, answered: &str, verdict: &str) -> io::Result<()> {
-        writeln!(self.out, "{part:<8} {sent:<50} {answered:<46} {verdict}")?;
+        writeln!(self.out, "{part:<8} {sent:<48} {answered:<34} {verdict}")?;
         self.out.flush()
     }
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{RData, RecordType};
 use http::Version;
 use tokio::time::Instant;
 
@@ -46,7 +46,7 @@ async fn dns<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()
         (
             "_sql._tcp.db.demo.svc.cluster.local.",
             srv,
-            [0, 1].map(|n| format!("0 50 5432 db-{n}.db.demo.svc.cluster.local.")).to_vec(),
+            vec!["db-0:5432".to_owned(), "db-1:5432".to_owned()],
         ),
         ("web.demo.cluster.local.", a, vec![]),
     ];
@@ -54,7 +54,7 @@ async fn dns<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()
         let (answered, as_expected) = match client::resolve(server, name, record_type).await {
             Err(error) => (error.to_string(), false),
             Ok(answer) => {
-                let mut data: Vec<_> = answer.answers.iter().map(|r| r.data.to_string()).collect();
+                let mut data: Vec<_> = answer.answers.iter().map(|r| brief(&r.data)).collect();
                 data.sort();
                 let found = !expected.is_empty();
                 let code = if found { ResponseCode::NoError } else { ResponseCode::NXDomain };
@@ -67,6 +67,18 @@ async fn dns<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()
         table.print(&Row { part: "dns", sent, answered, expected: as_expected })?;
     }
     Ok(())
+}
+
+/// Record data as a person would say it: of an SRV record the target's first label and the port.
+fn brief(data: &RData) -> String {
+    match data {
+        RData::SRV(srv) => {
+            let target = srv.target.to_string();
+            let host = target.split('.').next().unwrap_or_default();
+            format!("{host}:{}", srv.port)
+        }
+        other => other.to_string(),
+    }
 }
 
 async fn proxy<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()> {

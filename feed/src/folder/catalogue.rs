@@ -8,6 +8,7 @@
 mod claims;
 mod file;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,32 +20,11 @@ use file::{Definition, File};
 
 use crate::manifest::{Claim, Format};
 use crate::name::{Kind, ObjectName};
-use crate::problem::{Excerpt, Level, Problem};
+use crate::problem::{Level, Problem};
 use crate::record::{Record, RecordKey, RecordKind};
+use crate::report::Report;
 use crate::store::Event;
 use crate::validate::Interner;
-
-/// A problem with its place in the folder.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Report {
-    pub(crate) file: Arc<Path>,
-    pub(crate) object: Option<RecordKey>,
-    pub(crate) problem: Problem,
-    /// Lines of the file before the problem's document.
-    pub(crate) lines_above: u32,
-}
-
-impl Report {
-    /// From 1.
-    pub(crate) fn line(&self) -> u32 {
-        self.lines_above + self.problem.mark.line + 1
-    }
-
-    /// From 1.
-    pub(crate) fn column(&self) -> u32 {
-        self.problem.mark.column + 1
-    }
-}
 
 #[derive(Debug, Default)]
 pub(crate) struct Catalogue {
@@ -54,6 +34,10 @@ pub(crate) struct Catalogue {
     /// Services that ask for what another has; tried again whenever anything changes.
     refused: BTreeMap<ObjectName, Vec<Report>>,
     touched: BTreeSet<RecordKey>,
+    /// Objects served, by kind.
+    served: BTreeMap<&'static str, usize>,
+    /// All that is wrong, while no file with a problem has changed.
+    reports: Option<Arc<[Report]>>,
     interner: Interner,
 }
 
@@ -70,15 +54,18 @@ impl Catalogue {
     /// Takes a file's new text. Documents that did not change are not parsed again.
     pub(crate) fn put(&mut self, path: &Arc<Path>, text: &str, format: Format) {
         let before = self.files.remove(path).unwrap_or_default();
-        self.touched.extend(before.keys().cloned());
-        let file = File::read(text, format, before, &mut self.interner);
-        for key in file.keys() {
-            self.touched.insert(key.clone());
+        let flawed = before.is_flawed();
+        let (file, touched) = File::read(text, format, before, &mut self.interner);
+        if flawed || file.is_flawed() {
+            self.reports = None;
+        }
+        for key in &touched {
             let object = self.objects.entry(key.clone()).or_default();
-            if let Err(at) = object.files.binary_search(path) {
+            if let (true, Err(at)) = (file.defines(key), object.files.binary_search(path)) {
                 object.files.insert(at, path.clone());
             }
         }
+        self.touched.extend(touched);
         self.files.insert(path.clone(), file);
     }
 
@@ -86,6 +73,9 @@ impl Catalogue {
     pub(crate) fn remove(&mut self, path: &Path) {
         if let Some(file) = self.files.remove(path) {
             self.touched.extend(file.keys().cloned());
+            if file.is_flawed() {
+                self.reports = None;
+            }
         }
     }
 
@@ -99,7 +89,10 @@ impl Catalogue {
             name: name.clone(),
         };
         touched.extend(self.refused.keys().map(service));
-        self.refused.clear();
+        if !self.refused.is_empty() {
+            self.refused.clear();
+            self.reports = None;
+        }
         for key in touched {
             let wanted = self.choose(&key);
             if key.kind == RecordKind::Of(Kind::Service) {
@@ -119,19 +112,37 @@ impl Catalogue {
     }
 
     /// All that is wrong, in the order of files and lines.
-    pub(crate) fn reports(&self) -> Vec<Report> {
+    pub(crate) fn reports(&mut self) -> Arc<[Report]> {
+        if let Some(reports) = &self.reports {
+            return reports.clone();
+        }
         let mut reports: Vec<_> =
             self.files.iter().flat_map(|(path, file)| file.reports(path)).collect();
         reports.extend(self.refused.values().flatten().cloned());
         reports.extend(self.shadowed());
-        reports
-            .sort_by(|a, b| (&a.file, a.line(), a.column()).cmp(&(&b.file, b.line(), b.column())));
+        reports.sort_by(|a, b| {
+            let files =
+                if Arc::ptr_eq(&a.file, &b.file) { Ordering::Equal } else { a.file.cmp(&b.file) };
+            files.then((a.line(), a.column()).cmp(&(b.line(), b.column())))
+        });
+        let reports: Arc<[Report]> = reports.into();
+        self.reports = Some(reports.clone());
         reports
     }
 
-    /// What the store was told of, by kind.
-    pub(crate) fn served(&self) -> impl Iterator<Item = &RecordKey> {
-        self.objects.iter().filter(|(_, object)| object.served.is_some()).map(|(key, _)| key)
+    /// Whether a file defines the object, well or badly.
+    pub(crate) fn defines(&self, key: &RecordKey) -> bool {
+        self.objects.get(key).is_some_and(|object| !object.files.is_empty())
+    }
+
+    /// The file whose definition of an object is served.
+    pub(crate) fn file_of(&self, key: &RecordKey) -> Option<&Arc<Path>> {
+        self.objects.get(key)?.served.as_ref().map(|(path, _)| path)
+    }
+
+    /// The number of objects served, by kind.
+    pub(crate) fn served(&self) -> &BTreeMap<&'static str, usize> {
+        &self.served
     }
 
     /// The file whose definition counts, and its record: the incumbent's while it still defines
@@ -139,6 +150,9 @@ impl Catalogue {
     fn choose(&mut self, key: &RecordKey) -> Option<(Arc<Path>, Record)> {
         let object = self.objects.get_mut(key)?;
         let files = &self.files;
+        if object.files.len() > 1 {
+            self.reports = None;
+        }
         object.files.retain(|path| files.get(path).is_some_and(|file| file.defines(key)));
         let incumbent = object.served.as_ref().map(|(path, _)| path);
         let incumbent = object.files.iter().find(|path| Some(*path) == incumbent);
@@ -164,6 +178,8 @@ impl Catalogue {
             (None, None) => false,
             _ => true,
         };
+        let count = self.served.entry(key.kind.as_str()).or_default();
+        *count = *count + usize::from(wanted.is_some()) - usize::from(object.served.is_some());
         object.served = wanted;
         let event = object
             .served
@@ -180,11 +196,15 @@ impl Catalogue {
         let definition = self.files.get(path).and_then(|file| file.definition(&wish.key));
         let Some(definition) = definition else { return };
         let holder_key = RecordKey { kind: RecordKind::Of(Kind::Service), name: holder.clone() };
+        self.reports = None;
         let help = format!("{} has it; choose another", self.place_of(&holder_key));
         let message = claims::message(claim, definition);
         let report = self.conflict(path, &wish.key, definition, message, help);
         self.refused.entry(wish.key.name.clone()).or_default().push(Report {
-            problem: Problem { mark: definition.mark_of(claim), ..report.problem },
+            problem: Arc::new(Problem {
+                mark: definition.mark_of(claim),
+                ..Problem::clone(&report.problem)
+            }),
             ..report
         });
     }
@@ -195,7 +215,12 @@ impl Catalogue {
         for (key, object) in self.objects.iter().filter(|(_, object)| object.files.len() > 1) {
             let winner = object.served.as_ref().map_or(&object.files[0], |(path, _)| path);
             for path in object.files.iter().filter(|path| *path != winner) {
-                let Some(definition) = self.files[path].definition(key) else { continue };
+                // A definition that is bad by itself is reported as that.
+                let file = &self.files[path];
+                let Some(definition) = file.definition(key) else { continue };
+                if file.record(key).is_none() {
+                    continue;
+                }
                 let message = format!("{key} is defined a second time, so this one is not served");
                 let help = format!("it is served as {} has it", self.place_of(key));
                 reports.push(self.conflict(path, key, definition, message, help));
@@ -216,13 +241,13 @@ impl Catalogue {
             file: path.clone(),
             object: Some(key.clone()),
             lines_above: definition.lines_above,
-            problem: Problem {
+            problem: Arc::new(Problem {
                 level: Level::Error,
                 message,
                 help: Some(help),
                 mark: definition.mark,
-                excerpt: Excerpt::default(),
-            },
+                excerpt: None,
+            }),
         }
     }
 

@@ -10,21 +10,24 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::QUIET;
-use super::catalogue::Report;
 use super::scan::{Found, Look, Stat};
 use super::watch::{Hints, State};
 use crate::document;
 use crate::manifest::Format;
-use crate::problem::{Excerpt, Level, Mark, Problem};
+use crate::problem::{Level, Mark, Problem};
+use crate::report::Report;
 
 /// Larger files are refused before they are read: 10,000 Services with 100,000 endpoints, as
 /// `kubectl` dumps them, are half of it.
 const MAX_FILE_BYTES: u64 = 64 << 20;
 /// A file that may be half-written counts once nothing touched it for this long.
 const SETTLED: Duration = Duration::from_secs(1);
+/// A file that someone has open for writing counts after this time without a write: longer than
+/// any pause of a writer, but not for ever, because some never close.
+const ABANDONED: Duration = Duration::from_secs(5);
 /// The coarsest clock of a file system (FAT) ticks every two seconds: within that, a second
 /// change may leave the same times.
 const RACY: Duration = Duration::from_secs(2);
@@ -45,13 +48,23 @@ struct Known {
     racy: bool,
     hash: u64,
     documents: usize,
-    fault: Option<Fault>,
-    /// Read, and found to look half-written.
-    suspect: Option<Stat>,
-    /// What the hints said since its content was last taken.
-    state: Option<State>,
+    fault: Option<Box<Fault>>,
+    /// What was seen since its content was last taken.
+    changing: Option<Box<Changing>>,
     /// It was not there at the last look.
     missing: bool,
+}
+
+/// A file that changed and was not taken yet.
+#[derive(Debug)]
+struct Changing {
+    /// As it is, and since when we see it so.
+    stat: Stat,
+    since: Instant,
+    /// Read as it is, and found to look half-written.
+    suspect: bool,
+    /// What the hints said.
+    state: Option<State>,
 }
 
 /// Why a file's present content does not count.
@@ -60,31 +73,25 @@ struct Fault {
     level: Level,
     message: String,
     help: &'static str,
+    mark: Mark,
 }
 
 impl Fault {
     fn error(message: impl Into<String>, help: &'static str) -> Fault {
-        Fault { level: Level::Error, message: message.into(), help }
+        Fault { level: Level::Error, message: message.into(), help, mark: Mark::default() }
     }
 }
 
 /// What to do after a look.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
-    pub(super) changed: Vec<Change>,
     pub(super) gone: Vec<Arc<Path>>,
-    /// Something changed that may not be whole yet: look again after this time.
-    pub(super) held: Option<Duration>,
+    /// Files that changed but may not be whole yet: look at them again after this time.
+    pub(super) held: Vec<Arc<Path>>,
+    pub(super) wait: Duration,
     /// A file is missing for the first time: it may only be on the way to another name, or be
     /// written anew by an editor. Nothing was decided, so look again soon.
     pub(super) vanishing: bool,
-}
-
-#[derive(Debug)]
-pub(super) struct Change {
-    pub(super) path: Arc<Path>,
-    pub(super) text: String,
-    pub(super) format: Format,
 }
 
 /// How a look goes about it.
@@ -95,6 +102,7 @@ pub(super) struct Mood {
     /// Missing files may come back.
     pub(super) patient: bool,
     pub(super) now: SystemTime,
+    pub(super) clock: Instant,
 }
 
 enum Step {
@@ -108,13 +116,21 @@ impl Files {
         self.known.is_empty()
     }
 
-    /// Compares a look with what is known, and reads what changed.
-    pub(super) fn compare(&mut self, look: &Look, hints: &Hints, mood: Mood) -> Verdict {
+    /// Compares a look with what is known, and reads what changed: each text is handed to `take`
+    /// at once, so that only one is in memory.
+    pub(super) fn compare(
+        &mut self,
+        look: &Look,
+        hints: &Hints,
+        mood: Mood,
+        mut take: impl FnMut(&Arc<Path>, &str, Format),
+    ) -> Verdict {
         let mut verdict = Verdict::default();
-        self.note_incomplete(look);
+        if look.only.is_none() {
+            self.note_incomplete(look);
+        }
         self.find_missing(look, &mut verdict);
         if verdict.vanishing && mood.patient {
-            verdict.gone.clear();
             return verdict;
         }
         for path in &verdict.gone {
@@ -123,18 +139,15 @@ impl Files {
         for (path, found) in &look.files {
             let known = self.known.entry(path.clone()).or_default();
             known.missing = false;
-            if let Some(state) = hints.of(path, found.linked) {
-                known.state = Some(state);
-            }
-            match known.step(path, found, mood) {
+            let state = hints.of(path, found.linked);
+            match known.step(path, found, state, mood) {
                 Step::Unchanged => {}
                 Step::Held(wait) => {
-                    verdict.held = Some(verdict.held.map_or(wait, |other| other.min(wait)));
+                    let first = verdict.held.is_empty();
+                    verdict.wait = if first { wait } else { verdict.wait.min(wait) };
+                    verdict.held.push(path.clone());
                 }
-                Step::Changed(text) => {
-                    let change = Change { path: path.clone(), text, format: found.format };
-                    verdict.changed.push(change);
-                }
+                Step::Changed(text) => take(path, &text, found.format),
             }
         }
         verdict
@@ -144,10 +157,11 @@ impl Files {
     pub(super) fn reports(&self) -> Vec<Report> {
         let faults = self.known.iter().filter_map(|(path, known)| {
             let fault = known.fault.as_ref()?;
-            Some(report(path.clone(), fault.level, &fault.message, fault.help))
+            Some(report(path.clone(), fault.level, &fault.message, fault.help, fault.mark))
         });
         let incomplete = self.incomplete.iter().map(|(path, message)| {
-            report(path.as_path().into(), Level::Error, message, "what was read of it before stays")
+            let help = "what was read of it before stays";
+            report(path.as_path().into(), Level::Error, message, help, Mark::default())
         });
         faults.chain(incomplete).collect()
     }
@@ -164,97 +178,114 @@ impl Files {
     }
 
     fn find_missing(&mut self, look: &Look, verdict: &mut Verdict) {
-        for (path, known) in &mut self.known {
-            let unknowable =
-                look.too_many || look.unreadable.iter().any(|(prefix, _)| path.starts_with(prefix));
-            if unknowable || look.files.contains_key(path) {
-                continue;
-            }
+        let mut note = |path: &Arc<Path>, known: &mut Known| {
             verdict.vanishing |= !known.missing;
             known.missing = true;
             verdict.gone.push(path.clone());
+        };
+        let Some(only) = &look.only else {
+            let unseen = |path: &Path| look.unreadable.iter().any(|(at, _)| path.starts_with(at));
+            for (path, known) in &mut self.known {
+                if !look.files.contains_key(path) && !look.too_many && !unseen(path) {
+                    note(path, known);
+                }
+            }
+            return;
+        };
+        for path in only.iter().filter(|path| !look.files.contains_key(path.as_path())) {
+            let path: Arc<Path> = path.as_path().into();
+            if let Some(known) = self.known.get_mut(&path) {
+                note(&path, known);
+            }
         }
     }
 }
 
 impl Known {
-    fn step(&mut self, path: &Path, found: &Found, mood: Mood) -> Step {
+    fn step(&mut self, path: &Path, found: &Found, state: Option<State>, mood: Mood) -> Step {
         let stat = found.stat;
         if self.stat == Some(stat) && !self.racy {
-            self.suspect = None;
-            self.state = None;
+            self.changing = None;
             return Step::Unchanged;
         }
         if let Some(fault) = refuse_unread(&stat) {
-            return self.fail(stat, fault);
+            return self.fail(Some(stat), fault);
         }
-        let age = stat.age(mood.now);
-        let wait = self.wait_for(&stat, mood.first).saturating_sub(age);
+        let age = self.see(&stat, state, mood);
+        let wait = self.wait_for(mood.first).saturating_sub(age);
         if !wait.is_zero() && self.stat != Some(stat) {
             return Step::Held(wait);
         }
         let text = match read(path, &stat) {
             Ok(Some(text)) => text,
             Ok(None) => return Step::Held(QUIET),
-            Err(fault) => return self.fail(stat, fault),
+            // What is wrong may pass without a change of the file, so it is tried again.
+            Err(fault) => return self.fail(None, fault),
         };
         self.take(text, found, age, mood)
     }
 
-    /// How long a file has to stay as it is before it is read: a moment if it is known to be
+    /// Notes how the file looks, and returns the time since it changed: by its own times, or
+    /// since we saw it, where the file system's clock is ahead of ours.
+    fn see(&mut self, stat: &Stat, state: Option<State>, mood: Mood) -> Duration {
+        let fresh =
+            || Box::new(Changing { stat: *stat, since: mood.clock, suspect: false, state: None });
+        let changing = self.changing.get_or_insert_with(fresh);
+        if changing.stat != *stat {
+            **changing = Changing { state: changing.state, ..*fresh() };
+        }
+        changing.state = state.or(changing.state);
+        stat.age(mood.now).max(mood.clock.duration_since(changing.since))
+    }
+
+    /// How long a file has to stay as it is before it counts: a moment if it is known to be
     /// whole, else so long that a slow writer would have written more.
-    fn wait_for(&self, stat: &Stat, first: bool) -> Duration {
-        match self.state {
-            _ if self.suspect == Some(*stat) => SETTLED,
+    fn wait_for(&self, first: bool) -> Duration {
+        let Some(changing) = &self.changing else { return QUIET };
+        match changing.state {
+            Some(State::Open) => ABANDONED,
+            _ if changing.suspect => SETTLED,
             Some(State::Whole) => QUIET,
-            Some(State::Open) => SETTLED,
             // Nobody may ever have heard of it: it was there before the watch.
-            _ if first => QUIET,
+            None if first => QUIET,
             _ => SETTLED,
         }
     }
 
     fn take(&mut self, text: String, found: &Found, age: Duration, mood: Mood) -> Step {
         let stat = found.stat;
-        let racy = age < RACY;
         let hash = hash(&text);
+        let taken = Known { stat: Some(stat), racy: age < RACY, hash, ..Known::default() };
         if self.stat.is_some() && hash == self.hash {
-            *self = Known {
-                stat: Some(stat),
-                racy,
-                hash,
-                documents: self.documents,
-                ..Known::default()
-            };
+            *self = Known { documents: self.documents, ..taken };
             return Step::Unchanged;
         }
-        let documents = match found.format {
-            Format::Yaml => document::split(&text).len(),
-            Format::Json => usize::from(!text.trim().is_empty()),
-        };
+        let documents = document::split(&text, found.format).len();
         let in_place = self.stat.is_none_or(|before| before.is_same_file(&stat));
         let shrunk = in_place && documents < self.documents;
-        let unfinished = mood.first && self.state.is_none() && !ends_whole(&text, found.format);
+        let heard = self.changing.as_ref().is_some_and(|changing| changing.state.is_some());
+        let unfinished = mood.first && !heard && !ends_whole(&text, found.format);
         if (shrunk || unfinished) && age < SETTLED {
-            self.suspect = Some(stat);
+            if let Some(changing) = &mut self.changing {
+                changing.suspect = true;
+            }
             return Step::Held(SETTLED - age);
         }
         if documents == 0 && self.documents > 0 && text.trim().is_empty() {
             let message = "the file is empty, so what it defined before stays";
-            let help = "delete the file to remove its objects";
-            let fault = Fault { level: Level::Warning, message: message.to_owned(), help };
-            return self.fail(stat, fault);
+            let fault = Fault::error(message, "delete the file to remove its objects");
+            return self.fail(Some(stat), Fault { level: Level::Warning, ..fault });
         }
-        *self = Known { stat: Some(stat), racy, hash, documents, ..Known::default() };
+        *self = Known { documents, ..taken };
         Step::Changed(text)
     }
 
-    /// Leaves everything as it was, until the file changes again.
-    fn fail(&mut self, stat: Stat, fault: Fault) -> Step {
-        self.stat = Some(stat);
+    /// Leaves everything as it was.
+    fn fail(&mut self, stat: Option<Stat>, fault: Fault) -> Step {
+        self.stat = stat;
         self.racy = false;
-        self.fault = Some(fault);
-        self.state = None;
+        self.fault = Some(Box::new(fault));
+        self.changing = None;
         Step::Unchanged
     }
 }
@@ -290,15 +321,41 @@ fn read(path: &Path, expected: &Stat) -> Result<Option<String>, Fault> {
         Ok(Some(content)) => content,
         Ok(None) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            let help = "what it defined before stays; make it readable";
-            return Err(Fault::error(format!("the file cannot be read: {error}"), help));
-        }
+        Err(error) => return Err(unreadable(&error)),
     };
-    String::from_utf8(content).map(Some).map_err(|error| {
-        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-        Fault::error(format!("not UTF-8 text: line {line}"), "save the file as UTF-8")
+    decode(content).map(Some)
+}
+
+/// The text of a file, for one who does not follow it.
+///
+/// # Errors
+///
+/// When it cannot be read or exceeds a limit: what to tell its author.
+pub(crate) fn text_of(path: &Path) -> Result<String, Box<Report>> {
+    let read = || {
+        let metadata = std::fs::metadata(path).map_err(|error| unreadable(&error))?;
+        if let Some(fault) = refuse_unread(&Stat::of(&metadata)) {
+            return Err(fault);
+        }
+        std::fs::read(path).map_err(|error| unreadable(&error)).and_then(decode)
+    };
+    read().map_err(|fault| {
+        Box::new(report(path.into(), fault.level, &fault.message, fault.help, fault.mark))
+    })
+}
+
+fn unreadable(error: &io::Error) -> Fault {
+    let help = "make it readable; what it defined before stays";
+    Fault::error(format!("the file cannot be read: {error}"), help)
+}
+
+fn decode(content: Vec<u8>) -> Result<String, Fault> {
+    String::from_utf8(content).map_err(|error| {
+        let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]);
+        let line = valid.matches('\n').count() as u32;
+        let column = valid.rsplit('\n').next().unwrap_or_default().chars().count() as u32;
+        let mark = Mark { line, column, length: 0 };
+        Fault { mark, ..Fault::error("the file is not UTF-8 text", "save the file as UTF-8") }
     })
 }
 
@@ -316,17 +373,17 @@ fn hash(text: &str) -> u64 {
     hasher.finish()
 }
 
-fn report(file: Arc<Path>, level: Level, message: &str, help: &str) -> Report {
+fn report(file: Arc<Path>, level: Level, message: &str, help: &str, mark: Mark) -> Report {
     Report {
         file,
         object: None,
         lines_above: 0,
-        problem: Problem {
+        problem: Arc::new(Problem {
             level,
             message: message.to_owned(),
             help: Some(help.to_owned()),
-            mark: Mark::default(),
-            excerpt: Excerpt::default(),
-        },
+            mark,
+            excerpt: None,
+        }),
     }
 }

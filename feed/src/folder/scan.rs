@@ -4,7 +4,7 @@
 //! count. Symbolic links are followed, which is how a mounted ConfigMap presents its files; what
 //! is reached by two paths is taken once, under the first in sorted order.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -26,13 +26,15 @@ pub(super) struct Stat {
     pub(super) inode: u64,
     pub(super) size: u64,
     pub(super) links: u64,
-    modified_ns: i128,
-    changed_ns: i128,
+    /// Since 1970.
+    modified_ns: i64,
+    changed_ns: i64,
 }
 
 impl Stat {
     pub(super) fn of(metadata: &Metadata) -> Stat {
-        let ns = |seconds: i64, ns: i64| i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+        // Beyond the year 2262 the number is wrong, but still tells one time from another.
+        let ns = |seconds: i64, ns: i64| seconds.wrapping_mul(1_000_000_000).wrapping_add(ns);
         Stat {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -46,7 +48,7 @@ impl Stat {
     /// Time since the file or its name last changed; zero when that lies in the future.
     pub(super) fn age(&self, now: SystemTime) -> std::time::Duration {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
-        let age = i128::try_from(now).unwrap_or(i128::MAX) - self.changed_ns;
+        let age = i64::try_from(now).unwrap_or(i64::MAX).saturating_sub(self.changed_ns);
         std::time::Duration::from_nanos(u64::try_from(age).unwrap_or_default())
     }
 
@@ -71,6 +73,8 @@ pub(super) struct Look {
     pub(super) files: BTreeMap<Arc<Path>, Found>,
     /// The folders on the way, by the path under which they were reached.
     pub(super) folders: BTreeMap<PathBuf, Stat>,
+    /// Only these paths were looked at; `None` for the whole folder.
+    pub(super) only: Option<BTreeSet<PathBuf>>,
     /// Folders and files that could not be looked at, and why. Nothing is known of what is in
     /// them.
     pub(super) unreadable: Vec<(PathBuf, io::Error)>,
@@ -93,6 +97,27 @@ pub(super) fn look(root: &Path) -> io::Result<Look> {
         Some(at) => Err(walk.look.unreadable.swap_remove(at).1),
         None => Ok(walk.look),
     }
+}
+
+/// Looks at some files only: those that hints named. `None` when that would not do, because a
+/// folder or a link is among them, through which other files may have changed.
+pub(super) fn look_at(paths: BTreeSet<PathBuf>, folders: &BTreeMap<PathBuf, Stat>) -> Option<Look> {
+    let mut look = Look::default();
+    for path in &paths {
+        let name = path.file_name()?.to_string_lossy();
+        let format = format_of(&name).filter(|_| !is_ignored(&name))?;
+        folders.get(path.parent()?)?;
+        match std::fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_file() && metadata.nlink() == 1 => {
+                let stat = Stat::of(&metadata);
+                look.files.insert(path.as_path().into(), Found { stat, format, linked: false });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            _ => return None,
+        }
+    }
+    look.only = Some(paths);
+    Some(look)
 }
 
 struct Walk {
@@ -152,8 +177,32 @@ fn is_ignored(name: &str) -> bool {
     name.starts_with('.') || name.ends_with('~') || (name.starts_with('#') && name.ends_with('#'))
 }
 
+/// The manifests at a path: of a folder all in it, of a file the file, whatever its name.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub(crate) fn manifests(path: &Path) -> io::Result<Vec<(Arc<Path>, Format)>> {
+    if !std::fs::metadata(path)?.is_dir() {
+        return Ok(vec![(path.into(), format_of_path(path))]);
+    }
+    let look = look(path)?;
+    match look.unreadable.into_iter().next() {
+        Some((path, error)) => {
+            Err(io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+        }
+        None => Ok(look.files.into_iter().map(|(path, found)| (path, found.format)).collect()),
+    }
+}
+
+/// How a file is written that someone named: as JSON if its name says so.
+pub(crate) fn format_of_path(path: &Path) -> Format {
+    let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+    format_of(&name).unwrap_or(Format::Yaml)
+}
+
 /// How a file of that name is written; `None` when it is no manifest.
-pub(crate) fn format_of(name: &str) -> Option<Format> {
+fn format_of(name: &str) -> Option<Format> {
     match Path::new(name).extension()?.to_str()? {
         "yaml" | "yml" => Some(Format::Yaml),
         "json" => Some(Format::Json),

@@ -11,8 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
-use super::catalogue::Report;
 use crate::problem::Level;
+use crate::report::Report;
 
 /// Problems listed at `/status`; the count is always whole.
 const MAX_LISTED: usize = 1000;
@@ -31,7 +31,7 @@ struct Inner {
     synced: bool,
     heard: Instant,
     updated: Option<SystemTime>,
-    reports: Vec<Report>,
+    reports: Arc<[Report]>,
     /// Objects served, by kind.
     served: BTreeMap<&'static str, usize>,
 }
@@ -44,7 +44,7 @@ impl Status {
             synced: false,
             heard: Instant::now(),
             updated: None,
-            reports: Vec::new(),
+            reports: Arc::default(),
             served: BTreeMap::new(),
         })))
     }
@@ -52,9 +52,14 @@ impl Status {
     /// Adds the status page and the metrics.
     pub(super) fn show(&self, daemon: &daemon::Daemon) {
         let page = self.clone();
-        daemon.admin.add_status("feed", move || page.lock().page());
+        daemon.admin.add_status("feed", move || page.page());
         let metrics = Gauges(self.clone());
         daemon.metrics.register(|registry| registry.register_collector(Box::new(metrics)));
+    }
+
+    /// The member of `/status`.
+    pub(super) fn page(&self) -> Value {
+        self.lock().page()
     }
 
     /// A scan ended: `Err` says why the folder could not be read.
@@ -76,19 +81,24 @@ impl Status {
         }
     }
 
-    /// A batch was published, or what is wrong changed.
+    /// Takes the state after a batch; returns what was not wrong before.
     pub(super) fn update(
         &self,
-        reports: Vec<Report>,
+        reports: Arc<[Report]>,
         served: BTreeMap<&'static str, usize>,
         synced: bool,
-    ) {
+        changed: bool,
+    ) -> Vec<Report> {
         let mut inner = self.lock();
-        log_news(&inner.reports, &reports);
+        let same = Arc::ptr_eq(&inner.reports, &reports);
+        let news = if same { Vec::new() } else { news(&inner.reports, &reports) };
         inner.reports = reports;
         inner.served = served;
         inner.synced = synced;
-        inner.updated = Some(SystemTime::now());
+        if changed {
+            inner.updated = Some(SystemTime::now());
+        }
+        news
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -98,13 +108,13 @@ impl Status {
 
 impl Inner {
     fn page(&self) -> Value {
-        let errors = self.reports.iter().filter(|r| r.problem.level == Level::Error).count();
+        let errors = self.reports.iter().filter(|report| report.is_error()).count();
         let state = match (&self.fault, self.synced) {
             (Some(_), _) => "fault",
             (None, true) => "synced",
             (None, false) => "listing",
         };
-        let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(report).collect();
+        let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(Report::summary).collect();
         json!({
             "source": self.source.display().to_string(),
             "state": state,
@@ -119,32 +129,23 @@ impl Inner {
     }
 }
 
-fn report(report: &Report) -> Value {
-    let problem = &report.problem;
-    json!({
-        "file": report.file.display().to_string(),
-        "line": report.line(),
-        "column": report.column(),
-        "object": report.object.as_ref().map(ToString::to_string),
-        "message": problem.message,
-        "help": problem.help,
-        "level": problem.level,
-    })
-}
-
 fn timestamp(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
 }
 
-/// Logs what was not wrong before.
-fn log_news(before: &[Report], now: &[Report]) {
+/// What was not wrong before.
+fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
     let known: HashSet<_> = before.iter().map(identity).collect();
-    let news: Vec<_> = now.iter().filter(|report| !known.contains(&identity(report))).collect();
+    now.iter().filter(|report| !known.contains(&identity(report))).cloned().collect()
+}
+
+/// Logs problems: each once, when it is new.
+pub(super) fn log(news: &[Report]) {
     for report in news.iter().take(MAX_LOGGED) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
         let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
-        let lines = problem.drawing(report.lines_above).join("\n");
+        let lines = report.drawing().join("\n");
         let help = problem.help.as_deref().unwrap_or_default();
         let message = &problem.message;
         match problem.level {
@@ -180,10 +181,15 @@ impl Collector for Gauges {
             "Seconds since the feed was last heard: for a folder, since its last whole scan",
             inner.heard.elapsed().as_secs_f64(),
         )?;
+        let errors = inner.reports.iter().filter(|report| report.is_error());
+        // An object with two problems is one rejected object; what has no name counts each time.
+        let mut objects = HashSet::new();
         let mut rejected: BTreeMap<&str, usize> = BTreeMap::new();
-        for report in inner.reports.iter().filter(|r| r.problem.level == Level::Error) {
+        for report in errors {
             let kind = report.object.as_ref().map_or("unknown", |key| key.kind.as_str());
-            *rejected.entry(kind).or_default() += 1;
+            if report.object.is_none() || objects.insert((&report.file, &report.object)) {
+                *rejected.entry(kind).or_default() += 1;
+            }
         }
         let mut family = encoder.encode_descriptor(
             "switchyard_objects",

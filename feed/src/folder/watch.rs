@@ -34,8 +34,10 @@ pub(super) struct Hint {
 pub(super) enum State {
     /// It was moved here whole, or its writer closed it.
     Whole,
-    /// It was created or written to, and not closed since.
+    /// It was written to, and not closed since.
     Open,
+    /// It was created, by a writer who will write soon, or as a link to what is whole.
+    Created,
     /// Something else happened there.
     Other,
 }
@@ -63,6 +65,11 @@ impl Hints {
         moved.then_some(State::Whole)
     }
 
+    /// The paths that something was heard of.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.0.keys()
+    }
+
     /// Forgets all, after a look that took them into account.
     pub(super) fn clear(&mut self) {
         self.0.clear();
@@ -73,33 +80,48 @@ impl Hints {
 /// scan still finds everything.
 pub(super) struct Watch {
     watcher: Option<RecommendedWatcher>,
+    /// The folder above, in which this one may be replaced.
+    above: Option<PathBuf>,
     watched: BTreeMap<PathBuf, Stat>,
 }
 
 impl Watch {
     pub(super) fn new(root: &Path, wakes: Sender<Wake>) -> Watch {
         let root = root.to_owned();
-        let parent = root.parent().map(Path::to_owned);
+        let absolute = std::path::absolute(&root).unwrap_or_else(|_| root.clone());
+        let above = absolute.parent().map(Path::to_owned);
+        let watched_above = above.clone();
         let handle = move |event: notify::Result<notify::Event>| {
-            let Ok(event) = event else { return };
             let at = Instant::now();
-            if event.need_rescan() {
-                let _ =
-                    wakes.send(Wake::Hint(Hint { path: root.clone(), state: State::Other, at }));
-            }
+            let hint = |path, state| {
+                // The thread may have ended; then nobody wants to know.
+                let _ = wakes.send(Wake::Hint(Hint { path, state, at }));
+            };
+            let event = match event {
+                Ok(event) if !event.need_rescan() => event,
+                // An overflow, or the watch is broken: anything may have changed.
+                _ => return hint(root.clone(), State::Other),
+            };
             let Some(state) = state_of(&event.kind) else { return };
             for path in event.paths {
-                // The folder above is watched for this folder's name alone.
-                let foreign = path.parent() == parent.as_deref() && path != root;
-                if !foreign && !is_leftover(&path) {
-                    let _ = wakes.send(Wake::Hint(Hint { path, state, at }));
+                if path == absolute {
+                    hint(root.clone(), state);
+                } else if path.parent() != above.as_deref() && !is_leftover(&path) {
+                    // The folder above is watched for this folder's name alone.
+                    hint(path, state);
                 }
             }
         };
         let watcher = notify::recommended_watcher(handle)
             .inspect_err(|error| tracing::warn!(%error, "no inotify: changes are found by scan"))
             .ok();
-        Watch { watcher, watched: BTreeMap::new() }
+        Watch { watcher, above: watched_above, watched: BTreeMap::new() }
+    }
+
+    /// Without inotify.
+    #[cfg(test)]
+    pub(super) fn deaf() -> Watch {
+        Watch { watcher: None, above: None, watched: BTreeMap::new() }
     }
 
     /// Watches exactly these folders. One that was replaced, so that its inode differs, is
@@ -107,6 +129,12 @@ impl Watch {
     /// not heard.
     pub(super) fn follow(&mut self, folders: &BTreeMap<PathBuf, Stat>) -> bool {
         let Some(watcher) = &mut self.watcher else { return false };
+        let above = self
+            .above
+            .as_deref()
+            .and_then(|above| Some((above.to_owned(), Stat::of(&std::fs::metadata(above).ok()?))));
+        let folders: BTreeMap<_, _> =
+            folders.iter().map(|(path, stat)| (path.clone(), *stat)).chain(above).collect();
         let same = |stat: Option<&Stat>, now: &Stat| stat.is_some_and(|s| s.is_same_file(now));
         self.watched.retain(|path, stat| {
             let stays = same(folders.get(path), stat);
@@ -118,12 +146,12 @@ impl Watch {
         });
         let mut added = false;
         for (path, stat) in folders {
-            if self.watched.contains_key(path) {
+            if self.watched.contains_key(&path) {
                 continue;
             }
-            match watcher.watch(path, RecursiveMode::NonRecursive) {
+            match watcher.watch(&path, RecursiveMode::NonRecursive) {
                 Ok(()) => {
-                    self.watched.insert(path.clone(), *stat);
+                    self.watched.insert(path, stat);
                     added = true;
                 }
                 Err(error) => tracing::debug!(path = %path.display(), %error, "not watched"),
@@ -137,7 +165,8 @@ fn state_of(kind: &EventKind) -> Option<State> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
         | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => Some(State::Whole),
-        EventKind::Create(_) | EventKind::Modify(ModifyKind::Data(_)) => Some(State::Open),
+        EventKind::Modify(ModifyKind::Data(_)) => Some(State::Open),
+        EventKind::Create(_) => Some(State::Created),
         EventKind::Access(_) => None,
         _ => Some(State::Other),
     }

@@ -189,14 +189,16 @@ impl<'a> Decoder<'a, '_> {
         visitor: V,
         names: Option<(&'static str, &'static [&'static str])>,
     ) -> Result<V::Value, Finding> {
-        let entries: Vec<_> = self.tree.entries(self.node).collect();
-        let mut seen: Vec<&str> = Vec::with_capacity(entries.len());
-        for (key, _) in &entries {
-            let Some(name) = self.tree.scalar(*key) else {
-                return Err(Finding::at(*key, "a key must be a string".to_owned(), None));
+        let mut entries = Vec::new();
+        let mut seen: Vec<&str> = Vec::new();
+        for (key, value) in self.tree.entries(self.node) {
+            let Some(name) = self.tree.scalar(key) else {
+                return Err(Finding::at(key, "a key must be a string".to_owned(), None));
             };
-            self.check_key(*key, name, &seen, names);
-            seen.push(name);
+            if self.check_key(key, name, &seen, names) {
+                entries.push((key, value));
+                seen.push(name);
+            }
         }
         let entries = entries.into_iter();
         visitor
@@ -204,28 +206,30 @@ impl<'a> Decoder<'a, '_> {
             .map_err(|finding| finding.or_at(self.node))
     }
 
+    /// Complains of a key that is unknown or stands a second time; the latter is left out.
     fn check_key(
         self,
         key: NodeId,
         name: &str,
         seen: &[&str],
         names: Option<(&'static str, &'static [&'static str])>,
-    ) {
+    ) -> bool {
         // Maps may have thousands of keys; what is doubled there only loses an earlier value,
         // but up to this many it is cheap to tell.
         const CHECKED_KEYS: usize = 64;
         if seen.len() <= CHECKED_KEYS && seen.contains(&name) {
             let message = "the key stands here a second time".to_owned();
             self.findings.borrow_mut().push(Finding::at(key, message, None));
+            return false;
         }
-        let Some((type_name, fields)) = names else { return };
-        if fields.contains(&name) || schema::is_known(type_name, fields, name) {
-            return;
+        let Some((type_name, fields)) = names else { return true };
+        if !fields.contains(&name) && !schema::is_known(type_name, fields, name) {
+            let help = schema::nearest(type_name, fields, name)
+                .map(|nearest| format!("did you mean `{nearest}`?"));
+            let finding = Finding { node: Some(key), fault: Fault::UnknownField, help };
+            self.findings.borrow_mut().push(finding);
         }
-        let help = schema::nearest(type_name, fields, name)
-            .map(|nearest| format!("did you mean `{nearest}`?"));
-        let finding = Finding { node: Some(key), fault: Fault::UnknownField, help };
-        self.findings.borrow_mut().push(finding);
+        true
     }
 }
 

@@ -1,44 +1,42 @@
 //! JSON text → trees, with the place of every value: `serde_json` tells the place of a syntax
 //! error, but not where a field of a valid text stands.
-//!
-//! A text may hold several values, as `kubectl` accepts them.
 
 use std::borrow::Cow;
 
 use super::{Builder, MAX_DEPTH, MAX_NODES, NodeId, SyntaxError, Tree, Value};
 use crate::problem::Mark;
 
-/// Reads the next value of a text; `None` at its end.
-#[derive(Debug)]
-pub(crate) struct Reader<'t> {
+/// Reads the only value of a text; `None` when it is empty.
+///
+/// # Errors
+///
+/// When the text is no JSON, or exceeds a limit.
+pub(crate) fn read(text: &str) -> Result<Option<Tree<'_>>, SyntaxError> {
+    let mut reader = Reader { text, at: 0, line: 0, counted: 0, column: 0 };
+    reader.skip_space();
+    if reader.at == text.len() {
+        return Ok(None);
+    }
+    let mut builder = Builder::default();
+    let root = reader.value(&mut builder, 0)?;
+    reader.skip_space();
+    if reader.at < text.len() {
+        return reader.error("the text goes on after its value");
+    }
+    Ok(Some(builder.finish(root)))
+}
+
+struct Reader<'t> {
     text: &'t str,
     at: usize,
     line: u32,
-    /// Where the current line begins in the text.
-    line_start: usize,
+    /// The byte up to which the current line's columns are counted, and their number: the whole
+    /// text may be one line.
+    counted: usize,
+    column: u32,
 }
 
 impl<'t> Reader<'t> {
-    pub(crate) fn new(text: &'t str) -> Reader<'t> {
-        let at = if text.starts_with('\u{feff}') { 3 } else { 0 };
-        Reader { text, at, line: 0, line_start: at }
-    }
-
-    /// The next value of the text.
-    ///
-    /// # Errors
-    ///
-    /// When it is no JSON, or exceeds a limit; nothing can be read after that.
-    pub(crate) fn next(&mut self) -> Result<Option<Tree<'t>>, SyntaxError> {
-        self.skip_space();
-        if self.at == self.text.len() {
-            return Ok(None);
-        }
-        let mut builder = Builder::default();
-        let root = self.value(&mut builder, 0)?;
-        Ok(Some(builder.finish(root)))
-    }
-
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }
@@ -48,7 +46,8 @@ impl<'t> Reader<'t> {
             match byte {
                 b'\n' => {
                     self.line += 1;
-                    self.line_start = self.at + 1;
+                    self.counted = self.at + 1;
+                    self.column = 0;
                 }
                 b' ' | b'\t' | b'\r' => {}
                 _ => break,
@@ -57,14 +56,15 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// The place of a token from byte `start` to here.
-    fn mark(&self, start: usize) -> Mark {
-        let column = self.text[self.line_start..start].chars().count() as u32;
+    /// The place of a token from byte `start` to here; tokens come in order.
+    fn mark(&mut self, start: usize) -> Mark {
+        self.column += self.text[self.counted..start].chars().count() as u32;
+        self.counted = start;
         let length = self.text[start..self.at].chars().count() as u32;
-        Mark { line: self.line, column, length }
+        Mark { line: self.line, column: self.column, length }
     }
 
-    fn error<T>(&self, message: &str) -> Result<T, SyntaxError> {
+    fn error<T>(&mut self, message: &str) -> Result<T, SyntaxError> {
         let message = format!("not valid JSON: {message}");
         Err(SyntaxError { message, mark: self.mark(self.at) })
     }

@@ -151,6 +151,8 @@ fn address(
     if Family::of(ip) != family {
         let family = if family == Family::V4 { "an IPv4" } else { "an IPv6" };
         check.invalid(at, text, format!("must be {family} address"));
+        // The API says so of the whole list.
+        check.complaints.last_mut().expect("there is one").unsaid = 1;
         return None;
     }
     endpoint_ip(ip, at, check)

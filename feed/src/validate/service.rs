@@ -189,7 +189,8 @@ fn ports(
         }
         ports.push(port);
     }
-    if kind == Type::NodePort && ports.iter().any(|port| port.node_port.is_none()) {
+    let unset = |port: &object::ServicePort<'_>| port.node_port.unwrap_or_default() == 0;
+    if kind == Type::NodePort && objects.iter().any(unset) {
         check.warn(
             at,
             "a port of the Service has no nodePort, and nothing here allocates one",

@@ -5,15 +5,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::Report;
 use crate::document;
 use crate::manifest::{self, Claim, Format, Outcome, Reading};
-use crate::problem::{Excerpt, Level, Mark, Problem};
+use crate::problem::{Level, Mark, Problem};
 use crate::record::{Record, RecordKey};
+use crate::report::Report;
 use crate::validate::Interner;
 
 /// Documents of one file: each takes some hundred bytes here, however short it is.
 const MAX_DOCUMENTS: usize = 100_000;
+
+/// The hash of a document that must be parsed again even if its text did not change.
+const ALWAYS_READ: u64 = 0;
 
 #[derive(Debug, Default)]
 pub(super) struct File {
@@ -24,12 +27,12 @@ pub(super) struct File {
 /// A document, without its text.
 #[derive(Debug, Default)]
 struct Document {
-    /// Of the text; 0 when it must be parsed again even if it did not change.
+    /// Of the text, or [`ALWAYS_READ`].
     hash: u64,
     lines_above: u32,
     /// The objects whose definitions are this document's.
     keys: Vec<RecordKey>,
-    problems: Vec<(Option<RecordKey>, Problem)>,
+    problems: Vec<(Option<RecordKey>, Arc<Problem>)>,
     /// Something in it could not even be named.
     nameless: bool,
 }
@@ -63,41 +66,47 @@ impl Definition {
 
 impl File {
     /// Reads a file's text; `before` is the file as it was. Documents that did not change are
-    /// taken over.
+    /// taken over. Returns the objects that came, went or were read again too.
     pub(super) fn read(
         text: &str,
         format: Format,
         mut before: File,
         interner: &mut Interner,
-    ) -> File {
-        let parts = match format {
-            Format::Yaml => document::split(text),
-            Format::Json => vec![document::Document { text, lines_above: 0 }],
-        };
+    ) -> (File, Vec<RecordKey>) {
         let documents = std::mem::take(&mut before.documents);
         let mut known: HashMap<u64, Document> =
             documents.into_iter().map(|document| (document.hash, document)).collect();
-        known.remove(&0);
-        let mut file = File::default();
-        for part in parts.iter().take(MAX_DOCUMENTS) {
-            let hash = hash(part.text);
-            if let Some(document) = known.remove(&hash) {
-                file.keep(document, part.lines_above, &mut before);
-            } else {
-                let readings = manifest::read(part.text, format, interner);
-                file.add(readings, hash, part.lines_above, &mut before);
+        known.remove(&ALWAYS_READ);
+        let mut reader = Reader { text, format, known, interner, kept: vec![], fresh: vec![] };
+        for document in document::split(text, format) {
+            match document::items(&document).filter(|_| format == Format::Yaml) {
+                Some(items) => reader.list(&document, &items),
+                None => reader.document(&document),
             }
         }
-        if let Some(part) = parts.get(MAX_DOCUMENTS) {
-            file.refuse_rest(part.lines_above);
+        // What did not change comes first: its definitions are the incumbents.
+        let Reader { kept, fresh, .. } = reader;
+        let mut file = File::default();
+        let mut touched = Vec::new();
+        for (document, lines_above) in kept {
+            file.keep(document, lines_above, &mut before);
+        }
+        for fresh in fresh {
+            if file.documents.len() == MAX_DOCUMENTS {
+                file.refuse_rest(fresh.lines_above);
+                break;
+            }
+            file.add(fresh, &mut before, &mut touched);
         }
         if file.documents.iter().any(|document| document.nameless) {
             // What the broken document defined cannot be told: all that is missing stays.
             for (key, definition) in before.objects {
                 file.objects.entry(key).or_insert(definition);
             }
+        } else {
+            touched.extend(before.objects.into_keys());
         }
-        file
+        (file, touched)
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &RecordKey> {
@@ -114,6 +123,11 @@ impl File {
 
     pub(super) fn record(&self, key: &RecordKey) -> Option<&Record> {
         self.objects.get(key)?.record.as_ref()
+    }
+
+    /// Whether there is anything to report.
+    pub(super) fn is_flawed(&self) -> bool {
+        self.documents.iter().any(|document| !document.problems.is_empty())
     }
 
     pub(super) fn reports(&self, path: &Arc<Path>) -> impl Iterator<Item = Report> {
@@ -137,7 +151,8 @@ impl File {
         self.documents.push(Document { lines_above, ..document });
     }
 
-    fn add(&mut self, readings: Vec<Reading>, hash: u64, lines_above: u32, before: &mut File) {
+    fn add(&mut self, fresh: Fresh, before: &mut File, touched: &mut Vec<RecordKey>) {
+        let Fresh { readings, hash, lines_above } = fresh;
         let mut document = Document { hash, lines_above, ..Document::default() };
         for reading in readings {
             let Reading { key, outcome, mut problems, mark, claims } = reading;
@@ -146,7 +161,7 @@ impl File {
                 if let Some(first) = self.objects.get(key) {
                     problems.push(second(key, first, mark));
                     // The first may go while this document stays as it is.
-                    document.hash = 0;
+                    document.hash = ALWAYS_READ;
                 } else {
                     let before = before.objects.remove(key);
                     let record = match outcome {
@@ -157,9 +172,10 @@ impl File {
                     let definition = Definition { record, claims, mark, lines_above };
                     self.objects.insert(key.clone(), definition);
                     document.keys.push(key.clone());
+                    touched.push(key.clone());
                 }
             }
-            document.problems.extend(problems.into_iter().map(|p| (key.clone(), p)));
+            document.problems.extend(problems.into_iter().map(|p| (key.clone(), Arc::new(p))));
         }
         self.documents.push(document);
     }
@@ -170,15 +186,78 @@ impl File {
             message: format!("more than {MAX_DOCUMENTS} documents: the rest is not read"),
             help: Some("split the file".to_owned()),
             mark: Mark::default(),
-            excerpt: Excerpt::default(),
+            excerpt: None,
         };
         self.documents.push(Document {
             lines_above,
-            problems: vec![(None, problem)],
+            problems: vec![(None, Arc::new(problem))],
             nameless: true,
             ..Document::default()
         });
     }
+}
+
+/// The reading of one file's text.
+struct Reader<'r> {
+    text: &'r str,
+    format: Format,
+    /// The documents that the file had before, by hash.
+    known: HashMap<u64, Document>,
+    interner: &'r mut Interner,
+    /// Documents that did not change, with the lines that are above them now.
+    kept: Vec<(Document, u32)>,
+    fresh: Vec<Fresh>,
+}
+
+/// A document that was read just now.
+struct Fresh {
+    readings: Vec<Reading>,
+    hash: u64,
+    lines_above: u32,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, part: &document::Document<'_>) {
+        let hash = hash(part.text);
+        match self.known.remove(&hash) {
+            Some(document) => self.kept.push((document, part.lines_above)),
+            None => {
+                let fresh = self.read(part, hash);
+                self.fresh.push(fresh);
+            }
+        }
+    }
+
+    /// A List, item by item. If an item makes no sense alone, the List is tried as a whole: an
+    /// item may refer to an anchor in another.
+    fn list(&mut self, whole: &document::Document<'_>, items: &[document::Document<'_>]) {
+        let (mut kept, mut fresh) = (Vec::new(), Vec::new());
+        for item in items {
+            let hash = hash(item.text);
+            match self.known.remove(&hash) {
+                Some(document) => kept.push((document, item.lines_above)),
+                None => fresh.push(self.read(item, hash)),
+            }
+        }
+        if fresh.iter().any(|fresh| is_broken(&fresh.readings)) {
+            let whole = self.read(whole, ALWAYS_READ);
+            if !is_broken(&whole.readings) {
+                return self.fresh.push(whole);
+            }
+        }
+        self.kept.extend(kept);
+        self.fresh.extend(fresh);
+    }
+
+    fn read(&mut self, part: &document::Document<'_>, hash: u64) -> Fresh {
+        let readings = manifest::read(self.text, part, self.format, self.interner);
+        Fresh { readings, hash, lines_above: part.lines_above }
+    }
+}
+
+/// Whether the text was no YAML or JSON at all.
+fn is_broken(readings: &[Reading]) -> bool {
+    readings.iter().any(|reading| reading.key.is_none() && reading.outcome == Outcome::Bad)
 }
 
 fn second(key: &RecordKey, first: &Definition, mark: Mark) -> Problem {
@@ -188,7 +267,7 @@ fn second(key: &RecordKey, first: &Definition, mark: Mark) -> Problem {
         message: format!("{key} is defined a second time, so this one is not served"),
         help: Some(format!("it is served as line {line} has it")),
         mark,
-        excerpt: Excerpt::default(),
+        excerpt: None,
     }
 }
 

@@ -1,0 +1,254 @@
+//! What this process counts. Each data thread has counters of its own, on cache lines of its own,
+//! and only it writes them; a scrape adds them up.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+use crate::wire::reply::Transport;
+use crate::wire::{Rcode, Type};
+
+/// Types that are counted by name; clients choose types, so the rest is one.
+const TYPES: [(&str, Type); 10] = [
+    ("A", Type::A),
+    ("AAAA", Type::AAAA),
+    ("SRV", Type::SRV),
+    ("PTR", Type::PTR),
+    ("CNAME", Type::CNAME),
+    ("NS", Type::NS),
+    ("SOA", Type::SOA),
+    ("TXT", Type::TXT),
+    ("HTTPS", Type::HTTPS),
+    ("ANY", Type::ANY),
+];
+const OTHER_TYPE: usize = TYPES.len();
+/// Of packets whose question was not read.
+const NO_TYPE: usize = TYPES.len() + 1;
+const TYPE_CLASSES: usize = TYPES.len() + 2;
+
+const CODES: [(&str, Rcode); 6] = [
+    ("NOERROR", Rcode::NOERROR),
+    ("FORMERR", Rcode::FORMERR),
+    ("SERVFAIL", Rcode::SERVFAIL),
+    ("NXDOMAIN", Rcode::NXDOMAIN),
+    ("NOTIMP", Rcode::NOTIMP),
+    ("REFUSED", Rcode::REFUSED),
+];
+const CODE_CLASSES: usize = CODES.len() + 1;
+
+/// The counters of one data thread.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Counters {
+    /// By transport, type and code.
+    queries: [[[AtomicU64; CODE_CLASSES]; TYPE_CLASSES]; 2],
+    silent: AtomicU64,
+    unsent: AtomicU64,
+}
+
+impl Counters {
+    /// Counts a reply; `qtype` is absent when the question could not be read.
+    #[inline]
+    pub(crate) fn replied(&self, transport: Transport, qtype: Option<Type>, rcode: Rcode) {
+        let class = match qtype {
+            None => NO_TYPE,
+            Some(qtype) => {
+                TYPES.iter().position(|(_, named)| *named == qtype).unwrap_or(OTHER_TYPE)
+            }
+        };
+        let code = usize::from(rcode.0).min(CODE_CLASSES - 1);
+        add(&self.queries[transport as usize][class][code], 1);
+    }
+
+    /// Counts a packet that gets no reply.
+    pub(crate) fn silent(&self) {
+        add(&self.silent, 1);
+    }
+
+    /// Counts replies that the kernel did not take.
+    pub(crate) fn unsent(&self, count: usize) {
+        add(&self.unsent, count as u64);
+    }
+}
+
+/// One thread writes, so there is no need for a locked instruction.
+#[inline]
+fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Relaxed) + count, Relaxed);
+}
+
+/// All metrics of this process. `clone` shares them.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    threads: Arc<Mutex<Vec<Arc<Counters>>>>,
+    pub(crate) programming: Histogram,
+    pub(crate) forward_seconds: Histogram,
+    pub(crate) forward_failures: prometheus_client::metrics::counter::Counter,
+    pub(crate) forwards_refused: prometheus_client::metrics::counter::Counter,
+    pub(crate) forwards_in_flight: Gauge<i64, AtomicI64>,
+    pub(crate) tcp_connections: Gauge<i64, AtomicI64>,
+    pub(crate) tcp_refused: prometheus_client::metrics::counter::Counter,
+    pub(crate) zone_names: Gauge<i64, AtomicI64>,
+    pub(crate) zone_serial: Gauge<i64, AtomicI64>,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &daemon::Metrics) -> Metrics {
+        let metrics = Metrics {
+            threads: Arc::default(),
+            // 100 µs to 3 s.
+            programming: Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
+            // 100 µs to 6 s: the longest is a time-out of every try.
+            forward_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 17)),
+            forward_failures: Default::default(),
+            forwards_refused: Default::default(),
+            forwards_in_flight: Gauge::default(),
+            tcp_connections: Gauge::default(),
+            tcp_refused: Default::default(),
+            zone_names: Gauge::default(),
+            zone_serial: Gauge::default(),
+        };
+        registry.register(|registry| {
+            let m = metrics.clone();
+            registry.register(
+                "switchyard_programming_seconds",
+                "From an event's arrival until queries are answered by it",
+                m.programming,
+            );
+            registry.register(
+                "switchyard_dns_forward_seconds",
+                "Time to an upstream's answer, with all tries",
+                m.forward_seconds,
+            );
+            registry.register(
+                "switchyard_dns_forward_failures",
+                "Questions that no upstream answered",
+                m.forward_failures,
+            );
+            registry.register(
+                "switchyard_dns_forwards_refused",
+                "Questions not forwarded because too many were in flight",
+                m.forwards_refused,
+            );
+            registry.register(
+                "switchyard_dns_forwards_in_flight",
+                "Questions waiting for an upstream",
+                m.forwards_in_flight,
+            );
+            registry.register(
+                "switchyard_dns_tcp_connections",
+                "Open connections",
+                m.tcp_connections,
+            );
+            registry.register(
+                "switchyard_dns_tcp_refused",
+                "Connections closed at once because too many were open",
+                m.tcp_refused,
+            );
+            registry.register("switchyard_dns_zone_names", "Names that exist", m.zone_names);
+            registry.register("switchyard_dns_zone_serial", "Serial of the zone", m.zone_serial);
+            registry.register_collector(Box::new(Sum(metrics.threads.clone())));
+        });
+        metrics
+    }
+
+    /// Counters for one more thread.
+    pub(crate) fn thread(&self) -> Arc<Counters> {
+        let counters = Arc::new(Counters::default());
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.push(counters.clone());
+        counters
+    }
+}
+
+/// Adds up the counters of all threads when asked.
+#[derive(Debug)]
+struct Sum(Arc<Mutex<Vec<Arc<Counters>>>>);
+
+impl Sum {
+    fn of(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
+        let threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.iter().map(|counters| counter(counters)).sum()
+    }
+}
+
+impl Collector for Sum {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Replies, by transport, type and code";
+        let mut queries =
+            encoder.encode_descriptor("switchyard_dns_queries", help, None, MetricType::Counter)?;
+        for (transport, proto) in ["udp", "tcp"].into_iter().enumerate() {
+            for class in 0..TYPE_CLASSES {
+                for code in 0..CODE_CLASSES {
+                    let count = self.of(|c| c.queries[transport][class][code].load(Relaxed));
+                    if count == 0 {
+                        continue;
+                    }
+                    let qtype = TYPES.get(class).map_or("other", |(name, _)| name);
+                    let qtype = if class == NO_TYPE { "none" } else { qtype };
+                    let rcode = CODES.get(code).map_or("other", |(name, _)| name);
+                    let labels = [("proto", proto), ("qtype", qtype), ("rcode", rcode)];
+                    ConstCounter::new(count).encode(queries.encode_family(&labels)?)?;
+                }
+            }
+        }
+        let silent = ConstCounter::new(self.of(|c| c.silent.load(Relaxed)));
+        let help = "Packets that get no reply: too short, or replies themselves";
+        silent.encode(encoder.encode_descriptor(
+            "switchyard_dns_ignored",
+            help,
+            None,
+            MetricType::Counter,
+        )?)?;
+        let unsent = ConstCounter::new(self.of(|c| c.unsent.load(Relaxed)));
+        let help = "Replies that could not be sent";
+        unsent.encode(encoder.encode_descriptor(
+            "switchyard_dns_unsent",
+            help,
+            None,
+            MetricType::Counter,
+        )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_counted_by_their_number() {
+        for (index, (name, rcode)) in CODES.iter().enumerate() {
+            assert_eq!(usize::from(rcode.0), index, "{name}");
+        }
+    }
+
+    #[test]
+    fn threads_are_added_up() {
+        let registry = daemon::Daemon::detached("dns", 1).metrics;
+        let metrics = Metrics::register(&registry);
+        for _ in 0..2 {
+            let thread = metrics.thread();
+            thread.replied(Transport::Udp, Some(Type::AAAA), Rcode::NXDOMAIN);
+            thread.replied(Transport::Tcp, Some(Type(65_280)), Rcode::BADVERS);
+            thread.replied(Transport::Udp, None, Rcode::FORMERR);
+            thread.silent();
+        }
+        let text = registry.encode();
+        for line in [
+            r#"switchyard_dns_queries_total{proto="udp",qtype="AAAA",rcode="NXDOMAIN"} 2"#,
+            r#"switchyard_dns_queries_total{proto="tcp",qtype="other",rcode="other"} 2"#,
+            r#"switchyard_dns_queries_total{proto="udp",qtype="none",rcode="FORMERR"} 2"#,
+            "switchyard_dns_ignored_total 2",
+            "switchyard_dns_unsent_total 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

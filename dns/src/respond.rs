@@ -1,0 +1,133 @@
+//! From a packet to its reply: the rules of the protocol around the zone's answers.
+//!
+//! Pure, allocates nothing on the usual path, and takes any bytes at all: it is what every packet
+//! from anyone reaches first. The reply is built in the packet's own buffer.
+
+use crate::wire::reply::{Detached, Section, Transport, pointer};
+use crate::wire::{
+    Bad, Class, HEADER_LEN, Name, QUESTION_AT, Query, Rcode, Reply, Type, UDP_EDNS_LIMIT, flag,
+};
+use crate::zone::{Verdict, Zone};
+
+/// The buffer of a query must hold the reply, whatever the query's own length.
+pub(crate) const MIN_BUFFER: usize = UDP_EDNS_LIMIT;
+
+/// What `version.bind` of class CH answers, if it may.
+const VERSION: &str = concat!("switchyard ", env!("CARGO_PKG_VERSION"));
+
+/// What the operator decides about replies.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Policy {
+    /// There is an upstream: replies say that recursion is available.
+    pub(crate) forwards: bool,
+    /// `version.bind` is answered.
+    pub(crate) tells_version: bool,
+}
+
+/// What to do about a packet.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Nothing is sent.
+    Silent,
+    /// The first so many octets of the buffer are the reply.
+    Reply(usize, Rcode),
+    /// The question is for an upstream; the buffer is as it was.
+    Forward,
+    /// The reply so far, which goes on with what an upstream says of this name.
+    Follow(Box<(Detached, Name)>),
+}
+
+/// Answers the packet in the first `len` octets of `buf`. `query` is overwritten by it.
+///
+/// `turn` is where the addresses of a headless Service begin.
+#[inline]
+pub(crate) fn respond(
+    zone: &Zone,
+    policy: Policy,
+    query: &mut Query,
+    buf: &mut [u8],
+    len: usize,
+    transport: Transport,
+    turn: usize,
+) -> Outcome {
+    debug_assert!(buf.len() >= MIN_BUFFER && len <= buf.len());
+    if let Err(bad) = query.parse(&buf[..len]) {
+        return reject(bad, query.flags, buf);
+    }
+    if query.qclass != Class::IN || query.edns.is_some_and(|edns| edns.version != 0) {
+        return unusual(policy, query, buf, transport);
+    }
+    if query.qtype == Type::AXFR || query.qtype == Type::IXFR {
+        return error(policy, query, buf, transport, Rcode::REFUSED);
+    }
+    let recursion = if policy.forwards { flag::RA } else { 0 };
+    let mut reply = Reply::to(buf, query, transport, recursion);
+    match zone.answer(query, &mut reply, turn) {
+        Verdict::Done(rcode) => {
+            if rcode != Rcode::SERVFAIL {
+                reply.set(flag::AA);
+            }
+            Outcome::Reply(reply.finish(rcode), rcode)
+        }
+        Verdict::Outside if policy.forwards => Outcome::Forward,
+        Verdict::Outside => error(policy, query, buf, transport, Rcode::REFUSED),
+        Verdict::Alias(target) => {
+            reply.set(flag::AA);
+            if policy.forwards {
+                return Outcome::Follow(Box::new((reply.detach(), *target)));
+            }
+            // What a server without recursion says (RFC 1034 section 4.3.2).
+            Outcome::Reply(reply.finish(Rcode::NOERROR), Rcode::NOERROR)
+        }
+    }
+}
+
+/// A reply without records, to a query that was parsed.
+pub(crate) fn error(
+    policy: Policy,
+    query: &Query,
+    buf: &mut [u8],
+    transport: Transport,
+    rcode: Rcode,
+) -> Outcome {
+    let recursion = if policy.forwards { flag::RA } else { 0 };
+    let reply = Reply::to(buf, query, transport, recursion);
+    Outcome::Reply(reply.finish(rcode), rcode)
+}
+
+fn reject(bad: Bad, flags: u16, buf: &mut [u8]) -> Outcome {
+    let (rcode, edns) = match bad {
+        Bad::Silent => return Outcome::Silent,
+        Bad::Opcode => (Rcode::NOTIMP, false),
+        Bad::Format { edns } => (Rcode::FORMERR, edns),
+    };
+    Outcome::Reply(Reply::header_only(buf, flags, edns).finish(rcode), rcode)
+}
+
+fn unusual(policy: Policy, query: &Query, buf: &mut [u8], transport: Transport) -> Outcome {
+    if query.edns.is_some_and(|edns| edns.version != 0) {
+        return error(policy, query, buf, transport, Rcode::BADVERS);
+    }
+    let asks_version = || Name::from_text("version.bind").is_some_and(|name| name == query.name);
+    let chaos_text = query.qclass == Class::CH && query.qtype == Type::TXT;
+    if !(policy.tells_version && chaos_text && asks_version()) {
+        return error(policy, query, buf, transport, Rcode::REFUSED);
+    }
+    let mut reply = Reply::to(buf, query, transport, flag::AA);
+    reply.whole(Section::Answer, &version_record());
+    Outcome::Reply(reply.finish(Rcode::NOERROR), Rcode::NOERROR)
+}
+
+fn version_record() -> Vec<u8> {
+    let mut record = pointer(usize::from(QUESTION_AT)).to_vec();
+    record.extend_from_slice(&Type::TXT.0.to_be_bytes());
+    record.extend_from_slice(&Class::CH.0.to_be_bytes());
+    record.extend_from_slice(&0u32.to_be_bytes());
+    record.extend_from_slice(&(VERSION.len() as u16 + 1).to_be_bytes());
+    record.push(VERSION.len() as u8);
+    record.extend_from_slice(VERSION.as_bytes());
+    record
+}
+
+// A packet that is only a header still gets a header and an OPT record.
+const _: () = assert!(MIN_BUFFER > HEADER_LEN + crate::wire::OPT_LEN);

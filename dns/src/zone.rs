@@ -1,0 +1,436 @@
+//! The zone: which names exist and what they are, by the Services, slices, Namespaces and Pods
+//! of the feed.
+//!
+//! model → zone → answers. Pure. A [`Zone`] is immutable once published and cheap to clone: its
+//! maps are persistent, so [`Zone::apply`] touches the names of what changed and shares the rest.
+//! Names are looked up by structure (domain, `svc`, namespace, Service, what is below it), so a
+//! query costs one look-up by Service whatever it asks, and a name that does not exist, the
+//! commonest answer of all (`ndots:5`), costs the least. There are no wildcards.
+//!
+//! The base is the Kubernetes DNS specification 1.1.0. Left out on purpose: other record types
+//! than it names, and zones of the operator's own.
+
+mod answer;
+mod reverse;
+mod service;
+mod soa;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use feed::{Changes, Model, ObjectName, Protocol};
+use imbl::shared_ptr::DefaultSharedPtr;
+use imbl::{GenericHashSet, OrdMap, OrdSet};
+use ipnet::IpNet;
+use smallvec::SmallVec;
+
+use crate::wire::Name;
+use crate::wire::name::MAX_NAME;
+
+pub(crate) use answer::Verdict;
+pub(crate) use reverse::Owned;
+pub(crate) use service::{Endpoint, Service, ServiceKind};
+
+use reverse::Reverse;
+use service::{Label, key_of, label_of};
+use soa::{HOSTMASTER, Soa};
+use table::Table;
+
+/// What `<dashed address>.<namespace>.pod.<domain>` answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PodMode {
+    /// No such name exists
+    #[default]
+    Disabled,
+    /// Any address is answered from the name itself, if the namespace exists
+    Insecure,
+    /// Only addresses of Pods and endpoints of that namespace exist
+    Verified,
+}
+
+/// What the operator decides about the zone.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) domain: Name,
+    /// Seconds, of every record but the SOA and the schema version.
+    pub(crate) ttl: u32,
+    pub(crate) pods: PodMode,
+    pub(crate) owned: Owned,
+    /// The addresses of `ns.dns.<domain>`: where this server is asked.
+    pub(crate) name_server_ips: Vec<IpAddr>,
+    /// `3 svc` and the domain, in wire form: what follows a Service's key.
+    pub(crate) svc_suffix: Box<[u8]>,
+}
+
+impl Settings {
+    /// `None` when the domain is too long for the names that a zone must have.
+    pub(crate) fn new(domain: Name, ttl: u32, pods: PodMode, owned: Owned) -> Option<Settings> {
+        if domain.wire().len() + HOSTMASTER.len() > MAX_NAME {
+            return None;
+        }
+        let svc_suffix = [b"\x03svc", domain.wire()].concat().into();
+        Some(Settings { domain, ttl, pods, owned, name_server_ips: Vec::new(), svc_suffix })
+    }
+}
+
+/// One version of everything that this server knows itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Zone {
+    settings: Arc<Settings>,
+    model: Model,
+    services: Table,
+    namespaces: HashSet<Label>,
+    /// Every address with a PTR record, and the Services that it belongs to.
+    addresses: OrdMap<IpAddr, Claims>,
+    cluster_ips: OrdSet<IpAddr>,
+    /// Address, namespace and name of every Pod, when Pods are to be verified.
+    pods: OrdSet<(IpAddr, Arc<str>, Arc<str>)>,
+    /// How many names the Services make exist.
+    service_names: usize,
+    soa: Soa,
+    serial: u32,
+    synced: bool,
+}
+
+type HashSet<T> = GenericHashSet<T, foldhash::fast::RandomState, DefaultSharedPtr>;
+type Claims = SmallVec<[ObjectName; 1]>;
+
+/// A name that is ours to answer.
+#[derive(Debug)]
+pub(crate) struct Found<'z> {
+    pub(crate) zone: ZoneAt,
+    pub(crate) node: Node<'z>,
+}
+
+/// The zone that a name is in: how many of the name's labels stand before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ZoneAt {
+    pub(crate) labels_below: usize,
+    pub(crate) is_reverse: bool,
+}
+
+/// What a name is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Node<'z> {
+    /// It does not exist.
+    Absent,
+    /// It exists because names below it do (RFC 8020), or a namespace does.
+    Empty,
+    Apex,
+    /// `ns.dns.<domain>`.
+    NameServer,
+    /// `dns-version.<domain>`.
+    SchemaVersion,
+    Service(&'z Service),
+    /// `_<port>._<protocol>.<service>…`: the label of the port, without `_`, stands in the name.
+    Port(&'z Service, Protocol),
+    /// The endpoints of that label.
+    Endpoints(&'z [Endpoint]),
+    Pod(IpAddr),
+    /// A known address, under its reverse name.
+    Address(IpAddr),
+}
+
+impl Zone {
+    /// A zone of nothing, which is not synced.
+    pub(crate) fn new(settings: Settings) -> Zone {
+        let soa = Soa::compile(0, settings.ttl);
+        Zone {
+            settings: Arc::new(settings),
+            model: Model::default(),
+            services: Table::new(),
+            namespaces: HashSet::default(),
+            addresses: OrdMap::new(),
+            cluster_ips: OrdSet::new(),
+            pods: OrdSet::new(),
+            service_names: 0,
+            soa,
+            serial: 0,
+            synced: false,
+        }
+    }
+
+    /// Makes the zone that of `model`, which differs from the zone's own by `changes`. False when
+    /// no answer changes by it; then the zone may keep its serial.
+    pub(crate) fn apply(&mut self, model: &Model, changes: &Changes, synced: bool) -> bool {
+        let before = std::mem::replace(&mut self.model, model.clone());
+        let mut changed = std::mem::replace(&mut self.synced, synced) != synced;
+        for name in &changes.services {
+            changed |= self.put_service(name);
+            changed |= self.put_namespace(&name.namespace);
+        }
+        for name in &changes.namespaces {
+            changed |= self.put_namespace(&name.name);
+        }
+        for name in &changes.pods {
+            changed |= self.put_namespace(&name.namespace);
+            if self.settings.pods == PodMode::Verified {
+                changed |= self.put_pod(&before, name);
+            }
+        }
+        changed
+    }
+
+    /// Gives the zone a serial, which clients see in every SOA record.
+    pub(crate) fn set_serial(&mut self, serial: u32) {
+        self.serial = serial;
+        self.soa = Soa::compile(serial, self.settings.ttl);
+    }
+
+    pub(crate) fn domain(&self) -> &Name {
+        &self.settings.domain
+    }
+
+    pub(crate) fn serial(&self) -> u32 {
+        self.serial
+    }
+
+    pub(crate) fn is_synced(&self) -> bool {
+        self.synced
+    }
+
+    /// The number of names that exist, but for empty ones in between.
+    pub(crate) fn names(&self) -> usize {
+        /// The apex, `ns.dns` and `dns-version`.
+        const OWN: usize = 3;
+        OWN + self.service_names + self.addresses.len()
+    }
+
+    /// All Services that have names, in no order.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Service> {
+        self.services.iter().map(|service| &**service)
+    }
+
+    /// What a name is; `None` when it is in no zone of ours.
+    #[inline]
+    pub(crate) fn find(&self, name: &Name) -> Option<Found<'_>> {
+        let Some(labels_below) = name.labels_below(&self.settings.domain) else {
+            return self.find_reverse(name);
+        };
+        let node = match labels_below.checked_sub(1) {
+            None => Node::Apex,
+            Some(top) => match name.label(top) {
+                b"svc" => self.find_below_svc(name, top),
+                b"pod" => self.find_pod(name, top),
+                b"dns" if top == 0 => Node::Empty,
+                b"dns" if top == 1 && name.label(0) == b"ns" => Node::NameServer,
+                b"dns-version" if top == 0 => Node::SchemaVersion,
+                _ => Node::Absent,
+            },
+        };
+        Some(Found { zone: ZoneAt { labels_below, is_reverse: false }, node })
+    }
+
+    /// `count` labels stand before `svc`: namespace, Service, and what is below it.
+    #[inline]
+    fn find_below_svc(&self, name: &Name, count: usize) -> Node<'_> {
+        if count < 2 {
+            return self.find_namespace(name, count);
+        }
+        let Some(service) = self.services.get(name.between(count - 2, count)) else {
+            return Node::Absent;
+        };
+        match count - 2 {
+            0 => Node::Service(service),
+            1 => find_below_service(service, name.label(0)),
+            2 => find_port(service, name.label(0), name.label(1)),
+            _ => Node::Absent,
+        }
+    }
+
+    fn find_namespace(&self, name: &Name, count: usize) -> Node<'_> {
+        if count == 0 || self.namespaces.contains(name.label(count - 1)) {
+            return Node::Empty;
+        }
+        Node::Absent
+    }
+
+    /// `count` labels stand before `pod`: namespace and dashed address.
+    fn find_pod(&self, name: &Name, count: usize) -> Node<'_> {
+        if count > 0 && self.settings.pods == PodMode::Disabled {
+            return Node::Absent;
+        }
+        if count < 2 {
+            return self.find_namespace(name, count);
+        }
+        let namespace = name.label(1);
+        match undashed(name.label(0)) {
+            Some(ip) if count == 2 && self.has_pod(ip, namespace) => Node::Pod(ip),
+            _ => Node::Absent,
+        }
+    }
+
+    fn has_pod(&self, ip: IpAddr, namespace: &[u8]) -> bool {
+        if !self.namespaces.contains(namespace) {
+            return false;
+        }
+        if self.settings.pods == PodMode::Insecure {
+            return true;
+        }
+        let empty: Arc<str> = Arc::default();
+        let pods = self.pods.range((ip, empty.clone(), empty)..).take_while(|pod| pod.0 == ip);
+        let is_pod = pods.map(|pod| &pod.1).any(|n| n.as_bytes().eq_ignore_ascii_case(namespace));
+        is_pod
+            || self.claimants(ip).any(|service| {
+                service.namespace_label() == namespace && service.endpoint_at(ip).is_some()
+            })
+    }
+
+    #[inline]
+    fn find_reverse(&self, name: &Name) -> Option<Found<'_>> {
+        let reverse = Reverse::parse(name)?;
+        let net = reverse.net;
+        let known =
+            |net: &IpNet| self.addresses.range(net.network()..=net.broadcast()).next().is_some();
+        let cluster_ip_in =
+            |net: &IpNet| self.cluster_ips.range(net.network()..=net.broadcast()).next().is_some();
+        let owned = self.settings.owned.zone_bits(&net, cluster_ip_in);
+        let whole = net.prefix_len() == net.max_prefix_len();
+        // A known address outside of our zones is a zone of its own.
+        let bits = owned.or_else(|| (whole && known(&net)).then_some(net.prefix_len()))?;
+        let node = match reverse.address() {
+            Some(ip) if known(&net) => Node::Address(ip),
+            _ if reverse.extra > 0 => Node::Absent,
+            _ if net.prefix_len() == bits => Node::Apex,
+            _ if known(&net) => Node::Empty,
+            _ => Node::Absent,
+        };
+        let labels_below = reverse.labels_below(bits);
+        Some(Found { zone: ZoneAt { labels_below, is_reverse: true }, node })
+    }
+
+    /// The Services that an address belongs to, ordered by namespace and name.
+    fn claimants(&self, ip: IpAddr) -> impl Iterator<Item = &Service> {
+        let claims = self.addresses.get(&ip).into_iter().flatten();
+        let keys = claims.filter_map(|name| key_of(&name.namespace, &name.name));
+        keys.filter_map(|key| Some(&**self.services.get(&key)?))
+    }
+
+    fn put_service(&mut self, name: &ObjectName) -> bool {
+        let Some(key) = key_of(&name.namespace, &name.name) else { return false };
+        let entry = self.model.service(name);
+        let after = entry.and_then(|entry| Service::compile(&entry, &self.settings));
+        let before = self.services.get(&key).cloned();
+        if before.as_deref() == after.as_ref() {
+            return false;
+        }
+        let ips = |service: Option<&Service>| {
+            let ips = service.map(|service| service.known_ips().collect());
+            let mut ips: Vec<IpAddr> = ips.unwrap_or_default();
+            ips.sort_unstable();
+            ips.dedup();
+            ips
+        };
+        let (old_ips, new_ips) = (ips(before.as_deref()), ips(after.as_ref()));
+        let cluster_ips_of = |s: Option<&Service>| s.map(|s| s.cluster_ips.clone());
+        let cluster_ips = [cluster_ips_of(before.as_deref()), cluster_ips_of(after.as_ref())];
+        self.service_names -= before.as_ref().map_or(0, |service| service.names());
+        self.service_names += after.as_ref().map_or(0, Service::names);
+        match after {
+            Some(service) => self.services.insert(Arc::new(service)),
+            None => self.services.remove(&key),
+        }
+        for ip in old_ips.iter().filter(|ip| new_ips.binary_search(ip).is_err()) {
+            self.release(*ip, name);
+        }
+        for ip in new_ips.iter().filter(|ip| old_ips.binary_search(ip).is_err()) {
+            let claims = self.addresses.entry(*ip).or_default();
+            if let Err(at) = claims.binary_search(name) {
+                claims.insert(at, name.clone());
+            }
+        }
+        for ip in cluster_ips.into_iter().flatten().flatten() {
+            self.put_cluster_ip(ip);
+        }
+        true
+    }
+
+    fn release(&mut self, ip: IpAddr, name: &ObjectName) {
+        let Some(claims) = self.addresses.get_mut(&ip) else { return };
+        claims.retain(|claim| claim != name);
+        if claims.is_empty() {
+            self.addresses.remove(&ip);
+        }
+    }
+
+    fn put_cluster_ip(&mut self, ip: IpAddr) {
+        if self.claimants(ip).any(|service| service.cluster_ips.contains(&ip)) {
+            self.cluster_ips.insert(ip);
+        } else {
+            self.cluster_ips.remove(&ip);
+        }
+    }
+
+    fn put_namespace(&mut self, namespace: &str) -> bool {
+        let Some(label) = label_of(namespace) else { return false };
+        let exists = self.model.has_namespace(namespace);
+        if self.namespaces.contains(&label) == exists {
+            return false;
+        }
+        if exists {
+            self.namespaces.insert(label);
+        } else {
+            self.namespaces.remove(&label);
+        }
+        true
+    }
+
+    fn put_pod(&mut self, before: &Model, name: &ObjectName) -> bool {
+        let ips = |model: &Model| model.pod(name).map(|pod| pod.ips.clone()).unwrap_or_default();
+        let (old_ips, new_ips) = (ips(before), ips(&self.model));
+        let key = |ip: IpAddr| (ip, name.namespace.clone(), name.name.clone());
+        for ip in &old_ips {
+            self.pods.remove(&key(*ip));
+        }
+        for ip in &new_ips {
+            self.pods.insert(key(*ip));
+        }
+        old_ips != new_ips
+    }
+}
+
+fn find_below_service<'z>(service: &'z Service, label: &[u8]) -> Node<'z> {
+    if let Some(protocol) = protocol_of(label) {
+        let named = |p: &service::Port| p.protocol == protocol && !p.name.is_empty();
+        return if service.ports.iter().any(named) { Node::Empty } else { Node::Absent };
+    }
+    match service.endpoints_named(label) {
+        [] => Node::Absent,
+        endpoints => Node::Endpoints(endpoints),
+    }
+}
+
+fn find_port<'z>(service: &'z Service, port: &[u8], protocol: &[u8]) -> Node<'z> {
+    let (Some((b'_', name)), Some(protocol)) = (port.split_first(), protocol_of(protocol)) else {
+        return Node::Absent;
+    };
+    let is_there = !name.is_empty() && service.ports.iter().any(|port| port.is(protocol, name));
+    if is_there { Node::Port(service, protocol) } else { Node::Absent }
+}
+
+fn protocol_of(label: &[u8]) -> Option<Protocol> {
+    match label {
+        b"_tcp" => Some(Protocol::Tcp),
+        b"_udp" => Some(Protocol::Udp),
+        b"_sctp" => Some(Protocol::Sctp),
+        _ => None,
+    }
+}
+
+/// The address that a dashed label spells: `10-240-0-1`, `5678-abcd--1`.
+fn undashed(label: &[u8]) -> Option<IpAddr> {
+    /// The longest IPv6 address as text.
+    const MAX_TEXT: usize = 45;
+    let mut text = [0; MAX_TEXT];
+    let text = text.get_mut(..label.len())?;
+    text.copy_from_slice(label);
+    let dashes = label.iter().filter(|octet| **octet == b'-').count();
+    let v4 = dashes == 3 && !label.windows(2).any(|two| two == b"--");
+    for octet in text.iter_mut().filter(|octet| **octet == b'-') {
+        *octet = if v4 { b'.' } else { b':' };
+    }
+    std::str::from_utf8(text).ok()?.parse().ok()
+}

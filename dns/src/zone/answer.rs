@@ -1,0 +1,360 @@
+//! From what a name is to the records that answer a question about it.
+
+use std::net::IpAddr;
+
+use crate::wire::reply::{Reply, Section, pointer};
+use crate::wire::{Name, QUESTION_AT, Query, Rcode, Type};
+
+use super::service::{A_LEN, AAAA_LEN, Label, Port, Srv};
+use super::soa::{HOSTMASTER, NAME_SERVER, numbers, soa_ttl};
+use super::{Endpoint, Found, Node, Service, ServiceKind, Zone, ZoneAt};
+
+/// The version of the Kubernetes DNS specification that the names follow.
+const SCHEMA_VERSION: &[u8] = b"\x051.1.0";
+/// The specification's own example; the version changes with the binary only.
+const SCHEMA_VERSION_TTL: u32 = 28_800;
+/// RFC 8482 section 4.2: an ANY query gets this instead of all there is, which attackers like.
+const ANY_ANSWER: &[u8] = b"\x07RFC8482\x00";
+/// ExternalName Services that lead to each other.
+const MAX_CHAIN: usize = 10;
+
+/// What the zone made of a question.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// The reply holds the answer, but for this code.
+    Done(Rcode),
+    /// The name is in no zone of ours.
+    Outside,
+    /// The reply holds aliases, the last of which leads to a name outside.
+    Alias(Box<Name>),
+}
+
+/// The name that is being answered: what it is, and where in the reply it stands.
+struct Place<'n> {
+    name: &'n Name,
+    zone: ZoneAt,
+    at: u16,
+}
+
+impl Place<'_> {
+    /// A pointer to the name, from its label `index` on.
+    fn pointer(&self, index: usize) -> [u8; 2] {
+        pointer(usize::from(self.at) + self.name.start(index))
+    }
+
+    fn owner(&self) -> [u8; 2] {
+        self.pointer(0)
+    }
+
+    fn zone_pointer(&self) -> [u8; 2] {
+        self.pointer(self.zone.labels_below)
+    }
+}
+
+impl Zone {
+    /// Answers a question of class IN. `turn` is where the addresses of a set begin.
+    #[inline]
+    pub(crate) fn answer(&self, query: &Query, reply: &mut Reply<'_>, turn: usize) -> Verdict {
+        let Some(found) = self.find(&query.name) else { return Verdict::Outside };
+        let follows = query.qtype != Type::CNAME && query.qtype != Type::ANY;
+        if let Node::Service(Service { kind: ServiceKind::External(_), .. }) = found.node
+            && follows
+        {
+            return self.follow(query, reply, turn);
+        }
+        let place = Place { name: &query.name, zone: found.zone, at: QUESTION_AT };
+        Verdict::Done(self.answer_at(&place, &found.node, query.qtype, reply, turn))
+    }
+
+    /// Follows aliases while they lead to names of ours.
+    fn follow(&self, query: &Query, reply: &mut Reply<'_>, turn: usize) -> Verdict {
+        let mut name = query.name.clone();
+        let mut at = usize::from(QUESTION_AT);
+        let mut passed: Vec<*const Service> = Vec::with_capacity(MAX_CHAIN);
+        loop {
+            let Some(Found { zone, node }) = self.find(&name) else {
+                return Verdict::Alias(Box::new(name));
+            };
+            let place = Place { name: &name, zone, at: at as u16 };
+            let Node::Service(service @ Service { kind: ServiceKind::External(target), .. }) = node
+            else {
+                return Verdict::Done(self.answer_at(&place, &node, query.qtype, reply, turn));
+            };
+            let is_loop =
+                passed.len() == MAX_CHAIN || passed.contains(&std::ptr::from_ref(service));
+            if is_loop || !self.alias(&place, target, reply) {
+                return Verdict::Done(Rcode::NOERROR);
+            }
+            passed.push(service);
+            at = reply.at() - target.len();
+            name.read(target, 0).expect("a Service is compiled only if its target is a name");
+        }
+    }
+
+    fn alias(&self, place: &Place<'_>, target: &[u8], reply: &mut Reply<'_>) -> bool {
+        let ttl = self.settings.ttl;
+        reply.record(Section::Answer, &[&place.owner()], Type::CNAME, ttl, &[target])
+    }
+
+    #[inline]
+    fn answer_at(
+        &self,
+        place: &Place<'_>,
+        node: &Node<'_>,
+        qtype: Type,
+        reply: &mut Reply<'_>,
+        turn: usize,
+    ) -> Rcode {
+        match (node, qtype) {
+            (Node::Absent, _) if !self.synced => return Rcode::SERVFAIL,
+            (Node::Absent, _) => {
+                self.soa(place, Section::Authority, reply);
+                return Rcode::NXDOMAIN;
+            }
+            (Node::Service(service), Type::A) if !service.v4.is_empty() => {
+                reply.addresses(&service.v4, A_LEN, turn, place.at);
+            }
+            (Node::Service(service), Type::AAAA) if !service.v6.is_empty() => {
+                reply.addresses(&service.v6, AAAA_LEN, turn, place.at);
+            }
+            (Node::Empty, _) => self.soa(place, Section::Authority, reply),
+            (_, Type::ANY) => self.any(place, node, reply),
+            _ => {
+                let before = reply.count(Section::Answer);
+                self.other(place, node, qtype, reply);
+                if reply.count(Section::Answer) == before && !reply.is_truncated() {
+                    self.soa(place, Section::Authority, reply);
+                }
+            }
+        }
+        Rcode::NOERROR
+    }
+
+    /// What is not asked all the time. Adds no answer when there is none of that type.
+    fn other(&self, place: &Place<'_>, node: &Node<'_>, qtype: Type, reply: &mut Reply<'_>) {
+        let ttl = self.settings.ttl;
+        match (node, qtype) {
+            (Node::Apex, Type::SOA) => self.soa(place, Section::Answer, reply),
+            (Node::Apex, Type::NS) => self.name_servers(place, reply),
+            (Node::NameServer, Type::A | Type::AAAA) => {
+                for ip in &self.settings.name_server_ips {
+                    address(reply, Section::Answer, &[&place.owner()], *ip, qtype, ttl);
+                }
+            }
+            (Node::SchemaVersion, Type::TXT) => {
+                let owner = place.owner();
+                let (rtype, ttl) = (Type::TXT, SCHEMA_VERSION_TTL);
+                reply.record(Section::Answer, &[&owner], rtype, ttl, &[SCHEMA_VERSION]);
+            }
+            (Node::Service(Service { kind: ServiceKind::External(target), .. }), Type::CNAME) => {
+                self.alias(place, target, reply);
+            }
+            (Node::Service(service), Type::SRV) => self.srv(place, service, &|_| true, reply),
+            (Node::Port(service, protocol), Type::SRV) => {
+                let name = &place.name.label(0)[1..];
+                self.srv(place, service, &|port| port.is(*protocol, name), reply);
+            }
+            (Node::Endpoints(endpoints), Type::A | Type::AAAA) => {
+                for Endpoint { ip, .. } in *endpoints {
+                    address(reply, Section::Answer, &[&place.owner()], *ip, qtype, ttl);
+                }
+            }
+            (Node::Pod(ip), Type::A | Type::AAAA) => {
+                address(reply, Section::Answer, &[&place.owner()], *ip, qtype, ttl);
+            }
+            (Node::Address(ip), Type::PTR) => self.pointers(place, *ip, reply),
+            _ => {}
+        }
+    }
+
+    fn any(&self, place: &Place<'_>, node: &Node<'_>, reply: &mut Reply<'_>) {
+        match node {
+            Node::Service(Service { kind: ServiceKind::External(target), .. }) => {
+                self.alias(place, target, reply);
+            }
+            _ => {
+                let (owner, ttl) = (place.owner(), self.settings.ttl);
+                reply.record(Section::Answer, &[&owner], Type::HINFO, ttl, &[ANY_ANSWER]);
+            }
+        }
+    }
+
+    #[inline]
+    fn soa(&self, place: &Place<'_>, section: Section, reply: &mut Reply<'_>) {
+        let zone = place.zone_pointer();
+        if !place.zone.is_reverse {
+            reply.whole(section, &self.soa.record(zone));
+            return;
+        }
+        let domain = self.settings.domain.wire();
+        let numbers = numbers(self.serial, self.settings.ttl);
+        let ttl = soa_ttl(self.settings.ttl);
+        let rdata = [NAME_SERVER, domain, HOSTMASTER, domain, &numbers];
+        reply.record(section, &[&zone], Type::SOA, ttl, &rdata);
+    }
+
+    /// NS of an apex, and the addresses of that server.
+    fn name_servers(&self, place: &Place<'_>, reply: &mut Reply<'_>) {
+        let ttl = self.settings.ttl;
+        let domain = self.settings.domain.wire();
+        if !reply.record(Section::Answer, &[&place.owner()], Type::NS, ttl, &[NAME_SERVER, domain])
+        {
+            return;
+        }
+        let owner = pointer(reply.at() - NAME_SERVER.len() - domain.len());
+        for ip in &self.settings.name_server_ips {
+            address(reply, Section::Additional, &[&owner], *ip, type_of(*ip), ttl);
+        }
+    }
+
+    /// PTR: the Service whose ClusterIP it is, or else a name for each Service with that endpoint.
+    fn pointers(&self, place: &Place<'_>, ip: IpAddr, reply: &mut Reply<'_>) {
+        let (owner, ttl) = (place.owner(), self.settings.ttl);
+        let mut put = |service: &Service, label: Option<&Label>| {
+            let length = label.map(|label| [label.len() as u8]);
+            let target: [&[u8]; 4] = [
+                length.as_ref().map_or(&[], |length| &length[..]),
+                label.map_or(&[], |label| label),
+                &service.key,
+                &self.settings.svc_suffix,
+            ];
+            reply.record(Section::Answer, &[&owner], Type::PTR, ttl, &target)
+        };
+        let mut claimants = self.claimants(ip);
+        if let Some(service) = claimants.find(|service| service.cluster_ips.contains(&ip)) {
+            put(service, None);
+            return;
+        }
+        for service in self.claimants(ip) {
+            let Some(endpoint) = service.endpoint_at(ip) else { continue };
+            if !put(service, Some(&endpoint.label)) {
+                break;
+            }
+        }
+    }
+
+    /// SRV of the ports that `wanted` picks. Each target and port number comes once; a weight is
+    /// a share of all the addresses that serve them, before doubles are left out.
+    fn srv(
+        &self,
+        place: &Place<'_>,
+        service: &Service,
+        wanted: &dyn Fn(&Port) -> bool,
+        reply: &mut Reply<'_>,
+    ) {
+        let total: u32 = service.ports.iter().filter(|p| wanted(p)).map(|p| p.addresses).sum();
+        let weight = (100 / total.max(1)).max(1) as u16;
+        // The Service's own name: all of this name but the labels of port and protocol.
+        let service_at = place.pointer(place.zone.labels_below - 3);
+        match service.kind {
+            ServiceKind::Cluster => {
+                self.cluster_srv(place, service, service_at, wanted, weight, reply);
+            }
+            ServiceKind::Headless => {
+                self.headless_srv(place, service, service_at, wanted, weight, reply);
+            }
+            ServiceKind::External(_) => {}
+        }
+    }
+
+    fn cluster_srv(
+        &self,
+        place: &Place<'_>,
+        service: &Service,
+        service_at: [u8; 2],
+        wanted: &dyn Fn(&Port) -> bool,
+        weight: u16,
+        reply: &mut Reply<'_>,
+    ) {
+        let ttl = self.settings.ttl;
+        let suffix = &self.settings.svc_suffix;
+        let is_wanted = |port: &&Port| wanted(port);
+        for (at, port) in service.ports.iter().enumerate().filter(|(_, port)| wanted(port)) {
+            let earlier = service.ports[..at].iter().filter(is_wanted);
+            if earlier.into_iter().any(|other| other.number == port.number) {
+                continue;
+            }
+            let numbers = srv_numbers(weight, port.number);
+            let rdata: [&[u8]; 3] = [&numbers, &service.key, suffix];
+            if !reply.record(Section::Answer, &[&place.owner()], Type::SRV, ttl, &rdata) {
+                return;
+            }
+        }
+        for ip in &service.cluster_ips {
+            address(reply, Section::Additional, &[&service_at], *ip, type_of(*ip), ttl);
+        }
+    }
+
+    fn headless_srv(
+        &self,
+        place: &Place<'_>,
+        service: &Service,
+        service_at: [u8; 2],
+        wanted: &dyn Fn(&Port) -> bool,
+        weight: u16,
+        reply: &mut Reply<'_>,
+    ) {
+        let ttl = self.settings.ttl;
+        let suffix = &self.settings.svc_suffix;
+        let label_of = |srv: &Srv| &service.endpoints[srv.endpoint as usize].label;
+        let chosen = || service.srvs.iter().filter(|srv| wanted(&service.ports[srv.port as usize]));
+        let mut last = None;
+        for srv in chosen() {
+            if last.replace((srv.endpoint, srv.number)) == Some((srv.endpoint, srv.number)) {
+                continue;
+            }
+            let label = label_of(srv);
+            let numbers = srv_numbers(weight, srv.number);
+            let length = [label.len() as u8];
+            let rdata: [&[u8]; 5] = [&numbers, &length, label, &service.key, suffix];
+            if !reply.record(Section::Answer, &[&place.owner()], Type::SRV, ttl, &rdata) {
+                return;
+            }
+        }
+        let mut last = None;
+        for srv in chosen() {
+            if last.replace(srv.endpoint) == Some(srv.endpoint) {
+                continue;
+            }
+            let label = label_of(srv);
+            let length = [label.len() as u8];
+            for Endpoint { ip, .. } in service.endpoints_named(label) {
+                let owner: [&[u8]; 3] = [&length, label, &service_at];
+                if !address(reply, Section::Additional, &owner, *ip, type_of(*ip), ttl) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Priority 0, a weight and a port.
+fn srv_numbers(weight: u16, port: u16) -> [u8; 6] {
+    let [w0, w1] = weight.to_be_bytes();
+    let [p0, p1] = port.to_be_bytes();
+    [0, 0, w0, w1, p0, p1]
+}
+
+fn type_of(ip: IpAddr) -> Type {
+    if ip.is_ipv4() { Type::A } else { Type::AAAA }
+}
+
+/// Appends an address, if it is of the type that was asked for. False when it does not fit.
+fn address(
+    reply: &mut Reply<'_>,
+    section: Section,
+    owner: &[&[u8]],
+    ip: IpAddr,
+    qtype: Type,
+    ttl: u32,
+) -> bool {
+    match ip {
+        IpAddr::V4(ip) if qtype == Type::A => {
+            reply.record(section, owner, qtype, ttl, &[&ip.octets()])
+        }
+        IpAddr::V6(ip) if qtype == Type::AAAA => {
+            reply.record(section, owner, qtype, ttl, &[&ip.octets()])
+        }
+        _ => true,
+    }
+}

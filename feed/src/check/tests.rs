@@ -1,0 +1,242 @@
+//! What a check finds in small manifests, and how it is printed.
+
+use super::*;
+
+/// Checks files of these names and texts; each problem as `file:line:column: level: message`.
+fn problems(files: &[(&str, &str)]) -> Vec<String> {
+    let (folder, checked) = checked(files);
+    let prefix = format!("{}/", folder.path().display());
+    checked.reports.iter().map(|report| report.to_string().replace(&prefix, "")).collect()
+}
+
+fn checked(files: &[(&str, &str)]) -> (tempfile::TempDir, Checked) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let checked = check(&[folder.path().to_owned()]).unwrap();
+    (folder, checked)
+}
+
+#[track_caller]
+fn finds(text: &str, expected: &[&str]) {
+    assert_eq!(problems(&[("f.yaml", text)]), expected, "{text}");
+}
+
+const SERVICE: &str = "---
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+spec:
+  clusterIP: 10.0.0.1
+  ports:
+  - name: http
+    port: 80
+";
+
+const SLICE: &str = "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: web-1
+  labels:
+    kubernetes.io/service-name: web
+addressType: IPv4
+endpoints:
+- addresses: [10.1.0.1]
+ports:
+- name: http
+  port: 8080
+";
+
+fn ingress(rest: &str) -> String {
+    format!(
+        "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: \
+        web\nspec:\n{rest}"
+    )
+}
+
+#[test]
+fn a_service_and_its_slice_are_clean() {
+    finds(&(SERVICE.to_owned() + SLICE), &[]);
+}
+
+#[test]
+fn a_service_that_nothing_serves_is_warned_of() {
+    finds(
+        SERVICE,
+        &["f.yaml:5:9: warning: Service default/web has no endpoints, so nothing answers there"],
+    );
+    let not_ready = SLICE.replace("[10.1.0.1]\n", "[10.1.0.1]\n  conditions: {ready: false}\n");
+    finds(
+        &(SERVICE.to_owned() + &not_ready),
+        &["f.yaml:5:9: warning: none of the 1 endpoints of Service default/web is ready"],
+    );
+    finds(
+        &(SERVICE.to_owned() + &SLICE.replace("name: http", "name: web")),
+        &["f.yaml:9:11: warning: spec.ports[0]: no slice of Service default/web has a port \
+           \"http\" (TCP); they have: \"web\" (TCP)"],
+    );
+    let external = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {type: ExternalName, \
+                    externalName: example.org}\n";
+    finds(external, &[]);
+}
+
+#[test]
+fn a_slice_for_no_service_is_warned_of() {
+    finds(
+        SLICE,
+        &["f.yaml:7:33: warning: there is no Service default/web, so the slice serves nothing"],
+    );
+    // It is there, only not valid: that is said already.
+    let bad = SERVICE.replace("port: 80", "port: 0");
+    assert_eq!(problems(&[("a.yaml", &bad), ("b.yaml", SLICE)]).len(), 2, "port and targetPort");
+}
+
+#[test]
+fn an_ingress_that_leads_nowhere_is_warned_of() {
+    let served = SERVICE.to_owned() + SLICE;
+    let text = served
+        + &ingress(
+            "  defaultBackend: {service: {name: none, port: {number: 80}}}\n  rules:\n  - \
+            http:\n      \
+             paths:\n      - {path: /, pathType: Prefix, backend: {service: {name: web, port: \
+             {number: 81}}}}\n      - {path: /a, pathType: Prefix, backend: {service: {name: web, \
+             port: {name: http}}}}\n",
+        );
+    let found = problems(&[("f.yaml", &text)]);
+    assert_eq!(
+        found,
+        [
+            "f.yaml:30:36: warning: spec.defaultBackend.service.name: there is no Service \
+             default/none, so requests get 503",
+            "f.yaml:34:83: warning: spec.rules[0].http.paths[0].backend.service.port.number: \
+             Service default/web has no port 81, so requests get 503",
+        ]
+    );
+}
+
+#[test]
+fn two_routes_for_the_same_path_are_warned_of() {
+    let rule = "  rules:\n  - host: a.example\n    http: {paths: [{path: /, pathType: Prefix, \
+    backend: \
+                {service: {name: web, port: {number: 80}}}}]}\n";
+    let one = ingress(rule);
+    let two = one.replace("name: web\nspec", "name: other\nspec");
+    let found = problems(&[("a.yaml", &(SERVICE.to_owned() + SLICE)), ("b.yaml", &(one + &two))]);
+    assert_eq!(
+        found,
+        ["b.yaml:9:27: warning: spec.rules[0].http.paths[0].path: a.example / is a route of \
+          Ingress default/other too (spec.rules[0].http.paths[0].path)"]
+    );
+}
+
+fn secret(pem: &str) -> String {
+    let indented = pem.replace('\n', "\n    ");
+    format!(
+        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: tls}}\ntype: kubernetes.io/tls\n\
+         stringData:\n  tls.key: |\n    -----BEGIN PRIVATE KEY-----\n  tls.crt: |\n    {indented}\n"
+    )
+}
+
+fn certificate(names: &[&str], until: i32) -> String {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = rcgen::CertificateParams::new(names).unwrap();
+    params.not_after = rcgen::date_time_ymd(until, 1, 1);
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+#[test]
+fn a_certificate_that_does_not_cover_its_host_is_warned_of() {
+    let served = SERVICE.to_owned() + SLICE;
+    let tls = ingress(
+        "  defaultBackend: {service: {name: web, port: {number: 80}}}\n  tls:\n  - hosts: \
+         [a.example, x.b.example, x.y.b.example]\n    secretName: tls\n",
+    );
+    let with = |secret: &str| problems(&[("a.yaml", &served), ("b.yaml", &(tls.clone() + secret))]);
+    assert_eq!(
+        with(""),
+        ["b.yaml:10:17: warning: spec.tls[0].secretName: there is no Secret default/tls, so \
+          clients get the fallback certificate"]
+    );
+    let found = with(&secret(&certificate(&["a.example", "*.b.example"], 4000)));
+    assert_eq!(
+        found,
+        ["b.yaml:9:37: warning: spec.tls[0].hosts[2]: the certificate in Secret default/tls does \
+          not cover x.y.b.example"]
+    );
+    let found = with(&secret(&certificate(&["a.example"], 2000)));
+    assert!(found[0].contains("the certificate is valid from"), "{found:?}");
+    let found =
+        with(&secret("-----BEGIN CERTIFICATE-----\n    AAAA\n    -----END CERTIFICATE-----"));
+    assert!(found[0].ends_with("tls.crt holds no certificate"), "{found:?}");
+}
+
+#[test]
+fn a_problem_is_shown_with_its_lines_and_what_to_do() {
+    let bad = SERVICE.replace("  ports:", "  prots:");
+    let (folder, checked) = checked(&[("f.yaml", &bad), ("g.yaml", SERVICE), ("h.yaml", SERVICE)]);
+    let mut text = Vec::new();
+    checked.write_text(&mut text).unwrap();
+    let prefix = format!("{}/", folder.path().display());
+    let text = String::from_utf8(text).unwrap().replace(&prefix, "");
+    expect_test::expect![[r#"
+        f.yaml:8:3: error: unknown field "spec.prots"
+          7 |   clusterIP: 10.0.0.1
+          8 |   prots:
+            |   ^^^^^
+          help: did you mean `ports`?
+
+        g.yaml:5:9: warning: Service default/web has no endpoints, so nothing answers there
+          4 | metadata:
+          5 |   name: web
+            |         ^^^
+          help: add an EndpointSlice labelled kubernetes.io/service-name, or Pods that it selects
+
+        h.yaml:2:1: error: Service default/web is defined a second time, so this one is not served
+          1 | ---
+          2 | apiVersion: v1
+            | ^
+          help: it is served as default/web (g.yaml:2) has it
+
+        1 object in 3 files: 2 errors, 1 warning
+    "#]]
+    .assert_eq(&text);
+    let mut json = Vec::new();
+    checked.write_json(&mut json).unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!((&json["errors"], &json["warnings"]), (&2.into(), &1.into()));
+    let first = json["problems"].as_array().unwrap().iter().find(|p| p["line"] == 8).unwrap();
+    assert_eq!(
+        (&first["column"], &first["level"], &first["object"]),
+        (&3.into(), &"error".into(), &"Service default/web".into())
+    );
+    assert_eq!(first["lines"][1], "8 |   prots:");
+}
+
+#[test]
+fn what_cannot_be_checked_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = folder.path().join("none");
+    assert!(check(&[none]).unwrap_err().to_string().contains("none: No such file"));
+    let empty = check(&[folder.path().to_owned()]).unwrap_err();
+    assert!(empty.to_string().contains("no manifests"), "{empty}");
+    let file = folder.path().join("notes.txt");
+    std::fs::write(&file, SERVICE).unwrap();
+    assert_eq!(
+        check(std::slice::from_ref(&file)).unwrap().objects,
+        1,
+        "a file that is named is read"
+    );
+    std::fs::write(folder.path().join("a.yaml"), b"a: \xff").unwrap();
+    assert_eq!(check(&[folder.path().to_owned()]).unwrap().errors(), 1);
+}
+
+#[test]
+fn an_end_that_comes_too_soon_is_shown_where_the_text_ends() {
+    finds(
+        "a: [b\n\n\n",
+        &["f.yaml:1:6: error: not valid YAML: while parsing a flow sequence, expected ',' or ']'"],
+    );
+}

@@ -1,0 +1,557 @@
+//! Tables of manifests: what the API refuses, in its words, at its place; and what it defaults.
+
+use super::*;
+use crate::document;
+use crate::model::{Address, PathType, ServiceType, TargetPort, TrafficPolicy};
+
+fn readings(text: &str) -> Vec<(u32, Reading)> {
+    readings_of(text, Format::Yaml)
+}
+
+fn readings_of(text: &str, format: Format) -> Vec<(u32, Reading)> {
+    let mut interner = Interner::default();
+    let mut all = Vec::new();
+    for part in document::split(text, format) {
+        let read = read(text, &part, format, &mut interner);
+        all.extend(read.into_iter().map(|reading| (part.lines_above, reading)));
+    }
+    all
+}
+
+/// Each problem as `line:column: level: message (help)`, lines and columns from 1.
+fn problems(text: &str, format: Format) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (above, reading) in readings_of(text, format) {
+        for problem in &reading.problems {
+            let (line, column) = (above + problem.mark.line + 1, problem.mark.column + 1);
+            let help = problem.help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
+            lines.push(format!("{line}:{column}: {}: {}{help}", problem.level, problem.message));
+        }
+    }
+    lines
+}
+
+#[track_caller]
+fn check(text: &str, expected: &[&str]) {
+    assert_eq!(problems(text, Format::Yaml), expected, "{text}");
+}
+
+#[track_caller]
+fn record(text: &str) -> Record {
+    let mut readings = readings(text);
+    assert_eq!(readings.len(), 1, "{text}");
+    let (_, reading) = readings.remove(0);
+    match reading.outcome {
+        Outcome::Good(record) => record,
+        other => panic!("{other:?} {:?}\n{text}", reading.problems),
+    }
+}
+
+fn service(spec: &str) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: a\nspec:\n{spec}")
+}
+
+fn slice(rest: &str) -> String {
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: a\n  \
+        labels:\n    \
+         kubernetes.io/service-name: web\n{rest}"
+    )
+}
+
+fn ingress(spec: &str) -> String {
+    format!("apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: a\nspec:\n{spec}")
+}
+
+/// The messages are those of a Kubernetes API 1.36, word for word.
+#[test]
+fn services_are_refused_as_the_api_does() {
+    let head = "  clusterIP: 10.96.0.9\n";
+    let check = |spec: &str, expected: &[&str]| check(&service(&format!("{head}{spec}")), expected);
+    check(
+        "  prots:\n  - port: 80\n",
+        &["7:3: error: unknown field \"spec.prots\" (did you mean `ports`?)"],
+    );
+    check("  type: ClusterIP\n", &["5:1: error: spec.ports: Required value"]);
+    check(
+        "  ports:\n  - port: 70000\n",
+        &[
+            "8:5: error: spec.ports[0].targetPort: Invalid value: 70000: must be between 1 and \
+             65535, inclusive",
+            "8:11: error: spec.ports[0].port: Invalid value: 70000: must be between 1 and 65535, \
+             inclusive",
+        ],
+    );
+    check(
+        "  ports:\n  - port: 80\n  - port: 81\n",
+        &[
+            "8:5: error: spec.ports[0].name: Required value",
+            "9:5: error: spec.ports[1].name: Required value",
+        ],
+    );
+    check(
+        "  ports:\n  - {name: a, port: 80}\n  - {name: b, port: 80}\n",
+        &["9:5: error: spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\
+           \"AppProtocol\":null,\"Port\":80,\"TargetPort\":0,\"NodePort\":0}"],
+    );
+    check(
+        "  type: NodePort\n  ports:\n  - port: 80\n    nodePort: 80\n",
+        &["10:15: error: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the \
+           valid range. The range of valid ports is 30000-32767"],
+    );
+    check(
+        "  ports:\n  - port: 80\n    nodePort: 30080\n",
+        &["9:15: error: spec.ports[0].nodePort: Forbidden: may not be used when `type` is \
+           'ClusterIP'"],
+    );
+    check(
+        "  ports:\n  - {port: 80, protocol: HTTP}\n",
+        &["8:26: error: spec.ports[0].protocol: Unsupported value: \"HTTP\": supported values: \
+           \"SCTP\", \"TCP\", \"UDP\""],
+    );
+    check(
+        "  type: Cluster\n  ports:\n  - port: 80\n",
+        &["7:9: error: spec.type: Unsupported value: \"Cluster\": supported values: \
+           \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""],
+    );
+    check(
+        "  ports:\n  - {port: 80, targetPort: HTTP}\n",
+        &["8:28: error: spec.ports[0].targetPort: Invalid value: \"HTTP\": must contain only \
+           alpha-numeric characters (a-z, 0-9), and hyphens (-)"],
+    );
+    check(
+        "  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 0}}\n  \
+         ports:\n  - port: 80\n",
+        &["8:54: error: spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: \
+           must be greater than 0 and less than 86400"],
+    );
+}
+
+#[test]
+fn addresses_of_services_are_refused_as_the_api_does() {
+    let check = |ips: &str, expected: &[&str]| {
+        check(&service(&format!("{ips}  ports:\n  - port: 80\n")), expected);
+    };
+    let valid = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+    check(
+        "  clusterIP: 10.96.0.300\n",
+        &[&format!("6:14: error: spec.clusterIP: Invalid value: \"10.96.0.300\": {valid}")],
+    );
+    // CVE-2021-29923: octal to some, decimal to others.
+    check(
+        "  clusterIP: 10.96.0.010\n",
+        &[&format!("6:14: error: spec.clusterIP: Invalid value: \"10.96.0.010\": {valid}")],
+    );
+    check(
+        "  clusterIPs: [10.96.0.1, 10.96.0.2]\n",
+        &["6:3: error: spec.clusterIPs: Invalid value: [\"10.96.0.1\", \"10.96.0.2\"]: may \
+           specify no more than one IP for each IP family"],
+    );
+    check(
+        "  clusterIP: 10.96.0.1\n  clusterIPs: [10.96.0.2]\n",
+        &["7:3: error: spec.clusterIPs: Invalid value: [\"10.96.0.2\"]: first value must match \
+           `clusterIP`"],
+    );
+    check(
+        "  type: LoadBalancer\n  clusterIP: None\n",
+        &["7:14: error: spec.clusterIP: Invalid value: \"None\": may not be set to 'None' for \
+           this `type`"],
+    );
+    check(
+        "  clusterIP: 10.96.0.1\n  externalIPs: [one]\n",
+        &[&format!("7:17: error: spec.externalIPs[0]: Invalid value: \"one\": {valid}")],
+    );
+    check(
+        "  clusterIP: 10.96.0.1\n  type: LoadBalancer\n  loadBalancerSourceRanges: [10.0.0.0/33]\n",
+        &["8:30: error: spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/33\": must \
+            be \
+           a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"],
+    );
+    check("  clusterIPs: [10.96.0.1, 'fd00::1']\n", &[]);
+}
+
+#[test]
+fn what_the_api_would_allocate_is_warned_of() {
+    check(
+        &service("  ports:\n  - port: 80\n"),
+        &["5:1: warning: spec: the Service has no clusterIP, and nothing here allocates one (set \
+           spec.clusterIP to an address of your choice, or to None for a headless Service)"],
+    );
+    check(
+        &service("  clusterIP: 10.96.0.9\n  type: NodePort\n  ports:\n  - port: 80\n"),
+        &["8:3: warning: spec.ports: a port of the Service has no nodePort, and nothing here \
+           allocates one (set nodePort to a number from 30000 to 32767)"],
+    );
+}
+
+#[test]
+fn names_are_refused_as_the_api_does() {
+    check(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: A_b\nspec:\n  clusterIP: None\n",
+        &["4:9: error: metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 label must \
+           consist of lower case alphanumeric characters or '-', and must start and end with an \
+           alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is \
+           '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"],
+    );
+    check(
+        "apiVersion: v1\nkind: Namespace\nmetadata: {}\n",
+        &["3:1: error: metadata.name: Required value: name is required"],
+    );
+    check(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: a\n  labels:\n    app: 'a b'\n",
+        &["6:10: error: metadata.labels.app: Invalid value: \"a b\": a valid label must be an \
+           empty string or consist of alphanumeric characters, '-', '_' or '.', and must start \
+           and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', \
+           regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"],
+    );
+}
+
+#[test]
+fn slices_are_refused_as_the_api_does() {
+    let check = |rest: &str, expected: &[&str]| check(&slice(rest), expected);
+    check(
+        "addressType: IPv4\nendpoints:\n- addresses: []\n",
+        &["9:3: error: endpoints[0].addresses: Required value: must contain at least 1 address"],
+    );
+    check(
+        "addressType: IPv4\nendpoints:\n- addresses: ['2001:db8::1']\n",
+        &["9:15: error: endpoints[0].addresses: Invalid value: \"2001:db8::1\": must be an \
+           IPv4 address"],
+    );
+    check(
+        "addressType: IPv4\nports: [{name: a, port: 1}, {name: a, port: 2}]\n",
+        &["8:36: error: ports[1].name: Duplicate value: \"a\""],
+    );
+    check(
+        "addressType: IPv4\nendpoints:\n- addresses: [169.254.0.1]\n",
+        &["9:15: error: endpoints[0].addresses[0]: Invalid value: \"169.254.0.1\": may not be in \
+           the link-local range (169.254.0.0/16, fe80::/10)"],
+    );
+    check(
+        "addressType: IPv4\nendpoints:\n- addresses: [0.0.0.0]\n",
+        &["9:15: error: endpoints[0].addresses[0]: Invalid value: \"0.0.0.0\": may not be \
+           unspecified (0.0.0.0 or ::)"],
+    );
+    check("endpoints: []\n", &["1:1: error: addressType: Required value"]);
+    check(
+        "addressType: IPv5\n",
+        &["7:14: error: addressType: Unsupported value: \"IPv5\": supported values: \"FQDN\", \
+           \"IPv4\", \"IPv6\""],
+    );
+    check(
+        "addressType: FQDN\nendpoints:\n- addresses: [a_b]\n",
+        &["9:15: error: endpoints[0].addresses[0]: Invalid value: \"a_b\": a lowercase RFC 1123 \
+           subdomain must consist of lower case alphanumeric characters, '-' or '.', and must \
+           start and end with an alphanumeric character (e.g. 'example.com', regex used for \
+           validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"],
+    );
+}
+
+#[test]
+fn slices_may_hold_more_here_than_in_the_api() {
+    check(
+        &slice(
+            "addressType: IPv4\nendpoints:\n- addresses: [127.0.0.2]\n- addresses: [127.0.0.3]\n",
+        ),
+        &["9:15: warning: endpoints[0].addresses[0]: 127.0.0.2 is a loopback address: not \
+           portable (a Kubernetes API refuses it; it works for a folder on the same machine \
+           only)"],
+    );
+    let text = slice("addressType: FQDN\nendpoints:\n- addresses: [Web.]\n");
+    check(&text, &[]);
+    let Record::EndpointSlice(slice) = record(&text) else { panic!() };
+    assert_eq!(slice.endpoints[0].addresses[0], Address::Host("web".into()));
+}
+
+#[test]
+fn a_slice_of_no_service_is_left_out() {
+    let text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: a\n\
+                addressType: IPv4\n";
+    check(
+        text,
+        &["3:1: warning: metadata: the slice has no label kubernetes.io/service-name, so it \
+           belongs to no Service (add the label with the Service's name)"],
+    );
+    assert_eq!(readings(text)[0].1.outcome, Outcome::Idle);
+}
+
+#[test]
+fn ingresses_are_refused_as_the_api_does() {
+    let backend = "backend: {service: {name: web, port: {number: 80}}}";
+    let path = |path: &str| format!("  rules:\n  - http:\n      paths:\n      - {path}\n");
+    let check = |spec: &str, expected: &[&str]| check(&ingress(spec), expected);
+    check(
+        &path(&format!("{{path: /, {backend}}}")),
+        &["9:9: error: spec.rules[0].http.paths[0].pathType: Required value: pathType must be \
+           specified"],
+    );
+    check(
+        &path(&format!("{{path: a, pathType: Prefix, {backend}}}")),
+        &["9:16: error: spec.rules[0].http.paths[0].path: Invalid value: \"a\": must be an \
+           absolute path"],
+    );
+    check(
+        &path(&format!("{{path: /a//b, pathType: Prefix, {backend}}}")),
+        &["9:16: error: spec.rules[0].http.paths[0].path: Invalid value: \"/a//b\": must not \
+           contain '//'"],
+    );
+    check(
+        "  rules:\n  - host: a.*.com\n",
+        &["7:11: error: spec.rules[0].host: Invalid value: \"a.*.com\": a wildcard DNS-1123 \
+           subdomain must start with '*.', followed by a valid DNS subdomain, which must consist \
+           of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric \
+           character (e.g. '*.example.com', regex used for validation is \
+           '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"],
+    );
+    check(
+        "  rules:\n  - host: 10.0.0.1\n",
+        &["7:11: error: spec.rules[0].host: Invalid value: \"10.0.0.1\": must be a DNS name, not \
+           an IP address"],
+    );
+    check(
+        "  rules: []\n",
+        &["5:1: error: spec: Invalid value: null: either `defaultBackend` or `rules` must be \
+           specified"],
+    );
+    check(
+        &path("{path: /, pathType: Exact, backend: {service: {name: web}}}"),
+        &["9:36: error: spec.rules[0].http.paths[0].backend: Required value: port name or number \
+           is required"],
+    );
+    check(
+        "  defaultBackend: {resource: {kind: Bucket, name: b, apiGroup: x.io}}\n",
+        &["6:20: error: spec.defaultBackend.resource: Unsupported value: a backend of kind \
+            Bucket \
+           (b) cannot be served (name a Service under `service` instead)"],
+    );
+}
+
+#[test]
+fn an_ingress_may_name_its_class_in_two_ways() {
+    let spec = "  defaultBackend: {service: {name: web, port: {name: http}}}\n";
+    let text = ingress(spec).replace(
+        "  name: a\n",
+        "  name: a\n  annotations:\n    kubernetes.io/ingress.class: old\n",
+    );
+    let class = |text: &str| {
+        let Record::Ingress(ingress) = record(text) else { panic!() };
+        ingress.class.clone()
+    };
+    assert_eq!(class(&text).as_deref(), Some("old"));
+    let both = format!("{text}  ingressClassName: new\n");
+    assert_eq!(class(&both).as_deref(), Some("new"));
+    check(
+        &both,
+        &["9:21: warning: spec.ingressClassName: annotation kubernetes.io/ingress.class names \
+           another class; this field wins (remove the annotation)"],
+    );
+}
+
+fn secret(rest: &str) -> String {
+    format!("apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n{rest}")
+}
+
+#[test]
+fn secrets_are_refused_as_the_api_does_and_never_shown() {
+    check(
+        &secret("type: kubernetes.io/tls\ndata: {tls.crt: aGVsbG8=}\n"),
+        &[
+            "6:1: error: data[tls.key]: Required value",
+            "6:17: warning: data[tls.crt]: tls.crt holds no PEM data, so no connection can use \
+             it (encode the PEM file itself: base64 -w0 FILE, or put it under stringData)",
+        ],
+    );
+    check(
+        &secret("data:\n  password: hunter2!\n"),
+        &["6:13: error: data.password: Invalid value: not base64 (put plain text under \
+           stringData instead of data)"],
+    );
+    check(
+        &secret("stringData:\n  password: 12345\n"),
+        &["6:13: error: stringData.password: a number stands where a string is expected (put it \
+           in quotes)"],
+    );
+    let broken = [
+        secret("data:\n  password: hunter2!\n"),
+        secret("stringData:\n  password: 12345\n"),
+        secret("data:\n  password: [hunter2\n"),
+    ];
+    for text in broken {
+        for (_, reading) in readings(&text) {
+            for problem in &reading.problems {
+                assert!(problem.excerpt.is_none(), "{problem:?}");
+                let words = format!("{problem:?}");
+                assert!(!words.contains("hunter2") && !words.contains("12345"), "{words}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_data_of_a_secret_is_decoded() {
+    let text = secret("data: {a: aGVsbG8=, b: aGVsbG8=}\nstringData: {b: plain}\n");
+    let Record::Secret(secret) = record(&text) else { panic!() };
+    let value = |key: &str| secret.data[key].clone();
+    assert_eq!((&value("a")[..], &value("b")[..]), (&b"hello"[..], &b"plain"[..]));
+    assert_eq!(&*secret.secret_type, "Opaque");
+}
+
+#[test]
+fn what_is_no_object_is_told_apart() {
+    check("a: 1\n", &["1:1: error: not a Kubernetes object: it has no apiVersion and kind"]);
+    check("- a\n", &["1:1: error: not a Kubernetes object: it has no apiVersion and kind"]);
+    check("---\n# nothing\n", &[]);
+    check("null\n", &[]);
+    check(
+        "apiVersion: apps/v1\nkind: Deployment\nspec: {replicas: 1}\n",
+        &["2:1: warning: kind Deployment (apps/v1) is none that is read here, so it is left out"],
+    );
+    check(
+        "apiVersion: networking.k8s.io/v1beta1\nkind: Ingress\nmetadata: {name: a}\n",
+        &["2:1: error: networking.k8s.io/v1beta1 Ingress is not read (write it as apiVersion: \
+           networking.k8s.io/v1)"],
+    );
+    check(
+        "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n",
+        &["2:1: warning: kind Service (serving.knative.dev/v1) is none that is read here, so it \
+           is left out"],
+    );
+}
+
+#[test]
+fn a_syntax_error_has_its_place_and_leaves_other_documents_alone() {
+    let text = format!("a: [b\n---\n{}---\na: 'b\n", service("  clusterIP: None\n"));
+    let found: Vec<_> = readings(&text).into_iter().map(|(_, r)| r.key.is_some()).collect();
+    assert_eq!(found, [false, true, false]);
+    check(
+        "a: b\n  c: d\n",
+        &["2:4: error: not valid YAML: mapping values are not allowed in this context"],
+    );
+}
+
+#[test]
+fn values_of_a_wrong_type_are_refused_with_what_to_do() {
+    check(
+        &service("  clusterIP: None\n  ports:\n  - port: '80'\n"),
+        &["8:11: error: spec.ports[0].port: a string stands where a whole number is expected \
+           (write it without quotes)"],
+    );
+    check(
+        &service("  clusterIP: None\n  selector: {app: true}\n"),
+        &["7:19: error: spec.selector.app: a boolean stands where a string is expected (put it \
+           in quotes)"],
+    );
+    check(
+        &service("  clusterIP: None\n  ports: {port: 80}\n"),
+        &["7:10: error: spec.ports: a mapping stands where a list is expected"],
+    );
+    check(
+        &service("  clusterIP: None\n  clusterIP: None\n"),
+        &["7:3: error: spec.clusterIP: the key stands here a second time"],
+    );
+    check(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: a, lables: {x: y}}\nspek: {}\n",
+        &[
+            "3:21: error: unknown field \"metadata.lables\" (did you mean `labels`?)",
+            "4:1: error: unknown field \"spek\" (did you mean `spec`?)",
+        ],
+    );
+}
+
+#[test]
+fn json_has_places_too() {
+    let text = "{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [\n  \
+    {\"apiVersion\": \"v1\", \
+                \"kind\": \"Service\",\n   \"metadata\": {\"name\": \"a\"}, \"spec\": \
+                {\"prots\": []}},\n  {\"apiVersion\": \"v1\", \"kind\": \"Namespace\", \
+                \"metadata\": {\"nam\": \"b\"}}\n]}";
+    let expected = [
+        "3:40: error: unknown field \"spec.prots\" (did you mean `ports`?)",
+        "4:58: error: unknown field \"metadata.nam\" (did you mean `name`?)",
+    ];
+    assert_eq!(problems(text, Format::Json), expected);
+    // On one line, the columns are those of the file.
+    let one_line = text.replace('\n', "");
+    let found = problems(&one_line, Format::Json);
+    for (problem, field) in found.iter().zip(["\"prots\"", "\"nam\""]) {
+        let column = one_line.find(field).unwrap() + 1;
+        assert!(problem.starts_with(&format!("1:{column}: ")), "{problem} {column}");
+    }
+    assert_eq!(
+        problems("{\"a\": 1,}", Format::Json),
+        ["1:9: error: not valid JSON: a key in quotes is expected here"]
+    );
+    assert_eq!(
+        problems("{\"a\": \n  nul}", Format::Json),
+        ["2:3: error: not valid JSON: a value is expected here"]
+    );
+    assert_eq!(
+        problems("{\"a\": [1", Format::Json),
+        ["1:9: error: not valid JSON: the text ends inside a value"]
+    );
+}
+
+#[test]
+fn defaults_are_those_of_the_api() {
+    let minimal = readings(include_str!("../../fixtures/minimal.yaml"));
+    let defaulted = readings(include_str!("../../fixtures/defaults-service.yaml"))
+        .into_iter()
+        .chain(readings(include_str!("../../fixtures/defaults-others.yaml")))
+        .collect::<Vec<_>>();
+    assert_eq!((minimal.len(), defaulted.len()), (5, 5));
+    for ((_, written), (_, read_back)) in minimal.iter().zip(&defaulted) {
+        assert_eq!(read_back.problems, [], "{:?}", read_back.key);
+        let strip = |outcome: &Outcome| match outcome {
+            // The API fills in the families; a folder's author need not.
+            Outcome::Good(Record::Service(record)) => format!("{:?}", record.service),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(strip(&written.outcome), strip(&read_back.outcome), "{:?}", written.key);
+    }
+}
+
+#[test]
+fn the_defaults_themselves() {
+    let text = service("  clusterIP: 10.0.0.1\n  ports:\n  - port: 80\n");
+    let Record::Service(record) = record(&text) else { panic!() };
+    let service = &record.service;
+    assert_eq!(service.name.to_string(), "default/a");
+    assert_eq!(service.service_type, ServiceType::ClusterIp);
+    assert_eq!(service.ports[0].protocol, Protocol::Tcp);
+    assert_eq!(service.ports[0].target_port, TargetPort::Number(80.try_into().unwrap()));
+    assert_eq!(service.internal_traffic_policy, TrafficPolicy::Cluster);
+    assert_eq!(service.client_ip_affinity, None);
+    let text = text.replace("  ports:", "  sessionAffinity: ClientIP\n  ports:");
+    let Record::Service(record) = self::record(&text) else { panic!() };
+    assert_eq!(record.service.client_ip_affinity.unwrap().as_secs(), 10_800);
+    let text = ingress(
+        "  rules:\n  - http: {paths: [{pathType: ImplementationSpecific, backend: {service: \
+         {name: web, port: {number: 80}}}}]}\n",
+    );
+    let Record::Ingress(ingress) = self::record(&text) else { panic!() };
+    let path = &ingress.rules[0].paths[0];
+    assert_eq!((&*path.path, path.path_type), ("", PathType::ImplementationSpecific));
+}
+
+#[test]
+fn a_dumped_pod_loads() {
+    let Record::Pod(pod) = record(include_str!("../../fixtures/full-pod.yaml")) else { panic!() };
+    assert_eq!(pod.pod.ips.len(), 2);
+    assert!(pod.ready && !pod.terminating && !pod.finished);
+    let ports: Vec<_> = pod.ports.iter().map(|(name, ..)| &**name).collect();
+    assert_eq!(ports, ["http", "metrics"], "a sidecar's counts, an init container's does not");
+    check(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  nodename: b\n",
+        &["5:3: error: unknown field \"spec.nodename\" (did you mean `nodeName`?)"],
+    );
+}
+
+#[test]
+fn anchors_and_merge_keys_work_as_in_kubectl() {
+    let text = "apiVersion: v1\nkind: List\nitems:\n- &base\n  apiVersion: v1\n  kind: \
+    Namespace\n  \
+                metadata: {name: a}\n- <<: *base\n  metadata: {name: b}\n";
+    let names: Vec<_> =
+        readings(text).into_iter().map(|(_, r)| r.key.unwrap().name.name.to_string()).collect();
+    assert_eq!(names, ["a", "b"]);
+}

@@ -1,0 +1,3 @@
+//! The data paths: each makes what it serves equal to a [`Snapshot`](crate::snapshot::Snapshot).
+
+pub(crate) mod userspace;

@@ -1,0 +1,465 @@
+//! The userspace mode: makes the listeners and endpoint sets of the data threads equal a
+//! snapshot.
+//!
+//! Snapshot → data path. This is the control side: it opens sockets, keeps what could not be
+//! bound and tries that again, and ends what a removed endpoint still has after the drain
+//! time-out. Connections and datagrams are the [`worker`] threads' alone.
+//!
+//! Left out: any decision about which endpoints serve a frontend.
+
+mod downstream;
+mod patience;
+mod relay;
+pub(crate) mod room;
+mod serving;
+mod sockets;
+mod tcp;
+mod udp;
+mod worker;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use feed::{ObjectName, Protocol};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use self::room::{Permit, Room};
+use self::serving::{Cell, Endpoint, Serving};
+use self::worker::{Bound, ListenSocket, Opened, Order, Worker, WorkerLimits};
+use crate::metrics::{ProxyMetrics, count};
+use crate::resolver::{Family, Frontend, FrontendAddress, Place};
+use crate::snapshot::Snapshot;
+
+/// Sockets opened before control lets its other tasks run, and before workers get theirs.
+const OPEN_BATCH: usize = 256;
+/// An address that cannot be bound is tried again after this, doubled each time up to the
+/// maximum: soon enough for a port that changes hands, rare enough for 10,000 ClusterIPs that
+/// are not addresses of this host.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const MAX_RETRY: Duration = Duration::from_secs(8);
+/// How often a drain looks whether connections are left.
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+
+/// What the operator chose.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) workers: usize,
+    /// Where NodePorts listen; empty for all addresses of the node.
+    pub(crate) node_ips: Vec<IpAddr>,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) udp_idle_timeout: Duration,
+}
+
+/// Why frontends cannot be served, by address; shared with those who report it.
+pub(crate) type Failures = imbl::OrdMap<FrontendAddress, Arc<str>>;
+
+#[derive(Debug)]
+pub(crate) struct Userspace {
+    settings: Settings,
+    metrics: ProxyMetrics,
+    room: Arc<Room>,
+    workers: Vec<Worker>,
+    /// Takes the next address that there is only one listener for, when a listener for each
+    /// worker would not fit.
+    next_worker: usize,
+    hosted: HashMap<FrontendAddress, Hosted>,
+    /// Every address that this process listens on.
+    bound: BTreeSet<(Protocol, u16, IpAddr)>,
+    retries: BTreeSet<(Instant, FrontendAddress)>,
+    /// Ordered by time, because the drain time-out is the same for all.
+    endings: VecDeque<(Instant, FrontendAddress, SocketAddr)>,
+    failures: Failures,
+}
+
+/// A frontend in this data path: one that serves, or one whose last connections drain.
+#[derive(Debug, Default)]
+struct Hosted {
+    cell: Arc<Cell>,
+    service: Option<ObjectName>,
+    /// Endpoints that serve or drain.
+    endpoints: HashMap<SocketAddr, Known>,
+    listening: Vec<(SocketAddr, Permit)>,
+    retry: Option<Retry>,
+}
+
+#[derive(Debug)]
+struct Known {
+    endpoint: Arc<Endpoint>,
+    /// When it drains: the end of its drain time-out.
+    ends: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Retry {
+    at: Instant,
+    delay: Duration,
+}
+
+/// What a change asks of the listeners.
+#[derive(Debug, Default)]
+struct Work {
+    close: Vec<Bound>,
+    refresh: Vec<Bound>,
+    open: Vec<FrontendAddress>,
+}
+
+impl Userspace {
+    /// # Errors
+    ///
+    /// When the data threads cannot be started.
+    pub(crate) fn start(
+        settings: Settings,
+        room: Arc<Room>,
+        metrics: ProxyMetrics,
+    ) -> io::Result<Userspace> {
+        let start = |number| {
+            let limits = WorkerLimits {
+                room: room.clone(),
+                connect_timeout: settings.connect_timeout,
+                udp_idle_timeout: settings.udp_idle_timeout,
+            };
+            Worker::start(number, limits)
+        };
+        let workers = (0..settings.workers).map(start).collect::<io::Result<Vec<_>>>()?;
+        Ok(Userspace {
+            settings,
+            metrics,
+            room,
+            workers,
+            next_worker: 0,
+            hosted: HashMap::new(),
+            bound: BTreeSet::new(),
+            retries: BTreeSet::new(),
+            endings: VecDeque::new(),
+            failures: Failures::new(),
+        })
+    }
+
+    /// Makes the frontends at `changed` addresses equal the snapshot. When it returns, removed
+    /// frontends refuse and those that could be bound serve.
+    pub(crate) async fn sync(&mut self, snapshot: &Snapshot, changed: &BTreeSet<FrontendAddress>) {
+        let ends = Instant::now() + self.settings.drain_timeout;
+        let mut work = Work::default();
+        for address in changed {
+            self.adopt(*address, snapshot.frontend(address).map(|f| &**f), ends, &mut work);
+        }
+        self.close(work.close).await;
+        if !work.refresh.is_empty() {
+            let refresh: Arc<[Bound]> = work.refresh.into();
+            self.order_all(|| Order::Refresh(refresh.clone())).await;
+        }
+        self.open(&work.open).await;
+    }
+
+    /// When [`Userspace::tend`] has something to do.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let retry = self.retries.first().map(|(at, _)| *at);
+        let ending = self.endings.front().map(|(at, ..)| *at);
+        retry.into_iter().chain(ending).min()
+    }
+
+    /// Tries again what could not be bound, and ends what has drained long enough.
+    pub(crate) async fn tend(&mut self) {
+        let now = Instant::now();
+        while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
+            let Some((at, address, endpoint)) = self.endings.pop_front() else { break };
+            self.end(at, address, endpoint);
+        }
+        let mut again = Vec::new();
+        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
+            again.extend(self.retries.pop_first().map(|(_, address)| address));
+        }
+        self.open(&again).await;
+    }
+
+    pub(crate) fn failures(&self) -> Failures {
+        self.failures.clone()
+    }
+
+    /// Stops accepting, waits until all connections have ended or the drain time-out is over,
+    /// then resets what is left.
+    pub(crate) async fn drain(self) {
+        let deadline = Instant::now() + self.settings.drain_timeout;
+        let _ = timeout_at(deadline, self.order_all(|| Order::Drain)).await;
+        while self.room.open_connections() > 0 && Instant::now() < deadline {
+            sleep(DRAIN_POLL).await;
+        }
+        let left = self.room.open_connections();
+        if left > 0 {
+            tracing::warn!(connections = left, "drain time-out over, resetting what is left");
+        }
+    }
+
+    /// Gives the data threads the frontend's endpoints, and notes what its listeners need.
+    fn adopt(
+        &mut self,
+        address: FrontendAddress,
+        frontend: Option<&Frontend>,
+        ends: Instant,
+        work: &mut Work,
+    ) {
+        if frontend.is_none() && !self.hosted.contains_key(&address) {
+            return;
+        }
+        let hosted = self.hosted.entry(address).or_default();
+        hosted.service = frontend.map(|f| f.service.clone());
+        let addrs = frontend.map_or(&[][..], |f| &f.endpoints);
+        let (members, leaving) = hosted.replace_endpoints(addrs, ends);
+        let meter = match frontend {
+            Some(frontend) => self.metrics.meters.of(&frontend.service),
+            None => Arc::default(),
+        };
+        let rotation = hosted.cell.serving.load().rotation.succeed(members);
+        hosted.cell.serving.store(Arc::new(Serving { rotation, meter }));
+        let bound = hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr));
+        if addrs.is_empty() {
+            work.close.extend(bound);
+            hosted.listening.clear();
+            if let Some(retry) = hosted.retry.take() {
+                self.retries.remove(&(retry.at, address));
+            }
+            self.failures.remove(&address);
+        } else {
+            if address.protocol == Protocol::Udp && !leaving.is_empty() {
+                work.refresh.extend(bound);
+            }
+            work.open.push(address);
+        }
+        self.endings.extend(leaving.into_iter().map(|endpoint| (ends, address, endpoint)));
+    }
+
+    fn end(&mut self, at: Instant, address: FrontendAddress, endpoint: SocketAddr) {
+        let Some(hosted) = self.hosted.get_mut(&address) else { return };
+        // It may have come back, or come back and left again.
+        if hosted.endpoints.get(&endpoint).is_some_and(|known| known.ends == Some(at)) {
+            hosted.endpoints.remove(&endpoint).inspect(|known| known.endpoint.end());
+        }
+        if hosted.service.is_none() && hosted.endpoints.is_empty() {
+            self.hosted.remove(&address);
+        }
+    }
+
+    async fn close(&mut self, close: Vec<Bound>) {
+        if close.is_empty() {
+            return;
+        }
+        for (protocol, addr) in &close {
+            self.bound.remove(&(*protocol, addr.port(), addr.ip()));
+        }
+        let close: Arc<[Bound]> = close.into();
+        self.order_all(|| Order::Close(close.clone())).await;
+    }
+
+    /// Opens what these frontends should listen on and do not.
+    async fn open(&mut self, addresses: &[FrontendAddress]) {
+        for batch in addresses.chunks(OPEN_BATCH) {
+            let mut opened: Vec<Vec<Opened>> = self.workers.iter().map(|_| Vec::new()).collect();
+            for address in batch {
+                self.open_frontend(*address, &mut opened);
+            }
+            let orders = self.workers.iter().zip(opened).filter(|(_, opened)| !opened.is_empty());
+            answers(orders.map(|(worker, opened)| worker.order(Order::Open(opened)))).await;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn open_frontend(&mut self, address: FrontendAddress, opened: &mut [Vec<Opened>]) {
+        let mut failure = None;
+        for addr in self.listen_addrs(address) {
+            let Some(hosted) = self.hosted.get(&address) else { return };
+            if hosted.listening.iter().any(|(open, _)| *open == addr) {
+                continue;
+            }
+            let cell = hosted.cell.clone();
+            match self.open_address((address.protocol, addr), &cell, opened) {
+                Ok(permit) => {
+                    let hosted = self.hosted.get_mut(&address).expect("it was there just now");
+                    hosted.listening.push((addr, permit));
+                }
+                Err(reason) => failure = Some(reason),
+            }
+        }
+        self.note(address, failure);
+    }
+
+    fn open_address(
+        &mut self,
+        bound: Bound,
+        cell: &Arc<Cell>,
+        opened: &mut [Vec<Opened>],
+    ) -> Result<Permit, String> {
+        let (protocol, addr) = bound;
+        let permit = self.room.listeners(self.workers.len()).ok_or_else(|| {
+            let fit = self.room.listener_capacity();
+            format!("no file descriptor left for a listener: {fit} fit (see ulimit -n)")
+        })?;
+        let count = permit.descriptors();
+        let beside_own = self.is_beside_own(bound);
+        let first_worker = self.next_worker;
+        let mut hand_over = |place: usize, socket| {
+            let worker = (first_worker + place) % opened.len();
+            opened[worker].push(Opened { bound, cell: cell.clone(), socket });
+        };
+        match protocol {
+            Protocol::Tcp => {
+                let listeners = sockets::listen_tcp(addr, count, beside_own)
+                    .map_err(|error| why_not_bound(addr, &error))?;
+                for (place, listener) in listeners.into_iter().enumerate() {
+                    hand_over(place, ListenSocket::Tcp(listener));
+                }
+            }
+            Protocol::Udp => {
+                let sockets = sockets::bind_udp(addr, count, beside_own)
+                    .map_err(|error| why_not_bound(addr, &error))?;
+                for (place, socket) in sockets.into_iter().enumerate() {
+                    hand_over(place, ListenSocket::Udp(socket));
+                }
+            }
+            Protocol::Sctp => unreachable!("the resolver makes no frontend of an SCTP port"),
+        }
+        self.next_worker = (first_worker + count) % self.workers.len();
+        self.bound.insert((protocol, addr.port(), addr.ip()));
+        Ok(permit)
+    }
+
+    /// Whether a socket of this process has the port on a wildcard address that covers this one,
+    /// or this one is a wildcard that covers it.
+    fn is_beside_own(&self, (protocol, addr): Bound) -> bool {
+        let any: IpAddr = match addr {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        if addr.ip() != any {
+            return self.bound.contains(&(protocol, addr.port(), any));
+        }
+        let next = self.bound.range((protocol, addr.port(), any)..).next();
+        next.is_some_and(|(p, port, ip)| {
+            *p == protocol && *port == addr.port() && ip.is_ipv4() == any.is_ipv4()
+        })
+    }
+
+    /// Notes why a frontend cannot be served, or that it can, and when to try again.
+    fn note(&mut self, address: FrontendAddress, failure: Option<String>) {
+        let Some(hosted) = self.hosted.get_mut(&address) else { return };
+        if let Some(retry) = &hosted.retry {
+            self.retries.remove(&(retry.at, address));
+        }
+        let Some(failure) = failure else {
+            hosted.retry = None;
+            if self.failures.remove(&address).is_some() {
+                tracing::info!(frontend = %address, "bound at last");
+            }
+            return;
+        };
+        let service = hosted.service.as_ref().expect("only a frontend of a Service is opened");
+        count(&self.metrics.meters.of(service).bind_failures);
+        let delay = hosted.retry.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(MAX_RETRY));
+        let retry = Retry { at: Instant::now() + delay, delay };
+        hosted.retry = Some(retry);
+        self.retries.insert((retry.at, address));
+        let before = self.failures.insert(address, failure.as_str().into());
+        if before.as_deref() != Some(failure.as_str()) {
+            tracing::warn!(%service, frontend = %address, reason = %failure, "cannot serve");
+        }
+    }
+
+    fn listen_addrs(&self, address: FrontendAddress) -> Vec<SocketAddr> {
+        let at = |ip| SocketAddr::new(ip, address.port.get());
+        match address.place {
+            Place::Ip(ip) => vec![at(ip)],
+            Place::Node(family) if self.settings.node_ips.is_empty() => match family {
+                Family::V4 => vec![at(Ipv4Addr::UNSPECIFIED.into())],
+                Family::V6 => vec![at(Ipv6Addr::UNSPECIFIED.into())],
+            },
+            Place::Node(family) => {
+                let ips = self.settings.node_ips.iter().copied();
+                ips.filter(|ip| Family::of(*ip) == family).map(at).collect()
+            }
+        }
+    }
+
+    async fn order_all(&self, order: impl Fn() -> Order) {
+        answers(self.workers.iter().map(|worker| worker.order(order()))).await;
+    }
+}
+
+/// Waits until all orders have been carried out.
+async fn answers(orders: impl Iterator<Item = oneshot::Receiver<()>>) {
+    // All are sent before the first answer is waited for.
+    for answer in orders.collect::<Vec<_>>() {
+        let _ = answer.await;
+    }
+}
+
+impl Hosted {
+    /// Makes `addrs` the endpoints that serve; returns them, and those that leave. One that comes
+    /// back while it drains is the same endpoint again.
+    fn replace_endpoints(
+        &mut self,
+        addrs: &[SocketAddr],
+        ends: Instant,
+    ) -> (Vec<Arc<Endpoint>>, Vec<SocketAddr>) {
+        let mut leaving: BTreeSet<SocketAddr> = self
+            .endpoints
+            .iter()
+            .filter(|(_, known)| known.ends.is_none())
+            .map(|(addr, _)| *addr)
+            .collect();
+        let mut members = Vec::with_capacity(addrs.len());
+        for addr in addrs {
+            leaving.remove(addr);
+            let known = self
+                .endpoints
+                .entry(*addr)
+                .or_insert_with(|| Known { endpoint: Arc::new(Endpoint::new(*addr)), ends: None });
+            known.ends = None;
+            known.endpoint.set_serving(true);
+            members.push(known.endpoint.clone());
+        }
+        for addr in &leaving {
+            let known = self.endpoints.get_mut(addr).expect("it was listed from this map");
+            known.ends = Some(ends);
+            known.endpoint.set_serving(false);
+        }
+        (members, leaving.into_iter().collect())
+    }
+}
+
+/// Says why an address cannot be bound, and what to do about it.
+fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{addr} is taken by another process"),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{} is not an address of this host: use a ClusterIP in 127.0.0.0/8, or make it one \
+             (ip addr add, or ip route add local CIDR dev lo)",
+            addr.ip()
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "no permission to bind {addr}: a port below net.ipv4.ip_unprivileged_port_start \
+             needs CAP_NET_BIND_SERVICE"
+        ),
+        _ => format!("cannot bind {addr}: {error}"),
+    }
+}
+
+/// The families that NodePorts are served on.
+pub(crate) fn node_families(node_ips: &[IpAddr]) -> Vec<Family> {
+    let mut families: Vec<Family> = if !node_ips.is_empty() {
+        node_ips.iter().map(|ip| Family::of(*ip)).collect()
+    } else if sockets::has_ipv6() {
+        vec![Family::V4, Family::V6]
+    } else {
+        vec![Family::V4]
+    };
+    families.sort();
+    families.dedup();
+    families
+}
+
+#[cfg(test)]
+mod tests;

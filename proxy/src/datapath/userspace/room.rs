@@ -1,0 +1,233 @@
+//! Who may have how many file descriptors: listeners, connections, UDP sessions.
+//!
+//! A connection takes two descriptors and holds both from the moment it is accepted, so that no
+//! client is accepted for whom no endpoint could be connected. What does not fit waits in the
+//! kernel's queue until something ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Descriptors kept for the admin endpoint, the feed and the libraries, at most a quarter of
+/// all: 64 admin connections and some files.
+const CONTROL_DESCRIPTORS: usize = 96;
+/// The share of the descriptors, one in so many, that listeners leave to connections.
+const CONNECTION_SHARE: usize = 5;
+/// The share, one in so many, that may go into second and further listeners of one address: a
+/// listener for each worker is worth having, but not at the price of another frontend.
+const EXTRA_LISTENER_SHARE: usize = 5;
+/// What one connection takes: its client's socket and its endpoint's.
+const CONNECTION_DESCRIPTORS: usize = 2;
+
+/// The limits that flags set; `None` leaves it to the descriptors.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    pub(crate) connections: Option<usize>,
+    pub(crate) sessions: Option<usize>,
+}
+
+/// The process's descriptors and what has been taken of them.
+#[derive(Debug)]
+pub(crate) struct Room {
+    descriptors: usize,
+    used: AtomicUsize,
+    listeners: AtomicUsize,
+    extra_listeners: AtomicUsize,
+    max_connections: usize,
+    connections: AtomicUsize,
+    max_sessions: usize,
+    sessions: AtomicUsize,
+}
+
+/// Descriptors that are given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    room: Arc<Room>,
+    descriptors: usize,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// The first of these descriptors is the address's own, the others are extra.
+    Listeners,
+    Connection,
+    Session,
+}
+
+/// Raises the soft limit of descriptors to the hard one, and returns it.
+pub(crate) fn raise_descriptor_limit() -> usize {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
+    usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX)
+}
+
+/// Descriptors that are open now.
+pub(crate) fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+impl Room {
+    /// `limit`: of the process; `open`: what it has open already and will keep.
+    pub(crate) fn new(limit: usize, open: usize, limits: Limits) -> Arc<Room> {
+        let kept = open + CONTROL_DESCRIPTORS.min(limit / 4);
+        Arc::new(Room {
+            descriptors: limit.saturating_sub(kept),
+            used: AtomicUsize::new(0),
+            listeners: AtomicUsize::new(0),
+            extra_listeners: AtomicUsize::new(0),
+            max_connections: limits.connections.unwrap_or(usize::MAX),
+            connections: AtomicUsize::new(0),
+            max_sessions: limits.sessions.unwrap_or(usize::MAX),
+            sessions: AtomicUsize::new(0),
+        })
+    }
+
+    /// Room for listeners of one address: `wanted` of them, or one when so many do not fit.
+    pub(crate) fn listeners(self: &Arc<Room>, wanted: usize) -> Option<Permit> {
+        let extra = wanted.saturating_sub(1);
+        let max_extra = self.descriptors / EXTRA_LISTENER_SHARE;
+        let max = self.descriptors - self.descriptors / CONNECTION_SHARE;
+        let taken = self.listeners.load(Ordering::Relaxed);
+        let fits_extra = self.extra_listeners.load(Ordering::Relaxed) + extra <= max_extra;
+        let count = if fits_extra && taken + wanted <= max { wanted } else { 1 };
+        if taken + count > max || !take(&self.used, count, self.descriptors) {
+            return None;
+        }
+        self.listeners.fetch_add(count, Ordering::Relaxed);
+        self.extra_listeners.fetch_add(count - 1, Ordering::Relaxed);
+        Some(Permit { room: self.clone(), descriptors: count, kind: Kind::Listeners })
+    }
+
+    pub(crate) fn connection(self: &Arc<Room>) -> Option<Permit> {
+        let counted = (&self.connections, self.max_connections);
+        self.admit(counted, CONNECTION_DESCRIPTORS, Kind::Connection)
+    }
+
+    pub(crate) fn session(self: &Arc<Room>) -> Option<Permit> {
+        self.admit((&self.sessions, self.max_sessions), 1, Kind::Session)
+    }
+
+    fn admit(
+        self: &Arc<Room>,
+        (counter, max): (&AtomicUsize, usize),
+        descriptors: usize,
+        kind: Kind,
+    ) -> Option<Permit> {
+        if !take(counter, 1, max) {
+            return None;
+        }
+        if !take(&self.used, descriptors, self.descriptors) {
+            counter.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Permit { room: self.clone(), descriptors, kind })
+    }
+
+    pub(crate) fn open_connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn open_sessions(&self) -> usize {
+        self.sessions.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn open_listeners(&self) -> usize {
+        self.listeners.load(Ordering::Relaxed)
+    }
+
+    /// How many addresses can be listened on, whatever the number of workers.
+    pub(crate) fn listener_capacity(&self) -> usize {
+        let listeners = self.descriptors - self.descriptors / CONNECTION_SHARE;
+        listeners - self.descriptors / EXTRA_LISTENER_SHARE
+    }
+}
+
+/// Adds `amount` unless that would go over `max`.
+fn take(counter: &AtomicUsize, amount: usize, max: usize) -> bool {
+    let before = counter.fetch_add(amount, Ordering::Relaxed);
+    let fits = before + amount <= max;
+    if !fits {
+        counter.fetch_sub(amount, Ordering::Relaxed);
+    }
+    fits
+}
+
+impl Permit {
+    pub(crate) fn descriptors(&self) -> usize {
+        self.descriptors
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let room = &self.room;
+        room.used.fetch_sub(self.descriptors, Ordering::Relaxed);
+        match self.kind {
+            Kind::Connection => drop(room.connections.fetch_sub(1, Ordering::Relaxed)),
+            Kind::Session => drop(room.sessions.fetch_sub(1, Ordering::Relaxed)),
+            Kind::Listeners => {
+                room.listeners.fetch_sub(self.descriptors, Ordering::Relaxed);
+                room.extra_listeners.fetch_sub(self.descriptors - 1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes listeners until none fits; how many addresses fitted, and how many sockets.
+    fn fill(room: &Arc<Room>, workers: usize) -> (usize, usize) {
+        let permits: Vec<Permit> = std::iter::from_fn(|| room.listeners(workers)).collect();
+        (permits.len(), permits.iter().map(Permit::descriptors).sum())
+    }
+
+    #[test]
+    fn ten_thousand_frontends_fit_for_any_number_of_workers() {
+        for workers in [1, 2, 3, 8, 64, 1000] {
+            let room = Room::new(20_000, 30, Limits::default());
+            assert!(room.listener_capacity() >= 10_000);
+            let (addresses, sockets) = fill(&room, workers);
+            assert!(addresses >= room.listener_capacity(), "{workers} workers: {addresses}");
+            assert!(sockets <= 16_000, "{workers} workers: {sockets} leave no connection");
+        }
+    }
+
+    #[test]
+    fn each_worker_gets_a_listener_while_that_is_cheap() {
+        let room = Room::new(20_000, 30, Limits::default());
+        let permits: Vec<_> = (0..500).map(|_| room.listeners(8).unwrap()).collect();
+        assert!(permits.iter().all(|permit| permit.descriptors() == 8));
+    }
+
+    #[test]
+    fn what_is_dropped_makes_room_again() {
+        let limits = Limits { connections: Some(3), sessions: Some(2) };
+        let room = Room::new(1000, 10, limits);
+        let mut connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
+        let sessions: Vec<_> = std::iter::from_fn(|| room.session()).collect();
+        assert_eq!((connections.len(), sessions.len()), (3, 2));
+        assert_eq!((room.open_connections(), room.open_sessions()), (3, 2));
+        connections.pop();
+        assert!(room.connection().is_some());
+        drop((connections, sessions));
+        assert_eq!(room.used.load(Ordering::Relaxed), 0);
+        let listeners = room.listeners(4).unwrap();
+        assert_eq!(room.open_listeners(), 4);
+        drop(listeners);
+        assert_eq!((room.open_listeners(), room.used.load(Ordering::Relaxed)), (0, 0));
+    }
+
+    #[test]
+    fn connections_stop_where_the_descriptors_end() {
+        let room = Room::new(64, 20, Limits::default());
+        let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
+        assert_eq!(connections.len(), (64 - 20 - 16) / 2);
+        assert!(room.listeners(1).is_none());
+        let none = Room::new(10, 20, Limits::default());
+        assert!(none.connection().is_none() && none.listeners(1).is_none());
+    }
+}

@@ -1,0 +1,88 @@
+//! What a data thread reads of a frontend: its endpoints now, and how far each is on its way out.
+//!
+//! One [`Cell`] a frontend, shared by control and all data threads. Control swaps its
+//! [`Serving`]; a data thread loads it once a connection or session.
+
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use crate::metrics::Meter;
+use crate::pick::Rotation;
+
+/// A frontend as the data threads see it.
+#[derive(Debug, Default)]
+pub(super) struct Cell {
+    pub(super) serving: ArcSwap<Serving>,
+}
+
+/// The endpoints of a frontend, in turn, and where its Service's traffic is counted.
+#[derive(Debug, Default)]
+pub(super) struct Serving {
+    pub(super) rotation: Rotation<Arc<Endpoint>>,
+    pub(super) meter: Arc<Meter>,
+}
+
+const SERVING: u8 = 0;
+/// Not in the set any more: no new connection, established ones go on.
+const DRAINING: u8 = 1;
+/// The drain time-out is over: connections end.
+const ENDED: u8 = 2;
+
+/// An endpoint of one frontend. Equal to another by its address.
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) addr: SocketAddr,
+    state: AtomicU8,
+    end: Notify,
+}
+
+impl Endpoint {
+    pub(super) fn new(addr: SocketAddr) -> Endpoint {
+        Endpoint { addr, state: AtomicU8::new(SERVING), end: Notify::new() }
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.state.load(Ordering::Acquire) == SERVING
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.load(Ordering::Acquire) == ENDED
+    }
+
+    /// Into the set, or out of it and into its drain.
+    pub(super) fn set_serving(&self, serving: bool) {
+        self.state.store(if serving { SERVING } else { DRAINING }, Ordering::Release);
+    }
+
+    /// Ends the connections that are left.
+    pub(super) fn end(&self) {
+        self.state.store(ENDED, Ordering::Release);
+        self.end.notify_waiters();
+    }
+
+    /// Wakes its waiter when [`Endpoint::end`] is called; look at [`Endpoint::has_ended`] after
+    /// the first poll, lest the call came before.
+    pub(super) fn ending(&self) -> Notified<'_> {
+        self.end.notified()
+    }
+}
+
+impl PartialEq for Endpoint {
+    fn eq(&self, other: &Endpoint) -> bool {
+        self.addr == other.addr
+    }
+}
+
+impl Eq for Endpoint {}
+
+impl Hash for Endpoint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.addr.hash(state);
+    }
+}

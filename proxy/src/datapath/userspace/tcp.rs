@@ -1,0 +1,175 @@
+//! TCP: accepts connections of one frontend, connects each to the endpoint whose turn it is, on
+//! failure to the next one, and relays until both ends are done.
+//!
+//! A connection that ends in any other way than by both ends closing it is reset, so that no
+//! client takes half an answer for a whole one.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use nix::libc;
+use smallvec::SmallVec;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::relay::{self, End};
+use super::room::Permit;
+use super::serving::{Cell, Endpoint};
+use super::worker::{Context, Stop};
+use crate::metrics::{Active, Meter, count};
+
+/// How long a listener waits for room when there is none: short beside the second within which
+/// room must be used again, long enough to cost nothing.
+const ROOM_RETRY: Duration = Duration::from_millis(100);
+/// Endpoints tried for one client: a Service whose many endpoints are all dead must not make a
+/// thousand connects of one.
+const MAX_TRIES: usize = 16;
+/// All tries for one client together take at most this many connect time-outs.
+const TOTAL_CONNECT_TIMEOUTS: u32 = 4;
+
+/// Accepts until stopped, then what the kernel has queued by then, and closes the listener.
+pub(super) async fn accept(
+    listener: TcpListener,
+    cell: Arc<Cell>,
+    mut stopped: oneshot::Receiver<Stop>,
+    context: Rc<Context>,
+) {
+    loop {
+        let next = poll_fn(|cx| {
+            if Pin::new(&mut stopped).poll(cx).is_ready() {
+                return Poll::Ready(Next::Stop);
+            }
+            poll_accept(&listener, &context, cx)
+        });
+        match next.await {
+            Next::Connection(client, permit) => begin(client, permit, &cell, &context),
+            // What waits is accepted when something else has ended.
+            Next::NoRoom => match timeout(ROOM_RETRY, &mut stopped).await {
+                Err(_) => {}
+                Ok(_) => break,
+            },
+            Next::Stop => break,
+        }
+    }
+    // Closing the listener would reset what is queued in it.
+    let queued = || poll_fn(|cx| Poll::Ready(poll_accept(&listener, &context, cx)));
+    while let Poll::Ready(Next::Connection(client, permit)) = queued().await {
+        begin(client, permit, &cell, &context);
+    }
+}
+
+enum Next {
+    Connection(TcpStream, Permit),
+    NoRoom,
+    Stop,
+}
+
+fn poll_accept(
+    listener: &TcpListener,
+    context: &Context,
+    cx: &mut std::task::Context<'_>,
+) -> Poll<Next> {
+    // Room is taken for the poll only: an idle listener must not hold any.
+    let Some(permit) = context.room.connection() else { return Poll::Ready(Next::NoRoom) };
+    loop {
+        match ready!(listener.poll_accept(cx)) {
+            Ok((client, _)) => return Poll::Ready(Next::Connection(client, permit)),
+            Err(error) if is_shortage(&error) => return Poll::Ready(Next::NoRoom),
+            // The client is gone already, or the network broke: the next one is unaffected.
+            Err(error) => tracing::debug!(%error, "accept"),
+        }
+    }
+}
+
+fn begin(client: TcpStream, permit: Permit, cell: &Arc<Cell>, context: &Rc<Context>) {
+    spawn_local(serve(client, cell.clone(), permit, context.clone()));
+}
+
+/// Whether the error says that this process or the host has run out of something.
+fn is_shortage(error: &io::Error) -> bool {
+    const SHORTAGES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+    error.raw_os_error().is_some_and(|code| SHORTAGES.contains(&code))
+}
+
+/// A connection that is reset when dropped, unless it was closed in order.
+struct ResetOnDrop {
+    stream: TcpStream,
+    in_order: bool,
+}
+
+impl ResetOnDrop {
+    fn new(stream: TcpStream) -> ResetOnDrop {
+        ResetOnDrop { stream, in_order: false }
+    }
+}
+
+impl Drop for ResetOnDrop {
+    fn drop(&mut self) {
+        if !self.in_order {
+            let _ = self.stream.set_zero_linger();
+        }
+    }
+}
+
+async fn serve(client: TcpStream, cell: Arc<Cell>, _permit: Permit, context: Rc<Context>) {
+    let meter = cell.serving.load().meter.clone();
+    count(&meter.accepted);
+    let active = Active::new(meter, |meter| &meter.active);
+    let mut client = ResetOnDrop::new(client);
+    let Some((endpoint, upstream)) = connect(&cell, active.meter(), &context).await else {
+        count(&active.meter().failed);
+        return;
+    };
+    // Only the endpoint is needed from here on; a frontend that goes frees its cell.
+    drop(cell);
+    let mut upstream = ResetOnDrop::new(upstream);
+    let end = relay::relay(&mut client.stream, &mut upstream.stream, &endpoint, active.meter());
+    match end.await {
+        End::Closed => (client.in_order, upstream.in_order) = (true, true),
+        End::Reset => {}
+        End::Removed => count(&active.meter().ended),
+    }
+}
+
+/// Connects to the endpoint whose turn it is, or to the next that can be connected to.
+async fn connect(
+    cell: &Cell,
+    meter: &Meter,
+    context: &Context,
+) -> Option<(Arc<Endpoint>, TcpStream)> {
+    let begun = Instant::now();
+    let limit = context.patience.timeout() * TOTAL_CONNECT_TIMEOUTS;
+    let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
+    while tried.len() < MAX_TRIES && begun.elapsed() < limit {
+        // Loaded anew for each try: the set may have changed while the last one timed out.
+        let endpoint = cell.serving.load().rotation.pick(|e| !tried.contains(&e.addr))?.clone();
+        let failure = match context.patience.limit(dial(endpoint.addr)).await {
+            Some(Ok(stream)) => return Some((endpoint, stream)),
+            Some(Err(error)) => error,
+            None => io::ErrorKind::TimedOut.into(),
+        };
+        if is_shortage(&failure) {
+            sleep(ROOM_RETRY).await;
+            continue;
+        }
+        count(&meter.connect_failures);
+        tracing::debug!(endpoint = %endpoint.addr, error = %failure, "connect failed");
+        tried.push(endpoint.addr);
+    }
+    None
+}
+
+async fn dial(addr: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // What the client sent in one piece must not wait for an acknowledgement of the last piece.
+    socket.set_nodelay(true)?;
+    socket.connect(addr).await
+}

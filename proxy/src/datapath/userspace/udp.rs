@@ -1,0 +1,290 @@
+//! UDP: one session for each client of a frontend, each with a socket connected to the endpoint
+//! whose turn it was when the session began.
+//!
+//! A session ends when it is idle, when its endpoint leaves the set or refuses, or with its
+//! frontend; the client's next datagram begins a new one on another endpoint. Replies leave from
+//! the address that the client sent to.
+
+use std::cell::{Cell as Mutable, RefCell};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::downstream::{Downstream, MAX_DATAGRAM};
+use super::room::Permit;
+use super::serving::{Cell, Endpoint};
+use super::worker::{Context, Stop};
+use crate::metrics::{Active, add, count};
+
+/// Datagrams handled before other tasks of the thread get a turn.
+const BATCH: usize = 32;
+/// Endpoints tried for the datagram that begins a session.
+const MAX_TRIES: usize = 4;
+/// How long a drain waits for the replies that clients wait for: longer than an endpoint that is
+/// well takes, and most UDP clients ask again after a second anyway.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
+const DRAIN_POLL: Duration = Duration::from_millis(5);
+/// Idle sessions are looked for this many times in the idle time-out.
+const SWEEPS: u32 = 4;
+
+thread_local! {
+    static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
+}
+
+/// Who talks to whom: the client, and on a wildcard address the local address that it chose.
+type Key = (SocketAddr, Option<IpAddr>);
+
+/// The sessions of one socket of a frontend.
+pub(super) struct Table {
+    downstream: Rc<Downstream>,
+    cell: Arc<Cell>,
+    context: Rc<Context>,
+    sessions: HashMap<Key, Session>,
+}
+
+/// Dropping it ends the session.
+struct Session {
+    flow: Rc<Flow>,
+    replies: tokio::task::JoinHandle<()>,
+}
+
+/// What a session shares with the task that passes its replies on.
+struct Flow {
+    upstream: tokio::net::UdpSocket,
+    endpoint: Arc<Endpoint>,
+    last_used: Mutable<Instant>,
+    /// The endpoint has not answered the client's last datagram.
+    awaited: Mutable<bool>,
+    /// The endpoint refused a datagram (ICMP port unreachable).
+    refused: Mutable<bool>,
+    active: Active,
+    _permit: Permit,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.replies.abort();
+    }
+}
+
+impl Session {
+    fn is_usable(&self) -> bool {
+        !self.flow.refused.get() && self.flow.endpoint.is_serving()
+    }
+
+    fn is_idle(&self, now: Instant, timeout: Duration) -> bool {
+        now.saturating_duration_since(self.flow.last_used.get()) >= timeout
+    }
+}
+
+impl Flow {
+    /// Sends a client's datagram on; false when the endpoint refused this or an earlier one.
+    fn send(&self, datagram: &[u8]) -> bool {
+        // Not tokio's try_send: it refuses until the runtime has seen the socket writable, and
+        // the first datagram comes before that.
+        match SockRef::from(&self.upstream).send(datagram) {
+            Ok(_) => {
+                self.last_used.set(Instant::now());
+                self.awaited.set(true);
+                add(&self.active.meter().upstream_bytes, datagram.len() as u64);
+                true
+            }
+            Err(error) if is_refusal(&error) => {
+                self.refused.set(true);
+                false
+            }
+            // A full buffer, or a datagram too large for the path: lost, as UDP loses.
+            Err(_) => true,
+        }
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
+}
+
+impl Table {
+    pub(super) fn new(downstream: Downstream, cell: Arc<Cell>, context: Rc<Context>) -> Table {
+        let downstream = Rc::new(downstream);
+        Table { downstream, cell, context, sessions: HashMap::new() }
+    }
+
+    /// Serves the frontend until stopped.
+    pub(super) async fn serve(mut self, mut stopped: oneshot::Receiver<Stop>, refresh: Rc<Notify>) {
+        let mut sweep = interval(self.context.udp_idle_timeout / SWEEPS);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let downstream = self.downstream.clone();
+        loop {
+            tokio::select! {
+                biased;
+                how = &mut stopped => {
+                    if how == Ok(Stop::Drain) {
+                        self.drain().await;
+                    }
+                    return;
+                }
+                () = refresh.notified() => {
+                    self.sessions.retain(|_, session| session.flow.endpoint.is_serving());
+                }
+                readable = downstream.readable() => {
+                    // It fails only when the runtime ends.
+                    if readable.is_err() {
+                        return;
+                    }
+                    if self.receive_batch() {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                now = sweep.tick(), if !self.sessions.is_empty() => self.end_idle(now),
+            }
+        }
+    }
+
+    fn end_idle(&mut self, now: Instant) {
+        let timeout = self.context.udp_idle_timeout;
+        let keep = |session: &Session| !session.is_idle(now, timeout) && session.is_usable();
+        self.sessions.retain(|_, session| keep(session));
+    }
+
+    /// Waits until no client waits for a reply, or long enough.
+    async fn drain(self) {
+        let deadline = Instant::now() + REPLY_TIMEOUT;
+        let awaited = |session: &Session| session.is_usable() && session.flow.awaited.get();
+        while self.sessions.values().any(awaited) && Instant::now() < deadline {
+            sleep_until(Instant::now() + DRAIN_POLL).await;
+        }
+    }
+
+    /// Passes on what has arrived; false when nothing is left.
+    fn receive_batch(&mut self) -> bool {
+        DATAGRAM.with_borrow_mut(|buffer| {
+            for _ in 0..BATCH {
+                match self.downstream.receive(buffer) {
+                    Ok((length, client, local)) => {
+                        self.pass_on(&buffer[..length], (client, local));
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                    // Of one datagram; those behind it are unaffected.
+                    Err(error) => tracing::debug!(%error, "receive from a client"),
+                }
+            }
+            true
+        })
+    }
+
+    fn pass_on(&mut self, datagram: &[u8], key: Key) {
+        if let Entry::Occupied(entry) = self.sessions.entry(key) {
+            let session = entry.get();
+            if session.is_usable() && session.flow.send(datagram) {
+                return;
+            }
+            entry.remove();
+        }
+        match self.begin(datagram, key) {
+            Some(session) => drop(self.sessions.insert(key, session)),
+            None => count(&self.cell.serving.load().meter.dropped_datagrams),
+        }
+    }
+
+    /// Begins a session with the endpoint whose turn it is, or the next that takes the datagram.
+    fn begin(&self, datagram: &[u8], key: Key) -> Option<Session> {
+        let mut tried: SmallVec<[SocketAddr; MAX_TRIES]> = SmallVec::new();
+        while tried.len() < MAX_TRIES {
+            let permit = self.context.room.session()?;
+            let serving = self.cell.serving.load();
+            let endpoint = serving.rotation.pick(|e| !tried.contains(&e.addr))?.clone();
+            match connect(endpoint.addr) {
+                Ok(upstream) => {
+                    let active = Active::new(serving.meter.clone(), |m| &m.active_sessions);
+                    let flow = Flow {
+                        upstream,
+                        endpoint,
+                        last_used: Mutable::new(Instant::now()),
+                        awaited: Mutable::new(false),
+                        refused: Mutable::new(false),
+                        active,
+                        _permit: permit,
+                    };
+                    if flow.send(datagram) {
+                        count(&serving.meter.sessions);
+                        return Some(self.start(flow, key));
+                    }
+                    tried.push(flow.endpoint.addr);
+                }
+                Err(error) => {
+                    tracing::debug!(endpoint = %endpoint.addr, %error, "no UDP session");
+                    tried.push(endpoint.addr);
+                }
+            }
+            count(&serving.meter.connect_failures);
+        }
+        None
+    }
+
+    fn start(&self, flow: Flow, key: Key) -> Session {
+        let flow = Rc::new(flow);
+        let replies = spawn_local(pass_replies(flow.clone(), self.downstream.clone(), key));
+        Session { flow, replies }
+    }
+}
+
+/// Passes an endpoint's datagrams to the client until the session ends.
+async fn pass_replies(flow: Rc<Flow>, downstream: Rc<Downstream>, key: Key) {
+    while flow.upstream.readable().await.is_ok() {
+        let more = DATAGRAM.with_borrow_mut(|buffer| reply_batch(&flow, &downstream, key, buffer));
+        match more {
+            Ok(true) => tokio::task::yield_now().await,
+            Ok(false) => {}
+            Err(_) => {
+                flow.refused.set(true);
+                return;
+            }
+        }
+    }
+}
+
+/// True when more may have arrived.
+///
+/// # Errors
+///
+/// When the endpoint refuses.
+fn reply_batch(
+    flow: &Flow,
+    downstream: &Downstream,
+    (client, local): Key,
+    buffer: &mut [u8],
+) -> io::Result<bool> {
+    for _ in 0..BATCH {
+        let length = match flow.upstream.try_recv(buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if is_refusal(&error) => return Err(error),
+            // Anything else is one datagram's trouble.
+            Err(_) => continue,
+        };
+        flow.last_used.set(Instant::now());
+        flow.awaited.set(false);
+        // A full buffer or a client that is gone: lost, as UDP loses.
+        if downstream.send(&buffer[..length], client, local).is_ok() {
+            add(&flow.active.meter().downstream_bytes, length as u64);
+        }
+    }
+    Ok(true)
+}
+
+fn connect(addr: SocketAddr) -> io::Result<tokio::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM.nonblocking(), None)?;
+    socket.connect(&SockAddr::from(addr))?;
+    tokio::net::UdpSocket::from_std(socket.into())
+}

@@ -1,0 +1,116 @@
+//! What the proxy serves: every frontend with its endpoints, immutable and numbered.
+//!
+//! Pure. Model → snapshot → data path. [`Snapshot::next`] costs O(the Services that changed): the
+//! maps are persistent, so a snapshot shares with the one before it all that did not change, and
+//! names the frontends that did.
+//!
+//! Left out: whether a frontend's address could be bound, which only the data path knows.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use feed::{Model, ObjectName};
+
+use crate::resolver::{self, Frontend, FrontendAddress, Node, Skipped};
+
+/// The frontends of all Services. `clone` is O(1).
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Number of the model's generation that it was made from; 0 before the first.
+    pub generation: u64,
+    /// By address, then Service: of several Services that claim an address, the first by
+    /// namespace and name has it, whatever order they came in.
+    claims: imbl::OrdMap<(FrontendAddress, ObjectName), Arc<Frontend>>,
+    services: imbl::OrdMap<ObjectName, Arc<Claimed>>,
+}
+
+/// What one Service claims and what of it cannot be served.
+#[derive(Debug, Default)]
+struct Claimed {
+    addresses: Vec<FrontendAddress>,
+    skipped: Vec<Skipped>,
+}
+
+impl Snapshot {
+    /// The snapshot after `changed` Services, and the addresses whose frontend came, changed or
+    /// went.
+    pub fn next(
+        &self,
+        model: &Model,
+        changed: &BTreeSet<ObjectName>,
+        node: &Node,
+        generation: u64,
+    ) -> (Snapshot, BTreeSet<FrontendAddress>) {
+        let mut next = Snapshot { generation, ..self.clone() };
+        let mut touched = BTreeSet::new();
+        for name in changed {
+            touched.extend(next.release(name));
+            if let Some(entry) = model.service(name) {
+                touched.extend(next.claim(name, resolver::resolve(&entry, node)));
+            }
+        }
+        touched.retain(|address| self.frontend(address) != next.frontend(address));
+        (next, touched)
+    }
+
+    /// The frontend that has the address.
+    pub fn frontend(&self, address: &FrontendAddress) -> Option<&Arc<Frontend>> {
+        let first = (*address, ObjectName::new("", ""));
+        let (claim, frontend) = self.claims.range(first..).next()?;
+        (claim.0 == *address).then_some(frontend)
+    }
+
+    /// The frontends that have their address, ordered by it.
+    pub fn frontends(&self) -> impl Iterator<Item = &Arc<Frontend>> + '_ {
+        self.holders().filter(|(_, holds)| *holds).map(|(frontend, _)| frontend)
+    }
+
+    /// The frontends whose address an earlier Service has.
+    pub fn crowded_out(&self) -> impl Iterator<Item = &Arc<Frontend>> + '_ {
+        self.holders().filter(|(_, holds)| !*holds).map(|(frontend, _)| frontend)
+    }
+
+    /// Parts of Services that cannot be served.
+    pub fn skipped(&self) -> impl Iterator<Item = (&ObjectName, &Skipped)> + '_ {
+        self.services
+            .iter()
+            .flat_map(|(name, claimed)| claimed.skipped.iter().map(move |skipped| (name, skipped)))
+    }
+
+    /// Whether the Service has any frontend, with or without its address.
+    pub fn has_service(&self, name: &ObjectName) -> bool {
+        self.services.get(name).is_some_and(|claimed| !claimed.addresses.is_empty())
+    }
+
+    fn holders(&self) -> impl Iterator<Item = (&Arc<Frontend>, bool)> + '_ {
+        let mut last = None;
+        self.claims.iter().map(move |((address, _), frontend)| {
+            let holds = last != Some(address);
+            last = Some(address);
+            (frontend, holds)
+        })
+    }
+
+    fn release(&mut self, name: &ObjectName) -> Vec<FrontendAddress> {
+        let Some(claimed) = self.services.remove(name) else { return Vec::new() };
+        for address in &claimed.addresses {
+            self.claims.remove(&(*address, name.clone()));
+        }
+        claimed.addresses.clone()
+    }
+
+    fn claim(&mut self, name: &ObjectName, resolved: resolver::Resolution) -> Vec<FrontendAddress> {
+        let addresses: Vec<_> = resolved.frontends.iter().map(|f| f.address).collect();
+        for frontend in resolved.frontends {
+            self.claims.insert((frontend.address, name.clone()), Arc::new(frontend));
+        }
+        if !addresses.is_empty() || !resolved.skipped.is_empty() {
+            let claimed = Claimed { addresses: addresses.clone(), skipped: resolved.skipped };
+            self.services.insert(name.clone(), Arc::new(claimed));
+        }
+        addresses
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,186 @@
+//! What the proxy tells operators: `/snapshot`, its member of `/status`, and its frontends' states
+//! in `/metrics`.
+//!
+//! Made on request from what control last published; nothing here is on a data path.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use daemon::Daemon;
+use feed::ObjectName;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde_json::{Value, json};
+
+use crate::datapath::userspace::Failures;
+use crate::datapath::userspace::room::Room;
+use crate::resolver::{Frontend, Node};
+use crate::snapshot::Snapshot;
+
+/// Problems that `/status` spells out; `/snapshot` has all of them.
+const MAX_PROBLEMS: usize = 100;
+
+/// What control last made the data path serve.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) failures: Failures,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Published(ArcSwap<View>);
+
+impl Published {
+    pub(crate) fn store(&self, view: View) {
+        self.0.store(Arc::new(view));
+    }
+}
+
+/// What does not change while the process runs.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) mode: &'static str,
+    pub(crate) node: Node,
+    /// File descriptors that the process may have.
+    pub(crate) limit: usize,
+    pub(crate) room: Arc<Room>,
+}
+
+/// Adds the proxy's pages to the admin endpoint, and its frontends to the metrics.
+pub(crate) fn show(daemon: &Daemon, published: &Arc<Published>, facts: Facts) {
+    let states = FrontendStates(published.clone());
+    daemon.metrics.register(|registry| registry.register_collector(Box::new(states)));
+    let views = published.clone();
+    daemon.admin.set_snapshot(move || snapshot_page(&views.0.load()));
+    let views = published.clone();
+    daemon.admin.add_status("proxy", move || status_page(&views.0.load(), &facts));
+}
+
+/// Counts the frontends by state when metrics are asked for.
+#[derive(Debug)]
+struct FrontendStates(Arc<Published>);
+
+impl Collector for FrontendStates {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let view = self.0.0.load();
+        let mut counts = [State::Listening, State::NoEndpoints, State::Failed].map(|s| (s, 0_i64));
+        for frontend in view.snapshot.frontends() {
+            counts[view.state(frontend) as usize].1 += 1;
+        }
+        counts[State::Failed as usize].1 += view.snapshot.crowded_out().count() as i64;
+        let (name, help) = ("switchyard_proxy_frontends", "Frontends by what becomes of them");
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (state, count) in counts {
+            let labels = [("state", state.as_str())];
+            ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// What becomes of a client that dials a frontend.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Listening,
+    /// The kernel refuses.
+    NoEndpoints,
+    /// The address is not ours, or could not be bound.
+    Failed,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            State::Listening => "listening",
+            State::NoEndpoints => "no endpoints",
+            State::Failed => "failed",
+        }
+    }
+}
+
+impl View {
+    fn state(&self, frontend: &Frontend) -> State {
+        match self.failures.contains_key(&frontend.address) {
+            true => State::Failed,
+            false if frontend.endpoints.is_empty() => State::NoEndpoints,
+            false => State::Listening,
+        }
+    }
+}
+
+fn snapshot_page(view: &View) -> Value {
+    let held = view.snapshot.frontends().map(|frontend| {
+        let mut page = frontend_page(frontend);
+        let failure = view.failures.get(&frontend.address);
+        page["state"] = json!(view.state(frontend).as_str());
+        page["reason"] = json!(failure.map_or(frontend.why.as_str(), |reason| reason));
+        page
+    });
+    let crowded_out = view.snapshot.crowded_out().map(|frontend| {
+        let mut page = frontend_page(frontend);
+        page["state"] = json!(State::Failed.as_str());
+        page["reason"] = json!(crowded_out_by(&view.snapshot, frontend));
+        page
+    });
+    json!({
+        "generation": view.snapshot.generation,
+        "frontends": held.chain(crowded_out).collect::<Vec<_>>(),
+    })
+}
+
+fn frontend_page(frontend: &Frontend) -> Value {
+    json!({
+        "namespace": &*frontend.service.namespace,
+        "service": &*frontend.service.name,
+        "port": &*frontend.port_name,
+        "address": frontend.address.to_string(),
+        "endpoints": frontend.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn status_page(view: &View, facts: &Facts) -> Value {
+    let problems = problems(view);
+    let shown: Vec<_> = problems.iter().take(MAX_PROBLEMS).collect();
+    json!({
+        "mode": facts.mode,
+        "nodeName": facts.node.name.as_deref(),
+        "generation": view.snapshot.generation,
+        "frontends": view.snapshot.frontends().count(),
+        "listeners": facts.room.open_listeners(),
+        "connections": facts.room.open_connections(),
+        "udpSessions": facts.room.open_sessions(),
+        "fileDescriptorLimit": facts.limit,
+        "listenerCapacity": facts.room.listener_capacity(),
+        "problemCount": problems.len(),
+        "problems": shown,
+    })
+}
+
+/// Everything that a Service asks for and does not get.
+fn problems(view: &View) -> Vec<Value> {
+    let snapshot = &view.snapshot;
+    let problem = |service: &ObjectName, what: String, reason: String| {
+        let service = service.to_string();
+        json!({ "service": service, "what": what, "problem": reason })
+    };
+    let failed = view.failures.iter().filter_map(|(address, reason)| {
+        let frontend = snapshot.frontend(address)?;
+        Some(problem(&frontend.service, address.to_string(), reason.to_string()))
+    });
+    let crowded_out = snapshot.crowded_out().map(|frontend| {
+        let reason = crowded_out_by(snapshot, frontend);
+        problem(&frontend.service, frontend.address.to_string(), reason)
+    });
+    let skipped = snapshot.skipped().map(|(service, skipped)| {
+        problem(service, format!("port {}", skipped.port), skipped.reason.to_string())
+    });
+    failed.chain(crowded_out).chain(skipped).collect()
+}
+
+fn crowded_out_by(snapshot: &Snapshot, frontend: &Frontend) -> String {
+    let holder = snapshot.frontend(&frontend.address);
+    let holder = holder.map_or_else(String::new, |holder| holder.service.to_string());
+    format!("Service {holder} has the address; the first by namespace and name gets it")
+}

@@ -1,0 +1,45 @@
+//! `switchyard check`: validates manifests without running anything. The work is `feed`'s.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Exit code for manifests with errors, and for paths that cannot be read.
+const INVALID: u8 = 2;
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Config {
+    /// Manifests, or folders of them (*.yaml, *.yml, *.json); checked together as one folder
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+
+    /// How to print what was found
+    #[arg(long, env = "SWITCHYARD_OUTPUT", value_name = "FORMAT", default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// Checks, prints to standard output, and exits with 2 if there was an error, else with 0.
+pub(crate) fn run(config: &Config) -> ExitCode {
+    let checked = match feed::check(&config.paths) {
+        Ok(checked) => checked,
+        Err(error) => {
+            // Nothing to do about a standard error that is closed.
+            let _ = writeln!(io::stderr(), "switchyard check: {error}");
+            return ExitCode::from(INVALID);
+        }
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let written = match config.output {
+        Output::Text => checked.write_text(&mut out),
+        Output::Json => checked.write_json(&mut out),
+    };
+    // A reader that had enough, such as `head`, changes nothing about the manifests.
+    let _ = written.and_then(|()| out.flush());
+    ExitCode::from(if checked.errors() > 0 { INVALID } else { 0 })
+}
