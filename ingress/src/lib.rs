@@ -35,7 +35,7 @@ use tokio::sync::watch;
 
 use crate::deadline::TICK;
 use crate::forward::Rules;
-use crate::limits::Limits;
+use crate::limits::{Limits, default_max_connections};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot, parse_bytes};
@@ -111,9 +111,10 @@ pub struct LimitFlags {
         default_value = "1g", value_parser = parse_bytes)]
     pub max_body_bytes: u64,
 
-    /// Connections open at one time
-    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N", default_value = "32768")]
-    pub max_connections: usize,
+    /// Connections open at one time; default: 32768, or fewer where the limit of open files is
+    /// lower
+    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
 
     /// Connections open at one time from one address that is no trusted proxy
     #[arg(
@@ -210,8 +211,9 @@ impl Config {
     }
 
     fn limits(&self) -> Arc<Limits> {
-        let (max, per_client) =
-            (self.limits.max_connections, self.limits.max_connections_per_client);
+        let default = default_max_connections();
+        let max = self.limits.max_connections.unwrap_or(default);
+        let per_client = self.limits.max_connections_per_client;
         Arc::new(Limits::new(max, per_client, self.trusted_proxies.clone()))
     }
 }

@@ -22,7 +22,7 @@ use crate::forward::{Framing, is_forbidden_trailer};
 const COPIED_BYTES: usize = 16 << 10;
 
 /// A buffer that grew beyond this is not kept with an idle connection.
-const KEPT_BYTES: usize = 16 << 10;
+const KEPT_BYTES: usize = 4 << 10;
 
 /// Why the request could not be sent.
 #[derive(Debug)]
@@ -70,9 +70,6 @@ enum Source {
 impl Outgoing {
     /// The buffer for a new request's head, empty.
     pub(crate) fn head(&mut self) -> &mut Vec<u8> {
-        if self.buffer.capacity() > KEPT_BYTES {
-            self.buffer = Vec::new();
-        }
         self.buffer.clear();
         self.sent = 0;
         self.piece = Bytes::new();
@@ -80,6 +77,13 @@ impl Outgoing {
         self.whole = true;
         self.begun = false;
         &mut self.buffer
+    }
+
+    /// Lets go of a buffer that grew.
+    pub(super) fn shrink(&mut self) {
+        if self.buffer.capacity() > KEPT_BYTES {
+            self.buffer = Vec::new();
+        }
     }
 
     /// The body that follows the head, and the bytes that it may have.

@@ -62,6 +62,7 @@ impl Pool {
         let list = idle.by_endpoint.entry(key(&upstream.endpoint)).or_default();
         if list.len() < MAX_IDLE_PER_ENDPOINT {
             upstream.idle_since = now;
+            upstream.shrink();
             list.push(upstream);
             idle.total += 1;
         }
