@@ -262,6 +262,11 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
 }
 
 fn bind_all(config: &Config, workers: usize) -> Result<Vec<Sockets>, Failure> {
+    // Sockets that may be shared would share it with each other too.
+    if config.http == config.https && config.http.port() != 0 {
+        let problem = format!("--http and --https are both {}", config.http);
+        return Err(Failure::Configuration(problem));
+    }
     let bind = |what: &str, address: SocketAddr| {
         let failed = |e| Failure::failed(format!("cannot listen on {what} address {address}"), e);
         listener::bind(address).map_err(failed)

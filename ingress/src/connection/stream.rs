@@ -56,6 +56,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
             let length = self.first.len().min(buffer.remaining());
             buffer.put_slice(&self.first[..length]);
             self.first.advance(length);
+            if self.first.is_empty() {
+                // Its memory is not needed for the rest of the connection.
+                self.first = BytesMut::new();
+            }
         }
         if buffer.filled().len() > before {
             self.connection.on_read();
