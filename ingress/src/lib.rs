@@ -1,9 +1,9 @@
 //! The L7 ingress: HTTP/1.1 and HTTP/2 by the rules of Ingress objects, with TLS.
 //!
-//! model → [`snapshot`] → [`worker`]s. The control runtime compiles each update of the model into
+//! model → `snapshot` → `worker`s. The control runtime compiles each update of the model into
 //! the next snapshot and publishes it in one swap; workers, one thread a core, load it once for
-//! each handshake and request. In a worker: [`listener`] → [`connection`] → [`handler`] →
-//! [`upstream`]. The meaning of hosts and paths is in [`route`], of header fields in [`forward`].
+//! each handshake and request. In a worker: `listener` → `connection` → `handler` →
+//! `upstream`. The meaning of hosts and paths is in `route`, of header fields in `forward`.
 
 mod body;
 mod connection;

@@ -129,7 +129,8 @@ async fn an_endpoint_that_leaves_gets_nothing_new_and_finishes_what_it_has() {
     // It says that it is terminating: not ready, still serving.
     let both = service("web", &["127.N.N.10", "127.N.N.11"]).replace(
         "- addresses: [127.N.N.10]\n",
-        "- addresses: [127.N.N.10]\n  conditions: {ready: false, serving: true, terminating: true}\n",
+        "- addresses: [127.N.N.10]\n  \
+         conditions: {ready: false, serving: true, terminating: true}\n",
     );
     world.replace(&(rules() + &both));
     let begun = Instant::now();
