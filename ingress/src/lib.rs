@@ -1,9 +1,9 @@
 //! The L7 ingress: HTTP/1.1 and HTTP/2 by the rules of Ingress objects, with TLS.
 //!
-//! model → [`snapshot`] → [`worker`]s. The control runtime compiles each update of the model into
+//! model → `snapshot` → `worker`s. The control runtime compiles each update of the model into
 //! the next snapshot and publishes it in one swap; workers, one thread a core, load it once for
-//! each handshake and request. In a worker: [`listener`] → [`connection`] → [`handler`] →
-//! [`upstream`]. The meaning of hosts and paths is in [`route`], of header fields in [`forward`].
+//! each handshake and request. In a worker: `listener` → `connection` → `handler` →
+//! `upstream`. The meaning of hosts and paths is in `route`, of header fields in `forward`.
 
 mod body;
 mod connection;
@@ -35,7 +35,7 @@ use tokio::sync::watch;
 
 use crate::deadline::TICK;
 use crate::forward::Rules;
-use crate::limits::Limits;
+use crate::limits::{Limits, default_max_connections};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot, parse_bytes};
@@ -111,9 +111,10 @@ pub struct LimitFlags {
         default_value = "1g", value_parser = parse_bytes)]
     pub max_body_bytes: u64,
 
-    /// Connections open at one time
-    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N", default_value = "32768")]
-    pub max_connections: usize,
+    /// Connections open at one time; default: 32768, or fewer where the limit of open files is
+    /// lower
+    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
 
     /// Connections open at one time from one address that is no trusted proxy
     #[arg(
@@ -210,8 +211,9 @@ impl Config {
     }
 
     fn limits(&self) -> Arc<Limits> {
-        let (max, per_client) =
-            (self.limits.max_connections, self.limits.max_connections_per_client);
+        let default = default_max_connections();
+        let max = self.limits.max_connections.unwrap_or(default);
+        let per_client = self.limits.max_connections_per_client;
         Arc::new(Limits::new(max, per_client, self.trusted_proxies.clone()))
     }
 }
@@ -260,6 +262,11 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
 }
 
 fn bind_all(config: &Config, workers: usize) -> Result<Vec<Sockets>, Failure> {
+    // Sockets that may be shared would share it with each other too.
+    if config.http == config.https && config.http.port() != 0 {
+        let problem = format!("--http and --https are both {}", config.http);
+        return Err(Failure::Configuration(problem));
+    }
     let bind = |what: &str, address: SocketAddr| {
         let failed = |e| Failure::failed(format!("cannot listen on {what} address {address}"), e);
         listener::bind(address).map_err(failed)

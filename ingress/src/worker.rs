@@ -213,12 +213,20 @@ impl Worker {
         tls: Option<TlsAcceptor>,
         permit: crate::limits::Permit,
     ) {
-        let worker = self.clone();
-        self.connections.set(self.connections.get() + 1);
         self.shard().connections.add(1);
+        self.connections.set(self.connections.get() + 1);
+        let open = Open(self.clone());
         tokio::task::spawn_local(async move {
-            connection::serve(worker.clone(), stream, peer, tls, permit).await;
-            worker.connections.set(worker.connections.get() - 1);
+            connection::serve(open.0.clone(), stream, peer, tls, permit).await;
         });
+    }
+}
+
+/// An open connection, which a drain waits for.
+struct Open(Rc<Worker>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
     }
 }
