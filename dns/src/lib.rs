@@ -11,6 +11,7 @@ mod metrics;
 mod mmsg;
 #[cfg(test)]
 mod oracle;
+mod quota;
 mod respond;
 mod server;
 mod snapshot;
