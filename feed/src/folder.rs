@@ -13,7 +13,6 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -28,6 +27,7 @@ use status::Status;
 use watch::{Hints, Wake, Watch};
 
 use crate::name::Kinds;
+use crate::path::FilePath;
 use crate::record::RecordKind;
 use crate::report::Report;
 use crate::store::{Event, Store};
@@ -40,6 +40,9 @@ const QUIET: Duration = Duration::from_millis(10);
 const RESCAN: Duration = Duration::from_millis(1500);
 /// How long a cold start waits for files that are being written.
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// A look at everything that a hint asks for may take this part of the time at most: in a large
+/// folder beside a program that creates files there all the time.
+const BREAK: u32 = 10;
 /// How often a look may be put off because files vanish while others come.
 const MAX_POSTPONED: u32 = 5;
 
@@ -90,6 +93,8 @@ struct Folder {
     /// When to look at the hints' and the pending files, and when at everything.
     soon: Option<Instant>,
     next: Instant,
+    /// From when on a hint may ask for a look at everything.
+    rested: Instant,
     /// When the first hint came that no batch has answered yet.
     heard: Option<Instant>,
     /// Looks put off in a row.
@@ -110,7 +115,7 @@ impl Folder {
             watch,
             hints: Hints::default(),
             files: Files::default(),
-            catalogue: Catalogue::default(),
+            catalogue: Catalogue::new(kinds),
             store: Store::new(kinds),
             publisher,
             status,
@@ -118,6 +123,7 @@ impl Folder {
             pending: BTreeSet::new(),
             soon: None,
             next: Instant::now(),
+            rested: Instant::now(),
             heard: None,
             postponed: 0,
             begun: Instant::now(),
@@ -128,7 +134,8 @@ impl Folder {
         while self.publisher.is_read() {
             self.wait(wakes);
             match self.look() {
-                Ok(look) => {
+                Ok(None) => {}
+                Ok(Some(look)) => {
                     self.status.scanned(Ok(()));
                     self.take(&look);
                 }
@@ -163,11 +170,18 @@ impl Folder {
     }
 
     /// A look that may be believed: at the files that were hinted at, where that is enough.
-    fn look(&mut self) -> Result<Look, String> {
-        if self.next > Instant::now() {
+    /// `None` when it has to wait.
+    fn look(&mut self) -> Result<Option<Look>, String> {
+        let now = Instant::now();
+        if self.next > now {
             let paths = self.hints.paths().chain(&self.pending).cloned().collect();
             if let Some(look) = scan::look_at(paths, &self.folders) {
-                return Ok(look);
+                return Ok(Some(look));
+            }
+            if self.rested > now {
+                self.next = self.next.min(self.rested);
+                self.soon = None;
+                return Ok(None);
             }
         }
         let mut look = scan::look(&self.root).map_err(|error| error.to_string())?;
@@ -175,6 +189,7 @@ impl Folder {
             // What happened before the new watches was not heard, so look once more.
             look = scan::look(&self.root).map_err(|error| error.to_string())?;
         }
+        self.rested = Instant::now() + now.elapsed() * BREAK;
         let is_same = |a: Option<&Stat>, b: Option<&Stat>| match (a, b) {
             (Some(a), Some(b)) => a.is_same_file(b),
             _ => false,
@@ -185,7 +200,7 @@ impl Folder {
         }
         self.folders.clone_from(&look.folders);
         self.next = Instant::now() + RESCAN;
-        Ok(look)
+        Ok(Some(look))
     }
 
     /// Reads what changed and publishes it as one batch.
@@ -216,7 +231,7 @@ impl Folder {
     }
 
     /// Looks again soon: what is missing may be on the way to another name.
-    fn postpone(&mut self, look: &Look, missing: &[Arc<Path>], until: Instant) {
+    fn postpone(&mut self, look: &Look, missing: &[FilePath], until: Instant) {
         if look.only.is_some() {
             self.pending.extend(missing.iter().map(|path| path.to_path_buf()));
             self.soon = Some(until);
@@ -236,7 +251,12 @@ impl Folder {
         let changed = first || !changes.is_empty();
         let news = self.report(changed);
         if changed {
-            tracing::debug!(changes = changes.len(), build = ?begun.elapsed(), "batch");
+            if first {
+                let objects: usize = self.catalogue.served().values().sum();
+                let folder = self.root.display();
+                tracing::info!(%folder, objects, took = ?self.begun.elapsed(), "folder read");
+            }
+            tracing::debug!(changes = changes.len(), took = ?begun.elapsed(), "batch");
             self.publisher.publish(model, changes, received, true);
         }
         status::log(&news);

@@ -148,6 +148,7 @@ impl Store {
             Record::IngressClass(o) => self.put(Object::IngressClass(o)),
             Record::Secret(o) => self.put(Object::Secret(o)),
             Record::Namespace(name) => self.put(Object::Namespace(name)),
+            Record::Unwanted(_) => {}
         }
     }
 

@@ -72,8 +72,8 @@ pub struct Config {
         value_parser = parse_duration)]
     pub udp_idle_timeout: Duration,
 
-    /// UDP sessions open at once; datagrams of further clients are dropped. Default: what the
-    /// limit of file descriptors leaves room for
+    /// UDP sessions open at once; datagrams of further clients are dropped. Default: half of the
+    /// file descriptors that listeners leave
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS", value_name = "N")]
     pub max_udp_sessions: Option<NonZeroUsize>,
 }

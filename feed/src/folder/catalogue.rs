@@ -8,9 +8,7 @@
 mod claims;
 mod file;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -19,16 +17,19 @@ use claims::{Claims, Wish};
 use file::{Definition, File};
 
 use crate::manifest::{Claim, Format};
-use crate::name::{Kind, ObjectName};
+use crate::name::{Kind, Kinds, ObjectName};
+use crate::path::FilePath;
 use crate::problem::{Level, Problem};
 use crate::record::{Record, RecordKey, RecordKind};
 use crate::report::Report;
 use crate::store::Event;
 use crate::validate::Interner;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Catalogue {
-    files: BTreeMap<Arc<Path>, File>,
+    /// What is kept of objects: no more than these kinds need.
+    kinds: Kinds,
+    files: BTreeMap<FilePath, File>,
     objects: HashMap<RecordKey, Object>,
     claims: Claims,
     /// Services that ask for what another has; tried again whenever anything changes.
@@ -45,17 +46,31 @@ pub(crate) struct Catalogue {
 #[derive(Debug, Default)]
 struct Object {
     /// The files that define it, sorted.
-    files: SmallVec<[Arc<Path>; 1]>,
+    files: SmallVec<[FilePath; 1]>,
     /// What the store was told, and whose it is.
-    served: Option<(Arc<Path>, Record)>,
+    served: Option<(FilePath, Record)>,
 }
 
 impl Catalogue {
+    pub(crate) fn new(kinds: Kinds) -> Catalogue {
+        Catalogue {
+            kinds,
+            files: BTreeMap::new(),
+            objects: HashMap::new(),
+            claims: Claims::default(),
+            refused: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            served: BTreeMap::new(),
+            reports: None,
+            interner: Interner::default(),
+        }
+    }
+
     /// Takes a file's new text. Documents that did not change are not parsed again.
-    pub(crate) fn put(&mut self, path: &Arc<Path>, text: &str, format: Format) {
+    pub(crate) fn put(&mut self, path: &FilePath, text: &str, format: Format) {
         let before = self.files.remove(path).unwrap_or_default();
         let flawed = before.is_flawed();
-        let (file, touched) = File::read(text, format, before, &mut self.interner);
+        let (file, touched) = File::read(text, format, before, self.kinds, &mut self.interner);
         if flawed || file.is_flawed() {
             self.reports = None;
         }
@@ -70,7 +85,7 @@ impl Catalogue {
     }
 
     /// A file is gone, and with it what only it defined.
-    pub(crate) fn remove(&mut self, path: &Path) {
+    pub(crate) fn remove(&mut self, path: &FilePath) {
         if let Some(file) = self.files.remove(path) {
             self.touched.extend(file.keys().cloned());
             if file.is_flawed() {
@@ -121,9 +136,8 @@ impl Catalogue {
         reports.extend(self.refused.values().flatten().cloned());
         reports.extend(self.shadowed());
         reports.sort_by(|a, b| {
-            let files =
-                if Arc::ptr_eq(&a.file, &b.file) { Ordering::Equal } else { a.file.cmp(&b.file) };
-            files.then((a.line(), a.column()).cmp(&(b.line(), b.column())))
+            let place = |report: &Report| (report.line(), report.column());
+            a.file.cmp(&b.file).then(place(a).cmp(&place(b)))
         });
         let reports: Arc<[Report]> = reports.into();
         self.reports = Some(reports.clone());
@@ -136,7 +150,7 @@ impl Catalogue {
     }
 
     /// The file whose definition of an object is served.
-    pub(crate) fn file_of(&self, key: &RecordKey) -> Option<&Arc<Path>> {
+    pub(crate) fn file_of(&self, key: &RecordKey) -> Option<&FilePath> {
         self.objects.get(key)?.served.as_ref().map(|(path, _)| path)
     }
 
@@ -147,7 +161,7 @@ impl Catalogue {
 
     /// The file whose definition counts, and its record: the incumbent's while it still defines
     /// the object, else the first path's.
-    fn choose(&mut self, key: &RecordKey) -> Option<(Arc<Path>, Record)> {
+    fn choose(&mut self, key: &RecordKey) -> Option<(FilePath, Record)> {
         let object = self.objects.get_mut(key)?;
         let files = &self.files;
         if object.files.len() > 1 {
@@ -156,22 +170,22 @@ impl Catalogue {
         object.files.retain(|path| files.get(path).is_some_and(|file| file.defines(key)));
         let incumbent = object.served.as_ref().map(|(path, _)| path);
         let incumbent = object.files.iter().find(|path| Some(*path) == incumbent);
-        let good = |path: &&Arc<Path>| files[*path].record(key).is_some();
+        let good = |path: &&FilePath| files[*path].record(key).is_some();
         let path = incumbent.or_else(|| object.files.iter().find(good))?;
         let record = files[path].record(key)?;
         Some((path.clone(), record.clone()))
     }
 
-    fn wish(&self, key: RecordKey, wanted: Option<(Arc<Path>, Record)>) -> Wish {
+    fn wish(&self, key: RecordKey, wanted: Option<(FilePath, Record)>) -> Wish {
         let served = self.objects.get(&key).and_then(|object| object.served.as_ref());
-        let claims_of = |(_, record): &(Arc<Path>, Record)| claims::of(record);
+        let claims_of = |(_, record): &(FilePath, Record)| claims::of(record);
         let had = served.map(claims_of).unwrap_or_default();
         let asks = wanted.as_ref().map(claims_of).unwrap_or_default();
         Wish { key, had, asks, wanted }
     }
 
     /// Tells the store of an object, if that is news.
-    fn serve(&mut self, key: &RecordKey, wanted: Option<(Arc<Path>, Record)>) -> Option<Event> {
+    fn serve(&mut self, key: &RecordKey, wanted: Option<(FilePath, Record)>) -> Option<Event> {
         let object = self.objects.get_mut(key)?;
         let changed = match (&object.served, &wanted) {
             (Some((_, before)), Some((_, now))) => before != now,
@@ -231,7 +245,7 @@ impl Catalogue {
 
     fn conflict(
         &self,
-        path: &Arc<Path>,
+        path: &FilePath,
         key: &RecordKey,
         definition: &Definition,
         message: String,

@@ -6,7 +6,6 @@
 //! half-written than meant, so it has to wait, and an empty one waits for ever.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,8 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::QUIET;
 use super::scan::{Found, Look, Stat};
 use super::watch::{Hints, State};
-use crate::document;
+use crate::document::{self, hash};
 use crate::manifest::Format;
+use crate::path::FilePath;
 use crate::problem::{Level, Mark, Problem};
 use crate::report::Report;
 
@@ -35,7 +35,7 @@ const RACY: Duration = Duration::from_secs(2);
 /// What is known of each file.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    known: BTreeMap<Arc<Path>, Known>,
+    known: BTreeMap<FilePath, Known>,
     /// What kept the last look from being whole.
     incomplete: Vec<(PathBuf, String)>,
 }
@@ -85,9 +85,9 @@ impl Fault {
 /// What to do after a look.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
-    pub(super) gone: Vec<Arc<Path>>,
+    pub(super) gone: Vec<FilePath>,
     /// Files that changed but may not be whole yet: look at them again after this time.
-    pub(super) held: Vec<Arc<Path>>,
+    pub(super) held: Vec<FilePath>,
     pub(super) wait: Duration,
     /// A file is missing for the first time: it may only be on the way to another name, or be
     /// written anew by an editor. Nothing was decided, so look again soon.
@@ -123,7 +123,7 @@ impl Files {
         look: &Look,
         hints: &Hints,
         mood: Mood,
-        mut take: impl FnMut(&Arc<Path>, &str, Format),
+        mut take: impl FnMut(&FilePath, &str, Format),
     ) -> Verdict {
         let mut verdict = Verdict::default();
         if look.only.is_none() {
@@ -139,8 +139,7 @@ impl Files {
         for (path, found) in &look.files {
             let known = self.known.entry(path.clone()).or_default();
             known.missing = false;
-            let state = hints.of(path, found.linked);
-            match known.step(path, found, state, mood) {
+            match known.step(path, found, hints, mood) {
                 Step::Unchanged => {}
                 Step::Held(wait) => {
                     let first = verdict.held.is_empty();
@@ -178,7 +177,7 @@ impl Files {
     }
 
     fn find_missing(&mut self, look: &Look, verdict: &mut Verdict) {
-        let mut note = |path: &Arc<Path>, known: &mut Known| {
+        let mut note = |path: &FilePath, known: &mut Known| {
             verdict.vanishing |= !known.missing;
             known.missing = true;
             verdict.gone.push(path.clone());
@@ -192,8 +191,8 @@ impl Files {
             }
             return;
         };
-        for path in only.iter().filter(|path| !look.files.contains_key(path.as_path())) {
-            let path: Arc<Path> = path.as_path().into();
+        let only = only.iter().map(|path| FilePath::from(path.as_path()));
+        for path in only.filter(|path| !look.files.contains_key(path)) {
             if let Some(known) = self.known.get_mut(&path) {
                 note(&path, known);
             }
@@ -202,7 +201,7 @@ impl Files {
 }
 
 impl Known {
-    fn step(&mut self, path: &Path, found: &Found, state: Option<State>, mood: Mood) -> Step {
+    fn step(&mut self, path: &Path, found: &Found, hints: &Hints, mood: Mood) -> Step {
         let stat = found.stat;
         if self.stat == Some(stat) && !self.racy {
             self.changing = None;
@@ -211,7 +210,7 @@ impl Known {
         if let Some(fault) = refuse_unread(&stat) {
             return self.fail(Some(stat), fault);
         }
-        let age = self.see(&stat, state, mood);
+        let age = self.see(&stat, hints.of(path, found.linked), mood);
         let wait = self.wait_for(mood.first).saturating_sub(age);
         if !wait.is_zero() && self.stat != Some(stat) {
             return Step::Held(wait);
@@ -260,7 +259,11 @@ impl Known {
             *self = Known { documents: self.documents, ..taken };
             return Step::Unchanged;
         }
-        let documents = document::split(&text, found.format).len();
+        let documents = match found.format {
+            Format::Yaml => document::split(&text, found.format).len(),
+            // Half of it is no JSON, and what is broken takes nothing away.
+            Format::Json => usize::from(!text.trim().is_empty()),
+        };
         let in_place = self.stat.is_none_or(|before| before.is_same_file(&stat));
         let shrunk = in_place && documents < self.documents;
         let heard = self.changing.as_ref().is_some_and(|changing| changing.state.is_some());
@@ -367,13 +370,7 @@ fn ends_whole(text: &str, format: Format) -> bool {
     }
 }
 
-fn hash(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
-}
-
-fn report(file: Arc<Path>, level: Level, message: &str, help: &str, mark: Mark) -> Report {
+fn report(file: FilePath, level: Level, message: &str, help: &str, mark: Mark) -> Report {
     Report {
         file,
         object: None,

@@ -141,7 +141,9 @@ fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
 
 /// Logs problems: each once, when it is new.
 pub(super) fn log(news: &[Report]) {
-    for report in news.iter().take(MAX_LOGGED) {
+    let errors = news.iter().filter(|report| report.is_error());
+    let warnings = news.iter().filter(|report| !report.is_error());
+    for report in errors.chain(warnings).take(MAX_LOGGED) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
         let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
