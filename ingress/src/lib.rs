@@ -31,7 +31,7 @@ use daemon::flags::parse_duration;
 use daemon::{Daemon, Failure};
 use feed::{Kind, Kinds, Update, Updates};
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::deadline::TICK;
 use crate::forward::Rules;
@@ -243,13 +243,20 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         metrics: metrics.clone(),
     });
     let orders = watch::Sender::new(Orders::default());
+    let (ended, mut any_ended) = mpsc::unbounded_channel();
     let mut workers = Vec::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
-        workers.push(worker::start(index, shared.clone(), sockets, orders.subscribe())?);
+        let (shared, orders) = (shared.clone(), orders.subscribe());
+        workers.push(worker::start(index, shared, sockets, orders, ended.clone())?);
     }
     tracing::info!(%http, %https, workers = workers.len(), "listening");
     let publisher = Publisher { compiler, snapshot, metrics, orders };
-    publisher.follow(updates, &daemon).await;
+    tokio::select! {
+        () = publisher.follow(updates, &daemon) => {}
+        // The others would go on, but nobody would start this one again.
+        Some(index) = any_ended.recv() => tracing::error!(index, "a worker has ended"),
+    }
+    daemon.shutdown.begin();
     publisher.orders.send_modify(|orders| orders.drain = true);
     // Threads are joined off the runtime, which answers probes meanwhile.
     let joined = tokio::task::spawn_blocking(move || {
