@@ -67,7 +67,7 @@ pub struct Config {
     )]
     pub resolv_conf: PathBuf,
 
-    /// How long to wait for one upstream before the next is tried
+    /// How long to wait for one upstream before the next is tried; 4.5 s for all tries together
     #[arg(
         long,
         env = "SWITCHYARD_UPSTREAM_TIMEOUT",

@@ -2,7 +2,7 @@
 //!
 //! model → zone → answers. This file ties the parts together: it binds, starts a thread for each
 //! worker and one for TCP and forwarding, turns each update into a new version of the zone, and
-//! drains. The semantics are in [`zone`] and [`wire`], which touch nothing, and in `respond`.
+//! drains. The semantics are in `zone` and `wire`, which touch nothing, and in `respond`.
 
 mod config;
 mod forward;
@@ -11,6 +11,7 @@ mod metrics;
 mod mmsg;
 #[cfg(test)]
 mod oracle;
+mod quota;
 mod respond;
 mod server;
 mod snapshot;

@@ -1,8 +1,8 @@
 //! Which files changed, and which of those may be believed already.
 //!
 //! A file is read when `stat` says that it changed, or when it was read so soon after its last
-//! change that another could hide behind the same times. What is read counts once it is whole:
-//! see [`wait_for`]. A file that lost documents or half of its size without being replaced is more
+//! change that another could hide behind the same times. What is read counts once it is whole: see
+//! [`Known::wait_for`]. A file that lost documents or half of its size without being replaced is more
 //! likely half-written than meant, so it has to wait, and an empty one waits for ever.
 
 use std::collections::BTreeMap;

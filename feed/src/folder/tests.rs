@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::name::ObjectName;
 use crate::update::Update;
 
-/// What the issue allows for a change however it is made; doubled, for a busy machine.
+/// What a change may take however it is made; doubled, for a busy machine.
 const ANY_WAY: Duration = Duration::from_secs(4);
 /// 50 ms are the goal for what inotify tells of.
 const TOLD: Duration = Duration::from_secs(1);
