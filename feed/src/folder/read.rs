@@ -2,7 +2,7 @@
 //!
 //! A file is read when `stat` says that it changed, or when it was read so soon after its last
 //! change that another could hide behind the same times. What is read counts once it is whole: see
-//! [`Known::wait_for`]. A file that lost documents or half of its size without being replaced is more
+//! [`Known::wait_for`]. A file that lost documents or half of its size in place is more
 //! likely half-written than meant, so it has to wait, and an empty one waits for ever.
 
 use std::collections::BTreeMap;
