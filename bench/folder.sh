@@ -129,7 +129,8 @@ took.sort()
 print("%.1f %.1f %.1f" % (took[len(took) // 2], took[min(len(took) - 1, len(took) * 99 // 100)], took[-1]))
 PYTHON
 
-cpu_ticks() { awk '{ print $14 + $15 }' "/proc/$pid/stat"; }
+# User and system time of the process.
+cpu_ms() { awk -v hz="$(getconf CLK_TCK)" '{ print int(($14 + $15) * 1000 / hz) }' "/proc/$pid/stat"; }
 rss_mib() { awk '/VmRSS/ { printf "%.0f", $2 / 1024 }' "/proc/$pid/status"; }
 
 echo "$services Services, $((services * 10)) endpoints; $changes changes"
@@ -141,19 +142,20 @@ for layout in one list files; do
     files) what="files" goal=3000 file=$out/files/svc-0.yaml ;;
   esac
   figure "$what: loaded" "$loaded" "$goal" ms
-  echo "$what: $(rss_mib) MiB resident"
+  echo "$what: $(cpu_ms) ms CPU time to load, $(rss_mib) MiB resident"
   if [ "$layout" != list ]; then
+    before=$(cpu_ms)
     read -r median p99 worst < <(python3 "$out/change.py" "$file" "$changes" 127.0.0.1 15355)
     figure "$what: one endpoint changed, median" "$median" 100 ms
     figure "$what: one endpoint changed, p99" "$p99" 100 ms
-    echo "$what: slowest $worst ms"
+    echo "$what: slowest $worst ms; $((($(cpu_ms) - before) / changes)) ms CPU time a change," \
+      "with the questions of who waits for it"
   fi
   if [ "$layout" = files ]; then
     sleep 3
-    before=$(cpu_ticks)
+    before=$(cpu_ms)
     sleep 10
-    idle=$(awk -v t=$(($(cpu_ticks) - before)) -v hz="$(getconf CLK_TCK)" \
-      'BEGIN { printf "%.1f", t / hz * 10 }')
+    idle=$(awk -v ms=$(($(cpu_ms) - before)) 'BEGIN { printf "%.1f", ms / 100 }')
     figure "$what: idle, of a core" "$idle" 2.0 %
   fi
   stop

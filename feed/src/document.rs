@@ -43,6 +43,18 @@ pub(crate) fn split(text: &str, format: Format) -> Vec<Document<'_>> {
     }
 }
 
+/// About how many documents a text has: fewer than before when the end of it is missing.
+pub(crate) fn count(text: &str, format: Format) -> usize {
+    if text.trim().is_empty() {
+        return 0;
+    }
+    match format {
+        Format::Yaml => 1 + memchr::memmem::find_iter(text.as_bytes(), "\n---").count(),
+        // Half of it is no JSON, and what is broken takes nothing away.
+        Format::Json => 1,
+    }
+}
+
 /// A text's hash, by which one that did not change is known again.
 pub(crate) fn hash(text: &str) -> u64 {
     use std::hash::BuildHasher;

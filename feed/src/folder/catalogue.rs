@@ -11,6 +11,7 @@ mod file;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use claims::{Claims, Wish};
@@ -30,7 +31,7 @@ pub(crate) struct Catalogue {
     /// What is kept of objects: no more than these kinds need.
     kinds: Kinds,
     files: BTreeMap<FilePath, File>,
-    objects: HashMap<RecordKey, Object>,
+    objects: HashMap<RecordKey, Object, RandomState>,
     claims: Claims,
     /// Services that ask for what another has; tried again whenever anything changes.
     refused: BTreeMap<ObjectName, Vec<Report>>,
@@ -56,7 +57,7 @@ impl Catalogue {
         Catalogue {
             kinds,
             files: BTreeMap::new(),
-            objects: HashMap::new(),
+            objects: HashMap::default(),
             claims: Claims::default(),
             refused: BTreeMap::new(),
             touched: BTreeSet::new(),

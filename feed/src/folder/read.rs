@@ -2,7 +2,7 @@
 //!
 //! A file is read when `stat` says that it changed, or when it was read so soon after its last
 //! change that another could hide behind the same times. What is read counts once it is whole: see
-//! [`Known::wait_for`]. An empty file, or one that is suddenly shorter by documents, is more
+//! [`Known::wait_for`]. A file that lost documents or half of its size in place is more
 //! likely half-written than meant, so it has to wait, and an empty one waits for ever.
 
 use std::collections::BTreeMap;
@@ -259,13 +259,11 @@ impl Known {
             *self = Known { documents: self.documents, ..taken };
             return Step::Unchanged;
         }
-        let documents = match found.format {
-            Format::Yaml => document::split(&text, found.format).len(),
-            // Half of it is no JSON, and what is broken takes nothing away.
-            Format::Json => usize::from(!text.trim().is_empty()),
-        };
-        let in_place = self.stat.is_none_or(|before| before.is_same_file(&stat));
-        let shrunk = in_place && documents < self.documents;
+        let documents = document::count(&text, found.format);
+        let shrunk = self.stat.is_some_and(|before| {
+            let less = documents < self.documents || stat.size < before.size / 2;
+            before.is_same_file(&stat) && less
+        });
         let heard = self.changing.as_ref().is_some_and(|changing| changing.state.is_some());
         let unfinished = mood.first && !heard && !ends_whole(&text, found.format);
         if (shrunk || unfinished) && age < SETTLED {
@@ -274,7 +272,7 @@ impl Known {
             }
             return Step::Held(SETTLED - age);
         }
-        if documents == 0 && self.documents > 0 && text.trim().is_empty() {
+        if self.documents > 0 && text.trim().is_empty() {
             let message = "the file is empty, so what it defined before stays";
             let fault = Fault::error(message, "delete the file to remove its objects");
             return self.fail(Some(stat), Fault { level: Level::Warning, ..fault });

@@ -195,8 +195,10 @@ async fn written_in_pieces_by_writers_that_close() {
     let (a, b) = (service("a", "10.0.0.1"), service("b", "10.0.0.2"));
     let mut folder = Followed::start(&[("f.yaml", &(a + &b))]).await;
     // As `echo … > f; echo … >> f` does it.
-    fs::write(folder.file("f.yaml"), "").unwrap();
-    folder.looked(1).await;
+    for (mark, begin) in [(11, ""), (12, "# of two Services\n"), (13, "---\n")] {
+        fs::write(folder.file("f.yaml"), begin).unwrap();
+        folder.looked(mark).await;
+    }
     fs::write(folder.file("f.yaml"), service("a", "10.0.0.3")).unwrap();
     folder.looked(2).await;
     assert_eq!(folder.held(), "a=10.0.0.1 b=10.0.0.2 zz-mark=10.200.0.2");

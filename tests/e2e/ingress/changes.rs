@@ -91,7 +91,9 @@ async fn two_hundred_endpoint_swaps_under_load_lose_no_request() {
         })
         .await;
         // They die with what they had in hand, as a process that is killed does.
-        drop(std::mem::replace(&mut running, next));
+        for killed in std::mem::replace(&mut running, next) {
+            killed.stop().await;
+        }
         load.goes_on(10).await;
     }
     let answered = load.stop().await;

@@ -213,6 +213,12 @@ impl Endpoint {
         Endpoint { task, seen: Arc::default(), connections }
     }
 
+    /// Ends it, and waits until its address is free again.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
     /// The requests so far, each with its head and body.
     pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()

@@ -195,7 +195,9 @@ async fn a_client_that_takes_nothing_is_closed() {
         let mut buffer = Vec::new();
         read_request(&mut stream, &mut buffer).await.unwrap();
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
-        while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+        // Quickly more than all buffers of the kernel hold.
+        let piece = vec![b'x'; 256 << 10];
+        while stream.write_all(&piece).await.is_ok() {}
     })
     .await;
     let flags = ["--read-timeout", "300ms", "--send-timeout", "300ms"];

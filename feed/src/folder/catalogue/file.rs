@@ -1,7 +1,9 @@
 //! One file of the folder, as it was read last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::fast::RandomState;
 
 use crate::document::{self, MAX_DOCUMENTS, hash};
 use crate::manifest::{self, Claim, Format, Outcome, Reading};
@@ -21,7 +23,7 @@ const ALWAYS_READ: u64 = 0;
 #[derive(Debug, Default)]
 pub(super) struct File {
     documents: Vec<Document>,
-    objects: BTreeMap<RecordKey, Definition>,
+    objects: HashMap<RecordKey, Definition, RandomState>,
     /// Problems that were added since the file was read.
     problems: usize,
 }
@@ -77,7 +79,7 @@ impl File {
         interner: &mut Interner,
     ) -> (File, Vec<RecordKey>) {
         let documents = std::mem::take(&mut before.documents);
-        let mut known: HashMap<u64, Document> =
+        let mut known: HashMap<u64, Document, RandomState> =
             documents.into_iter().map(|document| (document.hash, document)).collect();
         known.remove(&ALWAYS_READ);
         let mut reader =
@@ -213,7 +215,7 @@ struct Reader<'r> {
     format: Format,
     kinds: Kinds,
     /// The documents that the file had before, by hash.
-    known: HashMap<u64, Document>,
+    known: HashMap<u64, Document, RandomState>,
     interner: &'r mut Interner,
     /// Documents that did not change, with the lines that are above them now.
     kept: Vec<(Document, u32)>,
