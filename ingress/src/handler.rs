@@ -17,7 +17,7 @@ use crate::deadline::Ticks;
 use crate::forward::{Framing, Occurs, RequestHead, Survey, upgrade_of, write_request};
 use crate::refusal::Refusal;
 use crate::route::{host_of, normalise, port_of};
-use crate::settings::{MAX_CONNECT_TRIES, MAX_RESENDS};
+use crate::settings::{MAX_CONNECT_TIMEOUTS, MAX_CONNECT_TRIES, MAX_RESENDS};
 use crate::snapshot::{Endpoint, Route};
 use crate::upstream::codec::{Asked, Head};
 use crate::upstream::{Failure, Outgoing, Upstream, framing};
@@ -221,6 +221,7 @@ struct Exchange<'a> {
     /// Our place in the rotation; the endpoints after it are tried in its order.
     turn: usize,
     connect_tries: usize,
+    connect_timeouts: usize,
     resends: usize,
 }
 
@@ -231,7 +232,8 @@ impl<'a> Exchange<'a> {
             return Err(Refusal::Unserved("nothing serves this path at the moment"));
         }
         let turn = endpoints.take_turn();
-        Ok(Exchange { in_flight, route, turn, connect_tries: 0, resends: 0 })
+        let (connect_tries, connect_timeouts, resends) = (0, 0, 0);
+        Ok(Exchange { in_flight, route, turn, connect_tries, connect_timeouts, resends })
     }
 
     /// A connection to the endpoint whose turn it is, kept or new.
@@ -279,13 +281,17 @@ impl<'a> Exchange<'a> {
                     tracing::debug!(endpoint = %endpoint.address, %error, "cannot connect");
                     Refusal::Unreachable
                 }
-                None => Refusal::EndpointTimeout,
+                None => {
+                    self.connect_timeouts += 1;
+                    Refusal::EndpointTimeout
+                }
             };
             shard.upstream_connect_failures.add(1);
             self.turn = self.turn.wrapping_add(1);
             self.connect_tries += 1;
             let endpoints = self.route.backend.endpoints().list().len();
-            if self.connect_tries >= endpoints.min(MAX_CONNECT_TRIES) {
+            let all_tried = self.connect_tries >= endpoints.min(MAX_CONNECT_TRIES);
+            if all_tried || self.connect_timeouts >= MAX_CONNECT_TIMEOUTS {
                 return Err(refusal);
             }
         }

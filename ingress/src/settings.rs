@@ -37,6 +37,10 @@ pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
 /// Endpoints that are tried for one request when connections cannot be opened.
 pub(crate) const MAX_CONNECT_TRIES: usize = 8;
 
+/// Endpoints that may let a request wait for the whole of the connect time-out: clients do not
+/// wait for all of them in turn.
+pub(crate) const MAX_CONNECT_TIMEOUTS: usize = 2;
+
 /// How often a request that no endpoint has answered is sent again: once because a kept
 /// connection had gone stale, and again while endpoints go away under it, but not round all of
 /// them, for it may be the request that ends them.

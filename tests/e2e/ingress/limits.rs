@@ -240,6 +240,42 @@ async fn unreachable_endpoints_are_502_and_others_are_asked() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_takes_no_connection_is_504_and_others_are_asked() {
+    let net = Net::new();
+    // Two whose queues are full: the kernel lets whoever comes wait.
+    let mut full = Vec::new();
+    for last in [10, 11] {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(net.addr(last, 9000)).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(Ok(stream)) = tokio::time::timeout(
+            Duration::from_millis(200),
+            TcpStream::connect(net.addr(last, 9000)),
+        )
+        .await
+        {
+            waiting.push(stream);
+        }
+        full.push((listener, waiting));
+    }
+    let _endpoint = Endpoint::echo(net.addr(12, 9000), "alive").await;
+    let manifests = service("full", &["127.N.N.10"])
+        + &service("mixed", &["127.N.N.11", "127.N.N.12"])
+        + &ingress(
+            "i",
+            &[("full.com", "Prefix", "/", "full"), ("mixed.com", "Prefix", "/", "mixed")],
+        );
+    let world = World::start_in(net, &manifests, &["--connect-timeout", "300ms"]);
+    for speaks in ALL {
+        assert_eq!(get(&world, speaks, "full.com", "/").await.status, 504, "{speaks:?}");
+        for _ in 0..2 {
+            assert_eq!(get(&world, speaks, "mixed.com", "/").await.name(), "alive", "{speaks:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limits_are_turned_away() {
     let flags = ["--max-connections", "5", "--max-connections-per-client", "3"];
     let (world, _endpoint) = echo_world(&flags).await;
