@@ -3,7 +3,7 @@
 use hickory_proto::rr::RData;
 use nix::sys::signal::Signal;
 
-use super::kit::{Dns, ONE_SERVICE, WEB, exchange, question, receive, show};
+use super::kit::{Dns, ONE_SERVICE, PORT, WEB, exchange, question, receive, show};
 use crate::support::{Switchyard, eventually};
 
 fn service(spec: &str) -> String {
@@ -190,7 +190,7 @@ fn flags_that_cannot_work() {
     let net = crate::support::Net::new();
     let folder = crate::support::Folder::new();
     let path = folder.path().to_str().unwrap();
-    let listen = net.addr(1, 1053).to_string();
+    let listen = net.addr(1, PORT).to_string();
     let check = |flags: &[&str], expected: i32| {
         let mut args = vec!["dns", "--feed", path, "--listen", &listen];
         args.extend(flags);

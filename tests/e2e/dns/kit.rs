@@ -21,6 +21,9 @@ pub(crate) const ONE_SERVICE: &str = "{ apiVersion: v1, kind: Service, \
 /// A question about it.
 pub(crate) const WEB: &str = "web.ns.svc.Z A";
 
+/// Not the usual port: a responder that somebody runs here has that on all addresses.
+pub(crate) const PORT: u16 = 5311;
+
 /// A responder that follows a folder of its own.
 #[derive(Debug)]
 pub(crate) struct Dns {
@@ -42,7 +45,7 @@ impl Dns {
         let net = Net::new();
         let folder = Folder::new();
         folder.replace("objects.yaml", manifest);
-        let addr = net.addr(53, 1053);
+        let addr = net.addr(53, PORT);
         let listen = addr.to_string();
         let mut args = vec!["dns", "--feed", folder.path().to_str().unwrap(), "--listen", &listen];
         args.extend(flags);
