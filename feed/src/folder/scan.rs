@@ -105,13 +105,16 @@ pub(super) fn look(root: &Path) -> io::Result<Look> {
 ///
 /// When one of them cannot be read: nothing is known then of what is gone.
 pub(super) fn look_at_all(roots: &[PathBuf]) -> io::Result<Look> {
-    let mut all = Look::default();
-    for root in roots {
-        let Look { files, folders, only: _, unreadable, too_many } =
-            look(root).map_err(|error| match roots.len() {
-                1 => error,
-                _ => io::Error::new(error.kind(), format!("{}: {error}", root.display())),
-            })?;
+    let named = |root: &PathBuf| {
+        look(root).map_err(|error| match roots.len() {
+            1 => error,
+            _ => io::Error::new(error.kind(), format!("{}: {error}", root.display())),
+        })
+    };
+    let Some((first, others)) = roots.split_first() else { return Ok(Look::default()) };
+    let mut all = named(first)?;
+    for root in others {
+        let Look { files, folders, only: _, unreadable, too_many } = named(root)?;
         all.files.extend(files);
         all.folders.extend(folders);
         all.unreadable.extend(unreadable);
