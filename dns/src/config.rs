@@ -67,7 +67,7 @@ pub struct Config {
     )]
     pub resolv_conf: PathBuf,
 
-    /// How long to wait for one upstream before the next is tried
+    /// How long to wait for one upstream before the next is tried; 4.5 s for all tries together
     #[arg(
         long,
         env = "SWITCHYARD_UPSTREAM_TIMEOUT",
@@ -164,7 +164,9 @@ impl Config {
         let invalid = |what: &str| {
             Failure::Configuration(format!("--domain {}: {what}", self.domain.escape_debug()))
         };
-        let domain = Name::from_text(&self.domain).ok_or_else(|| invalid("not a DNS name"))?;
+        let of_names = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+        let domain = Some(&*self.domain).filter(|text| text.bytes().all(of_names));
+        let domain = domain.and_then(Name::from_text).ok_or_else(|| invalid("not a DNS name"))?;
         let owned = match &self.reverse_cidr[..] {
             [] => Owned::AroundClusterIps,
             networks => Owned::Networks(networks.iter().map(IpNet::trunc).collect()),

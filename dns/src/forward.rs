@@ -7,10 +7,9 @@
 mod relay;
 pub(crate) mod upstreams;
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -18,6 +17,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::metrics::Metrics;
+use crate::quota::{Place, Quota};
 use crate::wire::reply::{Detached, Transport};
 use crate::wire::{Name, Query, Rcode, u16_at};
 
@@ -29,8 +29,6 @@ const MAX_UDP_ANSWER: usize = 4096;
 const MIN_TRIES: usize = 2;
 /// A client's resolver gives up after 5 s; an answer must come before that.
 const DEADLINE: Duration = Duration::from_millis(4500);
-/// One client may hold this share of all that may be in flight, so that none can take all.
-const CLIENT_SHARE: usize = 4;
 
 /// Asks upstreams. `clone` shares it.
 #[derive(Clone, Debug)]
@@ -40,22 +38,8 @@ pub(crate) struct Forwarder(Arc<Inner>);
 struct Inner {
     upstreams: Vec<SocketAddr>,
     try_timeout: Duration,
-    max_in_flight: usize,
-    in_flight: Mutex<InFlight>,
+    in_flight: Quota,
     metrics: Metrics,
-}
-
-#[derive(Debug, Default)]
-struct InFlight {
-    total: usize,
-    by_client: HashMap<IpAddr, usize>,
-}
-
-/// A place among the questions in flight; given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Place {
-    forwarder: Forwarder,
-    client: IpAddr,
 }
 
 /// A query that an upstream has to answer, as its client sent it.
@@ -87,25 +71,17 @@ impl Forwarder {
         max_in_flight: usize,
         metrics: Metrics,
     ) -> Forwarder {
-        let in_flight = Mutex::default();
-        let inner = Inner { upstreams, try_timeout, max_in_flight, in_flight, metrics };
-        Forwarder(Arc::new(inner))
+        let in_flight = Quota::new(max_in_flight, metrics.forwards_in_flight.clone());
+        Forwarder(Arc::new(Inner { upstreams, try_timeout, in_flight, metrics }))
     }
 
     /// A place for one more question of this client; `None` when too many are in flight.
     pub(crate) fn admit(&self, client: IpAddr) -> Option<Place> {
-        let max = self.0.max_in_flight;
-        let mut in_flight = self.0.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = in_flight.by_client.get(&client).copied().unwrap_or_default();
-        if in_flight.total >= max || own >= max.div_ceil(CLIENT_SHARE) {
-            drop(in_flight);
+        let place = self.0.in_flight.admit(client);
+        if place.is_none() {
             self.0.metrics.forwards_refused.inc();
-            return None;
         }
-        in_flight.total += 1;
-        in_flight.by_client.insert(client, own + 1);
-        self.0.metrics.forwards_in_flight.set(in_flight.total as i64);
-        Some(Place { forwarder: self.clone(), client })
+        place
     }
 
     /// The reply for the client, and its code.
@@ -162,21 +138,6 @@ impl Forwarder {
             }
         }
         refusal
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let inner = &self.forwarder.0;
-        let mut in_flight = inner.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-        in_flight.total -= 1;
-        if let Some(own) = in_flight.by_client.get_mut(&self.client) {
-            *own -= 1;
-            if *own == 0 {
-                in_flight.by_client.remove(&self.client);
-            }
-        }
-        inner.metrics.forwards_in_flight.set(in_flight.total as i64);
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! model → zone → answers. This file ties the parts together: it binds, starts a thread for each
 //! worker and one for TCP and forwarding, turns each update into a new version of the zone, and
-//! drains. The semantics are in [`zone`] and [`wire`], which touch nothing, and in `respond`.
+//! drains. The semantics are in `zone` and `wire`, which touch nothing, and in `respond`.
 
 mod config;
 mod forward;
@@ -11,6 +11,7 @@ mod metrics;
 mod mmsg;
 #[cfg(test)]
 mod oracle;
+mod quota;
 mod respond;
 mod server;
 mod snapshot;
@@ -27,6 +28,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use daemon::{Daemon, Failure};
 use feed::{Kind, Kinds, Update, Updates};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -54,9 +56,11 @@ pub const KINDS: Kinds =
 /// When the flags cannot work together, an address cannot be bound, or a data thread ends.
 pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result<(), Failure> {
     let unready = daemon.readiness.block("the first snapshot is not served yet");
+    raise_descriptor_limit();
     let metrics = Metrics::register(&daemon.metrics);
     let (threads, server) = start(&config, &daemon, &metrics)?;
-    let mut publisher = Publisher { server, metrics, generation: Arc::default() };
+    let before = server.zone.load_full();
+    let mut publisher = Publisher { server, metrics, generation: Arc::default(), before };
     publisher.show(&daemon);
     let mut unready = Some(unready);
     let mut ended = threads.ended.subscribe();
@@ -123,6 +127,9 @@ impl Threads {
         for socket in &self.sockets {
             udp::wake(socket);
         }
+        // Once its thread has ended and its last question is answered, a socket closes, and tells
+        // clients at once that nobody is there.
+        drop(self.sockets);
         let mut ended = self.ended.subscribe();
         let all = ended.wait_for(|count| *count == self.count);
         if tokio::time::timeout(limit, all).await.is_err() {
@@ -142,9 +149,12 @@ fn start(
     let mut tcp_listeners = Vec::new();
     for addr in &config.listen {
         let failed = |error| Failure::failed(format!("cannot listen on {addr}"), error);
-        let of_address = udp::bind(*addr, daemon.workers).map_err(failed)?;
+        // Where IPv4 has a listener of its own, one of IPv6 must leave it alone.
+        let only_v6 =
+            config.listen.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
+        let of_address = udp::bind(*addr, only_v6, daemon.workers).map_err(failed)?;
         let bound = of_address[0].local_addr().map_err(failed)?;
-        tcp_listeners.push(tcp::bind(bound).map_err(failed)?);
+        tcp_listeners.push(tcp::bind(bound, only_v6).map_err(failed)?);
         listeners.push(bound);
         sockets.extend(of_address);
     }
@@ -261,7 +271,7 @@ impl Runtime {
             // Those that have ended would otherwise stay in the set.
             while servers.try_join_next().is_some() {}
         }
-        servers.join_all().await;
+        while servers.join_next().await.is_some() {}
     }
 }
 
@@ -270,6 +280,8 @@ struct Publisher {
     server: Arc<Server>,
     metrics: Metrics,
     generation: Arc<AtomicU64>,
+    /// The version before the last, kept so that no data thread is the one to free it.
+    before: Arc<Zone>,
 }
 
 impl Publisher {
@@ -281,16 +293,18 @@ impl Publisher {
             zone.set_serial(next_serial(before.serial()));
         }
         let (names, serial) = (zone.names(), zone.serial());
+        let was_synced = before.is_synced();
         self.server.zone.store(Arc::new(zone));
+        self.before = before;
         self.generation.store(update.generation, Ordering::Relaxed);
         self.metrics.programming.observe(update.received.elapsed().as_secs_f64());
         self.metrics.zone_names.set(names as i64);
         self.metrics.zone_serial.set(i64::from(serial));
-        let (generation, took) = (update.generation, begun.elapsed());
-        if update.synced && !before.is_synced() {
-            tracing::info!(generation, serial, names, ?took, "serving the first snapshot");
+        let (generation, took_us) = (update.generation, begun.elapsed().as_micros() as u64);
+        if update.synced && !was_synced {
+            tracing::info!(generation, serial, names, took_us, "serving the first snapshot");
         } else {
-            tracing::debug!(generation, serial, names, ?took, "serving a snapshot");
+            tracing::debug!(generation, serial, names, took_us, "serving a snapshot");
         }
     }
 
@@ -307,4 +321,14 @@ impl Publisher {
 fn next_serial(last: u32) -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     last.wrapping_add(1).max(now as u32)
+}
+
+/// Connections and questions in flight need a descriptor each; the usual soft limit of 1,024 is
+/// there for programs that use select(2).
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+    }
 }

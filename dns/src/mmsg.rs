@@ -246,7 +246,7 @@ impl Origin {
             header.msg_control = origin.control.0.as_mut_ptr().cast();
             header.msg_controllen = origin.control_len;
         }
-        // SAFETY: the header's pointers are to locals and to `bytes`, which outlive the call;
+        // SAFETY: the header's pointers are to locals and to `bytes`, which outlive the call, and
         // sendmsg(2) only reads through them.
         let sent =
             unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_DONTWAIT) };

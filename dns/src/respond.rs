@@ -131,3 +131,6 @@ fn version_record() -> Vec<u8> {
 
 // A packet that is only a header still gets a header and an OPT record.
 const _: () = assert!(MIN_BUFFER > HEADER_LEN + crate::wire::OPT_LEN);
+
+#[cfg(test)]
+mod tests;

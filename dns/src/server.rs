@@ -64,6 +64,8 @@ impl Worker {
         match respond(zone, policy, &mut self.query, buf, len, transport, self.turn) {
             Outcome::Reply(len, rcode) => {
                 let is_read = rcode != Rcode::FORMERR && rcode != Rcode::NOTIMP;
+                let Query { name, qtype, .. } = &self.query;
+                tracing::trace!(%name, qtype = qtype.0, code = rcode.0, ?transport, "answered");
                 self.counters.replied(transport, is_read.then_some(self.query.qtype), rcode);
                 Action::Send(len)
             }

@@ -4,27 +4,25 @@
 //! replies, or has too many questions with upstreams, is not read from, and so costs a bounded
 //! amount of memory.
 
-use std::collections::HashMap;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::metrics::Metrics;
+use crate::quota::{Place, Quota};
 use crate::server::{Action, Worker};
 use crate::wire::TCP_LIMIT;
 use crate::wire::reply::Transport;
 
 /// Connections that wait to be accepted, where the system allows so many (net.core.somaxconn).
 const BACKLOG: i32 = 1024;
-/// One client may hold this share of all connections, so that none can take all.
-const CLIENT_SHARE: usize = 4;
 /// Once more than half of all connections are open, an idle one is kept for this share of its
 /// time, so that room is made for those who ask.
 const CROWDED_IDLE_SHARE: u32 = 10;
@@ -59,15 +57,15 @@ pub(crate) fn shared_worker(worker: Worker) -> Arc<Mutex<(Worker, Box<[u8]>)>> {
     Arc::new(Mutex::new((worker, vec![0; TCP_LIMIT].into())))
 }
 
-/// Binds a listener.
+/// Binds a listener; one of IPv6 also for IPv4, unless `only_v6`.
 ///
 /// # Errors
 ///
 /// When the address is in use or is not ours.
-pub(crate) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+pub(crate) fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     if addr.is_ipv6() {
-        socket.set_only_v6(false)?;
+        socket.set_only_v6(only_v6)?;
     }
     // Connections of a process before us may still be closing.
     socket.set_reuse_address(true)?;
@@ -77,30 +75,17 @@ pub(crate) fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Who has connections open.
-#[derive(Debug, Default)]
-struct Open {
-    total: usize,
-    by_client: HashMap<IpAddr, usize>,
-}
-
-/// A connection's place; given back when dropped.
-struct Place {
-    open: Arc<Mutex<Open>>,
-    client: IpAddr,
-    metrics: Metrics,
-}
-
 impl TcpServer {
     /// Accepts until the drain begins, then returns when the last connection has ended.
     pub(crate) async fn serve(mut self, listener: TcpListener) {
-        let open = Arc::new(Mutex::new(Open::default()));
+        let most = self.limits.max_connections;
+        let quota = Quota::new(most, self.metrics.tcp_connections.clone());
         let mut connections = tokio::task::JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 Some(_) = connections.join_next() => continue,
-                _ = self.draining.wait_for(|draining| *draining) => break,
+                () = begun(&mut self.draining) => break,
             };
             let (stream, peer) = match accepted {
                 Ok((stream, peer)) => (stream, peer.ip().to_canonical()),
@@ -110,7 +95,7 @@ impl TcpServer {
                     continue;
                 }
             };
-            let Some(place) = self.admit(&open, peer) else {
+            let Some(place) = quota.admit(peer) else {
                 self.metrics.tcp_refused.inc();
                 continue;
             };
@@ -130,40 +115,6 @@ impl TcpServer {
         }
         drop(listener);
         while connections.join_next().await.is_some() {}
-    }
-
-    fn admit(&self, open: &Arc<Mutex<Open>>, client: IpAddr) -> Option<Place> {
-        let max = self.limits.max_connections;
-        let mut counts = open.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = counts.by_client.get(&client).copied().unwrap_or_default();
-        if counts.total >= max || own >= max.div_ceil(CLIENT_SHARE) {
-            return None;
-        }
-        counts.total += 1;
-        counts.by_client.insert(client, own + 1);
-        self.metrics.tcp_connections.inc();
-        Some(Place { open: open.clone(), client, metrics: self.metrics.clone() })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.total -= 1;
-        if let Some(own) = counts.by_client.get_mut(&self.client) {
-            *own -= 1;
-            if *own == 0 {
-                counts.by_client.remove(&self.client);
-            }
-        }
-        self.metrics.tcp_connections.dec();
-    }
-}
-
-impl Place {
-    fn is_crowded(&self, limits: Limits) -> bool {
-        let counts = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.total > limits.max_connections / 2
     }
 }
 
@@ -201,6 +152,8 @@ impl Connection {
             if !flow.replies.is_empty() {
                 timeout(WRITE_TIMEOUT, self.stream.write_all(&flow.replies)).await??;
                 flow.replies.clear();
+                // One large reply must not cost its room for as long as the connection lasts.
+                flow.replies.shrink_to(WRITE_AT);
                 continue;
             }
             if flow.ended && flow.waiting == 0 {
@@ -223,7 +176,8 @@ impl Connection {
                     push(&mut flow.replies, &reply);
                 }
                 () = sleep_until(look_again), if flow.waiting == 0 => {}
-                _ = self.draining.wait_for(|draining| *draining), if !flow.ended => {
+                () = begun(&mut self.draining), if !flow.ended => {
+                    read_last(&self.stream, &mut flow.received);
                     flow.ended = true;
                 }
             }
@@ -231,8 +185,7 @@ impl Connection {
     }
 
     fn idle_timeout(&self) -> Duration {
-        let crowded = self.place.is_crowded(self.limits);
-        self.limits.idle_timeout / if crowded { CROWDED_IDLE_SHARE } else { 1 }
+        self.limits.idle_timeout / if self.place.is_crowded() { CROWDED_IDLE_SHARE } else { 1 }
     }
 
     /// Answers the whole queries that were received, as far as there is room for replies; whether
@@ -288,4 +241,22 @@ impl Connection {
 fn push(replies: &mut Vec<u8>, message: &[u8]) {
     replies.extend_from_slice(&(message.len() as u16).to_be_bytes());
     replies.extend_from_slice(message);
+}
+
+/// Waits for the drain.
+async fn begun(draining: &mut watch::Receiver<bool>) {
+    // An error means that the sender has gone, which is the same.
+    let _ = draining.wait_for(|draining| *draining).await;
+}
+
+/// Reads what has arrived already, which the runtime may not know of yet.
+fn read_last(stream: &TcpStream, received: &mut Vec<u8>) {
+    let socket = SockRef::from(stream);
+    let mut chunk = [0; MAX_QUERY];
+    while received.len() < WRITE_AT {
+        match (&*socket).read(&mut chunk) {
+            Ok(count) if count > 0 => received.extend_from_slice(&chunk[..count]),
+            _ => return,
+        }
+    }
 }

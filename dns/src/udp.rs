@@ -33,18 +33,22 @@ pub(crate) struct Forwarded {
     pub(crate) origin: Origin,
 }
 
-/// Binds `count` sockets to one address.
+/// Binds `count` sockets to one address; one of IPv6 also for IPv4, unless `only_v6`.
 ///
 /// # Errors
 ///
 /// When the address is in use, also by sockets that would share it: another process would then
 /// get some of our clients.
-pub(crate) fn bind(addr: SocketAddr, count: usize) -> io::Result<Vec<Arc<UdpSocket>>> {
+pub(crate) fn bind(
+    addr: SocketAddr,
+    only_v6: bool,
+    count: usize,
+) -> io::Result<Vec<Arc<UdpSocket>>> {
     let domain = Domain::for_address(addr);
     let open = |shared: bool, addr: SocketAddr| -> io::Result<Socket> {
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
         if addr.is_ipv6() {
-            socket.set_only_v6(false)?;
+            socket.set_only_v6(only_v6)?;
         }
         socket.set_reuse_port(shared)?;
         socket.bind(&addr.into())?;

@@ -16,7 +16,7 @@ mod service;
 mod soa;
 mod table;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -192,7 +192,7 @@ impl Zone {
         self.synced
     }
 
-    /// The number of names that exist, but for empty ones in between.
+    /// The number of names that exist, but for those of namespaces and of reverse zones.
     pub(crate) fn names(&self) -> usize {
         /// The apex, `ns.dns` and `dns-version`.
         const OWN: usize = 3;

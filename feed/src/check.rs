@@ -17,6 +17,7 @@ use crate::document;
 use crate::folder::{self, Catalogue};
 use crate::manifest::{self, Format};
 use crate::name::Kinds;
+use crate::path::FilePath;
 use crate::problem::{Excerpt, Problem};
 use crate::record::RecordKey;
 use crate::report::Report;
@@ -37,7 +38,7 @@ pub struct Checked {
 ///
 /// When a path cannot be read, or there is no manifest at all.
 pub fn check(paths: &[PathBuf]) -> io::Result<Checked> {
-    let mut files: Vec<(Arc<Path>, Format)> = Vec::new();
+    let mut files: Vec<(FilePath, Format)> = Vec::new();
     for path in paths {
         let found = folder::manifests(path).map_err(|error| named(path, &error))?;
         files.extend(found);
@@ -48,7 +49,7 @@ pub fn check(paths: &[PathBuf]) -> io::Result<Checked> {
         let message = "no manifests there: no *.yaml, *.yml or *.json";
         return Err(io::Error::new(io::ErrorKind::NotFound, message));
     }
-    let mut catalogue = Catalogue::default();
+    let mut catalogue = Catalogue::new(Kinds::all());
     let mut reports = Vec::new();
     for (path, format) in &files {
         match folder::read_text(path) {
@@ -140,7 +141,7 @@ struct Surprise {
 
 /// Finds the lines of what objects surprise with: each file is read once more for that.
 fn place(catalogue: &Catalogue, surprises: Vec<Surprise>) -> Vec<Report> {
-    let mut by_file: HashMap<Arc<Path>, HashMap<RecordKey, Vec<Surprise>>> = HashMap::new();
+    let mut by_file: HashMap<FilePath, HashMap<RecordKey, Vec<Surprise>>> = HashMap::new();
     for surprise in surprises {
         let Some(file) = catalogue.file_of(&surprise.key) else { continue };
         let of_file = by_file.entry(file.clone()).or_default();
@@ -161,7 +162,7 @@ fn place(catalogue: &Catalogue, surprises: Vec<Surprise>) -> Vec<Report> {
 }
 
 fn locate(
-    file: &Arc<Path>,
+    file: &FilePath,
     text: &str,
     part: &document::Document<'_>,
     format: Format,

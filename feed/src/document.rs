@@ -8,6 +8,8 @@
 mod json;
 mod list;
 
+use std::sync::LazyLock;
+
 use crate::manifest::Format;
 
 /// Documents of one file: each takes some hundred bytes in memory, however short it is.
@@ -41,86 +43,119 @@ pub(crate) fn split(text: &str, format: Format) -> Vec<Document<'_>> {
     }
 }
 
-/// The items of a YAML List; `None` when the document is none, or not plainly one.
+/// About how many documents a text has: fewer than before when the end of it is missing.
+pub(crate) fn count(text: &str, format: Format) -> usize {
+    if text.trim().is_empty() {
+        return 0;
+    }
+    match format {
+        Format::Yaml => 1 + memchr::memmem::find_iter(text.as_bytes(), "\n---").count(),
+        // Half of it is no JSON, and what is broken takes nothing away.
+        Format::Json => 1,
+    }
+}
+
+/// A text's hash, by which one that did not change is known again.
+pub(crate) fn hash(text: &str) -> u64 {
+    use std::hash::BuildHasher;
+    // Seeded for each process: nobody can write two texts that look the same to it.
+    static SEED: LazyLock<foldhash::quality::RandomState> = LazyLock::new(Default::default);
+    SEED.hash_one(text)
+}
+
+/// The items of a List in a YAML document; `None` when it is none, or not plainly one.
 pub(crate) fn items<'t>(document: &Document<'t>) -> Option<Vec<Document<'t>>> {
-    list::items(document)
+    if !document.text.trim_start().starts_with('{') {
+        return list::items(document);
+    }
+    // JSON is YAML too, and `kubectl` writes Lists in it.
+    let items = json::split(document.text);
+    let in_file = |item: Document<'t>| {
+        let first_line = item.lines_above == 0;
+        let columns = if first_line { document.columns_before } else { 0 };
+        Document {
+            lines_above: document.lines_above + item.lines_above,
+            columns_before: columns + item.columns_before,
+            ..item
+        }
+    };
+    (items.len() > 1).then(|| items.into_iter().map(in_file).collect())
 }
 
 fn split_yaml(text: &str) -> Vec<Document<'_>> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
-    let mut current = Part::starting_at(0, 0);
-    let mut offset = 0;
-    for (number, line) in text.split_inclusive('\n').enumerate() {
+    let mut part = Part { start: 0, lines_above: 0, begun: false };
+    for at in markers(text) {
         if documents.len() > MAX_DOCUMENTS {
             return documents;
         }
-        let number = number as u32;
-        match marker(line) {
-            Some(Marker::Start) if current.is_prologue() => current.content = true,
-            Some(Marker::Start) => {
-                documents.extend(current.end(text, offset));
-                current = Part { content: true, ..Part::starting_at(offset, number) };
-            }
-            Some(Marker::End) => {
-                documents.extend(current.end(text, offset));
-                current = Part::starting_at(offset + line.len(), number + 1);
-            }
-            None => current.see(line),
+        let is_start = text.as_bytes()[at] == b'-';
+        if is_start && !part.begun && prologue(&text[part.start..at]) == Prologue::Directives {
+            // The directives before it belong to this document.
+            part.begun = true;
+            continue;
         }
-        offset += line.len();
+        documents.extend(part.end(text, at));
+        let lines = memchr::memchr_iter(b'\n', &text.as_bytes()[part.start..at]).count() as u32;
+        part.lines_above += lines;
+        part.start = at;
+        part.begun = is_start;
+        if !is_start {
+            let line = memchr::memchr(b'\n', &text.as_bytes()[at..]);
+            part.lines_above += u32::from(line.is_some());
+            part.start = line.map_or(text.len(), |line| at + line + 1);
+        }
     }
-    documents.extend(current.end(text, text.len()));
+    documents.extend(part.end(text, text.len()));
     documents
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Marker {
-    Start,
-    End,
+/// Where the lines begin that are document markers.
+fn markers(text: &str) -> impl Iterator<Item = usize> + '_ {
+    let is_marker = |at: &usize| {
+        let line = &text.as_bytes()[*at..];
+        let ends = matches!(line.get(3), None | Some(b' ' | b'\t' | b'\r' | b'\n'));
+        ends && (line.starts_with(b"---") || line.starts_with(b"..."))
+    };
+    let lines = memchr::memchr_iter(b'\n', text.as_bytes()).map(|newline| newline + 1);
+    std::iter::once(0).chain(lines).filter(is_marker)
 }
 
-fn marker(line: &str) -> Option<Marker> {
-    let (head, rest) = line.as_bytes().split_at_checked(3)?;
-    if !matches!(rest.first(), None | Some(b' ' | b'\t' | b'\r' | b'\n')) {
-        return None;
+/// What stands before a `---`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prologue {
+    Empty,
+    Directives,
+    Content,
+}
+
+/// Looks as far as the first line of content.
+fn prologue(text: &str) -> Prologue {
+    let mut found = Prologue::Empty;
+    for line in text.split_inclusive('\n') {
+        match line.trim_start_matches([' ', '\t', '\u{feff}']).bytes().next() {
+            None | Some(b'#' | b'\r' | b'\n') => {}
+            Some(b'%') if line.starts_with('%') => found = Prologue::Directives,
+            Some(_) => return Prologue::Content,
+        }
     }
-    match head {
-        b"---" => Some(Marker::Start),
-        b"..." => Some(Marker::End),
-        _ => None,
-    }
+    found
 }
 
 /// A document whose end has not been seen yet.
 struct Part {
     start: usize,
     lines_above: u32,
-    directives: bool,
-    content: bool,
+    /// It has a `---` of its own.
+    begun: bool,
 }
 
 impl Part {
-    fn starting_at(start: usize, lines_above: u32) -> Part {
-        Part { start, lines_above, directives: false, content: false }
-    }
-
-    /// Only directives and comments so far: the next `---` begins this document's content.
-    fn is_prologue(&self) -> bool {
-        self.directives && !self.content
-    }
-
-    fn see(&mut self, line: &str) {
-        match line.trim_start_matches([' ', '\t', '\u{feff}']).bytes().next() {
-            None | Some(b'#' | b'\r' | b'\n') => {}
-            Some(b'%') if !self.content && line.starts_with('%') => self.directives = true,
-            Some(_) => self.content = true,
-        }
-    }
-
     fn end<'t>(&self, text: &'t str, end: usize) -> Option<Document<'t>> {
         let text = &text[self.start..end];
-        (self.content || self.directives).then_some(Document {
+        let counts = self.begun || prologue(text) != Prologue::Empty;
+        counts.then_some(Document {
             text,
             lines_above: self.lines_above,
             columns_before: 0,

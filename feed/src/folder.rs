@@ -30,6 +30,7 @@ use watch::{Hints, Wake, Watch};
 
 use crate::model::{Changes, Model};
 use crate::name::Kinds;
+use crate::path::FilePath;
 use crate::record::RecordKind;
 use crate::report::Report;
 use crate::store::{Event, Store};
@@ -42,6 +43,9 @@ const QUIET: Duration = Duration::from_millis(10);
 const RESCAN: Duration = Duration::from_millis(1500);
 /// How long a cold start waits for files that are being written.
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+/// A look at everything that a hint asks for may take this part of the time at most: in a large
+/// folder beside a program that creates files there all the time.
+const BREAK: u32 = 10;
 /// How often a look may be put off because files vanish while others come.
 const MAX_POSTPONED: u32 = 5;
 
@@ -57,7 +61,7 @@ pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Res
 fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates, Status)> {
     let (publisher, updates) = mailbox();
     let output = Output::Mailbox(publisher);
-    let status = spawn(vec![root.to_owned()], Catalogue::default(), kinds, output, daemon)?;
+    let status = spawn(vec![root.to_owned()], Catalogue::new(kinds), kinds, output, daemon)?;
     Ok((updates, status))
 }
 
@@ -146,6 +150,8 @@ struct Folder {
     /// When to look at the hints' and the pending files, and when at everything.
     soon: Option<Instant>,
     next: Instant,
+    /// From when on a hint may ask for a look at everything.
+    rested: Instant,
     /// When the first hint came that no batch has answered yet.
     heard: Option<Instant>,
     /// Looks put off in a row.
@@ -175,6 +181,7 @@ impl Folder {
             pending: BTreeSet::new(),
             soon: None,
             next: Instant::now(),
+            rested: Instant::now(),
             heard: None,
             postponed: 0,
             begun: Instant::now(),
@@ -185,7 +192,8 @@ impl Folder {
         while self.output.is_read() {
             self.wait(wakes);
             match self.look() {
-                Ok(look) => {
+                Ok(None) => {}
+                Ok(Some(look)) => {
                     self.status.scanned(Ok(()));
                     self.take(&look);
                 }
@@ -220,11 +228,18 @@ impl Folder {
     }
 
     /// A look that may be believed: at the files that were hinted at, where that is enough.
-    fn look(&mut self) -> Result<Look, String> {
-        if self.next > Instant::now() {
+    /// `None` when it has to wait.
+    fn look(&mut self) -> Result<Option<Look>, String> {
+        let now = Instant::now();
+        if self.next > now {
             let paths = self.hints.paths().chain(&self.pending).cloned().collect();
             if let Some(look) = scan::look_at(paths, &self.folders) {
-                return Ok(look);
+                return Ok(Some(look));
+            }
+            if self.rested > now {
+                self.next = self.next.min(self.rested);
+                self.soon = None;
+                return Ok(None);
             }
         }
         let mut look = scan::look_at_all(&self.roots).map_err(|error| error.to_string())?;
@@ -232,12 +247,13 @@ impl Folder {
             // What happened before the new watches was not heard, so look once more.
             look = scan::look_at_all(&self.roots).map_err(|error| error.to_string())?;
         }
+        self.rested = Instant::now() + now.elapsed() * BREAK;
         if self.roots.iter().any(|root| self.was_emptied(root, &look)) {
             return Err("the folder was replaced by one without manifests".to_owned());
         }
         self.folders.clone_from(&look.folders);
         self.next = Instant::now() + RESCAN;
-        Ok(look)
+        Ok(Some(look))
     }
 
     /// Watches the folders of a look; whether there was any to add.
@@ -287,7 +303,7 @@ impl Folder {
     }
 
     /// Looks again soon: what is missing may be on the way to another name.
-    fn postpone(&mut self, look: &Look, missing: &[Arc<Path>], until: Instant) {
+    fn postpone(&mut self, look: &Look, missing: &[FilePath], until: Instant) {
         if look.only.is_some() {
             self.pending.extend(missing.iter().map(|path| path.to_path_buf()));
             self.soon = Some(until);
@@ -307,7 +323,12 @@ impl Folder {
         let changed = first || !changes.is_empty();
         let (reports, news) = self.report(changed);
         if changed {
-            tracing::debug!(changes = changes.len(), build = ?begun.elapsed(), "batch");
+            if first {
+                let objects: usize = self.catalogue.served().values().sum();
+                let (took, folder) = (self.begun.elapsed(), self.status.source());
+                tracing::info!(folder, objects, ?took, "folder read");
+            }
+            tracing::debug!(changes = changes.len(), took = ?begun.elapsed(), "batch");
         }
         match &mut self.output {
             Output::Mailbox(publisher) if changed => {

@@ -14,6 +14,7 @@ mod manifest;
 mod model;
 mod name;
 mod object;
+mod path;
 mod problem;
 mod record;
 mod report;

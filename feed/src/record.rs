@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::{EndpointSlice, Ingress, IngressClass, Node, Pod, Protocol, Secret, Service};
-use crate::name::{Kind, ObjectName};
+use crate::name::{Kind, Kinds, ObjectName};
 
 /// The kinds that a source reads: those of the model, and `v1` Endpoints, which become slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,6 +81,8 @@ pub(crate) enum Record {
     Secret(Arc<Secret>),
     Namespace(ObjectName),
     Node(Arc<Node>),
+    /// Valid, but of a kind that this process has no use for: a dns process need not keep keys.
+    Unwanted(Arc<RecordKey>),
 }
 
 /// Labels, or a selector of them.
@@ -146,6 +148,19 @@ impl Record {
             Record::Secret(o) => of(Kind::Secret, &o.name),
             Record::Namespace(name) => of(Kind::Namespace, name),
             Record::Node(o) => of(Kind::Node, &o.name),
+            Record::Unwanted(key) => RecordKey::clone(key),
         }
+    }
+
+    /// The record, or only its name if none of these kinds is made from it.
+    pub(crate) fn cut_to(self, kinds: Kinds) -> Record {
+        let key = self.key();
+        let endpoints = kinds.contains(Kind::EndpointSlice);
+        let wanted = match key.kind {
+            RecordKind::Of(Kind::Service | Kind::Pod | Kind::Node) if endpoints => true,
+            RecordKind::Endpoints => endpoints,
+            RecordKind::Of(kind) => kinds.contains(kind),
+        };
+        if wanted { self } else { Record::Unwanted(Arc::new(key)) }
     }
 }

@@ -1,17 +1,17 @@
 //! A problem with its place in a file: for the log, `/status` and `switchyard check`.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::name::Kind;
+use crate::path::FilePath;
 use crate::problem::{Excerpt, Level, Mark, Problem};
 use crate::record::{RecordKey, RecordKind};
 
 /// Something that is wrong in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Report {
-    pub(crate) file: Arc<Path>,
+    pub(crate) file: FilePath,
     pub(crate) object: Option<RecordKey>,
     pub(crate) problem: Arc<Problem>,
     /// Lines of the file before the problem's document.
@@ -41,7 +41,7 @@ impl Report {
         if self.problem.excerpt.is_some() || self.object.as_ref().is_none_or(secret) {
             return self.problem.drawing(self.lines_above);
         }
-        let Ok(text) = std::fs::read_to_string(&self.file) else { return Vec::new() };
+        let Ok(text) = std::fs::read_to_string(&*self.file) else { return Vec::new() };
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let mark = Mark { line: self.line() - 1, ..self.problem.mark };
         let excerpt = Some(Excerpt::around(text, mark.byte_in(text)));

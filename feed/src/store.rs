@@ -3,7 +3,7 @@
 //! The only mutable copy. A list of a kind is buffered between [`Event::Init`] and
 //! [`Event::InitDone`] and swapped in whole, as a difference, so a re-list removes what is gone
 //! and touches nothing that stayed. Slices that Endpoints or Pods stand for are made here
-//! ([`derive`]), because they are a join of objects. Left out: where events come from.
+//! ([`mod@derive`]), because they are a join of objects. Left out: where events come from.
 
 mod derive;
 
@@ -148,6 +148,7 @@ impl Store {
             Record::IngressClass(o) => self.put(Object::IngressClass(o)),
             Record::Secret(o) => self.put(Object::Secret(o)),
             Record::Namespace(name) => self.put(Object::Namespace(name)),
+            Record::Unwanted(_) => {}
         }
     }
 

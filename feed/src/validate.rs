@@ -74,8 +74,8 @@ impl Interner {
 
 /// More of one object would not be read by anyone.
 const MAX_COMPLAINTS: usize = 100;
-/// A message may quote a value, and a value may have megabytes.
-const LONGEST_MESSAGE: usize = 1000;
+/// Of a value that a message quotes: it may have megabytes.
+const LONGEST_QUOTE: usize = 300;
 
 /// The validation of one object.
 pub(crate) struct Check<'i> {
@@ -134,16 +134,12 @@ impl<'i> Check<'i> {
         self.complaints
     }
 
-    fn say(&mut self, level: Level, at: At<'_>, mut message: String, help: Option<&str>) {
+    fn say(&mut self, level: Level, at: At<'_>, message: String, help: Option<&str>) {
         self.failed |= level == Level::Error;
         // A warning must not keep an error out.
         let most = if level == Level::Error { 2 * MAX_COMPLAINTS } else { MAX_COMPLAINTS };
         if self.complaints.len() >= most {
             return;
-        }
-        if let Some((end, _)) = message.char_indices().nth(LONGEST_MESSAGE) {
-            message.truncate(end);
-            message.push('…');
         }
         let help = help.map(str::to_owned);
         self.complaints.push(Complaint { level, path: at.path(), unsaid: 0, message, help });
@@ -158,7 +154,7 @@ impl<'i> Check<'i> {
     }
 
     fn invalid(&mut self, at: At<'_>, value: impl Debug, why: impl Display) {
-        self.error(at, format!("Invalid value: {value:?}: {why}"));
+        self.error(at, format!("Invalid value: {}: {why}", quoted(value)));
     }
 
     fn required(&mut self, at: At<'_>, why: &str) {
@@ -171,13 +167,14 @@ impl<'i> Check<'i> {
     }
 
     fn duplicate(&mut self, at: At<'_>, value: impl Debug) {
-        self.error(at, format!("Duplicate value: {value:?}"));
+        self.error(at, format!("Duplicate value: {}", quoted(value)));
     }
 
     fn unsupported(&mut self, at: At<'_>, value: &str, supported: &[&str]) {
         let list: Vec<_> = supported.iter().map(|value| format!("{value:?}")).collect();
         let list = list.join(", ");
-        self.error(at, format!("Unsupported value: {value:?}: supported values: {list}"));
+        let value = quoted(value);
+        self.error(at, format!("Unsupported value: {value}: supported values: {list}"));
     }
 
     /// Complains unless a format's rule accepts the value.
@@ -272,6 +269,27 @@ impl<'i> Check<'i> {
             self.expect(annotations, &lower, format::qualified_name);
         }
     }
+}
+
+/// A value as the API prints it, cut if it is long.
+fn quoted(value: impl Debug) -> String {
+    struct Cut(String);
+    impl std::fmt::Write for Cut {
+        fn write_str(&mut self, text: &str) -> std::fmt::Result {
+            let room = LONGEST_QUOTE.saturating_sub(self.0.len());
+            let (end, fits) = match text.char_indices().find(|(i, c)| i + c.len_utf8() > room) {
+                Some((end, _)) => (end, false),
+                None => (text.len(), true),
+            };
+            self.0.push_str(&text[..end]);
+            fits.then_some(()).ok_or(std::fmt::Error)
+        }
+    }
+    let mut cut = Cut(String::new());
+    if std::fmt::write(&mut cut, format_args!("{value:?}")).is_err() {
+        cut.0.push('…');
+    }
+    cut.0
 }
 
 /// The object's name as it is written, its namespace by default `default`.

@@ -102,8 +102,10 @@ pub(crate) async fn serve(
         }
         Some(acceptor) => {
             deadline.arm(settings.handshake_timeout);
-            let handshake = acceptor.accept(stream);
-            let Some(Ok(stream)) = in_time(handshake, &deadline).await else {
+            // Each stage has a box of its own: the task would be as large as the largest of them
+            // for as long as the connection lives.
+            let handshake = Box::pin(in_time(acceptor.accept(stream), &deadline));
+            let Some(Ok(stream)) = handshake.await else {
                 worker.shard().handshakes_rejected.add(1);
                 return;
             };
@@ -122,9 +124,9 @@ where
 {
     let stream = Stream::new(stream, first, connection.clone());
     if connection.is_http2 {
-        http2::serve(connection, stream).await;
+        Box::pin(http2::serve(connection, stream)).await;
     } else {
-        http1::serve(connection, stream).await;
+        Box::pin(http1::serve(connection, stream)).await;
     }
 }
 

@@ -180,15 +180,17 @@ impl Deadline {
 
     /// Whether it has fired; if not, the task is woken when it does.
     pub(crate) fn poll_fired(&self, cx: &Context<'_>) -> bool {
-        self.with(|entry| {
+        let (fired, _old_waker) = self.with(|entry| {
             if entry.state != State::Waiting {
-                return true;
+                return (true, None);
             }
-            if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                entry.waker = Some(cx.waker().clone());
+            if entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                return (false, None);
             }
-            false
-        })
+            // The old one is dropped once the entries are borrowed no more.
+            (false, entry.waker.replace(cx.waker().clone()))
+        });
+        fired
     }
 
     /// Whether nobody reacted to it, or to one of its children; the task is woken for that too.
@@ -208,10 +210,11 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        let mut entries = self.deadlines.entries.borrow_mut();
-        let entry = &mut entries.list[self.key];
-        (entry.at, entry.state, entry.waker) = (NEVER, State::Waiting, None);
-        entries.free.push(self.key);
+        let _old_waker = self.with(|entry| {
+            (entry.at, entry.state) = (NEVER, State::Waiting);
+            entry.waker.take()
+        });
+        self.deadlines.entries.borrow_mut().free.push(self.key);
     }
 }
 

@@ -64,6 +64,61 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// The fields of a request that decide how it is read and forwarded, found in one pass: a look
+/// for each by its name would take several times as long.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Survey<'a> {
+    pub(crate) host: Occurs<'a>,
+    pub(crate) content_length: Occurs<'a>,
+    pub(crate) transfer_encoding: Occurs<'a>,
+    has_connection: bool,
+    has_upgrade: bool,
+    has_te: bool,
+    has_trailer: bool,
+}
+
+/// How often a field occurs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Occurs<'a> {
+    #[default]
+    Never,
+    Once(&'a HeaderValue),
+    Again,
+}
+
+impl<'a> Occurs<'a> {
+    fn add(&mut self, value: &'a HeaderValue) {
+        *self = match self {
+            Occurs::Never => Occurs::Once(value),
+            Occurs::Once(_) | Occurs::Again => Occurs::Again,
+        };
+    }
+}
+
+impl<'a> Survey<'a> {
+    pub(crate) fn of(headers: &'a HeaderMap) -> Survey<'a> {
+        let mut survey = Survey::default();
+        for (name, value) in headers {
+            match *name {
+                header::HOST => survey.host.add(value),
+                header::CONTENT_LENGTH => survey.content_length.add(value),
+                header::TRANSFER_ENCODING => survey.transfer_encoding.add(value),
+                header::CONNECTION => survey.has_connection = true,
+                header::UPGRADE => survey.has_upgrade = true,
+                header::TE => survey.has_te = true,
+                header::TRAILER => survey.has_trailer = true,
+                _ => {}
+            }
+        }
+        survey
+    }
+
+    /// Whether the request could ask for another protocol, by [`upgrade_of`].
+    pub(crate) fn may_upgrade(&self) -> bool {
+        self.has_connection && self.has_upgrade
+    }
+}
+
 /// How a request's body is framed for the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -83,6 +138,7 @@ pub(crate) struct RequestHead<'a> {
     /// As the client wrote it.
     pub(crate) authority: &'a str,
     pub(crate) headers: &'a HeaderMap,
+    pub(crate) survey: Survey<'a>,
     pub(crate) framing: Framing,
     /// The protocol to change to, if the request asks for it and may.
     pub(crate) upgrade: Option<&'a HeaderValue>,
@@ -115,7 +171,10 @@ pub(crate) fn write_request(
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
     out.extend_from_slice(request.authority.as_bytes());
     out.extend_from_slice(b"\r\n");
-    let named = named_by_connection(request.headers);
+    let named = match request.survey.has_connection {
+        true => named_by_connection(request.headers),
+        false => Names::new(),
+    };
     for (name, value) in request.headers {
         if goes_on(name, origin.trusted, rules) && !named.contains(name) {
             write_field(out, name.as_str(), value.as_bytes());
@@ -152,12 +211,14 @@ fn write_framing(out: &mut Vec<u8>, request: &RequestHead<'_>) {
         }
         Framing::Chunked => {
             write_field(out, "transfer-encoding", b"chunked");
-            for value in request.headers.get_all(header::TRAILER) {
-                write_field(out, "trailer", value.as_bytes());
+            if request.survey.has_trailer {
+                for value in request.headers.get_all(header::TRAILER) {
+                    write_field(out, "trailer", value.as_bytes());
+                }
             }
         }
     }
-    if accepts_trailers(request.headers) {
+    if request.survey.has_te && accepts_trailers(request.headers) {
         write_field(out, "te", b"trailers");
     }
 }
@@ -290,6 +351,10 @@ pub(crate) struct ResponseConnection {
 impl ResponseConnection {
     /// Adds one Connection field.
     pub(crate) fn add(&mut self, value: &HeaderValue) {
+        if value == "keep-alive" {
+            self.keep_alive = true;
+            return;
+        }
         for token in tokens(value) {
             match token {
                 _ if token.eq_ignore_ascii_case("close") => self.close = true,
@@ -304,14 +369,12 @@ impl ResponseConnection {
 /// Whether a response's field is for this hop only, besides Connection, Transfer-Encoding,
 /// Upgrade and Content-Length, which its reader looks at.
 pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authentication-info"
-            | "te"
-    )
+    match *name {
+        header::PROXY_AUTHENTICATE | header::TE => true,
+        _ => {
+            matches!(name.as_str(), "keep-alive" | "proxy-connection" | "proxy-authentication-info")
+        }
+    }
 }
 
 /// Whether a field may not be among trailers (RFC 9110 section 6.5.1): those that frame, route or
@@ -368,6 +431,7 @@ mod tests {
             query: Some("b=c"),
             authority: "Foo.com:8443",
             headers: &headers,
+            survey: Survey::of(&headers),
             framing: Framing::None,
             upgrade: upgrade_of(&headers),
         };

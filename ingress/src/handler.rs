@@ -1,6 +1,5 @@
 //! From a request to its response: checks, route, endpoint, and what to do when one fails.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -15,10 +14,10 @@ use hyper::body::Incoming;
 use crate::body::Body;
 use crate::connection::{Connection, InFlight};
 use crate::deadline::Ticks;
-use crate::forward::{Framing, RequestHead, upgrade_of, write_request};
+use crate::forward::{Framing, Occurs, RequestHead, Survey, upgrade_of, write_request};
 use crate::refusal::Refusal;
 use crate::route::{host_of, normalise, port_of};
-use crate::settings::MAX_CONNECT_TRIES;
+use crate::settings::{MAX_CONNECT_TRIES, MAX_RESENDS};
 use crate::snapshot::{Endpoint, Route};
 use crate::upstream::codec::{Asked, Head};
 use crate::upstream::{Failure, Outgoing, Upstream, framing};
@@ -56,8 +55,9 @@ async fn answer(
     routed: &mut Option<Arc<Route>>,
 ) -> Result<Response<Body>, Refusal> {
     let (mut parts, body) = request.into_parts();
-    let framing = check_form(&parts, &body)?;
-    let authority = authority_of(&parts)?;
+    let survey = Survey::of(&parts.headers);
+    let framing = check_form(&parts, &survey, &body)?;
+    let authority = authority_of(&parts, &survey)?;
     let path = normalise(parts.uri.path()).map_err(|_| Refusal::Malformed("bad path"))?;
     let route = find_route(&in_flight.connection, &parts, authority, &path)?;
     let route = routed.insert(route).clone();
@@ -67,14 +67,16 @@ async fn answer(
     let mut exchange = Exchange::begin(in_flight, &route)?;
     let mut upstream = exchange.first_connection(&parts.method, framing).await?;
     let asked = {
-        let may_upgrade = !in_flight.connection.is_http2 && framing == Framing::None;
-        let upgrade = upgrade_of(&parts.headers).filter(|_| may_upgrade);
+        let is_plain = parts.version == Version::HTTP_11 && framing == Framing::None;
+        let may_upgrade = is_plain && survey.may_upgrade();
+        let upgrade = if may_upgrade { upgrade_of(&parts.headers) } else { None };
         let head = RequestHead {
             method: parts.method.as_str(),
             path: &path,
             query: parts.uri.query(),
             authority,
             headers: &parts.headers,
+            survey,
             framing,
             upgrade,
         };
@@ -105,34 +107,29 @@ async fn answer(
 }
 
 /// Checks what must hold before anything of a request is believed, and how its body is framed.
-fn check_form(parts: &Parts, body: &Incoming) -> Result<Framing, Refusal> {
+fn check_form(parts: &Parts, survey: &Survey<'_>, body: &Incoming) -> Result<Framing, Refusal> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Refusal::Method);
     }
-    let mut codings = parts.headers.get_all(header::TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        let is_chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-        if !is_chunked || codings.next().is_some() {
-            return Err(Refusal::Malformed("a transfer coding other than chunked"));
+    match survey.transfer_encoding {
+        Occurs::Never => {}
+        Occurs::Once(coding) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            if !matches!(survey.content_length, Occurs::Never) {
+                return Err(Refusal::Malformed("both Transfer-Encoding and Content-Length"));
+            }
         }
-        if parts.headers.contains_key(header::CONTENT_LENGTH) {
-            return Err(Refusal::Malformed("both Transfer-Encoding and Content-Length"));
-        }
+        _ => return Err(Refusal::Malformed("a transfer coding other than chunked")),
     }
-    framing(&parts.method, &parts.headers, body).ok_or(Refusal::Malformed("bad Content-Length"))
+    let framed = framing(&parts.method, survey.content_length, body);
+    framed.ok_or(Refusal::Malformed("bad Content-Length"))
 }
 
 /// The authority that a request is for, as its client wrote it.
-fn authority_of(parts: &Parts) -> Result<&str, Refusal> {
-    let mut hosts = parts.headers.get_all(header::HOST).iter();
-    let host = hosts.next();
-    if hosts.next().is_some() {
-        return Err(Refusal::Malformed("more than one Host"));
-    }
-    let host = match host.map(HeaderValue::to_str) {
-        Some(Err(_)) => return Err(Refusal::Malformed("bad Host")),
-        Some(Ok(host)) => Some(host),
-        None => None,
+fn authority_of<'a>(parts: &'a Parts, survey: &Survey<'a>) -> Result<&'a str, Refusal> {
+    let host = match survey.host {
+        Occurs::Never => None,
+        Occurs::Once(host) => Some(host.to_str().map_err(|_| Refusal::Malformed("bad Host"))?),
+        Occurs::Again => return Err(Refusal::Malformed("more than one Host")),
     };
     let named = parts.uri.authority().map(http::uri::Authority::as_str);
     match (named, host) {
@@ -184,7 +181,7 @@ fn find_route(
 /// To the same place over HTTPS: at our own port for a client that named a port, for it reached
 /// us directly; at HTTPS's own for one that did not, whatever maps that to us.
 fn redirect(
-    host: &Cow<'_, str>,
+    host: &str,
     authority: &str,
     https_port: u16,
     path: &str,
@@ -224,7 +221,7 @@ struct Exchange<'a> {
     /// Our place in the rotation; the endpoints after it are tried in its order.
     turn: usize,
     connect_tries: usize,
-    resent: bool,
+    resends: usize,
 }
 
 impl<'a> Exchange<'a> {
@@ -234,7 +231,7 @@ impl<'a> Exchange<'a> {
             return Err(Refusal::Unserved("nothing serves this path at the moment"));
         }
         let turn = endpoints.take_turn();
-        Ok(Exchange { in_flight, route, turn, connect_tries: 0, resent: false })
+        Ok(Exchange { in_flight, route, turn, connect_tries: 0, resends: 0 })
     }
 
     /// A connection to the endpoint whose turn it is, kept or new.
@@ -346,11 +343,15 @@ impl<'a> Exchange<'a> {
             Failure::Downstream(_) => return Err(Refusal::Malformed("the body ended early")),
             Failure::Broken(_) | Failure::Bad(_) => return Err(Refusal::BadResponse),
         }
-        let may_resend = is_idempotent || !upstream.outgoing.is_begun();
-        if self.resent || !may_resend || !upstream.outgoing.rewind() {
-            return Err(Refusal::BadResponse);
+        let is_safe = is_idempotent || !upstream.outgoing.is_begun();
+        // A kept connection may have been closed for no other reason than its age; a new one was
+        // closed because of the request, or because its endpoint is going away.
+        let elsewhere = upstream.reused || self.route.backend.endpoints().list().len() > 1;
+        let may_resend = is_safe && elsewhere && self.resends < MAX_RESENDS;
+        if !may_resend || !upstream.outgoing.rewind() {
+            return Err(Refusal::Unanswered);
         }
-        self.resent = true;
+        self.resends += 1;
         self.turn = self.turn.wrapping_add(1);
         self.in_flight.connection.worker.shard().upstream_resends.add(1);
         Ok(upstream.take_unsent())

@@ -1,9 +1,9 @@
 //! The L7 ingress: HTTP/1.1 and HTTP/2 by the rules of Ingress objects, with TLS.
 //!
-//! model → [`snapshot`] → [`worker`]s. The control runtime compiles each update of the model into
+//! model → `snapshot` → `worker`s. The control runtime compiles each update of the model into
 //! the next snapshot and publishes it in one swap; workers, one thread a core, load it once for
-//! each handshake and request. In a worker: [`listener`] → [`connection`] → [`handler`] →
-//! [`upstream`]. The meaning of hosts and paths is in [`route`], of header fields in [`forward`].
+//! each handshake and request. In a worker: `listener` → `connection` → `handler` →
+//! `upstream`. The meaning of hosts and paths is in `route`, of header fields in `forward`.
 
 mod body;
 mod connection;
@@ -31,11 +31,11 @@ use daemon::flags::parse_duration;
 use daemon::{Daemon, Failure};
 use feed::{Kind, Kinds, Update, Updates};
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::deadline::TICK;
 use crate::forward::Rules;
-use crate::limits::Limits;
+use crate::limits::{Limits, default_max_connections};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot, parse_bytes};
@@ -111,9 +111,10 @@ pub struct LimitFlags {
         default_value = "1g", value_parser = parse_bytes)]
     pub max_body_bytes: u64,
 
-    /// Connections open at one time
-    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N", default_value = "32768")]
-    pub max_connections: usize,
+    /// Connections open at one time; default: 32768, or fewer where the limit of open files is
+    /// lower
+    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N")]
+    pub max_connections: Option<usize>,
 
     /// Connections open at one time from one address that is no trusted proxy
     #[arg(
@@ -210,8 +211,9 @@ impl Config {
     }
 
     fn limits(&self) -> Arc<Limits> {
-        let (max, per_client) =
-            (self.limits.max_connections, self.limits.max_connections_per_client);
+        let default = default_max_connections();
+        let max = self.limits.max_connections.unwrap_or(default);
+        let per_client = self.limits.max_connections_per_client;
         Arc::new(Limits::new(max, per_client, self.trusted_proxies.clone()))
     }
 }
@@ -241,13 +243,20 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         metrics: metrics.clone(),
     });
     let orders = watch::Sender::new(Orders::default());
+    let (ended, mut any_ended) = mpsc::unbounded_channel();
     let mut workers = Vec::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
-        workers.push(worker::start(index, shared.clone(), sockets, orders.subscribe())?);
+        let (shared, orders) = (shared.clone(), orders.subscribe());
+        workers.push(worker::start(index, shared, sockets, orders, ended.clone())?);
     }
     tracing::info!(%http, %https, workers = workers.len(), "listening");
     let publisher = Publisher { compiler, snapshot, metrics, orders };
-    publisher.follow(updates, &daemon).await;
+    tokio::select! {
+        () = publisher.follow(updates, &daemon) => {}
+        // The others would go on, but nobody would start this one again.
+        Some(index) = any_ended.recv() => tracing::error!(index, "a worker has ended"),
+    }
+    daemon.shutdown.begin();
     publisher.orders.send_modify(|orders| orders.drain = true);
     // Threads are joined off the runtime, which answers probes meanwhile.
     let joined = tokio::task::spawn_blocking(move || {
@@ -260,6 +269,11 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
 }
 
 fn bind_all(config: &Config, workers: usize) -> Result<Vec<Sockets>, Failure> {
+    // Sockets that may be shared would share it with each other too.
+    if config.http == config.https && config.http.port() != 0 {
+        let problem = format!("--http and --https are both {}", config.http);
+        return Err(Failure::Configuration(problem));
+    }
     let bind = |what: &str, address: SocketAddr| {
         let failed = |e| Failure::failed(format!("cannot listen on {what} address {address}"), e);
         listener::bind(address).map_err(failed)

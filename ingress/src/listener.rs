@@ -73,17 +73,24 @@ async fn accept(
 ) {
     let listener = tokio::net::TcpListener::from_std(socket)
         .expect("a listening socket can be watched by a new runtime");
+    let mut failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _ = &mut stopped => break,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&worker, stream, peer, tls.as_ref()),
+            Ok((stream, peer)) => {
+                failing = false;
+                admit(&worker, stream, peer, tls.as_ref());
+            }
             // The client was gone before we looked: its own affair.
             Err(error) if is_clients_own(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections");
+                // Once for each time that it comes to this, not for each try.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "cannot accept connections");
+                }
                 tokio::time::sleep(BREATH).await;
             }
         }

@@ -37,6 +37,8 @@ pub(crate) enum Refusal {
     /// The route has nothing that serves it.
     Unserved(&'static str),
     Unreachable,
+    /// The endpoint closed before it answered, and the request may not be sent again.
+    Unanswered,
     BadResponse,
     EndpointTimeout,
 }
@@ -52,7 +54,9 @@ impl Refusal {
             Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::Unserved(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Refusal::Unreachable | Refusal::BadResponse => StatusCode::BAD_GATEWAY,
+            Refusal::Unreachable | Refusal::Unanswered | Refusal::BadResponse => {
+                StatusCode::BAD_GATEWAY
+            }
             Refusal::EndpointTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -70,6 +74,7 @@ impl Refusal {
             Refusal::TooLarge => "the request's body is larger than allowed",
             Refusal::ClientTimeout => "the request's body did not come in time",
             Refusal::Unreachable => "no endpoint could be reached",
+            Refusal::Unanswered => "the endpoint closed the connection before it answered",
             Refusal::BadResponse => "the endpoint's response could not be read",
             Refusal::EndpointTimeout => "the endpoint did not answer in time",
         };

@@ -25,8 +25,11 @@ pub(crate) struct BadPath;
 
 /// The host of an authority as rules spell it: no port, no trailing dot, lower case.
 pub(crate) fn host_of(authority: &str) -> Result<Cow<'_, str>, BadHost> {
+    if is_plain_host(authority.as_bytes()) {
+        return Ok(Cow::Borrowed(authority));
+    }
     let (host, port) = split_port(authority)?;
-    if port.is_some_and(|port| !port.is_empty() && port.parse::<u16>().is_err()) {
+    if port.is_some_and(|port| !port.is_empty() && parse_port(port).is_none()) {
         return Err(BadHost);
     }
     if let Some(literal) = host.strip_prefix('[') {
@@ -44,9 +47,37 @@ pub(crate) fn host_of(authority: &str) -> Result<Cow<'_, str>, BadHost> {
     Ok(lower_case(host))
 }
 
+/// Whether an authority is a valid host as rules spell it already, which most are.
+fn is_plain_host(authority: &[u8]) -> bool {
+    let mut before = b'.';
+    for byte in authority {
+        if !IS_PLAIN[usize::from(*byte)] || (*byte == b'.' && before == b'.') {
+            return false;
+        }
+        before = *byte;
+    }
+    before != b'.' && authority.len() <= MAX_HOST_BYTES
+}
+
+/// The bytes of a host that need no second look.
+static IS_PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = 0;
+    while byte < plain.len() {
+        plain[byte] = matches!(byte as u8, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+        byte += 1;
+    }
+    plain
+};
+
 /// The port that an authority names; none when it names the scheme's own by leaving it out.
 pub(crate) fn port_of(authority: &str) -> Option<u16> {
-    split_port(authority).ok()?.1?.parse().ok()
+    parse_port(split_port(authority).ok()?.1?)
+}
+
+/// Digits only, where `parse` alone would take a sign.
+fn parse_port(port: &str) -> Option<u16> {
+    port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok())?
 }
 
 /// `host:port` → both; the colons inside `[…]` belong to the address.

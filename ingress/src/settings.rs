@@ -37,6 +37,11 @@ pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
 /// Endpoints that are tried for one request when connections cannot be opened.
 pub(crate) const MAX_CONNECT_TRIES: usize = 8;
 
+/// How often a request that no endpoint has answered is sent again: once because a kept
+/// connection had gone stale, and again while endpoints go away under it, but not round all of
+/// them, for it may be the request that ends them.
+pub(crate) const MAX_RESENDS: usize = 3;
+
 /// All that a worker needs to know.
 #[derive(Debug)]
 pub(crate) struct Settings {

@@ -30,7 +30,7 @@ use tokio::net::TcpStream;
 use self::codec::{Asked, BadResponse, Decoded, Decoder, Head};
 pub(crate) use self::outgoing::{Outgoing, Unsent};
 pub(crate) use self::pool::Pool;
-use crate::forward::Framing;
+use crate::forward::{Framing, Occurs};
 use crate::snapshot::Endpoint;
 
 /// What is read at once, at first and at most: enough for a small response in one read, and for
@@ -186,6 +186,15 @@ impl Upstream {
         self.keep_alive && self.is_read() && self.read.is_empty() && self.outgoing.is_sent()
     }
 
+    /// Gives memory back that only a large exchange needs: idle connections are many.
+    fn shrink(&mut self) {
+        if self.read.capacity() > READ_BYTES {
+            self.read = BytesMut::new();
+        }
+        self.read_size = READ_BYTES;
+        self.outgoing.shrink();
+    }
+
     /// Whether a kept connection is still as it was left: open and silent. Costs no system call
     /// unless something happened to it.
     pub(crate) fn is_alive(&self) -> bool {
@@ -247,22 +256,21 @@ async fn open(address: SocketAddr) -> io::Result<TcpStream> {
 /// How a request's body is to be framed; `None` when its length has no single meaning.
 pub(crate) fn framing(
     method: &http::Method,
-    headers: &HeaderMap,
+    length: Occurs<'_>,
     body: &Incoming,
 ) -> Option<Framing> {
     use http_body::Body as _;
-    let mut lengths = headers.get_all(http::header::CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() {
+    if matches!(length, Occurs::Again) {
         return None;
     }
     if body.is_end_stream() {
         // An endpoint may wait for a body, or refuse, where these do not say that there is none.
-        let expected = matches!(method.as_str(), "POST" | "PUT" | "PATCH") || length.is_some();
+        let expected = matches!(length, Occurs::Once(_))
+            || matches!(*method, http::Method::POST | http::Method::PUT | http::Method::PATCH);
         return Some(if expected { Framing::Empty } else { Framing::None });
     }
     match length {
-        Some(length) => length.to_str().ok()?.parse().ok().map(Framing::Length),
-        None => Some(Framing::Chunked),
+        Occurs::Once(length) => length.to_str().ok()?.parse().ok().map(Framing::Length),
+        Occurs::Never | Occurs::Again => Some(Framing::Chunked),
     }
 }

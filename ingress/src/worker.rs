@@ -13,7 +13,7 @@ use daemon::Failure;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection;
@@ -71,7 +71,7 @@ pub(crate) struct Worker {
     connections: Cell<usize>,
 }
 
-/// Starts a worker's thread.
+/// Starts a worker's thread; `ended` is told when it ends, however it ends.
 ///
 /// # Errors
 ///
@@ -81,9 +81,11 @@ pub(crate) fn start(
     shared: Arc<Shared>,
     sockets: Sockets,
     orders: watch::Receiver<Orders>,
+    ended: mpsc::UnboundedSender<usize>,
 ) -> Result<JoinHandle<()>, Failure> {
     let failed = |error| Failure::failed("cannot start a worker", error);
     let run = move || {
+        let _ended = Ended { index, ended };
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
@@ -91,6 +93,19 @@ pub(crate) fn start(
         runtime.block_on(run(index, shared, sockets, orders));
     };
     thread::Builder::new().name(format!("worker-{index}")).spawn(run).map_err(failed)
+}
+
+/// Tells that a worker's thread has ended, even by a panic.
+struct Ended {
+    index: usize,
+    ended: mpsc::UnboundedSender<usize>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Nobody listens any more once the process ends.
+        let _ = self.ended.send(self.index);
+    }
 }
 
 async fn run(
@@ -213,12 +228,20 @@ impl Worker {
         tls: Option<TlsAcceptor>,
         permit: crate::limits::Permit,
     ) {
-        let worker = self.clone();
-        self.connections.set(self.connections.get() + 1);
         self.shard().connections.add(1);
+        self.connections.set(self.connections.get() + 1);
+        let open = Open(self.clone());
         tokio::task::spawn_local(async move {
-            connection::serve(worker.clone(), stream, peer, tls, permit).await;
-            worker.connections.set(worker.connections.get() - 1);
+            connection::serve(open.0.clone(), stream, peer, tls, permit).await;
         });
+    }
+}
+
+/// An open connection, which a drain waits for.
+struct Open(Rc<Worker>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
     }
 }

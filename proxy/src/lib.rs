@@ -72,8 +72,8 @@ pub struct Config {
         value_parser = parse_duration)]
     pub udp_idle_timeout: Duration,
 
-    /// UDP sessions open at once; datagrams of further clients are dropped. Default: what the
-    /// limit of file descriptors leaves room for
+    /// UDP sessions open at once; datagrams of further clients are dropped. Default: half of the
+    /// file descriptors that listeners leave
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS", value_name = "N")]
     pub max_udp_sessions: Option<NonZeroUsize>,
 }
@@ -170,6 +170,11 @@ impl Proxy {
             tokio::select! {
                 biased;
                 () = daemon.shutdown.draining() => break,
+                // Before updates, which may come without a pause.
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.datapath.tend().await;
+                    self.publish();
+                }
                 update = updates.next(), if !feed_ended => match update {
                     // Nothing is programmed until every kind has been listed.
                     Some(update) if update.synced => {
@@ -180,10 +185,6 @@ impl Proxy {
                     // The last state serves on.
                     None => feed_ended = true,
                 },
-                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    self.datapath.tend().await;
-                    self.publish();
-                }
             }
         }
         self.datapath.drain().await;
@@ -206,7 +207,7 @@ impl Proxy {
         self.metrics.programmed(update.received.elapsed());
         let generation = update.generation;
         let (services, frontends) = (changed.len(), touched.len());
-        let (built_us, synced_us) = (built.as_micros(), begun.elapsed().as_micros());
+        let (built_us, synced_us) = (built.as_micros() as u64, begun.elapsed().as_micros() as u64);
         if first {
             tracing::info!(generation, services, frontends, built_us, synced_us, "serving");
         } else {

@@ -3,6 +3,8 @@
 //!
 //! Made on request from what control last published; nothing here is on a data path.
 
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -16,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::datapath::userspace::Failures;
 use crate::datapath::userspace::room::Room;
-use crate::resolver::{Frontend, Node};
+use crate::resolver::{Frontend, FrontendAddress, Node, Place};
 use crate::snapshot::Snapshot;
 
 /// Problems that `/status` spells out; `/snapshot` has all of them.
@@ -161,22 +163,40 @@ fn status_page(view: &View, facts: &Facts) -> Value {
 /// Everything that a Service asks for and does not get.
 fn problems(view: &View) -> Vec<Value> {
     let snapshot = &view.snapshot;
-    let problem = |service: &ObjectName, what: String, reason: String| {
-        let service = service.to_string();
-        json!({ "service": service, "what": what, "problem": reason })
-    };
     let failed = view.failures.iter().filter_map(|(address, reason)| {
         let frontend = snapshot.frontend(address)?;
-        Some(problem(&frontend.service, address.to_string(), reason.to_string()))
+        Some(problem(&frontend.service, &address.to_string(), reason))
     });
     let crowded_out = snapshot.crowded_out().map(|frontend| {
         let reason = crowded_out_by(snapshot, frontend);
-        problem(&frontend.service, frontend.address.to_string(), reason)
+        problem(&frontend.service, &frontend.address.to_string(), &reason)
     });
     let skipped = snapshot.skipped().map(|(service, skipped)| {
-        problem(service, format!("port {}", skipped.port), skipped.reason.to_string())
+        problem(service, &format!("port {}", skipped.port), &skipped.reason.to_string())
     });
-    failed.chain(crowded_out).chain(skipped).collect()
+    failed.chain(crowded_out).chain(skipped).chain(own_endpoints(snapshot)).collect()
+}
+
+/// Endpoints that are ClusterIPs of this proxy, which the userspace mode does not connect to.
+fn own_endpoints(snapshot: &Snapshot) -> impl Iterator<Item = Value> + '_ {
+    let at = |protocol, endpoint: &SocketAddr| {
+        let place = Place::Ip(endpoint.ip());
+        let port = NonZeroU16::new(endpoint.port())?;
+        snapshot.frontend(&FrontendAddress { place, port, protocol })
+    };
+    snapshot.frontends().flat_map(move |frontend| {
+        let protocol = frontend.address.protocol;
+        let own = frontend.endpoints.iter().filter_map(move |addr| at(protocol, addr));
+        own.map(move |own| {
+            let reason =
+                format!("not connected to: it is the ClusterIP of Service {}", own.service);
+            problem(&frontend.service, &format!("endpoint {}", own.address), &reason)
+        })
+    })
+}
+
+fn problem(service: &ObjectName, what: &str, reason: &str) -> Value {
+    json!({ "service": service.to_string(), "what": what, "problem": reason })
 }
 
 fn crowded_out_by(snapshot: &Snapshot, frontend: &Frontend) -> String {

@@ -2,7 +2,9 @@
 //! area, so that it links once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and end")]
+#![allow(unreachable_pub, reason = "modules of one binary have nowhere to export to")]
 
+mod commands;
 mod dns;
 mod feed_server;
 mod folder;

@@ -189,10 +189,11 @@ fn udp_goes_round_robin_by_client() {
     }
     for addr in [fixture.addr(1, 80), fixture.addr(200, 30080)] {
         let mut counts = [0; 2];
-        for _ in 0..20 {
-            let client = udp_client(addr);
-            let name = eventually("an answer", || udp_ask(&client).ok());
-            assert_eq!(udp_ask(&client).unwrap(), name);
+        // All stay open: a client that got the port of an earlier one would get its session.
+        let clients: Vec<_> = (0..20).map(|_| udp_client(addr)).collect();
+        for client in &clients {
+            let name = eventually("an answer", || udp_ask(client).ok());
+            assert_eq!(eventually("another answer", || udp_ask(client).ok()), name);
             counts[name as usize - 11] += 1;
         }
         assert_eq!(counts, [10, 10], "{addr}");
@@ -230,11 +231,15 @@ fn endpoints_come_and_go_while_it_runs() {
             }
         }
     }
-    let snapshot = fixture.process().admin_get("/snapshot").1;
-    let snapshot: serde_json::Value = serde_json::from_str(&snapshot).unwrap();
-    let frontends = snapshot["frontends"].as_array().unwrap();
+    // The page follows what is served.
+    let frontends = eventually("/snapshot shows them", || {
+        let page = fixture.process().admin_get("/snapshot").1;
+        let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+        let frontends = page["frontends"].as_array().unwrap().clone();
+        frontends.iter().all(|f| f["state"] == "listening").then_some(frontends)
+    });
     assert_eq!(frontends.len(), 4);
-    assert!(frontends.iter().all(|f| f["state"] == "listening" && f["service"] == "web"));
+    assert!(frontends.iter().all(|f| f["service"] == "web"));
     assert_eq!(frontends[0]["endpoints"].as_array().unwrap().len(), 2);
 }
 
@@ -457,6 +462,41 @@ fn a_drain_under_load_finishes_what_has_begun() {
     let since = Instant::now();
     assert!(fixture.process.take().unwrap().wait().success());
     assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+}
+
+#[test]
+fn a_drain_serves_what_was_queued_before_it() {
+    // More than the runtime lets one task accept before others get a turn.
+    const CLIENTS: usize = 300;
+    let mut fixture = Fixture::start(&manifest(CLUSTER_IP, &[11]), &[]);
+    fixture.talkers(8080, &[11]);
+    let process = fixture.process();
+    process.signal(Signal::SIGSTOP);
+    let clients: Vec<TcpStream> =
+        (0..CLIENTS).map(|_| dial(fixture.addr(1, 80)).unwrap()).collect();
+    process.signal(Signal::SIGTERM);
+    process.signal(Signal::SIGCONT);
+    for mut client in clients {
+        assert_eq!(exchange(&mut client).unwrap(), 11);
+    }
+    assert!(fixture.process.take().unwrap().wait().success());
+}
+
+#[test]
+fn an_endpoint_that_is_a_cluster_ip_is_reported() {
+    let fixture = Fixture::start(&manifest(CLUSTER_IP, &[2]).replace("8080", "80"), &[]);
+    assert_eq!(fixture.process().status()["proxy"]["problemCount"], 0);
+    let other = manifest("  clusterIP: 127.N.N.2\n  ports: [{ name: t, port: 80 }]", &[1]);
+    let other = other.replace("8080", "80").replace("web", "other");
+    fixture.folder.replace("other.yaml", &fixture.net.fill(&other));
+    let problems = eventually("both are reported", || {
+        let problems = fixture.process().status()["proxy"]["problems"].as_array().unwrap().clone();
+        (problems.len() == 2).then_some(problems)
+    });
+    assert_eq!(problems[0]["service"], "demo/web");
+    assert_eq!(problems[0]["what"], format!("endpoint {}/TCP", fixture.addr(2, 80)));
+    let reason = "not connected to: it is the ClusterIP of Service demo/other";
+    assert_eq!(problems[0]["problem"], reason);
 }
 
 #[test]

@@ -84,6 +84,11 @@ impl Switchyard {
         if !args.contains(&"--workers") {
             command.args(["--workers", "1"]);
         }
+        Switchyard::spawn(command, admin)
+    }
+
+    /// Starts a command of the binary that has its own way to be told of its admin endpoint.
+    pub fn spawn(mut command: Command, admin: SocketAddr) -> Switchyard {
         // An operator's environment must not reach into a test.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SWITCHYARD_")) {
             command.env_remove(name);

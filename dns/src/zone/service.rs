@@ -229,8 +229,8 @@ struct Served<'e> {
     ports: &'e [feed::SlicePort],
 }
 
-/// The endpoints to name: ready ones, or all if the Service says so. `room` is how long the
-/// wire form of a label may be.
+/// The endpoints to name: ready ones, or all if the Service says so. `room` is how long a label
+/// and its length may be.
 fn served_endpoints(entry: &ServiceEntry, room: usize) -> Vec<Served<'_>> {
     let all = entry.service.publish_not_ready_addresses;
     let mut served = Vec::new();
@@ -240,7 +240,7 @@ fn served_endpoints(entry: &ServiceEntry, room: usize) -> Vec<Served<'_>> {
             for address in &endpoint.addresses {
                 let Address::Ip(ip) = address else { continue };
                 let label = hostname.clone().unwrap_or_else(|| dashed(*ip));
-                if 1 + label.len() <= room {
+                if label.len() < room {
                     let endpoint = Endpoint { label, ip: *ip };
                     served.push(Served { endpoint, ports: &slice.ports });
                 }

@@ -8,9 +8,10 @@ use feed::{
     Service as FeedService, ServicePort, ServiceType, SlicePort, TargetPort, TrafficPolicy,
 };
 use hickory_proto::op::Message;
+use hickory_proto::rr::RData;
 
 use super::*;
-use crate::oracle::{DOMAIN, ask, question, show, with_edns};
+use crate::oracle::{DOMAIN, ask, question, rows, show, with_edns};
 use crate::wire::reply::Transport;
 
 /// `TESTNS/NAME CLUSTERIP[,CLUSTERIP] [PORTNAME:]PORT/PROTOCOL…`
@@ -134,6 +135,9 @@ fn fixture() -> Vec<Object> {
         ),
         service("testns/hdlsprtls None"),
         slice("testns/hdlsprtls", 1, &[], &["172.0.0.20"]),
+        // An endpoint that has the address of a ClusterIP, and one of two Services.
+        service("testns/shadow None"),
+        slice("testns/shadow", 1, &[], &["10.0.0.1", "ep1b@172.0.0.1"]),
         service("testns/hdlsempty None http:80/tcp"),
         slice("testns/hdlsempty", 1, &["http:80/tcp"], &["172.0.0.30!"]),
         service("testns/external ->ext.interwebs.test http:80/tcp"),
@@ -161,7 +165,7 @@ fn zone_of(settings: Settings, objects: Vec<Object>) -> Zone {
     zone
 }
 
-fn zone() -> Zone {
+pub(crate) fn zone() -> Zone {
     zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), fixture())
 }
 
@@ -183,202 +187,33 @@ fn check_all(zone: &Zone, rows: &[(&str, &[&str])]) {
     }
 }
 
+#[test]
+fn every_row() {
+    let zone = zone();
+    let rows = rows(include_str!("rows.txt"));
+    assert!(rows.len() > 100);
+    for (asked, expected) in rows {
+        check(&zone, asked, &expected);
+    }
+}
+
+#[test]
+fn name_servers_and_serials() {
+    let zone = zone();
+    let glue = ["*ns.dns.Z 5 A 10.9.9.9", "*ns.dns.Z 5 AAAA fd09::9"];
+    for apex in ["Z", "0.0.10.in-addr.arpa"] {
+        let record = format!("{apex} 5 NS ns.dns.Z");
+        check(&zone, &format!("{apex} NS"), &["NoError", &record, glue[0], glue[1]]);
+        let reply = ask(&zone, &question(&format!("{apex} SOA")), Transport::Tcp);
+        let RData::SOA(soa) = &reply.answers[0].data else { panic!("{reply}") };
+        assert_eq!(soa.serial, 7);
+    }
+    check(&zone, "ns.dns.Z A", &["NoError", "ns.dns.Z 5 A 10.9.9.9"]);
+    check(&zone, "ns.dns.Z AAAA", &["NoError", "ns.dns.Z 5 AAAA fd09::9"]);
+}
+
 const NODATA: &[&str] = &["NoError", "+Z 5 SOA"];
 const NXDOMAIN: &[&str] = &["NXDomain", "+Z 5 SOA"];
-
-#[test]
-fn services_with_a_cluster_ip() {
-    let zone = zone();
-    check_all(
-        &zone,
-        &[
-            // Row 1.
-            ("svc1.testns.svc.Z A", &["NoError", "svc1.testns.svc.Z 5 A 10.0.0.1"]),
-            ("svcempty.testns.svc.Z A", &["NoError", "svcempty.testns.svc.Z 5 A 10.0.0.2"]),
-            ("svc6.testns.svc.Z AAAA", &["NoError", "svc6.testns.svc.Z 5 AAAA 1234:abcd::1"]),
-            // Row 2.
-            ("svc1.testns.svc.Z AAAA", NODATA),
-            ("svc6.testns.svc.Z A", NODATA),
-            ("svc1.testns.svc.Z TXT", NODATA),
-            ("svc1.testns.svc.Z MX", NODATA),
-            ("svc1.testns.svc.Z HTTPS", NODATA),
-            ("svc1.testns.svc.Z CNAME", NODATA),
-            ("svc1.testns.svc.Z TYPE65280", NODATA),
-            // Row 3.
-            (
-                "svc-dual-stack.testns.svc.Z A",
-                &["NoError", "svc-dual-stack.testns.svc.Z 5 A 10.0.0.3"],
-            ),
-            (
-                "svc-dual-stack.testns.svc.Z AAAA",
-                &["NoError", "svc-dual-stack.testns.svc.Z 5 AAAA 10::3"],
-            ),
-            (
-                "svc-dual-stack.testns.svc.Z SRV",
-                &[
-                    "NoError",
-                    "svc-dual-stack.testns.svc.Z 5 SRV 0 50 80 svc-dual-stack.testns.svc.Z",
-                    "*svc-dual-stack.testns.svc.Z 5 A 10.0.0.3",
-                    "*svc-dual-stack.testns.svc.Z 5 AAAA 10::3",
-                ],
-            ),
-            // A Service that was given no ClusterIP exists, without an address.
-            ("unassigned.testns.svc.Z A", NODATA),
-            ("unassigned.testns.svc.Z SRV", NODATA),
-        ],
-    );
-}
-
-#[test]
-fn srv_of_services_with_a_cluster_ip() {
-    check_all(
-        &zone(),
-        &[
-            // Row 4.
-            (
-                "_http._tcp.svc1.testns.svc.Z SRV",
-                &[
-                    "NoError",
-                    "_http._tcp.svc1.testns.svc.Z 5 SRV 0 100 80 svc1.testns.svc.Z",
-                    "*svc1.testns.svc.Z 5 A 10.0.0.1",
-                ],
-            ),
-            (
-                "_http._tcp.svc6.testns.svc.Z SRV",
-                &[
-                    "NoError",
-                    "_http._tcp.svc6.testns.svc.Z 5 SRV 0 100 80 svc6.testns.svc.Z",
-                    "*svc6.testns.svc.Z 5 AAAA 1234:abcd::1",
-                ],
-            ),
-            // Row 5: a port without a name shows here, and each number once.
-            (
-                "unnamed.testns.svc.Z SRV",
-                &[
-                    "NoError",
-                    "unnamed.testns.svc.Z 5 SRV 0 100 80 unnamed.testns.svc.Z",
-                    "*unnamed.testns.svc.Z 5 A 10.0.0.4",
-                ],
-            ),
-            (
-                "kubedns.kube-system.svc.Z SRV",
-                &[
-                    "NoError",
-                    "kubedns.kube-system.svc.Z 5 SRV 0 33 53 kubedns.kube-system.svc.Z",
-                    "kubedns.kube-system.svc.Z 5 SRV 0 33 9153 kubedns.kube-system.svc.Z",
-                    "*kubedns.kube-system.svc.Z 5 A 10.0.0.10",
-                ],
-            ),
-            (
-                "_dns._udp.kubedns.kube-system.svc.Z SRV",
-                &[
-                    "NoError",
-                    "_dns._udp.kubedns.kube-system.svc.Z 5 SRV 0 100 53 kubedns.kube-system.svc.Z",
-                    "*kubedns.kube-system.svc.Z 5 A 10.0.0.10",
-                ],
-            ),
-            // Row 6.
-            ("_http._udp.svc1.testns.svc.Z SRV", NXDOMAIN),
-            ("_https._tcp.svc1.testns.svc.Z SRV", NXDOMAIN),
-            ("_._tcp.unnamed.testns.svc.Z SRV", NXDOMAIN),
-            ("_80._tcp.unnamed.testns.svc.Z SRV", NXDOMAIN),
-            ("http._tcp.svc1.testns.svc.Z SRV", NXDOMAIN),
-            ("_http.tcp.svc1.testns.svc.Z SRV", NXDOMAIN),
-            // The specification has no address there.
-            ("_http._tcp.svc1.testns.svc.Z A", NODATA),
-        ],
-    );
-}
-
-#[test]
-fn headless_services() {
-    let zone = zone();
-    check_all(
-        &zone,
-        &[
-            // Row 7.
-            (
-                "hdls1.testns.svc.Z A",
-                &[
-                    "NoError",
-                    "hdls1.testns.svc.Z 5 A 172.0.0.2",
-                    "hdls1.testns.svc.Z 5 A 172.0.0.3",
-                    "hdls1.testns.svc.Z 5 A 172.0.0.4",
-                    "hdls1.testns.svc.Z 5 A 172.0.0.5",
-                ],
-            ),
-            (
-                "hdls1.testns.svc.Z AAAA",
-                &[
-                    "NoError",
-                    "hdls1.testns.svc.Z 5 AAAA 5678:abcd::1",
-                    "hdls1.testns.svc.Z 5 AAAA 5678:abcd::2",
-                ],
-            ),
-            ("hdlsprtls.testns.svc.Z A", &["NoError", "hdlsprtls.testns.svc.Z 5 A 172.0.0.20"]),
-            ("hdlsprtls.testns.svc.Z AAAA", NODATA),
-            ("hdlsprtls.testns.svc.Z SRV", NODATA),
-            // Row 8.
-            ("hdlsempty.testns.svc.Z A", NXDOMAIN),
-            ("hdlsempty.testns.svc.Z AAAA", NXDOMAIN),
-            ("_http._tcp.hdlsempty.testns.svc.Z SRV", NXDOMAIN),
-            // Row 10.
-            (
-                "dup-name.hdls1.testns.svc.Z A",
-                &[
-                    "NoError",
-                    "dup-name.hdls1.testns.svc.Z 5 A 172.0.0.4",
-                    "dup-name.hdls1.testns.svc.Z 5 A 172.0.0.5",
-                ],
-            ),
-            ("dup-name.hdls1.testns.svc.Z AAAA", NODATA),
-            ("dup-name.hdls1.testns.svc.Z SRV", NODATA),
-            // Row 11.
-            (
-                "172-0-0-2.hdls1.testns.svc.Z A",
-                &["NoError", "172-0-0-2.hdls1.testns.svc.Z 5 A 172.0.0.2"],
-            ),
-            (
-                "5678-abcd--1.hdls1.testns.svc.Z AAAA",
-                &["NoError", "5678-abcd--1.hdls1.testns.svc.Z 5 AAAA 5678:abcd::1"],
-            ),
-            ("172-0-0-4.hdls1.testns.svc.Z A", NXDOMAIN),
-            // Row 12.
-            ("ep1a.svc1.testns.svc.Z A", &["NoError", "ep1a.svc1.testns.svc.Z 5 A 172.0.0.1"]),
-            // Row 28.
-            ("172-0-0-9.svc1.testns.svc.Z A", NXDOMAIN),
-            ("172-0-0-99.hdls1.testns.svc.Z A", NXDOMAIN),
-        ],
-    );
-}
-
-#[test]
-fn srv_of_headless_services() {
-    let zone = zone();
-    let targets = [
-        "172-0-0-2.hdls1.testns.svc.Z",
-        "172-0-0-3.hdls1.testns.svc.Z",
-        "5678-abcd--1.hdls1.testns.svc.Z",
-        "5678-abcd--2.hdls1.testns.svc.Z",
-        "dup-name.hdls1.testns.svc.Z",
-    ];
-    // Row 9. The weight is a share of the six addresses, as CoreDNS has it.
-    for owner in ["_http._tcp.hdls1.testns.svc.Z", "hdls1.testns.svc.Z"] {
-        let mut expected = vec!["NoError".to_owned()];
-        expected.extend(targets.iter().map(|target| format!("{owner} 5 SRV 0 16 80 {target}")));
-        expected.extend([
-            "*172-0-0-2.hdls1.testns.svc.Z 5 A 172.0.0.2".to_owned(),
-            "*172-0-0-3.hdls1.testns.svc.Z 5 A 172.0.0.3".to_owned(),
-            "*5678-abcd--1.hdls1.testns.svc.Z 5 AAAA 5678:abcd::1".to_owned(),
-            "*5678-abcd--2.hdls1.testns.svc.Z 5 AAAA 5678:abcd::2".to_owned(),
-            "*dup-name.hdls1.testns.svc.Z 5 A 172.0.0.4".to_owned(),
-            "*dup-name.hdls1.testns.svc.Z 5 A 172.0.0.5".to_owned(),
-        ]);
-        let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
-        check(&zone, &format!("{owner} SRV"), &expected);
-    }
-    check(&zone, "_http._udp.hdls1.testns.svc.Z SRV", NXDOMAIN);
-}
 
 #[test]
 fn one_endpoint_in_two_slices_is_one_endpoint() {
@@ -413,134 +248,8 @@ fn one_endpoint_in_two_slices_is_one_endpoint() {
 }
 
 #[test]
-fn names_that_do_not_exist_and_names_in_between() {
-    check_all(
-        &zone(),
-        &[
-            // Row 13.
-            ("bogusendpoint.hdls1.testns.svc.Z A", NXDOMAIN),
-            ("bogusendpoint.svc0.testns.svc.Z A", NXDOMAIN),
-            ("svc0.testns.svc.Z A", NXDOMAIN),
-            ("svc0.testns.svc.Z AAAA", NXDOMAIN),
-            ("svc0.svc-nons.svc.Z A", NXDOMAIN),
-            ("svc-nons.svc.Z A", NXDOMAIN),
-            // Row 14.
-            ("Z A", NODATA),
-            ("Z SRV", NODATA),
-            ("svc.Z A", NODATA),
-            ("svc.Z NS", NODATA),
-            ("pod.Z AAAA", NODATA),
-            ("testns.svc.Z A", NODATA),
-            ("testns.svc.Z NS", NODATA),
-            ("testns.svc.Z SRV", NODATA),
-            ("empty-ns.svc.Z A", NODATA),
-            // Row 15.
-            ("foo.Z A", NXDOMAIN),
-            ("foo.Z NS", NXDOMAIN),
-            ("foo.svc.Z NS", NXDOMAIN),
-            ("a.b.c.svc1.testns.svc.Z A", NXDOMAIN),
-            ("a._http._tcp.svc1.testns.svc.Z A", NXDOMAIN),
-            ("*.testns.svc.Z A", NXDOMAIN),
-            ("*.svc1.testns.svc.Z A", NXDOMAIN),
-            ("*.svc.Z A", NXDOMAIN),
-            // Row 16, unlike CoreDNS: a name above an existing one exists.
-            ("_tcp.svc1.testns.svc.Z A", NODATA),
-            ("_udp.svc1.testns.svc.Z A", NXDOMAIN),
-            ("_tcp.unnamed.testns.svc.Z A", NXDOMAIN),
-            ("_tcp.hdls1.testns.svc.Z SRV", NODATA),
-            ("dns.Z A", NODATA),
-            ("x.dns.Z A", NXDOMAIN),
-            ("x.ns.dns.Z A", NXDOMAIN),
-            ("x.dns-version.Z TXT", NXDOMAIN),
-            ("svc1.testns.pod.Z A", NXDOMAIN),
-            ("testns.pod.Z A", NXDOMAIN),
-        ],
-    );
-}
-
-#[test]
-fn the_zone_s_own_records() {
-    check_all(
-        &zone(),
-        &[
-            // Row 17.
-            ("Z SOA", &["NoError", "Z 5 SOA"]),
-            (
-                "Z NS",
-                &[
-                    "NoError",
-                    "Z 5 NS ns.dns.Z",
-                    "*ns.dns.Z 5 A 10.9.9.9",
-                    "*ns.dns.Z 5 AAAA fd09::9",
-                ],
-            ),
-            ("ns.dns.Z A", &["NoError", "ns.dns.Z 5 A 10.9.9.9"]),
-            ("ns.dns.Z AAAA", &["NoError", "ns.dns.Z 5 AAAA fd09::9"]),
-            ("ns.dns.Z TXT", NODATA),
-            // Row 18, unlike CoreDNS at a name that does not exist.
-            ("svc1.testns.svc.Z SOA", NODATA),
-            ("svc0.testns.svc.Z SOA", NXDOMAIN),
-            // Row 19; unlike CoreDNS for other types.
-            ("dns-version.Z TXT", &["NoError", "dns-version.Z 28800 TXT 1.1.0"]),
-            ("dns-version.Z A", NODATA),
-        ],
-    );
-}
-
-#[test]
-fn reverse_names() {
-    let v6_svc = "1.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.c.b.a.4.3.2.1.ip6.arpa";
-    let v6_absent = v6_svc.replacen('1', "2", 1);
-    let v6_zone = &v6_svc[8..];
-    let mut objects = fixture();
-    // An endpoint that has the address of a ClusterIP, and one of two Services.
-    objects.push(service("testns/shadow None"));
-    objects.push(slice("testns/shadow", 1, &[], &["10.0.0.1", "ep1b@172.0.0.1"]));
-    let zone = zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects);
-    check_all(
-        &zone,
-        &[
-            // Row 20.
-            (
-                "1.0.0.10.in-addr.arpa PTR",
-                &["NoError", "1.0.0.10.in-addr.arpa 5 PTR svc1.testns.svc.Z"],
-            ),
-            (&format!("{v6_svc} PTR"), &["NoError", &format!("{v6_svc} 5 PTR svc6.testns.svc.Z")]),
-            ("1.0.0.10.in-addr.arpa A", &["NoError", "+0.0.10.in-addr.arpa 5 SOA"]),
-            // Row 21.
-            (
-                "2.0.0.172.in-addr.arpa PTR",
-                &["NoError", "2.0.0.172.in-addr.arpa 5 PTR 172-0-0-2.hdls1.testns.svc.Z"],
-            ),
-            (
-                "1.0.0.172.in-addr.arpa PTR",
-                &[
-                    "NoError",
-                    "1.0.0.172.in-addr.arpa 5 PTR ep1b.shadow.testns.svc.Z",
-                    "1.0.0.172.in-addr.arpa 5 PTR ep1a.svc1.testns.svc.Z",
-                ],
-            ),
-            // Row 22 and, for the names in between, row 16.
-            ("99.0.0.10.in-addr.arpa PTR", &["NXDomain", "+0.0.10.in-addr.arpa 5 SOA"]),
-            ("x.99.0.0.10.in-addr.arpa PTR", &["NXDomain", "+0.0.10.in-addr.arpa 5 SOA"]),
-            ("x.1.0.0.10.in-addr.arpa PTR", &["NXDomain", "+0.0.10.in-addr.arpa 5 SOA"]),
-            ("0.0.10.in-addr.arpa PTR", &["NoError", "+0.0.10.in-addr.arpa 5 SOA"]),
-            ("0.0.10.in-addr.arpa SOA", &["NoError", "0.0.10.in-addr.arpa 5 SOA"]),
-            (
-                "0.0.10.in-addr.arpa NS",
-                &[
-                    "NoError",
-                    "0.0.10.in-addr.arpa 5 NS ns.dns.Z",
-                    "*ns.dns.Z 5 A 10.9.9.9",
-                    "*ns.dns.Z 5 AAAA fd09::9",
-                ],
-            ),
-            (&format!("{v6_absent} PTR"), &["NXDomain", &format!("+{v6_zone} 5 SOA")]),
-            // An endpoint's address is known, its neighbours belong to others.
-            ("2.0.0.172.in-addr.arpa A", &["NoError", "+2.0.0.172.in-addr.arpa 5 SOA"]),
-            ("x.2.0.0.172.in-addr.arpa A", &["NXDomain", "+2.0.0.172.in-addr.arpa 5 SOA"]),
-        ],
-    );
+fn reverse_names_that_are_not_ours() {
+    let zone = zone();
     for outside in ["77.0.0.172", "0.0.172", "0.10", "10", "9.0.0.172", "8.8.8.8"] {
         let name = format!("{outside}.in-addr.arpa");
         assert!(zone.find(&Name::from_text(&name).unwrap()).is_none(), "{name}");
@@ -571,57 +280,6 @@ fn reverse_zones_by_flag() {
 }
 
 #[test]
-fn external_names() {
-    let zone = zone();
-    let alias = "external.testns.svc.Z 5 CNAME ext.interwebs.test";
-    let to_service = "external-to-service.testns.svc.Z 5 CNAME svc1.testns.svc.Z";
-    let to_headless = "external-to-headless.testns.svc.Z 5 CNAME hdls1.testns.svc.Z";
-    let to_nothing = "external-to-nothing.testns.svc.Z 5 CNAME svc0.testns.svc.Z";
-    let a_to_b = "loop-a.testns.svc.Z 5 CNAME loop-b.testns.svc.Z";
-    let b_to_a = "loop-b.testns.svc.Z 5 CNAME loop-a.testns.svc.Z";
-    check_all(
-        &zone,
-        &[
-            // Row 23.
-            ("external.testns.svc.Z CNAME", &["NoError", alias]),
-            // Row 24: here there is no upstream to ask.
-            ("external.testns.svc.Z A", &["NoError", alias]),
-            (
-                "external-to-service.testns.svc.Z A",
-                &["NoError", to_service, "svc1.testns.svc.Z 5 A 10.0.0.1"],
-            ),
-            ("external-to-service.testns.svc.Z AAAA", &["NoError", to_service, "+Z 5 SOA"]),
-            (
-                "external-to-service.testns.svc.Z SRV",
-                &[
-                    "NoError",
-                    to_service,
-                    "svc1.testns.svc.Z 5 SRV 0 100 80 svc1.testns.svc.Z",
-                    "*svc1.testns.svc.Z 5 A 10.0.0.1",
-                ],
-            ),
-            (
-                "external-to-headless.testns.svc.Z AAAA",
-                &[
-                    "NoError",
-                    to_headless,
-                    "hdls1.testns.svc.Z 5 AAAA 5678:abcd::1",
-                    "hdls1.testns.svc.Z 5 AAAA 5678:abcd::2",
-                ],
-            ),
-            ("loop-a.testns.svc.Z A", &["NoError", a_to_b, b_to_a]),
-            // Row 25, unlike CoreDNS, which answers without any record.
-            ("external-to-nothing.testns.svc.Z A", &["NXDomain", to_nothing, "+Z 5 SOA"]),
-            // Row 26.
-            ("endpoint.external.testns.svc.Z CNAME", NXDOMAIN),
-            ("x.external.testns.svc.Z A", NXDOMAIN),
-            ("_http._tcp.external.testns.svc.Z SRV", NXDOMAIN),
-            ("external.testns.svc.Z ANY", &["NoError", alias]),
-        ],
-    );
-}
-
-#[test]
 fn a_chain_of_external_names_ends() {
     let link = |n: usize| service(&format!("ns/l{n} ->l{}.ns.svc.cluster.local", n + 1));
     let mut objects: Vec<Object> = (0..9).map(link).collect();
@@ -646,13 +304,13 @@ fn pods() {
     let mut objects = fixture();
     objects.push(pod("podns/foo", &["10.240.0.1", "fd00::"]));
     let zone = |mode| zone_of(settings(mode, Owned::AroundClusterIps), objects.clone());
-    // Row 27.
     let name = "10-240-0-1.podns.pod.Z";
     let known: &[&str] = &["NoError", &format!("{name} 5 A 10.240.0.1")];
     let known6: &[&str] = &["NoError", "fd00--0.podns.pod.Z 5 AAAA fd00::"];
     let endpoint: &[&str] = &["NoError", "172-0-0-2.testns.pod.Z 5 A 172.0.0.2"];
     let stranger: &[&str] = &["NoError", "1-2-3-4.podns.pod.Z 5 A 1.2.3.4"];
-    let rows: [(&str, &[&str], &[&str], &[&str]); 12] = [
+    type Lines<'l> = &'l [&'l str];
+    let rows: [(&str, Lines<'_>, Lines<'_>, Lines<'_>); 12] = [
         ("10-240-0-1.podns.pod.Z A", NXDOMAIN, known, known),
         ("10-240-0-1.podns.pod.Z AAAA", NXDOMAIN, NODATA, NODATA),
         ("fd00--0.podns.pod.Z AAAA", NXDOMAIN, known6, known6),
@@ -660,7 +318,7 @@ fn pods() {
         ("172-0-0-2.podns.pod.Z AAAA", NXDOMAIN, NODATA, NXDOMAIN),
         ("1-2-3-4.podns.pod.Z A", NXDOMAIN, stranger, NXDOMAIN),
         // A ClusterIP is no Pod's.
-        ("10-0-0-1.testns.pod.Z AAAA", NXDOMAIN, NODATA, NXDOMAIN),
+        ("10-0-0-2.testns.pod.Z AAAA", NXDOMAIN, NODATA, NXDOMAIN),
         ("1-2-3-4.pod-nons.pod.Z A", NXDOMAIN, NXDOMAIN, NXDOMAIN),
         ("pod-nons.pod.Z A", NXDOMAIN, NXDOMAIN, NXDOMAIN),
         ("podns.pod.Z A", NXDOMAIN, NODATA, NODATA),
@@ -705,7 +363,6 @@ fn not_ready_endpoints_are_served_if_the_service_says_so() {
     check_all(
         &zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects),
         &[
-            // Row 28.
             ("hdlsempty.testns.svc.Z A", &["NoError", "hdlsempty.testns.svc.Z 5 A 172.0.0.30"]),
             (
                 "172-0-0-30.hdlsempty.testns.svc.Z A",
@@ -723,7 +380,6 @@ fn before_the_first_full_sync_nothing_is_said_to_be_absent() {
     let failed: &[&str] = &["ServFail"];
     check(&zone, "svc1.testns.svc.Z A", failed);
     check(&zone, "Z SOA", &["NoError", "Z 5 SOA"]);
-    // Row 29.
     zone.apply(&model, &changes, false);
     check(&zone, "svc1.testns.svc.Z A", &["NoError", "svc1.testns.svc.Z 5 A 10.0.0.1"]);
     check(&zone, "svc1.testns.svc.Z AAAA", NODATA);
@@ -737,7 +393,7 @@ fn before_the_first_full_sync_nothing_is_said_to_be_absent() {
 #[test]
 fn the_case_of_a_question_is_kept() {
     let zone = zone();
-    // Row 30. `ask` compares the question itself.
+    // `ask` compares the question itself.
     let reply = ask(&zone, &question("SvC1.TeStNs.SvC.cLuStEr.LoCaL A"), Transport::Tcp);
     assert_eq!(reply.answers[0].name.to_string(), "SvC1.TeStNs.SvC.cLuStEr.LoCaL.");
     let reply =
@@ -746,34 +402,7 @@ fn the_case_of_a_question_is_kept() {
     assert_eq!(reply.additionals[0].name.to_string(), "Svc1.TestNS.SVC.Cluster.Local.");
 }
 
-#[test]
-fn search_walks() {
-    // Row 32, and 33: what a resolver with `ndots:5` tries before it asks for the name itself.
-    let zone = zone();
-    check(&zone, "1-digit.testns.svc.Z A", &["NoError", "1-digit.testns.svc.Z 5 A 10.0.0.5"]);
-    for walked in ["www.example.com", "svc1.testns", "svc1.testns.svc", "a", "1.2.3.4"] {
-        for search in ["testns.svc.Z", "svc.Z", "Z"] {
-            let asked = format!("{walked}.{search} A");
-            if asked == "svc1.testns.svc.Z A" {
-                continue;
-            }
-            check(&zone, &asked, NXDOMAIN);
-        }
-    }
-}
-
-#[test]
-fn any_gets_a_minimal_answer() {
-    let minimal = |name: &str| format!("{name} 5 HINFO RFC8482 ");
-    let check = |asked: &str, expected: &[&str]| check(&zone(), asked, expected);
-    for name in ["svc1.testns.svc.Z", "hdls1.testns.svc.Z", "Z", "ep1a.svc1.testns.svc.Z"] {
-        check(&format!("{name} ANY"), &["NoError", &minimal(name)]);
-    }
-    check("svc.Z ANY", NODATA);
-    check("foo.Z ANY", NXDOMAIN);
-}
-
-/// Row 31, and every other way in which a Service becomes another.
+/// Every way in which a Service becomes another.
 #[test]
 fn a_zone_that_was_updated_equals_one_that_was_built() {
     let variants: [Option<Vec<Object>>; 7] = [

@@ -13,7 +13,7 @@ pub(super) fn items<'t>(document: &Document<'t>) -> Option<Vec<Document<'t>>> {
     // A List is larger than this; most documents are no List.
     const SMALLEST: usize = 40;
     let text = document.text;
-    if text.len() < SMALLEST || memchr_line(text, "items:").is_none() {
+    if text.len() < SMALLEST || !has_items(text) {
         return None;
     }
     let mut list = List { text, lines_above: document.lines_above, ..List::default() };
@@ -29,19 +29,14 @@ pub(super) fn items<'t>(document: &Document<'t>) -> Option<Vec<Document<'t>>> {
     (list.is_list && list.is_v1 && !list.items.is_empty()).then_some(list.items)
 }
 
-/// Whether some line of the text is `wanted`, apart from white space at its end.
-fn memchr_line(text: &str, wanted: &str) -> Option<usize> {
-    let mut from = 0;
-    while let Some(at) = text[from..].find(wanted) {
-        let at = from + at;
+/// Whether some line of the text is `items:`, apart from white space at its end.
+fn has_items(text: &str) -> bool {
+    const ITEMS: &str = "items:";
+    memchr::memmem::find_iter(text.as_bytes(), ITEMS).any(|at| {
         let begins = at == 0 || text.as_bytes()[at - 1] == b'\n';
-        let rest = text[at + wanted.len()..].split('\n').next().unwrap_or_default();
-        if begins && rest.trim().is_empty() {
-            return Some(at);
-        }
-        from = at + wanted.len();
-    }
-    None
+        let rest = text[at + ITEMS.len()..].split('\n').next().unwrap_or_default();
+        begins && rest.trim().is_empty()
+    })
 }
 
 #[derive(Default)]

@@ -78,3 +78,96 @@ proptest! {
         prop_assert_eq!(split(&text, Format::Yaml).len(), count);
     }
 }
+
+/// The items of the only document of a text, with their lines.
+fn items_of(text: &str) -> Option<Vec<(&str, u32)>> {
+    let documents = split(text, Format::Yaml);
+    assert_eq!(documents.len(), 1, "{text:?}");
+    let items = items(&documents[0])?;
+    Some(items.iter().map(|item| (item.text, item.lines_above)).collect())
+}
+
+#[test]
+fn a_list_is_split_into_its_items() {
+    assert_eq!(
+        items_of("apiVersion: v1\nitems:\n- a: 1\n  b: 2\n\n# c\n- d: |\n    - e\nkind: List\n"),
+        Some(vec![("- a: 1\n  b: 2\n\n# c\n", 2), ("- d: |\n    - e\n", 6)])
+    );
+    assert_eq!(
+        items_of(
+            "---\nkind: List\napiVersion: v1\nmetadata:\n  resourceVersion: ''\nitems:\n  \
+             - a: 1\n  - b\n",
+        ),
+        Some(vec![("  - a: 1\n", 6), ("  - b\n", 7)])
+    );
+    assert_eq!(
+        items_of("apiVersion: v1\r\nitems:\r\n- a: 1\r\n- b: 2\r\nkind: List\r\nmetadata: {}\r\n"),
+        Some(vec![("- a: 1\r\n", 2), ("- b: 2\r\n", 3)])
+    );
+}
+
+#[test]
+fn what_is_not_plainly_a_list_stays_whole() {
+    for text in [
+        "kind: Service\napiVersion: v1\nspec:\n  ports:\n  - port: 80\n",
+        "apiVersion: v1\nkind: List\nitems: []\nmetadata: {resourceVersion: ''}\n",
+        "apiVersion: v1\nkind: ServiceList\nitems:\n- a: 1\n- b: 2\n# long enough\n",
+        "apiVersion: x/v1\nkind: List\nitems:\n- a: 1\n- b: 2\n# long enough\n",
+        "apiVersion: v1\nkind: List\nitems:\n- a: 1\n- b: 2\nmore: things\n",
+        "apiVersion: v1\nkind: List\nitems: &all\n- a: 1\n- b: 2\n# long enough\n",
+        "apiVersion: v1\nkind: List\nitems:\n  a: 1\n  b: 2\n# long enough\n",
+        "apiVersion: v1\nkind: List\nx: |\n  a\n  b\nitems:\n- a: 1\n- b: 2\n",
+    ] {
+        assert_eq!(items_of(text), None, "{text}");
+    }
+}
+
+#[test]
+fn json_is_split_into_values_and_lists_into_items() {
+    let found = |text| {
+        let documents = split(text, Format::Json);
+        let found = documents.iter().map(|d| (d.text, d.lines_above, d.columns_before));
+        found.collect::<Vec<_>>()
+    };
+    assert_eq!(found(""), []);
+    assert_eq!(found(" {\"a\": [1, {}]}\n{} "), [("{\"a\": [1, {}]}", 0, 1), ("{}", 1, 0)]);
+    assert_eq!(
+        found("{\"kind\":\"List\",\n\"apiVersion\":\"v1\",\"items\":[{\"ä\": 1}, {\"}\": 2}]}"),
+        [("{\"ä\": 1}", 1, 27), ("{\"}\": 2}", 1, 37)]
+    );
+    // No list, or no JSON: the parser sees all of it.
+    for text in [
+        "{\"kind\":\"List\",\"apiVersion\":\"v1\",\"items\":[]}",
+        "{\"kind\":\"ServiceList\",\"apiVersion\":\"v1\",\"items\":[{}]}",
+        "{\"kind\":\"List\",\"apiVersion\":\"v1\",\"items\":[{},]}",
+        "{\"kind\":\"List\",\"apiVersion\":\"v1\",\"items\":[{}]",
+        "{\"kind\":\"List\" \"apiVersion\":\"v1\",\"items\":[{}]}",
+        "{\"a\": ]}",
+        "\"",
+    ] {
+        assert_eq!(found(text), [(text, 0, 0)], "{text}");
+    }
+    let documents = split("# c\n--- {\"kind\":\"List\"}\n", Format::Yaml);
+    assert_eq!(items(&documents[0]), None);
+    let text = "{\"kind\":\"List\",\"apiVersion\":\"v1\",\"items\":[\n {},\n {}]}\n";
+    assert_eq!(items_of(text), Some(vec![("{}", 1), ("{}", 2)]));
+}
+
+proptest! {
+    /// However the bytes lie, splitting neither panics nor loses its place.
+    #[test]
+    fn any_text_can_be_split(text in "[-.{}\\[\\]\":,\n a#%|&*]{0,80}") {
+        for format in [Format::Yaml, Format::Json] {
+            for document in split(&text, format) {
+                let start = document.text.as_ptr() as usize - text.as_ptr() as usize;
+                let lines = text[..start].matches('\n').count() as u32;
+                prop_assert_eq!(lines, document.lines_above);
+                for item in items(&document).unwrap_or_default() {
+                    let start = item.text.as_ptr() as usize - text.as_ptr() as usize;
+                    let lines = text[..start].matches('\n').count() as u32;
+                    prop_assert_eq!(lines, item.lines_above);
+                }
+            }
+        }
+    }
+}

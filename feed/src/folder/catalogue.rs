@@ -8,18 +8,18 @@
 mod claims;
 mod file;
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
 use claims::{Claims, Wish};
 use file::{Definition, File};
 
 use crate::manifest::{Claim, Format, Keep};
-use crate::name::{Kind, ObjectName};
+use crate::name::{Kind, Kinds, ObjectName};
+use crate::path::FilePath;
 use crate::problem::{Level, Problem};
 use crate::record::{Record, RecordKey, RecordKind};
 use crate::report::Report;
@@ -29,10 +29,12 @@ use crate::validate::Interner;
 /// Objects whose whole JSON changed; `None`: they are no longer served.
 pub(crate) type Wholes = Vec<(RecordKey, Option<Arc<str>>)>;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Catalogue {
-    files: BTreeMap<Arc<Path>, File>,
-    objects: HashMap<RecordKey, Object>,
+    /// What is kept of objects: no more than these kinds need.
+    kinds: Kinds,
+    files: BTreeMap<FilePath, File>,
+    objects: HashMap<RecordKey, Object, RandomState>,
     claims: Claims,
     /// Services that ask for what another has; tried again whenever anything changes.
     refused: BTreeMap<ObjectName, Vec<Report>>,
@@ -51,24 +53,41 @@ pub(crate) struct Catalogue {
 #[derive(Debug, Default)]
 struct Object {
     /// The files that define it, sorted.
-    files: SmallVec<[Arc<Path>; 1]>,
+    files: SmallVec<[FilePath; 1]>,
     /// What the store was told, and whose it is.
-    served: Option<(Arc<Path>, Record)>,
+    served: Option<(FilePath, Record)>,
     /// The same object whole, where that is kept.
     whole: Option<Arc<str>>,
 }
 
 impl Catalogue {
-    /// A catalogue that keeps whole objects, too.
+    pub(crate) fn new(kinds: Kinds) -> Catalogue {
+        Catalogue {
+            kinds,
+            files: BTreeMap::new(),
+            objects: HashMap::default(),
+            claims: Claims::default(),
+            refused: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            served: BTreeMap::new(),
+            reports: None,
+            keep: Keep::Parts,
+            wholes: Wholes::new(),
+            interner: Interner::default(),
+        }
+    }
+
+    /// A catalogue that keeps whole objects of all kinds, too.
     pub(crate) fn of_wholes() -> Catalogue {
-        Catalogue { keep: Keep::Whole, ..Catalogue::default() }
+        Catalogue { keep: Keep::Whole, ..Catalogue::new(Kinds::all()) }
     }
 
     /// Takes a file's new text. Documents that did not change are not parsed again.
-    pub(crate) fn put(&mut self, path: &Arc<Path>, text: &str, format: Format) {
+    pub(crate) fn put(&mut self, path: &FilePath, text: &str, format: Format) {
         let before = self.files.remove(path).unwrap_or_default();
         let flawed = before.is_flawed();
-        let (file, touched) = File::read(text, format, before, self.keep, &mut self.interner);
+        let (file, touched) =
+            File::read(text, format, before, self.kinds, self.keep, &mut self.interner);
         if flawed || file.is_flawed() {
             self.reports = None;
         }
@@ -83,7 +102,7 @@ impl Catalogue {
     }
 
     /// A file is gone, and with it what only it defined.
-    pub(crate) fn remove(&mut self, path: &Path) {
+    pub(crate) fn remove(&mut self, path: &FilePath) {
         if let Some(file) = self.files.remove(path) {
             self.touched.extend(file.keys().cloned());
             if file.is_flawed() {
@@ -139,9 +158,8 @@ impl Catalogue {
         reports.extend(self.refused.values().flatten().cloned());
         reports.extend(self.shadowed());
         reports.sort_by(|a, b| {
-            let files =
-                if Arc::ptr_eq(&a.file, &b.file) { Ordering::Equal } else { a.file.cmp(&b.file) };
-            files.then((a.line(), a.column()).cmp(&(b.line(), b.column())))
+            let place = |report: &Report| (report.line(), report.column());
+            a.file.cmp(&b.file).then(place(a).cmp(&place(b)))
         });
         let reports: Arc<[Report]> = reports.into();
         self.reports = Some(reports.clone());
@@ -154,7 +172,7 @@ impl Catalogue {
     }
 
     /// The file whose definition of an object is served.
-    pub(crate) fn file_of(&self, key: &RecordKey) -> Option<&Arc<Path>> {
+    pub(crate) fn file_of(&self, key: &RecordKey) -> Option<&FilePath> {
         self.objects.get(key)?.served.as_ref().map(|(path, _)| path)
     }
 
@@ -165,7 +183,7 @@ impl Catalogue {
 
     /// The file whose definition counts, and its record: the incumbent's while it still defines
     /// the object, else the first path's.
-    fn choose(&mut self, key: &RecordKey) -> Option<(Arc<Path>, Record)> {
+    fn choose(&mut self, key: &RecordKey) -> Option<(FilePath, Record)> {
         let object = self.objects.get_mut(key)?;
         let files = &self.files;
         if object.files.len() > 1 {
@@ -174,22 +192,22 @@ impl Catalogue {
         object.files.retain(|path| files.get(path).is_some_and(|file| file.defines(key)));
         let incumbent = object.served.as_ref().map(|(path, _)| path);
         let incumbent = object.files.iter().find(|path| Some(*path) == incumbent);
-        let good = |path: &&Arc<Path>| files[*path].record(key).is_some();
+        let good = |path: &&FilePath| files[*path].record(key).is_some();
         let path = incumbent.or_else(|| object.files.iter().find(good))?;
         let record = files[path].record(key)?;
         Some((path.clone(), record.clone()))
     }
 
-    fn wish(&self, key: RecordKey, wanted: Option<(Arc<Path>, Record)>) -> Wish {
+    fn wish(&self, key: RecordKey, wanted: Option<(FilePath, Record)>) -> Wish {
         let served = self.objects.get(&key).and_then(|object| object.served.as_ref());
-        let claims_of = |(_, record): &(Arc<Path>, Record)| claims::of(record);
+        let claims_of = |(_, record): &(FilePath, Record)| claims::of(record);
         let had = served.map(claims_of).unwrap_or_default();
         let asks = wanted.as_ref().map(claims_of).unwrap_or_default();
         Wish { key, had, asks, wanted }
     }
 
     /// Tells the store of an object, if that is news.
-    fn serve(&mut self, key: &RecordKey, wanted: Option<(Arc<Path>, Record)>) -> Option<Event> {
+    fn serve(&mut self, key: &RecordKey, wanted: Option<(FilePath, Record)>) -> Option<Event> {
         let object = self.objects.get_mut(key)?;
         let changed = match (&object.served, &wanted) {
             (Some((_, before)), Some((_, now))) => before != now,
@@ -255,7 +273,7 @@ impl Catalogue {
 
     fn conflict(
         &self,
-        path: &Arc<Path>,
+        path: &FilePath,
         key: &RecordKey,
         definition: &Definition,
         message: String,

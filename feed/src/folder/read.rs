@@ -1,12 +1,11 @@
 //! Which files changed, and which of those may be believed already.
 //!
 //! A file is read when `stat` says that it changed, or when it was read so soon after its last
-//! change that another could hide behind the same times. What is read counts once it is whole:
-//! see [`wait_for`]. An empty file, or one that is suddenly shorter by documents, is more likely
-//! half-written than meant, so it has to wait, and an empty one waits for ever.
+//! change that another could hide behind the same times. What is read counts once it is whole: see
+//! [`Known::wait_for`]. A file that lost documents or half of its size in place is more
+//! likely half-written than meant, so it has to wait, and an empty one waits for ever.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,8 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 use super::QUIET;
 use super::scan::{Found, Look, Stat};
 use super::watch::{Hints, State};
-use crate::document;
+use crate::document::{self, hash};
 use crate::manifest::Format;
+use crate::path::FilePath;
 use crate::problem::{Level, Mark, Problem};
 use crate::report::Report;
 
@@ -35,7 +35,7 @@ const RACY: Duration = Duration::from_secs(2);
 /// What is known of each file.
 #[derive(Debug, Default)]
 pub(super) struct Files {
-    known: BTreeMap<Arc<Path>, Known>,
+    known: BTreeMap<FilePath, Known>,
     /// What kept the last look from being whole.
     incomplete: Vec<(PathBuf, String)>,
 }
@@ -85,9 +85,9 @@ impl Fault {
 /// What to do after a look.
 #[derive(Debug, Default)]
 pub(super) struct Verdict {
-    pub(super) gone: Vec<Arc<Path>>,
+    pub(super) gone: Vec<FilePath>,
     /// Files that changed but may not be whole yet: look at them again after this time.
-    pub(super) held: Vec<Arc<Path>>,
+    pub(super) held: Vec<FilePath>,
     pub(super) wait: Duration,
     /// A file is missing for the first time: it may only be on the way to another name, or be
     /// written anew by an editor. Nothing was decided, so look again soon.
@@ -124,7 +124,7 @@ impl Files {
         look: &Look,
         hints: &Hints,
         mood: Mood,
-        mut take: impl FnMut(&Arc<Path>, &str, Format),
+        mut take: impl FnMut(&FilePath, &str, Format),
     ) -> Verdict {
         let mut verdict = Verdict::default();
         if look.only.is_none() {
@@ -140,8 +140,7 @@ impl Files {
         for (path, found) in &look.files {
             let known = self.known.entry(path.clone()).or_default();
             known.missing = false;
-            let state = hints.of(path, found.linked);
-            match known.step(path, found, state, mood) {
+            match known.step(path, found, hints, mood) {
                 Step::Unchanged => {}
                 Step::Held(wait) => {
                     let first = verdict.held.is_empty();
@@ -179,7 +178,7 @@ impl Files {
     }
 
     fn find_missing(&mut self, look: &Look, verdict: &mut Verdict) {
-        let mut note = |path: &Arc<Path>, known: &mut Known| {
+        let mut note = |path: &FilePath, known: &mut Known| {
             verdict.vanishing |= !known.missing;
             known.missing = true;
             verdict.gone.push(path.clone());
@@ -193,8 +192,8 @@ impl Files {
             }
             return;
         };
-        for path in only.iter().filter(|path| !look.files.contains_key(path.as_path())) {
-            let path: Arc<Path> = path.as_path().into();
+        let only = only.iter().map(|path| FilePath::from(path.as_path()));
+        for path in only.filter(|path| !look.files.contains_key(path)) {
             if let Some(known) = self.known.get_mut(&path) {
                 note(&path, known);
             }
@@ -203,7 +202,7 @@ impl Files {
 }
 
 impl Known {
-    fn step(&mut self, path: &Path, found: &Found, state: Option<State>, mood: Mood) -> Step {
+    fn step(&mut self, path: &Path, found: &Found, hints: &Hints, mood: Mood) -> Step {
         let stat = found.stat;
         if self.stat == Some(stat) && !self.racy {
             self.changing = None;
@@ -212,7 +211,7 @@ impl Known {
         if let Some(fault) = refuse_unread(&stat) {
             return self.fail(Some(stat), fault);
         }
-        let age = self.see(&stat, state, mood);
+        let age = self.see(&stat, hints.of(path, found.linked), mood);
         let wait = self.wait_for(mood.first).saturating_sub(age);
         if !wait.is_zero() && self.stat != Some(stat) {
             return Step::Held(wait);
@@ -261,9 +260,11 @@ impl Known {
             *self = Known { documents: self.documents, ..taken };
             return Step::Unchanged;
         }
-        let documents = document::split(&text, found.format).len();
-        let in_place = self.stat.is_none_or(|before| before.is_same_file(&stat));
-        let shrunk = in_place && documents < self.documents;
+        let documents = document::count(&text, found.format);
+        let shrunk = self.stat.is_some_and(|before| {
+            let less = documents < self.documents || stat.size < before.size / 2;
+            before.is_same_file(&stat) && less
+        });
         let heard = self.changing.as_ref().is_some_and(|changing| changing.state.is_some());
         let unfinished = mood.first && !heard && !ends_whole(&text, found.format);
         if (shrunk || unfinished) && age < SETTLED {
@@ -272,7 +273,7 @@ impl Known {
             }
             return Step::Held(SETTLED - age);
         }
-        if documents == 0 && self.documents > 0 && text.trim().is_empty() {
+        if self.documents > 0 && text.trim().is_empty() {
             let message = "the file is empty, so what it defined before stays";
             let fault = Fault::error(message, "delete the file to remove its objects");
             return self.fail(Some(stat), Fault { level: Level::Warning, ..fault });
@@ -368,13 +369,7 @@ fn ends_whole(text: &str, format: Format) -> bool {
     }
 }
 
-fn hash(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish()
-}
-
-fn report(file: Arc<Path>, level: Level, message: &str, help: &str, mark: Mark) -> Report {
+fn report(file: FilePath, level: Level, message: &str, help: &str, mark: Mark) -> Report {
     Report {
         file,
         object: None,

@@ -9,10 +9,10 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::manifest::Format;
+use crate::path::FilePath;
 
 /// Manifests in one folder: 10,000 Services in a file each, with room.
 const MAX_FILES: usize = 100_000;
@@ -70,7 +70,7 @@ pub(super) struct Found {
 #[derive(Debug, Default)]
 pub(super) struct Look {
     /// By path, the folder's own path first.
-    pub(super) files: BTreeMap<Arc<Path>, Found>,
+    pub(super) files: BTreeMap<FilePath, Found>,
     /// The folders on the way, by the path under which they were reached.
     pub(super) folders: BTreeMap<PathBuf, Stat>,
     /// Only these paths were looked at; `None` for the whole folder.
@@ -176,13 +176,15 @@ impl Walk {
             return;
         }
         let path = entry.path();
-        let linked = linked || file_type.is_symlink();
-        let metadata = match std::fs::metadata(&path) {
+        let is_link = file_type.is_symlink();
+        let metadata = if is_link { std::fs::metadata(&path) } else { entry.metadata() };
+        let metadata = match metadata {
             Ok(metadata) => metadata,
             // It went while we looked, or is a link to nothing: not there.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.look.unreadable.push((path, error)),
         };
+        let linked = linked || is_link;
         if metadata.is_dir() {
             return self.folder(&path, &metadata, depth + 1, linked);
         }
@@ -206,7 +208,7 @@ fn is_ignored(name: &str) -> bool {
 /// # Errors
 ///
 /// When it cannot be read.
-pub(crate) fn manifests(path: &Path) -> io::Result<Vec<(Arc<Path>, Format)>> {
+pub(crate) fn manifests(path: &Path) -> io::Result<Vec<(FilePath, Format)>> {
     if !std::fs::metadata(path)?.is_dir() {
         return Ok(vec![(path.into(), format_of_path(path))]);
     }
@@ -226,7 +228,7 @@ pub(crate) fn format_of_path(path: &Path) -> Format {
 }
 
 /// How a file of that name is written; `None` when it is no manifest.
-fn format_of(name: &str) -> Option<Format> {
+pub(super) fn format_of(name: &str) -> Option<Format> {
     match Path::new(name).extension()?.to_str()? {
         "yaml" | "yml" => Some(Format::Yaml),
         "json" => Some(Format::Json),

@@ -49,6 +49,11 @@ impl Status {
         })))
     }
 
+    /// What is followed, for people.
+    pub(super) fn source(&self) -> String {
+        self.lock().source.display().to_string()
+    }
+
     /// Adds the status page and the metrics.
     pub(super) fn show(&self, daemon: &daemon::Daemon) {
         let page = self.clone();
@@ -141,7 +146,9 @@ fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
 
 /// Logs problems: each once, when it is new.
 pub(super) fn log(news: &[Report]) {
-    for report in news.iter().take(MAX_LOGGED) {
+    let errors = news.iter().filter(|report| report.is_error());
+    let warnings = news.iter().filter(|report| !report.is_error());
+    for report in errors.chain(warnings).take(MAX_LOGGED) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
         let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::name::ObjectName;
 use crate::update::Update;
 
-/// What the issue allows for a change however it is made; doubled, for a busy machine.
+/// What a change may take however it is made; doubled, for a busy machine.
 const ANY_WAY: Duration = Duration::from_secs(4);
 /// 50 ms are the goal for what inotify tells of.
 const TOLD: Duration = Duration::from_secs(1);
@@ -195,8 +195,10 @@ async fn written_in_pieces_by_writers_that_close() {
     let (a, b) = (service("a", "10.0.0.1"), service("b", "10.0.0.2"));
     let mut folder = Followed::start(&[("f.yaml", &(a + &b))]).await;
     // As `echo … > f; echo … >> f` does it.
-    fs::write(folder.file("f.yaml"), "").unwrap();
-    folder.looked(1).await;
+    for (mark, begin) in [(11, ""), (12, "# of two Services\n"), (13, "---\n")] {
+        fs::write(folder.file("f.yaml"), begin).unwrap();
+        folder.looked(mark).await;
+    }
     fs::write(folder.file("f.yaml"), service("a", "10.0.0.3")).unwrap();
     folder.looked(2).await;
     assert_eq!(folder.held(), "a=10.0.0.1 b=10.0.0.2 zz-mark=10.200.0.2");
@@ -419,7 +421,7 @@ async fn without_inotify_the_scan_finds_all() {
     let folder = Folder::new(
         vec![above.path().to_owned()],
         vec![Watch::deaf()],
-        Catalogue::default(),
+        Catalogue::new(Kinds::all()),
         Store::new(Kinds::all()),
         Output::Mailbox(publisher),
         status,

@@ -12,7 +12,7 @@ use std::time::Instant;
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::scan::Stat;
+use super::scan::{Stat, format_of};
 
 /// Why the folder's thread should look.
 #[derive(Debug)]
@@ -83,6 +83,8 @@ pub(super) struct Watch {
     /// The folder above, in which this one may be replaced.
     above: Option<PathBuf>,
     watched: BTreeMap<PathBuf, Stat>,
+    /// It was said that a folder cannot be watched.
+    warned: bool,
 }
 
 impl Watch {
@@ -103,10 +105,12 @@ impl Watch {
                 _ => return hint(root.clone(), State::Other),
             };
             let Some(state) = state_of(&event.kind) else { return };
+            let written =
+                matches!(event.kind, EventKind::Access(_) | EventKind::Modify(ModifyKind::Data(_)));
             for path in event.paths {
                 if path == absolute {
                     hint(root.clone(), state);
-                } else if path.parent() != above.as_deref() && !is_leftover(&path) {
+                } else if path.parent() != above.as_deref() && !is_noise(&path, written) {
                     // The folder above is watched for this folder's name alone.
                     hint(path, state);
                 }
@@ -115,13 +119,13 @@ impl Watch {
         let watcher = notify::recommended_watcher(handle)
             .inspect_err(|error| tracing::warn!(%error, "no inotify: changes are found by scan"))
             .ok();
-        Watch { watcher, above: watched_above, watched: BTreeMap::new() }
+        Watch { watcher, above: watched_above, watched: BTreeMap::new(), warned: false }
     }
 
     /// Without inotify.
     #[cfg(test)]
     pub(super) fn deaf() -> Watch {
-        Watch { watcher: None, above: None, watched: BTreeMap::new() }
+        Watch { watcher: None, above: None, watched: BTreeMap::new(), warned: false }
     }
 
     /// Watches exactly these folders. One that was replaced, so that its inode differs, is
@@ -154,7 +158,12 @@ impl Watch {
                     self.watched.insert(path, stat);
                     added = true;
                 }
-                Err(error) => tracing::debug!(path = %path.display(), %error, "not watched"),
+                Err(error) if !self.warned => {
+                    self.warned = true;
+                    let folder = path.display();
+                    tracing::warn!(%folder, %error, "no inotify: changes are found by scan");
+                }
+                Err(_) => {}
             }
         }
         added
@@ -172,8 +181,10 @@ fn state_of(kind: &EventKind) -> Option<State> {
     }
 }
 
-/// Names that are never read, except the link by which a ConfigMap's files are swapped.
-fn is_leftover(path: &Path) -> bool {
+/// Names that are never read, except the link by which a ConfigMap's files are swapped; and what
+/// is written to but no manifest, such as a log beside the manifests.
+fn is_noise(path: &Path, written: bool) -> bool {
     let name = path.file_name().map(OsStr::to_string_lossy).unwrap_or_default();
-    name != "..data" && (name.starts_with('.') || name.ends_with('~'))
+    let hidden = name.starts_with('.') || name.ends_with('~');
+    name != "..data" && (hidden || (written && format_of(&name).is_none()))
 }

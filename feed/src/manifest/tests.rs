@@ -555,3 +555,38 @@ fn anchors_and_merge_keys_work_as_in_kubectl() {
         readings(text).into_iter().map(|(_, r)| r.key.unwrap().name.name.to_string()).collect();
     assert_eq!(names, ["a", "b"]);
 }
+
+proptest::proptest! {
+    /// Whatever stands in a file, reading it ends in objects and problems.
+    #[test]
+    fn any_text_can_be_read(text in ANY_TEXT) {
+        for format in [Format::Yaml, Format::Json] {
+            readings_of(&text, format);
+        }
+    }
+}
+
+/// Pieces of manifests, and noise, in any order.
+const ANY_TEXT: &str = "(apiVersion: v1\n|kind: (Service|List|Secret|Pod)\n|items:\n|- |  |spec:\n\
+                        |metadata: \\{name: a\\}\n|[-a-z:{}\\[\\]\"'&*!|>#%?, \n]{1,8}){0,20}";
+
+/// The same types read an API's answers, where nothing is strict: bookmarks have null and empty
+/// fields, and a newer API has fields that are not known here.
+#[test]
+fn the_types_alone_are_lenient() {
+    let text = r#"{"kind":"EndpointSlice","apiVersion":"discovery.k8s.io/v1","metadata":
+        {"name":"a","resourceVersion":"1","creationTimestamp":null,"newField":{}},
+        "endpoints":null,"addressType":"","ports":[{"name":"ä","port":80,"more":1}]}"#;
+    let slice: object::EndpointSlice<'_> = serde_json::from_str(text).unwrap();
+    assert!(slice.endpoints.is_none());
+    assert_eq!(slice.ports.unwrap()[0].name.as_deref(), Some("ä"));
+    let text = r#"{"spec":{"ports":[{"port":80,"targetPort":"http"},{"port":81,"targetPort":8}],
+        "selector":null}}"#;
+    let service: object::Service<'_> = serde_json::from_str(text).unwrap();
+    let spec = service.spec.unwrap();
+    assert!(spec.selector.is_none());
+    let targets = spec.ports.unwrap().into_iter().map(|port| port.target_port.unwrap());
+    let targets: Vec<_> = targets.collect();
+    assert!(matches!(&targets[0], object::IntOrText::Text(name) if &**name == "http"));
+    assert!(matches!(targets[1], object::IntOrText::Int(8)));
+}

@@ -106,6 +106,9 @@ fn nesting_and_aliases_are_bounded() {
     assert!(limited(&"{a: ".repeat(200_000)));
     assert!(message(yaml::read(&"- ".repeat(200_000))).contains(&nested));
     assert!(message(json::read(&"[".repeat(200_000))).contains(&nested));
+    // A flow collection is held as tokens until it ends.
+    let wide = format!("[{}]", "x,".repeat(300_000));
+    assert!(message(yaml::read(&wide)).contains("write it in lines"));
     let mut bomb = "a: &a [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for (from, to) in "abcdefgh".chars().zip("bcdefghi".chars()) {
         let aliases = vec![format!("*{from}"); 10].join(", ");

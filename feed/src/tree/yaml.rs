@@ -16,6 +16,7 @@ use crate::problem::Mark;
 ///
 /// When the text is no YAML, or exceeds a limit.
 pub(crate) fn read(text: &str) -> Result<Option<Tree<'_>>, SyntaxError> {
+    check_flow(text)?;
     let mut reader = Reader::default();
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
@@ -23,6 +24,19 @@ pub(crate) fn read(text: &str) -> Result<Option<Tree<'_>>, SyntaxError> {
         reader.event(event, &span)?;
     }
     Ok(reader.root.map(|root| reader.builder.finish(root)))
+}
+
+/// Brackets, braces and commas of one document. The parser holds all tokens of a flow collection
+/// in memory until it ends, some 500 bytes for each of these.
+const MAX_FLOW: usize = 200_000;
+
+fn check_flow(text: &str) -> Result<(), SyntaxError> {
+    let flow = text.bytes().filter(|byte| matches!(byte, b'[' | b'{' | b',')).count();
+    if flow <= MAX_FLOW {
+        return Ok(());
+    }
+    let message = format!("more than {MAX_FLOW} brackets, braces and commas: write it in lines");
+    Err(error(&message, Mark::default()))
 }
 
 #[derive(Default)]

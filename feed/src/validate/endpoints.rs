@@ -1,6 +1,6 @@
 //! EndpointSlice and Endpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -72,13 +72,14 @@ fn ports(
     check: &mut Check<'_>,
 ) -> Vec<SlicePort> {
     let mut ports: Vec<SlicePort> = Vec::with_capacity(objects.len());
+    let mut names = HashSet::new();
     for (i, object) in objects.iter().enumerate() {
         let at = list.index(i);
         let name = object.name.as_deref().unwrap_or_default();
         if !name.is_empty() {
             check.expect(at.key("name"), name, format::dns_label);
         }
-        if ports.iter().any(|other| *other.name == *name) {
+        if !names.insert(name) {
             check.duplicate(at.key("name"), name);
         }
         if let Some(app_protocol) = object.app_protocol.as_deref() {

@@ -1,6 +1,6 @@
 //! Service.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -164,15 +164,14 @@ fn ports(
         check.required(at, "");
     }
     let mut ports: Vec<ServicePort> = Vec::with_capacity(objects.len());
+    let (mut names, mut numbers, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (i, object) in objects.iter().enumerate() {
         let at = at.index(i);
         let Some(port) = port(object, kind, objects.len() > 1, &at, check) else { continue };
-        let named = !port.name.is_empty();
-        if named && ports.iter().any(|other| other.name == port.name) {
+        if !port.name.is_empty() && !names.insert(port.name.clone()) {
             check.duplicate(at.key("name"), &*port.name);
         }
-        let same = |other: &&ServicePort| other.protocol == port.protocol;
-        if ports.iter().filter(same).any(|other| other.port == port.port) {
+        if !numbers.insert((port.protocol, port.port)) {
             // In the API's own words, which print its internal key.
             let key = format!(
                 "{{\"Name\":\"\",\"Protocol\":\"{}\",\"AppProtocol\":null,\"Port\":{},\
@@ -181,11 +180,10 @@ fn ports(
             );
             check.error(at, format!("Duplicate value: {key}"));
         }
-        let node_port = port.node_port;
-        if node_port.is_some()
-            && ports.iter().filter(same).any(|other| other.node_port == node_port)
+        if let Some(node_port) = port.node_port
+            && !node_ports.insert((port.protocol, node_port))
         {
-            check.duplicate(at.key("nodePort"), node_port.map_or(0, NonZeroU16::get));
+            check.duplicate(at.key("nodePort"), node_port.get());
         }
         ports.push(port);
     }

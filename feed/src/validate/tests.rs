@@ -37,3 +37,11 @@ fn strings_are_interned_and_let_go() {
     interner.shrink();
     assert_eq!(interner.texts.len(), 1);
 }
+
+#[test]
+fn values_are_quoted_as_far_as_one_reads_them() {
+    assert_eq!(super::quoted("a\"b"), "\"a\\\"b\"");
+    assert_eq!(super::quoted(-1), "-1");
+    let long = super::quoted("ä".repeat(1000));
+    assert!(long.len() < 310 && long.ends_with('…'), "{long}");
+}

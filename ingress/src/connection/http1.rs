@@ -79,13 +79,14 @@ where
     let upstream = connection.tunnel.take();
     match (end, upstream) {
         (End::Finished, Some(upstream)) => {
-            tunnel::serve(&connection, stream, BytesMut::from(parts.read_buf), upstream).await;
+            let early = BytesMut::from(parts.read_buf);
+            Box::pin(tunnel::serve(&connection, stream, early, upstream)).await;
         }
-        (End::Finished, None) => finish(&connection, stream).await,
+        (End::Finished, None) => Box::pin(finish(&connection, stream)).await,
         (End::HeadTimeout, _) => {
             connection.deadline.arm(LINGER.into());
             let _ = in_time(stream.write_all(HEAD_TIMEOUT), &connection.deadline).await;
-            finish(&connection, stream).await;
+            Box::pin(finish(&connection, stream)).await;
         }
         (End::Abandoned, _) => {}
     }

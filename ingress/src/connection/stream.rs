@@ -6,9 +6,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Connection;
+
+/// A head and a body that are together no larger are copied into one piece before they are
+/// written: the kernel takes longer to look at two slices than we to copy these few bytes.
+const JOINED_BYTES: usize = 2 << 10;
 
 /// The stream, with bytes that were read from it before.
 #[derive(Debug)]
@@ -51,6 +56,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
             let length = self.first.len().min(buffer.remaining());
             buffer.put_slice(&self.first[..length]);
             self.first.advance(length);
+            if self.first.is_empty() {
+                // Its memory is not needed for the rest of the connection.
+                self.first = BytesMut::new();
+            }
         }
         if buffer.filled().len() > before {
             self.connection.on_read();
@@ -77,6 +86,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        if length <= JOINED_BYTES {
+            let mut joined: SmallVec<[u8; JOINED_BYTES]> = SmallVec::new();
+            slices.iter().for_each(|slice| joined.extend_from_slice(slice));
+            return self.poll_write(cx, &joined);
+        }
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
         self.connection.on_write();
         Poll::Ready(Ok(written))

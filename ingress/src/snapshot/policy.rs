@@ -166,11 +166,11 @@ mod tests {
 
     #[test]
     fn annotations_that_are_honoured() {
-        let none = Policy::default();
-        check(&[("other.example/ssl-redirect", "true")], &none, &[]);
+        let none = Policy::default;
+        check(&[("other.example/ssl-redirect", "true")], &none(), &[]);
         check(
             &[("nginx.ingress.kubernetes.io/ssl-redirect", "true")],
-            &Policy { redirect: Redirect::WhereTls, ..none.clone() },
+            &Policy { redirect: Redirect::WhereTls, ..none() },
             &[],
         );
         check(
@@ -178,7 +178,7 @@ mod tests {
                 ("switchyard.dev/force-ssl-redirect", "true"),
                 ("switchyard.dev/ssl-redirect", "true"),
             ],
-            &Policy { redirect: Redirect::Always, ..none.clone() },
+            &Policy { redirect: Redirect::Always, ..none() },
             &[],
         );
         check(
@@ -186,7 +186,7 @@ mod tests {
                 ("nginx.ingress.kubernetes.io/ssl-redirect", "true"),
                 ("switchyard.dev/ssl-redirect", "false"),
             ],
-            &none,
+            &none(),
             &[],
         );
         check(
@@ -201,33 +201,33 @@ mod tests {
                 read_timeout: Some(Duration::from_secs(90)),
                 send_timeout: Some(Duration::from_secs(120)),
                 connect_timeout: Some(Duration::from_secs(3)),
-                ..none.clone()
+                ..none()
             },
             &[],
         );
         check(
             &[("switchyard.dev/proxy-body-size", "0")],
-            &Policy { max_body: Some(None), ..none },
+            &Policy { max_body: Some(None), ..none() },
             &[],
         );
     }
 
     #[test]
     fn annotations_that_are_not_are_reported() {
-        let none = Policy::default();
-        check(&[("switchyard.dev/ssl-redirect", "yes")], &none, &["neither"]);
-        check(&[("switchyard.dev/proxy-body-size", "8 m")], &none, &["no size"]);
-        check(&[("switchyard.dev/proxy-body-size", "99999999999g")], &none, &["no size"]);
-        check(&[("switchyard.dev/proxy-read-timeout", "0")], &none, &["no time"]);
-        check(&[("switchyard.dev/sl-redirect", "true")], &none, &["unknown or not supported"]);
+        let none = Policy::default;
+        check(&[("switchyard.dev/ssl-redirect", "yes")], &none(), &["neither"]);
+        check(&[("switchyard.dev/proxy-body-size", "8 m")], &none(), &["no size"]);
+        check(&[("switchyard.dev/proxy-body-size", "99999999999g")], &none(), &["no size"]);
+        check(&[("switchyard.dev/proxy-read-timeout", "0")], &none(), &["no time"]);
+        check(&[("switchyard.dev/sl-redirect", "true")], &none(), &["unknown or not supported"]);
         check(
             &[("nginx.ingress.kubernetes.io/configuration-snippet", "deny all;")],
-            &none,
+            &none(),
             &["could run code"],
         );
         check(
             &[("nginx.ingress.kubernetes.io/auth-url", "http://auth.example/")],
-            &Policy { refused: Some("auth-url"), ..none },
+            &Policy { refused: Some("auth-url"), ..none() },
             &["restricts access"],
         );
     }

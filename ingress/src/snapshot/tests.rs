@@ -201,7 +201,7 @@ impl World {
         let own = self.snapshot.self_signed.clone();
         let mut fresh = Compiler::new("switchyard", provider(), own);
         let mut changes = Changes::default();
-        let mut names = |set: &mut std::collections::BTreeSet<_>, all: Vec<ObjectName>| {
+        let names = |set: &mut std::collections::BTreeSet<_>, all: Vec<ObjectName>| {
             set.extend(all);
         };
         names(&mut changes.ingresses, self.model.ingresses().map(|i| i.name.clone()).collect());

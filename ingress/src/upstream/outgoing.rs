@@ -22,7 +22,7 @@ use crate::forward::{Framing, is_forbidden_trailer};
 const COPIED_BYTES: usize = 16 << 10;
 
 /// A buffer that grew beyond this is not kept with an idle connection.
-const KEPT_BYTES: usize = 16 << 10;
+const KEPT_BYTES: usize = 4 << 10;
 
 /// Why the request could not be sent.
 #[derive(Debug)]
@@ -70,9 +70,6 @@ enum Source {
 impl Outgoing {
     /// The buffer for a new request's head, empty.
     pub(crate) fn head(&mut self) -> &mut Vec<u8> {
-        if self.buffer.capacity() > KEPT_BYTES {
-            self.buffer = Vec::new();
-        }
         self.buffer.clear();
         self.sent = 0;
         self.piece = Bytes::new();
@@ -80,6 +77,13 @@ impl Outgoing {
         self.whole = true;
         self.begun = false;
         &mut self.buffer
+    }
+
+    /// Lets go of a buffer that grew.
+    pub(super) fn shrink(&mut self) {
+        if self.buffer.capacity() > KEPT_BYTES {
+            self.buffer = Vec::new();
+        }
     }
 
     /// The body that follows the head, and the bytes that it may have.
@@ -164,7 +168,7 @@ impl Outgoing {
             self.progress += 1;
             match frame.map(Frame::into_data) {
                 Some(Ok(data)) => self.add_data(data)?,
-                Some(Err(frame)) => self.end_body(frame.into_trailers().ok())?,
+                Some(Err(frame)) => self.end_body(frame.into_trailers().ok().as_ref())?,
                 None => self.end_body(None)?,
             }
         }
@@ -210,7 +214,7 @@ impl Outgoing {
         Ok(())
     }
 
-    fn end_body(&mut self, trailers: Option<HeaderMap>) -> Result<(), Unsent> {
+    fn end_body(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Unsent> {
         let Source::Client { framing, taken, .. } = &self.body else { return Ok(()) };
         if let Framing::Length(length) = framing {
             // The endpoint still waits for the rest, so the connection cannot go on.
@@ -219,7 +223,7 @@ impl Outgoing {
             }
         } else {
             self.buffer.extend_from_slice(b"0\r\n");
-            for (name, value) in trailers.iter().flatten() {
+            for (name, value) in trailers.into_iter().flatten() {
                 if !is_forbidden_trailer(name) {
                     self.buffer.extend_from_slice(name.as_str().as_bytes());
                     self.buffer.extend_from_slice(b": ");

@@ -22,6 +22,7 @@ const MAX_IDLE: usize = 8192;
 pub(crate) struct Pool(RefCell<Idle>);
 
 #[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "a connection is moved in and out, and its box is not")]
 struct Idle {
     /// By the address of the endpoint's `Arc`, which a connection in the list keeps from being
     /// used again for another.
@@ -61,6 +62,7 @@ impl Pool {
         let list = idle.by_endpoint.entry(key(&upstream.endpoint)).or_default();
         if list.len() < MAX_IDLE_PER_ENDPOINT {
             upstream.idle_since = now;
+            upstream.shrink();
             list.push(upstream);
             idle.total += 1;
         }

@@ -8,6 +8,7 @@
 //! Left out: any decision about which endpoints serve a frontend.
 
 mod downstream;
+mod own;
 mod patience;
 mod relay;
 pub(crate) mod room;
@@ -27,6 +28,7 @@ use feed::{ObjectName, Protocol};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::own::{Addresses, Own};
 use self::room::{Permit, Room};
 use self::serving::{Cell, Endpoint, Serving};
 use self::worker::{Bound, ListenSocket, Opened, Order, Worker, WorkerLimits};
@@ -41,6 +43,9 @@ const OPEN_BATCH: usize = 256;
 /// are not addresses of this host.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(8);
+/// Frontends that one round of opening warns of by name: a feed full of ClusterIPs that are not
+/// addresses of this host must not drown the log.
+const MAX_WARNINGS: usize = 20;
 /// How often a drain looks whether connections are left.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
@@ -68,8 +73,9 @@ pub(crate) struct Userspace {
     /// worker would not fit.
     next_worker: usize,
     hosted: HashMap<FrontendAddress, Hosted>,
-    /// Every address that this process listens on.
-    bound: BTreeSet<(Protocol, u16, IpAddr)>,
+    bound: Addresses,
+    /// `bound`, as the data threads see it.
+    own: Arc<Own>,
     retries: BTreeSet<(Instant, FrontendAddress)>,
     /// Ordered by time, because the drain time-out is the same for all.
     endings: VecDeque<(Instant, FrontendAddress, SocketAddr)>,
@@ -117,8 +123,10 @@ impl Userspace {
         room: Arc<Room>,
         metrics: ProxyMetrics,
     ) -> io::Result<Userspace> {
+        let own = Arc::new(Own::default());
         let start = |number| {
             let limits = WorkerLimits {
+                own: own.clone(),
                 room: room.clone(),
                 connect_timeout: settings.connect_timeout,
                 udp_idle_timeout: settings.udp_idle_timeout,
@@ -133,7 +141,8 @@ impl Userspace {
             workers,
             next_worker: 0,
             hosted: HashMap::new(),
-            bound: BTreeSet::new(),
+            bound: Addresses::default(),
+            own,
             retries: BTreeSet::new(),
             endings: VecDeque::new(),
             failures: Failures::new(),
@@ -148,6 +157,7 @@ impl Userspace {
         for address in changed {
             self.adopt(*address, snapshot.frontend(address).map(|f| &**f), ends, &mut work);
         }
+        work.open.extend(self.waiting_for(&work.close));
         self.close(work.close).await;
         if !work.refresh.is_empty() {
             let refresh: Arc<[Bound]> = work.refresh.into();
@@ -231,6 +241,7 @@ impl Userspace {
             work.open.push(address);
         }
         self.endings.extend(leaving.into_iter().map(|endpoint| (ends, address, endpoint)));
+        self.forget_if_over(address);
     }
 
     fn end(&mut self, at: Instant, address: FrontendAddress, endpoint: SocketAddr) {
@@ -239,39 +250,64 @@ impl Userspace {
         if hosted.endpoints.get(&endpoint).is_some_and(|known| known.ends == Some(at)) {
             hosted.endpoints.remove(&endpoint).inspect(|known| known.endpoint.end());
         }
-        if hosted.service.is_none() && hosted.endpoints.is_empty() {
+        self.forget_if_over(address);
+    }
+
+    /// Forgets a frontend that is gone, once nothing of it drains.
+    fn forget_if_over(&mut self, address: FrontendAddress) {
+        let is_over = |hosted: &Hosted| hosted.service.is_none() && hosted.endpoints.is_empty();
+        if self.hosted.get(&address).is_some_and(is_over) {
             self.hosted.remove(&address);
         }
+    }
+
+    /// The frontends that could not be bound and now may be, because `close` frees their port.
+    fn waiting_for(&self, close: &[Bound]) -> Vec<FrontendAddress> {
+        let freed: BTreeSet<_> = close.iter().map(|(p, addr)| (*p, addr.port())).collect();
+        let frees = |a: &FrontendAddress| freed.contains(&(a.protocol, a.port.get()));
+        self.retries.iter().map(|(_, address)| *address).filter(frees).collect()
     }
 
     async fn close(&mut self, close: Vec<Bound>) {
         if close.is_empty() {
             return;
         }
-        for (protocol, addr) in &close {
-            self.bound.remove(&(*protocol, addr.port(), addr.ip()));
-        }
+        close.iter().for_each(|bound| self.bound.remove(*bound));
         let close: Arc<[Bound]> = close.into();
         self.order_all(|| Order::Close(close.clone())).await;
+        self.own.publish(&self.bound);
     }
 
     /// Opens what these frontends should listen on and do not.
     async fn open(&mut self, addresses: &[FrontendAddress]) {
+        let mut newly_failed = 0;
         for batch in addresses.chunks(OPEN_BATCH) {
             let mut opened: Vec<Vec<Opened>> = self.workers.iter().map(|_| Vec::new()).collect();
             for address in batch {
-                self.open_frontend(*address, &mut opened);
+                let failure = self.open_frontend(*address, &mut opened);
+                let is_new = self.note(*address, failure, newly_failed < MAX_WARNINGS);
+                newly_failed += usize::from(is_new);
             }
+            // Before the first connection can be accepted there.
+            self.own.publish(&self.bound);
             let orders = self.workers.iter().zip(opened).filter(|(_, opened)| !opened.is_empty());
             answers(orders.map(|(worker, opened)| worker.order(Order::Open(opened)))).await;
             tokio::task::yield_now().await;
         }
+        if let Some(more) = newly_failed.checked_sub(MAX_WARNINGS).filter(|more| *more > 0) {
+            tracing::warn!(more, "further frontends cannot be served: see /snapshot");
+        }
     }
 
-    fn open_frontend(&mut self, address: FrontendAddress, opened: &mut [Vec<Opened>]) {
+    /// Opens what the frontend should listen on and does not; why some of it cannot be.
+    fn open_frontend(
+        &mut self,
+        address: FrontendAddress,
+        opened: &mut [Vec<Opened>],
+    ) -> Option<String> {
         let mut failure = None;
         for addr in self.listen_addrs(address) {
-            let Some(hosted) = self.hosted.get(&address) else { return };
+            let hosted = self.hosted.get(&address)?;
             if hosted.listening.iter().any(|(open, _)| *open == addr) {
                 continue;
             }
@@ -284,7 +320,7 @@ impl Userspace {
                 Err(reason) => failure = Some(reason),
             }
         }
-        self.note(address, failure);
+        failure
     }
 
     fn open_address(
@@ -294,12 +330,17 @@ impl Userspace {
         opened: &mut [Vec<Opened>],
     ) -> Result<Permit, String> {
         let (protocol, addr) = bound;
+        if self.bound.has(bound) {
+            return Err(format!(
+                "{addr} is a ClusterIP as well as a node's address: one is enough"
+            ));
+        }
         let permit = self.room.listeners(self.workers.len()).ok_or_else(|| {
             let fit = self.room.listener_capacity();
             format!("no file descriptor left for a listener: {fit} fit (see ulimit -n)")
         })?;
         let count = permit.descriptors();
-        let beside_own = self.is_beside_own(bound);
+        let beside_own = self.bound.overlap(bound);
         let first_worker = self.next_worker;
         let mut hand_over = |place: usize, socket| {
             let worker = (first_worker + place) % opened.len();
@@ -323,29 +364,14 @@ impl Userspace {
             Protocol::Sctp => unreachable!("the resolver makes no frontend of an SCTP port"),
         }
         self.next_worker = (first_worker + count) % self.workers.len();
-        self.bound.insert((protocol, addr.port(), addr.ip()));
+        self.bound.insert(bound);
         Ok(permit)
     }
 
-    /// Whether a socket of this process has the port on a wildcard address that covers this one,
-    /// or this one is a wildcard that covers it.
-    fn is_beside_own(&self, (protocol, addr): Bound) -> bool {
-        let any: IpAddr = match addr {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        if addr.ip() != any {
-            return self.bound.contains(&(protocol, addr.port(), any));
-        }
-        let next = self.bound.range((protocol, addr.port(), any)..).next();
-        next.is_some_and(|(p, port, ip)| {
-            *p == protocol && *port == addr.port() && ip.is_ipv4() == any.is_ipv4()
-        })
-    }
-
-    /// Notes why a frontend cannot be served, or that it can, and when to try again.
-    fn note(&mut self, address: FrontendAddress, failure: Option<String>) {
-        let Some(hosted) = self.hosted.get_mut(&address) else { return };
+    /// Notes why a frontend cannot be served, or that it can, and when to try again; whether
+    /// this is news.
+    fn note(&mut self, address: FrontendAddress, failure: Option<String>, warn: bool) -> bool {
+        let Some(hosted) = self.hosted.get_mut(&address) else { return false };
         if let Some(retry) = &hosted.retry {
             self.retries.remove(&(retry.at, address));
         }
@@ -354,7 +380,7 @@ impl Userspace {
             if self.failures.remove(&address).is_some() {
                 tracing::info!(frontend = %address, "bound at last");
             }
-            return;
+            return false;
         };
         let service = hosted.service.as_ref().expect("only a frontend of a Service is opened");
         count(&self.metrics.meters.of(service).bind_failures);
@@ -363,9 +389,11 @@ impl Userspace {
         hosted.retry = Some(retry);
         self.retries.insert((retry.at, address));
         let before = self.failures.insert(address, failure.as_str().into());
-        if before.as_deref() != Some(failure.as_str()) {
+        let is_new = before.as_deref() != Some(failure.as_str());
+        if is_new && warn {
             tracing::warn!(%service, frontend = %address, reason = %failure, "cannot serve");
         }
+        is_new
     }
 
     fn listen_addrs(&self, address: FrontendAddress) -> Vec<SocketAddr> {

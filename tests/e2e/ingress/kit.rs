@@ -20,21 +20,17 @@ use tokio_rustls::TlsConnector;
 use crate::support::{Folder, Net, PATIENCE, Switchyard};
 
 /// An ingress with a folder and addresses of its own.
-pub struct World {
-    pub net: Net,
-    pub folder: Folder,
-    pub ingress: Switchyard,
-    pub http: SocketAddr,
-    pub https: SocketAddr,
+pub(crate) struct World {
+    pub(crate) net: Net,
+    pub(crate) folder: Folder,
+    pub(crate) ingress: Switchyard,
+    pub(crate) http: SocketAddr,
+    pub(crate) https: SocketAddr,
 }
 
 impl World {
-    /// Starts an ingress for these manifests, in which `127.N.N.` stands for its network.
-    pub fn start(manifests: &str, flags: &[&str]) -> World {
-        World::start_in(Net::new(), manifests, flags)
-    }
-
-    pub fn start_in(net: Net, manifests: &str, flags: &[&str]) -> World {
+    /// Starts an ingress in a network, for these manifests, in which `127.N.N.` stands for it.
+    pub(crate) fn start_in(net: Net, manifests: &str, flags: &[&str]) -> World {
         let folder = Folder::new();
         folder.replace("all.yaml", &net.fill(manifests));
         let (http, https) = (net.addr(1, 8080), net.addr(1, 8443));
@@ -48,12 +44,12 @@ impl World {
     }
 
     /// Replaces the manifests.
-    pub fn replace(&self, manifests: &str) {
+    pub(crate) fn replace(&self, manifests: &str) {
         self.folder.replace("all.yaml", &self.net.fill(manifests));
     }
 
     /// The problems that `/status` tells, as `object: problem`.
-    pub fn problems(&self) -> Vec<String> {
+    pub(crate) fn problems(&self) -> Vec<String> {
         let status = self.ingress.status();
         let objects = status["ingress"]["problems"].as_array().unwrap().clone();
         let of = |object: &serde_json::Value| {
@@ -65,7 +61,7 @@ impl World {
     }
 
     /// The value of a metric without labels, or with these.
-    pub fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.ingress.admin_get("/metrics").1;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
@@ -73,7 +69,7 @@ impl World {
 }
 
 /// A Service with port 80, named http, and its endpoints at port 9000 of these addresses.
-pub fn service(name: &str, endpoints: &[&str]) -> String {
+pub(crate) fn service(name: &str, endpoints: &[&str]) -> String {
     let mut yaml = format!(
         "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: default}}\n\
          spec:\n  ports: [{{name: http, port: 80, targetPort: 9000}}]\n\
@@ -94,7 +90,7 @@ pub fn service(name: &str, endpoints: &[&str]) -> String {
 }
 
 /// An Ingress with rules of host, path type, path and Service, one path a rule.
-pub fn ingress(name: &str, rules: &[(&str, &str, &str, &str)]) -> String {
+pub(crate) fn ingress(name: &str, rules: &[(&str, &str, &str, &str)]) -> String {
     let mut yaml = format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\n\
          metadata: {{name: {name}, namespace: default}}\n\
@@ -117,7 +113,12 @@ pub fn ingress(name: &str, rules: &[(&str, &str, &str, &str)]) -> String {
 }
 
 /// An Ingress that sends all of a host to a Service, with annotations as `key: value` lines.
-pub fn annotated(name: &str, host: &str, service: &str, annotations: &[(&str, &str)]) -> String {
+pub(crate) fn annotated(
+    name: &str,
+    host: &str,
+    service: &str,
+    annotations: &[(&str, &str)],
+) -> String {
     let lines: String =
         annotations.iter().map(|(key, value)| format!("    {key}: '{value}'\n")).collect();
     let metadata = format!("metadata:\n  name: {name}\n  namespace: default\n  annotations:\n");
@@ -126,7 +127,7 @@ pub fn annotated(name: &str, host: &str, service: &str, annotations: &[(&str, &s
 }
 
 /// A `kubernetes.io/tls` Secret.
-pub fn secret(name: &str, certificate: &str, key: &str) -> String {
+pub(crate) fn secret(name: &str, certificate: &str, key: &str) -> String {
     let indent = |text: &str| text.lines().map(|l| format!("    {l}\n")).collect::<String>();
     format!(
         "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: default}}\n\
@@ -137,7 +138,7 @@ pub fn secret(name: &str, certificate: &str, key: &str) -> String {
 }
 
 /// A server that says what it saw; it ends when dropped.
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     task: JoinHandle<()>,
     seen: Arc<Mutex<Vec<String>>>,
     connections: Arc<Mutex<usize>>,
@@ -145,7 +146,7 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Answers each request with its own name and what it saw of the request.
-    pub async fn echo(address: SocketAddr, name: &str) -> Endpoint {
+    pub(crate) async fn echo(address: SocketAddr, name: &str) -> Endpoint {
         let name = name.to_owned();
         Endpoint::answering(address, move |seen| {
             let body = format!("{name}\n{seen}");
@@ -158,7 +159,7 @@ impl Endpoint {
     }
 
     /// Answers each request, its head and body, with the bytes that `answer` gives.
-    pub async fn answering<A>(address: SocketAddr, answer: A) -> Endpoint
+    pub(crate) async fn answering<A>(address: SocketAddr, answer: A) -> Endpoint
     where
         A: Fn(&str) -> String + Send + Sync + 'static,
     {
@@ -185,7 +186,7 @@ impl Endpoint {
     }
 
     /// Hands each connection to `serve`.
-    pub async fn raw<S, F>(address: SocketAddr, serve: S) -> Endpoint
+    pub(crate) async fn raw<S, F>(address: SocketAddr, serve: S) -> Endpoint
     where
         S: Fn(TcpStream) -> F + Send + Sync + 'static,
         F: Future<Output = ()> + Send + 'static,
@@ -212,13 +213,19 @@ impl Endpoint {
         Endpoint { task, seen: Arc::default(), connections }
     }
 
+    /// Ends it, and waits until its address is free again.
+    pub(crate) async fn stop(mut self) {
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+
     /// The requests so far, each with its head and body.
-    pub fn seen(&self) -> Vec<String> {
+    pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
 
     /// The connections so far.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         *self.connections.lock().unwrap()
     }
 }
@@ -230,7 +237,7 @@ impl Drop for Endpoint {
 }
 
 /// Reads one request, with a body by Content-Length or chunks; `None` when there is no more.
-pub async fn read_request<S: AsyncRead + Unpin>(
+pub(crate) async fn read_request<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
 ) -> Option<Vec<u8>> {
@@ -262,12 +269,12 @@ pub async fn read_request<S: AsyncRead + Unpin>(
     }
 }
 
-pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 /// The value of a field in the text of a message.
-pub fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
     let head = message.split("\r\n\r\n").next()?;
     head.split("\r\n").skip(1).find_map(|line| {
         let (key, value) = line.split_once(':')?;
@@ -277,7 +284,7 @@ pub fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
 
 /// How a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Speaks {
+pub(crate) enum Speaks {
     Http1,
     /// With prior knowledge.
     Http2,
@@ -285,19 +292,19 @@ pub enum Speaks {
     Http2OverTls,
 }
 
-pub const ALL: [Speaks; 4] =
+pub(crate) const ALL: [Speaks; 4] =
     [Speaks::Http1, Speaks::Http2, Speaks::Http1OverTls, Speaks::Http2OverTls];
 
 /// A response that was read to its end.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Answer {
-    pub async fn read(response: Response<Incoming>) -> Answer {
+    pub(crate) async fn read(response: Response<Incoming>) -> Answer {
         let (parts, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body = String::from_utf8_lossy(&body).into_owned();
@@ -305,20 +312,20 @@ impl Answer {
     }
 
     /// The first line of the body: the name of the endpoint that answered.
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         if self.status == 200 { self.body.lines().next().unwrap_or("") } else { "" }
     }
 }
 
 /// A client's connection, for one request after another.
-pub enum Client {
+pub(crate) enum Client {
     Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
     Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
 }
 
 impl Client {
     /// Connects; over TLS it names `host` and takes any certificate.
-    pub async fn connect(world: &World, speaks: Speaks, host: &str) -> Client {
+    pub(crate) async fn connect(world: &World, speaks: Speaks, host: &str) -> Client {
         match speaks {
             Speaks::Http1 => Client::http1(TcpStream::connect(world.http).await.unwrap()).await,
             Speaks::Http2 => Client::http2(TcpStream::connect(world.http).await.unwrap()).await,
@@ -333,7 +340,7 @@ impl Client {
         }
     }
 
-    pub async fn http1<S>(stream: S) -> Client
+    pub(crate) async fn http1<S>(stream: S) -> Client
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -343,7 +350,7 @@ impl Client {
         Client::Http1(sender)
     }
 
-    pub async fn http2<S>(stream: S) -> Client
+    pub(crate) async fn http2<S>(stream: S) -> Client
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -355,7 +362,7 @@ impl Client {
         Client::Http2(sender)
     }
 
-    pub async fn send(
+    pub(crate) async fn send(
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> hyper::Result<Response<Incoming>> {
@@ -379,7 +386,7 @@ impl Client {
         }
     }
 
-    pub async fn get(&mut self, host: &str, path: &str) -> Answer {
+    pub(crate) async fn get(&mut self, host: &str, path: &str) -> Answer {
         let request = Request::get(format!("http://{host}{path}"));
         let sent = self.send(request.body(Full::default()).unwrap()).await.unwrap();
         Answer::read(sent).await
@@ -387,13 +394,13 @@ impl Client {
 }
 
 /// One GET on a connection of its own.
-pub async fn get(world: &World, speaks: Speaks, host: &str, path: &str) -> Answer {
+pub(crate) async fn get(world: &World, speaks: Speaks, host: &str, path: &str) -> Answer {
     let name = host.split(':').next().unwrap();
     Client::connect(world, speaks, name).await.get(host, path).await
 }
 
 /// Sends the bytes on a connection of its own and reads all that comes back until it is closed.
-pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     // The other side may close before it has read everything.
     let _ = stream.write_all(bytes).await;
@@ -404,14 +411,14 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
 }
 
 /// The status of a raw answer, 0 when there is none.
-pub fn status_of(answer: &str) -> u16 {
+pub(crate) fn status_of(answer: &str) -> u16 {
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0)
 }
 
-pub type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
+pub(crate) type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
 /// TLS to `address`, naming `host`, with any certificate.
-pub async fn connect_tls(
+pub(crate) async fn connect_tls(
     address: SocketAddr,
     host: &str,
     alpn: &[&str],
@@ -421,7 +428,7 @@ pub async fn connect_tls(
     handshake(address, host, Arc::new(config)).await
 }
 
-pub async fn handshake(
+pub(crate) async fn handshake(
     address: SocketAddr,
     host: &str,
     config: Arc<rustls::ClientConfig>,
@@ -432,7 +439,7 @@ pub async fn handshake(
 }
 
 /// A client that trusts only this certificate, or any.
-pub fn client_config(trusted: Option<&CertificateDer<'static>>) -> rustls::ClientConfig {
+pub(crate) fn client_config(trusted: Option<&CertificateDer<'static>>) -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -491,7 +498,7 @@ impl rustls::client::danger::ServerCertVerifier for TrustsAll {
 }
 
 /// Waits until `condition` gives a value.
-pub async fn eventually<T, F>(what: &str, mut condition: impl FnMut() -> F) -> T
+pub(crate) async fn eventually<T, F>(what: &str, mut condition: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
@@ -505,4 +512,4 @@ where
     }
 }
 
-pub const OK: StatusCode = StatusCode::OK;
+pub(crate) const OK: StatusCode = StatusCode::OK;

@@ -1,6 +1,9 @@
 //! Requests that two readers could read in two ways: each gets one answer or none, and no
 //! endpoint ever sees a second request in it.
 
+use http::Request;
+use tokio::net::TcpStream;
+
 use super::kit::{Endpoint, World, field, ingress, raw, service, status_of};
 use crate::support::Net;
 
@@ -134,6 +137,50 @@ async fn the_host_is_one_and_valid() {
     let seen = endpoint.seen().pop().unwrap();
     assert!(seen.starts_with("GET /x?y HTTP/1.1\r\nhost: a.com:80\r\n"), "{seen}");
     assert!(!seen.contains("other.com"), "{seen}");
+}
+
+#[tokio::test]
+async fn over_http2_the_authority_is_one_and_methods_are_the_same() {
+    let (world, endpoint) = world().await;
+    let request = |method: &str, uri: &str| Request::builder().method(method).uri(uri);
+    let table = [
+        (request("GET", "http://a.com/").header("host", "a.com"), 200),
+        (request("GET", "http://a.com/").header("host", "b.com"), 400),
+        (request("GET", "http://a.com/").header("host", "a.com:80"), 400),
+        (request("GET", "http://a..com/"), 400),
+        (request("GET", "http://user@a.com/"), 400),
+        (request("TRACE", "http://a.com/"), 405),
+        (request("CONNECT", "a.com:80"), 405),
+        (request("OPTIONS", "http://a.com/").header("x_y", "z"), 200),
+    ];
+    for (request, status) in table {
+        let stream = TcpStream::connect(world.http).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        let request = request.body(()).unwrap();
+        let what = format!("{} {} {:?}", request.method(), request.uri(), request.headers());
+        let answer = sender.send_request(request, true).unwrap().0.await;
+        // What is against the protocol itself ends as a reset.
+        let found = answer.map_or(400, |answer| answer.status().as_u16());
+        assert_eq!(found, status, "{what}");
+    }
+    assert_eq!(endpoint.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn old_clients_are_served_in_their_own_way() {
+    let (world, endpoint) = world().await;
+    let answer = raw(world.http, b"GET / HTTP/1.0\r\nHost: a.com\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
+    assert_eq!(field(&answer, "transfer-encoding"), None, "{answer}");
+    assert!(endpoint.seen()[0].starts_with("GET / HTTP/1.1\r\n"), "{:?}", endpoint.seen());
+    let kept = "GET / HTTP/1.0\r\nHost: a.com\r\nConnection: keep-alive\r\n\r\n";
+    let two = format!("{kept}GET / HTTP/1.0\r\nHost: a.com\r\n\r\n");
+    let answer = raw(world.http, two.as_bytes()).await;
+    assert_eq!(answer.matches("HTTP/1.0 200 OK").count(), 2, "{answer}");
+    let upgrade = b"GET / HTTP/1.0\r\nHost: a.com\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    assert_eq!(status_of(&raw(world.http, upgrade).await), 200);
+    assert_eq!(field(&endpoint.seen()[3], "upgrade"), None);
 }
 
 #[tokio::test]

@@ -4,12 +4,11 @@
 //! Service has and keeps asking for is never taken from it.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
-use std::sync::Arc;
 
 use super::file::Definition;
 use crate::manifest::Claim;
 use crate::name::ObjectName;
+use crate::path::FilePath;
 use crate::record::{Record, RecordKey};
 
 #[derive(Debug, Default)]
@@ -21,7 +20,7 @@ pub(super) struct Wish {
     pub(super) key: RecordKey,
     pub(super) had: Vec<Claim>,
     pub(super) asks: Vec<Claim>,
-    pub(super) wanted: Option<(Arc<Path>, Record)>,
+    pub(super) wanted: Option<(FilePath, Record)>,
 }
 
 type Verdict = Result<(), (Claim, ObjectName)>;

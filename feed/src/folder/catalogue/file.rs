@@ -1,16 +1,21 @@
 //! One file of the folder, as it was read last.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::Path;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::document::{self, MAX_DOCUMENTS};
+use foldhash::fast::RandomState;
+
+use crate::document::{self, MAX_DOCUMENTS, hash};
 use crate::manifest::{self, Claim, Format, Keep, Outcome, Reading};
+use crate::name::Kinds;
+use crate::path::FilePath;
 use crate::problem::{Level, Mark, Problem};
 use crate::record::{Record, RecordKey};
 use crate::report::Report;
 use crate::validate::Interner;
+
+/// Problems of one file that keep their lines: nobody reads on, and each takes memory.
+const MAX_EXCERPTS: usize = 1000;
 
 /// The hash of a document that must be parsed again even if its text did not change.
 const ALWAYS_READ: u64 = 0;
@@ -18,7 +23,9 @@ const ALWAYS_READ: u64 = 0;
 #[derive(Debug, Default)]
 pub(super) struct File {
     documents: Vec<Document>,
-    objects: BTreeMap<RecordKey, Definition>,
+    objects: HashMap<RecordKey, Definition, RandomState>,
+    /// Problems that were added since the file was read.
+    problems: usize,
 }
 
 /// A document, without its text.
@@ -70,15 +77,16 @@ impl File {
         text: &str,
         format: Format,
         mut before: File,
+        kinds: Kinds,
         keep: Keep,
         interner: &mut Interner,
     ) -> (File, Vec<RecordKey>) {
         let documents = std::mem::take(&mut before.documents);
-        let mut known: HashMap<u64, Document> =
+        let mut known: HashMap<u64, Document, RandomState> =
             documents.into_iter().map(|document| (document.hash, document)).collect();
         known.remove(&ALWAYS_READ);
         let mut reader =
-            Reader { text, format, known, keep, interner, kept: vec![], fresh: vec![] };
+            Reader { text, format, kinds, known, keep, interner, kept: vec![], fresh: vec![] };
         for document in document::split(text, format) {
             match document::items(&document).filter(|_| format == Format::Yaml) {
                 Some(items) => reader.list(&document, &items),
@@ -135,7 +143,7 @@ impl File {
         self.documents.iter().any(|document| !document.problems.is_empty())
     }
 
-    pub(super) fn reports(&self, path: &Arc<Path>) -> impl Iterator<Item = Report> {
+    pub(super) fn reports(&self, path: &FilePath) -> impl Iterator<Item = Report> {
         self.documents.iter().flat_map(|document| {
             document.problems.iter().map(|(key, problem)| Report {
                 file: path.clone(),
@@ -180,7 +188,13 @@ impl File {
                     touched.push(key.clone());
                 }
             }
-            document.problems.extend(problems.into_iter().map(|p| (key.clone(), Arc::new(p))));
+            for mut problem in problems {
+                self.problems += 1;
+                if self.problems > MAX_EXCERPTS {
+                    problem.excerpt = None;
+                }
+                document.problems.push((key.clone(), Arc::new(problem)));
+            }
         }
         self.documents.push(document);
     }
@@ -206,8 +220,9 @@ impl File {
 struct Reader<'r> {
     text: &'r str,
     format: Format,
+    kinds: Kinds,
     /// The documents that the file had before, by hash.
-    known: HashMap<u64, Document>,
+    known: HashMap<u64, Document, RandomState>,
     keep: Keep,
     interner: &'r mut Interner,
     /// Documents that did not change, with the lines that are above them now.
@@ -224,7 +239,7 @@ struct Fresh {
 
 impl Reader<'_> {
     fn document(&mut self, part: &document::Document<'_>) {
-        let hash = hash(part.text);
+        let hash = identity(part.text);
         match self.known.remove(&hash) {
             Some(document) => self.kept.push((document, part.lines_above)),
             None => {
@@ -239,7 +254,7 @@ impl Reader<'_> {
     fn list(&mut self, whole: &document::Document<'_>, items: &[document::Document<'_>]) {
         let (mut kept, mut fresh) = (Vec::new(), Vec::new());
         for item in items {
-            let hash = hash(item.text);
+            let hash = identity(item.text);
             match self.known.remove(&hash) {
                 Some(document) => kept.push((document, item.lines_above)),
                 None => fresh.push(self.read(item, hash)),
@@ -256,7 +271,12 @@ impl Reader<'_> {
     }
 
     fn read(&mut self, part: &document::Document<'_>, hash: u64) -> Fresh {
-        let readings = manifest::read(self.text, part, self.format, self.keep, self.interner);
+        let mut readings = manifest::read(self.text, part, self.format, self.keep, self.interner);
+        for reading in &mut readings {
+            if let Outcome::Good(record) = &mut reading.outcome {
+                *record = record.clone().cut_to(self.kinds);
+            }
+        }
         Fresh { readings, hash, lines_above: part.lines_above }
     }
 }
@@ -277,8 +297,7 @@ fn second(key: &RecordKey, first: &Definition, mark: Mark) -> Problem {
     }
 }
 
-fn hash(text: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    text.hash(&mut hasher);
-    hasher.finish().max(1)
+/// A document's hash, never [`ALWAYS_READ`].
+fn identity(text: &str) -> u64 {
+    hash(text).max(1)
 }

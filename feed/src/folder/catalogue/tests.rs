@@ -1,12 +1,19 @@
 //! What a folder serves after each batch of files, and what it reports.
 
+use std::path::Path;
+
 use super::*;
 
 /// A catalogue with what the store would hold.
-#[derive(Default)]
 struct Folder {
     catalogue: Catalogue,
     store: BTreeMap<String, String>,
+}
+
+impl Default for Folder {
+    fn default() -> Folder {
+        Folder { catalogue: Catalogue::new(Kinds::all()), store: BTreeMap::new() }
+    }
 }
 
 impl Folder {
@@ -14,10 +21,10 @@ impl Folder {
     fn batch(&mut self, files: &[(&str, &str)], gone: &[&str]) -> Vec<String> {
         for (path, text) in files {
             let format = if path.ends_with(".json") { Format::Json } else { Format::Yaml };
-            self.catalogue.put(&Path::new(path).into(), text, format);
+            self.catalogue.put(&FilePath::from(Path::new(path)), text, format);
         }
         for path in gone {
-            self.catalogue.remove(Path::new(path));
+            self.catalogue.remove(&FilePath::from(Path::new(path)));
         }
         let mut events = Vec::new();
         for event in self.catalogue.settle() {
@@ -273,4 +280,18 @@ fn ten_thousand_services_that_want_the_same_address_are_settled_quickly() {
     assert_eq!(folder.errors().len(), 9_999);
     // Generous: it takes well below a second even without optimisation.
     assert!(begun.elapsed().as_secs() < 30);
+}
+
+#[test]
+fn of_kinds_that_nobody_asked_for_only_the_name_is_kept() {
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: a}\nstringData: {key: hunter2}\n";
+    let bad = "---\napiVersion: v1\nkind: Secret\nmetadata: {name: b}\ndata: {key: '!'}\n";
+    let kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice]);
+    let mut catalogue = Catalogue::new(kinds);
+    let path = FilePath::from(Path::new("f.yaml"));
+    catalogue.put(&path, &(secret.to_owned() + bad), Format::Yaml);
+    let events = catalogue.settle();
+    assert!(matches!(&events[..], [Event::Apply(Record::Unwanted(_))]), "{events:?}");
+    assert_eq!(catalogue.reports().len(), 1, "it is checked all the same");
+    assert_eq!(catalogue.served()["Secret"], 1);
 }

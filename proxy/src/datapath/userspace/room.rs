@@ -17,6 +17,11 @@ const CONNECTION_SHARE: usize = 5;
 /// The share, one in so many, that may go into second and further listeners of one address: a
 /// listener for each worker is worth having, but not at the price of another frontend.
 const EXTRA_LISTENER_SHARE: usize = 5;
+/// The share, one in so many, of what listeners leave that UDP sessions may take unless a flag
+/// says more: a flood of datagrams from ever new ports must not cost TCP clients their room.
+const SESSION_SHARE: usize = 2;
+/// The share, one in so many, of what listeners leave that TCP connections leave to UDP sessions.
+const SESSION_RESERVE: usize = 8;
 /// What one connection takes: its client's socket and its endpoint's.
 const CONNECTION_DESCRIPTORS: usize = 2;
 
@@ -34,9 +39,8 @@ pub(crate) struct Room {
     used: AtomicUsize,
     listeners: AtomicUsize,
     extra_listeners: AtomicUsize,
-    max_connections: usize,
+    limits: Limits,
     connections: AtomicUsize,
-    max_sessions: usize,
     sessions: AtomicUsize,
 }
 
@@ -77,9 +81,8 @@ impl Room {
             used: AtomicUsize::new(0),
             listeners: AtomicUsize::new(0),
             extra_listeners: AtomicUsize::new(0),
-            max_connections: limits.connections.unwrap_or(usize::MAX),
+            limits,
             connections: AtomicUsize::new(0),
-            max_sessions: limits.sessions.unwrap_or(usize::MAX),
             sessions: AtomicUsize::new(0),
         })
     }
@@ -101,12 +104,22 @@ impl Room {
     }
 
     pub(crate) fn connection(self: &Arc<Room>) -> Option<Permit> {
-        let counted = (&self.connections, self.max_connections);
-        self.admit(counted, CONNECTION_DESCRIPTORS, Kind::Connection)
+        let max = self.limits.connections.unwrap_or_else(|| {
+            let rest = self.beside_listeners();
+            (rest - rest / SESSION_RESERVE) / CONNECTION_DESCRIPTORS
+        });
+        self.admit((&self.connections, max), CONNECTION_DESCRIPTORS, Kind::Connection)
     }
 
     pub(crate) fn session(self: &Arc<Room>) -> Option<Permit> {
-        self.admit((&self.sessions, self.max_sessions), 1, Kind::Session)
+        let max = self.limits.sessions;
+        let max = max.unwrap_or_else(|| self.beside_listeners() / SESSION_SHARE);
+        self.admit((&self.sessions, max), 1, Kind::Session)
+    }
+
+    /// Descriptors that are for connections and sessions.
+    fn beside_listeners(&self) -> usize {
+        self.descriptors.saturating_sub(self.listeners.load(Ordering::Relaxed))
     }
 
     fn admit(
@@ -225,8 +238,31 @@ mod tests {
     fn connections_stop_where_the_descriptors_end() {
         let room = Room::new(64, 20, Limits::default());
         let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
-        assert_eq!(connections.len(), (64 - 20 - 16) / 2);
+        // All of 64 - 20 - 16 descriptors but an eighth.
+        assert_eq!(connections.len(), (28 - 3) / 2);
+        let limits = Limits { connections: Some(100), sessions: None };
+        let room = Room::new(64, 20, limits);
+        let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
+        assert_eq!(connections.len(), 28 / 2);
         assert!(room.listeners(1).is_none());
+    }
+
+    #[test]
+    fn udp_clients_do_not_cost_tcp_clients_their_room_nor_the_other_way_round() {
+        let room = Room::new(1096, 0, Limits::default());
+        let listeners: Vec<_> = (0..200).map(|_| room.listeners(1).unwrap()).collect();
+        let sessions: Vec<_> = std::iter::from_fn(|| room.session()).collect();
+        assert_eq!((listeners.len(), sessions.len()), (200, 400));
+        let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
+        assert_eq!(connections.len(), 200);
+        drop((sessions, connections));
+        let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
+        let sessions: Vec<_> = std::iter::from_fn(|| room.session()).collect();
+        assert_eq!((connections.len(), sessions.len()), (350, 100));
+    }
+
+    #[test]
+    fn nothing_fits_where_there_is_no_descriptor() {
         let none = Room::new(10, 20, Limits::default());
         assert!(none.connection().is_none() && none.listeners(1).is_none());
     }

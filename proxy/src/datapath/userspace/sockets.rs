@@ -5,7 +5,7 @@
 //! is set right after, so that the sockets of the other workers can join.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 /// The kernel lowers it to `net.core.somaxconn`, 4096 by default since Linux 5.4.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// A client that vanished without a word is noticed after about two minutes of silence; without
 /// this its connection would stay for good.
@@ -93,6 +93,11 @@ fn bind(addr: SocketAddr, kind: Type, count: usize, beside_own: bool) -> io::Res
 /// Whether this host has IPv6 at all: the address `::1` can be bound.
 pub(super) fn has_ipv6() -> bool {
     UdpSocket::bind("[::1]:0").is_ok()
+}
+
+/// Whether it is an address of this host.
+pub(super) fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
 #[cfg(test)]

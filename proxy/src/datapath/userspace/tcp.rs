@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use feed::Protocol;
 use nix::libc;
 use smallvec::SmallVec;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -23,6 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::relay::{self, End};
 use super::room::Permit;
 use super::serving::{Cell, Endpoint};
+use super::sockets;
 use super::worker::{Context, Stop};
 use crate::metrics::{Active, Meter, count};
 
@@ -59,10 +61,29 @@ pub(super) async fn accept(
             Next::Stop => break,
         }
     }
-    // Closing the listener would reset what is queued in it.
-    let queued = || poll_fn(|cx| Poll::Ready(poll_accept(&listener, &context, cx)));
-    while let Poll::Ready(Next::Connection(client, permit)) = queued().await {
-        begin(client, permit, &cell, &context);
+    accept_queued(listener, &cell, &context);
+}
+
+/// Accepts what the kernel has queued, which closing the listener would reset.
+///
+/// Not through the runtime: that may not have heard of it yet, and lets a task make only so many
+/// calls before it gives way to others.
+fn accept_queued(listener: TcpListener, cell: &Arc<Cell>, context: &Rc<Context>) {
+    let Ok(listener) = listener.into_std() else { return };
+    // What was queued before is not more than the backlog; clients that come without a pause
+    // must not hold up the rest.
+    for _ in 0..sockets::BACKLOG {
+        let Some(permit) = context.room.connection() else { return };
+        let client = listener.accept().and_then(|(client, _)| {
+            client.set_nonblocking(true)?;
+            TcpStream::from_std(client)
+        });
+        match client {
+            Ok(client) => begin(client, permit, cell, context),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Err(error) if is_shortage(&error) => return,
+            Err(error) => tracing::debug!(%error, "accept"),
+        }
     }
 }
 
@@ -150,7 +171,10 @@ async fn connect(
     let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
     while tried.len() < MAX_TRIES && begun.elapsed() < limit {
         // Loaded anew for each try: the set may have changed while the last one timed out.
-        let endpoint = cell.serving.load().rotation.pick(|e| !tried.contains(&e.addr))?.clone();
+        let suits = |endpoint: &Arc<Endpoint>| {
+            !tried.contains(&endpoint.addr) && !context.own.has(Protocol::Tcp, endpoint.addr)
+        };
+        let endpoint = cell.serving.load().rotation.pick(suits)?.clone();
         let failure = match context.patience.limit(dial(endpoint.addr)).await {
             Some(Ok(stream)) => return Some((endpoint, stream)),
             Some(Err(error)) => error,

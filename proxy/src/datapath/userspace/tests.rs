@@ -213,7 +213,8 @@ fn endpoints_come_and_go() {
     }
     fixture.change(vec![], &[(Kind::Service, "web")]);
     assert!(is_refused(fixture.vip()));
-    assert!(fixture.datapath().bound.is_empty());
+    let bound = (Protocol::Tcp, fixture.vip());
+    assert!(!fixture.datapath().bound.has(bound));
     fixture.serve(&[11]);
     assert_eq!(ask(fixture.vip()).unwrap(), [11]);
 }
@@ -500,6 +501,73 @@ fn a_taken_port_is_reported_and_tried_again() {
     TcpListener::bind(fixture.vip()).unwrap();
 }
 
+/// A Service `name` at `.ip:80` over TCP and UDP, by one endpoint.
+fn aimed_at(fixture: &Fixture, name: &str, ip: u8, endpoint: SocketAddr) -> [Object; 2] {
+    let ports = vec![port("t", 80, Protocol::Tcp, None), port("u", 80, Protocol::Udp, None)];
+    let number = endpoint.port();
+    let targets = [("t", Protocol::Tcp, number), ("u", Protocol::Udp, number)];
+    [
+        Object::Service(Arc::new(service(name, &[&fixture.ip(ip)], ports))),
+        Object::EndpointSlice(Arc::new(slice(name, name, &targets, &[&endpoint.ip().to_string()]))),
+    ]
+}
+
+#[test]
+fn services_that_name_each_other_make_no_ring() {
+    let mut fixture = Fixture::new();
+    name_endpoints(&fixture, &[11]);
+    let (first, second) = (fixture.addr(1, 80), fixture.addr(2, 80));
+    let mut objects = aimed_at(&fixture, "first", 1, second).to_vec();
+    objects.extend(aimed_at(&fixture, "second", 2, first));
+    objects.extend(aimed_at(&fixture, "apart", 3, fixture.addr(11, 8080)));
+    fixture.change(objects, &[]);
+    assert!(is_reset(ask(first)));
+    let client = udp_client(&fixture, first);
+    client.send(b"x").unwrap();
+    let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "first"));
+    fixture.tend_until("the datagram is dropped", |_| {
+        meter.dropped_datagrams.load(Ordering::Relaxed) == 1
+    });
+    fixture.tend_until("the connection is over", |fixture| {
+        fixture.datapath().room.open_connections() == 0
+    });
+    assert_eq!(meter.accepted.load(Ordering::Relaxed), 1);
+    assert_eq!(fixture.datapath().room.open_sessions(), 0);
+    assert_eq!(ask(fixture.addr(3, 80)).unwrap(), [11]);
+    // What was a frontend is an endpoint like any other once it is one no more.
+    fixture.change(vec![], &[(Kind::Service, "second")]);
+    listen(second, |mut stream| stream.write_all(&[2]).unwrap());
+    assert_eq!(ask(first).unwrap(), [2]);
+}
+
+#[test]
+fn an_address_of_two_frontends_passes_on_when_the_first_goes() {
+    let mut fixture = Fixture::new();
+    name_endpoints(&fixture, &[11, 12]);
+    let node = fixture.addr(200, 30080);
+    let ports = vec![port("", 30080, Protocol::Tcp, None)];
+    let other = service("other", &[&fixture.ip(200)], ports);
+    let ends = slice("other", "other", &[("", Protocol::Tcp, 8080)], &[&fixture.ip(12)]);
+    let objects = vec![Object::Service(Arc::new(other)), Object::EndpointSlice(Arc::new(ends))];
+    fixture.change(objects, &[]);
+    fixture.serve(&[11]);
+    assert_eq!(ask(node).unwrap(), [12]);
+    let failures = fixture.datapath().failures();
+    let reason = failures.values().next().unwrap();
+    assert!(reason.contains("is a ClusterIP as well as a node's address"), "{reason}");
+    fixture.change(vec![], &[(Kind::Service, "other")]);
+    assert_eq!(ask(node).unwrap(), [11]);
+    assert!(fixture.datapath().failures().is_empty());
+}
+
+#[test]
+fn a_service_that_never_had_an_endpoint_leaves_nothing_behind() {
+    let mut fixture = Fixture::new();
+    fixture.serve(&[]);
+    fixture.change(vec![], &[(Kind::Service, "web")]);
+    assert!(fixture.datapath().hosted.is_empty());
+}
+
 #[test]
 fn an_address_of_another_host_says_what_to_do() {
     let mut fixture = Fixture::new();
@@ -612,10 +680,11 @@ fn udp_clients_stay_with_an_endpoint_each_and_go_round_robin() {
     fixture.serve(&[11, 12, 13]);
     for addr in [fixture.vip(), fixture.addr(200, 30080)] {
         let mut counts = [0; 3];
-        for _ in 0..30 {
-            let client = udp_client(&fixture, addr);
-            let first = udp_ask(&client);
-            assert_eq!([udp_ask(&client), udp_ask(&client)], [first; 2]);
+        // All stay open: a client that got the port of an earlier one would get its session.
+        let clients: Vec<_> = (0..30).map(|_| udp_client(&fixture, addr)).collect();
+        for client in &clients {
+            let first = udp_ask(client);
+            assert_eq!([udp_ask(client), udp_ask(client)], [first; 2]);
             counts[first as usize - 11] += 1;
         }
         assert_eq!(counts, [10; 3]);
@@ -739,7 +808,8 @@ fn a_node_port_answers_on_every_address_from_that_address() {
         seen.sort_unstable();
         assert_eq!(seen, [11, 12], "{addr}");
         // The client's socket is connected: it takes replies from this address only.
-        let mut seen = [(); 2].map(|()| udp_ask(&udp_client(&fixture, addr)));
+        let clients = [(); 2].map(|()| udp_client(&fixture, addr));
+        let mut seen = [udp_ask(&clients[0]), udp_ask(&clients[1])];
         seen.sort_unstable();
         assert_eq!(seen, [11, 12], "{addr}");
     }

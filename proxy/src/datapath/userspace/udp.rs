@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use feed::Protocol;
 use smallvec::SmallVec;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::sync::{Notify, oneshot};
@@ -203,7 +204,11 @@ impl Table {
         while tried.len() < MAX_TRIES {
             let permit = self.context.room.session()?;
             let serving = self.cell.serving.load();
-            let endpoint = serving.rotation.pick(|e| !tried.contains(&e.addr))?.clone();
+            let suits = |endpoint: &Arc<Endpoint>| {
+                let own = &self.context.own;
+                !tried.contains(&endpoint.addr) && !own.has(Protocol::Udp, endpoint.addr)
+            };
+            let endpoint = serving.rotation.pick(suits)?.clone();
             match connect(endpoint.addr) {
                 Ok(upstream) => {
                     let active = Active::new(serving.meter.clone(), |m| &m.active_sessions);

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 
 use super::downstream::Downstream;
+use super::own::Own;
 use super::patience::Patience;
 use super::room::Room;
 use super::serving::Cell;
@@ -63,6 +64,7 @@ pub(super) enum Stop {
 #[derive(Debug)]
 pub(super) struct WorkerLimits {
     pub(super) room: Arc<Room>,
+    pub(super) own: Arc<Own>,
     pub(super) connect_timeout: Duration,
     pub(super) udp_idle_timeout: Duration,
 }
@@ -71,6 +73,7 @@ pub(super) struct WorkerLimits {
 #[derive(Debug)]
 pub(super) struct Context {
     pub(super) room: Arc<Room>,
+    pub(super) own: Arc<Own>,
     pub(super) patience: Rc<Patience>,
     pub(super) udp_idle_timeout: Duration,
 }
@@ -137,10 +140,10 @@ async fn carry_out(
     mut orders: mpsc::UnboundedReceiver<(Order, oneshot::Sender<()>)>,
     limits: WorkerLimits,
 ) {
-    let WorkerLimits { room, connect_timeout, udp_idle_timeout } = limits;
+    let WorkerLimits { room, own, connect_timeout, udp_idle_timeout } = limits;
     let patience = Patience::new(connect_timeout);
     spawn_local(patience.clone().keep_time());
-    let context = Rc::new(Context { room, patience, udp_idle_timeout });
+    let context = Rc::new(Context { room, own, patience, udp_idle_timeout });
     let mut listening: HashMap<Bound, Listening> = HashMap::new();
     while let Some((order, done)) = orders.recv().await {
         match order {

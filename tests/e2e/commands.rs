@@ -1,0 +1,141 @@
+//! The commands that are no dataplane process by themselves: demo, up, check and echo, and the
+//! examples of `configs`.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Folder, Net, Switchyard, eventually, http_get};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
+
+#[test]
+fn the_demo_shows_every_part_as_expected() {
+    let output = Command::new(BINARY).args(["demo", "--once"]).output().unwrap();
+    let table = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{table}{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["dns ", "proxy ", "ingress ", "feed "] {
+        assert!(table.lines().any(|line| line.starts_with(part)), "no row of {part}: {table}");
+    }
+}
+
+/// Every folder of `configs` that a user can start from.
+#[test]
+fn every_example_folder_is_clean() {
+    let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    let mut checked = 0;
+    for entry in std::fs::read_dir(configs).unwrap() {
+        let folder = entry.unwrap().path();
+        let output = Command::new(BINARY).arg("check").arg(&folder).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && !said.contains("error:"), "{folder:?}: {said}");
+        checked += 1;
+    }
+    assert!(checked > 0);
+}
+
+#[test]
+fn check_names_the_line_and_exits_2() {
+    let folder = Folder::new();
+    let manifest = "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  prots: []\n";
+    folder.replace("web.yaml", manifest);
+    let output = Command::new(BINARY).arg("check").arg(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("web.yaml:6:3: error: ") && said.contains("ports"), "{said}");
+}
+
+#[test]
+fn bad_usage_exits_2_and_a_taken_address_1() {
+    let unknown = Command::new(BINARY).arg("proxi").stderr(Stdio::null()).status().unwrap();
+    assert_eq!(unknown.code(), Some(2));
+    let net = Net::new();
+    let taken = std::net::TcpListener::bind(net.addr(1, 8000)).unwrap();
+    let listen = taken.local_addr().unwrap().to_string();
+    let mut echo = Command::new(BINARY);
+    echo.args(["echo", "--listen", &listen]).stderr(Stdio::null());
+    assert_eq!(echo.status().unwrap().code(), Some(1));
+}
+
+/// `up` for an empty folder, with all addresses in one net.
+struct Up {
+    process: Switchyard,
+    net: Net,
+    _folder: Folder,
+}
+
+impl Up {
+    fn start() -> Up {
+        let (net, folder) = (Net::new(), Folder::new());
+        folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
+        let at = |port: u16| net.addr(1, port).to_string();
+        let ip = net.ip(1).to_string();
+        let mut command = Command::new(BINARY);
+        command.arg("up").arg(folder.path()).args(["--http", &at(8080), "--https", &at(8443)]);
+        command.args(["--dns", &at(1053), "--node-ip", &ip, "--admin-ip", &ip]);
+        let process = Switchyard::spawn(command, net.addr(1, 7411));
+        let up = Up { process, net, _folder: folder };
+        for port in [7411, 7421, 7431] {
+            up.wait_ready(port);
+        }
+        up
+    }
+
+    fn wait_ready(&self, port: u16) {
+        eventually("a process of up is ready", || self.is_ready(port).then_some(()));
+    }
+
+    fn is_ready(&self, port: u16) -> bool {
+        let page = http_get(self.net.addr(1, port), "localhost", "/readyz");
+        page.is_ok_and(|(status, _)| status == 200)
+    }
+
+    /// The children of `up`, by their subcommand.
+    fn child(&self, subcommand: &str) -> nix::unistd::Pid {
+        eventually("the child runs", || {
+            let tasks = format!("/proc/{0}/task/{0}/children", self.process.pid());
+            let children = std::fs::read_to_string(tasks).ok()?;
+            let is_wanted = |pid: &&str| {
+                let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                line.split(|b| *b == 0).nth(1) == Some(subcommand.as_bytes())
+            };
+            let pid = children.split_whitespace().find(is_wanted)?;
+            Some(nix::unistd::Pid::from_raw(pid.parse().ok()?))
+        })
+    }
+}
+
+#[test]
+fn up_starts_a_child_again_that_was_killed_and_drains_all() {
+    let up = Up::start();
+    let killed = up.child("dns");
+    nix::sys::signal::kill(killed, Signal::SIGKILL).unwrap();
+    let again = eventually("another dns process", || {
+        let now = up.child("dns");
+        (now != killed).then_some(now)
+    });
+    up.wait_ready(7431);
+    assert_ne!(again, killed);
+    up.process.signal(Signal::SIGTERM);
+    assert!(up.process.wait().success());
+    assert!(http_get(up.net.addr(1, 7431), "localhost", "/livez").is_err(), "dns still runs");
+}
+
+#[test]
+fn children_end_when_up_is_killed() {
+    let up = Up::start();
+    let child = up.child("proxy");
+    up.process.signal(Signal::SIGKILL);
+    let begun = Instant::now();
+    while std::path::Path::new(&format!("/proc/{child}/status")).exists() && !is_zombie(child) {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the proxy outlived up");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Ended, but not yet collected by whoever is the parent now.
+fn is_zombie(pid: nix::unistd::Pid) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))
+}

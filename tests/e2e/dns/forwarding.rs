@@ -1,0 +1,358 @@
+//! Names that are not ours, with upstreams that behave and others that do not.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::{Message, MessageType, ResponseCode};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{RData, Record};
+
+use super::kit::{
+    Connection, Dns, client_of, exchange, framed, question, receive, show, with_edns,
+};
+use crate::support::Net;
+
+/// A Service, and an ExternalName outside of the zone.
+const OBJECTS: &str = "
+{ apiVersion: v1, kind: Service, metadata: { name: web, namespace: ns },
+  spec: { clusterIP: 10.0.0.1, ports: [{ port: 80 }] } }
+---
+{ apiVersion: v1, kind: Service, metadata: { name: ext, namespace: ns },
+  spec: { type: ExternalName, externalName: www.example.com } }
+";
+
+/// What an upstream was asked, and from where.
+type Asked = Arc<Mutex<Vec<(Message, SocketAddr)>>>;
+
+/// A true reply: one address.
+fn reply_to(query: &Message) -> Message {
+    let mut reply = query.clone();
+    reply.metadata.message_type = MessageType::Response;
+    reply.metadata.recursion_available = true;
+    let name = query.queries[0].name().clone();
+    reply.add_answer(Record::from_rdata(name, 60, RData::A(A::new(192, 0, 2, 1))));
+    reply
+}
+
+/// An upstream on `addr` that answers UDP as `behave` does, with what it is to send: messages
+/// from its own socket. It ends with the test's process.
+fn upstream(
+    addr: SocketAddr,
+    behave: impl Fn(&Message, &UdpSocket, SocketAddr) + Send + 'static,
+) -> Asked {
+    let socket = UdpSocket::bind(addr).unwrap();
+    let asked = Asked::default();
+    let seen = asked.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((len, peer)) = socket.recv_from(&mut buffer) {
+            let query = Message::from_vec(&buffer[..len]).expect("a proper query");
+            seen.lock().unwrap().push((query.clone(), peer));
+            behave(&query, &socket, peer);
+        }
+    });
+    asked
+}
+
+fn send(socket: &UdpSocket, peer: SocketAddr, message: &Message) {
+    socket.send_to(&message.to_vec().unwrap(), peer).unwrap();
+}
+
+fn answer(query: &Message, socket: &UdpSocket, peer: SocketAddr) {
+    send(socket, peer, &reply_to(query));
+}
+
+/// The responder with upstreams at these addresses.
+fn start(upstreams: &[SocketAddr], flags: &[&str]) -> Dns {
+    let upstreams: Vec<String> = upstreams.iter().map(ToString::to_string).collect();
+    let upstreams = upstreams.join(",");
+    let mut all = vec!["--upstream", &upstreams];
+    if !flags.contains(&"--upstream-timeout") {
+        all.extend(["--upstream-timeout", "500ms"]);
+    }
+    all.extend(flags);
+    Dns::start_with(OBJECTS, &all)
+}
+
+const FORWARDED: [&str; 2] = ["NoError", "www.example.com 60 A 192.0.2.1"];
+
+#[test]
+fn a_name_outside_is_forwarded() {
+    let net = Net::new();
+    let asked = upstream(net.addr(1, 5353), answer);
+    let dns = start(&[net.addr(1, 5353)], &[]);
+    let mut message = question("WWW.Example.com A");
+    message.metadata.checking_disabled = true;
+    let reply = exchange(&dns.client(), &with_edns(message.clone(), 1232, true));
+    assert_eq!(show(&reply), ["NoError", "WWW.Example.com 60 A 192.0.2.1"]);
+    assert!(reply.metadata.recursion_available && !reply.metadata.truncation);
+    assert!(reply.edns.unwrap().flags().dnssec_ok);
+    let reply = dns.connect().ask(&message);
+    assert_eq!(show(&reply), ["NoError", "WWW.Example.com 60 A 192.0.2.1"]);
+    assert!(reply.edns.is_none());
+    let asked = asked.lock().unwrap();
+    let edns: Vec<_> = asked.iter().map(|(query, _)| query.edns.is_some()).collect();
+    assert_eq!(edns, [true, false]);
+    assert!(asked.iter().all(|(query, _)| query.metadata.checking_disabled));
+    // Ours are answered as before, and say that recursion is available.
+    let own = exchange(&dns.client(), &question("web.ns.svc.Z A"));
+    assert!(own.metadata.recursion_available && own.metadata.authoritative);
+    assert_eq!(dns.show("nothing.ns.svc.Z A"), ["NXDomain", "+Z 5 SOA"]);
+    let status = dns.process.status();
+    assert_eq!(status["dns"]["upstreams"][0], net.addr(1, 5353).to_string());
+}
+
+#[test]
+fn every_query_has_an_id_and_a_port_of_its_own() {
+    let net = Net::new();
+    let asked = upstream(net.addr(1, 5353), answer);
+    let dns = start(&[net.addr(1, 5353)], &[]);
+    let client = dns.client();
+    const COUNT: usize = 64;
+    for _ in 0..COUNT {
+        exchange(&client, &question("www.example.com A"));
+    }
+    let asked = asked.lock().unwrap();
+    let distinct = |of: &dyn Fn(&(Message, SocketAddr)) -> u16| {
+        asked.iter().map(of).collect::<std::collections::BTreeSet<_>>()
+    };
+    let ports = distinct(&|(_, peer)| peer.port());
+    let ids = distinct(&|(query, _)| query.metadata.id);
+    // Some may be equal by chance; in a row or in few they must not be.
+    assert!(ports.len() > COUNT - 8 && ids.len() > COUNT - 8, "{ports:?} {ids:?}");
+    let spread = |set: &std::collections::BTreeSet<u16>| set.last().unwrap() - set.first().unwrap();
+    assert!(spread(&ports) > 4096 && spread(&ids) > 16_384, "{ports:?} {ids:?}");
+}
+
+#[test]
+fn replies_that_do_not_match_are_passed_over() {
+    let net = Net::new();
+    upstream(net.addr(1, 5353), move |query, socket, peer| {
+        let forged = |change: &dyn Fn(&mut Message)| {
+            let mut message = reply_to(query);
+            message.answers[0].data = RData::A(A::new(6, 6, 6, 6));
+            change(&mut message);
+            message
+        };
+        send(socket, peer, &forged(&|m| m.metadata.id ^= 1));
+        send(socket, peer, &forged(&|m| m.metadata.message_type = MessageType::Query));
+        send(
+            socket,
+            peer,
+            &forged(&|m| m.queries[0] = question("evil.example A").queries[0].clone()),
+        );
+        let other_type = question("www.example.com AAAA").queries[0].clone();
+        send(socket, peer, &forged(&|m| m.queries[0] = other_type.clone()));
+        socket.send_to(b"junk", peer).unwrap();
+        socket.send_to(&[], peer).unwrap();
+        // The right reply, from the wrong port and from the wrong address.
+        for wrong in [net.addr(1, 5354), net.addr(2, 5353)] {
+            if let Ok(spoofing) = UdpSocket::bind(wrong) {
+                send(&spoofing, peer, &forged(&|_| {}));
+            }
+        }
+        answer(query, socket, peer);
+    });
+    let dns = start(&[net.addr(1, 5353)], &[]);
+    for _ in 0..5 {
+        assert_eq!(dns.show("www.example.com A"), FORWARDED);
+    }
+}
+
+#[test]
+fn a_reply_that_was_cut_is_fetched_over_tcp() {
+    let net = Net::new();
+    let addr = net.addr(1, 5353);
+    upstream(addr, |query, socket, peer| {
+        let mut cut = reply_to(query);
+        cut.answers.clear();
+        cut.metadata.truncation = true;
+        send(socket, peer, &cut);
+    });
+    let listener = TcpListener::bind(addr).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut bytes).unwrap();
+            let mut reply = reply_to(&Message::from_vec(&bytes).unwrap());
+            for n in 0..60 {
+                let mut more = reply.answers[0].clone();
+                more.data = RData::A(A::new(192, 0, 2, n));
+                reply.add_answer(more);
+            }
+            for octet in framed(&reply) {
+                stream.write_all(&[octet]).unwrap();
+            }
+        }
+    });
+    let dns = start(&[addr], &[]);
+    let whole = dns.connect().ask(&question("www.example.com A"));
+    assert_eq!((whole.answers.len(), whole.metadata.truncation), (61, false));
+    let cut = exchange(&dns.client(), &question("www.example.com A"));
+    assert!(cut.metadata.truncation && cut.answers.len() < 61 && !cut.answers.is_empty());
+}
+
+#[test]
+fn without_an_answer_there_is_servfail_in_time() {
+    let net = Net::new();
+    let asked = upstream(net.addr(1, 5353), |_, _, _| {});
+    let dns = start(&[net.addr(1, 5353)], &[]);
+    let begun = Instant::now();
+    let mut connection = dns.connect();
+    connection.send(&question("www.example.com A"));
+    // Others on the connection need not wait: replies come as they are ready.
+    let own = connection.ask(&question("web.ns.svc.Z A"));
+    assert_eq!(show(&own), ["NoError", "web.ns.svc.Z 5 A 10.0.0.1"]);
+    assert_eq!(dns.show("www.example.com A"), ["ServFail"]);
+    assert_eq!(show(&connection.receive()), ["ServFail"]);
+    assert!(begun.elapsed() >= Duration::from_millis(900), "tried twice, half a second each");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(asked.lock().unwrap().len(), 4);
+    let external = dns.show("ext.ns.svc.Z A");
+    assert_eq!(external, ["ServFail", "ext.ns.svc.Z 5 CNAME www.example.com"]);
+    assert!(dns.metric("switchyard_dns_forward_failures_total ") >= 3.0);
+}
+
+#[test]
+fn the_next_upstream_is_asked() {
+    let net = Net::new();
+    let refusing = upstream(net.addr(1, 5353), |query, socket, peer| {
+        let mut refusal = reply_to(query);
+        refusal.answers.clear();
+        refusal.metadata.response_code = ResponseCode::Refused;
+        send(socket, peer, &refusal);
+    });
+    // Nothing listens at the second, which the kernel says at once; the third is mute.
+    upstream(net.addr(3, 5353), |_, _, _| {});
+    upstream(net.addr(4, 5353), answer);
+    let addrs = [1, 2, 3, 4].map(|n| net.addr(n, 5353));
+    let dns = start(&addrs, &[]);
+    assert_eq!(dns.show("www.example.com A"), FORWARDED);
+    assert_eq!(refusing.lock().unwrap().len(), 1);
+    let dns = start(&addrs[..2], &[]);
+    assert_eq!(dns.show("www.example.com A"), ["Refused"]);
+}
+
+#[test]
+fn external_names_are_followed() {
+    let net = Net::new();
+    upstream(net.addr(1, 5353), |query, socket, peer| {
+        if query.queries[0].query_type() == hickory_proto::rr::RecordType::A {
+            return answer(query, socket, peer);
+        }
+        let mut denial = reply_to(query);
+        denial.answers.clear();
+        denial.metadata.response_code = ResponseCode::NXDomain;
+        send(socket, peer, &denial);
+    });
+    let dns = start(&[net.addr(1, 5353)], &[]);
+    let alias = "ext.ns.svc.Z 5 CNAME www.example.com";
+    assert_eq!(dns.show("ext.ns.svc.Z A"), ["NoError", alias, FORWARDED[1]]);
+    assert_eq!(dns.show("ext.ns.svc.Z AAAA"), ["NXDomain", alias]);
+    assert_eq!(dns.show("ext.ns.svc.Z CNAME"), ["NoError", alias]);
+    let over_tcp = dns.connect().ask(&question("ext.ns.svc.Z A"));
+    assert_eq!(show(&over_tcp), ["NoError", alias, FORWARDED[1]]);
+    assert!(over_tcp.metadata.authoritative);
+}
+
+#[test]
+fn strangers_are_not_forwarded_for() {
+    let net = Net::new();
+    let asked = upstream(net.addr(1, 5353), answer);
+    let friend = net.ip(7).to_string();
+    let dns = start(&[net.addr(1, 5353)], &["--allow-forward", &friend_net(&friend)]);
+    let ask = |from: SocketAddr, asked: &str| {
+        let socket = UdpSocket::bind(from).unwrap();
+        socket.set_read_timeout(Some(crate::support::PATIENCE)).unwrap();
+        socket.connect(dns.addr).unwrap();
+        show(&exchange(&socket, &question(asked)))
+    };
+    let stranger = net.addr(8, 0);
+    assert_eq!(ask(stranger, "www.example.com A"), ["Refused"]);
+    assert_eq!(ask(stranger, "8.8.8.8.in-addr.arpa PTR"), ["Refused"]);
+    let alias = "ext.ns.svc.Z 5 CNAME www.example.com";
+    assert_eq!(ask(stranger, "ext.ns.svc.Z A"), ["NoError", alias]);
+    assert_eq!(ask(stranger, "web.ns.svc.Z A"), ["NoError", "web.ns.svc.Z 5 A 10.0.0.1"]);
+    assert!(asked.lock().unwrap().is_empty());
+    assert_eq!(ask(net.addr(7, 0), "www.example.com A"), FORWARDED);
+}
+
+fn friend_net(ip: &str) -> String {
+    format!("{ip}/32")
+}
+
+#[test]
+fn what_may_be_in_flight_is_bounded() {
+    let net = Net::new();
+    let asked = upstream(net.addr(1, 5353), |_, _, _| {});
+    let flags = ["--max-forwards", "8", "--upstream-timeout", "1500ms"];
+    let dns = start(&[net.addr(1, 5353)], &flags);
+    let client = dns.client();
+    const COUNT: u16 = 20;
+    for id in 0..COUNT {
+        let mut message = question("www.example.com A");
+        message.metadata.id = id;
+        client.send(&message.to_vec().unwrap()).unwrap();
+    }
+    // All are told SERVFAIL: most at once, a quarter of eight after the time-out.
+    for _ in 0..COUNT {
+        assert_eq!(show(&receive(&client)), ["ServFail"]);
+    }
+    assert_eq!(asked.lock().unwrap().len(), 2 * 2, "two questions, each tried twice");
+    assert_eq!(dns.metric("switchyard_dns_forwards_refused_total "), 18.0);
+    assert_eq!(dns.metric("switchyard_dns_forwards_in_flight "), 0.0);
+}
+
+#[test]
+fn the_system_s_upstreams_are_used_but_not_ourselves() {
+    let net = Net::new();
+    let conf = tempfile::NamedTempFile::new().unwrap();
+    let start = |servers: &str| {
+        std::fs::write(conf.path(), servers).unwrap();
+        Dns::start_with(OBJECTS, &["--resolv-conf", conf.path().to_str().unwrap()])
+    };
+    let dns = start(&format!("nameserver {}\nsearch x\nnameserver {}\n", net.ip(1), net.ip(2)));
+    let upstreams = dns.process.status()["dns"]["upstreams"].clone();
+    assert_eq!(upstreams[1], net.addr(2, 53).to_string());
+    drop(dns);
+    let dns = start("search x\n");
+    assert_eq!(dns.show("www.example.com A"), ["Refused"]);
+    let own = exchange(&dns.client(), &question("web.ns.svc.Z A"));
+    assert!(!own.metadata.recursion_available);
+}
+
+#[test]
+fn questions_in_flight_are_finished_while_draining() {
+    let net = Net::new();
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    let behind = gate.clone();
+    let asked = upstream(net.addr(1, 5353), move |query, socket, peer| {
+        drop(behind.lock());
+        answer(query, socket, peer);
+    });
+    let dns = start(&[net.addr(1, 5353)], &["--upstream-timeout", "4s"]);
+    let client = client_of(dns.addr);
+    client.send(&question("www.example.com A").to_vec().unwrap()).unwrap();
+    let mut connection = Connection::to(dns.addr);
+    connection.send(&question("www.example.com A"));
+    crate::support::eventually("the question", || {
+        (!asked.lock().unwrap().is_empty()).then_some(())
+    });
+    crate::support::eventually("both in flight", || {
+        (dns.metric("switchyard_dns_forwards_in_flight ") == 2.0).then_some(())
+    });
+    dns.process.signal(nix::sys::signal::Signal::SIGTERM);
+    crate::support::eventually("drain", || {
+        let (status, _) = dns.process.admin_get("/readyz");
+        (status == 503).then_some(())
+    });
+    drop(held);
+    assert_eq!(show(&receive(&client)), FORWARDED);
+    assert_eq!(show(&connection.receive()), FORWARDED);
+    assert_eq!(dns.process.wait().code(), Some(0));
+}
