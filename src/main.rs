@@ -36,6 +36,8 @@ enum Command {
     Ingress(Process<ingress::Config>),
     /// The cluster DNS responder
     Dns(Process<dns::Config>),
+    /// Serves a folder of manifests as a Kubernetes API to list and watch
+    Feed(Server),
     /// Validate manifests without running anything; exits with 2 if one is wrong
     Check(check::Config),
     /// A small HTTP, WebSocket, TCP and UDP endpoint for demos and tests
@@ -49,6 +51,15 @@ struct Tool<C: clap::Args> {
     own: C,
     #[command(flatten)]
     log: daemon::LogFlags,
+}
+
+/// The flags of the feed server.
+#[derive(Debug, clap::Args)]
+struct Server {
+    #[command(flatten)]
+    own: feed::server::Config,
+    #[command(flatten)]
+    shared: daemon::Flags,
 }
 
 /// The flags of a process that follows a feed.
@@ -76,6 +87,12 @@ fn main() -> ExitCode {
             let updates = feed::follow(&p.feed, dns::KINDS, &daemon)?;
             dns::run(p.own, updates, daemon).await
         }),
+        Command::Feed(s) => {
+            let state_dir = s.shared.state_dir.clone();
+            daemon::start("feed", &s.shared, s.own.admin, |daemon| async {
+                feed::server::run(s.own, state_dir, daemon).await
+            })
+        }
         Command::Demo(config) => run_tool(&demo::log(), async {
             match demo::run(config).await {
                 Ok(true) => Ok(()),

@@ -158,7 +158,7 @@ fn status(daemon: &Daemon) -> Value {
 }
 
 /// A name could be rebound to this address by whoever owns it; `localhost` and an IP cannot.
-fn is_local(headers: &HeaderMap) -> bool {
+pub fn is_local(headers: &HeaderMap) -> bool {
     let local = |name: HeaderName| {
         headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(is_local_authority))
     };
@@ -166,7 +166,7 @@ fn is_local(headers: &HeaderMap) -> bool {
 }
 
 /// Whether `[scheme://]host[:port]` names `localhost` or an IP address.
-fn is_local_authority(value: &str) -> bool {
+pub fn is_local_authority(value: &str) -> bool {
     let authority = value.split_once("://").map_or(value, |(_, rest)| rest);
     if authority.parse::<SocketAddr>().is_ok() || authority.parse::<IpAddr>().is_ok() {
         return true;

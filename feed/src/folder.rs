@@ -13,12 +13,14 @@ mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::Daemon;
 
 pub(crate) use catalogue::Catalogue;
+use catalogue::Wholes;
 pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
 use scan::{Look, Stat};
@@ -26,6 +28,7 @@ pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 
+use crate::model::{Changes, Model};
 use crate::name::Kinds;
 use crate::path::FilePath;
 use crate::record::RecordKind;
@@ -56,16 +59,55 @@ pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Res
 }
 
 fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates, Status)> {
-    scan::look(root)?;
     let (publisher, updates) = mailbox();
+    let output = Output::Mailbox(publisher);
+    let status = spawn(vec![root.to_owned()], Catalogue::new(kinds), kinds, output, daemon)?;
+    Ok((updates, status))
+}
+
+/// One look's outcome with whole objects, for the feed server.
+pub(crate) struct Batch {
+    pub(crate) wholes: Wholes,
+    pub(crate) model: Model,
+    pub(crate) changes: Changes,
+    pub(crate) reports: Arc<[Report]>,
+    /// When the first hint of it came.
+    pub(crate) received: Instant,
+}
+
+/// Follows several folders as one, on a thread that lives as long as the process, and hands
+/// over each look with whole objects.
+///
+/// # Errors
+///
+/// When one of the folders cannot be read at the start.
+pub(crate) fn follow_whole(
+    roots: Vec<PathBuf>,
+    daemon: &Daemon,
+    take: impl FnMut(Batch) + Send + 'static,
+) -> std::io::Result<()> {
+    let output = Output::Batches(Box::new(take));
+    spawn(roots, Catalogue::of_wholes(), Kinds::all(), output, daemon).map(|_| ())
+}
+
+fn spawn(
+    roots: Vec<PathBuf>,
+    catalogue: Catalogue,
+    kinds: Kinds,
+    output: Output,
+    daemon: &Daemon,
+) -> std::io::Result<Status> {
+    scan::look_at_all(&roots)?;
     let (sender, wakes) = channel();
     forward_reloads(daemon, sender.clone());
-    let status = Status::new(root.to_owned());
+    let names: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
+    let status = Status::new(names.join(", ").into());
     status.show(daemon);
-    let watch = Watch::new(root, sender);
-    let folder = Folder::new(root, watch, kinds, publisher, status.clone());
+    let watches = roots.iter().map(|root| Watch::new(root, sender.clone())).collect();
+    let store = Store::new(kinds);
+    let folder = Folder::new(roots, watches, catalogue, store, output, status.clone());
     std::thread::Builder::new().name("feed-folder".into()).spawn(move || folder.run(&wakes))?;
-    Ok((updates, status))
+    Ok(status)
 }
 
 /// Wakes the folder's thread at each SIGHUP.
@@ -77,14 +119,29 @@ fn forward_reloads(daemon: &Daemon, wakes: Sender<Wake>) {
     });
 }
 
+/// Where batches go.
+enum Output {
+    Mailbox(Publisher),
+    Batches(Box<dyn FnMut(Batch) + Send>),
+}
+
+impl Output {
+    fn is_read(&self) -> bool {
+        match self {
+            Output::Mailbox(publisher) => publisher.is_read(),
+            Output::Batches(_) => true,
+        }
+    }
+}
+
 struct Folder {
-    root: PathBuf,
-    watch: Watch,
+    roots: Vec<PathBuf>,
+    watches: Vec<Watch>,
     hints: Hints,
     files: Files,
     catalogue: Catalogue,
     store: Store,
-    publisher: Publisher,
+    output: Output,
     status: Status,
     /// The folders of the last whole look.
     folders: BTreeMap<PathBuf, Stat>,
@@ -104,20 +161,21 @@ struct Folder {
 
 impl Folder {
     fn new(
-        root: &Path,
-        watch: Watch,
-        kinds: Kinds,
-        publisher: Publisher,
+        roots: Vec<PathBuf>,
+        watches: Vec<Watch>,
+        catalogue: Catalogue,
+        store: Store,
+        output: Output,
         status: Status,
     ) -> Folder {
         Folder {
-            root: root.to_owned(),
-            watch,
+            roots,
+            watches,
             hints: Hints::default(),
             files: Files::default(),
-            catalogue: Catalogue::new(kinds),
-            store: Store::new(kinds),
-            publisher,
+            catalogue,
+            store,
+            output,
             status,
             folders: BTreeMap::new(),
             pending: BTreeSet::new(),
@@ -131,7 +189,7 @@ impl Folder {
     }
 
     fn run(mut self, wakes: &Receiver<Wake>) {
-        while self.publisher.is_read() {
+        while self.output.is_read() {
             self.wait(wakes);
             match self.look() {
                 Ok(None) => {}
@@ -184,23 +242,37 @@ impl Folder {
                 return Ok(None);
             }
         }
-        let mut look = scan::look(&self.root).map_err(|error| error.to_string())?;
-        if self.watch.follow(&look.folders) {
+        let mut look = scan::look_at_all(&self.roots).map_err(|error| error.to_string())?;
+        if self.watch(&look) {
             // What happened before the new watches was not heard, so look once more.
-            look = scan::look(&self.root).map_err(|error| error.to_string())?;
+            look = scan::look_at_all(&self.roots).map_err(|error| error.to_string())?;
         }
         self.rested = Instant::now() + now.elapsed() * BREAK;
-        let is_same = |a: Option<&Stat>, b: Option<&Stat>| match (a, b) {
-            (Some(a), Some(b)) => a.is_same_file(b),
-            _ => false,
-        };
-        let same_root = is_same(look.folders.get(&self.root), self.folders.get(&self.root));
-        if look.files.is_empty() && !self.files.is_empty() && !same_root {
+        if self.roots.iter().any(|root| self.was_emptied(root, &look)) {
             return Err("the folder was replaced by one without manifests".to_owned());
         }
         self.folders.clone_from(&look.folders);
         self.next = Instant::now() + RESCAN;
         Ok(Some(look))
+    }
+
+    /// Watches the folders of a look; whether there was any to add.
+    fn watch(&mut self, look: &Look) -> bool {
+        let mut added = false;
+        for (root, watch) in self.roots.iter().zip(&mut self.watches) {
+            let below = look.folders.iter().filter(|(path, _)| path.starts_with(root));
+            added |= watch.follow(&below.map(|(path, stat)| (path.clone(), *stat)).collect());
+        }
+        added
+    }
+
+    /// Whether another folder without manifests stands in the place of one that had some.
+    fn was_emptied(&self, root: &Path, look: &Look) -> bool {
+        let same = match (look.folders.get(root), self.folders.get(root)) {
+            (Some(now), Some(before)) => now.is_same_file(before),
+            _ => false,
+        };
+        !same && self.files.any_below(root) && !look.files.keys().any(|path| path.starts_with(root))
     }
 
     /// Reads what changed and publishes it as one batch.
@@ -249,21 +321,30 @@ impl Folder {
         let (model, changes) = self.store.commit();
         let received = self.heard.take().unwrap_or(begun);
         let changed = first || !changes.is_empty();
-        let news = self.report(changed);
+        let (reports, news) = self.report(changed);
         if changed {
             if first {
                 let objects: usize = self.catalogue.served().values().sum();
-                let folder = self.root.display();
-                tracing::info!(%folder, objects, took = ?self.begun.elapsed(), "folder read");
+                let (took, folder) = (self.begun.elapsed(), self.status.source());
+                tracing::info!(folder, objects, ?took, "folder read");
             }
             tracing::debug!(changes = changes.len(), took = ?begun.elapsed(), "batch");
-            self.publisher.publish(model, changes, received, true);
+        }
+        match &mut self.output {
+            Output::Mailbox(publisher) if changed => {
+                publisher.publish(model, changes, received, true);
+            }
+            Output::Mailbox(_) => {}
+            Output::Batches(take) => {
+                let wholes = self.catalogue.take_wholes();
+                take(Batch { wholes, model, changes, reports, received });
+            }
         }
         status::log(&news);
     }
 
-    /// Shows at `/status` what is wrong; returns what was not wrong before.
-    fn report(&mut self, changed: bool) -> Vec<Report> {
+    /// Shows at `/status` what is wrong; returns that, and what of it was not wrong before.
+    fn report(&mut self, changed: bool) -> (Arc<[Report]>, Vec<Report>) {
         let mut reports = self.catalogue.reports();
         let faults = self.files.reports();
         if !faults.is_empty() {
@@ -272,8 +353,9 @@ impl Folder {
             let others = reports.iter().filter(|report| !stale(report)).cloned();
             reports = others.chain(faults.iter().cloned()).collect();
         }
-        let served = self.catalogue.served().clone();
-        self.status.update(reports, served, self.store.is_synced(), changed)
+        let (served, synced) = (self.catalogue.served().clone(), self.store.is_synced());
+        let news = self.status.update(reports.clone(), served, synced, changed);
+        (reports, news)
     }
 
     /// The batch's events; the first batch is a list of every kind.

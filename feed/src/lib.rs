@@ -19,6 +19,7 @@ mod problem;
 mod record;
 mod report;
 mod schema;
+pub mod server;
 mod store;
 mod tree;
 mod update;

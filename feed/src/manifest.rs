@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -37,6 +38,16 @@ pub(crate) struct Reading {
     pub(crate) mark: Mark,
     /// What no other Service may have, and where the object asks for it.
     pub(crate) claims: Vec<(Claim, Mark)>,
+    /// The whole object as JSON, if it is good and that was asked for.
+    pub(crate) whole: Option<Arc<str>>,
+}
+
+/// Whether what is read keeps the whole object beside the fields that are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Keep {
+    #[default]
+    Parts,
+    Whole,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -62,9 +73,10 @@ pub(crate) fn read(
     file: &str,
     part: &document::Document<'_>,
     format: Format,
+    keep: Keep,
     interner: &mut Interner,
 ) -> Vec<Reading> {
-    let mut document = Document { file, part, interner, readings: Vec::new() };
+    let mut document = Document { file, part, keep, interner, readings: Vec::new() };
     match (parse(part, format), part.shape) {
         (Ok(None), _) => {}
         (Ok(Some(tree)), Shape::Whole) if tree.is_null(tree.root()) => {}
@@ -112,6 +124,7 @@ struct Document<'t, 'i> {
     /// The file's text, of which the document is a part.
     file: &'t str,
     part: &'t document::Document<'t>,
+    keep: Keep,
     interner: &'i mut Interner,
     readings: Vec<Reading>,
 }
@@ -153,7 +166,14 @@ impl Document<'_, '_> {
         problems: Vec<Problem>,
         mark: Mark,
     ) {
-        self.readings.push(Reading { key, outcome, problems, mark, claims: Vec::new() });
+        self.readings.push(Reading {
+            key,
+            outcome,
+            problems,
+            mark,
+            claims: Vec::new(),
+            whole: None,
+        });
     }
 
     /// A problem at a place of the document.
@@ -325,7 +345,9 @@ impl<'a> Read<'_, 'a, '_, '_> {
             _ => (key_of(self.tree, self.node, self.kind), Vec::new()),
         };
         let mark = self.document.place(self.tree.node(self.node).mark);
-        Reading { key, outcome, problems, mark, claims }
+        let wanted = self.document.keep == Keep::Whole && matches!(outcome, Outcome::Good(_));
+        let whole = wanted.then(|| self.tree.to_json(self.node).into());
+        Reading { key, outcome, problems, mark, claims, whole }
     }
 
     fn finding(&self, finding: &Finding) -> Problem {

@@ -282,7 +282,7 @@ impl Model {
         }
     }
 
-    fn slices_of(&self, service: &ObjectName) -> Slices {
+    pub(crate) fn slices_of(&self, service: &ObjectName) -> Slices {
         self.slices.get(service).cloned().unwrap_or_default()
     }
 

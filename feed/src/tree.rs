@@ -7,6 +7,7 @@
 
 pub(crate) mod decode;
 pub(crate) mod json;
+mod whole;
 pub(crate) mod yaml;
 
 use std::borrow::Cow;

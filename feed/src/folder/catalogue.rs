@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 use claims::{Claims, Wish};
 use file::{Definition, File};
 
-use crate::manifest::{Claim, Format};
+use crate::manifest::{Claim, Format, Keep};
 use crate::name::{Kind, Kinds, ObjectName};
 use crate::path::FilePath;
 use crate::problem::{Level, Problem};
@@ -25,6 +25,9 @@ use crate::record::{Record, RecordKey, RecordKind};
 use crate::report::Report;
 use crate::store::Event;
 use crate::validate::Interner;
+
+/// Objects whose whole JSON changed; `None`: they are no longer served.
+pub(crate) type Wholes = Vec<(RecordKey, Option<Arc<str>>)>;
 
 #[derive(Debug)]
 pub(crate) struct Catalogue {
@@ -40,6 +43,9 @@ pub(crate) struct Catalogue {
     served: BTreeMap<&'static str, usize>,
     /// All that is wrong, while no file with a problem has changed.
     reports: Option<Arc<[Report]>>,
+    keep: Keep,
+    /// What became of whole objects since they were last taken.
+    wholes: Wholes,
     interner: Interner,
 }
 
@@ -50,6 +56,8 @@ struct Object {
     files: SmallVec<[FilePath; 1]>,
     /// What the store was told, and whose it is.
     served: Option<(FilePath, Record)>,
+    /// The same object whole, where that is kept.
+    whole: Option<Arc<str>>,
 }
 
 impl Catalogue {
@@ -63,15 +71,23 @@ impl Catalogue {
             touched: BTreeSet::new(),
             served: BTreeMap::new(),
             reports: None,
+            keep: Keep::Parts,
+            wholes: Wholes::new(),
             interner: Interner::default(),
         }
+    }
+
+    /// A catalogue that keeps whole objects of all kinds, too.
+    pub(crate) fn of_wholes() -> Catalogue {
+        Catalogue { keep: Keep::Whole, ..Catalogue::new(Kinds::all()) }
     }
 
     /// Takes a file's new text. Documents that did not change are not parsed again.
     pub(crate) fn put(&mut self, path: &FilePath, text: &str, format: Format) {
         let before = self.files.remove(path).unwrap_or_default();
         let flawed = before.is_flawed();
-        let (file, touched) = File::read(text, format, before, self.kinds, &mut self.interner);
+        let (file, touched) =
+            File::read(text, format, before, self.kinds, self.keep, &mut self.interner);
         if flawed || file.is_flawed() {
             self.reports = None;
         }
@@ -125,6 +141,11 @@ impl Catalogue {
         }
         self.interner.shrink();
         events
+    }
+
+    /// What became of whole objects since this was last asked.
+    pub(crate) fn take_wholes(&mut self) -> Wholes {
+        std::mem::take(&mut self.wholes)
     }
 
     /// All that is wrong, in the order of files and lines.
@@ -193,6 +214,12 @@ impl Catalogue {
             (None, None) => false,
             _ => true,
         };
+        let path = wanted.as_ref().map(|(path, _)| path);
+        let whole = path.and_then(|path| self.files.get(path)?.whole(key)).cloned();
+        if object.whole != whole {
+            self.wholes.push((key.clone(), whole.clone()));
+            object.whole = whole;
+        }
         let count = self.served.entry(key.kind.as_str()).or_default();
         *count = *count + usize::from(wanted.is_some()) - usize::from(object.served.is_some());
         object.served = wanted;

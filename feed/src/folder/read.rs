@@ -112,8 +112,9 @@ enum Step {
 }
 
 impl Files {
-    pub(super) fn is_empty(&self) -> bool {
-        self.known.is_empty()
+    /// Whether any file below a folder is known.
+    pub(super) fn any_below(&self, root: &Path) -> bool {
+        self.known.keys().any(|path| path.starts_with(root))
     }
 
     /// Compares a look with what is known, and reads what changed: each text is handed to `take`

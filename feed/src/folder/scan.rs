@@ -99,6 +99,30 @@ pub(super) fn look(root: &Path) -> io::Result<Look> {
     }
 }
 
+/// Looks at several folders, as at one.
+///
+/// # Errors
+///
+/// When one of them cannot be read: nothing is known then of what is gone.
+pub(super) fn look_at_all(roots: &[PathBuf]) -> io::Result<Look> {
+    let named = |root: &PathBuf| {
+        look(root).map_err(|error| match roots.len() {
+            1 => error,
+            _ => io::Error::new(error.kind(), format!("{}: {error}", root.display())),
+        })
+    };
+    let Some((first, others)) = roots.split_first() else { return Ok(Look::default()) };
+    let mut all = named(first)?;
+    for root in others {
+        let Look { files, folders, only: _, unreadable, too_many } = named(root)?;
+        all.files.extend(files);
+        all.folders.extend(folders);
+        all.unreadable.extend(unreadable);
+        all.too_many |= too_many;
+    }
+    Ok(all)
+}
+
 /// Looks at some files only: those that hints named. `None` when that would not do, because a
 /// folder or a link is among them, through which other files may have changed.
 pub(super) fn look_at(paths: BTreeSet<PathBuf>, folders: &BTreeMap<PathBuf, Stat>) -> Option<Look> {

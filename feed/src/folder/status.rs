@@ -49,6 +49,11 @@ impl Status {
         })))
     }
 
+    /// What is followed, for people.
+    pub(super) fn source(&self) -> String {
+        self.lock().source.display().to_string()
+    }
+
     /// Adds the status page and the metrics.
     pub(super) fn show(&self, daemon: &daemon::Daemon) {
         let page = self.clone();

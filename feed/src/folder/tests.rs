@@ -418,7 +418,14 @@ async fn without_inotify_the_scan_finds_all() {
     let (publisher, mut updates) = mailbox();
     let (_sender, wakes) = channel();
     let status = Status::new(above.path().to_owned());
-    let folder = Folder::new(above.path(), Watch::deaf(), Kinds::all(), publisher, status);
+    let folder = Folder::new(
+        vec![above.path().to_owned()],
+        vec![Watch::deaf()],
+        Catalogue::new(Kinds::all()),
+        Store::new(Kinds::all()),
+        Output::Mailbox(publisher),
+        status,
+    );
     let thread = std::thread::spawn(move || folder.run(&wakes));
     updates.next().await.unwrap();
     let ip = |update: &Update| {

@@ -12,7 +12,7 @@ fn readings_of(text: &str, format: Format) -> Vec<(u32, Reading)> {
     let mut interner = Interner::default();
     let mut all = Vec::new();
     for part in document::split(text, format) {
-        let read = read(text, &part, format, &mut interner);
+        let read = read(text, &part, format, Keep::Parts, &mut interner);
         all.extend(read.into_iter().map(|reading| (part.lines_above, reading)));
     }
     all

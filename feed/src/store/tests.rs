@@ -2,15 +2,16 @@
 
 use super::*;
 use crate::document;
-use crate::manifest::{self, Format, Outcome};
+use crate::manifest::{self, Format, Keep, Outcome};
 use crate::validate::Interner;
 
 /// The records of a manifest.
 fn records(text: &str) -> Vec<Record> {
     let mut interner = Interner::default();
     let parts = document::split(text, Format::Yaml);
-    let readings =
-        parts.iter().flat_map(|part| manifest::read(text, part, Format::Yaml, &mut interner));
+    let readings = parts
+        .iter()
+        .flat_map(|part| manifest::read(text, part, Format::Yaml, Keep::Parts, &mut interner));
     let good = |reading: manifest::Reading| match reading.outcome {
         Outcome::Good(record) => record,
         other => panic!("{other:?} {:?}", reading.problems),

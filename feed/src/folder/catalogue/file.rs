@@ -6,7 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use crate::document::{self, MAX_DOCUMENTS, hash};
-use crate::manifest::{self, Claim, Format, Outcome, Reading};
+use crate::manifest::{self, Claim, Format, Keep, Outcome, Reading};
 use crate::name::Kinds;
 use crate::path::FilePath;
 use crate::problem::{Level, Mark, Problem};
@@ -46,6 +46,8 @@ struct Document {
 pub(super) struct Definition {
     /// Its last good state. `None` when it never had one, or is of no use here.
     record: Option<Record>,
+    /// The whole object of that state, where it is kept.
+    whole: Option<Arc<str>>,
     claims: Vec<(Claim, Mark)>,
     pub(super) mark: Mark,
     pub(super) lines_above: u32,
@@ -76,6 +78,7 @@ impl File {
         format: Format,
         mut before: File,
         kinds: Kinds,
+        keep: Keep,
         interner: &mut Interner,
     ) -> (File, Vec<RecordKey>) {
         let documents = std::mem::take(&mut before.documents);
@@ -83,7 +86,7 @@ impl File {
             documents.into_iter().map(|document| (document.hash, document)).collect();
         known.remove(&ALWAYS_READ);
         let mut reader =
-            Reader { text, format, kinds, known, interner, kept: vec![], fresh: vec![] };
+            Reader { text, format, kinds, known, keep, interner, kept: vec![], fresh: vec![] };
         for document in document::split(text, format) {
             match document::items(&document).filter(|_| format == Format::Yaml) {
                 Some(items) => reader.list(&document, &items),
@@ -131,6 +134,10 @@ impl File {
         self.objects.get(key)?.record.as_ref()
     }
 
+    pub(super) fn whole(&self, key: &RecordKey) -> Option<&Arc<str>> {
+        self.objects.get(key)?.whole.as_ref()
+    }
+
     /// Whether there is anything to report.
     pub(super) fn is_flawed(&self) -> bool {
         self.documents.iter().any(|document| !document.problems.is_empty())
@@ -161,7 +168,7 @@ impl File {
         let Fresh { readings, hash, lines_above } = fresh;
         let mut document = Document { hash, lines_above, ..Document::default() };
         for reading in readings {
-            let Reading { key, outcome, mut problems, mark, claims } = reading;
+            let Reading { key, outcome, mut problems, mark, claims, whole } = reading;
             document.nameless |= key.is_none() && outcome == Outcome::Bad;
             if let Some(key) = &key {
                 if let Some(first) = self.objects.get(key) {
@@ -170,12 +177,12 @@ impl File {
                     document.hash = ALWAYS_READ;
                 } else {
                     let before = before.objects.remove(key);
-                    let record = match outcome {
-                        Outcome::Good(record) => Some(record),
-                        Outcome::Idle => None,
-                        Outcome::Bad => before.and_then(|definition| definition.record),
+                    let (record, whole) = match outcome {
+                        Outcome::Good(record) => (Some(record), whole),
+                        Outcome::Idle => (None, None),
+                        Outcome::Bad => before.map(|d| (d.record, d.whole)).unwrap_or_default(),
                     };
-                    let definition = Definition { record, claims, mark, lines_above };
+                    let definition = Definition { record, whole, claims, mark, lines_above };
                     self.objects.insert(key.clone(), definition);
                     document.keys.push(key.clone());
                     touched.push(key.clone());
@@ -216,6 +223,7 @@ struct Reader<'r> {
     kinds: Kinds,
     /// The documents that the file had before, by hash.
     known: HashMap<u64, Document, RandomState>,
+    keep: Keep,
     interner: &'r mut Interner,
     /// Documents that did not change, with the lines that are above them now.
     kept: Vec<(Document, u32)>,
@@ -263,7 +271,7 @@ impl Reader<'_> {
     }
 
     fn read(&mut self, part: &document::Document<'_>, hash: u64) -> Fresh {
-        let mut readings = manifest::read(self.text, part, self.format, self.interner);
+        let mut readings = manifest::read(self.text, part, self.format, self.keep, self.interner);
         for reading in &mut readings {
             if let Outcome::Good(record) = &mut reading.outcome {
                 *record = record.clone().cut_to(self.kinds);

@@ -1,0 +1,292 @@
+//! `switchyard feed`: a folder of manifests as a Kubernetes API to list and watch.
+//!
+//! folder → batch → [`assemble`] → [`history`] → lists and watches. The folder's thread hands
+//! over what each look found; it becomes one change of the versioned store, which all clients
+//! read at their own pace. Reading only: the manifests are the place to change. Left out: what a
+//! dataplane would do with the objects.
+
+mod access;
+mod api;
+mod assemble;
+mod connections;
+mod defaults;
+mod derived;
+mod discovery;
+mod entry;
+mod history;
+mod list;
+mod live;
+mod metrics;
+mod publish;
+mod query;
+mod reload;
+mod resource;
+mod route;
+mod selector;
+mod stall;
+mod state;
+mod status;
+mod table;
+mod tls;
+mod view;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use daemon::{Daemon, Failure};
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use access::{Access, Tokens};
+use api::Api;
+pub use connections::Address;
+use connections::{Gate, Listener, Tls};
+use history::{History, Limits};
+use live::Live;
+use metrics::Metrics;
+use publish::Publisher;
+use resource::Resource;
+use state::{AHEAD, Saved, StateDir};
+use watch::Server;
+
+/// Connections at once, by default: more clients than one machine's folder has, few enough for
+/// their buffers to stay within 200 MB when all of them are slow.
+const MAX_CONNECTIONS: &str = "1024";
+/// Watches and long lists at once, by default: eight kinds on each connection.
+const MAX_WATCHES: &str = "8192";
+/// Descriptors besides connections: files, inotify, the admin endpoint.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// The flags of the feed server.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Config {
+    /// Folder of manifests to serve (*.yaml, *.yml, *.json); several are served as one
+    #[arg(long, env = "SWITCHYARD_DIR", value_name = "DIR", required = true, num_args = 1..)]
+    dir: Vec<PathBuf>,
+
+    /// Address to serve the API on, IP:PORT or unix:PATH; several by repeating the flag
+    ///
+    /// Without --token-file, everybody who reaches the address may read; Secrets are then served
+    /// on loopback and Unix sockets alone. Over a network they take TLS and a token.
+    #[arg(long, env = "SWITCHYARD_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    listen: Vec<Address>,
+
+    /// Certificate chain of the server, PEM; with it every TCP address speaks TLS
+    #[arg(long, env = "SWITCHYARD_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// Key of the certificate, PEM
+    #[arg(long, env = "SWITCHYARD_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Bearer tokens that may read: one a line, followed by `secrets` if it may read those too
+    ///
+    /// Read again when it changes, like the certificate, and at SIGHUP.
+    #[arg(long, env = "SWITCHYARD_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Connections at once; those beyond are closed
+    #[arg(
+        long,
+        env = "SWITCHYARD_MAX_CONNECTIONS",
+        value_name = "N",
+        default_value = MAX_CONNECTIONS
+    )]
+    max_connections: usize,
+
+    /// Watches and long lists at once; those beyond are answered with 429
+    #[arg(long, env = "SWITCHYARD_MAX_WATCHES", value_name = "N", default_value = MAX_WATCHES)]
+    max_watches: usize,
+
+    /// How long connections may take to end after SIGTERM; watches end at once
+    #[arg(
+        long,
+        env = "SWITCHYARD_DRAIN_TIMEOUT",
+        value_name = "TIME",
+        default_value = "30s",
+        value_parser = daemon::flags::parse_duration
+    )]
+    drain_timeout: Duration,
+
+    /// Admin endpoint
+    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7401")]
+    pub admin: SocketAddr,
+}
+
+/// Serves the folders until the process drains.
+///
+/// # Errors
+///
+/// When a folder, a file or an address cannot be used.
+pub async fn run(
+    config: Config,
+    state_dir: Option<PathBuf>,
+    daemon: Daemon,
+) -> Result<(), Failure> {
+    let starting = daemon.readiness.block("the folder has not been read yet");
+    let tls = Arc::new(Tls::new(load_certificate(&config)?));
+    let access = Arc::new(Access::new(load_tokens(&config)?));
+    warn_of_openness(&config);
+    allow_descriptors(config.max_connections as u64 + OTHER_DESCRIPTORS);
+    let listeners = bind(&config.listen)?;
+
+    let state = state_dir.map(|path| open_state(&path)).transpose()?;
+    let saved = state.as_ref().map(StateDir::load).unwrap_or_default();
+    let version = saved.ceiling.max(clock_version());
+    if let Some(state) = &state {
+        let ahead = Saved { ceiling: version + AHEAD, ..saved.clone() };
+        state.save(&ahead).map_err(|e| Failure::failed("cannot write the state", e))?;
+    }
+    let live = Arc::new(Live::new(History::new(version, Limits::DEFAULT)));
+    let metrics = Metrics::new(&daemon.metrics);
+    let (publisher, loaded) = Publisher::new(live.clone(), metrics.clone(), &saved);
+    follow(&config.dir, publisher, &daemon)?;
+    if let Some(state) = state {
+        state::keep(state, live.clone(), version + AHEAD);
+    }
+
+    let server = Server { live: live.clone(), metrics };
+    show(&daemon, &server, &config);
+    reload::keep(&config, &access, &tls, &daemon);
+    tokio::select! {
+        loaded = loaded => loaded.map_err(|e| Failure::failed("the folder's thread ended", e))?,
+        () = daemon.shutdown.draining() => return Ok(()),
+    }
+    let gate = Gate {
+        api: Api { server, access, streams: Arc::new(Semaphore::new(config.max_watches)) },
+        tls,
+        room: Arc::new(Semaphore::new(config.max_connections)),
+        shutdown: daemon.shutdown.clone(),
+    };
+    drop(starting);
+    serve(gate, listeners, &daemon, config.drain_timeout).await;
+    Ok(())
+}
+
+/// Serves on threads of its own, so that `/livez` answers whatever clients do.
+async fn serve(gate: Gate, listeners: Vec<Listener>, daemon: &Daemon, drain_timeout: Duration) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(daemon.workers)
+        .thread_name("feed-api")
+        .enable_all()
+        .build()
+        .expect("a runtime can be built at start");
+    let live = gate.api.server.live.clone();
+    let mut serving = JoinSet::new();
+    for listener in listeners {
+        serving.spawn_on(gate.clone().serve(listener), runtime.handle());
+    }
+    daemon.shutdown.draining().await;
+    live.drain();
+    let ended = async { while serving.join_next().await.is_some() {} };
+    if tokio::time::timeout(drain_timeout, ended).await.is_err() {
+        tracing::warn!("connections were still open after the drain timeout");
+    }
+    runtime.shutdown_background();
+}
+
+fn follow(dirs: &[PathBuf], mut publisher: Publisher, daemon: &Daemon) -> Result<(), Failure> {
+    let take = move |batch| publisher.take(batch);
+    crate::folder::follow_whole(dirs.to_vec(), daemon, take).map_err(|error| {
+        let names: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+        Failure::Configuration(format!("cannot read the folder {}: {error}", names.join(", ")))
+    })
+}
+
+fn load_certificate(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
+    let (Some(chain), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
+    tls::load(chain, key).map(Some).map_err(|e| Failure::failed("no TLS", e))
+}
+
+fn load_tokens(config: &Config) -> Result<Option<Tokens>, Failure> {
+    let Some(path) = &config.token_file else { return Ok(None) };
+    Tokens::load(path).map(Some).map_err(|e| Failure::failed("no tokens", e))
+}
+
+fn open_state(path: &std::path::Path) -> Result<StateDir, Failure> {
+    let what = || format!("cannot use the state folder {}", path.display());
+    StateDir::open(path).map_err(|e| Failure::failed(what(), e))
+}
+
+fn bind(addresses: &[Address]) -> Result<Vec<Listener>, Failure> {
+    let bind_one = |address: &Address| {
+        let failed = |e| Failure::failed(format!("cannot listen on {address}"), e);
+        Listener::bind(address.clone()).map_err(failed)
+    };
+    addresses.iter().map(bind_one).collect()
+}
+
+/// Versions begin at the clock, in milliseconds times 2^20: above all that an earlier process
+/// gave out, as long as it changed fewer than a thousand million objects a second.
+fn clock_version() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or_default() << 20
+}
+
+fn warn_of_openness(config: &Config) {
+    for address in config.listen.iter().filter(|address| !address.is_local()) {
+        if config.token_file.is_none() {
+            tracing::warn!(%address, "who reaches the address may read (no --token-file)");
+        } else if config.tls_cert.is_none() {
+            tracing::warn!(%address, "tokens travel in the clear (no --tls-cert)");
+        }
+    }
+}
+
+/// Raises the soft limit of open files as far as it is needed and allowed.
+fn allow_descriptors(wanted: u64) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Shows operators what is served: `/snapshot` and a member of `/status`.
+fn show(daemon: &Daemon, server: &Server, config: &Config) {
+    let live = server.live.clone();
+    daemon.admin.set_snapshot(move || snapshot(&live));
+    let live = server.live.clone();
+    let listen: Vec<_> = config.listen.iter().map(ToString::to_string).collect();
+    let (tls, tokens) = (config.tls_cert.is_some(), config.token_file.is_some());
+    daemon.admin.add_status("server", move || {
+        let fill = live.read(History::fill);
+        let newest = live.newest();
+        json!({
+            "listen": listen,
+            "tls": tls,
+            "tokens": tokens,
+            // As text: the number has more digits than many readers of JSON keep.
+            "resourceVersion": newest.version.to_string(),
+            "generation": newest.generation,
+            "historyEvents": fill.events,
+            "historyBytes": fill.bytes,
+        })
+    });
+}
+
+/// Names and versions; no content, which may be a Secret's.
+fn snapshot(live: &Live) -> Value {
+    let (version, current) = live.read(|history| {
+        let current = Resource::ALL.map(|resource| (resource, history.current(resource).objects));
+        (history.version().to_string(), current)
+    });
+    let generation = live.newest().generation;
+    let mut objects = Map::new();
+    for (resource, of_resource) in current {
+        let versions = of_resource.iter();
+        let versions: Map<_, _> = versions
+            .map(|(name, entry)| (name.to_string(), entry.stamp.version.to_string().into()))
+            .collect();
+        objects.insert(resource.qualified(), versions.into());
+    }
+    json!({"generation": generation, "resourceVersion": version, "objects": objects})
+}

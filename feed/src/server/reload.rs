@@ -1,0 +1,86 @@
+//! Reads the token file and the certificate again when they change, and at SIGHUP.
+//!
+//! What cannot be read changes nothing: the last good tokens and certificate stay.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use daemon::Daemon;
+
+use super::Config;
+use super::access::{Access, Tokens};
+use super::connections::Tls;
+use super::tls;
+
+/// Between looks at the files: a token that was taken away must not read much longer.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What tells whether a file changed.
+type Mark = Option<(SystemTime, u64)>;
+
+/// Watches the files for as long as the process lives.
+pub(super) fn keep(config: &Config, access: &Arc<Access>, tls: &Arc<Tls>, daemon: &Daemon) {
+    let files = Files {
+        tokens: config.token_file.clone(),
+        certificate: config.tls_cert.clone().zip(config.tls_key.clone()),
+    };
+    if files.tokens.is_none() && files.certificate.is_none() {
+        return;
+    }
+    let (access, tls) = (access.clone(), tls.clone());
+    let mut reloads = daemon.shutdown.reloads();
+    let mut known = files.marks();
+    tokio::spawn(async move {
+        loop {
+            let asked = tokio::select! {
+                reload = reloads.changed() => reload.is_ok(),
+                () = tokio::time::sleep(LOOK) => false,
+            };
+            let now = files.marks();
+            if asked || now != known {
+                known = now;
+                files.read(&access, &tls);
+            }
+        }
+    });
+}
+
+struct Files {
+    tokens: Option<PathBuf>,
+    /// Chain and key.
+    certificate: Option<(PathBuf, PathBuf)>,
+}
+
+impl Files {
+    fn marks(&self) -> [Mark; 3] {
+        let (chain, key) = self.certificate.clone().unzip();
+        [&self.tokens, &chain, &key].map(|path| mark(path.as_deref()?))
+    }
+
+    fn read(&self, access: &Access, tls: &Tls) {
+        if let Some(path) = &self.tokens {
+            match Tokens::load(path) {
+                Ok(tokens) => {
+                    access.replace(tokens);
+                    tracing::info!(file = %path.display(), "read the tokens again");
+                }
+                Err(error) => tracing::warn!(%error, "the tokens stay as they were"),
+            }
+        }
+        if let Some((chain, key)) = &self.certificate {
+            match tls::load(chain, key) {
+                Ok(config) => {
+                    tls.replace(config);
+                    tracing::info!(file = %chain.display(), "read the certificate again");
+                }
+                Err(error) => tracing::warn!(%error, "the certificate stays as it was"),
+            }
+        }
+    }
+}
+
+fn mark(path: &Path) -> Mark {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}

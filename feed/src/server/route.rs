@@ -1,0 +1,151 @@
+//! Paths of the API: text → what is asked for.
+//!
+//! Pure.
+
+use percent_encoding::percent_decode_str;
+
+use super::resource::Resource;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Route {
+    Version,
+    Health,
+    /// `/api`
+    CoreVersions,
+    /// `/apis`
+    Groups,
+    /// `/apis/{group}`
+    Group(String),
+    /// `/api/v1`, `/apis/{group}/v1`
+    Resources(String),
+    OpenApi,
+    Collection {
+        resource: Resource,
+        namespace: Option<String>,
+    },
+    Object {
+        resource: Resource,
+        namespace: String,
+        name: String,
+    },
+    /// A path below a group and version that are served.
+    UnknownResource,
+    Unknown,
+}
+
+impl Route {
+    pub(crate) fn of(path: &str) -> Route {
+        let decode = |part: &str| percent_decode_str(part).decode_utf8_lossy().into_owned();
+        let path = path.strip_prefix('/').unwrap_or(path);
+        let parts: Vec<String> = path.trim_end_matches('/').split('/').map(decode).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        match parts[..] {
+            ["version"] => Route::Version,
+            ["healthz" | "livez" | "readyz"] => Route::Health,
+            ["api"] => Route::CoreVersions,
+            ["apis"] => Route::Groups,
+            ["openapi", "v2"] => Route::OpenApi,
+            ["api", Resource::VERSION, ref rest @ ..] => in_group("", rest),
+            ["apis", group] if is_served(group) => Route::Group(group.to_owned()),
+            ["apis", group, Resource::VERSION, ref rest @ ..] if is_served(group) => {
+                in_group(group, rest)
+            }
+            _ => Route::Unknown,
+        }
+    }
+}
+
+fn is_served(group: &str) -> bool {
+    !group.is_empty() && Resource::GROUPS.contains(&group)
+}
+
+fn in_group(group: &str, parts: &[&str]) -> Route {
+    let named = |plural| Resource::named(group, plural);
+    match parts {
+        [] => Route::Resources(group.to_owned()),
+        [plural] => match named(plural) {
+            Some(resource) => Route::Collection { resource, namespace: None },
+            None => Route::UnknownResource,
+        },
+        ["namespaces", namespace, plural, name @ ..] if name.len() <= 1 => match named(plural) {
+            Some(resource) if resource.is_namespaced() => {
+                let namespace = (*namespace).to_owned();
+                match name {
+                    [name] => Route::Object { resource, namespace, name: (*name).to_owned() },
+                    _ => Route::Collection { resource, namespace: Some(namespace) },
+                }
+            }
+            _ => Route::UnknownResource,
+        },
+        [plural, name] => match named(plural) {
+            Some(resource) if !resource.is_namespaced() => {
+                Route::Object { resource, namespace: String::new(), name: (*name).to_owned() }
+            }
+            _ => Route::UnknownResource,
+        },
+        _ => Route::UnknownResource,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    #[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
+    fn check(path: &str, expected: Route) {
+        assert_eq!(Route::of(path), expected, "{path}");
+    }
+
+    fn collection(resource: Resource, namespace: Option<&str>) -> Route {
+        Route::Collection { resource, namespace: namespace.map(str::to_owned) }
+    }
+
+    fn object(resource: Resource, namespace: &str, name: &str) -> Route {
+        Route::Object { resource, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn paths_of_the_api() {
+        check("/version", Route::Version);
+        check("/version/", Route::Version);
+        check("/healthz", Route::Health);
+        check("/api", Route::CoreVersions);
+        check("/api/", Route::CoreVersions);
+        check("/apis", Route::Groups);
+        check("/apis/discovery.k8s.io", Route::Group("discovery.k8s.io".to_owned()));
+        check("/api/v1", Route::Resources(String::new()));
+        let networking = "/apis/networking.k8s.io/v1";
+        check(networking, Route::Resources("networking.k8s.io".to_owned()));
+        check("/api/v1/services", collection(Resource::Services, None));
+        check("/api/v1/nodes/n1", object(Resource::Nodes, "", "n1"));
+        check("/api/v1/namespaces", collection(Resource::Namespaces, None));
+        check("/api/v1/namespaces/shop", object(Resource::Namespaces, "", "shop"));
+        let services = "/api/v1/namespaces/shop/services";
+        check(services, collection(Resource::Services, Some("shop")));
+        check(&format!("{services}/web"), object(Resource::Services, "shop", "web"));
+        check(&format!("{services}/w%65b"), object(Resource::Services, "shop", "web"));
+        let slices = "/apis/discovery.k8s.io/v1/endpointslices";
+        check(slices, collection(Resource::EndpointSlices, None));
+    }
+
+    #[test]
+    fn other_paths() {
+        for path in
+            ["", "/", "/apis/apps", "/apis/apps/v1/deployments", "/api/v2", "//api", "/apis//v1"]
+        {
+            check(path, Route::Unknown);
+        }
+        for path in [
+            "/api/v1/widgets",
+            "/api/v1/services/web",
+            "/api/v1/namespaces/shop/nodes",
+            "/api/v1/namespaces/shop/status",
+            "/api/v1/namespaces/shop/pods/a/log",
+            "/apis/networking.k8s.io/v1/services",
+            "/api/v1/nodes/n1/status",
+        ] {
+            check(path, Route::UnknownResource);
+        }
+    }
+}

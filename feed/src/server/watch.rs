@@ -1,0 +1,294 @@
+//! One watch: what there is when it begins, then what happens, as a stream of lines.
+//!
+//! A watcher holds its place in the history, a version, and nothing else. It asks for what came
+//! after it when its client has taken what came before, so a client that reads slowly costs no
+//! memory and delays nobody. When its place is forgotten by then, the stream says so (410) and
+//! ends, and the client lists again. After each batch comes a bookmark, on every kind's stream;
+//! while nothing happens, one every ten seconds tells that the server is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::entry::EventType;
+use super::history::{Event, Recent, Snapshot, VersionError};
+use super::list::Scope;
+use super::live::{Bell, Live};
+use super::metrics::Metrics;
+use super::query::{Start, Watch};
+use super::status::Status;
+use super::view::{View, Writer};
+use crate::name::ObjectName;
+
+/// Between bookmarks while nothing happens. Clients take a server for dead after 25 s of
+/// silence, so two may be lost.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+/// Text gathered before it is handed to the connection.
+const PIECE: usize = 64 << 10;
+/// Events taken from the history at once.
+const EVENTS_AT_ONCE: usize = 512;
+/// Larger lines are handed over as they are, shared by all watchers, and not copied together.
+const SHARED: usize = 16 << 10;
+
+/// What a watch needs of the server.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) live: Arc<Live>,
+    pub(crate) metrics: Metrics,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    server: Server,
+    scope: Scope,
+    writer: Writer,
+    bookmarks: bool,
+    phase: Phase,
+    bell: watch::Receiver<Bell>,
+    /// When the client wants the stream to end.
+    deadline: Option<Instant>,
+    /// When the last piece was handed over.
+    told: Instant,
+    _open: Open,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Sends a state, after the object named.
+    Objects {
+        snapshot: Snapshot,
+        after: Option<ObjectName>,
+    },
+    /// Follows what happens after a version.
+    Events {
+        version: u64,
+        bookmarked: u64,
+    },
+    Ended,
+}
+
+/// Counts an open watch.
+#[derive(Debug)]
+pub(crate) struct Open {
+    gauge: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Open {
+    pub(crate) fn new(gauge: Gauge, permit: OwnedSemaphorePermit) -> Open {
+        gauge.inc();
+        Open { gauge, _permit: permit }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+impl Stream {
+    /// Begins a watch; `Err` is what it says before it ends at once.
+    pub(crate) fn begin(
+        server: Server,
+        scope: Scope,
+        view: View,
+        watch: &Watch,
+        open: Open,
+    ) -> Result<Stream, Status> {
+        let bell = server.live.bell();
+        let phase = server.live.read(|history| match watch.start {
+            Start::Objects { at_least } if at_least > history.version() => {
+                Err(Status::future_version(at_least, history.version()))
+            }
+            Start::Objects { .. } => {
+                Ok(Phase::Objects { snapshot: history.current(scope.resource), after: None })
+            }
+            Start::Now => {
+                let version = history.version();
+                Ok(Phase::Events { version, bookmarked: version })
+            }
+            Start::After(version) => match history.after(scope.resource, version, 0) {
+                Ok(_) => Ok(Phase::Events { version, bookmarked: version }),
+                Err(error) => Err(Status::expired_watch(error)),
+            },
+        })?;
+        let told = Instant::now();
+        Ok(Stream {
+            writer: Writer::new(scope.resource, view),
+            deadline: watch.timeout.map(|timeout| told + timeout),
+            bookmarks: watch.bookmarks,
+            server,
+            scope,
+            phase,
+            bell,
+            told,
+            _open: open,
+        })
+    }
+
+    /// The next lines; `None` at the end. Waits for something to tell.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let bell = *self.bell.borrow_and_update();
+            if bell.draining || self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.phase = Phase::Ended;
+            }
+            let piece = match &mut self.phase {
+                Phase::Ended => return None,
+                Phase::Objects { .. } => self.objects(),
+                Phase::Events { .. } => self.events(),
+            };
+            if let Some(piece) = piece {
+                self.told = Instant::now();
+                return Some(piece);
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Waits for news, the heartbeat or the deadline.
+    async fn wait(&mut self) {
+        let heartbeat = self.told + HEARTBEAT;
+        let wake = match (self.bookmarks, self.deadline) {
+            (true, deadline) => Some(deadline.map_or(heartbeat, |d| d.min(heartbeat))),
+            (false, deadline) => deadline,
+        };
+        let Some(wake) = wake else {
+            // The sender lives as long as the server, which the stream holds.
+            let _ = self.bell.changed().await;
+            return;
+        };
+        tokio::select! {
+            _ = self.bell.changed() => {}
+            () = sleep_until(wake) => {}
+        }
+    }
+
+    /// More of the state that the watch begins with.
+    fn objects(&mut self) -> Option<Bytes> {
+        let Phase::Objects { snapshot, after } = &mut self.phase else { return None };
+        let now = Timestamp::now();
+        let (mut piece, mut count, mut last) = (Vec::new(), 0, None);
+        let mut rest = self.scope.objects(snapshot, after.as_ref());
+        let ended = loop {
+            let Some(entry) = rest.next() else { break true };
+            self.writer.event(EventType::Added, entry, now, &mut piece);
+            count += 1;
+            last = Some(&entry.name);
+            if piece.len() >= PIECE {
+                break false;
+            }
+        };
+        let last = last.cloned();
+        drop(rest);
+        self.server.metrics.events.inc_by(count);
+        let version = snapshot.version;
+        if ended {
+            if self.bookmarks {
+                self.writer.bookmark(version, true, &mut piece);
+            }
+            self.phase = Phase::Events { version, bookmarked: version };
+        } else {
+            *after = last;
+        }
+        (!piece.is_empty()).then(|| piece.into())
+    }
+
+    /// What happened since the last piece, or the heartbeat.
+    fn events(&mut self) -> Option<Bytes> {
+        loop {
+            let Phase::Events { version, .. } = self.phase else { return None };
+            let resource = self.scope.resource;
+            let recent = self.server.live.read(|h| h.after(resource, version, EVENTS_AT_ONCE));
+            let recent = match recent {
+                Ok(recent) => recent,
+                Err(error) => return Some(self.cut_off(error)),
+            };
+            let piece = self.tell(&recent);
+            if !piece.is_empty() {
+                return Some(piece);
+            }
+            if recent.is_newest {
+                return None;
+            }
+        }
+    }
+
+    /// The lines of these events, as many as fit a piece, and the bookmark after the last.
+    fn tell(&mut self, recent: &Recent) -> Bytes {
+        let Phase::Events { version, bookmarked } = self.phase else { return Bytes::new() };
+        let mut piece = Vec::new();
+        let (mut count, mut at, mut whole) = (0, version, recent.is_newest);
+        for event in &recent.events {
+            if piece.len() >= PIECE {
+                whole = false;
+                break;
+            }
+            at = event.version();
+            let frame = event.entry.frame();
+            if piece.is_empty() && self.is_verbatim() && frame.len() >= SHARED {
+                self.server.metrics.events.inc();
+                self.phase = Phase::Events { version: at, bookmarked };
+                return frame.clone();
+            }
+            let length = piece.len();
+            self.event(event, &mut piece);
+            count += u64::from(piece.len() > length);
+        }
+        self.server.metrics.events.inc_by(count);
+        let version = if whole { recent.up_to } else { at };
+        let due = version > bookmarked || self.told + HEARTBEAT <= Instant::now();
+        let bookmark = whole && self.bookmarks && due;
+        if bookmark {
+            self.writer.bookmark(version, false, &mut piece);
+        }
+        let bookmarked = if bookmark { version } else { bookmarked };
+        self.phase = Phase::Events { version, bookmarked };
+        piece.into()
+    }
+
+    /// Whether the client gets every line as the history has it.
+    fn is_verbatim(&self) -> bool {
+        self.writer.view == View::Whole && self.scope.is_everything()
+    }
+
+    /// Writes an event as this client sees it: an object that begins to match its selector is
+    /// added, one that ceases to is deleted.
+    fn event(&mut self, event: &Event, piece: &mut Vec<u8>) {
+        if self.is_verbatim() {
+            return piece.extend_from_slice(event.entry.frame());
+        }
+        let was = event.before.as_ref().is_some_and(|before| self.scope.holds(before));
+        let is = event.event_type != EventType::Deleted && self.scope.holds(&event.entry);
+        let now = Timestamp::now();
+        let event_type = match (was, is) {
+            (false, false) => return,
+            (false, true) => EventType::Added,
+            (true, true) => EventType::Modified,
+            (true, false) => EventType::Deleted,
+        };
+        match (&event.before, event_type) {
+            (Some(before), EventType::Deleted) if event.event_type != EventType::Deleted => {
+                let gone = before.deleted(event.version());
+                self.writer.event(event_type, &gone, now, piece);
+            }
+            _ => self.writer.event(event_type, &event.entry, now, piece),
+        }
+    }
+
+    fn cut_off(&mut self, error: VersionError) -> Bytes {
+        tracing::debug!(resource = %self.scope.resource, %error, "a watcher did not keep up");
+        self.server.metrics.slow_watchers.inc();
+        self.phase = Phase::Ended;
+        Status::expired_watch(error).to_frame().into()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+//! `kubectl` as Debian has it, against the feed server.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+use super::kit::{Feed, service};
+use crate::support::eventually;
+
+fn kubectl(feed: &Feed, args: &[&str]) -> Command {
+    // Whatever cluster its user has is none of ours.
+    let home = feed.folder.path();
+    let mut command = Command::new("kubectl");
+    command.arg("--server").arg(format!("http://{}", feed.addr)).args(args);
+    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("HOME", home);
+    command.arg("--cache-dir").arg(home.join(".cache"));
+    command
+}
+
+fn output(feed: &Feed, args: &str) -> Output {
+    let args: Vec<_> = args.split(' ').collect();
+    kubectl(feed, &args).output().expect("kubectl is installed")
+}
+
+/// What it prints, with one space between columns and without ages.
+fn printed(feed: &Feed, args: &str) -> String {
+    let output = output(feed, args);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args}: {error}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let is_age = |word: &str| {
+        let digits = word.trim_end_matches(['s', 'm', 'h']);
+        digits.len() < word.len() && digits.bytes().all(|b| b.is_ascii_digit())
+    };
+    let line = |line: &str| {
+        let words = line.split_whitespace().map(|word| if is_age(word) { "-" } else { word });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+#[ignore = "needs kubectl"]
+fn the_usual_columns_of_several_kinds() {
+    let feed = Feed::start();
+    feed.folder.replace(
+        "ingress.yaml",
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: web, namespace: shop}\n\
+         spec:\n  ingressClassName: switchyard\n  rules:\n  - host: shop.example\n    http:\n      \
+         paths:\n      - {path: /, pathType: Prefix, backend: {service: {name: web, port: {number: \
+         80}}}}\n",
+    );
+    eventually("the ingress", || {
+        let list = feed.json("/apis/networking.k8s.io/v1/ingresses");
+        list["items"].get(0).is_some().then_some(())
+    });
+    assert_eq!(
+        printed(&feed, "get services,endpointslices,ingresses -A"),
+        "NAMESPACE NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE\n\
+         shop service/web ClusterIP 10.96.0.10 <none> 80/TCP -\n\
+         \n\
+         NAMESPACE NAME ADDRESSTYPE PORTS ENDPOINTS AGE\n\
+         shop endpointslice.discovery.k8s.io/web-1 IPv4 8080 10.1.0.2 -\n\
+         \n\
+         NAMESPACE NAME CLASS HOSTS ADDRESS PORTS AGE\n\
+         shop ingress.networking.k8s.io/web switchyard shop.example 80 -"
+    );
+    assert_eq!(
+        printed(&feed, "get svc -n shop -o wide -l app=web"),
+        "NAME TYPE CLUSTER-IP EXTERNAL-IP PORT(S) AGE SELECTOR\n\
+         web ClusterIP 10.96.0.10 <none> 80/TCP - <none>"
+    );
+    assert_eq!(printed(&feed, "get svc -A -l app!=web"), "");
+    assert_eq!(
+        printed(&feed, "get svc -A --field-selector metadata.name=web -o name"),
+        "service/web"
+    );
+    assert_eq!(printed(&feed, "get secrets -n shop"), "NAME TYPE DATA AGE\nkey Opaque 1 -");
+    assert_eq!(printed(&feed, "get ns"), "NAME STATUS AGE\nshop Active -");
+    assert_eq!(printed(&feed, "get endpoints -n shop"), "NAME ENDPOINTS AGE\nweb 10.1.0.2:8080 -");
+}
+
+#[test]
+#[ignore = "needs kubectl"]
+fn objects_as_json_and_yaml() {
+    let feed = Feed::start();
+    let json = output(&feed, "get service web -n shop -o json").stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!(json["spec"]["clusterIPs"], serde_json::json!(["10.96.0.10"]));
+    let yaml = printed(&feed, "get endpointslices -A -o yaml");
+    assert!(yaml.contains("apiVersion: v1\nitems:\n- addressType: IPv4"), "{yaml}");
+    assert!(yaml.contains("kubernetes.io/service-name: web"), "{yaml}");
+    assert_eq!(printed(&feed, "get svc -A -o jsonpath={.items[*].spec.clusterIP}"), "10.96.0.10");
+}
+
+#[test]
+#[ignore = "needs kubectl"]
+fn describe_says_what_is_wrong_with_the_file() {
+    let feed = Feed::start();
+    let text = printed(&feed, "describe service web -n shop");
+    for line in ["Name: web", "Type: ClusterIP", "Endpoints: 10.1.0.2:8080", "Events: <none>"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let bad = super::kit::SHOP.replace("ports: [{port: 80}]", "prots: [{port: 80}]");
+    feed.folder.replace("shop.yaml", &bad);
+    eventually("the Event", || feed.json("/api/v1/events")["items"].get(0).is_some().then_some(()));
+    let text = printed(&feed, "describe service web -n shop");
+    assert!(text.contains("Warning Rejected"), "{text}");
+    assert!(text.contains("shop.yaml:4:31: error: unknown field \"spec.prots\""), "{text}");
+}
+
+#[test]
+#[ignore = "needs kubectl"]
+fn writes_are_refused_with_what_to_do() {
+    let feed = Feed::start();
+    for args in ["delete service web -n shop", "create namespace x", "label svc web -n shop a=b"] {
+        let output = output(&feed, args);
+        assert!(!output.status.success(), "{args}");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("change the manifests in the folder"), "{args}: {error}");
+    }
+    let manifest = feed.folder.file("shop.yaml").display().to_string();
+    let output = output(&feed, &format!("apply -f {manifest}"));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("change the manifests in the folder"), "{error}");
+}
+
+/// A `kubectl` that goes on until the test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs kubectl"]
+fn a_watch_prints_what_happens() {
+    let feed = Feed::start();
+    let mut command = kubectl(&feed, &["get", "services", "-n", "shop", "-w"]);
+    let mut child = Running(command.stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let mut next = || {
+        let line = lines.next().unwrap().unwrap();
+        let words: Vec<_> = line.split_whitespace().take(3).map(str::to_owned).collect();
+        words.join(" ")
+    };
+    assert_eq!(next(), "NAME TYPE CLUSTER-IP");
+    assert_eq!(next(), "web ClusterIP 10.96.0.10");
+    feed.folder.replace("api.yaml", &service("api", "10.96.0.11"));
+    assert_eq!(next(), "api ClusterIP 10.96.0.11");
+    feed.folder.replace("api.yaml", &service("api", "10.96.0.12"));
+    assert_eq!(next(), "api ClusterIP 10.96.0.12");
+    std::fs::remove_file(feed.folder.file("api.yaml")).unwrap();
+    assert_eq!(next(), "api ClusterIP 10.96.0.12", "as it was last");
+}
