@@ -65,7 +65,8 @@ impl Pages {
         page.map_or(Value::Null, |page| page())
     }
 
-    fn status(&self) -> Map<String, Value> {
+    /// The members that [`Pages::add_status`] added, as `/status` shows them now.
+    pub fn status(&self) -> Map<String, Value> {
         let pages = self.lock().status.clone();
         pages.into_iter().map(|(name, page)| (name.to_owned(), page())).collect()
     }

@@ -55,6 +55,8 @@ pub struct Daemon {
     pub name: &'static str,
     /// Data threads to run: `--workers`, by default the cores that this process may use.
     pub workers: usize,
+    /// `--state-dir`: where to keep what a cold start needs.
+    pub state_dir: Option<std::path::PathBuf>,
     pub shutdown: Shutdown,
     pub readiness: Readiness,
     pub metrics: Metrics,
@@ -68,6 +70,7 @@ impl Daemon {
         Daemon {
             name,
             workers,
+            state_dir: None,
             shutdown: Shutdown::new(readiness.clone()),
             readiness,
             metrics: Metrics::new(),
@@ -100,6 +103,7 @@ where
         .build()
         .expect("a runtime can be built at start");
     let daemon = Daemon::detached(name, flags.workers());
+    let daemon = Daemon { state_dir: flags.state_dir.clone(), ..daemon };
     let outcome = runtime.block_on(async {
         let _signals = daemon.shutdown.listen_to_signals();
         if let Some(parent) = flags.parent {

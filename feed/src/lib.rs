@@ -8,6 +8,7 @@
 //! zones). That is a snapshot's work, in the process's own crate.
 
 mod check;
+mod client;
 mod document;
 mod folder;
 mod manifest;
@@ -20,12 +21,14 @@ mod record;
 mod report;
 mod schema;
 pub mod server;
+mod state;
 mod store;
 mod tree;
 mod update;
 mod validate;
 
 pub use check::{Checked, check};
+pub use client::ApiConfig;
 pub use model::*;
 pub use name::{Kind, Kinds, ObjectKey, ObjectName};
 pub use update::{Publisher, Update, Updates, mailbox};
@@ -40,13 +43,19 @@ use daemon::{Daemon, Failure};
 pub enum Source {
     /// A folder of manifests.
     Folder(PathBuf),
+    /// A Kubernetes API at a URL: `switchyard feed`, or a kube-apiserver.
+    Api(http::Uri),
+    /// The Kubernetes API of the kubeconfig, or of the cluster that this runs in.
+    Kube,
 }
 
 /// Why a text is no source.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    #[error("this version follows folders only, not a Kubernetes API at {0}: give it a folder")]
-    Network(String),
+    #[error("no URL of an API: {0}; write http://HOST:PORT or https://HOST:PORT")]
+    Url(String),
+    #[error("a user or password in the URL is not used: give --feed-token-file")]
+    Password,
     #[error("the folder's path is empty")]
     Empty,
 }
@@ -59,12 +68,24 @@ impl FromStr for Source {
         match source {
             "" => Err(SourceError::Empty),
             // A folder of that name is `./kube`.
-            "kube" => Err(SourceError::Network("kubeconfig".to_owned())),
-            _ if lower.starts_with("http://") || lower.starts_with("https://") => {
-                Err(SourceError::Network(source.to_owned()))
-            }
+            "kube" => Ok(Source::Kube),
+            _ if lower.starts_with("http://") || lower.starts_with("https://") => url(source),
             _ => Ok(Source::Folder(source.into())),
         }
+    }
+}
+
+fn url(text: &str) -> Result<Source, SourceError> {
+    let url: http::Uri =
+        text.parse().map_err(|e: http::uri::InvalidUri| SourceError::Url(e.to_string()))?;
+    let wrong = |why: &str| Err(SourceError::Url(why.to_owned()));
+    match url.authority() {
+        Some(authority) if authority.as_str().contains('@') => Err(SourceError::Password),
+        Some(authority) if !authority.host().is_empty() => match url.query() {
+            None => Ok(Source::Api(url)),
+            Some(_) => wrong("it has a query"),
+        },
+        _ => wrong("it has no host"),
     }
 }
 
@@ -72,15 +93,21 @@ impl FromStr for Source {
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "feed")]
 pub struct Config {
-    /// Where objects come from: a folder of manifests (*.yaml, *.yml, *.json)
+    /// Where objects come from: a folder of manifests (*.yaml, *.yml, *.json); http://HOST:PORT
+    /// or https://HOST:PORT of a `switchyard feed` or a kube-apiserver; or `kube` for the
+    /// kubeconfig's cluster or the one that this runs in
     #[arg(long = "feed", env = "SWITCHYARD_FEED", value_name = "SOURCE")]
     pub source: Source,
+
+    #[command(flatten)]
+    pub api: ApiConfig,
 }
 
 /// Follows a source: the first update comes as soon as every kind has been listed.
 ///
-/// The model holds the kinds that are asked for; what else the folder holds is still validated
-/// and reported.
+/// The model holds the kinds that are asked for; what else a folder holds is still validated
+/// and reported. Over the network this needs a runtime, on which it goes on until the updates'
+/// receiver is dropped.
 ///
 /// # Errors
 ///
@@ -90,5 +117,34 @@ pub fn follow(config: &Config, kinds: Kinds, daemon: &Daemon) -> Result<Updates,
         Source::Folder(path) => folder::follow(path, kinds, daemon).map_err(|error| {
             Failure::Configuration(format!("cannot read the folder {}: {error}", path.display()))
         }),
+        Source::Api(url) => client::follow_url(url, &config.api, kinds, daemon),
+        Source::Kube => client::follow_kube(&config.api, kinds, daemon),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources() {
+        let api = |url: &str| Ok(Source::Api(url.parse().unwrap()));
+        let table = [
+            ("manifests", Ok(Source::Folder("manifests".into()))),
+            ("./kube", Ok(Source::Folder("./kube".into()))),
+            ("kube", Ok(Source::Kube)),
+            ("http://127.0.0.1:7400", api("http://127.0.0.1:7400")),
+            ("HTTPS://api.example/base", api("https://api.example/base")),
+            ("http://[::1]:7400", api("http://[::1]:7400")),
+            ("http://user:secret@feed", Err(SourceError::Password)),
+            ("", Err(SourceError::Empty)),
+        ];
+        for (text, source) in table {
+            assert_eq!(text.parse::<Source>(), source, "{text}");
+        }
+        for text in ["http://", "http://:7400", "https:// x", "http://feed?x=1"] {
+            let parsed = text.parse::<Source>();
+            assert!(matches!(parsed, Err(SourceError::Url(_))), "{text}: {parsed:?}");
+        }
     }
 }

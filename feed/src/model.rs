@@ -168,6 +168,11 @@ impl Model {
         })
     }
 
+    /// All slices, also those whose Service is not there (yet).
+    pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> + '_ {
+        self.slices.values().flat_map(|slices| slices.iter())
+    }
+
     /// Slices whose Service is not there, by the name of that Service.
     pub fn slices_without_service(
         &self,
@@ -223,6 +228,10 @@ impl Model {
 
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
         self.nodes.get(&ObjectName::new("", name))
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &Arc<Node>> + '_ {
+        self.nodes.values()
     }
 
     /// The number of objects of a kind.

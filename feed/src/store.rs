@@ -23,6 +23,10 @@ pub(crate) enum Event {
     Init(RecordKind),
     /// An object of the list that began.
     InitApply(Record),
+    /// An object of the list that began has gone before the list was complete.
+    InitDelete(RecordKey),
+    /// An object of the list that began is not valid: its last good state stays, if it has one.
+    InitKeep(RecordKey),
     /// The list is complete: what it did not name is gone.
     InitDone(RecordKind),
     Apply(Record),
@@ -38,8 +42,15 @@ pub(crate) struct Store {
     /// Explicit slices, and those that stand in the model for a Service without any.
     slices: BTreeMap<ObjectName, ObjectName>,
     derived: BTreeMap<ObjectName, Vec<ObjectName>>,
-    listing: BTreeMap<RecordKind, Vec<Record>>,
+    listing: BTreeMap<RecordKind, Listing>,
     listed: Vec<RecordKind>,
+}
+
+/// A list that has begun.
+#[derive(Debug, Default)]
+struct Listing {
+    records: Vec<Record>,
+    kept: Vec<ObjectName>,
 }
 
 impl Store {
@@ -60,12 +71,15 @@ impl Store {
     pub(crate) fn handle(&mut self, event: Event) {
         match event {
             Event::Init(kind) => {
-                self.listing.insert(kind, Vec::new());
+                self.listing.insert(kind, Listing::default());
             }
-            Event::InitApply(record) => {
-                let list = self.listing.get_mut(&record.key().kind);
-                list.expect("Init comes before InitApply").push(record);
+            Event::InitApply(record) => self.list(record.key().kind).records.push(record),
+            Event::InitDelete(key) => {
+                let list = self.list(key.kind);
+                list.records.retain(|record| record.key() != key);
+                list.kept.retain(|name| *name != key.name);
             }
+            Event::InitKeep(key) => self.list(key.kind).kept.push(key.name),
             Event::InitDone(kind) => self.swap(kind),
             Event::Apply(record) => self.apply(record),
             Event::Delete(key) => self.delete(&key),
@@ -85,10 +99,17 @@ impl Store {
         self.listed.len() == RecordKind::ALL.len()
     }
 
+    fn list(&mut self, kind: RecordKind) -> &mut Listing {
+        self.listing.get_mut(&kind).expect("Init comes before what is in the list")
+    }
+
     fn swap(&mut self, kind: RecordKind) {
         let list = self.listing.remove(&kind).expect("Init comes before InitDone");
         let mut gone: std::collections::BTreeSet<_> = self.names(kind).into_iter().collect();
-        for record in list {
+        for name in &list.kept {
+            gone.remove(name);
+        }
+        for record in list.records {
             gone.remove(&record.key().name);
             self.apply(record);
         }

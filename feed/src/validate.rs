@@ -85,6 +85,7 @@ pub(crate) struct Check<'i> {
     interner: &'i mut Interner,
     /// A loopback endpoint was warned of: once an object is enough.
     loopback: bool,
+    of_api: bool,
 }
 
 /// Where validation stands: a path on the stack, made into one only for a complaint.
@@ -126,7 +127,13 @@ impl<'p> At<'p> {
 
 impl<'i> Check<'i> {
     pub(crate) fn new(interner: &'i mut Interner) -> Check<'i> {
-        Check { complaints: Vec::new(), failed: false, interner, loopback: false }
+        Check { complaints: Vec::new(), failed: false, interner, loopback: false, of_api: false }
+    }
+
+    /// The validation of an object that an API has accepted: what its operator may have set
+    /// otherwise is not held against it.
+    pub(crate) fn of_api(interner: &'i mut Interner) -> Check<'i> {
+        Check { of_api: true, ..Check::new(interner) }
     }
 
     /// What was found. The object may be served if none of it is an error.

@@ -248,7 +248,7 @@ fn node_port(
         check.forbidden(at, &format!("may not be used when `type` is '{kind}'"));
         return None;
     }
-    if !NODE_PORTS.contains(&number) {
+    if !check.of_api && !NODE_PORTS.contains(&number) {
         let why = "provided port is not in the valid range. The range of valid ports is \
                    30000-32767";
         check.invalid(at, number, why);

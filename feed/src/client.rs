@@ -1,0 +1,180 @@
+//! A Kubernetes API as a source: `switchyard feed` or a real kube-apiserver.
+//!
+//! bytes → conversation → decoder → hub → store. One conversation a kind ([`session`]: the
+//! splitters of bytes, and the state machine of list and watch in [`machine`]) is moved by a
+//! [`follower`] over a connection of the [`transport`]. Their changes meet in the [`hub`], which
+//! applies those that belong together at once ([`cut`]). A server that goes away changes
+//! nothing; what was deleted while it was away goes when it is back.
+
+mod backoff;
+mod credentials;
+mod cut;
+pub(crate) mod decode;
+mod envelope;
+mod follower;
+mod hub;
+mod lines;
+mod machine;
+mod page;
+pub(crate) mod session;
+mod status;
+mod transport;
+mod trust;
+mod version;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::flags::parse_duration;
+use daemon::{Daemon, Failure};
+use http::Uri;
+use tokio::sync::mpsc;
+
+use credentials::Place;
+use decode::Decoder;
+use follower::Follower;
+use hub::{Hub, followed};
+use machine::{Machine, Patience};
+use session::Session;
+use status::Status;
+use transport::Transport;
+
+use crate::name::Kinds;
+use crate::state::State;
+use crate::update::{Updates, mailbox};
+
+/// Longer objects are skipped. The API refuses what takes more than 1.5 MiB in its store, where
+/// it is written more densely than as JSON.
+const MAX_OBJECT: usize = 8 << 20;
+/// Pieces of news between the followers and the hub; each is what one read of a socket brought.
+const NEWS: usize = 64;
+
+/// The flags of a feed that is followed over the network.
+#[derive(Clone, Debug, clap::Args)]
+#[group(id = "feed-client")]
+pub struct ApiConfig {
+    /// File with the bearer token for the feed; it may be replaced at any time
+    #[arg(long = "feed-token-file", env = "SWITCHYARD_FEED_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// PEM file with the certificates to trust the feed by; default: those of this machine
+    #[arg(long = "feed-ca-file", env = "SWITCHYARD_FEED_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Accept endpoints on this machine's loopback from a feed on another machine
+    #[arg(long, env = "SWITCHYARD_ALLOW_LOCAL_ENDPOINTS")]
+    pub allow_local_endpoints: bool,
+
+    /// How long a feed may be away until readiness says that this process is stale; it serves
+    /// the last state all the while
+    #[arg(long, env = "SWITCHYARD_STALE_AFTER", value_name = "TIME", default_value = "5m",
+        value_parser = parse_duration)]
+    pub stale_after: Duration,
+}
+
+/// Follows an API at a URL.
+///
+/// # Errors
+///
+/// When a file of the flags cannot be used.
+pub(crate) fn follow_url(
+    url: &Uri,
+    config: &ApiConfig,
+    kinds: Kinds,
+    daemon: &Daemon,
+) -> Result<Updates, Failure> {
+    let is_local = is_this_machine(url);
+    if config.token_file.is_some() && url.scheme_str() == Some("http") && !is_local {
+        tracing::warn!(%url, "the token travels in the clear: give the feed an https:// address");
+    }
+    let place = Place::Url {
+        url: url.clone(),
+        token_file: config.token_file.clone(),
+        ca_file: config.ca_file.clone(),
+    };
+    let address = url.to_string();
+    let follow = Follow { place, address: address.trim_end_matches('/').to_owned(), is_local };
+    follow.begin(config, &Patience::default(), kinds, daemon)
+}
+
+/// Follows the API of the kubeconfig, or of the cluster that this runs in.
+///
+/// # Errors
+///
+/// When there is neither.
+pub(crate) fn follow_kube(
+    config: &ApiConfig,
+    kinds: Kinds,
+    daemon: &Daemon,
+) -> Result<Updates, Failure> {
+    let follow = Follow { place: Place::Kube, address: "kube".to_owned(), is_local: false };
+    follow.begin(config, &Patience::default(), kinds, daemon)
+}
+
+struct Follow {
+    place: Place,
+    /// As the flag has it.
+    address: String,
+    is_local: bool,
+}
+
+impl Follow {
+    fn begin(
+        self,
+        config: &ApiConfig,
+        patience: &Patience,
+        kinds: Kinds,
+        daemon: &Daemon,
+    ) -> Result<Updates, Failure> {
+        let kube = self.place.configuration().map_err(|error| {
+            Failure::Configuration(format!("--feed {}: {}", self.address, transport::chain(&error)))
+        })?;
+        let local_endpoints = self.is_local || config.allow_local_endpoints;
+        let address = match self.place {
+            Place::Url { .. } => self.address.clone(),
+            Place::Kube => kube.cluster_url.to_string(),
+        };
+        let open = |dir: &PathBuf| {
+            State::open(dir, daemon.name, &address, kinds, local_endpoints).map_err(|error| {
+                Failure::Configuration(format!("--state-dir {}: {error}", dir.display()))
+            })
+        };
+        let state = daemon.state_dir.as_ref().map(open).transpose()?;
+        let list = followed(kinds);
+        let status = Status::new(address, config.stale_after, &list, daemon.readiness.clone());
+        status.show(daemon);
+        let (publisher, updates) = mailbox();
+        let (sender, news) = mpsc::channel(NEWS);
+        let transport = Arc::new(Transport::new(self.place, kube, patience.clone()));
+        for kind in list {
+            let machine = Machine::new(patience.clone(), rand::random());
+            let follower = Follower {
+                kind,
+                session: Session::new(machine, MAX_OBJECT),
+                transport: transport.clone(),
+                decoder: Decoder::new(kind, local_endpoints),
+                hub: sender.clone(),
+                reloads: daemon.shutdown.reloads(),
+            };
+            tokio::spawn(follower.run());
+        }
+        let hub = Hub::new(kinds, publisher, status, state, daemon);
+        tokio::spawn(hub.run(news));
+        Ok(updates)
+    }
+}
+
+/// Whether a URL can only mean this machine.
+fn is_this_machine(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().is_loopback(),
+        Err(_) => bare.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+//! When what several watches told may be applied: changes that belong together come on one
+//! stream a kind, and a consumer is to see all of them or none.
+//!
+//! Our feed ends each batch with a bookmark of the same version on every stream: what all
+//! streams have passed is applied, at once. A real apiserver says nothing of the kind; there a
+//! short quiet is taken for the end of what belongs together. Pure; generic over the events.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::version::Version;
+
+/// A batch of our feed reaches all streams within milliseconds. One that is still not complete
+/// after this (a stream broke meanwhile) is applied as far as it came.
+const HOLD: Duration = Duration::from_secs(1);
+/// What a controller writes for one change reaches a watch within this.
+const QUIET: Duration = Duration::from_millis(20);
+/// Where it is never quiet, changes are applied this late at most.
+const MOST: Duration = Duration::from_millis(100);
+
+/// Events that are ready to be applied together.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Batch<E> {
+    pub(crate) events: Vec<E>,
+    /// When the oldest of them came.
+    pub(crate) received: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Cuts<E> {
+    streams: Vec<Stream<E>>,
+}
+
+#[derive(Debug)]
+struct Stream<E> {
+    waiting: VecDeque<Waiting<E>>,
+    /// The server is our feed: its bookmarks cut.
+    is_ours: bool,
+    /// All changes up to this version were told.
+    told: u64,
+}
+
+#[derive(Debug)]
+struct Waiting<E> {
+    version: u64,
+    came: Instant,
+    event: E,
+}
+
+impl<E> Cuts<E> {
+    pub(crate) fn new(streams: usize) -> Cuts<E> {
+        let stream = |_| Stream { waiting: VecDeque::new(), is_ours: true, told: 0 };
+        Cuts { streams: (0..streams).map(stream).collect() }
+    }
+
+    pub(crate) fn set_ours(&mut self, stream: usize, is_ours: bool) {
+        self.streams[stream].is_ours = is_ours;
+    }
+
+    pub(crate) fn push(&mut self, stream: usize, version: &Version, event: E, now: Instant) {
+        let version = version.number().unwrap_or_default();
+        self.streams[stream].waiting.push_back(Waiting { version, came: now, event });
+    }
+
+    /// A bookmark, or the end of a list: all changes up to that version were told.
+    pub(crate) fn told(&mut self, stream: usize, version: &Version) {
+        self.streams[stream].told = version.number().unwrap_or_default();
+    }
+
+    /// When the events that wait now are ready, unless more is told before.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let first = self.first()?;
+        if !self.is_ours() {
+            let last = self.streams.iter().filter_map(|s| s.waiting.back()).map(|w| w.came);
+            let last = last.max()?;
+            return Some((last + QUIET).min(first + MOST));
+        }
+        let cut = self.cut();
+        let passed = self
+            .streams
+            .iter()
+            .any(|stream| stream.waiting.front().is_some_and(|waiting| waiting.version <= cut));
+        Some(if passed { first } else { first + HOLD })
+    }
+
+    /// The events that are ready.
+    pub(crate) fn take(&mut self, now: Instant) -> Option<Batch<E>> {
+        let due = self.due()?;
+        if now < due {
+            return None;
+        }
+        let first = self.first()?;
+        let cut = if self.is_ours() && now < first + HOLD { self.cut() } else { u64::MAX };
+        let mut events = Vec::new();
+        let mut received = now;
+        for stream in &mut self.streams {
+            while stream.waiting.front().is_some_and(|waiting| waiting.version <= cut) {
+                let Some(waiting) = stream.waiting.pop_front() else { break };
+                received = received.min(waiting.came);
+                events.push(waiting.event);
+            }
+        }
+        Some(Batch { events, received })
+    }
+
+    /// All events, ready or not.
+    pub(crate) fn take_all(&mut self, now: Instant) -> Option<Batch<E>> {
+        let received = self.first()?.min(now);
+        let events = self.streams.iter_mut().flat_map(|stream| stream.waiting.drain(..));
+        Some(Batch { events: events.map(|waiting| waiting.event).collect(), received })
+    }
+
+    /// All events of one stream, ready or not.
+    pub(crate) fn take_stream(&mut self, stream: usize) -> Vec<E> {
+        self.streams[stream].waiting.drain(..).map(|waiting| waiting.event).collect()
+    }
+
+    /// When the oldest event that waits came.
+    fn first(&self) -> Option<Instant> {
+        self.streams.iter().filter_map(|s| s.waiting.front()).map(|w| w.came).min()
+    }
+
+    fn is_ours(&self) -> bool {
+        self.streams.iter().all(|stream| stream.is_ours)
+    }
+
+    /// What every stream has passed.
+    fn cut(&self) -> u64 {
+        self.streams.iter().map(|stream| stream.told).min().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        cuts: Cuts<&'static str>,
+        start: Instant,
+    }
+
+    impl Bench {
+        fn new(is_ours: bool) -> Bench {
+            let mut cuts = Cuts::new(2);
+            cuts.set_ours(0, true);
+            cuts.set_ours(1, is_ours);
+            Bench { cuts, start: Instant::now() }
+        }
+
+        fn push(&mut self, stream: usize, version: u64, event: &'static str, ms: u64) {
+            let at = self.start + Duration::from_millis(ms);
+            self.cuts.push(stream, &Version::new(&version.to_string()), event, at);
+        }
+
+        fn told(&mut self, stream: usize, version: u64) {
+            self.cuts.told(stream, &Version::new(&version.to_string()));
+        }
+
+        fn take(&mut self, ms: u64) -> Vec<&'static str> {
+            let at = self.start + Duration::from_millis(ms);
+            let batch = self.cuts.take(at);
+            batch.map(|batch| batch.events).unwrap_or_default()
+        }
+
+        fn due(&self) -> Option<u64> {
+            self.cuts.due().map(|due| (due - self.start).as_millis() as u64)
+        }
+    }
+
+    #[test]
+    fn a_batch_of_our_feed_is_taken_once_every_stream_has_passed_it() {
+        let mut bench = Bench::new(true);
+        bench.push(0, 11, "service", 0);
+        bench.told(0, 12);
+        assert_eq!(bench.take(0), [""; 0], "the other stream may hold a part of it");
+        bench.push(1, 12, "slice", 1);
+        assert_eq!(bench.take(1), [""; 0]);
+        bench.told(1, 12);
+        assert_eq!(bench.due(), Some(0));
+        assert_eq!(bench.take(1), ["service", "slice"]);
+        assert_eq!(bench.due(), None);
+        assert_eq!(bench.take(2), [""; 0]);
+    }
+
+    #[test]
+    fn the_next_batch_waits_behind_the_cut() {
+        let mut bench = Bench::new(true);
+        bench.push(0, 11, "first", 0);
+        bench.told(0, 11);
+        bench.push(0, 12, "second", 0);
+        bench.told(0, 12);
+        bench.told(1, 11);
+        assert_eq!(bench.take(0), ["first"]);
+        assert_eq!(bench.take(0), [""; 0]);
+        bench.told(1, 12);
+        assert_eq!(bench.take(0), ["second"]);
+    }
+
+    #[test]
+    fn a_batch_that_stays_incomplete_is_applied_after_all() {
+        let mut bench = Bench::new(true);
+        bench.push(0, 11, "service", 0);
+        bench.told(0, 12);
+        assert_eq!(bench.due(), Some(1000));
+        assert_eq!(bench.take(999), [""; 0]);
+        assert_eq!(bench.take(1000), ["service"]);
+    }
+
+    #[test]
+    fn a_set_back_stream_lowers_the_cut() {
+        let mut bench = Bench::new(true);
+        bench.told(0, 100);
+        bench.told(1, 100);
+        bench.push(0, 50, "list", 0);
+        bench.told(0, 50);
+        assert_eq!(bench.take(0), ["list"], "all that the other told is later");
+        bench.push(0, 51, "change", 0);
+        bench.told(0, 51);
+        assert_eq!(bench.take(0), ["change"]);
+        bench.push(1, 52, "list", 0);
+        bench.told(1, 52);
+        assert_eq!(bench.take(0), [""; 0]);
+        bench.told(0, 52);
+        assert_eq!(bench.take(0), ["list"]);
+    }
+
+    #[test]
+    fn a_foreign_server_is_given_a_short_quiet() {
+        let mut bench = Bench::new(false);
+        bench.push(0, 11, "service", 0);
+        bench.told(0, 500);
+        bench.told(1, 500);
+        assert_eq!(bench.due(), Some(20), "bookmarks cut nothing");
+        assert_eq!(bench.take(19), [""; 0]);
+        bench.push(1, 12, "slice", 19);
+        assert_eq!(bench.due(), Some(39));
+        assert_eq!(bench.take(39), ["service", "slice"]);
+    }
+
+    #[test]
+    fn without_quiet_it_takes_100_ms() {
+        let mut bench = Bench::new(false);
+        for ms in (0..100).step_by(10) {
+            bench.push(0, 11 + ms, "change", ms);
+            assert_eq!(bench.take(ms), [""; 0]);
+        }
+        assert_eq!(bench.due(), Some(100));
+        assert_eq!(bench.take(100).len(), 10);
+    }
+
+    #[test]
+    fn the_age_of_a_batch_is_that_of_its_oldest_event() {
+        let mut bench = Bench::new(false);
+        bench.push(1, 11, "a", 5);
+        bench.push(0, 12, "b", 7);
+        let batch = bench.cuts.take(bench.start + Duration::from_millis(50)).unwrap();
+        assert_eq!(batch.received, bench.start + Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,257 @@
+//! Follows one kind: moves bytes between the server and the conversation, and what the
+//! conversation told, decoded, to the hub.
+//!
+//! Objects are decoded one at a time as they come, so a list is never held as text. The hub's
+//! channel is bounded: when it is full this waits, and so, by way of TCP, does the server.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use http::header::RETRY_AFTER;
+use http_body_util::BodyExt;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep_until, timeout};
+
+use super::decode::{Decoder, Rejection};
+use super::machine::{Fault, Next, Server};
+use super::session::{Session, Told};
+use super::transport::{Link, Transport, chain};
+use super::version::Version;
+use crate::name::{Kind, ObjectName};
+use crate::record::{RecordKey, RecordKind};
+use crate::store::Event;
+
+/// What a follower has to say, in the order in which it happened.
+#[derive(Debug)]
+pub(crate) struct News {
+    pub(crate) kind: Kind,
+    pub(crate) received: Instant,
+    pub(crate) items: Vec<Item>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A connection was made.
+    Connected(Server),
+    /// For the store at once: it changes nothing before its list is complete.
+    InList(Event),
+    /// For the store at a cut that includes this version.
+    Change(Event, Version),
+    Bookmark(Version),
+    /// An object is not served, or not as it is now; which list named it shows in the order.
+    Rejected(Rejection),
+    /// The server answers.
+    Well,
+    Fault(Fault),
+}
+
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub(crate) kind: Kind,
+    pub(crate) session: Session,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) decoder: Decoder,
+    pub(crate) hub: mpsc::Sender<News>,
+    /// Changes at each SIGHUP.
+    pub(crate) reloads: watch::Receiver<u64>,
+}
+
+/// The hub has gone: nobody reads any more.
+#[derive(Debug)]
+struct Unread;
+
+impl Follower {
+    /// Follows until nobody reads any more.
+    pub(crate) async fn run(mut self) {
+        let mut link = None;
+        while self.step(&mut link).await.is_ok() {}
+    }
+
+    /// Waits, or asks once.
+    async fn step(&mut self, link: &mut Option<Link>) -> Result<(), Unread> {
+        if let Next::WaitUntil(until) = self.session.next() {
+            tokio::select! {
+                () = sleep_until(until.into()) => self.session.wake(),
+                changed = self.reloads.changed() => self.reload(changed.is_ok()),
+                () = self.hub.closed() => return Err(Unread),
+            }
+            return Ok(());
+        }
+        let outcome = match self.usable(link).await {
+            Ok(link) => self.exchange(link).await?,
+            Err(fault) => {
+                self.session.failed(&fault, Instant::now());
+                Err(fault)
+            }
+        };
+        if let Err(fault) = outcome {
+            // What was left unread would stand before the next answer.
+            *link = None;
+            match &fault {
+                Fault::Refused(status) if status.code == 401 => self.transport.refresh().await,
+                // The server may have a new certificate, and the file that trusts it too.
+                Fault::Unreachable(_) => self.transport.refresh_files().await,
+                _ => {}
+            }
+            self.tell(vec![Item::Fault(fault)], Instant::now()).await?;
+        }
+        Ok(())
+    }
+
+    /// The connection that there is, or a new one.
+    async fn usable<'l>(&mut self, link: &'l mut Option<Link>) -> Result<&'l mut Link, Fault> {
+        if !link.as_ref().is_some_and(Link::is_open) {
+            let new = self.transport.connect().await?;
+            self.session.connected(new.server().clone());
+            let server = new.server().clone();
+            *link = Some(new);
+            // The hub may have gone: then the next thing told ends this.
+            let _ = self.tell(vec![Item::Connected(server)], Instant::now()).await;
+        }
+        link.as_mut().ok_or_else(|| Fault::Broken("the connection has gone".to_owned()))
+    }
+
+    /// One request and all of its response.
+    async fn exchange(&mut self, link: &mut Link) -> Result<Result<(), Fault>, Unread> {
+        let Next::Ask(ask) = self.session.next() else { return Ok(Ok(())) };
+        let path = target(self.kind, &ask.query());
+        let patience = self.session.machine().patience().response;
+        let response = match timeout(patience, link.get(&path)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(fault)) => return Ok(Err(self.failed(fault))),
+            Err(_) => return Ok(Err(self.failed(Fault::Silent(patience)))),
+        };
+        let (head, mut body) = response.into_parts();
+        let code = head.status.as_u16();
+        let mut items = Vec::new();
+        let mut received = Instant::now();
+        let (session, decoder) = (&mut self.session, &mut self.decoder);
+        session.response(code, retry_after(&head.headers), received, &mut |told| {
+            note(decoder, told, &mut items);
+        });
+        if code == 200 {
+            items.push(Item::Well);
+        }
+        loop {
+            self.tell(std::mem::take(&mut items), received).await?;
+            let silence = self.session.machine().silence();
+            let frame = tokio::select! {
+                frame = timeout(silence, body.frame()) => frame,
+                changed = self.reloads.changed() => {
+                    self.reload(changed.is_ok());
+                    return Ok(Err(Fault::Ended));
+                }
+                () = self.hub.closed() => return Err(Unread),
+            };
+            let frame = match frame {
+                Ok(Some(Ok(frame))) => frame,
+                Ok(Some(Err(error))) => {
+                    return Ok(Err(self.failed(Fault::Broken(chain(&error)))));
+                }
+                Err(_) => return Ok(Err(self.failed(Fault::Silent(silence)))),
+                Ok(None) => break,
+            };
+            received = Instant::now();
+            let Ok(bytes) = frame.into_data() else { continue };
+            if let ControlFlow::Break(fault) = self.chunk(&bytes, received, &mut items) {
+                self.tell(items, received).await?;
+                return Ok(Err(fault));
+            }
+        }
+        let (session, decoder) = (&mut self.session, &mut self.decoder);
+        let mut tell = |told: Told<'_>| note(decoder, told, &mut items);
+        let outcome = session.end(received, &mut tell);
+        self.tell(items, received).await?;
+        Ok(outcome)
+    }
+
+    fn chunk(&mut self, bytes: &[u8], at: Instant, items: &mut Vec<Item>) -> ControlFlow<Fault> {
+        let decoder = &mut self.decoder;
+        self.session.chunk(bytes, at, &mut |told| note(decoder, told, items))
+    }
+
+    fn failed(&mut self, fault: Fault) -> Fault {
+        self.session.failed(&fault, Instant::now());
+        fault
+    }
+
+    /// SIGHUP: list anew. Without a sender there will be none.
+    fn reload(&mut self, is_wish: bool) {
+        if is_wish {
+            self.session.forget();
+        }
+    }
+
+    async fn tell(&self, items: Vec<Item>, received: Instant) -> Result<(), Unread> {
+        if items.is_empty() {
+            return Ok(());
+        }
+        let news = News { kind: self.kind, received, items };
+        self.hub.send(news).await.map_err(|_| Unread)
+    }
+}
+
+/// Decodes what was told.
+fn note(decoder: &mut Decoder, told: Told<'_>, items: &mut Vec<Item>) {
+    let kind = RecordKind::Of(decoder.kind());
+    let key = |name: ObjectName| RecordKey { kind, name };
+    match told {
+        Told::Init => items.push(Item::InList(Event::Init(kind))),
+        Told::InitApply(text) => match decoder.decode(text) {
+            Ok(Some(record)) => items.push(Item::InList(Event::InitApply(record))),
+            Ok(None) => {}
+            Err(rejection) => {
+                let kept = rejection.name.clone().map(key);
+                items.extend(kept.map(|key| Item::InList(Event::InitKeep(key))));
+                items.push(Item::Rejected(rejection));
+            }
+        },
+        Told::InitDelete(meta) => {
+            let name = decoder.name(&meta.namespace, &meta.name);
+            items.push(Item::InList(Event::InitDelete(key(name))));
+        }
+        Told::InitDone(version) => items.push(Item::Change(Event::InitDone(kind), version)),
+        Told::Apply(text, version) => match decoder.decode(text) {
+            Ok(Some(record)) => items.push(Item::Change(Event::Apply(record), version)),
+            // It may have meant something before: a slice that lost its Service.
+            Ok(None) => items.extend(
+                decoder.name_of(text).map(|name| Item::Change(Event::Delete(key(name)), version)),
+            ),
+            Err(rejection) => items.push(Item::Rejected(rejection)),
+        },
+        Told::Delete(meta) => {
+            let name = decoder.name(&meta.namespace, &meta.name);
+            items.push(Item::Change(Event::Delete(key(name)), meta.version));
+        }
+        Told::Bookmark(version) => items.push(Item::Bookmark(version)),
+        Told::TooLong(begin) => items.push(Item::Rejected(decoder.too_long(begin))),
+    }
+}
+
+/// Path and query of a request for a kind, in all namespaces.
+fn target(kind: Kind, query: &str) -> String {
+    let path = match kind {
+        Kind::Service => "/api/v1/services?",
+        Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices?",
+        Kind::Pod => "/api/v1/pods?",
+        Kind::Ingress => "/apis/networking.k8s.io/v1/ingresses?",
+        Kind::IngressClass => "/apis/networking.k8s.io/v1/ingressclasses?",
+        // A cluster holds thousands of Secrets that are none of ours, of up to 1 MB each:
+        // releases of Helm, and tokens. `type!=helm.sh/release.v1,type!=…`, encoded.
+        Kind::Secret => {
+            "/api/v1/secrets?fieldSelector=type%21%3Dhelm.sh%2Frelease.v1\
+             %2Ctype%21%3Dkubernetes.io%2Fservice-account-token&"
+        }
+        Kind::Namespace => "/api/v1/namespaces?",
+        Kind::Node => "/api/v1/nodes?",
+    };
+    format!("{path}{query}")
+}
+
+/// Retry-After in seconds, as the API sends it.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}

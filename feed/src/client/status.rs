@@ -1,0 +1,407 @@
+//! What operators see of the feed: `/status`, readiness, metrics and the log.
+//!
+//! A kind is lost from its first fault until the server answers for it again; a watch that ends
+//! as asked for is no fault. The feed is connected while no kind is lost, and stale once one has
+//! been lost for as long as `--stale-after` says.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use daemon::{Daemon, Guard, Readiness};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use serde_json::{Value, json};
+
+use super::decode::Rejection;
+use super::machine::{Fault, Server};
+use super::version::Version;
+use crate::name::{Kind, ObjectKey};
+
+/// Rejected objects listed at `/status`; the count is always whole.
+const MAX_LISTED: usize = 1000;
+/// Rejected objects kept; a server that sends nothing else must not fill the memory.
+const MAX_KEPT: usize = 10_000;
+/// Rejected objects logged of one list; more would hide the first ones.
+const MAX_LOGGED: u32 = 20;
+
+/// Shared between the hub and the admin endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct Status(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    address: String,
+    stale_after: Duration,
+    readiness: Readiness,
+    kinds: Vec<KindState>,
+    rejected: BTreeMap<ObjectKey, Rejected>,
+    /// Rejected objects whose name could not be read.
+    nameless: u64,
+    served: Vec<(Kind, usize)>,
+    synced: bool,
+    updated: Option<SystemTime>,
+    snapshot: Option<SystemTime>,
+    /// Why the state that was saved is not used.
+    snapshot_fault: Option<String>,
+    stale: Option<Guard>,
+}
+
+#[derive(Debug)]
+struct KindState {
+    kind: Kind,
+    /// Until the first list is complete.
+    waiting: Option<Guard>,
+    listed: bool,
+    heard: Instant,
+    lost: Option<Lost>,
+    version: Option<Version>,
+    server: Server,
+    /// Counts this kind's lists.
+    list: u64,
+    logged: u32,
+}
+
+#[derive(Debug)]
+struct Lost {
+    since: Instant,
+    at: SystemTime,
+    fault: Option<String>,
+}
+
+#[derive(Debug)]
+struct Rejected {
+    message: String,
+    /// The list that named it, or was the last one when it came.
+    list: u64,
+}
+
+impl Status {
+    /// Every kind counts as lost until the server answers.
+    pub(crate) fn new(
+        address: String,
+        stale_after: Duration,
+        kinds: &[Kind],
+        readiness: Readiness,
+    ) -> Status {
+        let now = Instant::now();
+        let kinds = kinds.iter().map(|kind| KindState {
+            kind: *kind,
+            waiting: Some(readiness.block(waiting_for(*kind, None))),
+            listed: false,
+            heard: now,
+            lost: Some(Lost { since: now, at: SystemTime::now(), fault: None }),
+            version: None,
+            server: Server::default(),
+            list: 0,
+            logged: 0,
+        });
+        Status(Arc::new(Mutex::new(Inner {
+            address,
+            stale_after,
+            kinds: kinds.collect(),
+            readiness,
+            rejected: BTreeMap::new(),
+            nameless: 0,
+            served: Vec::new(),
+            synced: false,
+            updated: None,
+            snapshot: None,
+            snapshot_fault: None,
+            stale: None,
+        })))
+    }
+
+    /// Adds the status page and the metrics.
+    pub(crate) fn show(&self, daemon: &Daemon) {
+        let page = self.clone();
+        daemon.admin.add_status("feed", move || page.lock().page());
+        let metrics = Gauges(self.clone());
+        daemon.metrics.register(|registry| registry.register_collector(Box::new(metrics)));
+    }
+
+    /// Something came from the server.
+    pub(crate) fn heard(&self, kind: Kind) {
+        self.lock().kind(kind).heard = Instant::now();
+    }
+
+    pub(crate) fn connected(&self, kind: Kind, server: Server) {
+        let mut inner = self.lock();
+        let address = inner.address.clone();
+        let state = inner.kind(kind);
+        let name = if server.is_ours { "switchyard feed" } else { "Kubernetes API" };
+        tracing::debug!(kind = kind.as_str(), address, server = name, "connected");
+        state.server = server;
+    }
+
+    /// The server answers for a kind.
+    pub(crate) fn well(&self, kind: Kind) {
+        let mut inner = self.lock();
+        let was_lost = inner.is_lost();
+        inner.kind(kind).lost = None;
+        if was_lost && !inner.is_lost() {
+            inner.stale = None;
+            tracing::info!(address = inner.address, "the feed answers");
+        }
+    }
+
+    pub(crate) fn fault(&self, kind: Kind, fault: &Fault) {
+        match fault {
+            // As it was asked to, after some minutes; or to be listed anew, which is no loss.
+            Fault::Ended | Fault::SetBack => {
+                tracing::debug!(kind = kind.as_str(), %fault, "a watch ended");
+                return;
+            }
+            Fault::Refused(status) if status.code == 410 => {
+                tracing::debug!(kind = kind.as_str(), %fault, "to be listed anew");
+                return;
+            }
+            _ => {}
+        }
+        let mut inner = self.lock();
+        let (address, readiness) = (inner.address.clone(), inner.readiness.clone());
+        let state = inner.kind(kind);
+        let lost = state.lost.get_or_insert_with(|| Lost {
+            since: Instant::now(),
+            at: SystemTime::now(),
+            fault: None,
+        });
+        let text = fault.to_string();
+        if lost.fault.as_ref() == Some(&text) {
+            return;
+        }
+        if !state.listed {
+            state.waiting = Some(readiness.block(waiting_for(kind, Some(&text))));
+        }
+        tracing::warn!(
+            kind = kind.as_str(),
+            address,
+            fault = text,
+            "feed lost: everything stays as it was"
+        );
+        lost.fault = Some(text);
+    }
+
+    /// A list of a kind begins.
+    pub(crate) fn list_begins(&self, kind: Kind) {
+        let mut inner = self.lock();
+        let state = inner.kind(kind);
+        state.list += 1;
+        state.logged = 0;
+    }
+
+    /// A list of a kind is complete: what it did not reject is not rejected any more.
+    pub(crate) fn list_ends(&self, kind: Kind) {
+        let mut inner = self.lock();
+        let list = inner.kind(kind).list;
+        inner.rejected.retain(|key, rejected| key.kind != kind || rejected.list >= list);
+        let state = inner.kind(kind);
+        state.listed = true;
+        state.waiting = None;
+    }
+
+    pub(crate) fn version(&self, kind: Kind, version: Version) {
+        self.lock().kind(kind).version = Some(version);
+    }
+
+    pub(crate) fn rejected(&self, kind: Kind, rejection: Rejection) {
+        let mut inner = self.lock();
+        let state = inner.kind(kind);
+        let list = state.list;
+        let Rejection { name, message } = rejection;
+        let object = name.as_ref().map(ToString::to_string).unwrap_or_default();
+        let key = name.map(|name| ObjectKey { kind, name });
+        let known = key.as_ref().and_then(|key| inner.rejected.get(key));
+        let news = known.is_none_or(|known| known.message != message);
+        let state = inner.kind(kind);
+        if news && state.logged < MAX_LOGGED {
+            state.logged += 1;
+            tracing::warn!(kind = kind.as_str(), object, "rejected: {message}");
+        }
+        match key {
+            Some(key) if inner.rejected.len() < MAX_KEPT || inner.rejected.contains_key(&key) => {
+                inner.rejected.insert(key, Rejected { message, list });
+            }
+            _ => inner.nameless += 1,
+        }
+    }
+
+    /// An object is valid, or gone.
+    pub(crate) fn accepted(&self, key: &ObjectKey) {
+        let mut inner = self.lock();
+        if !inner.rejected.is_empty() {
+            inner.rejected.remove(key);
+        }
+    }
+
+    /// The live state was published: so many objects of each kind.
+    pub(crate) fn published(&self, served: Vec<(Kind, usize)>) {
+        let mut inner = self.lock();
+        inner.served = served;
+        inner.synced = true;
+        inner.snapshot = None;
+        inner.updated = Some(SystemTime::now());
+    }
+
+    /// A state that was saved at that time was published.
+    pub(crate) fn serves_snapshot(&self, saved: SystemTime, served: Vec<(Kind, usize)>) {
+        let mut inner = self.lock();
+        inner.served = served;
+        inner.snapshot = Some(saved);
+        inner.updated = Some(SystemTime::now());
+        for state in &mut inner.kinds {
+            state.waiting = None;
+        }
+    }
+
+    /// The state that was saved is not served.
+    pub(crate) fn snapshot_is_unusable(&self, fault: String) {
+        self.lock().snapshot_fault = Some(fault);
+    }
+
+    /// Says in readiness that the feed is stale, once it is; when to look again.
+    pub(crate) fn look_at_staleness(&self, now: Instant) -> Option<Instant> {
+        let mut inner = self.lock();
+        let lost = inner.kinds.iter().filter_map(|state| state.lost.as_ref());
+        let first = lost.min_by_key(|lost| lost.since)?;
+        let due = first.since + inner.stale_after;
+        if now < due || inner.stale.is_some() {
+            return Some(due).filter(|due| *due > now);
+        }
+        let since = timestamp(first.at);
+        let fault = first.fault.clone().unwrap_or_else(|| "no answer".to_owned());
+        tracing::warn!(address = inner.address, since, fault, "the feed is stale");
+        let reason = format!("feed stale: lost {} at {since}: {fault}", inner.address);
+        inner.stale = Some(inner.readiness.block(reason));
+        None
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn waiting_for(kind: Kind, fault: Option<&str>) -> String {
+    let fault = fault.map(|fault| format!(": {fault}")).unwrap_or_default();
+    format!("waiting for the list of {}{fault}", plural(kind))
+}
+
+fn plural(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Service => "Services",
+        Kind::EndpointSlice => "EndpointSlices",
+        Kind::Pod => "Pods",
+        Kind::Ingress => "Ingresses",
+        Kind::IngressClass => "IngressClasses",
+        Kind::Secret => "Secrets",
+        Kind::Namespace => "Namespaces",
+        Kind::Node => "Nodes",
+    }
+}
+
+impl Inner {
+    fn kind(&mut self, kind: Kind) -> &mut KindState {
+        let found = self.kinds.iter_mut().find(|state| state.kind == kind);
+        found.expect("only kinds that are followed are spoken of")
+    }
+
+    fn is_lost(&self) -> bool {
+        self.kinds.iter().any(|state| state.lost.is_some())
+    }
+
+    fn page(&self) -> Value {
+        let state = match (self.is_lost(), self.synced) {
+            (true, true) => "lost",
+            (false, true) => "synced",
+            (_, false) => "listing",
+        };
+        let lost = self.kinds.iter().filter_map(|state| state.lost.as_ref());
+        let first = lost.min_by_key(|lost| lost.since);
+        let source = if self.snapshot.is_some() { "snapshot" } else { &*self.address };
+        let rejected: Vec<_> = self.rejected.iter().take(MAX_LISTED).map(rejection).collect();
+        let served: BTreeMap<_, _> =
+            self.served.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+        json!({
+            "source": source,
+            "address": self.address,
+            "state": state,
+            "connected": !self.is_lost(),
+            "fault": first.and_then(|lost| lost.fault.clone()),
+            "lostSince": first.map(|lost| timestamp(lost.at)),
+            "stale": self.stale.is_some(),
+            "snapshotSaved": self.snapshot.map(timestamp),
+            "snapshotFault": self.snapshot_fault,
+            "lastUpdate": self.updated.map(timestamp),
+            "kinds": self.kinds.iter().map(kind_state).collect::<BTreeMap<_, _>>(),
+            "objects": served,
+            "errors": self.rejected.len() as u64 + self.nameless,
+            "warnings": 0,
+            "rejected": rejected,
+        })
+    }
+}
+
+fn kind_state(state: &KindState) -> (&'static str, Value) {
+    let condition = match (&state.lost, state.listed) {
+        (Some(_), _) => "lost",
+        (None, false) => "listing",
+        (None, true) => "synced",
+    };
+    let value = json!({
+        "state": condition,
+        "server": if state.server.is_ours { "switchyard feed" } else { "Kubernetes API" },
+        "resourceVersion": state.version.as_ref().map(Version::as_str),
+        "lastHeardSeconds": state.heard.elapsed().as_secs_f64(),
+        "fault": state.lost.as_ref().and_then(|lost| lost.fault.clone()),
+    });
+    (state.kind.as_str(), value)
+}
+
+fn rejection((key, rejected): (&ObjectKey, &Rejected)) -> Value {
+    json!({ "object": key.to_string(), "message": rejected.message, "level": "error" })
+}
+
+fn timestamp(time: SystemTime) -> String {
+    jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
+}
+
+#[derive(Debug)]
+struct Gauges(Status);
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let inner = self.0.lock();
+        let mut gauge = |name, help, value: f64| {
+            let metric = ConstGauge::new(value);
+            let encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
+            metric.encode(encoder)
+        };
+        let connected = f64::from(u8::from(!inner.is_lost()));
+        gauge("switchyard_feed_connected", "Whether the feed can be read", connected)?;
+        let heard = inner.kinds.iter().map(|state| state.heard.elapsed()).max();
+        gauge(
+            "switchyard_feed_last_event_seconds",
+            "Seconds since the feed was last heard: of the kind that was heard longest ago",
+            heard.unwrap_or_default().as_secs_f64(),
+        )?;
+        let mut family = encoder.encode_descriptor(
+            "switchyard_objects",
+            "Objects of the feed, served and rejected",
+            None,
+            MetricType::Gauge,
+        )?;
+        let mut rejected: BTreeMap<Kind, usize> = BTreeMap::new();
+        for key in inner.rejected.keys() {
+            *rejected.entry(key.kind).or_default() += 1;
+        }
+        let served = inner.served.iter().map(|(kind, count)| ("served", kind, count));
+        let rejected = rejected.iter().map(|(kind, count)| ("rejected", kind, count));
+        for (state, kind, count) in served.chain(rejected) {
+            let labels = [("kind", kind.as_str()), ("state", state)];
+            ConstGauge::new(*count as i64).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,480 @@
+//! One test a fault: the state is a fresh list's soon after the fault's end, and what vanished
+//! meanwhile is not served for longer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::fake::{Act, Fake, bookmark, error, line};
+use super::*;
+use crate::model::Model;
+use crate::name::Kind;
+use crate::update::Update;
+
+const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingress]);
+/// From the end of a fault until the state is a fresh list's: two seconds, and the time that a
+/// busy machine takes besides. The two seconds are held exactly in simulated time, in the faults
+/// of the conversation.
+pub(super) const RECOVERY: Duration = Duration::from_secs(5);
+/// How long other conditions may take on a busy machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A client of a fake server.
+pub(super) struct World {
+    pub(super) fake: Fake,
+    pub(super) daemon: Daemon,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    model: Model,
+    updates: u64,
+    /// Names of Services in all changes so far.
+    changes: BTreeSet<String>,
+}
+
+impl World {
+    /// A client that has listed `first` and `second`.
+    async fn new() -> World {
+        World::with(Patience::default(), |_| ()).await
+    }
+
+    async fn with(patience: Patience, prepare: impl FnOnce(&Fake)) -> World {
+        let fake = Fake::start().await;
+        prepare(&fake);
+        fake.put("first");
+        fake.put("second");
+        let world = World::follow(fake, &patience, None);
+        world.in_sync(PATIENCE).await;
+        world
+    }
+
+    fn follow(fake: Fake, patience: &Patience, token_file: Option<PathBuf>) -> World {
+        let config = ApiConfig {
+            token_file,
+            ca_file: None,
+            allow_local_endpoints: false,
+            stale_after: Duration::from_millis(300),
+        };
+        let url = format!("http://{}", fake.address).parse().unwrap();
+        World::follow_url(fake, &url, patience, &config)
+    }
+
+    pub(super) fn follow_url(
+        fake: Fake,
+        url: &Uri,
+        patience: &Patience,
+        config: &ApiConfig,
+    ) -> World {
+        World::follow_as(Daemon::detached("test", 1), fake, url, patience, config)
+    }
+
+    pub(super) fn follow_as(
+        daemon: Daemon,
+        fake: Fake,
+        url: &Uri,
+        patience: &Patience,
+        config: &ApiConfig,
+    ) -> World {
+        let (url, token_file) = (url.clone(), config.token_file.clone());
+        let place = Place::Url { url, token_file, ca_file: config.ca_file.clone() };
+        let follow = Follow { place, address: "fake".into(), is_local: true };
+        let updates = follow.begin(config, patience, KINDS, &daemon).unwrap();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        tokio::spawn(consume(updates, seen.clone()));
+        World { fake, daemon, seen }
+    }
+
+    /// Name → port, which tells the version.
+    pub(super) fn here(&self) -> BTreeMap<String, u64> {
+        let model = self.seen.lock().unwrap().model.clone();
+        let services = model.services();
+        services
+            .map(|e| (e.service.name.name.to_string(), u64::from(e.service.ports[0].port.get())))
+            .collect()
+    }
+
+    pub(super) fn there(&self) -> BTreeMap<String, u64> {
+        let state = self.fake.state();
+        state.services.iter().map(|(name, v)| (name.clone(), 1 + v % 60_000)).collect()
+    }
+
+    /// Waits until the state here is the server's.
+    pub(super) async fn in_sync(&self, within: Duration) {
+        let begun = Instant::now();
+        while self.here() != self.there() || self.updates() == 0 {
+            let took = begun.elapsed();
+            assert!(took < within, "{:?} here, {:?} there", self.here(), self.there());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub(super) fn all_changes(&self) -> BTreeSet<String> {
+        self.seen.lock().unwrap().changes.clone()
+    }
+
+    pub(super) fn updates(&self) -> u64 {
+        self.seen.lock().unwrap().updates
+    }
+
+    pub(super) fn page(&self) -> serde_json::Value {
+        self.daemon.admin.status()["feed"].clone()
+    }
+
+    pub(super) async fn until(&self, what: &str, condition: impl Fn(&World) -> bool) {
+        let begun = Instant::now();
+        while !condition(self) {
+            assert!(begun.elapsed() < PATIENCE, "never: {what}: {}", self.page());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub(super) fn requests(&self, containing: &str) -> usize {
+        let state = self.fake.state();
+        state.requests.iter().filter(|request| request.contains(containing)).count()
+    }
+}
+
+async fn consume(mut updates: Updates, seen: Arc<Mutex<Seen>>) {
+    while let Some(Update { model, changes, synced, .. }) = updates.next().await {
+        assert!(synced);
+        let mut seen = seen.lock().unwrap();
+        seen.model = model;
+        seen.updates += 1;
+        seen.changes.extend(changes.services.iter().map(|name| name.name.to_string()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_arrive() {
+    let world = World::new().await;
+    world.fake.put("third");
+    world.in_sync(RECOVERY).await;
+    world.fake.put("first");
+    world.in_sync(RECOVERY).await;
+    world.fake.delete("second");
+    world.in_sync(RECOVERY).await;
+    assert_eq!(world.requests("sendInitialEvents"), 3, "one streaming list a kind");
+    assert_eq!(world.requests("limit="), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_ends_or_breaks_resumes() {
+    let world = World::new().await;
+    for act in [Act::End, Act::Break, Act::End, Act::Break] {
+        world.fake.act(act);
+        world.fake.put("third");
+        world.fake.delete("third");
+        world.fake.put("first");
+        world.in_sync(RECOVERY).await;
+    }
+    assert_eq!(world.requests("sendInitialEvents"), 3, "nothing is listed anew");
+    assert!(world.requests("limit=1") >= 4, "but the version is probed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn doubled_and_reordered_events_end_well() {
+    let world = World::new().await;
+    let version = world.fake.state().version;
+    let raw = |text: String| world.fake.act(Act::Raw(text));
+    raw(line("MODIFIED", "second", version) + &line("MODIFIED", "second", version));
+    raw(line("ADDED", "first", version - 1));
+    world.fake.put("third");
+    world.in_sync(RECOVERY).await;
+    // A deletion, then the addition before it: the object must not come back.
+    world.fake.delete("third");
+    let version = world.fake.state().version;
+    world.until("deleted", |world| world.here() == world.there()).await;
+    raw(line("ADDED", "third", version - 1));
+    world.fake.put("first");
+    world.in_sync(RECOVERY).await;
+    assert!(world.requests("sendInitialEvents") > 3, "what is out of order is listed anew");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gone_means_a_new_list() {
+    let world = World::new().await;
+    world.fake.put_untold(&["third"], &["second"]);
+    world.fake.act(Act::Raw(error(410)));
+    world.in_sync(RECOVERY).await;
+    // And at the beginning of a watch.
+    world.fake.put_untold(&["fourth"], &["first"]);
+    world.fake.act(Act::Break);
+    world.in_sync(RECOVERY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_line_is_asked_for_again() {
+    let world = World::new().await;
+    for act in [Act::End, Act::Break] {
+        let text = line("DELETED", "first", world.fake.state().version + 1);
+        world.fake.act(Act::Raw(text[..text.len() / 2].to_owned()));
+        world.fake.act(act);
+        world.fake.put("third");
+        world.in_sync(RECOVERY).await;
+        assert!(world.here().contains_key("first"));
+    }
+    world.fake.act(Act::Raw("{\"type\":\"DEL\n".to_owned()));
+    world.fake.put("third");
+    world.in_sync(RECOVERY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn errors_are_waited_out() {
+    for code in [500, 503, 502, 504, 408] {
+        let world = World::new().await;
+        world.fake.state().refuse.extend(vec![(code, String::new()); 9]);
+        world.fake.act(Act::Break);
+        world.fake.put("third");
+        world.fake.delete("second");
+        world.until("errors are over", |world| world.fake.state().refuse.is_empty()).await;
+        world.in_sync(RECOVERY).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retry_after_is_heeded() {
+    let world = World::new().await;
+    let refuse = vec![(429, "Retry-After: 1\r\n".to_owned()); 3];
+    world.fake.state().refuse.extend(refuse);
+    let begun = Instant::now();
+    world.fake.act(Act::Break);
+    world.until("all are refused", |world| world.fake.state().refuse.is_empty()).await;
+    world.fake.put("third");
+    world.in_sync(Duration::from_secs(1) + RECOVERY).await;
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_is_left_and_found_again() {
+    let patience = Patience {
+        silence_ours: Duration::from_millis(300),
+        silence_in_list: Duration::from_millis(300),
+        response: Duration::from_millis(300),
+        ..Patience::default()
+    };
+    let world = World::with(patience, |_| ()).await;
+    world.fake.state().frozen = true;
+    world.until("lost", |world| world.page()["connected"] == false).await;
+    assert_eq!(world.here().len(), 2, "it is still served");
+    world.fake.put_untold(&["third"], &["second"]);
+    world.fake.state().frozen = false;
+    world.fake.wake();
+    world.in_sync(RECOVERY).await;
+    world.until("found", |world| world.page()["connected"] == true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_set_back_is_believed() {
+    let world = World::new().await;
+    {
+        let mut state = world.fake.state();
+        state.version = 700;
+        state.oldest = 600;
+        state.services = [("old".to_owned(), 650)].into();
+    }
+    world.fake.act(Act::Break);
+    world.in_sync(RECOVERY).await;
+    // Within a stream: the server starts to count anew and does not end the watch.
+    let world = World::new().await;
+    {
+        let mut state = world.fake.state();
+        state.version = 700;
+        state.oldest = 600;
+        state.services = [("old".to_owned(), 650)].into();
+    }
+    world.fake.act(Act::Raw(bookmark(700, false)));
+    world.in_sync(RECOVERY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_cluster_behind_the_address_is_listed_anew() {
+    let world = World::with(Patience::default(), |fake| fake.state().ours = false).await;
+    {
+        let mut state = world.fake.state();
+        state.identity = "second".into();
+        // It knows later versions, and even serves ours.
+        state.version += 500;
+        state.oldest = 0;
+        state.services = [("other".to_owned(), 1400)].into();
+    }
+    world.fake.act(Act::Break);
+    world.in_sync(RECOVERY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_vanishes_during_a_list_is_not_kept() {
+    let world = World::new().await;
+    world.fake.put("third");
+    world.in_sync(RECOVERY).await;
+    world.fake.act(Act::Raw(error(410)));
+    world.fake.delete("second");
+    world.fake.put("fourth");
+    world.fake.act(Act::Break);
+    world.fake.delete("third");
+    world.in_sync(RECOVERY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bookmarks_alone_move_the_version() {
+    let world = World::new().await;
+    for _ in 0..20 {
+        world.fake.state().version += 1;
+        world.fake.wake();
+    }
+    let version = world.fake.state().version;
+    world
+        .until("told", |world| {
+            world.page()["kinds"]["Service"]["resourceVersion"] == *version.to_string()
+        })
+        .await;
+    // Only from that version can it resume.
+    world.fake.state().oldest = version;
+    world.fake.act(Act::Break);
+    world.fake.put("third");
+    world.in_sync(RECOVERY).await;
+    assert_eq!(world.requests("sendInitialEvents"), 3);
+    assert!(world.requests(&format!("resourceVersion={version}")) >= 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_giant_line_costs_nobody_else_anything() {
+    let world = World::new().await;
+    let version = world.fake.state().version;
+    let giant = line("ADDED", "giant", version)
+        .replace("\"spec\"", &format!("\"x\":\"{}\",\"spec\"", "x".repeat(MAX_OBJECT)));
+    world.fake.act(Act::Raw(giant));
+    world.fake.put("third");
+    world.in_sync(PATIENCE).await;
+    world
+        .until("named", |world| world.page()["rejected"][0]["object"] == "Service shop/giant")
+        .await;
+    assert_eq!(world.requests("limit=1"), 0, "the watch goes on");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_streaming_lists_is_read_in_pages() {
+    let prepare = |fake: &Fake| {
+        fake.state().streaming = false;
+        for n in 0..7 {
+            fake.put(&format!("s{n}"));
+        }
+    };
+    let world = World::with(Patience::default(), prepare).await;
+    assert!(world.requests("continue=") >= 4);
+    world.fake.put("third");
+    world.in_sync(RECOVERY).await;
+    world.fake.state().expire_tokens = 1;
+    world.fake.put_untold(&["s8"], &["s1"]);
+    world.fake.act(Act::Raw(error(410)));
+    world.in_sync(RECOVERY).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_goes_and_comes_fifty_times() {
+    // As if each time it had been there for long.
+    let patience = Patience { healthy: Duration::ZERO, ..Patience::default() };
+    let mut world = World::with(patience, |_| ()).await;
+    for round in 0..50 {
+        world.fake.stop().await;
+        match round % 3 {
+            0 => world.fake.put("first"),
+            1 => world.fake.put_untold(&["second", "third"], &["second"]),
+            _ => world.fake.delete("third"),
+        }
+        assert!(world.here().contains_key("first"), "served all the while");
+        world.fake.resume().await;
+        world.in_sync(RECOVERY).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_feed_is_told_and_its_state_served() {
+    let mut world = World::new().await;
+    assert!(world.daemon.readiness.reasons().is_empty());
+    let metrics = |world: &World| world.daemon.metrics.encode();
+    assert!(metrics(&world).contains("switchyard_feed_connected 1"));
+    assert!(metrics(&world).contains("switchyard_objects{kind=\"Service\",state=\"served\"} 2"));
+    world.fake.stop().await;
+    world.until("lost", |world| world.page()["connected"] == false).await;
+    assert!(metrics(&world).contains("switchyard_feed_connected 0"));
+    world.until("stale", |world| !world.daemon.readiness.reasons().is_empty()).await;
+    let reason = world.daemon.readiness.reasons().remove(0);
+    assert!(reason.starts_with("feed stale: lost fake at 2"), "{reason}");
+    assert_eq!(world.page()["state"], "lost");
+    assert!(world.page()["lostSince"].is_string());
+    assert_eq!(world.here().len(), 2);
+    world.fake.put_untold(&[], &["second"]);
+    world.fake.resume().await;
+    world.in_sync(RECOVERY).await;
+    world.until("back", |world| world.daemon.readiness.reasons().is_empty()).await;
+    assert_eq!(world.page()["state"], "synced");
+    assert!(world.page()["lostSince"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_server_is_applied_after_a_short_quiet() {
+    let world = World::with(Patience::default(), |fake| {
+        let mut state = fake.state();
+        state.ours = false;
+        state.bookmarks = false;
+    })
+    .await;
+    let updates = world.updates();
+    for n in 0..50 {
+        world.fake.put(&format!("s{n}"));
+    }
+    world.in_sync(RECOVERY).await;
+    assert!(world.updates() - updates < 10, "{} updates", world.updates() - updates);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn until_it_is_told_who_we_are_it_waits() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "wrong").unwrap();
+    let fake = Fake::start().await;
+    fake.state().token = Some("right".into());
+    fake.put("first");
+    let patience = Patience { backoff: Duration::from_millis(200), ..Patience::default() };
+    let world = World::follow(fake, &patience, Some(file.clone()));
+    world
+        .until("refused", |world| {
+            let reasons = world.daemon.readiness.reasons();
+            reasons.len() == 3 && reasons.iter().all(|reason| reason.contains("401 no"))
+        })
+        .await;
+    let reasons = world.daemon.readiness.reasons();
+    assert!(reasons.contains(&"waiting for the list of Services: 401 no".to_owned()));
+    // The file is read anew when the server refuses what was in it.
+    std::fs::write(&file, "right").unwrap();
+    world.in_sync(PATIENCE).await;
+    assert!(world.daemon.readiness.reasons().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invalid_objects_are_named_and_their_last_good_state_stays() {
+    let world = World::new().await;
+    let version = world.fake.state().version;
+    let invalid = line("MODIFIED", "first", version).replace("\"port\":", "\"port\":-");
+    world.fake.act(Act::Raw(invalid));
+    world
+        .until("named", |world| world.page()["rejected"][0]["object"] == "Service shop/first")
+        .await;
+    let message = world.page()["rejected"][0]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("must be between 1 and 65535"), "{message}");
+    assert!(world.here().contains_key("first"));
+    assert!(
+        world
+            .daemon
+            .metrics
+            .encode()
+            .contains("switchyard_objects{kind=\"Service\",state=\"rejected\"} 1")
+    );
+    world.fake.put("first");
+    world.in_sync(RECOVERY).await;
+    world.until("mended", |world| world.page()["errors"] == 0).await;
+}
