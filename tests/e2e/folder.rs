@@ -274,8 +274,9 @@ fn check_says_what_is_wrong_and_exits_accordingly() {
 #[test]
 fn a_source_that_cannot_work_is_a_configuration_error() {
     for (source, words) in [
-        ("http://127.0.0.1:7400", "folders only"),
-        ("kube", "folders only"),
+        ("http://", "no URL of an API"),
+        ("https://user:secret@feed.example", "--feed-token-file"),
+        ("http://feed.example/?watch=1", "it has a query"),
         ("no-such-folder", "cannot read the folder"),
         ("", "empty"),
     ] {

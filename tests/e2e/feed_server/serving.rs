@@ -126,7 +126,9 @@ fn what_is_rejected_is_an_event_on_the_object_and_its_last_good_state_stays() {
 
 #[test]
 fn several_folders_are_served_as_one() {
-    let (net, first, second) = (Net::new(), Folder::new(), Folder::new());
+    let (net, one, other) = (Net::new(), Folder::new(), Folder::new());
+    // Of two that ask for the same address, the first path has it.
+    let (first, second) = if one.path() < other.path() { (one, other) } else { (other, one) };
     first.replace("a.yaml", &service("a", "10.96.0.1"));
     second.replace("b.yaml", &service("b", "10.96.0.2"));
     second.replace("c.yaml", &service("c", "10.96.0.1"));
@@ -194,7 +196,8 @@ fn bad_requests_get_an_answer_and_nobody_else_notices() {
     ] {
         let mut stream = connect(feed.addr);
         stream.write_all(garbage.as_bytes()).unwrap();
-        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // The server may have closed already: then there is nothing to shut down.
+        let _ = stream.shutdown(std::net::Shutdown::Write);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         assert!(!answer.starts_with(b"HTTP/1.1 2"), "{garbage:?}");
