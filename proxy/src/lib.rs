@@ -31,7 +31,7 @@ use snapshot::Snapshot;
 use status::{Facts, Published, View};
 
 /// The kinds of object that this process follows.
-pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice]);
+pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Node]);
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,7 +44,7 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_MODE", value_name = "MODE", default_value = "auto")]
     pub mode: Mode,
 
-    /// The name of this node, as EndpointSlices spell it
+    /// The name of this node, as EndpointSlices spell it; default: the host's name
     #[arg(long, env = "SWITCHYARD_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
 
@@ -102,8 +102,10 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     // Each data thread's runtime holds a few descriptors of its own.
     let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;
     let room = Room::new(limit, open, limits);
-    let node = Node {
-        name: config.node_name.as_deref().map(Into::into),
+    let flags = Node {
+        name: config.node_name.as_deref().map(Into::into).or_else(host_name),
+        zone: None,
+        ips: config.node_ip.clone(),
         families: node_families(&config.node_ip),
     };
     let settings = Settings {
@@ -115,17 +117,26 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     };
     let metrics = ProxyMetrics::register(&daemon.metrics);
     let published = Arc::new(Published::default());
-    let facts = Facts { mode: "userspace", node: node.clone(), limit, room: room.clone() };
+    let facts = Facts { mode: "userspace", limit, room: room.clone() };
     status::show(&daemon, &published, facts);
     let datapath = Userspace::start(settings, room, metrics.clone())
         .map_err(|error| Failure::failed("cannot start the data threads", error))?;
-    let proxy = Proxy { node, metrics, published, datapath, snapshot: Snapshot::default() };
+    let node = flags.clone();
+    let snapshot = Snapshot::default();
+    let proxy = Proxy { flags, node, metrics, published, datapath, snapshot };
     proxy.follow(updates, &daemon, unprogrammed).await;
     Ok(())
 }
 
 /// An epoll instance, its waker, and their duplicates in the runtime's handle.
 const DESCRIPTORS_PER_WORKER: usize = 4;
+
+/// The name that Kubernetes gives a node unless told another: the host's, in small letters.
+fn host_name() -> Option<Arc<str>> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim().to_ascii_lowercase();
+    (!name.is_empty()).then(|| name.into())
+}
 
 fn check(config: &Config) -> Result<(), Failure> {
     match config.mode {
@@ -154,6 +165,9 @@ fn check(config: &Config) -> Result<(), Failure> {
 
 /// The control side: follows the feed and keeps the data path in step.
 struct Proxy {
+    /// What the flags say of this node.
+    flags: Node,
+    /// That, and what its Node object says.
     node: Node,
     metrics: ProxyMetrics,
     published: Arc<Published>,
@@ -192,11 +206,15 @@ impl Proxy {
 
     async fn program(&mut self, update: Update, first: bool) {
         let begun = Instant::now();
-        let changed = match first {
-            // Earlier updates may have been left out because they were not synced.
-            true => update.model.services().map(|entry| entry.service.name.clone()).collect(),
-            false => update.changes.services,
-        };
+        let node = self.flags.with_object(&update.model);
+        let is_moved = node != self.node;
+        self.node = node;
+        let mut changed = update.changes.services;
+        // Earlier updates may have been left out because they were not synced, and which
+        // endpoints are near has to do with every Service.
+        if first || is_moved {
+            changed.extend(update.model.services().map(|entry| entry.service.name.clone()));
+        }
         let (next, touched) =
             self.snapshot.next(&update.model, &changed, &self.node, update.generation);
         self.snapshot = next;
@@ -222,7 +240,11 @@ impl Proxy {
     }
 
     fn publish(&self) {
-        let view = View { snapshot: self.snapshot.clone(), failures: self.datapath.failures() };
+        let view = View {
+            snapshot: self.snapshot.clone(),
+            node: self.node.clone(),
+            failures: self.datapath.failures(),
+        };
         self.published.store(view);
     }
 }

@@ -28,6 +28,7 @@ const MAX_PROBLEMS: usize = 100;
 #[derive(Debug, Default)]
 pub(crate) struct View {
     pub(crate) snapshot: Snapshot,
+    pub(crate) node: Node,
     pub(crate) failures: Failures,
 }
 
@@ -44,7 +45,6 @@ impl Published {
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) mode: &'static str,
-    pub(crate) node: Node,
     /// File descriptors that the process may have.
     pub(crate) limit: usize,
     pub(crate) room: Arc<Room>,
@@ -138,8 +138,16 @@ fn frontend_page(frontend: &Frontend) -> Value {
         "service": &*frontend.service.name,
         "port": &*frontend.port_name,
         "address": frontend.address.to_string(),
-        "endpoints": frontend.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "kind": frontend.kind.as_str(),
+        "considered": frontend.scope.as_str(),
+        "endpoints": texts(&frontend.endpoints),
+        "affinitySeconds": frontend.affinity.map(|timeout| timeout.as_secs()),
+        "sourceRanges": frontend.sources.as_deref().map(texts),
     })
+}
+
+fn texts<T: ToString>(list: &[T]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
 }
 
 fn status_page(view: &View, facts: &Facts) -> Value {
@@ -147,7 +155,8 @@ fn status_page(view: &View, facts: &Facts) -> Value {
     let shown: Vec<_> = problems.iter().take(MAX_PROBLEMS).collect();
     json!({
         "mode": facts.mode,
-        "nodeName": facts.node.name.as_deref(),
+        "nodeName": view.node.name.as_deref(),
+        "nodeZone": view.node.zone.as_deref(),
         "generation": view.snapshot.generation,
         "frontends": view.snapshot.frontends().count(),
         "listeners": facts.room.open_listeners(),

@@ -49,7 +49,7 @@ impl Fixture {
             udp_idle_timeout: Duration::from_secs(60),
         };
         change(&mut settings);
-        let node = Node { name: None, families: node_families(&settings.node_ips) };
+        let node = Node { families: node_families(&settings.node_ips), ..Node::default() };
         let metrics = ProxyMetrics::register(&daemon::Daemon::detached("proxy", 1).metrics);
         let datapath = Userspace::start(settings, Room::new(10_000, 100, limits), metrics).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
