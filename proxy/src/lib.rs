@@ -3,6 +3,7 @@
 //! Model → [`snapshot`] → data path. [`run`] follows the feed, makes a snapshot of each update
 //! and has the data path sync to it, until it is told to drain.
 
+pub mod affinity;
 mod datapath;
 mod metrics;
 #[cfg(test)]
@@ -48,7 +49,8 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
 
-    /// Where NodePorts listen, once for each address; default: all addresses of the node
+    /// Where NodePorts listen, once for each address, besides 127.0.0.1 and ::1 (unless one of
+    /// the addresses is a loopback address itself); default: all addresses of the node
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
 
@@ -76,6 +78,16 @@ pub struct Config {
     /// file descriptors that listeners leave
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS", value_name = "N")]
     pub max_udp_sessions: Option<NonZeroUsize>,
+
+    /// Clients whose endpoint a service port with session affinity remembers; beyond that those
+    /// who were away longest are forgotten
+    #[arg(
+        long,
+        env = "SWITCHYARD_MAX_AFFINITY_CLIENTS",
+        value_name = "N",
+        default_value = "65536"
+    )]
+    pub max_affinity_clients: NonZeroUsize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -114,6 +126,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         drain_timeout: config.drain_timeout,
         connect_timeout: config.connect_timeout,
         udp_idle_timeout: config.udp_idle_timeout,
+        max_affinity_clients: config.max_affinity_clients.get(),
     };
     let metrics = ProxyMetrics::register(&daemon.metrics);
     let published = Arc::new(Published::default());

@@ -7,11 +7,13 @@
 //!
 //! Left out: any decision about which endpoints serve a frontend.
 
+mod affinities;
 mod downstream;
 mod own;
 mod patience;
 mod relay;
 pub(crate) mod room;
+mod rules;
 mod serving;
 mod sockets;
 mod tcp;
@@ -28,8 +30,10 @@ use feed::{ObjectName, Protocol};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::affinities::Affinities;
 use self::own::{Addresses, Own};
 use self::room::{Permit, Room};
+use self::rules::Rules;
 use self::serving::{Cell, Endpoint, Serving};
 use self::worker::{Bound, ListenSocket, Opened, Order, Worker, WorkerLimits};
 use crate::metrics::{ProxyMetrics, count};
@@ -58,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) drain_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) udp_idle_timeout: Duration,
+    /// Of one service port with session affinity.
+    pub(crate) max_affinity_clients: usize,
 }
 
 /// Why frontends cannot be served, by address; shared with those who report it.
@@ -80,6 +86,7 @@ pub(crate) struct Userspace {
     /// Ordered by time, because the drain time-out is the same for all.
     endings: VecDeque<(Instant, FrontendAddress, SocketAddr)>,
     failures: Failures,
+    affinities: Affinities,
 }
 
 /// A frontend in this data path: one that serves, or one whose last connections drain.
@@ -146,6 +153,7 @@ impl Userspace {
             retries: BTreeSet::new(),
             endings: VecDeque::new(),
             failures: Failures::new(),
+            affinities: Affinities::default(),
         })
     }
 
@@ -170,12 +178,13 @@ impl Userspace {
     pub(crate) fn due(&self) -> Option<Instant> {
         let retry = self.retries.first().map(|(at, _)| *at);
         let ending = self.endings.front().map(|(at, ..)| *at);
-        retry.into_iter().chain(ending).min()
+        retry.into_iter().chain(ending).chain(self.affinities.due()).min()
     }
 
     /// Tries again what could not be bound, and ends what has drained long enough.
     pub(crate) async fn tend(&mut self) {
         let now = Instant::now();
+        self.affinities.tend(now);
         while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
             let Some((at, address, endpoint)) = self.endings.pop_front() else { break };
             self.end(at, address, endpoint);
@@ -224,8 +233,16 @@ impl Userspace {
             Some(frontend) => self.metrics.meters.of(&frontend.service),
             None => Arc::default(),
         };
-        let rotation = hosted.cell.serving.load().rotation.succeed(members);
-        hosted.cell.serving.store(Arc::new(Serving { rotation, meter }));
+        let affinity = frontend.and_then(|frontend| {
+            let affinity = self.affinities.of(frontend, self.settings.max_affinity_clients)?;
+            Some((affinity, frontend.affinity?))
+        });
+        let sources = frontend.and_then(|frontend| frontend.sources.clone());
+        let rules = Rules::new(sources, affinity, &members);
+        let before = hosted.cell.serving.load();
+        let serving = Serving { rotation: before.rotation.succeed(members), meter, rules };
+        let sources_changed = before.sources() != serving.sources();
+        hosted.cell.serving.store(Arc::new(serving));
         let bound = hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr));
         if addrs.is_empty() {
             work.close.extend(bound);
@@ -235,7 +252,7 @@ impl Userspace {
             }
             self.failures.remove(&address);
         } else {
-            if address.protocol == Protocol::Udp && !leaving.is_empty() {
+            if address.protocol == Protocol::Udp && (!leaving.is_empty() || sources_changed) {
                 work.refresh.extend(bound);
             }
             work.open.push(address);
@@ -405,7 +422,7 @@ impl Userspace {
                 Family::V6 => vec![at(Ipv6Addr::UNSPECIFIED.into())],
             },
             Place::Node(family) => {
-                let ips = self.settings.node_ips.iter().copied();
+                let ips = node_ips(&self.settings.node_ips);
                 ips.filter(|ip| Family::of(*ip) == family).map(at).collect()
             }
         }
@@ -475,18 +492,24 @@ fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// The families that NodePorts are served on.
-pub(crate) fn node_families(node_ips: &[IpAddr]) -> Vec<Family> {
-    let mut families: Vec<Family> = if !node_ips.is_empty() {
-        node_ips.iter().map(|ip| Family::of(*ip)).collect()
-    } else if sockets::has_ipv6() {
-        vec![Family::V4, Family::V6]
-    } else {
-        vec![Family::V4]
+/// Where NodePorts listen when not on all addresses: on those that the operator chose, and on
+/// loopback, where a user of this machine looks for them. Who chose an address of loopback chose
+/// that as well.
+fn node_ips(chosen: &[IpAddr]) -> impl Iterator<Item = IpAddr> + '_ {
+    let loopback = match chosen.iter().any(IpAddr::is_loopback) {
+        true => &[][..],
+        false => &[IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
     };
-    families.sort();
-    families.dedup();
-    families
+    chosen.iter().chain(loopback).copied()
+}
+
+/// The families that NodePorts are served on.
+pub(crate) fn node_families(chosen: &[IpAddr]) -> Vec<Family> {
+    let has = |family| chosen.is_empty() || node_ips(chosen).any(|ip| Family::of(ip) == family);
+    let asked = |ip: &IpAddr| ip.is_ipv6();
+    let has_v6 = has(Family::V6) && (chosen.iter().any(asked) || sockets::has_ipv6());
+    let families = [(Family::V4, has(Family::V4)), (Family::V6, has_v6)];
+    families.into_iter().filter(|(_, has)| *has).map(|(family, _)| family).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The data path over loopback: real sockets, endpoints as threads, no process and no feed.
 
+mod semantics;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -47,6 +49,7 @@ impl Fixture {
             drain_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
             udp_idle_timeout: Duration::from_secs(60),
+            max_affinity_clients: 1000,
         };
         change(&mut settings);
         let node = Node { families: node_families(&settings.node_ips), ..Node::default() };
