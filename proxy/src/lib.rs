@@ -5,6 +5,7 @@
 
 pub mod affinity;
 mod datapath;
+mod health_check;
 mod metrics;
 #[cfg(test)]
 mod objects;
@@ -25,7 +26,8 @@ use feed::{Kind, Kinds, ObjectName, Update, Updates};
 use tokio::time::{Instant, sleep_until};
 
 use datapath::userspace::room::{Limits, Room, open_descriptors, raise_descriptor_limit};
-use datapath::userspace::{Settings, Userspace, node_families};
+use datapath::userspace::{Settings, Userspace, node_families, node_ips};
+use health_check::HealthChecks;
 use metrics::ProxyMetrics;
 use resolver::Node;
 use snapshot::Snapshot;
@@ -114,15 +116,16 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     // Each data thread's runtime holds a few descriptors of its own.
     let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;
     let room = Room::new(limit, open, limits);
+    let node_ips = node_ips(&config.node_ip);
     let flags = Node {
         name: config.node_name.as_deref().map(Into::into).or_else(host_name),
         zone: None,
-        ips: config.node_ip.clone(),
-        families: node_families(&config.node_ip),
+        families: node_families(&node_ips),
+        ips: config.node_ip,
     };
     let settings = Settings {
         workers: daemon.workers,
-        node_ips: config.node_ip,
+        node_ips: node_ips.clone(),
         drain_timeout: config.drain_timeout,
         connect_timeout: config.connect_timeout,
         udp_idle_timeout: config.udp_idle_timeout,
@@ -132,11 +135,12 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let published = Arc::new(Published::default());
     let facts = Facts { mode: "userspace", limit, room: room.clone() };
     status::show(&daemon, &published, facts);
-    let datapath = Userspace::start(settings, room, metrics.clone())
+    let datapath = Userspace::start(settings, room.clone(), metrics.clone())
         .map_err(|error| Failure::failed("cannot start the data threads", error))?;
     let node = flags.clone();
     let snapshot = Snapshot::default();
-    let proxy = Proxy { flags, node, metrics, published, datapath, snapshot };
+    let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());
+    let proxy = Proxy { flags, node, metrics, published, datapath, health_checks, snapshot };
     proxy.follow(updates, &daemon, unprogrammed).await;
     Ok(())
 }
@@ -185,6 +189,7 @@ struct Proxy {
     metrics: ProxyMetrics,
     published: Arc<Published>,
     datapath: Userspace,
+    health_checks: HealthChecks,
     snapshot: Snapshot,
 }
 
@@ -193,13 +198,14 @@ impl Proxy {
         let mut unprogrammed = Some(unprogrammed);
         let mut feed_ended = false;
         loop {
-            let due = self.datapath.due();
+            let due = self.datapath.due().into_iter().chain(self.health_checks.due()).min();
             tokio::select! {
                 biased;
                 () = daemon.shutdown.draining() => break,
                 // Before updates, which may come without a pause.
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.datapath.tend().await;
+                    self.health_checks.tend();
                     self.publish();
                 }
                 update = updates.next(), if !feed_ended => match update {
@@ -233,6 +239,7 @@ impl Proxy {
         self.snapshot = next;
         let built = begun.elapsed();
         self.datapath.sync(&self.snapshot, &touched).await;
+        self.health_checks.sync(&self.snapshot, &changed).await;
         self.forget_gone(&changed);
         self.publish();
         self.metrics.programmed(update.received.elapsed());
@@ -257,6 +264,7 @@ impl Proxy {
             snapshot: self.snapshot.clone(),
             node: self.node.clone(),
             failures: self.datapath.failures(),
+            health_check_failures: self.health_checks.failures(),
         };
         self.published.store(view);
     }

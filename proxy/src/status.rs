@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::datapath::userspace::Failures;
 use crate::datapath::userspace::room::Room;
+use crate::health_check;
 use crate::resolver::{Frontend, FrontendAddress, Node, Place};
 use crate::snapshot::Snapshot;
 
@@ -30,6 +31,7 @@ pub(crate) struct View {
     pub(crate) snapshot: Snapshot,
     pub(crate) node: Node,
     pub(crate) failures: Failures,
+    pub(crate) health_check_failures: health_check::Failures,
 }
 
 #[derive(Debug, Default)]
@@ -126,9 +128,19 @@ fn snapshot_page(view: &View) -> Value {
         page["reason"] = json!(crowded_out_by(&view.snapshot, frontend));
         page
     });
+    let health_checks = view.snapshot.health_checks().map(|(service, check)| {
+        json!({
+            "namespace": &*service.namespace,
+            "service": &*service.name,
+            "port": check.port,
+            "localEndpoints": check.local_endpoints,
+            "failure": view.health_check_failures.get(service),
+        })
+    });
     json!({
         "generation": view.snapshot.generation,
         "frontends": held.chain(crowded_out).collect::<Vec<_>>(),
+        "healthChecks": health_checks.collect::<Vec<_>>(),
     })
 }
 
@@ -183,7 +195,10 @@ fn problems(view: &View) -> Vec<Value> {
     let skipped = snapshot.skipped().map(|(service, skipped)| {
         problem(service, &format!("port {}", skipped.port), &skipped.reason.to_string())
     });
-    failed.chain(crowded_out).chain(skipped).chain(own_endpoints(snapshot)).collect()
+    let health_checks = view.health_check_failures.iter();
+    let health_checks = health_checks.map(|(name, reason)| problem(name, "health check", reason));
+    let own = own_endpoints(snapshot);
+    failed.chain(crowded_out).chain(skipped).chain(health_checks).chain(own).collect()
 }
 
 /// Endpoints that are ClusterIPs of this proxy, which the userspace mode does not connect to.

@@ -15,7 +15,7 @@ mod relay;
 pub(crate) mod room;
 mod rules;
 mod serving;
-mod sockets;
+pub(crate) mod sockets;
 mod tcp;
 mod udp;
 mod worker;
@@ -57,7 +57,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) workers: usize,
-    /// Where NodePorts listen; empty for all addresses of the node.
+    /// Where NodePorts listen: see [`node_ips`].
     pub(crate) node_ips: Vec<IpAddr>,
     pub(crate) drain_timeout: Duration,
     pub(crate) connect_timeout: Duration,
@@ -417,12 +417,8 @@ impl Userspace {
         let at = |ip| SocketAddr::new(ip, address.port.get());
         match address.place {
             Place::Ip(ip) => vec![at(ip)],
-            Place::Node(family) if self.settings.node_ips.is_empty() => match family {
-                Family::V4 => vec![at(Ipv4Addr::UNSPECIFIED.into())],
-                Family::V6 => vec![at(Ipv6Addr::UNSPECIFIED.into())],
-            },
             Place::Node(family) => {
-                let ips = node_ips(&self.settings.node_ips);
+                let ips = self.settings.node_ips.iter().copied();
                 ips.filter(|ip| Family::of(*ip) == family).map(at).collect()
             }
         }
@@ -476,7 +472,7 @@ impl Hosted {
 }
 
 /// Says why an address cannot be bound, and what to do about it.
-fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
+pub(crate) fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!("{addr} is taken by another process"),
         io::ErrorKind::AddrNotAvailable => format!(
@@ -492,24 +488,30 @@ fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-/// Where NodePorts listen when not on all addresses: on those that the operator chose, and on
-/// loopback, where a user of this machine looks for them. Who chose an address of loopback chose
-/// that as well.
-fn node_ips(chosen: &[IpAddr]) -> impl Iterator<Item = IpAddr> + '_ {
-    let loopback = match chosen.iter().any(IpAddr::is_loopback) {
-        true => &[][..],
-        false => &[IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
-    };
-    chosen.iter().chain(loopback).copied()
+/// Where NodePorts listen: on all addresses of the node, or on those that the operator chose and
+/// on loopback, where a user of this machine looks for them. Who chose an address of loopback
+/// chose that as well.
+pub(crate) fn node_ips(chosen: &[IpAddr]) -> Vec<IpAddr> {
+    let has_v6 = sockets::has_ipv6();
+    let v4 = |ip: Ipv4Addr| IpAddr::V4(ip);
+    let v6 = |ip: Ipv6Addr| has_v6.then_some(IpAddr::V6(ip));
+    if chosen.is_empty() {
+        return [v4(Ipv4Addr::UNSPECIFIED)].into_iter().chain(v6(Ipv6Addr::UNSPECIFIED)).collect();
+    }
+    let mut ips = chosen.to_vec();
+    if !chosen.iter().any(IpAddr::is_loopback) {
+        ips.push(v4(Ipv4Addr::LOCALHOST));
+        ips.extend(v6(Ipv6Addr::LOCALHOST));
+    }
+    ips
 }
 
 /// The families that NodePorts are served on.
-pub(crate) fn node_families(chosen: &[IpAddr]) -> Vec<Family> {
-    let has = |family| chosen.is_empty() || node_ips(chosen).any(|ip| Family::of(ip) == family);
-    let asked = |ip: &IpAddr| ip.is_ipv6();
-    let has_v6 = has(Family::V6) && (chosen.iter().any(asked) || sockets::has_ipv6());
-    let families = [(Family::V4, has(Family::V4)), (Family::V6, has_v6)];
-    families.into_iter().filter(|(_, has)| *has).map(|(family, _)| family).collect()
+pub(crate) fn node_families(node_ips: &[IpAddr]) -> Vec<Family> {
+    let mut families: Vec<Family> = node_ips.iter().map(|ip| Family::of(*ip)).collect();
+    families.sort();
+    families.dedup();
+    families
 }
 
 #[cfg(test)]

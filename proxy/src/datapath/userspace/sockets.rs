@@ -25,7 +25,7 @@ const KEEPALIVE_PROBES: u32 = 4;
 ///
 /// `beside_own`: another socket of this process has the port on an address that overlaps this
 /// one (a wildcard and a specific address); the kernel then prefers the specific one.
-pub(super) fn listen_tcp(
+pub(crate) fn listen_tcp(
     addr: SocketAddr,
     count: usize,
     beside_own: bool,

@@ -787,7 +787,7 @@ fn free_node_port() -> u16 {
 
 #[test]
 fn a_node_port_answers_on_every_address_from_that_address() {
-    let all = |settings: &mut Settings| settings.node_ips = Vec::new();
+    let all = |settings: &mut Settings| settings.node_ips = node_ips(&[]);
     let mut fixture = Fixture::with(2, all, Limits::default());
     name_endpoints(&fixture, &[11, 12]);
     udp_endpoints(&fixture, &[11, 12]);
