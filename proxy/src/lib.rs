@@ -133,10 +133,10 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     };
     let metrics = ProxyMetrics::register(&daemon.metrics);
     let published = Arc::new(Published::default());
-    let facts = Facts { mode: "userspace", limit, room: room.clone() };
-    status::show(&daemon, &published, facts);
     let datapath = Userspace::start(settings, room.clone(), metrics.clone())
         .map_err(|error| Failure::failed("cannot start the data threads", error))?;
+    let facts = Facts { mode: "userspace", limit, room: room.clone(), own: datapath.own() };
+    status::show(&daemon, &published, facts);
     let node = flags.clone();
     let snapshot = Snapshot::default();
     let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());

@@ -17,9 +17,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
 use crate::datapath::userspace::Failures;
+use crate::datapath::userspace::own::Own;
 use crate::datapath::userspace::room::Room;
 use crate::health_check;
-use crate::resolver::{Frontend, FrontendAddress, Node, Place};
+use crate::resolver::{Family, Frontend, FrontendAddress, Node, Place};
 use crate::snapshot::Snapshot;
 
 /// Problems that `/status` spells out; `/snapshot` has all of them.
@@ -50,6 +51,7 @@ pub(crate) struct Facts {
     /// File descriptors that the process may have.
     pub(crate) limit: usize,
     pub(crate) room: Arc<Room>,
+    pub(crate) own: Arc<Own>,
 }
 
 /// Adds the proxy's pages to the admin endpoint, and its frontends to the metrics.
@@ -163,7 +165,7 @@ fn texts<T: ToString>(list: &[T]) -> Vec<String> {
 }
 
 fn status_page(view: &View, facts: &Facts) -> Value {
-    let problems = problems(view);
+    let problems = problems(view, &facts.own);
     let shown: Vec<_> = problems.iter().take(MAX_PROBLEMS).collect();
     json!({
         "mode": facts.mode,
@@ -182,7 +184,7 @@ fn status_page(view: &View, facts: &Facts) -> Value {
 }
 
 /// Everything that a Service asks for and does not get.
-fn problems(view: &View) -> Vec<Value> {
+fn problems(view: &View, own: &Own) -> Vec<Value> {
     let snapshot = &view.snapshot;
     let failed = view.failures.iter().filter_map(|(address, reason)| {
         let frontend = snapshot.frontend(address)?;
@@ -197,24 +199,32 @@ fn problems(view: &View) -> Vec<Value> {
     });
     let health_checks = view.health_check_failures.iter();
     let health_checks = health_checks.map(|(name, reason)| problem(name, "health check", reason));
-    let own = own_endpoints(snapshot);
+    let own = own_endpoints(snapshot, own);
     failed.chain(crowded_out).chain(skipped).chain(health_checks).chain(own).collect()
 }
 
-/// Endpoints that are ClusterIPs of this proxy, which the userspace mode does not connect to.
-fn own_endpoints(snapshot: &Snapshot) -> impl Iterator<Item = Value> + '_ {
-    let at = |protocol, endpoint: &SocketAddr| {
-        let place = Place::Ip(endpoint.ip());
+/// Endpoints that are frontends of this proxy, which the userspace mode does not connect to: a
+/// connection would come back to it, and to its endpoint again.
+fn own_endpoints<'a>(snapshot: &'a Snapshot, own: &'a Own) -> impl Iterator<Item = Value> + 'a {
+    let holder = |protocol, endpoint: &SocketAddr| {
         let port = NonZeroU16::new(endpoint.port())?;
-        snapshot.frontend(&FrontendAddress { place, port, protocol })
+        let at = |place| snapshot.frontend(&FrontendAddress { place, port, protocol });
+        let node_port = || {
+            let is_own = own.has(protocol, *endpoint);
+            is_own.then(|| at(Place::Node(Family::of(endpoint.ip())))).flatten()
+        };
+        at(Place::Ip(endpoint.ip())).or_else(node_port)
     };
     snapshot.frontends().flat_map(move |frontend| {
         let protocol = frontend.address.protocol;
-        let own = frontend.endpoints.iter().filter_map(move |addr| at(protocol, addr));
-        own.map(move |own| {
-            let reason =
-                format!("not connected to: it is the ClusterIP of Service {}", own.service);
-            problem(&frontend.service, &format!("endpoint {}", own.address), &reason)
+        let looped = frontend.endpoints.iter().filter_map(move |endpoint| {
+            let holder = holder(protocol, endpoint)?;
+            Some((endpoint, holder))
+        });
+        looped.map(move |(endpoint, holder)| {
+            let (kind, service) = (holder.kind.as_str(), &holder.service);
+            let reason = format!("not connected to: it is the {kind} of Service {service}");
+            problem(&frontend.service, &format!("endpoint {endpoint}/{protocol}"), &reason)
         })
     })
 }

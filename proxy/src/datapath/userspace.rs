@@ -9,7 +9,7 @@
 
 mod affinities;
 mod downstream;
-mod own;
+pub(crate) mod own;
 mod patience;
 mod relay;
 pub(crate) mod room;
@@ -198,6 +198,11 @@ impl Userspace {
 
     pub(crate) fn failures(&self) -> Failures {
         self.failures.clone()
+    }
+
+    /// The addresses that this data path listens on, which are nobody's endpoints.
+    pub(crate) fn own(&self) -> Arc<Own> {
+        self.own.clone()
     }
 
     /// Stops accepting, waits until all connections have ended or the drain time-out is over,
