@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::datapath::userspace::room::{Permit, Room};
+use crate::datapath::userspace::sockets::BindOptions;
 use crate::datapath::userspace::{sockets, why_not_bound};
 use crate::snapshot::Snapshot;
 
@@ -182,7 +183,8 @@ fn listen(
     let mut listening = Listening::default();
     for addr in addrs {
         let permit = room.listeners(1).ok_or("no file descriptor left for a listener")?;
-        let listeners = sockets::listen_tcp(addr, 1, false).map_err(|e| why_not_bound(addr, &e))?;
+        let listeners = sockets::listen_tcp(addr, 1, BindOptions::default())
+            .map_err(|e| why_not_bound(addr, &e))?;
         for listener in listeners {
             let listener = TcpListener::from_std(listener).map_err(|e| why_not_bound(addr, &e))?;
             listening.accepting.spawn(accept(listener, told.clone()));

@@ -11,6 +11,7 @@ mod metrics;
 mod objects;
 pub mod pick;
 pub mod resolver;
+mod service_cidr;
 pub mod snapshot;
 mod status;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 use daemon::flags::parse_duration;
 use daemon::{Daemon, Failure, Guard};
 use feed::{Kind, Kinds, ObjectName, Update, Updates};
+use ipnet::IpNet;
 use tokio::time::{Instant, sleep_until};
 
 use datapath::userspace::room::{Limits, Room, open_descriptors, raise_descriptor_limit};
@@ -30,6 +32,7 @@ use datapath::userspace::{Settings, Userspace, node_families, node_ips};
 use health_check::HealthChecks;
 use metrics::ProxyMetrics;
 use resolver::Node;
+use service_cidr::{ServiceRoutes, parse_cidr};
 use snapshot::Snapshot;
 use status::{Facts, Published, View};
 
@@ -55,6 +58,12 @@ pub struct Config {
     /// the addresses is a loopback address itself); default: all addresses of the node
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
+
+    /// Takes all addresses of the range for this host's own, so that every ClusterIP can be bound
+    /// and an unused one refuses: adds a local route, removed at the end. Needs CAP_NET_ADMIN
+    #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
+        value_parser = parse_cidr)]
+    pub service_cidr: Vec<IpNet>,
 
     /// How long connections may go on after their endpoint was removed, or after SIGTERM
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
@@ -126,6 +135,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let settings = Settings {
         workers: daemon.workers,
         node_ips: node_ips.clone(),
+        service_cidrs: config.service_cidr.clone(),
         drain_timeout: config.drain_timeout,
         connect_timeout: config.connect_timeout,
         udp_idle_timeout: config.udp_idle_timeout,
@@ -141,7 +151,10 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let snapshot = Snapshot::default();
     let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());
     let proxy = Proxy { flags, node, metrics, published, datapath, health_checks, snapshot };
+    let routes = ServiceRoutes::add(&config.service_cidr).await?;
     proxy.follow(updates, &daemon, unprogrammed).await;
+    // Only now: the connections that drained needed it.
+    routes.remove().await;
     Ok(())
 }
 

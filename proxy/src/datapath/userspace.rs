@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use feed::{ObjectName, Protocol};
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -35,6 +36,7 @@ use self::own::{Addresses, Own};
 use self::room::{Permit, Room};
 use self::rules::Rules;
 use self::serving::{Cell, Endpoint, Serving};
+use self::sockets::BindOptions;
 use self::worker::{Bound, ListenSocket, Opened, Order, Worker, WorkerLimits};
 use crate::metrics::{ProxyMetrics, count};
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
@@ -59,6 +61,8 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     /// Where NodePorts listen: see [`node_ips`].
     pub(crate) node_ips: Vec<IpAddr>,
+    /// Whose addresses are this host's by a route.
+    pub(crate) service_cidrs: Vec<IpNet>,
     pub(crate) drain_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) udp_idle_timeout: Duration,
@@ -362,7 +366,10 @@ impl Userspace {
             format!("no file descriptor left for a listener: {fit} fit (see ulimit -n)")
         })?;
         let count = permit.descriptors();
-        let beside_own = self.bound.overlap(bound);
+        let options = BindOptions {
+            beside_own: self.bound.overlap(bound),
+            by_route: self.settings.service_cidrs.iter().any(|cidr| cidr.contains(&addr.ip())),
+        };
         let first_worker = self.next_worker;
         let mut hand_over = |place: usize, socket| {
             let worker = (first_worker + place) % opened.len();
@@ -370,14 +377,14 @@ impl Userspace {
         };
         match protocol {
             Protocol::Tcp => {
-                let listeners = sockets::listen_tcp(addr, count, beside_own)
+                let listeners = sockets::listen_tcp(addr, count, options)
                     .map_err(|error| why_not_bound(addr, &error))?;
                 for (place, listener) in listeners.into_iter().enumerate() {
                     hand_over(place, ListenSocket::Tcp(listener));
                 }
             }
             Protocol::Udp => {
-                let sockets = sockets::bind_udp(addr, count, beside_own)
+                let sockets = sockets::bind_udp(addr, count, options)
                     .map_err(|error| why_not_bound(addr, &error))?;
                 for (place, socket) in sockets.into_iter().enumerate() {
                     hand_over(place, ListenSocket::Udp(socket));
@@ -482,7 +489,7 @@ pub(crate) fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
         io::ErrorKind::AddrInUse => format!("{addr} is taken by another process"),
         io::ErrorKind::AddrNotAvailable => format!(
             "{} is not an address of this host: use a ClusterIP in 127.0.0.0/8, or make it one \
-             (ip addr add, or ip route add local CIDR dev lo)",
+             (--service-cidr, ip addr add, or ip route add local CIDR dev lo)",
             addr.ip()
         ),
         io::ErrorKind::PermissionDenied => format!(

@@ -45,6 +45,7 @@ impl Fixture {
         let net = new_net();
         let mut settings = Settings {
             workers,
+            service_cidrs: Vec::new(),
             node_ips: vec![format!("{net}.200").parse().unwrap()],
             drain_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
