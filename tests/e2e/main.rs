@@ -11,4 +11,5 @@ mod feed_server;
 mod folder;
 mod ingress;
 mod proxy;
+mod proxy_netns;
 mod support;
