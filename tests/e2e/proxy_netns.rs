@@ -120,7 +120,8 @@ fn manifest(spec: &str, pods: &[(u8, &str)]) -> String {
         };
         let endpoints: Vec<String> = pods.iter().map(endpoint).collect();
         format!(
-            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}\n  \
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n\
+             \x20 name: {name}\n  \
              namespace: demo\n  labels: {{ kubernetes.io/service-name: web }}\n\
              addressType: {family}\nports: [{{ name: t, port: 8080 }}, \
              {{ name: u, port: 8080, protocol: UDP }}]\nendpoints: [{}]\n",
