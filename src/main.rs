@@ -28,7 +28,7 @@ struct Cli {
 enum Command {
     /// See it work: manifests, endpoints and all processes on loopback, without privileges
     Demo(demo::Config),
-    /// Run proxy, ingress and dns for a folder of manifests
+    /// Run feed, proxy, ingress and dns for a folder of manifests
     Up(Tool<up::Config>),
     /// The L4 service proxy: ClusterIP and NodePort Services
     Proxy(Process<proxy::Config>),
@@ -36,7 +36,7 @@ enum Command {
     Ingress(Process<ingress::Config>),
     /// The cluster DNS responder
     Dns(Process<dns::Config>),
-    /// Serves a folder of manifests as a Kubernetes API to list and watch
+    /// Serve a folder of manifests as a Kubernetes API to list and watch
     Feed(Server),
     /// Validate manifests without running anything; exits with 2 if one is wrong
     Check(check::Config),
