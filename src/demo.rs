@@ -2,9 +2,9 @@
 //! that each part of it works.
 //!
 //! The manifests of `configs/demo` are written to a temporary folder, their endpoints are `echo`
-//! tasks of this process. The feed is a child process that serves the folder; proxy, ingress and dns
-//! are child processes that follow the feed.
-//! Every Linux process may bind every address of 127.0.0.0/8, so ClusterIPs live there.
+//! tasks of this process. The feed is a child process that serves the folder; proxy, ingress and
+//! dns are child processes that follow the feed. Every Linux process may bind every address of
+//! 127.0.0.0/8, so ClusterIPs live there.
 
 mod client;
 mod table;
