@@ -124,8 +124,8 @@ impl Changes {
     }
 }
 
-type Map<V> = imbl::OrdMap<ObjectName, V>;
-type Slices = Arc<[Arc<EndpointSlice>]>;
+pub(crate) type Map<V> = imbl::OrdMap<ObjectName, V>;
+pub(crate) type Slices = Arc<[Arc<EndpointSlice>]>;
 
 /// The validated join of all objects. `clone` is O(1).
 #[derive(Clone, Debug, Default)]
@@ -135,6 +135,8 @@ pub struct Model {
     slices: Map<Slices>,
     /// Slice name → Service name, to find a slice's Service when the slice moves or goes.
     slice_owner: Map<ObjectName>,
+    /// For Services with a slice that names hosts: all their slices, with addresses instead.
+    resolved: Map<Slices>,
     ingresses: Map<Arc<Ingress>>,
     ingress_classes: Map<Arc<IngressClass>>,
     secrets: Map<Arc<Secret>>,
@@ -291,8 +293,16 @@ impl Model {
         }
     }
 
+    /// This model with those slices for those Services.
+    pub(crate) fn with_resolved(&self, resolved: Map<Slices>) -> Model {
+        Model { resolved, ..self.clone() }
+    }
+
+    /// The slices of a Service as data paths see them: with addresses in place of host names,
+    /// where these have been looked up.
     pub(crate) fn slices_of(&self, service: &ObjectName) -> Slices {
-        self.slices.get(service).cloned().unwrap_or_default()
+        let resolved = self.resolved.get(service);
+        resolved.or_else(|| self.slices.get(service)).cloned().unwrap_or_default()
     }
 
     fn apply_slice(&mut self, slice: &Arc<EndpointSlice>, changes: &mut Changes) {

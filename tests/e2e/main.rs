@@ -9,6 +9,7 @@ mod dns;
 mod feed_client;
 mod feed_server;
 mod folder;
+mod hosts;
 mod ingress;
 mod proxy;
 mod proxy_netns;

@@ -86,6 +86,19 @@ impl Endpoint {
             _ => None,
         }
     }
+
+    /// The first address, if it is a host name.
+    pub(crate) fn host(&self) -> Option<&Arc<str>> {
+        match self.addresses.first() {
+            Some(Address::Host(host)) => Some(host),
+            _ => None,
+        }
+    }
+
+    /// The same endpoint at that address alone.
+    pub(crate) fn at(&self, ip: IpAddr) -> Endpoint {
+        Endpoint { addresses: SmallVec::from_buf([Address::Ip(ip)]), ..self.clone() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
