@@ -128,9 +128,9 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let node_ips = node_ips(&config.node_ip);
     let flags = Node {
         name: config.node_name.as_deref().map(Into::into).or_else(host_name),
-        zone: None,
         families: node_families(&node_ips),
         ips: config.node_ip,
+        ..Node::default()
     };
     let settings = Settings {
         workers: daemon.workers,
@@ -238,13 +238,11 @@ impl Proxy {
 
     async fn program(&mut self, update: Update, first: bool) {
         let begun = Instant::now();
-        let node = self.flags.with_object(&update.model);
-        let is_moved = node != self.node;
-        self.node = node;
+        let has_moved = self.locate(&update, first);
         let mut changed = update.changes.services;
         // Earlier updates may have been left out because they were not synced, and which
         // endpoints are near has to do with every Service.
-        if first || is_moved {
+        if first || has_moved {
             changed.extend(update.model.services().map(|entry| entry.service.name.clone()));
         }
         let (next, touched) =
@@ -264,6 +262,15 @@ impl Proxy {
         } else {
             tracing::debug!(generation, services, frontends, built_us, synced_us, "synced");
         }
+    }
+
+    /// Takes note of what Node objects say; whether that may concern any Service.
+    fn locate(&mut self, update: &Update, first: bool) -> bool {
+        if !first && update.changes.nodes.is_empty() {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.node, self.flags.with_objects(&update.model));
+        before != self.node
     }
 
     fn forget_gone(&self, changed: &BTreeSet<ObjectName>) {

@@ -261,6 +261,11 @@ fn a_client_outside_keeps_its_endpoint_on_cluster_ip_and_node_port() {
             assert_eq!(client.ask(addr.parse().unwrap()).unwrap(), first, "{addr}");
         }
     }
+    let node = &cluster.node;
+    let on_node = node.ask("127.0.0.1:30080".parse().unwrap()).unwrap();
+    for _ in 0..15 {
+        assert_eq!(node.ask("127.0.0.1:30080".parse().unwrap()).unwrap(), on_node);
+    }
     let rest: Vec<_> = ALL.into_iter().filter(|(last, _)| format!("pod{last}") != first).collect();
     cluster.edit(&manifest(&format!("{NODE_PORT}{sticky}"), &rest));
     let second = eventually("it moves", || {

@@ -215,7 +215,7 @@ impl<'a> Hints<'a> {
     }
 
     fn hint(self, endpoint: &Endpoint, scope: Scope) -> Hint {
-        let Node { name, zone, .. } = self.node;
+        let Node { name, zone, zones, .. } = self.node;
         let on_node = self.node.has(endpoint);
         let at_place = |place: Option<&_>, ours: bool| match place {
             None => Hint::Absent,
@@ -229,7 +229,8 @@ impl<'a> Hints<'a> {
                 at_place(endpoint.node_name.as_ref(), on_node)
             }
             (Source::Distribution(_), Scope::SameZone) => {
-                let its = endpoint.zone.as_ref().or(zone.as_ref().filter(|_| on_node));
+                let of_its_node = || zones.get(endpoint.node_name.as_ref()?);
+                let its = endpoint.zone.as_ref().or_else(of_its_node);
                 at_place(its, its == zone.as_ref())
             }
             _ => Hint::Absent,

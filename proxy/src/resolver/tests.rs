@@ -16,6 +16,10 @@ fn node_a() -> Node {
         name: Some("a".into()),
         zone: Some("east".into()),
         ips: vec!["192.0.2.1".parse().unwrap()],
+        zones: [("a", "east"), ("b", "west"), ("c", "east")]
+            .into_iter()
+            .map(|(node, zone)| (Arc::from(node), Arc::from(zone)))
+            .collect(),
         families: vec![Family::V4],
     }
 }
@@ -332,11 +336,14 @@ fn without_hints_the_distribution_goes_by_where_endpoints_are() {
         (None, ["10.0.0.1 @a ~east", "10.0.0.2 @b ~west"], all),
         (Some(PreferSameZone), ["10.0.0.1 ~east", "10.0.0.2 ~west"], &*first("SameZone")),
         (Some(PreferSameZone), ["10.0.0.1 @a", "10.0.0.2 ~west"], &first("SameZone")),
+        (Some(PreferSameZone), ["10.0.0.1 @c", "10.0.0.2 @b"], &first("SameZone")),
+        (Some(PreferSameZone), ["10.0.0.1 @a", "10.0.0.2 @unknown"], all),
         (Some(PreferSameZone), ["10.0.0.1 ~north", "10.0.0.2 ~west"], all),
         (Some(PreferSameZone), ["10.0.0.1 ~east", "10.0.0.2"], all),
         (Some(PreferSameNode), ["10.0.0.1 @a ~east", "10.0.0.2 @b ~east"], &first("SameNode")),
         (Some(PreferSameNode), ["10.0.0.1 @c ~east", "10.0.0.2 @b ~west"], &first("SameZone")),
-        (Some(PreferSameNode), ["10.0.0.1 @c", "10.0.0.2 @b"], all),
+        (Some(PreferSameNode), ["10.0.0.1 @c", "10.0.0.2 @b"], &first("SameZone")),
+        (Some(PreferSameNode), ["10.0.0.1 @d", "10.0.0.2 @b"], all),
         // Slices that have hints are believed.
         (Some(PreferSameNode), ["10.0.0.1 @b >~east", "10.0.0.2 @a >~west"], &first("SameZone")),
     ] {
@@ -456,7 +463,7 @@ fn a_load_balancer_hears_of_ready_endpoints_on_this_node() {
 }
 
 #[test]
-fn the_node_object_adds_zone_and_addresses() {
+fn node_objects_add_zones_and_addresses() {
     let object = feed::Node {
         name: ObjectName::new("", "a"),
         zone: Some("east".into()),
@@ -464,9 +471,11 @@ fn the_node_object_adds_zone_and_addresses() {
     };
     let (model, _) = Model::of([Object::Node(Arc::new(object))]);
     let flags = Node { name: Some("a".into()), ..Node::default() };
-    let node = flags.with_object(&model);
+    let node = flags.with_objects(&model);
     assert_eq!((node.zone.as_deref(), node.ips.len()), (Some("east"), 1));
+    assert_eq!(node.zones.get("a"), node.zone.as_ref());
     let other = Node { name: Some("b".into()), ..Node::default() };
-    assert_eq!(other.with_object(&model), other);
-    assert_eq!(Node::default().with_object(&model), Node::default());
+    let known = Node { zones: node.zones, ..other.clone() };
+    assert_eq!(other.with_objects(&model), known);
+    assert_eq!(Node::default().with_objects(&Model::default()), Node::default());
 }
