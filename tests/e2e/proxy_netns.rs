@@ -393,6 +393,6 @@ fn near_endpoints_serve_while_there_are_any() {
     cluster.eventually_answers(&cluster.client, VIP6, &["pod12", "pod13"]);
     cluster.edit(&manifest(local, &ALL[..1]));
     cluster.eventually_refuses(&cluster.client, VIP);
-    let reason = cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/snapshot").1);
-    assert!(reason.contains("no endpoint is on this node"), "{reason}");
+    let page = || cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/snapshot").1);
+    eventually("it says why", || page().contains("no endpoint is on this node").then_some(()));
 }
