@@ -91,7 +91,7 @@ fn slice(service: &str, number: u8, ports: &[&str], endpoints: &[&str]) -> Objec
         let (hostname, ip) = text.rsplit_once('@').map_or((None, text), |(h, ip)| (Some(h), ip));
         let mut endpoint = FeedEndpoint::ready_at(ip.parse().unwrap());
         (endpoint.ready, endpoint.serving) = (ready, ready);
-        endpoint.hostname = hostname.map(Into::into);
+        endpoint.details_mut().hostname = hostname.map(Into::into);
         endpoint
     });
     let ports = ports.iter().map(|word| {

@@ -1,7 +1,6 @@
 //! Tables of Services and slices → frontends, endpoints and why.
 
 use feed::{Endpoint, EndpointSlice, Model, Object};
-use smallvec::SmallVec;
 
 use super::*;
 use crate::objects::{port, service, slice};
