@@ -13,4 +13,5 @@ mod folder;
 mod hosts;
 mod ingress;
 mod proxy;
+mod proxy_netns;
 mod support;
