@@ -10,6 +10,7 @@
 mod check;
 mod client;
 mod document;
+mod explanation;
 mod folder;
 mod hosts;
 mod manifest;
@@ -30,6 +31,7 @@ mod validate;
 
 pub use check::{Checked, check};
 pub use client::ApiConfig;
+pub use explanation::{Explanation, Trouble, nearest};
 pub use model::*;
 pub use name::{Kind, Kinds, ObjectKey, ObjectName};
 pub use update::{Publisher, Update, Updates, mailbox};

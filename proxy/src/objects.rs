@@ -75,10 +75,10 @@ pub(crate) fn slice(
         for word in words {
             let (mark, name) = word.split_at(word.find(char::is_alphanumeric).unwrap());
             match mark {
-                "@" => endpoint.node_name = Some(name.into()),
-                "~" => endpoint.zone = Some(name.into()),
-                ">" => endpoint.for_nodes.push(name.into()),
-                ">~" => endpoint.for_zones.push(name.into()),
+                "@" => endpoint.details_mut().node_name = Some(name.into()),
+                "~" => endpoint.details_mut().zone = Some(name.into()),
+                ">" => endpoint.details_mut().for_nodes.push(name.into()),
+                ">~" => endpoint.details_mut().for_zones.push(name.into()),
                 other => panic!("{other}"),
             }
         }

@@ -7,6 +7,7 @@
 mod commands;
 mod dns;
 mod feed_client;
+mod feed_kill;
 mod feed_server;
 mod folder;
 mod hosts;

@@ -130,7 +130,7 @@ fn cluster_ips(
         }
         return (Vec::new(), false);
     }
-    let mut ips: Vec<IpAddr> = Vec::new();
+    let mut ips: Vec<IpAddr> = Vec::with_capacity(values.len());
     for (i, value) in values.iter().enumerate() {
         let place = field.index(i);
         let place = if many.is_empty() { field } else { place };

@@ -144,7 +144,7 @@ impl Condition {
 
 impl Node {
     fn has(&self, endpoint: &Endpoint) -> bool {
-        self.name.is_some() && endpoint.node_name == self.name
+        self.name.is_some() && endpoint.details().node_name == self.name
     }
 }
 
@@ -175,7 +175,8 @@ enum Hint {
 impl<'a> Hints<'a> {
     fn of(all: &All<'_>, wanted: Wanted<'a>) -> Hints<'a> {
         let is_hinted = |listed: &Listed<'_>| {
-            !listed.endpoint.for_zones.is_empty() || !listed.endpoint.for_nodes.is_empty()
+            !listed.endpoint.details().for_zones.is_empty()
+                || !listed.endpoint.details().for_nodes.is_empty()
         };
         let source = if all.values().any(is_hinted) {
             Source::Slices
@@ -223,14 +224,18 @@ impl<'a> Hints<'a> {
             Some(_) => Hint::NotYours,
         };
         match (self.source, scope) {
-            (Source::Slices, Scope::SameNode) => listed_hint(&endpoint.for_nodes, name.as_deref()),
-            (Source::Slices, Scope::SameZone) => listed_hint(&endpoint.for_zones, zone.as_deref()),
+            (Source::Slices, Scope::SameNode) => {
+                listed_hint(&endpoint.details().for_nodes, name.as_deref())
+            }
+            (Source::Slices, Scope::SameZone) => {
+                listed_hint(&endpoint.details().for_zones, zone.as_deref())
+            }
             (Source::Distribution(TrafficDistribution::PreferSameNode), Scope::SameNode) => {
-                at_place(endpoint.node_name.as_ref(), on_node)
+                at_place(endpoint.details().node_name.as_ref(), on_node)
             }
             (Source::Distribution(_), Scope::SameZone) => {
-                let of_its_node = || zones.get(endpoint.node_name.as_ref()?);
-                let its = endpoint.zone.as_ref().or_else(of_its_node);
+                let of_its_node = || zones.get(endpoint.details().node_name.as_ref()?);
+                let its = endpoint.details().zone.as_ref().or_else(of_its_node);
                 at_place(its, its == zone.as_ref())
             }
             _ => Hint::Absent,

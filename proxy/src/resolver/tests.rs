@@ -1,7 +1,6 @@
 //! Tables of Services and slices → frontends, endpoints and why.
 
 use feed::{AddressType, Endpoint, EndpointSlice, Model, Object, TrafficDistribution};
-use smallvec::SmallVec;
 
 use super::*;
 use crate::objects::{port, service, slice};
@@ -203,9 +202,8 @@ fn a_frontend_is_never_its_own_endpoint() {
 fn hosts_are_not_served() {
     let mut fqdn = web_slice(&[]);
     fqdn.address_type = AddressType::Fqdn;
-    let mut endpoint = Endpoint::ready_at(IpAddr::from([10, 0, 0, 1]));
-    endpoint.addresses = SmallVec::from_buf([feed::Address::Host("db.example".into())]);
-    fqdn.endpoints.push(endpoint);
+    let host = feed::Address::Host("db.example".into());
+    fqdn.endpoints.push(Endpoint::ready_with(vec![host], feed::Details::default()));
     check(&entry(web(), vec![fqdn]), "127.1.0.1:80/TCP ->  (NoEndpoints)");
 }
 

@@ -1,15 +1,13 @@
 //! Hosts as they come, resolve, fail and go: what is looked up when, and the endpoints of it.
 
 use super::*;
-use crate::model::{Address, Endpoint, Object, SlicePort};
+use crate::model::{Address, Details, Endpoint, Object, SlicePort};
 
 const AGE: Duration = Duration::from_secs(3);
 
 fn slice(name: &str, hosts: &[&str]) -> Object {
-    let endpoint = |host: &&str| {
-        let template = Endpoint::ready_at([192, 0, 2, 1].into());
-        Endpoint { addresses: [Address::Host((*host).into())].into_iter().collect(), ..template }
-    };
+    let endpoint =
+        |host: &&str| Endpoint::ready_with(vec![Address::Host((*host).into())], Details::default());
     let port = SlicePort {
         name: "http".into(),
         protocol: crate::model::Protocol::Tcp,
