@@ -2,6 +2,8 @@
 
 use feed::{AddressType, Endpoint, EndpointSlice, Model, Object, TrafficDistribution};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::objects::{port, service, slice};
 
@@ -476,4 +478,76 @@ fn node_objects_add_zones_and_addresses() {
     let known = Node { zones: node.zones, ..other.clone() };
     assert_eq!(other.with_objects(&model), known);
     assert_eq!(Node::default().with_objects(&Model::default()), Node::default());
+}
+
+/// An endpoint for [`proptest`]: its condition, its node, the zones and nodes that it is for.
+type Drawn = (&'static str, &'static str, Vec<&'static str>, Vec<&'static str>);
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    let conditions = prop::sample::select(vec!["", "/unready", "/serving", "/gone"]);
+    let nodes = prop::sample::select(vec!["a", "b", "c"]);
+    let for_zones = prop::sample::subsequence(vec!["east", "west"], 0..=2);
+    let for_nodes = prop::sample::subsequence(vec!["a", "b"], 0..=2);
+    (conditions, nodes, for_zones, for_nodes)
+}
+
+/// What Kubernetes' rules say, as they are written: the numbers of the endpoints for the policies
+/// `Cluster` and `Local` on node `a` in zone `east`.
+fn by_the_rules(endpoints: &[Drawn]) -> (Vec<usize>, Vec<usize>) {
+    let those = |suits: &dyn Fn(&Drawn) -> bool| -> Vec<usize> {
+        (0..endpoints.len()).filter(|place| suits(&endpoints[*place])).collect()
+    };
+    let is_ready = |e: &Drawn| e.0.is_empty();
+    let terminates = |e: &Drawn| e.0 == "/serving";
+    let ready = those(&is_ready);
+    let all_ready = |suits: &dyn Fn(&Drawn) -> bool| ready.iter().all(|i| suits(&endpoints[*i]));
+    let for_node = those(&|e| is_ready(e) && e.3.contains(&"a"));
+    let for_zone = those(&|e| is_ready(e) && e.2.contains(&"east"));
+    let cluster = if ready.is_empty() {
+        those(&terminates)
+    } else if all_ready(&|e| !e.3.is_empty()) && !for_node.is_empty() {
+        for_node
+    } else if all_ready(&|e| !e.2.is_empty()) && !for_zone.is_empty() {
+        for_zone
+    } else {
+        ready.clone()
+    };
+    let ready_here = those(&|e| is_ready(e) && e.1 == "a");
+    let local = match ready_here.is_empty() {
+        true => those(&|e| terminates(e) && e.1 == "a"),
+        false => ready_here,
+    };
+    (cluster, local)
+}
+
+proptest! {
+    #[test]
+    fn endpoints_are_chosen_by_the_rules_of_kubernetes(
+        endpoints in prop::collection::vec(drawn(), 0..6),
+    ) {
+        let texts: Vec<String> = endpoints
+            .iter()
+            .enumerate()
+            .map(|(place, (condition, node, zones, nodes))| {
+                let zones: String = zones.iter().map(|zone| format!(" >~{zone}")).collect();
+                let nodes: String = nodes.iter().map(|node| format!(" >{node}")).collect();
+                format!("10.0.0.{place}{condition} @{node}{zones}{nodes}")
+            })
+            .collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let service = Service {
+            external_traffic_policy: Local,
+            ..service("web", &["127.1.0.1"], vec![port("", 80, Tcp, Some(30080))])
+        };
+        let resolution = resolve(&entry(service, vec![web_slice(&texts)]), &node_a());
+        let numbers = |frontend: &Frontend| -> Vec<usize> {
+            let last = |addr: &SocketAddr| match addr.ip() {
+                IpAddr::V4(ip) => usize::from(ip.octets()[3]),
+                IpAddr::V6(_) => unreachable!(),
+            };
+            frontend.endpoints.iter().map(last).collect()
+        };
+        let chosen = (numbers(&resolution.frontends[0]), numbers(&resolution.frontends[1]));
+        prop_assert_eq!(chosen, by_the_rules(&endpoints));
+    }
 }
