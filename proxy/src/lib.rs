@@ -5,6 +5,7 @@
 
 pub mod affinity;
 mod datapath;
+mod explain;
 mod health_check;
 mod metrics;
 #[cfg(test)]
@@ -26,6 +27,8 @@ use daemon::{Daemon, Failure, Guard};
 use feed::{Kind, Kinds, ObjectName, Update, Updates};
 use ipnet::IpNet;
 use tokio::time::{Instant, sleep_until};
+
+pub use explain::explain;
 
 use datapath::userspace::room::{Limits, Room, open_descriptors, raise_descriptor_limit};
 use datapath::userspace::{Settings, Userspace, node_families, node_ips};
@@ -126,12 +129,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;
     let room = Room::new(limit, open, limits);
     let node_ips = node_ips(&config.node_ip);
-    let flags = Node {
-        name: config.node_name.as_deref().map(Into::into).or_else(host_name),
-        families: node_families(&node_ips),
-        ips: config.node_ip,
-        ..Node::default()
-    };
+    let flags = node_of(config.node_name.as_deref(), &config.node_ip);
     let settings = Settings {
         workers: daemon.workers,
         node_ips: node_ips.clone(),
@@ -156,6 +154,16 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     // Only now: the connections that drained needed it.
     routes.remove().await;
     Ok(())
+}
+
+/// The node as its flags have it: `--node-name` and `--node-ip`.
+pub fn node_of(name: Option<&str>, ips: &[IpAddr]) -> Node {
+    Node {
+        name: name.map(Into::into).or_else(host_name),
+        families: node_families(&node_ips(ips)),
+        ips: ips.to_vec(),
+        ..Node::default()
+    }
 }
 
 /// An epoll instance, its waker, and their duplicates in the runtime's handle.
