@@ -63,7 +63,8 @@ pub struct Config {
     pub node_ip: Vec<IpAddr>,
 
     /// Takes all addresses of the range for this host's own, so that every ClusterIP can be bound
-    /// and an unused one refuses: adds a local route, removed at the end. Needs CAP_NET_ADMIN
+    /// and an unused one refuses: adds a local route, removed at the end. Needs CAP_NET_ADMIN.
+    /// NodePorts on all addresses then answer on those of the range too; see --node-ip
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
         value_parser = parse_cidr)]
     pub service_cidr: Vec<IpNet>,

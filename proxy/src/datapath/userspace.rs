@@ -134,7 +134,7 @@ impl Userspace {
         room: Arc<Room>,
         metrics: ProxyMetrics,
     ) -> io::Result<Userspace> {
-        let own = Arc::new(Own::default());
+        let own = Arc::new(Own::new(settings.service_cidrs.clone()));
         let start = |number| {
             let limits = WorkerLimits {
                 own: own.clone(),
