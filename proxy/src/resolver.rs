@@ -131,6 +131,9 @@ pub struct Frontend {
     pub port_name: Arc<str>,
     /// Ordered by address; empty when the frontend must refuse.
     pub endpoints: Arc<[SocketAddr]>,
+    /// Endpoints that are listed and get no new connection, ordered by address: not ready, not
+    /// near, or terminating while others are ready. The connections that they have go on.
+    pub kept: Arc<[SocketAddr]>,
     pub scope: Scope,
     pub why: Why,
     /// `sessionAffinity: ClientIP`: how long a client that is away keeps its endpoint.
@@ -318,6 +321,7 @@ fn frontend(
         service: service.name.clone(),
         port_name: port.name.clone(),
         endpoints: chosen.endpoints.into(),
+        kept: chosen.kept.into(),
         scope: chosen.scope,
         why: chosen.why,
         affinity: service.client_ip_affinity,

@@ -361,6 +361,34 @@ fn policy_local_takes_no_hints() {
     );
 }
 
+#[test]
+fn what_is_listed_keeps_its_connections() {
+    let check = |endpoints: &[&str], expected: [&[&str]; 2]| {
+        let six: Vec<&str> = endpoints.iter().copied().filter(|e| e.contains(':')).collect();
+        let four: Vec<&str> = endpoints.iter().copied().filter(|e| !e.contains(':')).collect();
+        let mut six = web_slice(&six);
+        six.name = ObjectName::new("demo", "web-6");
+        let service = Service {
+            external_traffic_policy: Local,
+            ..service("web", &["127.1.0.1"], vec![port("", 80, Tcp, Some(30080))])
+        };
+        let resolution = resolve(&entry(service, vec![web_slice(&four), six]), &node_a());
+        let kept = |place: usize| -> Vec<String> {
+            let kept = &resolution.frontends[place].kept;
+            assert!(kept.is_sorted());
+            kept.iter().map(|addr| addr.ip().to_string()).collect()
+        };
+        assert_eq!([kept(0), kept(1)], expected);
+    };
+    check(&["10.0.0.1 @a", "10.0.0.2 @b"], [&[], &["10.0.0.2"]]);
+    check(&["10.0.0.1 @a", "10.0.0.2/unready @a"], [&["10.0.0.2"], &["10.0.0.2"]]);
+    check(&["10.0.0.1 @a", "10.0.0.2/serving @a"], [&["10.0.0.2"], &["10.0.0.2"]]);
+    check(&["10.0.0.1/serving @a", "10.0.0.2/gone @a"], [&["10.0.0.2"], &["10.0.0.2"]]);
+    // Of the other family where that may serve too.
+    check(&["10.0.0.1 @a", "fd00::1 @a"], [&[], &["fd00::1"]]);
+    check(&["10.0.0.1/unready", "fd00::1 @a"], [&["10.0.0.1"], &["10.0.0.1"]]);
+}
+
 fn balanced() -> Service {
     Service {
         service_type: ServiceType::LoadBalancer,
