@@ -1,16 +1,27 @@
 #!/usr/bin/env bash
-# The feed server at its largest: 10,000 Services, 10,000 slices, 100,000 endpoints.
+# The feed at its largest: 10,000 Services, 10,000 slices, 100,000 endpoints, from a folder and
+# over the network, with the processes that serve by it.
 #
 #   bench/feed.sh [SECONDS]        default: 120 seconds of 1,000 changes a second
 #
-# Prints each figure beside its goal: cold start from the folder, all objects over the network,
-# one endpoint changed (a file renamed until a watcher has the event), what an idle server
-# costs, and 1,000 changes a second with 50 watchers: who is cut off, how far the slowest is
-# behind, how memory goes. The first seconds of that fill the history, which keeps 75 s of
-# events; memory must be flat after that.
+# Prints each figure beside its goal; exit 1 when one is missed.
 #
-# Needs perl, curl and two cores. SWITCHYARD=path takes a binary that is built already; SERVICES,
-# WATCHERS and RATE change the numbers. Exit 1 when a goal is missed.
+# - Cold start: from the start of a process until its /readyz says 200, so with all objects
+#   listed and the data path programmed.
+# - Memory: what a process has resident with the large feed, less what it has with one of a
+#   single Service. The ingress, none of whose routes lead to those Services, holds the objects
+#   and nothing besides; dns adds its zone, the proxy its listeners. From a folder each process
+#   keeps besides what it knows of 10,000 files.
+# - One endpoint changed: asked from outside, by DNS queries and by connections, from the rename
+#   or from when a raw watcher beside has the event; and by the processes' own
+#   switchyard_programming_seconds.
+# - 1,000 changes a second with 50 watchers, three of them dns, ingress and proxy: who is cut off,
+#   how far the slowest is behind, how memory goes. The first seconds of that fill the history,
+#   which keeps 75 s of events; memory must be flat after that.
+#
+# Needs perl, curl, two cores and 30,000 file descriptors for the proxy's listeners.
+# SWITCHYARD=path takes a binary that is built already; SERVICES, WATCHERS and RATE change the
+# numbers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
@@ -23,6 +34,7 @@ port=17400
 admin=127.0.0.1:17401
 # The history holds this long, and memory is flat from then on.
 fill=80
+moves=${MOVES:-300}
 
 for tool in perl curl; do
   command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
@@ -34,6 +46,11 @@ fi
 
 out=$(mktemp -d)
 pids=()
+# Ends a process and waits until it has gone.
+end() {
+  kill "$1" 2>/dev/null || true
+  while kill -0 "$1" 2>/dev/null; do sleep 0.02; done
+}
 finish() {
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
   wait 2>/dev/null || true
@@ -49,190 +66,189 @@ row() {
     verdict=ok
     awk -v a="$2" -v b="$3" 'BEGIN { exit !(a <= b) }' || { verdict=MISSED; missed=1; }
   fi
-  printf '%-58s %10s %-4s %10s %s\n' "$1" "$2" "$4" "${3:+≤ $3}" "$verdict"
+  printf '%-62s %10s %-4s %10s %s\n' "$1" "$2" "$4" "${3:+≤ $3}" "$verdict"
 }
-
-# What the perl programs share.
-cat >"$out/Feed.pm" <<'PERL'
-package Feed;
-use strict;
-use warnings;
-use Time::HiRes qw(time);
-# A Service and its slice of ten endpoints; the first endpoint and the annotation change.
-sub manifest {
-  my ($i, $turn) = @_;
-  my $ns = 'ns-' . $i % 100;
-  my $a = int($i / 65536) + 16; my $b = int($i / 256) % 256; my $c = $i % 256;
-  my @ip = map { "10.$a.$b.$c" =~ s/^10\.\d+/'10.' . (100 + $_)/er } 1 .. 9;
-  unshift @ip, sprintf('10.%d.%d.%d', 200 + $turn % 50, $b, $c);
-  my $endpoints = join ', ', map { "{ addresses: [$_] }" } @ip;
-  return sprintf "apiVersion: v1\nkind: Service\nmetadata: { name: svc-%d, namespace: %s }\n"
-    . "spec: { clusterIP: 10.%d.%d.%d, ports: [{ name: http, port: 80 }] }\n---\n"
-    . "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n"
-    . "metadata:\n  name: svc-%d-1\n  namespace: %s\n"
-    . "  labels: { kubernetes.io/service-name: svc-%d }\n  annotations: { at: \"%.6f\" }\n"
-    . "addressType: IPv4\nports: [{ name: http, port: 8080 }]\nendpoints: [%s]\n",
-    $i, $ns, $a, $b, $c, $i, $ns, $i, $turn ? time : 0, $endpoints;
-}
-sub replace {
-  my ($dir, $i, $turn) = @_;
-  my $file = sprintf '%s/%02d/svc-%d.yaml', $dir, $i % 100, $i;
-  my $beside = $file =~ s|svc-|.svc-|r;
-  open my $fh, '>', $beside or die "$beside: $!";
-  print $fh manifest($i, $turn);
-  close $fh or die $!;
-  rename $beside, $file or die $!;
-}
-1;
-PERL
-
-cat >"$out/fill.pl" <<'PERL'
-use strict; use warnings; use Feed;
-my ($dir, $n) = @ARGV;
-mkdir $dir; mkdir sprintf '%s/%02d', $dir, $_ for 0 .. 99;
-Feed::replace($dir, $_, 0) for 0 .. $n - 1;
-PERL
-
-# Changes one file after another at a rate, for some seconds; prints how many.
-cat >"$out/change.pl" <<'PERL'
-use strict; use warnings; use Feed; use Time::HiRes qw(time sleep);
-my ($dir, $n, $rate, $seconds) = @ARGV;
-my ($begun, $done) = (time, 0);
-while (time - $begun < $seconds) {
-  my $due = int((time - $begun) * $rate);
-  while ($done < $due) { $done++; Feed::replace($dir, $done * 7919 % $n, $done); }
-  sleep 0.002;
-}
-print "$done\n";
-PERL
-
-# All Services and slices, as a client that begins streams them, side by side: seconds until
-# the end of both.
-cat >"$out/sync.pl" <<'PERL'
-use strict; use warnings; use Time::HiRes qw(time); use IO::Socket::INET; use IO::Select;
-my ($port, $begun, $select, %tail) = ($ARGV[0], time, IO::Select->new);
-for my $path ('/api/v1/services', '/apis/discovery.k8s.io/v1/endpointslices') {
-  my $s = IO::Socket::INET->new(PeerAddr => "127.0.0.1:$port") or die "connect: $!";
-  print $s "GET $path?watch=1&allowWatchBookmarks=true&sendInitialEvents=true"
-    . "&resourceVersionMatch=NotOlderThan HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
-  $s->flush; $select->add($s); $tail{$s} = '';
-}
-while ($select->count) {
-  for my $s ($select->can_read) {
-    sysread($s, my $data, 1 << 20) or die 'the stream ended';
-    $tail{$s} = substr $tail{$s} . $data, -300;
-    $select->remove($s) if index($tail{$s}, 'initial-events-end') >= 0;
-  }
-}
-printf "%.3f\n", time - $begun;
-PERL
-
-# Watches slices on many connections until told to end; prints how many streams ended before
-# that, events a stream, and the delays of one stream: median, 99th percentile, maximum in ms.
-cat >"$out/watch.pl" <<'PERL'
-use strict; use warnings; use Time::HiRes qw(time); use IO::Socket::INET; use IO::Select;
-my ($port, $count, $from, $ready) = @ARGV;
-my $path = '/apis/discovery.k8s.io/v1/endpointslices?watch=1&allowWatchBookmarks=true'
-  . "&resourceVersion=$from";
-my ($select, %events, %tail, @delay, $first) = (IO::Select->new);
-for (1 .. $count) {
-  my $s = IO::Socket::INET->new(PeerAddr => "127.0.0.1:$port") or die "connect: $!";
-  print $s "GET $path HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"; $s->flush;
-  $s->blocking(0); $select->add($s); $events{$s} = 0; $tail{$s} = ''; $first //= $s;
-}
-my ($end, $cut) = (0, 0);
-$SIG{TERM} = sub { $end = 1 };
-open my $fh, '>', $ready; close $fh;
-while (!$end && $select->count) {
-  for my $s ($select->can_read(0.2)) {
-    my $got = sysread $s, my $data, 1 << 20;
-    next if !defined $got && $!{EAGAIN};
-    if (!$got) { $cut++; $select->remove($s); next; }
-    $cut++ if index($data, '"type":"ERROR"') >= 0;
-    my $text = $tail{$s} . $data;
-    my $now = time;
-    if ($s == $first) {
-      while ($text =~ /"at":"([0-9.]+)"/g) { push @delay, ($now - $1) * 1000 if $1 > 0 && pos($text) > length $tail{$s}; }
-    }
-    $events{$s} += () = $text =~ /"type":"MODIFIED"/g;
-    # What is cut between two reads is counted with the next.
-    my $keep = 40; $keep = length $text if length $text < $keep;
-    my $last = substr $text, -$keep;
-    $events{$s} -= () = $last =~ /"type":"MODIFIED"/g;
-    $tail{$s} = $last;
-  }
-}
-for my $s (keys %tail) { $events{$s} += () = $tail{$s} =~ /"type":"MODIFIED"/g; }
-my @e = sort { $a <=> $b } values %events;
-@delay = sort { $a <=> $b } @delay;
-my $at = sub { @delay ? $delay[int($_[0] * $#delay)] : -1 };
-printf "%d %d %d %.1f %.1f %.1f\n", $cut, $e[0], $e[-1], $at->(0.5), $at->(0.99), $at->(1);
-PERL
+program() { perl -Ibench/feed "bench/feed/$1.pl" "${@:2}"; }
+median() { sort -n | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
 
 ticks=$(getconf CLK_TCK)
 cpu() { awk -v t="$ticks" '{ sub(/.*\) /, ""); print ($12 + $13) / t }' "/proc/$1/stat"; }
-rss() { awk '/VmRSS/ { printf "%.0f", $2 / 1024 }' "/proc/$1/status"; }
+rss() { awk '/VmRSS/ { printf "%.1f", $2 / 1000 }' "/proc/$1/status"; }
 metric() { curl -sf "http://$admin/metrics" | awk -v n="$1" '$1 == n { print $2 }'; }
+less() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.1f", a - b }'; }
 api="http://127.0.0.1:$port"
 slices=/apis/discovery.k8s.io/v1/endpointslices
-now() { perl -MTime::HiRes=time -e 'printf "%.3f", time'; }
-since() { perl -MTime::HiRes=time -e 'printf "%.2f", time - shift' "$1"; }
-
-perl -I"$out" "$out/fill.pl" "$out/folder" "$services"
-sync
-printf '%s Services, %s slices, %s endpoints\n\n' "$services" "$services" $((services * 10))
-
-begun=$(now)
-"$SWITCHYARD" feed --dir "$out/folder" --listen "127.0.0.1:$port" --admin "$admin" \
-  --log warn 2>"$out/log" &
-feed=$!
-pids+=("$feed")
-until curl -sf -o /dev/null "http://$admin/readyz"; do
-  kill -0 "$feed" || { cat "$out/log" >&2; exit 1; }
-  sleep 0.01
-done
-row "folder cold start to ready" "$(since "$begun")" 1.5 s
-row "memory after the start" "$(rss "$feed")" "" MB
-
-times=$(for _ in 1 2 3 4 5; do perl "$out/sync.pl" "$port"; done | sort -n)
-row "network feed to in sync (median of 5)" "$(sed -n 3p <<<"$times")" 0.7 s
-row "the same as one gzip list of slices" \
-  "$(curl -s --compressed -o /dev/null -w '%{time_total}' "$api$slices")" "" s
-
-before=$(cpu "$feed")
-sleep 20
-row "idle" "$(awk -v a="$before" -v b="$(cpu "$feed")" 'BEGIN { printf "%.2f", (b - a) * 5 }')" \
-  2 %
-
 version() {
   curl -s "$api$slices?limit=1" | grep -o '"resourceVersion":"[0-9]*"' | head -1 | tr -dc 0-9
 }
+
+admin_of() {
+  case $1 in
+    dns) echo 127.0.0.1:17431 ;;
+    ingress) echo 127.0.0.1:17421 ;;
+    proxy) echo 127.0.0.1:17411 ;;
+  esac
+}
+# Starts a consumer of a source; its id and the seconds until it was ready go to "$out/started".
+consume() { # process source
+  local own
+  case $1 in
+    dns) own=(--listen 127.0.0.1:17053) ;;
+    ingress) own=(--http 127.0.0.1:17080 --https 127.0.0.1:17443) ;;
+    proxy) own=(--mode userspace --node-ip 127.250.0.9) ;;
+  esac
+  program start "$(admin_of "$1")" "$SWITCHYARD" "$1" --feed "$2" --admin "$(admin_of "$1")" \
+    "${own[@]}" --workers 1 --log warn 2>>"$out/log.$1" >"$out/started" ||
+    { tail -5 "$out/log.$1" >&2; exit 1; }
+  read -r consumer took <"$out/started"
+  pids+=("$consumer")
+}
+# The data path's address that probe.pl asks.
+target_of() {
+  case $1 in
+    dns) echo 127.0.0.1:17053 ;;
+    ingress) echo 127.0.0.1:17080 ;;
+    proxy) echo 127.250.0.1:80 ;;
+  esac
+}
+# Quantiles of a process's programming times since "$out/before", in ms, between the bounds of
+# the histogram's buckets as if evenly spread.
+buckets() {
+  curl -sf "http://$(admin_of "$1")/metrics" |
+    sed -n 's/^switchyard_programming_seconds_bucket{le="\([^"]*\)"} \([0-9]*\)$/\1 \2/p'
+}
+programmed() { # process quantile
+  buckets "$1" | paste "$out/before" - | awk -v q="$2" '
+    { bound[NR] = $1; count[NR] = $4 - $2 }
+    END {
+      want = count[NR] * q
+      for (i = 1; i <= NR; i++) if (count[i] >= want) break
+      low = i > 1 ? bound[i - 1] : 0; below = i > 1 ? count[i - 1] : 0
+      high = bound[i] ~ /Inf/ ? 9999 : bound[i]
+      part = count[i] > below ? (want - below) / (count[i] - below) : 1
+      printf "%.2f", (low + (high - low) * part) * 1000
+    }'
+}
+
+# One consumer of a source: start, memory, and one endpoint changed.
+measure() { # process source-name source empty-source
+  local process=$1 how=$2 source=$3 goal moved told small large before
+  goal=1.5
+  [ "$how" = network ] && goal=0.7
+  consume "$process" "$4"
+  sleep 2
+  small=$(rss "$consumer")
+  end "$consumer"
+  local times=()
+  for _ in 1 2 3; do
+    [ ${#times[@]} -gt 0 ] && end "$consumer"
+    consume "$process" "$source"
+    times+=("$took")
+  done
+  # The goal is the model's in sync; what dns and proxy add to it is their data path's.
+  row "$process from the $how: start to ready (median of 3)" \
+    "$(printf '%s\n' "${times[@]}" | median)" "$goal" s
+  sleep 3
+  large=$(rss "$consumer")
+  if [ "$process" = ingress ] && [ "$how" = network ]; then
+    row "  memory of its objects" "$(less "$large" "$small")" 15 MB
+  else
+    row "  memory of its objects, data path and files" "$(less "$large" "$small")" "" MB
+  fi
+  row "  resident in all" "$large" "" MB
+  if [ "$how" = folder ]; then
+    before=$(cpu "$consumer")
+    sleep 10
+    row "  idle, rescans of the folder" \
+      "$(awk -v a="$before" -v b="$(cpu "$consumer")" 'BEGIN { printf "%.2f", (b - a) * 10 }')" \
+      2 %
+  fi
+  buckets "$process" >"$out/before"
+  local watch=()
+  [ "$how" = network ] && watch=("$port" "$(version)")
+  program probe "$process" "$(target_of "$process")" "$out/folder" "$moves" "${watch[@]}" \
+    >"$out/probed"
+  read -r _ moved_p50 moved_p99 _ told_p50 told_p99 _ <"$out/probed"
+  row "  endpoint changed: rename → served, median" "$moved_p50" "" ms
+  row "    99th percentile" "$moved_p99" 50 ms
+  if [ "$how" = network ]; then
+    row "  the same: event at a raw watcher → served, median" "$told_p50" 1 ms
+    row "    99th percentile" "$told_p99" 5 ms
+    row "  switchyard_programming_seconds, median" "$(programmed "$process" 0.5)" 1 ms
+    row "    99th percentile" "$(programmed "$process" 0.99)" 5 ms
+  else
+    row "  switchyard_programming_seconds (with the 10 ms of quiet), p99" \
+      "$(programmed "$process" 0.99)" 50 ms
+  fi
+  end "$consumer"
+}
+
+mkdir "$out/small"
+perl -Ibench/feed -MFeed -e 'Feed::put("$ARGV[0]/probe.yaml", Feed::probe(0))' "$out/small"
+program fill "$out/folder" "$services"
+sync
+printf '%s Services, %s slices, %s endpoints\n\n' "$services" "$services" $((services * 10))
+
+for process in ingress dns proxy; do
+  measure "$process" folder "$out/folder" "$out/small"
+done
+
+echo
+program start "$admin" "$SWITCHYARD" feed --dir "$out/folder" --listen "127.0.0.1:$port" \
+  --admin "$admin" --log warn 2>"$out/log" >"$out/started" || { cat "$out/log" >&2; exit 1; }
+read -r feed took <"$out/started"
+pids+=("$feed")
+program start 127.0.0.1:17501 "$SWITCHYARD" feed --dir "$out/small" --listen 127.0.0.1:17500 \
+  --admin 127.0.0.1:17501 --log warn 2>>"$out/log" >"$out/started"
+read -r small _ <"$out/started"
+pids+=("$small")
+row "feed server: folder cold start to ready" "$took" 1.5 s
+row "  memory after the start" "$(rss "$feed")" "" MB
+row "  all objects to a raw client (median of 5)" \
+  "$(for _ in 1 2 3 4 5; do program sync "$port"; done | median)" 0.7 s
+row "  one gzip list of slices" \
+  "$(curl -s --compressed -o /dev/null -w '%{time_total}' "$api$slices")" "" s
+before=$(cpu "$feed")
+sleep 20
+row "  idle" "$(awk -v a="$before" -v b="$(cpu "$feed")" 'BEGIN { printf "%.2f", (b - a) * 5 }')" \
+  2 %
+
+for process in ingress dns proxy; do
+  measure "$process" network "$api" http://127.0.0.1:17500
+done
+end "$small"
+
 # Runs watchers beside changes; their words come to "$out/watched".
 under() { # watchers rate seconds
   rm -f "$out/ready"
-  perl -I"$out" "$out/watch.pl" "$port" "$1" "$(version)" "$out/ready" >"$out/watched" &
+  perl -Ibench/feed bench/feed/watch.pl "$port" "$1" "$(version)" "$out/ready" \
+    >"$out/watched" &
   watch=$!
-  pids+=("$watch")
   until [ -e "$out/ready" ]; do sleep 0.05; done
-  perl -I"$out" "$out/change.pl" "$out/folder" "$services" "$2" "$3" >"$out/changed"
+  program change "$out/folder" "$services" "$2" "$3" >"$out/changed"
   # What was written last is on its way for a moment.
   sleep 3
   kill "$watch"
   wait "$watch" || true
 }
 
-under 1 10 20
-read -r _ _ _ median p99 most <"$out/watched"
-row "one endpoint changed: rename → a watcher has it, median" "$median" "" ms
-row "  99th percentile" "$p99" 50 ms
-
+declare -A consumers
+for process in dns ingress proxy; do
+  consume "$process" "$api"
+  consumers[$process]=$consumer
+done
 cpu_before=$(cpu "$feed")
-under "$watchers" "$rate" "$seconds" &
+under $((watchers - 3)) "$rate" "$seconds" &
 load=$!
 samples=()
+declare -A first last
 for ((i = 0; i < seconds; i += 10)); do
   sleep 10
-  samples+=("$(rss "$feed")")
+  samples+=("$(awk '/VmRSS/ { printf "%.0f", $2 / 1000 }' "/proc/$feed/status")")
+  for process in dns ingress proxy; do
+    last[$process]=$(rss "${consumers[$process]}")
+    [ "$i" -ge 20 ] || first[$process]=${last[$process]}
+  done
 done
 wait "$load"
 used=$(awk -v a="$cpu_before" -v b="$(cpu "$feed")" -v s="$seconds" \
@@ -240,18 +256,26 @@ used=$(awk -v a="$cpu_before" -v b="$(cpu "$feed")" -v s="$seconds" \
 read -r cut least all median p99 most <"$out/watched"
 changed=$(cat "$out/changed")
 echo
-echo "$rate changes a second, $watchers watchers, $seconds s"
+echo "$rate changes a second, $watchers watchers with dns, ingress and proxy, $seconds s"
 row "changes written a second" "$((changed / seconds))" "" ""
 row "events the slowest watcher missed" "$((all - least))" 0 ""
 row "watchers cut off" "$cut" 0 ""
 row "slow watchers counted by the server" "$(metric switchyard_feed_slow_watchers_total)" 0 ""
 row "rename → a watcher has it, median" "$median" "" ms
 row "  99th percentile" "$p99" "" ms
-row "CPU" "$used" "" %
-echo "memory every 10 s: ${samples[*]} MB"
+row "CPU of the server" "$used" "" %
+echo "memory of the server every 10 s: ${samples[*]} MB"
 settled=("${samples[@]:fill/10}")
 if [ "${#settled[@]}" -ge 2 ]; then
   growth=$((settled[${#settled[@]} - 1] - settled[0]))
-  row "memory growth after ${fill} s" "$growth" "$((settled[0] / 20))" MB
+  row "  growth after ${fill} s" "$growth" "$((settled[0] / 20))" MB
 fi
+for process in dns ingress proxy; do
+  row "$process: memory at the end, less that after 20 s" \
+    "$(less "${last[$process]}" "${first[$process]}")" \
+    "$(awk -v a="${first[$process]}" 'BEGIN { printf "%.1f", a / 10 }')" MB
+  program probe "$process" "$(target_of "$process")" "$out/folder" 20 >"$out/probed"
+  row "  then, endpoint changed: rename → served, most of 20" \
+    "$(cut -d' ' -f4 "$out/probed")" 50 ms
+done
 exit $missed

@@ -20,8 +20,17 @@ const RESTART_MOST: Duration = Duration::from_secs(5);
 const LIVED: Duration = Duration::from_secs(10);
 
 /// Environment that means one thing in each process and so must not reach all of them.
-const PRIVATE_ENVIRONMENT: [&str; 4] =
-    ["SWITCHYARD_ADMIN", "SWITCHYARD_FEED", "SWITCHYARD_LISTEN", "SWITCHYARD_NAME"];
+const PRIVATE_ENVIRONMENT: [&str; 8] = [
+    "SWITCHYARD_ADMIN",
+    "SWITCHYARD_DIR",
+    "SWITCHYARD_FEED",
+    "SWITCHYARD_LISTEN",
+    "SWITCHYARD_NAME",
+    // `up` and `demo` have their feed on loopback, in the clear and without tokens.
+    "SWITCHYARD_TLS_CERT",
+    "SWITCHYARD_TLS_KEY",
+    "SWITCHYARD_TOKEN_FILE",
+];
 
 /// Exit code of a process whose flags or configuration cannot work.
 const BAD_CONFIGURATION: i32 = 2;

@@ -2,8 +2,9 @@
 //! that each part of it works.
 //!
 //! The manifests of `configs/demo` are written to a temporary folder, their endpoints are `echo`
-//! tasks of this process, and proxy, ingress and dns are child processes that follow the folder.
-//! Every Linux process may bind every address of 127.0.0.0/8, so ClusterIPs live there.
+//! tasks of this process. The feed is a child process that serves the folder; proxy, ingress and
+//! dns are child processes that follow the feed. Every Linux process may bind every address of
+//! 127.0.0.0/8, so ClusterIPs live there.
 
 mod client;
 mod table;
@@ -37,6 +38,10 @@ const NETWORKS: std::ops::RangeInclusive<u8> = 96..=126;
 const ENDPOINTS: [(&str, u8, u8); 5] =
     [("web-1", 1, 1), ("web-2", 1, 2), ("web-3", 1, 3), ("api-1", 2, 1), ("api-2", 2, 2)];
 const ENDPOINT_PORT: u16 = 8080;
+
+/// Where the feed serves the manifests.
+const FEED_PORT: u16 = 7400;
+const ADMIN_PORTS: [u16; 4] = [up::FEED_ADMIN, up::PROXY_ADMIN, up::INGRESS_ADMIN, up::DNS_ADMIN];
 
 /// The table is the output. That loopback endpoints are not portable is no news here.
 const LOG: &str = "warn,feed=error";
@@ -104,13 +109,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
         let address = SocketAddr::new(stage.ip(third, last), ENDPOINT_PORT);
         tokio::spawn(echo::serve(echo::Config::named(address, name)));
     }
-    let plans = up::Config::on(folder.path().to_owned(), stage.ip(0, 1)).plans();
-    let mut children = start(plans)?;
+    let config_of_up = up::Config::on(folder.path().to_owned(), stage.ip(0, 1));
+    let mut children = vec![start(config_of_up.feed_plan())?];
+    up::wait_for_feed(stage.node(FEED_PORT)).await;
+    for plan in config_of_up.plans() {
+        children.push(start(plan)?);
+    }
     let outcome = tokio::select! {
         () = end => Ok(true),
         outcome = perform(&stage, &mut children, config.once) => outcome,
     };
-    for child in children {
+    // The feed last: those that follow it need not drain with a fault.
+    for child in children.into_iter().rev() {
         child.drain().await;
     }
     outcome
@@ -153,8 +163,8 @@ fn set_stage(folder: &Path) -> anyhow::Result<Stage> {
 /// Whether the demo's main addresses in that network can be bound.
 fn is_free(second: u8) -> bool {
     let node = Ipv4Addr::new(127, second, 0, 1);
-    let tcp = [8080, 8443, 1053, 30080, up::PROXY_ADMIN, up::INGRESS_ADMIN, up::DNS_ADMIN];
-    tcp.iter().all(|port| TcpListener::bind((node, *port)).is_ok())
+    let tcp = [8080, 8443, 1053, 30080, FEED_PORT];
+    tcp.iter().chain(&ADMIN_PORTS).all(|port| TcpListener::bind((node, *port)).is_ok())
         && [1053, 30080].iter().all(|port| UdpSocket::bind((node, *port)).is_ok())
         && ENDPOINTS.iter().all(|(_, third, last)| {
             TcpListener::bind((Ipv4Addr::new(127, second, *third, *last), ENDPOINT_PORT)).is_ok()
@@ -172,20 +182,15 @@ fn tls_secret(certificate: &str, key: &str) -> String {
     )
 }
 
-fn start(plans: Vec<Plan>) -> anyhow::Result<Vec<Running>> {
+fn start(mut plan: Plan) -> anyhow::Result<Running> {
     let quiet = ["--log", LOG, "--log-format", "text", "--drain-timeout", "2s"];
-    plans
-        .into_iter()
-        .map(|mut plan| {
-            plan.args.extend(quiet.map(str::to_owned));
-            plan.start().with_context(|| format!("cannot start {}", plan.name))
-        })
-        .collect()
+    plan.args.extend(quiet.map(str::to_owned));
+    plan.start().with_context(|| format!("cannot start {}", plan.name))
 }
 
 async fn wait_until_ready(stage: &Stage, children: &mut [Running]) -> anyhow::Result<()> {
     let begun = Instant::now();
-    for port in [up::PROXY_ADMIN, up::INGRESS_ADMIN, up::DNS_ADMIN] {
+    for port in ADMIN_PORTS {
         while !client::is_ready(stage.node(port)).await {
             for child in children.iter_mut() {
                 if let Some(status) = child.ended() {
@@ -216,6 +221,7 @@ Now try it yourself, in another terminal:
   curl -H 'Host: shop.example' http://{node}:8080/api           the ingress
   curl --resolve shop.example:8443:{node} --cacert {folder}/shop.pem https://shop.example:8443/
   dig -p 1053 @{node} web.demo.svc.cluster.local                cluster DNS
+  kubectl --server http://{node}:{FEED_PORT} get services,endpointslices,ingresses -A
   curl http://{node}:{PROXY}/status                              what the proxy knows
 
 The manifests are in {folder}

@@ -1,13 +1,18 @@
-//! `switchyard up DIR`: proxy, ingress and dns as child processes for one folder.
+//! `switchyard up DIR`: feed, proxy, ingress and dns as child processes for one folder.
 //!
-//! Every process follows the folder by itself, so one that dies takes nothing with it; it is
-//! started again. Flags that are not here reach the children through the environment.
+//! The feed serves the folder to the other three over loopback. A process that dies takes nothing
+//! with it and is started again; while the feed is away, the others serve what they have. Flags
+//! that are not here reach the children through the environment.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use crate::children::{Plan, end_signal};
 
@@ -32,15 +37,31 @@ pub(crate) struct Config {
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     node_ip: Vec<IpAddr>,
 
-    /// Address that the three admin endpoints are on, at ports 7411, 7421 and 7431
+    /// Where the feed serves the folder to the other processes, and to kubectl: on loopback
+    ///
+    /// To serve other machines, run `switchyard feed` by itself, with TLS and tokens.
+    #[arg(
+        long,
+        env = "SWITCHYARD_FEED_LISTEN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:7400"
+    )]
+    feed_listen: SocketAddr,
+
+    /// Address that the admin endpoints are on, at ports 7401, 7411, 7421 and 7431
     #[arg(long, env = "SWITCHYARD_ADMIN_IP", value_name = "IP", default_value = "127.0.0.1")]
     admin_ip: IpAddr,
 }
 
 /// The admin ports of the processes.
+pub(crate) const FEED_ADMIN: u16 = 7401;
 pub(crate) const PROXY_ADMIN: u16 = 7411;
 pub(crate) const INGRESS_ADMIN: u16 = 7421;
 pub(crate) const DNS_ADMIN: u16 = 7431;
+
+/// How long the other processes wait for the feed to listen, so that their logs do not begin with
+/// a fault. They do not need it: each asks again until it answers.
+const FEED_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Config {
     /// What `up` runs for a folder when every address has that IP and its usual port: for the
@@ -52,20 +73,24 @@ impl Config {
             https: SocketAddr::new(ip, 8443),
             dns: SocketAddr::new(ip, 1053),
             node_ip: vec![ip],
+            feed_listen: SocketAddr::new(ip, 7400),
             admin_ip: ip,
         }
     }
 
-    /// The processes to run.
+    /// The feed's process, to be started first.
+    pub(crate) fn feed_plan(&self) -> Plan {
+        let dir = flag("--dir", self.dir.display().to_string());
+        let listen = flag("--listen", self.feed_listen.to_string());
+        self.plan("feed", FEED_ADMIN, [dir, listen].concat())
+    }
+
+    /// The processes that follow the feed.
     pub(crate) fn plans(&self) -> Vec<Plan> {
         let plan = |name, admin_port, own: Vec<String>| {
-            let admin = SocketAddr::new(self.admin_ip, admin_port).to_string();
-            let mut args = vec!["--feed".into(), self.dir.display().to_string()];
-            args.extend(["--admin".into(), admin]);
-            args.extend(own);
-            Plan { name, args }
+            let feed = flag("--feed", format!("http://{}", self.feed_listen));
+            self.plan(name, admin_port, feed.into_iter().chain(own).collect())
         };
-        let flag = |name: &str, value: String| [name.to_owned(), value];
         let node_ips = self.node_ip.iter().flat_map(|ip| flag("--node-ip", ip.to_string()));
         let http = flag("--http", self.http.to_string());
         let https = flag("--https", self.https.to_string());
@@ -75,6 +100,26 @@ impl Config {
             plan("dns", DNS_ADMIN, flag("--listen", self.dns.to_string()).into()),
         ]
     }
+
+    fn plan(&self, name: &'static str, admin_port: u16, own: Vec<String>) -> Plan {
+        let admin = SocketAddr::new(self.admin_ip, admin_port).to_string();
+        Plan { name, args: flag("--admin", admin).into_iter().chain(own).collect() }
+    }
+}
+
+fn flag(name: &str, value: String) -> [String; 2] {
+    [name.to_owned(), value]
+}
+
+/// Resolves when the feed listens, or after a while.
+pub(crate) async fn wait_for_feed(listen: SocketAddr) {
+    let listens = async {
+        while TcpStream::connect(listen).await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // Without it, the processes say what is missing.
+    let _ = timeout(FEED_PATIENCE, listens).await;
 }
 
 /// Runs all processes until SIGTERM or SIGINT, then drains them.
@@ -86,25 +131,63 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
     if !config.dir.is_dir() {
         return Err(format!("{}: not a folder", config.dir.display()));
     }
+    if !config.feed_listen.ip().is_loopback() {
+        let address = config.feed_listen;
+        return Err(format!(
+            "--feed-listen {address}: not on loopback; to serve other machines, run `switchyard \
+             feed` by itself, with TLS and tokens"
+        ));
+    }
     let end = end_signal().map_err(|error| format!("cannot listen to signals: {error}"))?;
-    let stop = watch::Sender::new(false);
-    let mut processes = JoinSet::new();
+    // The feed stops after those that follow it: they need not drain with a fault.
+    let (mut feed, mut followers) = (Group::default(), Group::default());
+    feed.supervise(config.feed_plan(), std::future::ready(()));
     for plan in config.plans() {
-        let mut stopped = stop.subscribe();
-        processes.spawn(async move {
-            let stop = async move {
-                // An error means that the sender has gone: the same wish.
-                let _ = stopped.wait_for(|stopped| *stopped).await;
-            };
-            plan.supervise(stop).await
-        });
+        followers.supervise(plan, wait_for_feed(config.feed_listen));
     }
     let failed = tokio::select! {
         () = end => None,
-        Some(ended) = processes.join_next() => Some(ended),
+        ended = feed.next() => Some(ended),
+        ended = followers.next() => Some(ended),
     };
-    stop.send_replace(true);
-    let rest = processes.join_all().await;
-    let ended = failed.map(|joined| joined.unwrap_or_else(|panic| Err(panic.to_string())));
-    ended.into_iter().chain(rest).collect()
+    let rest = [followers.stop().await, feed.stop().await].concat();
+    failed.into_iter().chain(rest).collect()
+}
+
+/// Processes that are stopped together.
+#[derive(Default)]
+struct Group {
+    stop: watch::Sender<bool>,
+    processes: JoinSet<Result<(), String>>,
+}
+
+impl Group {
+    /// Runs a process from `begin` on until the group stops.
+    fn supervise(&mut self, plan: Plan, begin: impl Future<Output = ()> + Send + 'static) {
+        let mut stopped = self.stop.subscribe();
+        self.processes.spawn(async move {
+            let mut stop = std::pin::pin!(async move {
+                // An error means that the sender has gone: the same wish.
+                let _ = stopped.wait_for(|stopped| *stopped).await;
+            });
+            tokio::select! {
+                () = &mut stop => return Ok(()),
+                () = begin => {}
+            }
+            plan.supervise(stop).await
+        });
+    }
+
+    /// The next process that ends by itself, for good.
+    async fn next(&mut self) -> Result<(), String> {
+        match self.processes.join_next().await {
+            Some(ended) => ended.unwrap_or_else(|panic| Err(panic.to_string())),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn stop(self) -> Vec<Result<(), String>> {
+        self.stop.send_replace(true);
+        self.processes.join_all().await
+    }
 }

@@ -12,7 +12,7 @@ mod service;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-pub use endpoint_slice::{Address, AddressType, Endpoint, EndpointSlice, SlicePort};
+pub use endpoint_slice::{Address, AddressType, Details, Endpoint, EndpointSlice, SlicePort};
 pub use ingress::{
     BackendPort, Ingress, IngressBackend, IngressClass, IngressPath, IngressRule, IngressTls,
     PathType,
@@ -124,17 +124,28 @@ impl Changes {
     }
 }
 
-type Map<V> = imbl::OrdMap<ObjectName, V>;
-type Slices = Arc<[Arc<EndpointSlice>]>;
+pub(crate) type Map<V> = imbl::OrdMap<ObjectName, V>;
+pub(crate) type Slices = Arc<[Arc<EndpointSlice>]>;
+
+/// What is known by the name of a Service: itself, and slices that belong to it. Never neither.
+#[derive(Clone, Debug, Default)]
+struct Cell {
+    service: Option<Arc<Service>>,
+    slices: Slices,
+}
 
 /// The validated join of all objects. `clone` is O(1).
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    services: Map<Arc<Service>>,
-    /// By the name of the Service that they belong to; the Service may not be there (yet).
-    slices: Map<Slices>,
-    /// Slice name → Service name, to find a slice's Service when the slice moves or goes.
-    slice_owner: Map<ObjectName>,
+    /// By the name of a Service, which may not be there (yet) while slices of it are.
+    cells: Map<Cell>,
+    /// The number of Services that are there.
+    services: usize,
+    /// Slice name → the name of its Service in its own namespace, to find that when the slice
+    /// moves or goes.
+    slice_owner: Map<Arc<str>>,
+    /// For Services with a slice that names hosts: all their slices, with addresses instead.
+    resolved: Map<Slices>,
     ingresses: Map<Arc<Ingress>>,
     ingress_classes: Map<Arc<IngressClass>>,
     secrets: Map<Arc<Secret>>,
@@ -156,29 +167,25 @@ impl Model {
 
     /// The Service of that name with its slices.
     pub fn service(&self, name: &ObjectName) -> Option<ServiceEntry> {
-        let service = self.services.get(name)?.clone();
-        Some(ServiceEntry { service, slices: self.slices_of(name) })
+        self.entry(name, self.cells.get(name)?)
     }
 
     /// All Services with their slices, ordered by namespace and name.
     pub fn services(&self) -> impl Iterator<Item = ServiceEntry> + '_ {
-        self.services.iter().map(|(name, service)| ServiceEntry {
-            service: service.clone(),
-            slices: self.slices_of(name),
-        })
+        self.cells.iter().filter_map(|(name, cell)| self.entry(name, cell))
     }
 
     /// All slices, also those whose Service is not there (yet).
     pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> + '_ {
-        self.slices.values().flat_map(|slices| slices.iter())
+        self.cells.values().flat_map(|cell| cell.slices.iter())
     }
 
     /// Slices whose Service is not there, by the name of that Service.
     pub fn slices_without_service(
         &self,
     ) -> impl Iterator<Item = (ObjectName, Arc<[Arc<EndpointSlice>]>)> + '_ {
-        let orphans = self.slices.iter().filter(|(name, _)| !self.services.contains_key(*name));
-        orphans.map(|(name, slices)| (name.clone(), slices.clone()))
+        let orphans = self.cells.iter().filter(|(_, cell)| cell.service.is_none());
+        orphans.map(|(name, cell)| (name.clone(), cell.slices.clone()))
     }
 
     pub fn ingress(&self, name: &ObjectName) -> Option<&Arc<Ingress>> {
@@ -209,8 +216,9 @@ impl Model {
     pub fn has_namespace(&self, namespace: &str) -> bool {
         let first = ObjectName::new(namespace, "");
         let lives_in = |name: &ObjectName| &*name.namespace == namespace;
+        let mut cells = self.cells.range(first.clone()..).take_while(|(name, _)| lives_in(name));
         self.namespaces.contains(&ObjectName::new("", namespace))
-            || self.services.range(first.clone()..).next().is_some_and(|(n, _)| lives_in(n))
+            || cells.any(|(_, cell)| cell.service.is_some())
             || self.pods.range(first..).next().is_some_and(|(n, _)| lives_in(n))
     }
 
@@ -237,7 +245,7 @@ impl Model {
     /// The number of objects of a kind.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
-            Kind::Service => self.services.len(),
+            Kind::Service => self.services,
             Kind::EndpointSlice => self.slice_owner.len(),
             Kind::Pod => self.pods.len(),
             Kind::Ingress => self.ingresses.len(),
@@ -251,7 +259,7 @@ impl Model {
     /// Inserts or replaces an object. An equal object changes nothing and is not noted.
     pub fn apply(&mut self, object: Object, changes: &mut Changes) {
         match object {
-            Object::Service(o) => put(&mut self.services, o.name.clone(), o, &mut changes.services),
+            Object::Service(o) => self.apply_service(o, changes),
             Object::EndpointSlice(o) => self.apply_slice(&o, changes),
             Object::Pod(o) => put(&mut self.pods, o.name.clone(), o, &mut changes.pods),
             Object::Ingress(o) => {
@@ -274,7 +282,7 @@ impl Model {
     pub fn delete(&mut self, key: &ObjectKey, changes: &mut Changes) {
         let name = &key.name;
         match key.kind {
-            Kind::Service => remove(&mut self.services, name, &mut changes.services),
+            Kind::Service => self.delete_service(name, changes),
             Kind::EndpointSlice => self.delete_slice(name, changes),
             Kind::Pod => remove(&mut self.pods, name, &mut changes.pods),
             Kind::Ingress => remove(&mut self.ingresses, name, &mut changes.ingresses),
@@ -291,35 +299,94 @@ impl Model {
         }
     }
 
+    pub(crate) fn service_names(&self) -> impl Iterator<Item = &ObjectName> + '_ {
+        let there = self.cells.iter().filter(|(_, cell)| cell.service.is_some());
+        there.map(|(name, _)| name)
+    }
+
+    /// The names of all slices, also of those whose Service is not there (yet).
+    pub(crate) fn slice_names(&self) -> impl Iterator<Item = &ObjectName> + '_ {
+        self.slice_owner.keys()
+    }
+
+    /// The name of the Service that a slice belongs to.
+    pub(crate) fn owner_of_slice(&self, name: &ObjectName) -> Option<ObjectName> {
+        let owner = self.slice_owner.get(name)?.clone();
+        Some(ObjectName { namespace: name.namespace.clone(), name: owner })
+    }
+
+    /// This model with those slices for those Services.
+    pub(crate) fn with_resolved(&self, resolved: Map<Slices>) -> Model {
+        Model { resolved, ..self.clone() }
+    }
+
+    /// The slices of a Service as data paths see them: with addresses in place of host names,
+    /// where these have been looked up.
     pub(crate) fn slices_of(&self, service: &ObjectName) -> Slices {
-        self.slices.get(service).cloned().unwrap_or_default()
+        self.cells.get(service).map(|cell| self.resolved(service, cell).clone()).unwrap_or_default()
+    }
+
+    fn resolved<'m>(&'m self, service: &ObjectName, cell: &'m Cell) -> &'m Slices {
+        self.resolved.get(service).unwrap_or(&cell.slices)
+    }
+
+    /// A cell whose Service is there.
+    fn entry(&self, name: &ObjectName, cell: &Cell) -> Option<ServiceEntry> {
+        let slices = self.resolved(name, cell).clone();
+        Some(ServiceEntry { service: cell.service.clone()?, slices })
+    }
+
+    fn apply_service(&mut self, service: Arc<Service>, changes: &mut Changes) {
+        let name = service.name.clone();
+        let mut cell = self.cells.get(&name).cloned().unwrap_or_default();
+        if cell.service.as_ref() == Some(&service) {
+            return;
+        }
+        self.services += usize::from(cell.service.is_none());
+        cell.service = Some(service);
+        self.cells.insert(name.clone(), cell);
+        changes.services.insert(name);
+    }
+
+    fn delete_service(&mut self, name: &ObjectName, changes: &mut Changes) {
+        let Some(cell) = self.cells.get(name).filter(|cell| cell.service.is_some()) else { return };
+        self.services -= 1;
+        self.put_cell(name, Cell { service: None, ..cell.clone() });
+        changes.services.insert(name.clone());
+    }
+
+    /// Puts a cell in its place, if there is anything in it.
+    fn put_cell(&mut self, name: &ObjectName, cell: Cell) {
+        if cell.service.is_none() && cell.slices.is_empty() {
+            self.cells.remove(name);
+        } else {
+            self.cells.insert(name.clone(), cell);
+        }
     }
 
     fn apply_slice(&mut self, slice: &Arc<EndpointSlice>, changes: &mut Changes) {
         let owner = slice.service_name();
-        if self.slice_owner.get(&slice.name).is_some_and(|before| *before != owner) {
+        if self.slice_owner.get(&slice.name).is_some_and(|before| *before != slice.service) {
             self.delete_slice(&slice.name, changes);
         }
-        let mut slices = self.slices_of(&owner).to_vec();
+        let cell = self.cells.get(&owner).cloned().unwrap_or_default();
+        let mut slices = cell.slices.to_vec();
         match slices.binary_search_by(|other| other.name.cmp(&slice.name)) {
             Ok(at) if slices[at] == *slice => return,
             Ok(at) => slices[at] = slice.clone(),
             Err(at) => slices.insert(at, slice.clone()),
         }
-        self.slices.insert(owner.clone(), slices.into());
-        self.slice_owner.insert(slice.name.clone(), owner.clone());
+        self.put_cell(&owner, Cell { slices: slices.into(), ..cell });
+        self.slice_owner.insert(slice.name.clone(), slice.service.clone());
         changes.services.insert(owner);
     }
 
     fn delete_slice(&mut self, name: &ObjectName, changes: &mut Changes) {
         let Some(owner) = self.slice_owner.remove(name) else { return };
-        let left: Vec<_> =
-            self.slices_of(&owner).iter().filter(|slice| slice.name != *name).cloned().collect();
-        if left.is_empty() {
-            self.slices.remove(&owner);
-        } else {
-            self.slices.insert(owner.clone(), left.into());
-        }
+        let owner = ObjectName { namespace: name.namespace.clone(), name: owner };
+        let cell = self.cells.get(&owner).cloned().unwrap_or_default();
+        let left = cell.slices.iter().filter(|slice| slice.name != *name).cloned().collect();
+        self.put_cell(&owner, Cell { slices: left, ..cell });
         changes.services.insert(owner);
     }
 }

@@ -7,10 +7,11 @@
 
 mod derive;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use derive::Derivation;
+use foldhash::fast::RandomState;
 
 use crate::model::{Changes, EndpointSlice, Model, Object};
 use crate::name::{Kind, Kinds, ObjectKey, ObjectName};
@@ -38,10 +39,10 @@ pub(crate) struct Store {
     kinds: Kinds,
     model: Model,
     changes: Changes,
-    derivation: Derivation,
-    /// Explicit slices, and those that stand in the model for a Service without any.
-    slices: BTreeMap<ObjectName, ObjectName>,
-    derived: BTreeMap<ObjectName, Vec<ObjectName>>,
+    /// `None` where the source has done it already.
+    derivation: Option<Derivation>,
+    /// The slices in the model that stand there for a Service without any.
+    derived: HashSet<ObjectName, RandomState>,
     listing: BTreeMap<RecordKind, Listing>,
     listed: Vec<RecordKind>,
 }
@@ -54,15 +55,20 @@ struct Listing {
 }
 
 impl Store {
-    /// A store whose model holds these kinds only.
+    /// A store whose model holds these kinds only, with the slices that Endpoints and Pods stand
+    /// for.
     pub(crate) fn new(kinds: Kinds) -> Store {
+        Store { derivation: Some(Derivation::default()), ..Store::of_api(kinds) }
+    }
+
+    /// A store for what an API serves, where every slice is an object already.
+    pub(crate) fn of_api(kinds: Kinds) -> Store {
         Store {
             kinds,
             model: Model::default(),
             changes: Changes::default(),
-            derivation: Derivation::default(),
-            slices: BTreeMap::new(),
-            derived: BTreeMap::new(),
+            derivation: None,
+            derived: HashSet::default(),
             listing: BTreeMap::new(),
             listed: Vec::new(),
         }
@@ -88,8 +94,14 @@ impl Store {
 
     /// Ends a batch: the model after it, and what changed since the last one.
     pub(crate) fn commit(&mut self) -> (Model, Changes) {
-        for (service, slices) in self.derivation.refresh() {
-            self.replace_derived(service, slices);
+        if let Some(derivation) = &mut self.derivation {
+            let (model, derived) = (&self.model, &self.derived);
+            let has_own = |service: &ObjectName| {
+                model.slices_of(service).iter().any(|slice| !derived.contains(&slice.name))
+            };
+            for (service, slices) in derivation.refresh(has_own) {
+                self.replace_derived(&service, slices);
+            }
         }
         (self.model.clone(), std::mem::take(&mut self.changes))
     }
@@ -105,7 +117,7 @@ impl Store {
 
     fn swap(&mut self, kind: RecordKind) {
         let list = self.listing.remove(&kind).expect("Init comes before InitDone");
-        let mut gone: std::collections::BTreeSet<_> = self.names(kind).into_iter().collect();
+        let mut gone = self.names(kind);
         for name in &list.kept {
             gone.remove(name);
         }
@@ -122,54 +134,53 @@ impl Store {
     }
 
     /// The names of all objects of a kind.
-    fn names(&self, kind: RecordKind) -> Vec<ObjectName> {
+    fn names(&self, kind: RecordKind) -> BTreeSet<ObjectName> {
         let model = &self.model;
+        let mut names = self.derivation.as_ref().map(|d| d.names(kind)).unwrap_or_default();
+        let RecordKind::Of(kind) = kind else { return names };
         match kind {
-            RecordKind::Endpoints => self.derivation.endpoints(),
-            RecordKind::Of(kind) => match kind {
-                Kind::Service => self.derivation.services(),
-                Kind::EndpointSlice => self.slices.keys().cloned().collect(),
-                Kind::Pod => self.derivation.pods(),
-                Kind::Node => self.derivation.nodes(),
-                Kind::Ingress => model.ingresses().map(|o| o.name.clone()).collect(),
-                Kind::IngressClass => model.ingress_classes().map(|o| o.name.clone()).collect(),
-                Kind::Secret => model.secrets().map(|o| o.name.clone()).collect(),
-                Kind::Namespace => model.namespaces().cloned().collect(),
-            },
+            Kind::Service => names.extend(model.service_names().cloned()),
+            Kind::EndpointSlice => {
+                let explicit = model.slice_names().filter(|name| !self.derived.contains(*name));
+                names.extend(explicit.cloned());
+            }
+            Kind::Pod => names.extend(model.pods().map(|o| o.name.clone())),
+            Kind::Node => names.extend(model.nodes().map(|o| o.name.clone())),
+            Kind::Ingress => names.extend(model.ingresses().map(|o| o.name.clone())),
+            Kind::IngressClass => names.extend(model.ingress_classes().map(|o| o.name.clone())),
+            Kind::Secret => names.extend(model.secrets().map(|o| o.name.clone())),
+            Kind::Namespace => names.extend(model.namespaces().cloned()),
         }
+        names
     }
 
     fn apply(&mut self, record: Record) {
-        match record {
-            Record::Service(record) => {
-                self.put(Object::Service(record.service.clone()));
-                self.derivation.put_service(record);
-            }
-            Record::EndpointSlice(slice) => {
-                let owner = slice.service_name();
-                let before = self.slices.insert(slice.name.clone(), owner.clone());
-                if before.as_ref() != Some(&owner) {
-                    self.derivation.add_slice(&owner);
-                    if let Some(before) = before {
-                        self.derivation.remove_slice(&before);
+        if let Some(derivation) = &mut self.derivation {
+            match &record {
+                Record::Service(record) => derivation.put_service(record.clone()),
+                Record::Endpoints(record) => derivation.put_endpoints(record.clone()),
+                Record::Pod(record) => derivation.put_pod(record.clone()),
+                Record::Node(node) => derivation.put_node(node),
+                Record::EndpointSlice(slice) => {
+                    derivation.touch_if_derived(&slice.service_name());
+                    if let Some(before) = self.model.owner_of_slice(&slice.name) {
+                        derivation.touch_if_derived(&before);
                     }
+                    self.derived.remove(&slice.name);
                 }
-                self.put(Object::EndpointSlice(slice));
+                _ => {}
             }
-            Record::Endpoints(record) => self.derivation.put_endpoints(record),
-            Record::Pod(record) => {
-                self.put(Object::Pod(record.pod.clone()));
-                self.derivation.put_pod(record);
-            }
-            Record::Node(node) => {
-                self.put(Object::Node(node.clone()));
-                self.derivation.put_node(&node);
-            }
+        }
+        match record {
+            Record::Service(record) => self.put(Object::Service(record.service.clone())),
+            Record::EndpointSlice(slice) => self.put(Object::EndpointSlice(slice)),
+            Record::Pod(record) => self.put(Object::Pod(record.pod.clone())),
+            Record::Node(o) => self.put(Object::Node(o)),
             Record::Ingress(o) => self.put(Object::Ingress(o)),
             Record::IngressClass(o) => self.put(Object::IngressClass(o)),
             Record::Secret(o) => self.put(Object::Secret(o)),
             Record::Namespace(name) => self.put(Object::Namespace(name)),
-            Record::Unwanted(_) => {}
+            Record::Endpoints(_) | Record::Unwanted(_) => {}
         }
     }
 
@@ -181,45 +192,47 @@ impl Store {
 
     fn delete(&mut self, key: &RecordKey) {
         let name = &key.name;
-        let RecordKind::Of(kind) = key.kind else {
-            return self.derivation.delete_endpoints(name);
-        };
-        match kind {
-            Kind::Service => self.derivation.delete_service(name),
-            Kind::Pod => self.derivation.delete_pod(name),
-            Kind::Node => self.derivation.delete_node(name),
-            Kind::EndpointSlice => {
-                if let Some(owner) = self.slices.remove(name) {
-                    self.derivation.remove_slice(&owner);
+        if let Some(derivation) = &mut self.derivation {
+            match key.kind {
+                RecordKind::Endpoints => derivation.delete_endpoints(name),
+                RecordKind::Of(Kind::Service) => derivation.delete_service(name),
+                RecordKind::Of(Kind::Pod) => derivation.delete_pod(name),
+                RecordKind::Of(Kind::Node) => derivation.delete_node(name),
+                RecordKind::Of(Kind::EndpointSlice) => {
+                    if let Some(owner) = self.model.owner_of_slice(name) {
+                        derivation.touch_if_derived(&owner);
+                    }
+                    self.derived.remove(name);
                 }
+                RecordKind::Of(_) => {}
             }
-            Kind::Ingress | Kind::IngressClass | Kind::Secret | Kind::Namespace => {}
         }
-        self.model.delete(&ObjectKey { kind, name: name.clone() }, &mut self.changes);
+        if let RecordKind::Of(kind) = key.kind {
+            self.model.delete(&ObjectKey { kind, name: name.clone() }, &mut self.changes);
+        }
     }
 
     /// Puts the derived slices of a Service in the place of those derived before.
-    fn replace_derived(&mut self, service: ObjectName, slices: Vec<Arc<EndpointSlice>>) {
+    fn replace_derived(&mut self, service: &ObjectName, slices: Vec<Arc<EndpointSlice>>) {
         if !self.kinds.contains(Kind::EndpointSlice) {
             return;
         }
-        let before = self.derived.remove(&service).unwrap_or_default();
-        // An explicit slice of that very name is someone's object: it stays.
-        let slices: Vec<_> =
-            slices.into_iter().filter(|slice| !self.slices.contains_key(&slice.name)).collect();
-        for name in before {
-            let stays = slices.iter().any(|slice| slice.name == name);
-            if !stays && !self.slices.contains_key(&name) {
-                let key = ObjectKey { kind: Kind::EndpointSlice, name };
-                self.model.delete(&key, &mut self.changes);
-            }
+        let before = self.model.slices_of(service);
+        let before = before.iter().filter(|slice| self.derived.contains(&slice.name));
+        let gone = before.filter(|slice| slices.iter().all(|new| new.name != slice.name));
+        let gone: Vec<_> = gone.map(|slice| slice.name.clone()).collect();
+        for name in gone {
+            self.derived.remove(&name);
+            let key = ObjectKey { kind: Kind::EndpointSlice, name };
+            self.model.delete(&key, &mut self.changes);
         }
-        if slices.is_empty() {
-            return;
-        }
-        self.derived.insert(service, slices.iter().map(|slice| slice.name.clone()).collect());
         for slice in slices {
-            self.model.apply(Object::EndpointSlice(slice), &mut self.changes);
+            // An explicit slice of that very name is someone's object: it stays.
+            let is_taken = self.model.owner_of_slice(&slice.name).is_some();
+            if self.derived.contains(&slice.name) || !is_taken {
+                self.derived.insert(slice.name.clone());
+                self.model.apply(Object::EndpointSlice(slice), &mut self.changes);
+            }
         }
     }
 }

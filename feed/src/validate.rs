@@ -19,7 +19,9 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use crate::model::Protocol;
+use foldhash::fast::RandomState;
+
+use crate::model::{Details, Endpoint, Protocol};
 use crate::name::ObjectName;
 use crate::object::{self, Text};
 use crate::problem::Level;
@@ -47,7 +49,8 @@ pub(crate) struct Complaint {
 /// One string a content: node names, port names and label values repeat ten thousand times.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
-    texts: HashSet<Arc<str>>,
+    texts: HashSet<Arc<str>, RandomState>,
+    details: HashSet<Arc<Details>, RandomState>,
     /// How many were in use when last counted.
     in_use: usize,
 }
@@ -62,12 +65,25 @@ impl Interner {
         text
     }
 
+    /// The one object of these details.
+    fn share(&mut self, details: Arc<Details>) -> Arc<Details> {
+        match self.details.get(&details) {
+            Some(known) => known.clone(),
+            None => {
+                self.details.insert(details.clone());
+                details
+            }
+        }
+    }
+
     /// Forgets what nothing uses any more, once that may be half of all.
     pub(crate) fn shrink(&mut self) {
         const FEW: usize = 1000;
-        if self.texts.len() > 2 * self.in_use + FEW {
+        if self.texts.len() + self.details.len() > 2 * self.in_use + FEW {
+            // Details first, because they hold texts.
+            self.details.retain(|details| Arc::strong_count(details) > 1);
             self.texts.retain(|text| Arc::strong_count(text) > 1);
-            self.in_use = self.texts.len();
+            self.in_use = self.texts.len() + self.details.len();
         }
     }
 }
@@ -201,6 +217,10 @@ impl<'i> Check<'i> {
 
     fn optional(&mut self, text: Option<&Text<'_>>) -> Option<Arc<str>> {
         text.filter(|text| !text.is_empty()).map(|text| self.interner.intern(text))
+    }
+
+    fn share(&mut self, endpoint: &mut Endpoint) {
+        endpoint.share(|details| self.interner.share(details));
     }
 
     fn port(&mut self, at: At<'_>, port: i64) -> Option<NonZeroU16> {

@@ -11,9 +11,9 @@ use hickory_proto::rr::{RData, RecordType};
 use http::Version;
 use tokio::time::Instant;
 
-use super::Stage;
 use super::client::{self, Answer};
 use super::table::{Row, Table};
+use super::{FEED_PORT, Stage};
 
 /// Requests in a row that shows balance: a multiple of 2 and of 3 endpoints.
 const REQUESTS: usize = 30;
@@ -31,6 +31,7 @@ pub(crate) async fn send<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyho
     dns(stage, table).await?;
     proxy(stage, table).await?;
     ingress(stage, table).await?;
+    feed(stage, table).await?;
     change(stage, table).await
 }
 
@@ -139,6 +140,22 @@ async fn ingress<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Resul
         got.is_some_and(|answer| answer.status == 200 && answer.version == Version::HTTP_2);
     let sent = format!("GET {url}, certificate verified");
     table.print(&Row { part: "ingress", sent, answered, expected })?;
+    Ok(())
+}
+
+/// Lists the Services as any client of Kubernetes would.
+async fn feed<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()> {
+    let server = stage.node(FEED_PORT);
+    let path = "/api/v1/namespaces/demo/services";
+    let names = client::get(server, &format!("http://{server}{path}")).await.map(|answer| {
+        let list: serde_json::Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+        let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let names = items.iter().filter_map(|item| item["metadata"]["name"].as_str());
+        names.collect::<Vec<_>>().join(", ")
+    });
+    let expected = names.as_ref().is_ok_and(|names| names == "api, db, web");
+    let answered = names.unwrap_or_else(|error| error.to_string());
+    table.print(&Row { part: "feed", sent: format!("GET {path}"), answered, expected })?;
     Ok(())
 }
 

@@ -62,7 +62,7 @@ fn bad_usage_exits_2_and_a_taken_address_1() {
 struct Up {
     process: Switchyard,
     net: Net,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Up {
@@ -74,9 +74,14 @@ impl Up {
         let mut command = Command::new(BINARY);
         command.arg("up").arg(folder.path()).args(["--http", &at(8080), "--https", &at(8443)]);
         command.args(["--dns", &at(1053), "--node-ip", &ip, "--admin-ip", &ip]);
+        command.args(["--feed-listen", &at(7400)]);
+        // What a feed server for other machines would be given is not for this one.
+        command
+            .env("SWITCHYARD_TLS_CERT", "/nonexistent")
+            .env("SWITCHYARD_TLS_KEY", "/nonexistent");
         let process = Switchyard::spawn(command, net.addr(1, 7411));
-        let up = Up { process, net, _folder: folder };
-        for port in [7411, 7421, 7431] {
+        let up = Up { process, net, folder };
+        for port in [7401, 7411, 7421, 7431] {
             up.wait_ready(port);
         }
         up
@@ -120,6 +125,36 @@ fn up_starts_a_child_again_that_was_killed_and_drains_all() {
     up.process.signal(Signal::SIGTERM);
     assert!(up.process.wait().success());
     assert!(http_get(up.net.addr(1, 7431), "localhost", "/livez").is_err(), "dns still runs");
+}
+
+/// The others serve on without it, and follow the next one.
+#[test]
+fn up_outlives_its_feed() {
+    let up = Up::start();
+    let query = |name: &str| {
+        let page = http_get(up.net.addr(1, 7431), "localhost", "/snapshot").unwrap().1;
+        page.contains(name)
+    };
+    let killed = up.child("feed");
+    nix::sys::signal::kill(killed, Signal::SIGKILL).unwrap();
+    up.folder.replace("late.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: late}\n");
+    let service = "{ apiVersion: v1, kind: Service, metadata: { name: one, namespace: late }, \
+                   spec: { clusterIP: 10.96.7.7, ports: [{ port: 80 }] } }";
+    up.folder.replace("one.yaml", service);
+    assert!(up.is_ready(7431), "dns serves on");
+    eventually("the next feed is followed", || query("10.96.7.7").then_some(()));
+    assert_ne!(up.child("feed"), killed);
+}
+
+#[test]
+fn up_serves_no_other_machine() {
+    let folder = Folder::new();
+    let mut up = Command::new(BINARY);
+    up.arg("up").arg(folder.path()).args(["--feed-listen", "0.0.0.0:7400"]);
+    let output = up.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("not on loopback") && said.contains("switchyard feed"), "{said}");
 }
 
 #[test]

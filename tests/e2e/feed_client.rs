@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -145,6 +145,32 @@ fn a_lost_server_changes_nothing_but_readiness() {
         TcpStream::connect(net.addr(1, 80)).is_err().then_some(())
     });
     eventually("ready", || (proxy.admin_get("/readyz").0 == 200).then_some(()));
+}
+
+/// Neither a feed that is not there nor one that says nothing keeps a process from its end.
+#[test]
+fn a_process_without_its_feed_ends_when_asked_to() {
+    let net = Net::new();
+    let silent = TcpListener::bind(net.addr(3, 7400)).unwrap();
+    for feed in [net.addr(2, 7400), silent.local_addr().unwrap()] {
+        let url = format!("http://{feed}");
+        let (http, https) = (net.addr(4, 8080).to_string(), net.addr(4, 8443).to_string());
+        let (dns, node_ip) = (net.addr(4, 1053).to_string(), net.ip(4).to_string());
+        for own in [
+            &["proxy", "--node-ip", &node_ip][..],
+            &["ingress", "--http", &http, "--https", &https],
+            &["dns", "--listen", &dns],
+        ] {
+            let args = [own, &["--feed", &url]].concat();
+            let process = Switchyard::start(net.addr(250, 7411), &args);
+            eventually("alive", || (process.admin_get("/livez").0 == 200).then_some(()));
+            assert_eq!(process.admin_get("/readyz").0, 503, "{args:?}");
+            let begun = Instant::now();
+            process.signal(nix::sys::signal::Signal::SIGTERM);
+            assert_eq!(process.wait().code(), Some(0), "{args:?}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{args:?}: {:?}", begun.elapsed());
+        }
+    }
 }
 
 #[test]

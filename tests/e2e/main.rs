@@ -7,8 +7,11 @@
 mod commands;
 mod dns;
 mod feed_client;
+mod feed_kill;
 mod feed_server;
 mod folder;
+mod hosts;
 mod ingress;
 mod proxy;
+mod proxy_netns;
 mod support;

@@ -236,12 +236,12 @@ fn served_endpoints(entry: &ServiceEntry, room: usize) -> Vec<Served<'_>> {
     let mut served = Vec::new();
     for slice in entry.slices.iter() {
         for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.ready || all) {
-            let hostname = endpoint.hostname.as_deref().and_then(label_of);
-            for address in &endpoint.addresses {
+            let hostname = endpoint.details().hostname.as_deref().and_then(label_of);
+            for address in endpoint.addresses() {
                 let Address::Ip(ip) = address else { continue };
-                let label = hostname.clone().unwrap_or_else(|| dashed(*ip));
+                let label = hostname.clone().unwrap_or_else(|| dashed(ip));
                 if label.len() < room {
-                    let endpoint = Endpoint { label, ip: *ip };
+                    let endpoint = Endpoint { label, ip };
                     served.push(Served { endpoint, ports: &slice.ports });
                 }
             }

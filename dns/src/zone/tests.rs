@@ -91,7 +91,7 @@ fn slice(service: &str, number: u8, ports: &[&str], endpoints: &[&str]) -> Objec
         let (hostname, ip) = text.rsplit_once('@').map_or((None, text), |(h, ip)| (Some(h), ip));
         let mut endpoint = FeedEndpoint::ready_at(ip.parse().unwrap());
         (endpoint.ready, endpoint.serving) = (ready, ready);
-        endpoint.hostname = hostname.map(Into::into);
+        endpoint.details_mut().hostname = hostname.map(Into::into);
         endpoint
     });
     let ports = ports.iter().map(|word| {
@@ -584,7 +584,8 @@ fn endpoints_that_are_no_address_have_no_name() {
         unreachable!()
     };
     let mut slice = EndpointSlice::clone(&slice);
-    slice.endpoints[0].addresses[0] = Address::Host("example.com".into());
+    let host = Address::Host("example.com".into());
+    slice.endpoints[0] = feed::Endpoint::ready_with(vec![host], feed::Details::default());
     let objects = vec![service("ns/s None"), Object::EndpointSlice(slice.into())];
     let zone = zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects);
     check(&zone, "s.ns.svc.Z A", NXDOMAIN);

@@ -163,7 +163,7 @@ fn local_endpoint(slice: &EndpointSlice) -> Option<String> {
         Address::Host(host) => &**host == "localhost" || host.ends_with(".localhost"),
     };
     for (i, endpoint) in slice.endpoints.iter().enumerate() {
-        if let Some((j, address)) = endpoint.addresses.iter().enumerate().find(|(_, a)| local(a)) {
+        if let Some((j, address)) = endpoint.addresses().enumerate().find(|(_, a)| local(a)) {
             let address = match address {
                 Address::Ip(ip) => ip.to_string(),
                 Address::Host(host) => host.to_string(),

@@ -45,7 +45,7 @@ impl Hub {
         state: Option<State>,
         daemon: &daemon::Daemon,
     ) -> Hub {
-        let mut store = Store::new(kinds);
+        let mut store = Store::of_api(kinds);
         let followed = followed(kinds);
         // What nobody follows is as good as listed: there is none.
         for kind in RecordKind::ALL {

@@ -162,25 +162,29 @@ impl Status {
         }
         let mut inner = self.lock();
         let (address, readiness) = (inner.address.clone(), inner.readiness.clone());
+        let text = fault.to_string();
+        // All kinds come from one server: what they have in common is said once.
+        let is_known = inner.is_known(&text);
         let state = inner.kind(kind);
         let lost = state.lost.get_or_insert_with(|| Lost {
             since: Instant::now(),
             at: SystemTime::now(),
             fault: None,
         });
-        let text = fault.to_string();
         if lost.fault.as_ref() == Some(&text) {
             return;
         }
         if !state.listed {
             state.waiting = Some(readiness.block(waiting_for(kind, Some(&text))));
         }
-        tracing::warn!(
-            kind = kind.as_str(),
-            address,
-            fault = text,
-            "feed lost: everything stays as it was"
-        );
+        let kind = kind.as_str();
+        if is_known {
+            tracing::debug!(kind, address, fault = text, "no feed");
+        } else if state.listed {
+            tracing::warn!(kind, address, fault = text, "feed lost: everything stays as it was");
+        } else {
+            tracing::warn!(kind, address, fault = text, "no feed yet: asking again");
+        }
         lost.fault = Some(text);
     }
 
@@ -309,6 +313,12 @@ impl Inner {
 
     fn is_lost(&self) -> bool {
         self.kinds.iter().any(|state| state.lost.is_some())
+    }
+
+    /// Whether a kind is lost for that reason.
+    fn is_known(&self, fault: &str) -> bool {
+        let mut lost = self.kinds.iter().filter_map(|state| state.lost.as_ref());
+        lost.any(|lost| lost.fault.as_deref() == Some(fault))
     }
 
     fn page(&self) -> Value {

@@ -42,6 +42,10 @@ const MAX_SMALL_BODY: usize = 256 << 10;
 /// Credentials are read anew at most this often, however many kinds are refused.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 
+/// A connection's read buffer. It grows to this during the first list and then stays, one for
+/// each kind; more would not make that list faster.
+const MAX_BUFFER: usize = 64 << 10;
+
 const AGENT: &str = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Debug)]
@@ -288,7 +292,9 @@ async fn http1<S>(stream: S) -> io::Result<(Sender, Driver)>
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_BUFFER);
+    let handshake = builder.handshake(TokioIo::new(stream)).await;
     let (sender, connection) = handshake.map_err(io::Error::other)?;
     let driver = tokio::spawn(async move {
         let _ = connection.await;

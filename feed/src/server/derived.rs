@@ -66,8 +66,7 @@ pub(crate) fn slice(slice: &EndpointSlice) -> Value {
 
 fn endpoint(endpoint: &Endpoint) -> Value {
     let addresses: Vec<_> = endpoint
-        .addresses
-        .iter()
+        .addresses()
         .map(|address| match address {
             Address::Ip(ip) => ip.to_string(),
             Address::Host(host) => host.to_string(),
@@ -79,17 +78,18 @@ fn endpoint(endpoint: &Endpoint) -> Value {
         "terminating": endpoint.terminating,
     });
     let mut value = json!({"addresses": addresses, "conditions": conditions});
+    let details = endpoint.details();
     let optional = [
-        ("hostname", &endpoint.hostname),
-        ("nodeName", &endpoint.node_name),
-        ("zone", &endpoint.zone),
+        ("hostname", &details.hostname),
+        ("nodeName", &details.node_name),
+        ("zone", &details.zone),
     ];
     for (key, text) in optional {
         if let Some(text) = text {
             value[key] = Value::from(&**text);
         }
     }
-    for (key, names) in [("forNodes", &endpoint.for_nodes), ("forZones", &endpoint.for_zones)] {
+    for (key, names) in [("forNodes", &details.for_nodes), ("forZones", &details.for_zones)] {
         if !names.is_empty() {
             let names: Vec<_> = names.iter().map(|name| json!({"name": &**name})).collect();
             value["hints"][key] = names.into();
@@ -140,7 +140,8 @@ impl Subset {
     fn add(&mut self, endpoint: &Endpoint) {
         let Some(ip) = endpoint.ip() else { return };
         let mut address = json!({"ip": ip.to_string()});
-        for (key, text) in [("hostname", &endpoint.hostname), ("nodeName", &endpoint.node_name)] {
+        let details = endpoint.details();
+        for (key, text) in [("hostname", &details.hostname), ("nodeName", &details.node_name)] {
             if let Some(text) = text {
                 address[key] = Value::from(&**text);
             }
@@ -259,8 +260,8 @@ mod tests {
     fn slices_say_all_that_the_model_knows() {
         let mut one = a_slice("web-1", 8080, &["10.1.0.2"]);
         one.endpoints[0].ready = false;
-        one.endpoints[0].zone = Some("z1".into());
-        one.endpoints[0].for_zones = ["z1".into()].into_iter().collect();
+        one.endpoints[0].details_mut().zone = Some("z1".into());
+        one.endpoints[0].details_mut().for_zones = ["z1".into()].into_iter().collect();
         one.ports[0].app_protocol = Some("http".into());
         assert_eq!(
             slice(&one),

@@ -85,6 +85,10 @@ fn resource(resource: Resource) -> Value {
     if !resource.short_names().is_empty() {
         description["shortNames"] = json!(resource.short_names());
     }
+    // What `kubectl get all` means.
+    if matches!(resource, Resource::Services | Resource::Pods) {
+        description["categories"] = json!(["all"]);
+    }
     description
 }
 
@@ -115,7 +119,11 @@ mod tests {
         assert_eq!(resources("apps"), None);
         let core = resources("").unwrap();
         assert_eq!(core["groupVersion"], "v1");
-        assert_eq!(core["resources"].as_array().unwrap().len(), 7);
+        let resources = core["resources"].as_array().unwrap();
+        assert_eq!(resources.len(), 7);
+        let of_all = resources.iter().filter(|resource| resource["categories"] == json!(["all"]));
+        let of_all: Vec<_> = of_all.map(|resource| resource["name"].clone()).collect();
+        assert_eq!(of_all, ["services", "pods"]);
     }
 
     #[test]

@@ -191,7 +191,7 @@ struct SlicePort<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct SliceEndpoint<'a> {
-    addresses: Vec<SliceAddress<'a>>,
+    addresses: Vec<SliceAddress>,
     conditions: Conditions,
     #[serde(skip_serializing_if = "Option::is_none")]
     hostname: Option<&'a str>,
@@ -205,9 +205,9 @@ struct SliceEndpoint<'a> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum SliceAddress<'a> {
+enum SliceAddress {
     Ip(IpAddr),
-    Host(&'a str),
+    Host(Arc<str>),
 }
 
 #[derive(Serialize)]
@@ -262,11 +262,12 @@ fn slice(slice: &EndpointSlice) -> Slice<'_> {
 }
 
 fn endpoint(endpoint: &Endpoint) -> SliceEndpoint<'_> {
-    let addresses = endpoint.addresses.iter().map(|address| match address {
-        Address::Ip(ip) => SliceAddress::Ip(*ip),
+    let addresses = endpoint.addresses().map(|address| match address {
+        Address::Ip(ip) => SliceAddress::Ip(ip),
         Address::Host(host) => SliceAddress::Host(host),
     });
-    let has_hints = !endpoint.for_zones.is_empty() || !endpoint.for_nodes.is_empty();
+    let details = endpoint.details();
+    let has_hints = !details.for_zones.is_empty() || !details.for_nodes.is_empty();
     SliceEndpoint {
         addresses: addresses.collect(),
         conditions: Conditions {
@@ -274,12 +275,12 @@ fn endpoint(endpoint: &Endpoint) -> SliceEndpoint<'_> {
             serving: endpoint.serving,
             terminating: endpoint.terminating,
         },
-        hostname: endpoint.hostname.as_deref(),
-        node_name: endpoint.node_name.as_deref(),
-        zone: endpoint.zone.as_deref(),
+        hostname: details.hostname.as_deref(),
+        node_name: details.node_name.as_deref(),
+        zone: details.zone.as_deref(),
         hints: has_hints.then(|| Hints {
-            for_zones: endpoint.for_zones.iter().map(|name| Hint { name }).collect(),
-            for_nodes: endpoint.for_nodes.iter().map(|name| Hint { name }).collect(),
+            for_zones: details.for_zones.iter().map(|name| Hint { name }).collect(),
+            for_nodes: details.for_nodes.iter().map(|name| Hint { name }).collect(),
         }),
     }
 }

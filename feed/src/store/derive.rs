@@ -8,13 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use crate::model::{
-    Address, AddressType, Endpoint, EndpointSlice, Node, Service, SlicePort, TargetPort,
+    Address, AddressType, Details, Endpoint, EndpointSlice, Node, Service, SlicePort, TargetPort,
 };
-use crate::name::ObjectName;
-use crate::record::{EndpointsRecord, Family, PodRecord, ServiceRecord};
+use crate::name::{Kind, ObjectName};
+use crate::record::{EndpointsRecord, Family, PodRecord, RecordKind, ServiceRecord};
 
 /// Namespace, label and value.
 type Pair = (Arc<str>, Arc<str>, Arc<str>);
@@ -22,12 +20,11 @@ type Index = HashMap<Pair, BTreeSet<ObjectName>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Derivation {
+    /// Those with a selector: what others are made of does not depend on the Service.
     services: BTreeMap<ObjectName, Arc<ServiceRecord>>,
     endpoints: BTreeMap<ObjectName, Arc<EndpointsRecord>>,
     pods: BTreeMap<ObjectName, Arc<PodRecord>>,
     nodes: BTreeMap<ObjectName, Arc<Node>>,
-    /// The number of explicit slices a Service has.
-    explicit: HashMap<ObjectName, usize>,
     pods_by_label: Index,
     /// Each Service under the first pair of its selector.
     services_by_label: Index,
@@ -36,33 +33,24 @@ pub(super) struct Derivation {
 }
 
 impl Derivation {
-    pub(super) fn services(&self) -> Vec<ObjectName> {
-        self.services.keys().cloned().collect()
-    }
-
-    pub(super) fn endpoints(&self) -> Vec<ObjectName> {
-        self.endpoints.keys().cloned().collect()
-    }
-
-    pub(super) fn pods(&self) -> Vec<ObjectName> {
-        self.pods.keys().cloned().collect()
-    }
-
-    pub(super) fn nodes(&self) -> Vec<ObjectName> {
-        self.nodes.keys().cloned().collect()
+    /// The names of all objects of a kind that are held here.
+    pub(super) fn names(&self, kind: RecordKind) -> BTreeSet<ObjectName> {
+        match kind {
+            RecordKind::Endpoints => self.endpoints.keys().cloned().collect(),
+            RecordKind::Of(Kind::Service) => self.services.keys().cloned().collect(),
+            RecordKind::Of(Kind::Pod) => self.pods.keys().cloned().collect(),
+            RecordKind::Of(Kind::Node) => self.nodes.keys().cloned().collect(),
+            RecordKind::Of(_) => BTreeSet::new(),
+        }
     }
 
     pub(super) fn put_service(&mut self, record: Arc<ServiceRecord>) {
         let name = record.service.name.clone();
-        self.unindex_service(&name);
+        self.delete_service(&name);
         if let Some(pair) = first_pair(&record) {
             self.services_by_label.entry(pair).or_default().insert(name.clone());
             self.dirty.insert(name.clone());
-        }
-        if let Some(before) = self.services.insert(name.clone(), record)
-            && before.selector.is_some()
-        {
-            self.dirty.insert(name);
+            self.services.insert(name, record);
         }
     }
 
@@ -116,37 +104,29 @@ impl Derivation {
         }
     }
 
-    pub(super) fn add_slice(&mut self, service: &ObjectName) {
-        *self.explicit.entry(service.clone()).or_default() += 1;
-        self.touch_if_derived(service);
-    }
-
-    pub(super) fn remove_slice(&mut self, service: &ObjectName) {
-        if let Some(count) = self.explicit.get_mut(service) {
-            *count -= 1;
-            if *count == 0 {
-                self.explicit.remove(service);
-            }
-        }
-        self.touch_if_derived(service);
-    }
-
-    /// The derived slices, now, of each Service whose slices may have changed.
-    pub(super) fn refresh(&mut self) -> Vec<(ObjectName, Vec<Arc<EndpointSlice>>)> {
-        let dirty = std::mem::take(&mut self.dirty);
-        dirty.into_iter().map(|name| (name.clone(), self.slices_of(&name))).collect()
-    }
-
-    fn touch_if_derived(&mut self, service: &ObjectName) {
-        let selects = self.services.get(service).is_some_and(|s| s.selector.is_some());
-        if selects || self.endpoints.contains_key(service) {
+    /// An explicit slice of that Service came or went.
+    pub(super) fn touch_if_derived(&mut self, service: &ObjectName) {
+        if self.services.contains_key(service) || self.endpoints.contains_key(service) {
             self.dirty.insert(service.clone());
         }
     }
 
+    /// The derived slices, now, of each Service whose slices may have changed. Services that
+    /// have slices of their own need none.
+    pub(super) fn refresh(
+        &mut self,
+        has_own: impl Fn(&ObjectName) -> bool,
+    ) -> Vec<(ObjectName, Vec<Arc<EndpointSlice>>)> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let slices_of = |name: &ObjectName| match has_own(name) {
+            true => Vec::new(),
+            false => self.slices_of(name),
+        };
+        dirty.into_iter().map(|name| (name.clone(), slices_of(&name))).collect()
+    }
+
     fn touch_selecting_services(&mut self) {
-        let selecting = self.services.iter().filter(|(_, record)| record.selector.is_some());
-        self.dirty.extend(selecting.map(|(name, _)| name.clone()));
+        self.dirty.extend(self.services.keys().cloned());
     }
 
     fn touch_services_of(&mut self, pod: &PodRecord) {
@@ -166,9 +146,6 @@ impl Derivation {
     }
 
     fn slices_of(&self, service: &ObjectName) -> Vec<Arc<EndpointSlice>> {
-        if self.explicit.contains_key(service) {
-            return Vec::new();
-        }
         if let Some(endpoints) = self.endpoints.get(service) {
             return endpoints.slices.clone();
         }
@@ -214,17 +191,17 @@ impl Derivation {
         let always = service.publish_not_ready_addresses;
         let in_subdomain = pod.subdomain.as_ref() == Some(&service.name.name);
         let node = pod.node_name.as_ref().map(|name| ObjectName::new("", name));
-        Endpoint {
-            addresses: SmallVec::from_buf([address]),
-            ready: always || (pod.ready && !pod.terminating),
-            serving: pod.ready,
-            terminating: pod.terminating,
+        let details = Details {
             hostname: pod.hostname.clone().filter(|_| in_subdomain),
             node_name: pod.node_name.clone(),
             zone: node.and_then(|name| self.nodes.get(&name)?.zone.clone()),
-            for_zones: SmallVec::new(),
-            for_nodes: SmallVec::new(),
-        }
+            ..Details::default()
+        };
+        let mut endpoint = Endpoint::ready_with(vec![address], details);
+        endpoint.ready = always || (pod.ready && !pod.terminating);
+        endpoint.serving = pod.ready;
+        endpoint.terminating = pod.terminating;
+        endpoint
     }
 }
 

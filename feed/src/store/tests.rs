@@ -63,7 +63,8 @@ fn slices(model: &Model, service: &str) -> Vec<String> {
                 ];
                 let flags: Vec<_> =
                     flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
-                let more = [&endpoint.hostname, &endpoint.node_name, &endpoint.zone];
+                let details = endpoint.details();
+                let more = [&details.hostname, &details.node_name, &details.zone];
                 let more: Vec<_> = more.into_iter().flatten().map(|text| &**text).collect();
                 let all = [flags, more].concat().join(",");
                 format!("{}[{all}]", endpoint.ip().unwrap())

@@ -4,10 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::{At, Check, ROOT, accept, format};
-use crate::model::{Address, AddressType, Endpoint, EndpointSlice, SlicePort};
+use crate::model::{Address, AddressType, Details, Endpoint, EndpointSlice, SlicePort};
 use crate::name::{Kind, ObjectName};
 use crate::object;
 use crate::record::{EndpointsRecord, Family, Record, RecordKind};
@@ -109,7 +107,7 @@ fn endpoint(
         let count = texts.len();
         check.error(list, format!("Too many: {count}: must have at most {MAX_ADDRESSES} items"));
     }
-    let mut addresses = SmallVec::new();
+    let mut addresses = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {
         addresses.extend(address(text, address_type, list.index(i), check));
     }
@@ -124,17 +122,20 @@ fn endpoint(
         list.iter().filter_map(|hint| check.optional(hint.name.as_ref())).collect()
     };
     let (for_zones, for_nodes) = (names(hints.for_zones), names(hints.for_nodes));
-    Endpoint {
-        addresses,
-        ready,
-        serving: conditions.serving.unwrap_or(ready),
-        terminating: conditions.terminating.unwrap_or(false),
+    let details = Details {
         hostname: check.optional(object.hostname.as_ref()),
         node_name: check.optional(object.node_name.as_ref()),
         zone: check.optional(object.zone.as_ref()),
         for_zones,
         for_nodes,
-    }
+        ..Details::default()
+    };
+    let mut endpoint = Endpoint::ready_with(addresses, details);
+    endpoint.ready = ready;
+    endpoint.serving = conditions.serving.unwrap_or(ready);
+    endpoint.terminating = conditions.terminating.unwrap_or(false);
+    check.share(&mut endpoint);
+    endpoint
 }
 
 fn address(
@@ -243,13 +244,15 @@ fn subset_slices(
             if endpoint_ip(ip, at.key("ip"), check).is_none() {
                 continue;
             }
-            families.entry(Family::of(ip)).or_default().push(Endpoint {
-                ready,
-                serving: ready,
+            let details = Details {
                 hostname: check.optional(object.hostname.as_ref()),
                 node_name: check.optional(object.node_name.as_ref()),
-                ..Endpoint::ready_at(ip)
-            });
+                ..Details::default()
+            };
+            let mut endpoint = Endpoint::ready_with(vec![Address::Ip(ip)], details);
+            (endpoint.ready, endpoint.serving) = (ready, ready);
+            check.share(&mut endpoint);
+            families.entry(Family::of(ip)).or_default().push(endpoint);
         }
     }
     let slices = families.into_iter().map(|(family, endpoints)| {

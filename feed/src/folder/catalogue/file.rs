@@ -115,6 +115,7 @@ impl File {
         } else {
             touched.extend(before.objects.into_keys());
         }
+        file.documents.shrink_to_fit();
         (file, touched)
     }
 
@@ -196,6 +197,8 @@ impl File {
                 document.problems.push((key.clone(), Arc::new(problem)));
             }
         }
+        // A folder of 10,000 files has as many of these lists, of one or two items each.
+        document.keys.shrink_to_fit();
         self.documents.push(document);
     }
 

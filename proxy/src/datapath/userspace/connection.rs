@@ -16,16 +16,18 @@ use std::time::{Duration, Instant};
 use feed::Protocol;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::SendFlags;
 use rustix::net::sockopt::{set_socket_linger, socket_error};
+use rustix::net::{SendFlags, getsockname};
 use smallvec::SmallVec;
 
 use super::own::Own;
 use super::relay::{self, End, Flow, Progress, Side, Tools, waits_to_write};
 use super::room::{Permit, Room};
+use super::rules::Stay;
 use super::serving::{Cell, Endpoint};
 use super::sockets;
 use crate::metrics::{Active, count};
+use crate::proxy_protocol;
 
 /// Endpoints tried for one client: a Service whose many endpoints are all dead must not make a
 /// thousand connects of one.
@@ -97,6 +99,7 @@ enum Stage {
 #[derive(Debug)]
 struct Search {
     cell: Arc<Cell>,
+    client: SocketAddr,
     begun: Instant,
     tried: SmallVec<[SocketAddr; 2]>,
     /// The number of the connect under way.
@@ -113,6 +116,8 @@ pub(super) struct Connection {
     down: Flow,
     endpoint: Option<Arc<Endpoint>>,
     active: Active,
+    /// Its client keeps the endpoint.
+    stay: Option<Stay>,
     /// Whether a vanished endpoint would be noticed.
     probes: bool,
     over: bool,
@@ -123,15 +128,24 @@ impl Connection {
     /// Begins to serve a client that has just been accepted.
     pub(super) fn begin(
         key: usize,
-        client: OwnedFd,
+        (client, addr): (OwnedFd, SocketAddr),
         cell: Arc<Cell>,
         permit: Permit,
         shared: &mut Shared,
     ) -> (Connection, Step) {
-        let meter = cell.serving.load().meter.clone();
+        let (meter, admitted, proxy_protocol) = {
+            let serving = cell.serving.load();
+            let admitted = serving.admits(Some(addr.ip()));
+            (serving.meter.clone(), admitted, serving.proxy_protocol)
+        };
         count(&meter.accepted);
-        let search =
-            Search { cell, begun: shared.now, tried: SmallVec::new(), attempt: shared.attempts };
+        let search = Search {
+            cell,
+            client: addr,
+            begun: shared.now,
+            tried: SmallVec::new(),
+            attempt: shared.attempts,
+        };
         let mut connection = Connection {
             key,
             stage: Stage::Connecting(search),
@@ -142,17 +156,37 @@ impl Connection {
             down: Flow::new(true),
             endpoint: None,
             active: Active::new(meter, |meter| &meter.active),
+            stay: None,
             probes: false,
             over: false,
             _permit: permit,
         };
         connection.client.writable = true;
-        let step = connection.start(shared);
+        let step = if admitted {
+            connection.start(proxy_protocol.then_some(addr), shared)
+        } else {
+            count(&connection.active.meter().denied);
+            connection.end(End::Reset, shared)
+        };
         (connection, step)
     }
 
-    fn start(&mut self, shared: &mut Shared) -> Step {
-        let early = match self.client.read(&mut shared.tools.scratch[..EARLY_BYTES]) {
+    /// Reads what the client has sent already and connects.
+    ///
+    /// `told`: the endpoint is to be told of this client, ahead of its bytes.
+    fn start(&mut self, told: Option<SocketAddr>, shared: &mut Shared) -> Step {
+        let header = match told {
+            None => 0,
+            Some(addr) => match self.write_header(addr, &mut shared.tools.scratch) {
+                Ok(length) => length,
+                Err(error) => {
+                    tracing::debug!(%error, "no local address");
+                    return self.end(End::Reset, shared);
+                }
+            },
+        };
+        let room = &mut shared.tools.scratch[header..header + EARLY_BYTES];
+        let early = match self.client.read(room) {
             Ok((length, _)) => length,
             Err(Errno::AGAIN) => 0,
             Err(_) => return self.end(End::Reset, shared),
@@ -162,7 +196,15 @@ impl Connection {
             return self.end(End::Reset, shared);
         }
         self.up.count(early);
-        self.connect(early, shared)
+        self.connect(header + early, shared)
+    }
+
+    fn write_header(&self, client: SocketAddr, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let local = getsockname(&self.client.socket)?;
+        let local = SocketAddr::try_from(local).map_err(|_| Errno::AFNOSUPPORT)?;
+        let header = proxy_protocol::header(client, local);
+        buffer[..header.len()].copy_from_slice(&header);
+        Ok(header.len())
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -283,7 +325,7 @@ impl Connection {
         let suits = |endpoint: &Arc<Endpoint>| {
             !search.tried.contains(&endpoint.addr) && !shared.own.has(Protocol::Tcp, endpoint.addr)
         };
-        serving.rotation.pick(suits).cloned()
+        serving.pick(Some(search.client.ip()), suits).cloned()
     }
 
     fn watch_upstream(&mut self, dialled: Dialled, shared: &mut Shared) -> Step {
@@ -299,7 +341,7 @@ impl Connection {
         upstream.writable = connected && !upstream.watches_writes;
         self.upstream = Some(upstream);
         if connected {
-            self.stage = Stage::Relaying;
+            self.found();
             return if self.client.readable { self.relay(shared) } else { Step::Waits };
         }
         shared.attempts += 1;
@@ -328,8 +370,17 @@ impl Connection {
         if !upstream.writable {
             return Step::Waits;
         }
-        self.stage = Stage::Relaying;
+        self.found();
         self.relay(shared)
+    }
+
+    /// The endpoint is connected, and the search for one over.
+    fn found(&mut self) {
+        let Stage::Connecting(search) = &self.stage else { return };
+        if let Some(endpoint) = &self.endpoint {
+            self.stay = search.cell.serving.load().stay(Some(search.client.ip()), endpoint);
+        }
+        self.stage = Stage::Relaying;
     }
 
     fn connect_failed(&mut self, error: Errno) {
@@ -368,6 +419,9 @@ impl Connection {
     fn end(&mut self, end: End, shared: &mut Shared) -> Step {
         if end != End::Closed {
             self.reset();
+        }
+        if let Some(stay) = &self.stay {
+            stay.refresh(tokio::time::Instant::from_std(shared.now));
         }
         relay::finish((&mut self.up, &mut self.down), &mut shared.tools, self.active.meter());
         self.over = true;

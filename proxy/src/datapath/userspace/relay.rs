@@ -72,7 +72,9 @@ pub(super) struct Side {
     pub(super) socket: OwnedFd,
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The peer has sent its last byte: nothing follows what is queued.
+    /// The peer has sent its last byte, or is gone: no edge will tell of what is queued.
+    hung_up: bool,
+    /// And the end of what is queued is the end of the stream.
     ended: bool,
     failed: bool,
     /// Whether epoll has been asked to tell when it can be written to.
@@ -82,13 +84,22 @@ pub(super) struct Side {
 impl Side {
     pub(super) fn new(socket: OwnedFd) -> Side {
         let (readable, writable) = (false, false);
-        Side { socket, readable, writable, ended: false, failed: false, watches_writes: false }
+        Side {
+            socket,
+            readable,
+            writable,
+            hung_up: false,
+            ended: false,
+            failed: false,
+            watches_writes: false,
+        }
     }
 
     /// Remembers what epoll said.
     pub(super) fn note(&mut self, flags: EventFlags) {
         let gone = flags.intersects(EventFlags::ERR | EventFlags::HUP);
-        self.readable |= gone || flags.intersects(EventFlags::IN | EventFlags::RDHUP);
+        self.hung_up = gone || flags.contains(EventFlags::RDHUP);
+        self.readable |= self.hung_up || flags.contains(EventFlags::IN);
         self.writable |= gone || flags.contains(EventFlags::OUT);
         self.failed |= flags.contains(EventFlags::ERR);
         // A read stops short at an urgent byte (tcp(7)), so with one a short read is not the last.
@@ -116,7 +127,7 @@ impl Side {
         let drained = length < room;
         let last = length == 0 || drained && self.ended;
         // What arrives after a short read is a new edge (epoll(7)).
-        self.readable = last || !drained;
+        self.readable = self.hung_up || last || !drained;
         Ok((length, last))
     }
 

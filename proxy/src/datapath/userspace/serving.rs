@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use arc_swap::ArcSwap;
 
+use super::rules::Rules;
 use crate::metrics::Meter;
 use crate::pick::Rotation;
 
@@ -24,6 +25,10 @@ pub(super) struct Cell {
 pub(super) struct Serving {
     pub(super) rotation: Rotation<Arc<Endpoint>>,
     pub(super) meter: Arc<Meter>,
+    /// Absent when all clients may come and none keeps its endpoint.
+    pub(super) rules: Option<Box<Rules>>,
+    /// Endpoints are told who their client is.
+    pub(super) proxy_protocol: bool,
 }
 
 const SERVING: u8 = 0;

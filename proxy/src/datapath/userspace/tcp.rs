@@ -6,7 +6,7 @@
 //! the loop itself.
 
 use std::collections::HashMap;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -16,7 +16,7 @@ use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{Event, EventData, EventFlags};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use rustix::net::{SocketFlags, acceptfrom_with};
 use slab::Slab;
 use tokio::sync::oneshot;
 
@@ -220,12 +220,16 @@ impl TcpThread {
     fn accept_one(&mut self, socket: &TcpListener, cell: &Arc<Cell>) -> Accepted {
         // Room comes first, so that what does not fit waits in the kernel's queue.
         let Some(permit) = self.shared.room.connection() else { return Accepted::NoRoom };
-        match accept_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-            Ok(client) => {
+        match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((client, addr)) => {
+                // A TCP client has an address.
+                let Some(addr) = addr.and_then(|addr| SocketAddr::try_from(addr).ok()) else {
+                    return Accepted::Begun;
+                };
                 let entry = self.connections.vacant_entry();
                 let key = entry.key();
                 let (connection, step) =
-                    Connection::begin(key, client, cell.clone(), permit, &mut self.shared);
+                    Connection::begin(key, (client, addr), cell.clone(), permit, &mut self.shared);
                 entry.insert(connection);
                 self.take(key, step);
                 Accepted::Begun
