@@ -11,6 +11,7 @@ mod metrics;
 #[cfg(test)]
 mod objects;
 pub mod pick;
+pub mod proxy_protocol;
 pub mod resolver;
 mod service_cidr;
 pub mod snapshot;

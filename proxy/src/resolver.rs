@@ -20,6 +20,10 @@ use feed::{
 };
 use ipnet::IpNet;
 
+/// The annotation of a Service whose endpoints are to be told who their client is. Its only value
+/// is `v2`.
+const PROXY_PROTOCOL: &str = "switchyard.dev/proxy-protocol";
+
 /// What the resolver must know of the machine that the proxy runs on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
@@ -140,6 +144,8 @@ pub struct Frontend {
     pub affinity: Option<Duration>,
     /// Clients that may come; `None` for all.
     pub sources: Option<Arc<[IpNet]>>,
+    /// TCP endpoints are told who their client is: PROXY protocol, version 2.
+    pub proxy_protocol: bool,
 }
 
 /// Which endpoints were considered at all.
@@ -329,6 +335,8 @@ fn frontend(
             (FrontendKind::LoadBalancerIp, Place::Ip(ip)) => sources(service, node, ip),
             _ => None,
         },
+        proxy_protocol: port.protocol == Protocol::Tcp
+            && service.annotations.get(PROXY_PROTOCOL).is_some_and(|version| &**version == "v2"),
     }
 }
 

@@ -25,7 +25,8 @@ use super::downstream::{Downstream, MAX_DATAGRAM};
 use super::room::Permit;
 use super::rules::Stay;
 use super::serving::{Cell, Endpoint};
-use super::worker::{Context, Stop};
+use super::udp_thread::Stop;
+use super::worker::WorkerLimits;
 use crate::metrics::{Active, add, count};
 
 /// Datagrams handled before other tasks of the thread get a turn.
@@ -50,7 +51,7 @@ type Key = (SocketAddr, Option<IpAddr>);
 pub(super) struct Table {
     downstream: Rc<Downstream>,
     cell: Arc<Cell>,
-    context: Rc<Context>,
+    limits: Rc<WorkerLimits>,
     sessions: HashMap<Key, Session>,
 }
 
@@ -128,14 +129,14 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 impl Table {
-    pub(super) fn new(downstream: Downstream, cell: Arc<Cell>, context: Rc<Context>) -> Table {
+    pub(super) fn new(downstream: Downstream, cell: Arc<Cell>, limits: Rc<WorkerLimits>) -> Table {
         let downstream = Rc::new(downstream);
-        Table { downstream, cell, context, sessions: HashMap::new() }
+        Table { downstream, cell, limits, sessions: HashMap::new() }
     }
 
     /// Serves the frontend until stopped.
     pub(super) async fn serve(mut self, mut stopped: oneshot::Receiver<Stop>, refresh: Rc<Notify>) {
-        let mut sweep = interval(self.context.udp_idle_timeout / SWEEPS);
+        let mut sweep = interval(self.limits.udp_idle_timeout / SWEEPS);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let downstream = self.downstream.clone();
         loop {
@@ -168,7 +169,7 @@ impl Table {
     }
 
     fn end_idle(&mut self, now: Instant) {
-        let timeout = self.context.udp_idle_timeout;
+        let timeout = self.limits.udp_idle_timeout;
         let keep = |session: &Session| !session.is_idle(now, timeout) && session.is_usable();
         self.sessions.retain(|_, session| keep(session));
         self.sessions.values().for_each(Session::refresh_stay);
@@ -219,14 +220,14 @@ impl Table {
         let (client, _) = key;
         let mut tried: SmallVec<[SocketAddr; MAX_TRIES]> = SmallVec::new();
         while tried.len() < MAX_TRIES {
-            let permit = self.context.room.session()?;
+            let permit = self.limits.room.session()?;
             let serving = self.cell.serving.load();
             if !serving.admits(Some(client.ip())) {
                 count(&serving.meter.denied);
                 return None;
             }
             let suits = |endpoint: &Arc<Endpoint>| {
-                let own = &self.context.own;
+                let own = &self.limits.own;
                 !tried.contains(&endpoint.addr) && !own.has(Protocol::Udp, endpoint.addr)
             };
             let endpoint = serving.pick(Some(client.ip()), suits)?.clone();
