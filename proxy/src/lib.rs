@@ -280,6 +280,10 @@ impl Proxy {
             return false;
         }
         let before = std::mem::replace(&mut self.node, self.flags.with_objects(&update.model));
+        let Node { name, zone, .. } = &self.node;
+        if first || before.zone != *zone {
+            tracing::info!(node = name.as_deref(), zone = zone.as_deref(), "this node");
+        }
         before != self.node
     }
 
