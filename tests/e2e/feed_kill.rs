@@ -234,9 +234,8 @@ impl World {
         let proxy = Switchyard::ready(net.addr(250, 7411), &proxy);
         let http = net.addr(3, 8080).to_string();
         let https = net.addr(3, 8443).to_string();
-        let ingress = [
-            "ingress", "--feed", &source, "--http", &http, "--https", &https, "--log", quiet,
-        ];
+        let ingress =
+            ["ingress", "--feed", &source, "--http", &http, "--https", &https, "--log", quiet];
         let ingress = Switchyard::ready(net.addr(250, 7421), &ingress);
         World { net, folder, state, feed: Some(feed), _proxy: proxy, ingress }
     }
