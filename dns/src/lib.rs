@@ -5,6 +5,7 @@
 //! drains. The semantics are in `zone` and `wire`, which touch nothing, and in `respond`.
 
 mod config;
+mod explain;
 mod forward;
 mod local;
 mod metrics;
@@ -35,6 +36,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use config::{Config, Upstream};
+pub use explain::explain;
 pub use zone::PodMode;
 
 use forward::Forwarder;

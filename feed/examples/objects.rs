@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     for source in cli.sources {
         let before = dhat::HeapStats::get();
-        let config = Config { source, api: cli.api.clone() };
+        let config = Config { source, host_resolver: Vec::new(), api: cli.api.clone() };
         let mut updates = feed::follow(&config, KINDS, &Daemon::detached("objects", 1))?;
         let update = updates.next().await.ok_or("the source has gone")?;
         let model = update.model;

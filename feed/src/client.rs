@@ -167,7 +167,7 @@ impl Follow {
 }
 
 /// Whether a URL can only mean this machine.
-fn is_this_machine(url: &Uri) -> bool {
+pub(crate) fn is_this_machine(url: &Uri) -> bool {
     let host = url.host().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     match bare.parse::<IpAddr>() {

@@ -10,7 +10,9 @@
 mod check;
 mod client;
 mod document;
+mod explanation;
 mod folder;
+mod hosts;
 mod manifest;
 mod model;
 mod name;
@@ -29,14 +31,18 @@ mod validate;
 
 pub use check::{Checked, check};
 pub use client::ApiConfig;
+pub use explanation::{Explanation, Trouble, nearest};
 pub use model::*;
 pub use name::{Kind, Kinds, ObjectKey, ObjectName};
 pub use update::{Publisher, Update, Updates, mailbox};
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use daemon::{Daemon, Failure};
+
+use hosts::Lookup;
 
 /// Where objects come from: `--feed SOURCE`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +105,15 @@ pub struct Config {
     #[arg(long = "feed", env = "SWITCHYARD_FEED", value_name = "SOURCE")]
     pub source: Source,
 
+    /// Servers to look up hosts that name endpoints (addressType FQDN); default: this machine's
+    #[arg(
+        long = "host-resolver",
+        env = "SWITCHYARD_HOST_RESOLVER",
+        value_name = "IP:PORT",
+        value_delimiter = ','
+    )]
+    pub host_resolver: Vec<SocketAddr>,
+
     #[command(flatten)]
     pub api: ApiConfig,
 }
@@ -106,19 +121,32 @@ pub struct Config {
 /// Follows a source: the first update comes as soon as every kind has been listed.
 ///
 /// The model holds the kinds that are asked for; what else a folder holds is still validated
-/// and reported. Over the network this needs a runtime, on which it goes on until the updates'
-/// receiver is dropped.
+/// and reported. Endpoints that are named by host have the addresses which these resolve to.
+/// Needs a runtime, on which it goes on until the updates' receiver is dropped.
 ///
 /// # Errors
 ///
 /// When the source cannot work at all, for example a folder that is not there.
 pub fn follow(config: &Config, kinds: Kinds, daemon: &Daemon) -> Result<Updates, Failure> {
-    match &config.source {
+    let updates = match &config.source {
         Source::Folder(path) => folder::follow(path, kinds, daemon).map_err(|error| {
             Failure::Configuration(format!("cannot read the folder {}: {error}", path.display()))
-        }),
-        Source::Api(url) => client::follow_url(url, &config.api, kinds, daemon),
-        Source::Kube => client::follow_kube(&config.api, kinds, daemon),
+        })?,
+        Source::Api(url) => client::follow_url(url, &config.api, kinds, daemon)?,
+        Source::Kube => client::follow_kube(&config.api, kinds, daemon)?,
+    };
+    let lookup = Lookup::new(&config.host_resolver);
+    Ok(hosts::resolve(updates, lookup, config.takes_local_endpoints(), daemon))
+}
+
+impl Config {
+    /// Whether endpoints may be on this machine's loopback: a feed elsewhere means its own.
+    fn takes_local_endpoints(&self) -> bool {
+        match &self.source {
+            Source::Folder(_) => true,
+            Source::Api(url) => client::is_this_machine(url) || self.api.allow_local_endpoints,
+            Source::Kube => self.api.allow_local_endpoints,
+        }
     }
 }
 

@@ -157,8 +157,8 @@ impl PartialEq for ByName {
 
 impl Eq for ByName {}
 
-type Map<V> = imbl::OrdMap<ObjectName, V>;
-type Slices = Arc<[Arc<EndpointSlice>]>;
+pub(crate) type Map<V> = imbl::OrdMap<ObjectName, V>;
+pub(crate) type Slices = Arc<[Arc<EndpointSlice>]>;
 
 /// What is known by the name of a Service: itself, and slices that belong to it. Never neither.
 #[derive(Clone, Debug, Default)]
@@ -176,6 +176,8 @@ pub struct Model {
     services: usize,
     /// All slices by their own names, to find a slice's Service when it moves or goes.
     slices: imbl::OrdSet<ByName>,
+    /// For Services with a slice that names hosts: all their slices, with addresses instead.
+    resolved: Map<Slices>,
     ingresses: Map<Arc<Ingress>>,
     ingress_classes: Map<Arc<IngressClass>>,
     secrets: Map<Arc<Secret>>,
@@ -197,12 +199,12 @@ impl Model {
 
     /// The Service of that name with its slices.
     pub fn service(&self, name: &ObjectName) -> Option<ServiceEntry> {
-        entry(self.cells.get(name)?)
+        self.entry(name, self.cells.get(name)?)
     }
 
     /// All Services with their slices, ordered by namespace and name.
     pub fn services(&self) -> impl Iterator<Item = ServiceEntry> + '_ {
-        self.cells.values().filter_map(entry)
+        self.cells.iter().filter_map(|(name, cell)| self.entry(name, cell))
     }
 
     /// All slices, also those whose Service is not there (yet).
@@ -344,8 +346,25 @@ impl Model {
         Some(self.slices.get(name)?.0.service_name())
     }
 
+    /// This model with those slices for those Services.
+    pub(crate) fn with_resolved(&self, resolved: Map<Slices>) -> Model {
+        Model { resolved, ..self.clone() }
+    }
+
+    /// The slices of a Service as data paths see them: with addresses in place of host names,
+    /// where these have been looked up.
     pub(crate) fn slices_of(&self, service: &ObjectName) -> Slices {
-        self.cells.get(service).map(|cell| cell.slices.clone()).unwrap_or_default()
+        self.cells.get(service).map(|cell| self.resolved(service, cell).clone()).unwrap_or_default()
+    }
+
+    fn resolved<'m>(&'m self, service: &ObjectName, cell: &'m Cell) -> &'m Slices {
+        self.resolved.get(service).unwrap_or(&cell.slices)
+    }
+
+    /// A cell whose Service is there.
+    fn entry(&self, name: &ObjectName, cell: &Cell) -> Option<ServiceEntry> {
+        let slices = self.resolved(name, cell).clone();
+        Some(ServiceEntry { service: cell.service.clone()?, slices })
     }
 
     fn apply_service(&mut self, service: Arc<Service>, changes: &mut Changes) {
@@ -401,11 +420,6 @@ impl Model {
         self.put_cell(&owner, Cell { slices: left, ..cell });
         changes.services.insert(owner);
     }
-}
-
-/// A cell whose Service is there.
-fn entry(cell: &Cell) -> Option<ServiceEntry> {
-    Some(ServiceEntry { service: cell.service.clone()?, slices: cell.slices.clone() })
 }
 
 fn put<V: PartialEq + Clone>(

@@ -208,6 +208,7 @@ objects! { 'a
     }
     struct LoadBalancerIngress {
         ip: Text<'a>,
+        ip_mode: Text<'a>,
     }
 
     struct EndpointSlice {

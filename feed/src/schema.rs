@@ -56,7 +56,7 @@ fn unused(type_name: &str) -> &'static [&'static str] {
         "Service" | "Pod" => &["apiVersion", "kind"],
         "ServiceSpec" => &["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerIP"],
         "ServiceStatus" => &["conditions"],
-        "LoadBalancerIngress" => &["hostname", "ipMode", "ports"],
+        "LoadBalancerIngress" => &["hostname", "ports"],
         "EndpointSlice" | "Endpoints" => &["apiVersion", "kind"],
         "Endpoint" => &["deprecatedTopology", "targetRef"],
         "EndpointAddress" => &["targetRef"],

@@ -8,6 +8,7 @@
 mod body;
 mod connection;
 mod deadline;
+mod explain;
 mod forward;
 mod handler;
 mod limits;
@@ -21,6 +22,8 @@ mod snapshot;
 mod tls;
 mod upstream;
 mod worker;
+
+pub use explain::explain;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};

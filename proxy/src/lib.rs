@@ -3,12 +3,16 @@
 //! Model → [`snapshot`] → data path. [`run`] follows the feed, makes a snapshot of each update
 //! and has the data path sync to it, until it is told to drain.
 
+pub mod affinity;
 mod datapath;
+mod explain;
+mod health_check;
 mod metrics;
 #[cfg(test)]
 mod objects;
 pub mod pick;
 pub mod resolver;
+mod service_cidr;
 pub mod snapshot;
 mod status;
 
@@ -21,17 +25,22 @@ use std::time::Duration;
 use daemon::flags::parse_duration;
 use daemon::{Daemon, Failure, Guard};
 use feed::{Kind, Kinds, ObjectName, Update, Updates};
+use ipnet::IpNet;
 use tokio::time::{Instant, sleep_until};
 
+pub use explain::explain;
+
 use datapath::userspace::room::{Limits, Room, open_descriptors, raise_descriptor_limit};
-use datapath::userspace::{Settings, Userspace, node_families};
+use datapath::userspace::{Settings, Userspace, node_families, node_ips};
+use health_check::HealthChecks;
 use metrics::ProxyMetrics;
 use resolver::Node;
+use service_cidr::{ServiceRoutes, parse_cidr};
 use snapshot::Snapshot;
 use status::{Facts, Published, View};
 
 /// The kinds of object that this process follows.
-pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice]);
+pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Node]);
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,13 +53,20 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_MODE", value_name = "MODE", default_value = "auto")]
     pub mode: Mode,
 
-    /// The name of this node, as EndpointSlices spell it
+    /// The name of this node, as EndpointSlices spell it; default: the host's name
     #[arg(long, env = "SWITCHYARD_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
 
-    /// Where NodePorts listen, once for each address; default: all addresses of the node
+    /// Where NodePorts listen, once for each address, besides 127.0.0.1 and ::1 (unless one of
+    /// the addresses is a loopback address itself); default: all addresses of the node
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
+
+    /// Takes all addresses of the range for this host's own, so that every ClusterIP can be bound
+    /// and an unused one refuses: adds a local route, removed at the end. Needs CAP_NET_ADMIN
+    #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
+        value_parser = parse_cidr)]
+    pub service_cidr: Vec<IpNet>,
 
     /// How long connections may go on after their endpoint was removed, or after SIGTERM
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
@@ -76,6 +92,16 @@ pub struct Config {
     /// file descriptors that listeners leave
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS", value_name = "N")]
     pub max_udp_sessions: Option<NonZeroUsize>,
+
+    /// Clients whose endpoint a service port with session affinity remembers; beyond that those
+    /// who were away longest are forgotten
+    #[arg(
+        long,
+        env = "SWITCHYARD_MAX_AFFINITY_CLIENTS",
+        value_name = "N",
+        default_value = "65536"
+    )]
+    pub max_affinity_clients: NonZeroUsize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -102,30 +128,53 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     // Each data thread's runtime holds a few descriptors of its own.
     let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;
     let room = Room::new(limit, open, limits);
-    let node = Node {
-        name: config.node_name.as_deref().map(Into::into),
-        families: node_families(&config.node_ip),
-    };
+    let node_ips = node_ips(&config.node_ip);
+    let flags = node_of(config.node_name.as_deref(), &config.node_ip);
     let settings = Settings {
         workers: daemon.workers,
-        node_ips: config.node_ip,
+        node_ips: node_ips.clone(),
+        service_cidrs: config.service_cidr.clone(),
         drain_timeout: config.drain_timeout,
         connect_timeout: config.connect_timeout,
         udp_idle_timeout: config.udp_idle_timeout,
+        max_affinity_clients: config.max_affinity_clients.get(),
     };
     let metrics = ProxyMetrics::register(&daemon.metrics);
     let published = Arc::new(Published::default());
-    let facts = Facts { mode: "userspace", node: node.clone(), limit, room: room.clone() };
-    status::show(&daemon, &published, facts);
-    let datapath = Userspace::start(settings, room, metrics.clone())
+    let datapath = Userspace::start(settings, room.clone(), metrics.clone())
         .map_err(|error| Failure::failed("cannot start the data threads", error))?;
-    let proxy = Proxy { node, metrics, published, datapath, snapshot: Snapshot::default() };
+    let facts = Facts { mode: "userspace", limit, room: room.clone(), own: datapath.own() };
+    status::show(&daemon, &published, facts);
+    let node = flags.clone();
+    let snapshot = Snapshot::default();
+    let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());
+    let proxy = Proxy { flags, node, metrics, published, datapath, health_checks, snapshot };
+    let routes = ServiceRoutes::add(&config.service_cidr).await?;
     proxy.follow(updates, &daemon, unprogrammed).await;
+    // Only now: the connections that drained needed it.
+    routes.remove().await;
     Ok(())
+}
+
+/// The node as its flags have it: `--node-name` and `--node-ip`.
+pub fn node_of(name: Option<&str>, ips: &[IpAddr]) -> Node {
+    Node {
+        name: name.map(Into::into).or_else(host_name),
+        zone: None,
+        families: node_families(&node_ips(ips)),
+        ips: ips.to_vec(),
+    }
 }
 
 /// An epoll instance, its waker, and their duplicates in the runtime's handle.
 const DESCRIPTORS_PER_WORKER: usize = 4;
+
+/// The name that Kubernetes gives a node unless told another: the host's, in small letters.
+fn host_name() -> Option<Arc<str>> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim().to_ascii_lowercase();
+    (!name.is_empty()).then(|| name.into())
+}
 
 fn check(config: &Config) -> Result<(), Failure> {
     match config.mode {
@@ -154,10 +203,14 @@ fn check(config: &Config) -> Result<(), Failure> {
 
 /// The control side: follows the feed and keeps the data path in step.
 struct Proxy {
+    /// What the flags say of this node.
+    flags: Node,
+    /// That, and what its Node object says.
     node: Node,
     metrics: ProxyMetrics,
     published: Arc<Published>,
     datapath: Userspace,
+    health_checks: HealthChecks,
     snapshot: Snapshot,
 }
 
@@ -166,13 +219,14 @@ impl Proxy {
         let mut unprogrammed = Some(unprogrammed);
         let mut feed_ended = false;
         loop {
-            let due = self.datapath.due();
+            let due = self.datapath.due().into_iter().chain(self.health_checks.due()).min();
             tokio::select! {
                 biased;
                 () = daemon.shutdown.draining() => break,
                 // Before updates, which may come without a pause.
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.datapath.tend().await;
+                    self.health_checks.tend();
                     self.publish();
                 }
                 update = updates.next(), if !feed_ended => match update {
@@ -192,16 +246,21 @@ impl Proxy {
 
     async fn program(&mut self, update: Update, first: bool) {
         let begun = Instant::now();
-        let changed = match first {
-            // Earlier updates may have been left out because they were not synced.
-            true => update.model.services().map(|entry| entry.service.name.clone()).collect(),
-            false => update.changes.services,
-        };
+        let node = self.flags.with_object(&update.model);
+        let is_moved = node != self.node;
+        self.node = node;
+        let mut changed = update.changes.services;
+        // Earlier updates may have been left out because they were not synced, and which
+        // endpoints are near has to do with every Service.
+        if first || is_moved {
+            changed.extend(update.model.services().map(|entry| entry.service.name.clone()));
+        }
         let (next, touched) =
             self.snapshot.next(&update.model, &changed, &self.node, update.generation);
         self.snapshot = next;
         let built = begun.elapsed();
         self.datapath.sync(&self.snapshot, &touched).await;
+        self.health_checks.sync(&self.snapshot, &changed).await;
         self.forget_gone(&changed);
         self.publish();
         self.metrics.programmed(update.received.elapsed());
@@ -222,7 +281,12 @@ impl Proxy {
     }
 
     fn publish(&self) {
-        let view = View { snapshot: self.snapshot.clone(), failures: self.datapath.failures() };
+        let view = View {
+            snapshot: self.snapshot.clone(),
+            node: self.node.clone(),
+            failures: self.datapath.failures(),
+            health_check_failures: self.health_checks.failures(),
+        };
         self.published.store(view);
     }
 }

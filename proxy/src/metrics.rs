@@ -30,6 +30,8 @@ pub(crate) struct Meter {
     pub(crate) active: AtomicI64,
     /// Connections that no endpoint took; their clients were reset.
     pub(crate) failed: AtomicU64,
+    /// TCP connections reset and UDP datagrams dropped because of where they came from.
+    pub(crate) denied: AtomicU64,
     /// Attempts at single endpoints, each followed by a retry or by a failed connection.
     pub(crate) connect_failures: AtomicU64,
     /// Established connections that the drain time-out of a removed endpoint ended.
@@ -128,12 +130,17 @@ impl ProxyMetrics {
 type Reading = fn(&Meter) -> u64;
 
 /// Name, help and value of each counter; the encoder adds `_total`.
-const COUNTERS: [(&str, &str, Reading); 9] = [
+const COUNTERS: [(&str, &str, Reading); 10] = [
     ("switchyard_proxy_connections", "TCP connections accepted", |m| read(&m.accepted)),
     (
         "switchyard_proxy_failed_connections",
         "TCP connections reset because no endpoint took them",
         |m| read(&m.failed),
+    ),
+    (
+        "switchyard_proxy_denied_clients",
+        "TCP connections and UDP datagrams from outside the load balancer's source ranges",
+        |m| read(&m.denied),
     ),
     ("switchyard_proxy_connect_failures", "Attempts to connect to an endpoint that failed", |m| {
         read(&m.connect_failures)

@@ -51,7 +51,7 @@ pub(crate) fn service(name: &str, cluster_ips: &[&str], ports: Vec<ServicePort>)
 /// A slice of a Service in the namespace `demo`, IPv6 if an endpoint is.
 ///
 /// Endpoints as `IP`, `IP/unready`, `IP/serving` (terminating, still serving) or `IP/gone`
-/// (terminating, not serving).
+/// (terminating, not serving), then where they are and for whom, as `@node ~zone >node >~zone`.
 pub(crate) fn slice(
     service: &str,
     name: &str,
@@ -59,6 +59,8 @@ pub(crate) fn slice(
     endpoints: &[&str],
 ) -> EndpointSlice {
     let endpoints = endpoints.iter().map(|text| {
+        let mut words = text.split(' ');
+        let text = words.next().unwrap();
         let (ip, condition) = text.split_once('/').unwrap_or((text, ""));
         let mut endpoint = Endpoint::ready_at(ip.parse().unwrap());
         match condition {
@@ -69,6 +71,16 @@ pub(crate) fn slice(
                 (endpoint.ready, endpoint.serving, endpoint.terminating) = (false, false, true);
             }
             other => panic!("{other}"),
+        }
+        for word in words {
+            let (mark, name) = word.split_at(word.find(char::is_alphanumeric).unwrap());
+            match mark {
+                "@" => endpoint.details_mut().node_name = Some(name.into()),
+                "~" => endpoint.details_mut().zone = Some(name.into()),
+                ">" => endpoint.details_mut().for_nodes.push(name.into()),
+                ">~" => endpoint.details_mut().for_zones.push(name.into()),
+                other => panic!("{other}"),
+            }
         }
         endpoint
     });

@@ -1,26 +1,48 @@
 //! Decides which frontends a Service has and which endpoints serve each of them, and why.
 //!
 //! Pure: a [`ServiceEntry`] of the model and the [`Node`] that asks → [`Resolution`]. Readiness,
-//! `publishNotReadyAddresses`, terminating endpoints and address families are decided here and
-//! nowhere else, for every mode.
+//! `publishNotReadyAddresses`, terminating endpoints, traffic policies, topology, address families
+//! and who may come are decided here and nowhere else, for every mode. How endpoints are chosen is
+//! in [`endpoints`].
 //!
 //! Left out: which of several Services that claim one address gets it (the snapshot's work).
 
-use std::collections::BTreeMap;
+mod endpoints;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
-use feed::{AddressType, ObjectName, Protocol, Service, ServiceEntry, ServicePort, ServiceType};
+use feed::{
+    Model, ObjectName, Protocol, Service, ServiceEntry, ServicePort, ServiceType, TrafficPolicy,
+};
+use ipnet::IpNet;
 
 /// What the resolver must know of the machine that the proxy runs on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
-    /// `--node-name`.
+    /// `--node-name`: endpoints with this `nodeName` are on this node.
     pub name: Option<Arc<str>>,
+    /// Label `topology.kubernetes.io/zone` of the Node object of that name.
+    pub zone: Option<Arc<str>>,
+    /// Its addresses as far as they are known: `--node-ip`, and those of its Node object.
+    pub ips: Vec<IpAddr>,
     /// The address families that NodePorts are served on.
     pub families: Vec<Family>,
+}
+
+impl Node {
+    /// What the flags say, and besides it what the Node object of that name says.
+    pub fn with_object(&self, model: &Model) -> Node {
+        let mut node = self.clone();
+        if let Some(object) = self.name.as_deref().and_then(|name| model.node(name)) {
+            node.zone = object.zone.clone();
+            node.ips.extend(&object.ips);
+        }
+        node
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -45,7 +67,7 @@ impl Family {
 /// Where a frontend is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Place {
-    /// A ClusterIP.
+    /// A ClusterIP, an external IP or a load balancer's.
     Ip(IpAddr),
     /// Every address of this node of one family: a NodePort.
     Node(Family),
@@ -70,16 +92,71 @@ impl fmt::Display for FrontendAddress {
     }
 }
 
+/// Which field of the Service makes the frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrontendKind {
+    ClusterIp,
+    /// `status.loadBalancer.ingress[].ip`.
+    LoadBalancerIp,
+    ExternalIp,
+    NodePort,
+}
+
+impl FrontendKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FrontendKind::ClusterIp => "ClusterIP",
+            FrontendKind::LoadBalancerIp => "load balancer IP",
+            FrontendKind::ExternalIp => "external IP",
+            FrontendKind::NodePort => "NodePort",
+        }
+    }
+
+    fn is_external(self) -> bool {
+        self != FrontendKind::ClusterIp
+    }
+}
+
 /// One frontend of a service port, with the endpoints that serve it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frontend {
     pub address: FrontendAddress,
+    pub kind: FrontendKind,
     pub service: ObjectName,
     /// Name of the service port; empty when the Service's only port has none.
     pub port_name: Arc<str>,
     /// Ordered by address; empty when the frontend must refuse.
     pub endpoints: Arc<[SocketAddr]>,
+    pub scope: Scope,
     pub why: Why,
+    /// `sessionAffinity: ClientIP`: how long a client that is away keeps its endpoint.
+    pub affinity: Option<Duration>,
+    /// Clients that may come; `None` for all.
+    pub sources: Option<Arc<[IpNet]>>,
+}
+
+/// Which endpoints were considered at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All.
+    Cluster,
+    /// Those of this node only: traffic policy `Local`.
+    Local,
+    /// Those for this node's zone, by their hints or by the Service's `trafficDistribution`.
+    SameZone,
+    /// Those for this node, by their hints or by the Service's `trafficDistribution`.
+    SameNode,
+}
+
+impl Scope {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Scope::Cluster => "all",
+            Scope::Local => "on this node: traffic policy Local",
+            Scope::SameZone => "near: for this zone",
+            Scope::SameNode => "near: for this node",
+        }
+    }
 }
 
 /// Why these endpoints serve the frontend, or why none do.
@@ -95,6 +172,8 @@ pub enum Why {
     NoEndpoints,
     /// There are endpoints, and none of them is ready or serves while it terminates.
     NoneReady,
+    /// There are endpoints, and none of them is on this node, which the policy asks for.
+    NoneLocal,
 }
 
 impl Why {
@@ -105,6 +184,7 @@ impl Why {
             Why::ServingTerminating => "none ready: endpoints that terminate and still serve",
             Why::NoEndpoints => "no endpoint on this port in this address family",
             Why::NoneReady => "no endpoint is ready",
+            Why::NoneLocal => "no endpoint is on this node, and the traffic policy is Local",
         }
     }
 }
@@ -135,11 +215,21 @@ impl fmt::Display for SkipReason {
     }
 }
 
+/// What a load balancer in front of the nodes is told of a Service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`.
+    pub port: NonZeroU16,
+    /// Ready endpoints on this node. The same endpoint in both families counts once.
+    pub local_endpoints: usize,
+}
+
 /// All frontends of a Service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resolution {
     pub frontends: Vec<Frontend>,
     pub skipped: Vec<Skipped>,
+    pub health_check: Option<HealthCheck>,
 }
 
 /// Resolves one Service. Empty for a Service that is not this proxy's: another proxy's, an
@@ -147,27 +237,24 @@ pub struct Resolution {
 pub fn resolve(entry: &ServiceEntry, node: &Node) -> Resolution {
     let mut resolution = Resolution::default();
     let service = &*entry.service;
-    if service.foreign_proxy || matches!(service.service_type, ServiceType::ExternalName(_)) {
+    let has_name = matches!(service.service_type, ServiceType::ExternalName(_));
+    if service.foreign_proxy || service.headless || has_name {
         return resolution;
     }
+    resolution.health_check = health_check(entry, node);
     for port in &service.ports {
         if port.protocol == Protocol::Sctp {
             resolution.skip(port, SkipReason::Sctp);
             continue;
         }
-        for address in addresses(service, port, node) {
-            if resolution.frontends.iter().any(|frontend| frontend.address == address) {
-                resolution.skip(port, SkipReason::Duplicate(address));
-                continue;
+        let first = resolution.frontends.len();
+        for (kind, address) in addresses(service, port, node) {
+            match resolution.frontends.iter().position(|f| f.address == address) {
+                None => resolution.frontends.push(frontend(entry, port, node, kind, address)),
+                // An external IP that is the load balancer's as well.
+                Some(same_port) if same_port >= first => {}
+                Some(_) => resolution.skip(port, SkipReason::Duplicate(address)),
             }
-            let (endpoints, why) = endpoints(entry, port, address);
-            resolution.frontends.push(Frontend {
-                address,
-                service: service.name.clone(),
-                port_name: port.name.clone(),
-                endpoints: endpoints.into(),
-                why,
-            });
         }
     }
     resolution
@@ -179,110 +266,84 @@ impl Resolution {
     }
 }
 
-fn addresses(service: &Service, port: &ServicePort, node: &Node) -> Vec<FrontendAddress> {
+/// The frontends that a service port asks for. Of an address that stands twice the first counts,
+/// so a load balancer's IP comes before an external one: it may be open to some clients only.
+fn addresses(
+    service: &Service,
+    port: &ServicePort,
+    node: &Node,
+) -> Vec<(FrontendKind, FrontendAddress)> {
+    let is_balanced = service.service_type == ServiceType::LoadBalancer;
+    let has_node_ports = is_balanced || service.service_type == ServiceType::NodePort;
+    let balanced = if is_balanced { &service.load_balancer_ips[..] } else { &[] };
+    let by_ip = [
+        (FrontendKind::ClusterIp, &service.cluster_ips[..]),
+        (FrontendKind::LoadBalancerIp, balanced),
+        (FrontendKind::ExternalIp, &service.external_ips),
+    ];
     let protocol = port.protocol;
-    let cluster_ips = service.cluster_ips.iter().map(|ip| FrontendAddress {
-        place: Place::Ip(*ip),
-        port: port.port,
-        protocol,
+    let address = |place, port| FrontendAddress { place, port, protocol };
+    let ips = by_ip.into_iter().flat_map(|(kind, ips)| {
+        ips.iter().map(move |ip| (kind, address(Place::Ip(*ip), port.port)))
     });
-    let has_node_ports =
-        matches!(service.service_type, ServiceType::NodePort | ServiceType::LoadBalancer);
     let node_port = port.node_port.filter(|_| has_node_ports);
     let node_ports = node_port.into_iter().flat_map(|port| {
-        node.families.iter().map(move |family| FrontendAddress {
-            place: Place::Node(*family),
-            port,
-            protocol,
-        })
+        let families = node.families.iter();
+        families.map(move |family| (FrontendKind::NodePort, address(Place::Node(*family), port)))
     });
-    cluster_ips.chain(node_ports).collect()
+    ips.chain(node_ports).collect()
 }
 
-/// A ClusterIP is served by endpoints of its own family, as in Kubernetes. A NodePort of a family
-/// in which the Service has none that serve is carried over to the other family: a Service whose
-/// endpoints are all IPv4 answers on `[::1]` too, where `localhost` leads first.
-fn endpoints(
+fn frontend(
     entry: &ServiceEntry,
     port: &ServicePort,
+    node: &Node,
+    kind: FrontendKind,
     address: FrontendAddress,
-) -> (Vec<SocketAddr>, Why) {
-    match address.place {
-        Place::Ip(ip) => {
-            let own = SocketAddr::new(ip, address.port.get());
-            serving(entry, port, Family::of(ip), Some(own))
-        }
-        Place::Node(family) => {
-            let same = serving(entry, port, family, None);
-            let other = serving(entry, port, family.other(), None);
-            if same.0.is_empty() && !other.0.is_empty() { other } else { same }
-        }
-    }
-}
-
-/// The conditions of one endpoint; several slices may list the same one while they are
-/// rebalanced, and then the best of each counts.
-#[derive(Clone, Copy, Default)]
-struct Conditions {
-    ready: bool,
-    serving_terminating: bool,
-}
-
-/// `own`: the frontend's own address, which can be nobody's endpoint: each connection to it would
-/// make another one, until no descriptor is left.
-fn serving(
-    entry: &ServiceEntry,
-    port: &ServicePort,
-    family: Family,
-    own: Option<SocketAddr>,
-) -> (Vec<SocketAddr>, Why) {
-    let mut listed = listed(entry, port, family);
-    if let Some(own) = own {
-        listed.remove(&own);
-    }
-    let those = |suits: fn(&Conditions) -> bool| -> Vec<SocketAddr> {
-        listed.iter().filter(|(_, c)| suits(c)).map(|(addr, _)| *addr).collect()
+) -> Frontend {
+    let service = &*entry.service;
+    let policy = match kind.is_external() {
+        true => service.external_traffic_policy,
+        false => service.internal_traffic_policy,
     };
-    if listed.is_empty() {
-        return (Vec::new(), Why::NoEndpoints);
+    let wanted = endpoints::Wanted { entry, port, node, policy };
+    let chosen = wanted.choose(kind, address);
+    Frontend {
+        address,
+        kind,
+        service: service.name.clone(),
+        port_name: port.name.clone(),
+        endpoints: chosen.endpoints.into(),
+        scope: chosen.scope,
+        why: chosen.why,
+        affinity: service.client_ip_affinity,
+        sources: match (kind, address.place) {
+            (FrontendKind::LoadBalancerIp, Place::Ip(ip)) => sources(service, node, ip),
+            _ => None,
+        },
     }
-    if entry.service.publish_not_ready_addresses {
-        return (those(|_| true), Why::NotReadyPublished);
-    }
-    let ready = those(|conditions| conditions.ready);
-    if !ready.is_empty() {
-        return (ready, Why::Ready);
-    }
-    let terminating = those(|conditions| conditions.serving_terminating);
-    if !terminating.is_empty() {
-        return (terminating, Why::ServingTerminating);
-    }
-    (Vec::new(), Why::NoneReady)
 }
 
-/// The endpoints of a service port in one family. A slice's port is the service port's by name
-/// and protocol; its number is what a named target port means for the endpoints of that slice.
-fn listed(
-    entry: &ServiceEntry,
-    port: &ServicePort,
-    family: Family,
-) -> BTreeMap<SocketAddr, Conditions> {
-    let wanted = match family {
-        Family::V4 => AddressType::Ipv4,
-        Family::V6 => AddressType::Ipv6,
-    };
-    let mut listed: BTreeMap<SocketAddr, Conditions> = BTreeMap::new();
-    for slice in entry.slices.iter().filter(|slice| slice.address_type == wanted) {
-        let ours = |p: &&feed::SlicePort| p.name == port.name && p.protocol == port.protocol;
-        let Some(number) = slice.ports.iter().find(ours).and_then(|p| p.port) else { continue };
-        for endpoint in &slice.endpoints {
-            let Some(ip) = endpoint.ip() else { continue };
-            let conditions = listed.entry(SocketAddr::new(ip, number.get())).or_default();
-            conditions.ready |= endpoint.ready;
-            conditions.serving_terminating |= endpoint.serving && endpoint.terminating;
-        }
+/// Who may come to a load balancer's IP. A client on this node that dials an IP which is an
+/// address of the node has that very IP for its source, so it may come if the node may.
+///
+/// Ranges of one family leave the IPs of the other family closed: a list says who may come.
+fn sources(service: &Service, node: &Node, ip: IpAddr) -> Option<Arc<[IpNet]>> {
+    let ranges = &service.load_balancer_source_ranges;
+    if ranges.is_empty() {
+        return None;
     }
-    listed
+    let node_may = node.ips.iter().any(|ip| ranges.iter().any(|range| range.contains(ip)));
+    Some(ranges.iter().copied().chain(node_may.then(|| ip.into())).collect())
+}
+
+/// A load balancer asks for a Service's health where the policy makes a difference between nodes.
+fn health_check(entry: &ServiceEntry, node: &Node) -> Option<HealthCheck> {
+    let service = &*entry.service;
+    let is_asked = service.service_type == ServiceType::LoadBalancer
+        && service.external_traffic_policy == TrafficPolicy::Local;
+    let port = service.health_check_node_port.filter(|_| is_asked)?;
+    Some(HealthCheck { port, local_endpoints: endpoints::ready_on_node(entry, node) })
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use feed::{Model, ObjectName};
 
-use crate::resolver::{self, Frontend, FrontendAddress, Node, Skipped};
+use crate::resolver::{self, Frontend, FrontendAddress, HealthCheck, Node, Skipped};
 
 /// The frontends of all Services. `clone` is O(1).
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,7 @@ pub struct Snapshot {
     /// namespace and name has it, whatever order they came in.
     claims: imbl::OrdMap<(FrontendAddress, ObjectName), Arc<Frontend>>,
     services: imbl::OrdMap<ObjectName, Arc<Claimed>>,
+    health_checks: imbl::OrdMap<ObjectName, HealthCheck>,
 }
 
 /// What one Service claims and what of it cannot be served.
@@ -45,8 +46,11 @@ impl Snapshot {
         let mut touched = BTreeSet::new();
         for name in changed {
             touched.extend(next.release(name));
+            next.health_checks.remove(name);
             if let Some(entry) = model.service(name) {
-                touched.extend(next.claim(name, resolver::resolve(&entry, node)));
+                let resolved = resolver::resolve(&entry, node);
+                next.health_checks.extend(resolved.health_check.map(|check| (name.clone(), check)));
+                touched.extend(next.claim(name, resolved));
             }
         }
         touched.retain(|address| self.frontend(address) != next.frontend(address));
@@ -75,6 +79,16 @@ impl Snapshot {
         self.services
             .iter()
             .flat_map(|(name, claimed)| claimed.skipped.iter().map(move |skipped| (name, skipped)))
+    }
+
+    /// What a load balancer is to be told of the Service.
+    pub fn health_check(&self, name: &ObjectName) -> Option<HealthCheck> {
+        self.health_checks.get(name).copied()
+    }
+
+    /// What load balancers are to be told, by Service.
+    pub fn health_checks(&self) -> impl Iterator<Item = (&ObjectName, &HealthCheck)> + '_ {
+        self.health_checks.iter()
     }
 
     /// Whether the Service has any frontend, with or without its address.

@@ -17,8 +17,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
 use crate::datapath::userspace::Failures;
+use crate::datapath::userspace::own::Own;
 use crate::datapath::userspace::room::Room;
-use crate::resolver::{Frontend, FrontendAddress, Node, Place};
+use crate::health_check;
+use crate::resolver::{Family, Frontend, FrontendAddress, Node, Place};
 use crate::snapshot::Snapshot;
 
 /// Problems that `/status` spells out; `/snapshot` has all of them.
@@ -28,7 +30,9 @@ const MAX_PROBLEMS: usize = 100;
 #[derive(Debug, Default)]
 pub(crate) struct View {
     pub(crate) snapshot: Snapshot,
+    pub(crate) node: Node,
     pub(crate) failures: Failures,
+    pub(crate) health_check_failures: health_check::Failures,
 }
 
 #[derive(Debug, Default)]
@@ -44,10 +48,10 @@ impl Published {
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) mode: &'static str,
-    pub(crate) node: Node,
     /// File descriptors that the process may have.
     pub(crate) limit: usize,
     pub(crate) room: Arc<Room>,
+    pub(crate) own: Arc<Own>,
 }
 
 /// Adds the proxy's pages to the admin endpoint, and its frontends to the metrics.
@@ -126,9 +130,19 @@ fn snapshot_page(view: &View) -> Value {
         page["reason"] = json!(crowded_out_by(&view.snapshot, frontend));
         page
     });
+    let health_checks = view.snapshot.health_checks().map(|(service, check)| {
+        json!({
+            "namespace": &*service.namespace,
+            "service": &*service.name,
+            "port": check.port,
+            "localEndpoints": check.local_endpoints,
+            "failure": view.health_check_failures.get(service),
+        })
+    });
     json!({
         "generation": view.snapshot.generation,
         "frontends": held.chain(crowded_out).collect::<Vec<_>>(),
+        "healthChecks": health_checks.collect::<Vec<_>>(),
     })
 }
 
@@ -138,16 +152,25 @@ fn frontend_page(frontend: &Frontend) -> Value {
         "service": &*frontend.service.name,
         "port": &*frontend.port_name,
         "address": frontend.address.to_string(),
-        "endpoints": frontend.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "kind": frontend.kind.as_str(),
+        "considered": frontend.scope.as_str(),
+        "endpoints": texts(&frontend.endpoints),
+        "affinitySeconds": frontend.affinity.map(|timeout| timeout.as_secs()),
+        "sourceRanges": frontend.sources.as_deref().map(texts),
     })
 }
 
+fn texts<T: ToString>(list: &[T]) -> Vec<String> {
+    list.iter().map(ToString::to_string).collect()
+}
+
 fn status_page(view: &View, facts: &Facts) -> Value {
-    let problems = problems(view);
+    let problems = problems(view, &facts.own);
     let shown: Vec<_> = problems.iter().take(MAX_PROBLEMS).collect();
     json!({
         "mode": facts.mode,
-        "nodeName": facts.node.name.as_deref(),
+        "nodeName": view.node.name.as_deref(),
+        "nodeZone": view.node.zone.as_deref(),
         "generation": view.snapshot.generation,
         "frontends": view.snapshot.frontends().count(),
         "listeners": facts.room.open_listeners(),
@@ -161,7 +184,7 @@ fn status_page(view: &View, facts: &Facts) -> Value {
 }
 
 /// Everything that a Service asks for and does not get.
-fn problems(view: &View) -> Vec<Value> {
+fn problems(view: &View, own: &Own) -> Vec<Value> {
     let snapshot = &view.snapshot;
     let failed = view.failures.iter().filter_map(|(address, reason)| {
         let frontend = snapshot.frontend(address)?;
@@ -174,23 +197,34 @@ fn problems(view: &View) -> Vec<Value> {
     let skipped = snapshot.skipped().map(|(service, skipped)| {
         problem(service, &format!("port {}", skipped.port), &skipped.reason.to_string())
     });
-    failed.chain(crowded_out).chain(skipped).chain(own_endpoints(snapshot)).collect()
+    let health_checks = view.health_check_failures.iter();
+    let health_checks = health_checks.map(|(name, reason)| problem(name, "health check", reason));
+    let own = own_endpoints(snapshot, own);
+    failed.chain(crowded_out).chain(skipped).chain(health_checks).chain(own).collect()
 }
 
-/// Endpoints that are ClusterIPs of this proxy, which the userspace mode does not connect to.
-fn own_endpoints(snapshot: &Snapshot) -> impl Iterator<Item = Value> + '_ {
-    let at = |protocol, endpoint: &SocketAddr| {
-        let place = Place::Ip(endpoint.ip());
+/// Endpoints that are frontends of this proxy, which the userspace mode does not connect to: a
+/// connection would come back to it, and to its endpoint again.
+fn own_endpoints<'a>(snapshot: &'a Snapshot, own: &'a Own) -> impl Iterator<Item = Value> + 'a {
+    let holder = |protocol, endpoint: &SocketAddr| {
         let port = NonZeroU16::new(endpoint.port())?;
-        snapshot.frontend(&FrontendAddress { place, port, protocol })
+        let at = |place| snapshot.frontend(&FrontendAddress { place, port, protocol });
+        let node_port = || {
+            let is_own = own.has(protocol, *endpoint);
+            is_own.then(|| at(Place::Node(Family::of(endpoint.ip())))).flatten()
+        };
+        at(Place::Ip(endpoint.ip())).or_else(node_port)
     };
     snapshot.frontends().flat_map(move |frontend| {
         let protocol = frontend.address.protocol;
-        let own = frontend.endpoints.iter().filter_map(move |addr| at(protocol, addr));
-        own.map(move |own| {
-            let reason =
-                format!("not connected to: it is the ClusterIP of Service {}", own.service);
-            problem(&frontend.service, &format!("endpoint {}", own.address), &reason)
+        let looped = frontend.endpoints.iter().filter_map(move |endpoint| {
+            let holder = holder(protocol, endpoint)?;
+            Some((endpoint, holder))
+        });
+        looped.map(move |(endpoint, holder)| {
+            let (kind, service) = (holder.kind.as_str(), &holder.service);
+            let reason = format!("not connected to: it is the {kind} of Service {service}");
+            problem(&frontend.service, &format!("endpoint {endpoint}/{protocol}"), &reason)
         })
     })
 }

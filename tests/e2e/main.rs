@@ -10,6 +10,8 @@ mod feed_client;
 mod feed_kill;
 mod feed_server;
 mod folder;
+mod hosts;
 mod ingress;
 mod proxy;
+mod proxy_netns;
 mod support;

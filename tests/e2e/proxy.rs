@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Folder, Net, PATIENCE, Switchyard, eventually};
+use crate::support::{Folder, Net, PATIENCE, Switchyard, eventually, http_get};
 
 /// The addresses, the folder and the process of one test. Admin is on `.250`, NodePorts are on
 /// `.200`.
@@ -497,6 +497,77 @@ fn an_endpoint_that_is_a_cluster_ip_is_reported() {
     assert_eq!(problems[0]["what"], format!("endpoint {}/TCP", fixture.addr(2, 80)));
     let reason = "not connected to: it is the ClusterIP of Service demo/other";
     assert_eq!(problems[0]["problem"], reason);
+}
+
+#[test]
+fn an_endpoint_that_is_a_node_port_is_reported() {
+    let spec = NODE_PORT.replace("30080", "30090");
+    let fixture = Fixture::start(&manifest(&spec, &[200]).replace("8080", "30090"), &[]);
+    let problems = fixture.process().status()["proxy"]["problems"].clone();
+    let what = format!("endpoint {}/TCP", fixture.addr(200, 30090));
+    let reason = "not connected to: it is the NodePort of Service demo/web";
+    let of_tcp = |problem: &&serde_json::Value| problem["what"] == what;
+    let problem = problems.as_array().unwrap().iter().find(of_tcp).unwrap().clone();
+    assert_eq!((&problem["service"], &problem["problem"]), (&"demo/web".into(), &reason.into()));
+}
+
+#[test]
+fn external_and_load_balancer_ips_come_and_go_with_their_service() {
+    let status = "status: { loadBalancer: { ingress: [{ ip: 127.N.N.3 }, { ip: 127.N.N.4, \
+                  ipMode: Proxy }] } }\n";
+    let spec = |kind: &str| {
+        let node_port = if kind == "ClusterIP" { "" } else { ", nodePort: 30080" };
+        format!(
+            "  type: {kind}\n  clusterIP: 127.N.N.1\n  externalIPs: [127.N.N.2]\n  ports:\n\
+             \x20 - {{ name: t, port: 80{node_port} }}\n{status}"
+        )
+    };
+    let fixture = Fixture::start(&manifest(&spec("LoadBalancer"), &[11]), &[]);
+    fixture.talkers(8080, &[11]);
+    let at = |last| fixture.addr(last, 80);
+    for addr in [at(1), at(2), at(3), fixture.addr(200, 30080)] {
+        assert_eq!(ask(addr).unwrap(), 11, "{addr}");
+    }
+    assert!(is_refused(at(4)));
+    fixture.edit(&manifest(&spec("ClusterIP"), &[11]));
+    fixture.eventually_refuses(at(3));
+    fixture.eventually_refuses(fixture.addr(200, 30080));
+    fixture.eventually_answers(at(2), &[11]);
+    fixture
+        .edit(&manifest(&spec("LoadBalancer").replace("  externalIPs: [127.N.N.2]\n", ""), &[11]));
+    fixture.eventually_refuses(at(2));
+    fixture.eventually_answers(at(3), &[11]);
+    // Octal to some, decimal to others: refused, and what was good stays.
+    fixture.edit(&manifest(&spec("LoadBalancer").replace("127.N.N.2", "127.N.N.02"), &[11]));
+    let rejected = || fixture.process().status()["feed"].to_string().contains("externalIPs[0]");
+    eventually("it is rejected", || rejected().then_some(()));
+    assert_eq!(ask(at(3)).unwrap(), 11);
+}
+
+#[test]
+fn a_load_balancer_is_told_of_endpoints_on_this_node() {
+    let spec = "  type: LoadBalancer\n  clusterIP: 127.N.N.1\n  externalTrafficPolicy: Local\n  \
+                healthCheckNodePort: 32001\n  ports:\n  - { name: t, port: 80, nodePort: 30080 }";
+    let on = |node: &str| {
+        let endpoint = format!("{{ addresses: [127.N.N.11], nodeName: {node} }}");
+        manifest(spec, &[11]).replace("{ addresses: [127.N.N.11] }", &endpoint)
+    };
+    let fixture = Fixture::start(&on("here"), &["--node-name", "here", "--drain-timeout", "30s"]);
+    fixture.talkers(8080, &[11]);
+    let check = || http_get(fixture.addr(200, 32001), "lb", "/").ok().map(|(status, _)| status);
+    assert_eq!((check(), ask(fixture.addr(200, 30080)).unwrap()), (Some(200), 11));
+    fixture.edit(&on("there"));
+    eventually("it is told so", || (check() == Some(503)).then_some(()));
+    assert!(is_refused(fixture.addr(200, 30080)));
+    assert_eq!(ask(fixture.addr(1, 80)).unwrap(), 11);
+    fixture.edit(&on("here"));
+    eventually("it is told so", || (check() == Some(200)).then_some(()));
+    // A drain turns load balancers away while connections go on.
+    let mut client = dial(fixture.addr(200, 30080)).unwrap();
+    assert_eq!(exchange(&mut client).unwrap(), 11);
+    fixture.process().signal(Signal::SIGTERM);
+    eventually("it is told so", || (check() == Some(503)).then_some(()));
+    assert_eq!(exchange(&mut client).unwrap(), 11);
 }
 
 #[test]

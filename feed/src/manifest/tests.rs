@@ -171,6 +171,42 @@ fn addresses_of_services_are_refused_as_the_api_does() {
 }
 
 #[test]
+fn no_service_may_ask_for_every_address_nor_for_octal_ones() {
+    let check = |ips: &str, at: &str, why: &str| {
+        let text = service(&format!("  clusterIP: 10.96.0.1\n{ips}  ports:\n  - port: 80\n"));
+        let problems = problems(&text, Format::Yaml);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains(at) && problems[0].contains(why), "{problems:?}");
+        assert_eq!(readings(&text)[0].1.outcome, Outcome::Bad);
+    };
+    let unspecified = "may not be unspecified";
+    check("  externalIPs: ['0.0.0.0']\n", "spec.externalIPs[0]", unspecified);
+    check("  externalIPs: ['198.51.100.1', '::']\n", "spec.externalIPs[1]", unspecified);
+    check("  externalIPs: ['224.0.0.1']\n", "spec.externalIPs[0]", "multicast");
+    check("  externalIPs: ['198.51.100.010']\n", "spec.externalIPs[0]", "valid IP address");
+    for range in ["010.0.0.0/8", "10.0.0.0/08", "10.0.0.0/+8", "10.0.0.0", "10.0.0.0/8/8"] {
+        let ranges = format!("  loadBalancerSourceRanges: ['{range}']\n");
+        check(&ranges, "spec.loadBalancerSourceRanges[0]", "valid CIDR value");
+    }
+    let zero = service("  clusterIP: 0.0.0.0\n  ports:\n  - port: 80\n");
+    assert!(problems(&zero, Format::Yaml)[0].contains(unspecified));
+}
+
+#[test]
+fn a_load_balancer_that_is_a_proxy_keeps_its_ips_to_itself() {
+    let text = service(
+        "  type: LoadBalancer\n  clusterIP: 10.96.0.1\n  ports:\n  - {port: 80, nodePort: 30080}\n\
+         status:\n  loadBalancer:\n    ingress:\n    - {ip: 203.0.113.1, ipMode: Proxy}\n    \
+         - {ip: 203.0.113.2, ipMode: VIP}\n    - {ip: 203.0.113.3}\n    - {hostname: lb.example}\n",
+    );
+    let Record::Service(record) = record(&text) else { panic!() };
+    let ips: Vec<_> = record.service.load_balancer_ips.iter().map(ToString::to_string).collect();
+    assert_eq!(ips, ["203.0.113.2", "203.0.113.3"]);
+    let unknown = text.replace("ipMode: VIP", "ipMode: None");
+    assert!(problems(&unknown, Format::Yaml)[0].contains("Unsupported value: \"None\""));
+}
+
+#[test]
 fn what_the_api_would_allocate_is_warned_of() {
     check(
         &service("  ports:\n  - port: 80\n"),

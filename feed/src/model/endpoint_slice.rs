@@ -130,6 +130,21 @@ impl Endpoint {
     pub(crate) fn share(&mut self, shared: impl FnOnce(Arc<Details>) -> Arc<Details>) {
         self.details = self.details.take().map(shared);
     }
+
+    /// The first address, if it is a host name.
+    pub(crate) fn host(&self) -> Option<&Arc<str>> {
+        match self.details().other_addresses.first() {
+            Some(Address::Host(host)) if self.ip.is_none() => Some(host),
+            _ => None,
+        }
+    }
+
+    /// The same endpoint at that address alone.
+    pub(crate) fn at(&self, ip: IpAddr) -> Endpoint {
+        let details = Details { other_addresses: Vec::new(), ..self.details().clone() };
+        let details = (details != NO_DETAILS).then(|| Arc::new(details));
+        Endpoint { ip: Some(ip), details, ..self.clone() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

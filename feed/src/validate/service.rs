@@ -134,7 +134,7 @@ fn cluster_ips(
     for (i, value) in values.iter().enumerate() {
         let place = field.index(i);
         let place = if many.is_empty() { field } else { place };
-        ips.extend(check.ip(place, value));
+        ips.extend(frontend_ip(value, place, check));
     }
     if values.len() > 2 {
         check.invalid(field, &values, "may only hold up to 2 values");
@@ -334,7 +334,22 @@ fn external_policy(
 
 fn ips(list: Option<&[Text<'_>]>, at: &At<'_>, check: &mut Check<'_>) -> Vec<IpAddr> {
     let list = list.unwrap_or_default().iter().enumerate();
-    list.filter_map(|(i, ip)| check.ip(at.index(i), ip)).collect()
+    list.filter_map(|(i, ip)| frontend_ip(ip, at.index(i), check)).collect()
+}
+
+/// An address to be dialled. A listener on an unspecified one would answer for every address of
+/// the host, which no Service may ask for.
+fn frontend_ip(text: &str, at: At<'_>, check: &mut Check<'_>) -> Option<IpAddr> {
+    let ip = check.ip(at, text)?;
+    let why = if ip.is_unspecified() {
+        "may not be unspecified (0.0.0.0 or ::)"
+    } else if ip.is_multicast() {
+        "may not be in the multicast range (224.0.0.0/4, ff00::/8)"
+    } else {
+        return Some(ip);
+    };
+    check.invalid(at, text, why);
+    None
 }
 
 fn load_balancer_ips(object: &object::Service<'_>, check: &mut Check<'_>) -> Vec<IpAddr> {
@@ -344,8 +359,18 @@ fn load_balancer_ips(object: &object::Service<'_>, check: &mut Check<'_>) -> Vec
     let ingress = object.status.as_ref().and_then(|s| s.load_balancer.as_ref()?.ingress.as_ref());
     let ips = ingress.into_iter().flatten().enumerate();
     ips.filter_map(|(i, ingress)| {
+        let at = at.index(i);
         let ip = ingress.ip.as_deref().filter(|ip| !ip.is_empty())?;
-        check.ip(at.index(i).key("ip"), ip)
+        let ip = frontend_ip(ip, at.key("ip"), check)?;
+        match ingress.ip_mode.as_deref() {
+            None | Some("" | "VIP") => Some(ip),
+            // The load balancer ends connections itself: its IP must not be answered for here.
+            Some("Proxy") => None,
+            Some(other) => {
+                check.unsupported(at.key("ipMode"), other, &["Proxy", "VIP"]);
+                None
+            }
+        }
     })
     .collect()
 }
@@ -362,9 +387,9 @@ fn source_ranges(
     let mut ranges = Vec::new();
     let listed = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
     for (i, range) in listed.iter().enumerate() {
-        match range.trim().parse::<IpNet>() {
-            Ok(range) => ranges.push(range.trunc()),
-            Err(_) => check.invalid(at.key("loadBalancerSourceRanges").index(i), &**range, WHY),
+        match cidr(range) {
+            Some(range) => ranges.push(range),
+            None => check.invalid(at.key("loadBalancerSourceRanges").index(i), &**range, WHY),
         }
     }
     let annotations = object.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
@@ -373,9 +398,9 @@ fn source_ranges(
         return ranges;
     }
     for range in annotation.split(',') {
-        match range.trim().parse::<IpNet>() {
-            Ok(range) => ranges.push(range.trunc()),
-            Err(_) => {
+        match cidr(range) {
+            Some(range) => ranges.push(range),
+            None => {
                 let at = ROOT.key("metadata");
                 check.invalid(at.key("annotations").key(ANNOTATION), annotation, WHY);
                 break;
@@ -383,6 +408,17 @@ fn source_ranges(
         }
     }
     ranges
+}
+
+/// Leading zeros are refused in addresses and in lengths: see [`Check::ip`].
+fn cidr(text: &str) -> Option<IpNet> {
+    let (ip, length) = text.trim().split_once('/')?;
+    let has_zero = length.len() > 1 && length.starts_with('0');
+    if has_zero || !length.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let net = IpNet::new(ip.parse().ok()?, length.parse().ok()?).ok()?;
+    Some(net.trunc())
 }
 
 fn health_check_node_port(

@@ -205,7 +205,7 @@ impl Compiler {
 
     /// Whether this process serves the Ingress: its class is ours by name or by controller, or
     /// it has no class and nobody else's class is the default.
-    fn is_ours(&self, ingress: &Ingress, model: &Model) -> bool {
+    pub(crate) fn is_ours(&self, ingress: &Ingress, model: &Model) -> bool {
         let ours = |class: &feed::IngressClass| {
             *class.name.name == *self.class || &*class.controller == CONTROLLER
         };

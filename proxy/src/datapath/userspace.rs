@@ -7,13 +7,15 @@
 //!
 //! Left out: any decision about which endpoints serve a frontend.
 
+mod affinities;
 mod downstream;
-mod own;
+pub(crate) mod own;
 mod patience;
 mod relay;
 pub(crate) mod room;
+mod rules;
 mod serving;
-mod sockets;
+pub(crate) mod sockets;
 mod tcp;
 mod udp;
 mod worker;
@@ -25,12 +27,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use feed::{ObjectName, Protocol};
+use ipnet::IpNet;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use self::affinities::Affinities;
 use self::own::{Addresses, Own};
 use self::room::{Permit, Room};
+use self::rules::Rules;
 use self::serving::{Cell, Endpoint, Serving};
+use self::sockets::BindOptions;
 use self::worker::{Bound, ListenSocket, Opened, Order, Worker, WorkerLimits};
 use crate::metrics::{ProxyMetrics, count};
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
@@ -53,11 +59,15 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) workers: usize,
-    /// Where NodePorts listen; empty for all addresses of the node.
+    /// Where NodePorts listen: see [`node_ips`].
     pub(crate) node_ips: Vec<IpAddr>,
+    /// Whose addresses are this host's by a route.
+    pub(crate) service_cidrs: Vec<IpNet>,
     pub(crate) drain_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) udp_idle_timeout: Duration,
+    /// Of one service port with session affinity.
+    pub(crate) max_affinity_clients: usize,
 }
 
 /// Why frontends cannot be served, by address; shared with those who report it.
@@ -80,6 +90,7 @@ pub(crate) struct Userspace {
     /// Ordered by time, because the drain time-out is the same for all.
     endings: VecDeque<(Instant, FrontendAddress, SocketAddr)>,
     failures: Failures,
+    affinities: Affinities,
 }
 
 /// A frontend in this data path: one that serves, or one whose last connections drain.
@@ -146,6 +157,7 @@ impl Userspace {
             retries: BTreeSet::new(),
             endings: VecDeque::new(),
             failures: Failures::new(),
+            affinities: Affinities::default(),
         })
     }
 
@@ -170,12 +182,13 @@ impl Userspace {
     pub(crate) fn due(&self) -> Option<Instant> {
         let retry = self.retries.first().map(|(at, _)| *at);
         let ending = self.endings.front().map(|(at, ..)| *at);
-        retry.into_iter().chain(ending).min()
+        retry.into_iter().chain(ending).chain(self.affinities.due()).min()
     }
 
     /// Tries again what could not be bound, and ends what has drained long enough.
     pub(crate) async fn tend(&mut self) {
         let now = Instant::now();
+        self.affinities.tend(now);
         while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
             let Some((at, address, endpoint)) = self.endings.pop_front() else { break };
             self.end(at, address, endpoint);
@@ -189,6 +202,11 @@ impl Userspace {
 
     pub(crate) fn failures(&self) -> Failures {
         self.failures.clone()
+    }
+
+    /// The addresses that this data path listens on, which are nobody's endpoints.
+    pub(crate) fn own(&self) -> Arc<Own> {
+        self.own.clone()
     }
 
     /// Stops accepting, waits until all connections have ended or the drain time-out is over,
@@ -224,8 +242,16 @@ impl Userspace {
             Some(frontend) => self.metrics.meters.of(&frontend.service),
             None => Arc::default(),
         };
-        let rotation = hosted.cell.serving.load().rotation.succeed(members);
-        hosted.cell.serving.store(Arc::new(Serving { rotation, meter }));
+        let affinity = frontend.and_then(|frontend| {
+            let affinity = self.affinities.of(frontend, self.settings.max_affinity_clients)?;
+            Some((affinity, frontend.affinity?))
+        });
+        let sources = frontend.and_then(|frontend| frontend.sources.clone());
+        let rules = Rules::new(sources, affinity, &members);
+        let before = hosted.cell.serving.load();
+        let serving = Serving { rotation: before.rotation.succeed(members), meter, rules };
+        let sources_changed = before.sources() != serving.sources();
+        hosted.cell.serving.store(Arc::new(serving));
         let bound = hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr));
         if addrs.is_empty() {
             work.close.extend(bound);
@@ -235,7 +261,7 @@ impl Userspace {
             }
             self.failures.remove(&address);
         } else {
-            if address.protocol == Protocol::Udp && !leaving.is_empty() {
+            if address.protocol == Protocol::Udp && (!leaving.is_empty() || sources_changed) {
                 work.refresh.extend(bound);
             }
             work.open.push(address);
@@ -340,7 +366,10 @@ impl Userspace {
             format!("no file descriptor left for a listener: {fit} fit (see ulimit -n)")
         })?;
         let count = permit.descriptors();
-        let beside_own = self.bound.overlap(bound);
+        let options = BindOptions {
+            beside_own: self.bound.overlap(bound),
+            by_route: self.settings.service_cidrs.iter().any(|cidr| cidr.contains(&addr.ip())),
+        };
         let first_worker = self.next_worker;
         let mut hand_over = |place: usize, socket| {
             let worker = (first_worker + place) % opened.len();
@@ -348,14 +377,14 @@ impl Userspace {
         };
         match protocol {
             Protocol::Tcp => {
-                let listeners = sockets::listen_tcp(addr, count, beside_own)
+                let listeners = sockets::listen_tcp(addr, count, options)
                     .map_err(|error| why_not_bound(addr, &error))?;
                 for (place, listener) in listeners.into_iter().enumerate() {
                     hand_over(place, ListenSocket::Tcp(listener));
                 }
             }
             Protocol::Udp => {
-                let sockets = sockets::bind_udp(addr, count, beside_own)
+                let sockets = sockets::bind_udp(addr, count, options)
                     .map_err(|error| why_not_bound(addr, &error))?;
                 for (place, socket) in sockets.into_iter().enumerate() {
                     hand_over(place, ListenSocket::Udp(socket));
@@ -400,10 +429,6 @@ impl Userspace {
         let at = |ip| SocketAddr::new(ip, address.port.get());
         match address.place {
             Place::Ip(ip) => vec![at(ip)],
-            Place::Node(family) if self.settings.node_ips.is_empty() => match family {
-                Family::V4 => vec![at(Ipv4Addr::UNSPECIFIED.into())],
-                Family::V6 => vec![at(Ipv6Addr::UNSPECIFIED.into())],
-            },
             Place::Node(family) => {
                 let ips = self.settings.node_ips.iter().copied();
                 ips.filter(|ip| Family::of(*ip) == family).map(at).collect()
@@ -459,12 +484,12 @@ impl Hosted {
 }
 
 /// Says why an address cannot be bound, and what to do about it.
-fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
+pub(crate) fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!("{addr} is taken by another process"),
         io::ErrorKind::AddrNotAvailable => format!(
             "{} is not an address of this host: use a ClusterIP in 127.0.0.0/8, or make it one \
-             (ip addr add, or ip route add local CIDR dev lo)",
+             (--service-cidr, ip addr add, or ip route add local CIDR dev lo)",
             addr.ip()
         ),
         io::ErrorKind::PermissionDenied => format!(
@@ -475,15 +500,27 @@ fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
     }
 }
 
+/// Where NodePorts listen: on all addresses of the node, or on those that the operator chose and
+/// on loopback, where a user of this machine looks for them. Who chose an address of loopback
+/// chose that as well.
+pub(crate) fn node_ips(chosen: &[IpAddr]) -> Vec<IpAddr> {
+    let has_v6 = sockets::has_ipv6();
+    let v4 = |ip: Ipv4Addr| IpAddr::V4(ip);
+    let v6 = |ip: Ipv6Addr| has_v6.then_some(IpAddr::V6(ip));
+    if chosen.is_empty() {
+        return [v4(Ipv4Addr::UNSPECIFIED)].into_iter().chain(v6(Ipv6Addr::UNSPECIFIED)).collect();
+    }
+    let mut ips = chosen.to_vec();
+    if !chosen.iter().any(IpAddr::is_loopback) {
+        ips.push(v4(Ipv4Addr::LOCALHOST));
+        ips.extend(v6(Ipv6Addr::LOCALHOST));
+    }
+    ips
+}
+
 /// The families that NodePorts are served on.
 pub(crate) fn node_families(node_ips: &[IpAddr]) -> Vec<Family> {
-    let mut families: Vec<Family> = if !node_ips.is_empty() {
-        node_ips.iter().map(|ip| Family::of(*ip)).collect()
-    } else if sockets::has_ipv6() {
-        vec![Family::V4, Family::V6]
-    } else {
-        vec![Family::V4]
-    };
+    let mut families: Vec<Family> = node_ips.iter().map(|ip| Family::of(*ip)).collect();
     families.sort();
     families.dedup();
     families

@@ -1,12 +1,22 @@
 //! Tables of Services and slices → frontends, endpoints and why.
 
-use feed::{Endpoint, EndpointSlice, Model, Object};
+use feed::{AddressType, Endpoint, EndpointSlice, Model, Object, TrafficDistribution};
 
 use super::*;
 use crate::objects::{port, service, slice};
 
 fn node() -> Node {
-    Node { name: None, families: vec![Family::V4, Family::V6] }
+    Node { families: vec![Family::V4, Family::V6], ..Node::default() }
+}
+
+/// Node `a` in zone `east`, with NodePorts over IPv4 alone.
+fn node_a() -> Node {
+    Node {
+        name: Some("a".into()),
+        zone: Some("east".into()),
+        ips: vec!["192.0.2.1".parse().unwrap()],
+        families: vec![Family::V4],
+    }
 }
 
 fn entry(service: Service, slices: Vec<EndpointSlice>) -> ServiceEntry {
@@ -22,7 +32,11 @@ fn print(resolution: &Resolution) -> String {
     for frontend in &resolution.frontends {
         let endpoints: Vec<_> = frontend.endpoints.iter().map(ToString::to_string).collect();
         let (address, why) = (frontend.address, frontend.why);
-        text += &format!("{address} -> {} ({why:?})\n", endpoints.join(" "));
+        let scope = match frontend.scope {
+            Scope::Cluster => String::new(),
+            scope => format!(", {scope:?}"),
+        };
+        text += &format!("{address} -> {} ({why:?}{scope})\n", endpoints.join(" "));
     }
     for skipped in &resolution.skipped {
         text += &format!("skipped {}: {}\n", skipped.port, skipped.reason);
@@ -31,8 +45,12 @@ fn print(resolution: &Resolution) -> String {
 }
 
 fn check(entry: &ServiceEntry, expected: &str) {
+    check_on(&node(), entry, expected);
+}
+
+fn check_on(node: &Node, entry: &ServiceEntry, expected: &str) {
     let expected: Vec<_> = expected.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
-    let printed = print(&resolve(entry, &node()));
+    let printed = print(&resolve(entry, node));
     assert_eq!(printed.lines().collect::<Vec<_>>(), expected);
 }
 
@@ -183,4 +201,270 @@ fn hosts_are_not_served() {
     let host = feed::Address::Host("db.example".into());
     fqdn.endpoints.push(Endpoint::ready_with(vec![host], feed::Details::default()));
     check(&entry(web(), vec![fqdn]), "127.1.0.1:80/TCP ->  (NoEndpoints)");
+}
+
+/// The ClusterIP and the NodePort of `web` on node `a`, with these policies (internal,
+/// external): what serves each.
+fn check_policies(
+    (internal, external): (TrafficPolicy, TrafficPolicy),
+    endpoints: &[&str],
+    cluster_ip: &str,
+    node_port: &str,
+) {
+    let service = Service {
+        internal_traffic_policy: internal,
+        external_traffic_policy: external,
+        ..service("web", &["127.1.0.1"], vec![port("", 80, Tcp, Some(30080))])
+    };
+    check_on(
+        &node_a(),
+        &entry(service, vec![web_slice(endpoints)]),
+        &format!("127.1.0.1:80/TCP -> {cluster_ip}\nnode-ipv4:30080/TCP -> {node_port}"),
+    );
+}
+
+use TrafficPolicy::{Cluster, Local};
+
+#[test]
+fn each_policy_looks_at_its_own_traffic_only() {
+    let both = ["10.0.0.1 @a", "10.0.0.2 @b"];
+    let all = "10.0.0.1:8080 10.0.0.2:8080 (Ready)";
+    let here = "10.0.0.1:8080 (Ready, Local)";
+    check_policies((Cluster, Cluster), &both, all, all);
+    check_policies((Local, Cluster), &both, here, all);
+    check_policies((Cluster, Local), &both, all, here);
+    check_policies((Local, Local), &both, here, here);
+    let elsewhere = ["10.0.0.2 @b", "10.0.0.3"];
+    let there = "10.0.0.2:8080 10.0.0.3:8080 (Ready)";
+    check_policies((Local, Cluster), &elsewhere, " (NoneLocal, Local)", there);
+    check_policies((Cluster, Local), &elsewhere, there, " (NoneLocal, Local)");
+    check_policies((Cluster, Local), &[], " (NoEndpoints)", " (NoEndpoints, Local)");
+}
+
+#[test]
+fn terminating_endpoints_serve_where_none_is_ready_each_policy_by_itself() {
+    // Ready elsewhere, so only local traffic needs the one that terminates.
+    check_policies(
+        (Cluster, Local),
+        &["10.0.0.1/serving @a", "10.0.0.2 @b", "10.0.0.3/gone @a"],
+        "10.0.0.2:8080 (Ready)",
+        "10.0.0.1:8080 (ServingTerminating, Local)",
+    );
+    check_policies(
+        (Local, Cluster),
+        &["10.0.0.1/serving @a", "10.0.0.2 @b"],
+        "10.0.0.1:8080 (ServingTerminating, Local)",
+        "10.0.0.2:8080 (Ready)",
+    );
+    check_policies(
+        (Cluster, Local),
+        &["10.0.0.1/serving @a", "10.0.0.2/serving @b"],
+        "10.0.0.1:8080 10.0.0.2:8080 (ServingTerminating)",
+        "10.0.0.1:8080 (ServingTerminating, Local)",
+    );
+    check_policies(
+        (Cluster, Local),
+        &["10.0.0.1/unready @a", "10.0.0.2/serving @b"],
+        "10.0.0.2:8080 (ServingTerminating)",
+        " (NoneReady, Local)",
+    );
+}
+
+#[test]
+fn without_a_node_name_no_endpoint_is_local() {
+    let service = Service { internal_traffic_policy: Local, ..web() };
+    let slices = vec![web_slice(&["10.0.0.1", "10.0.0.2 @a"])];
+    check(&entry(service, slices), "127.1.0.1:80/TCP ->  (NoneLocal, Local)");
+}
+
+#[test]
+fn local_policy_serves_unready_endpoints_that_are_published() {
+    let service =
+        Service { internal_traffic_policy: Local, publish_not_ready_addresses: true, ..web() };
+    let slices = vec![web_slice(&["10.0.0.1/unready @a", "10.0.0.2/unready @b"])];
+    let expected = "127.1.0.1:80/TCP -> 10.0.0.1:8080 (NotReadyPublished, Local)";
+    check_on(&node_a(), &entry(service, slices), expected);
+}
+
+/// What serves `web` from node `a` in zone `east`.
+fn check_near(distribution: Option<TrafficDistribution>, endpoints: &[&str], expected: &str) {
+    let service = Service { traffic_distribution: distribution, ..web() };
+    let entry = entry(service, vec![web_slice(endpoints)]);
+    check_on(&node_a(), &entry, &format!("127.1.0.1:80/TCP -> {expected}"));
+}
+
+#[test]
+fn hints_are_followed_when_all_have_one_and_one_is_for_here() {
+    let all = "10.0.0.1:8080 10.0.0.2:8080 (Ready)";
+    let first = |scope| format!("10.0.0.1:8080 (Ready, {scope})");
+    for (endpoints, expected) in [
+        (["10.0.0.1 >~east", "10.0.0.2 >~west"], &*first("SameZone")),
+        (["10.0.0.1 >~west >~east", "10.0.0.2 >~west"], &first("SameZone")),
+        (["10.0.0.1 >~east", "10.0.0.2"], all),
+        (["10.0.0.1 >~west", "10.0.0.2 >~north"], all),
+        (["10.0.0.1 >a", "10.0.0.2 >b"], &first("SameNode")),
+        (["10.0.0.1 >a >~east", "10.0.0.2 >b >~east"], &first("SameNode")),
+        // No endpoint for this node, so the zone decides.
+        (["10.0.0.1 >c >~east", "10.0.0.2 >b >~west"], &first("SameZone")),
+        (["10.0.0.1 >a >~east", "10.0.0.2 >~west"], &first("SameZone")),
+        (["10.0.0.1 >a", "10.0.0.2"], all),
+        // Only those that are ready have a say.
+        (["10.0.0.1 >~east", "10.0.0.2/unready"], &first("SameZone")),
+        (["10.0.0.1 >~west", "10.0.0.2/unready >~east"], "10.0.0.1:8080 (Ready)"),
+        (["10.0.0.1/serving >~east", "10.0.0.2 >~west"], "10.0.0.2:8080 (Ready)"),
+        (
+            ["10.0.0.1/serving >~east", "10.0.0.2/serving >~west"],
+            "10.0.0.1:8080 10.0.0.2:8080 (ServingTerminating)",
+        ),
+    ] {
+        check_near(None, &endpoints, expected);
+    }
+}
+
+#[test]
+fn without_hints_the_distribution_goes_by_where_endpoints_are() {
+    use TrafficDistribution::{PreferSameNode, PreferSameZone};
+    let all = "10.0.0.1:8080 10.0.0.2:8080 (Ready)";
+    let first = |scope| format!("10.0.0.1:8080 (Ready, {scope})");
+    for (distribution, endpoints, expected) in [
+        (None, ["10.0.0.1 @a ~east", "10.0.0.2 @b ~west"], all),
+        (Some(PreferSameZone), ["10.0.0.1 ~east", "10.0.0.2 ~west"], &*first("SameZone")),
+        (Some(PreferSameZone), ["10.0.0.1 @a", "10.0.0.2 ~west"], &first("SameZone")),
+        (Some(PreferSameZone), ["10.0.0.1 ~north", "10.0.0.2 ~west"], all),
+        (Some(PreferSameZone), ["10.0.0.1 ~east", "10.0.0.2"], all),
+        (Some(PreferSameNode), ["10.0.0.1 @a ~east", "10.0.0.2 @b ~east"], &first("SameNode")),
+        (Some(PreferSameNode), ["10.0.0.1 @c ~east", "10.0.0.2 @b ~west"], &first("SameZone")),
+        (Some(PreferSameNode), ["10.0.0.1 @c", "10.0.0.2 @b"], all),
+        // Slices that have hints are believed.
+        (Some(PreferSameNode), ["10.0.0.1 @b >~east", "10.0.0.2 @a >~west"], &first("SameZone")),
+    ] {
+        check_near(distribution, &endpoints, expected);
+    }
+}
+
+#[test]
+fn policy_local_takes_no_hints() {
+    check_policies(
+        (Local, Cluster),
+        &["10.0.0.1 @a >~west", "10.0.0.2 @b >~east"],
+        "10.0.0.1:8080 (Ready, Local)",
+        "10.0.0.2:8080 (Ready, SameZone)",
+    );
+}
+
+fn balanced() -> Service {
+    Service {
+        service_type: ServiceType::LoadBalancer,
+        load_balancer_ips: vec!["203.0.113.1".parse().unwrap()],
+        external_ips: vec!["198.51.100.1".parse().unwrap(), "fd02::1".parse().unwrap()],
+        ..service("web", &["127.1.0.1"], vec![port("", 80, Tcp, Some(30080))])
+    }
+}
+
+#[test]
+fn external_and_load_balancer_ips_are_frontends() {
+    let ready = "10.0.0.1:8080 10.0.0.2:8080 (Ready)";
+    let slices = || vec![web_slice(&["10.0.0.1 @a", "10.0.0.2 @b"])];
+    check_on(
+        &node_a(),
+        &entry(balanced(), slices()),
+        &format!(
+            "127.1.0.1:80/TCP -> {ready}
+             203.0.113.1:80/TCP -> {ready}
+             198.51.100.1:80/TCP -> {ready}
+             [fd02::1]:80/TCP -> {ready}
+             node-ipv4:30080/TCP -> {ready}"
+        ),
+    );
+    let local = Service { external_traffic_policy: Local, ..balanced() };
+    let here = "10.0.0.1:8080 (Ready, Local)";
+    check_on(
+        &node_a(),
+        &entry(local, slices()),
+        &format!(
+            "127.1.0.1:80/TCP -> {ready}
+             203.0.113.1:80/TCP -> {here}
+             198.51.100.1:80/TCP -> {here}
+             [fd02::1]:80/TCP -> {here}
+             node-ipv4:30080/TCP -> {here}"
+        ),
+    );
+    // An address left over from before the type was changed.
+    let left_over = Service { service_type: ServiceType::ClusterIp, ..balanced() };
+    check_on(
+        &node_a(),
+        &entry(left_over, slices()),
+        &format!(
+            "127.1.0.1:80/TCP -> {ready}
+             198.51.100.1:80/TCP -> {ready}
+             [fd02::1]:80/TCP -> {ready}"
+        ),
+    );
+}
+
+#[test]
+fn an_ip_that_stands_twice_is_the_load_balancers() {
+    let mut service = balanced();
+    service.external_ips = vec!["203.0.113.1".parse().unwrap()];
+    let resolution = resolve(&entry(service, vec![]), &node_a());
+    let kinds: Vec<_> = resolution.frontends.iter().map(|f| f.kind.as_str()).collect();
+    assert_eq!(kinds, ["ClusterIP", "load balancer IP", "NodePort"]);
+    assert_eq!(resolution.skipped, []);
+}
+
+#[test]
+fn source_ranges_are_for_the_load_balancers_ips() {
+    let check = |ranges: &[&str], expected: Option<&[&str]>| {
+        let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let service = Service { load_balancer_source_ranges: ranges, ..balanced() };
+        let resolution = resolve(&entry(service, vec![]), &node_a());
+        for frontend in resolution.frontends {
+            let sources = frontend.sources.map(|s| s.iter().map(ToString::to_string).collect());
+            let expected = expected.filter(|_| frontend.kind == FrontendKind::LoadBalancerIp);
+            let expected = expected.map(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>());
+            assert_eq!(sources, expected, "{}", frontend.address);
+        }
+    };
+    check(&[], None);
+    check(&["10.0.0.0/8"], Some(&["10.0.0.0/8"]));
+    check(&["fd00::/8"], Some(&["fd00::/8"]));
+    // The node may come, and its own source is then the address that it dials.
+    check(&["192.0.2.0/24"], Some(&["192.0.2.0/24", "203.0.113.1/32"]));
+}
+
+#[test]
+fn a_load_balancer_hears_of_ready_endpoints_on_this_node() {
+    let port = NonZeroU16::new(32000);
+    let local =
+        Service { external_traffic_policy: Local, health_check_node_port: port, ..balanced() };
+    let count = |service: &Service, slices| {
+        let entry = entry(service.clone(), slices);
+        resolve(&entry, &node_a()).health_check.map(|check| check.local_endpoints)
+    };
+    let four = web_slice(&["10.0.0.1 @a", "10.0.0.2 @a", "10.0.0.3 @b", "10.0.0.4/serving @a"]);
+    let mut six = web_slice(&["fd00::1 @a"]);
+    six.name = ObjectName::new("demo", "web-6");
+    assert_eq!(count(&local, vec![four.clone(), six]), Some(2));
+    assert_eq!(count(&local, vec![web_slice(&["10.0.0.1/serving @a", "10.0.0.3 @b"])]), Some(0));
+    let cluster = Service { external_traffic_policy: Cluster, ..local.clone() };
+    assert_eq!(count(&cluster, vec![four.clone()]), None);
+    let node_port = Service { service_type: ServiceType::NodePort, ..local.clone() };
+    assert_eq!(count(&node_port, vec![four.clone()]), None);
+    assert_eq!(count(&Service { health_check_node_port: None, ..local }, vec![four]), None);
+}
+
+#[test]
+fn the_node_object_adds_zone_and_addresses() {
+    let object = feed::Node {
+        name: ObjectName::new("", "a"),
+        zone: Some("east".into()),
+        ips: vec!["192.0.2.9".parse().unwrap()],
+    };
+    let (model, _) = Model::of([Object::Node(Arc::new(object))]);
+    let flags = Node { name: Some("a".into()), ..Node::default() };
+    let node = flags.with_object(&model);
+    assert_eq!((node.zone.as_deref(), node.ips.len()), (Some("east"), 1));
+    let other = Node { name: Some("b".into()), ..Node::default() };
+    assert_eq!(other.with_object(&model), other);
+    assert_eq!(Node::default().with_object(&model), Node::default());
 }

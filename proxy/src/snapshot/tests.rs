@@ -8,7 +8,7 @@ use crate::objects::{self, port};
 use crate::resolver::Family;
 
 fn node() -> Node {
-    Node { name: None, families: vec![Family::V4] }
+    Node { families: vec![Family::V4], ..Node::default() }
 }
 
 fn service(name: &str, last: u8, ports: &[u16]) -> Object {

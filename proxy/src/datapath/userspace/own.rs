@@ -17,7 +17,7 @@ use super::worker::Bound;
 
 /// A set that its one writer changes and publishes, and that is read without waiting.
 #[derive(Debug, Default)]
-pub(super) struct Own(ArcSwap<Addresses>);
+pub(crate) struct Own(ArcSwap<Addresses>);
 
 /// Every address that this process listens on. `clone` is O(1).
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ impl Own {
     }
 
     /// Whether a connection to the address would come back to this process.
-    pub(super) fn has(&self, protocol: Protocol, addr: SocketAddr) -> bool {
+    pub(crate) fn has(&self, protocol: Protocol, addr: SocketAddr) -> bool {
         let addresses = self.0.load();
         // A connect to `::ffff:192.0.2.1` goes to 192.0.2.1.
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
+use super::rules::Rules;
 use crate::metrics::Meter;
 use crate::pick::Rotation;
 
@@ -26,6 +27,8 @@ pub(super) struct Cell {
 pub(super) struct Serving {
     pub(super) rotation: Rotation<Arc<Endpoint>>,
     pub(super) meter: Arc<Meter>,
+    /// Absent when all clients may come and none keeps its endpoint.
+    pub(super) rules: Option<Box<Rules>>,
 }
 
 const SERVING: u8 = 0;

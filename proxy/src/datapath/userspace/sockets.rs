@@ -21,16 +21,24 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
+/// What is special about an address to be bound.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct BindOptions {
+    /// Another socket of this process has the port on an address that overlaps this one (a
+    /// wildcard and a specific address); the kernel then prefers the specific one.
+    pub(crate) beside_own: bool,
+    /// It is this host's by a local route, which is enough to bind an IPv4 address but not an
+    /// IPv6 one.
+    pub(crate) by_route: bool,
+}
+
 /// Opens `count` listeners on one address, one for each worker that gets its own.
-///
-/// `beside_own`: another socket of this process has the port on an address that overlaps this
-/// one (a wildcard and a specific address); the kernel then prefers the specific one.
-pub(super) fn listen_tcp(
+pub(crate) fn listen_tcp(
     addr: SocketAddr,
     count: usize,
-    beside_own: bool,
+    options: BindOptions,
 ) -> io::Result<Vec<TcpListener>> {
-    let sockets = bind(addr, Type::STREAM, count, beside_own)?;
+    let sockets = bind(addr, Type::STREAM, count, options)?;
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -49,9 +57,9 @@ pub(super) fn listen_tcp(
 pub(super) fn bind_udp(
     addr: SocketAddr,
     count: usize,
-    beside_own: bool,
+    options: BindOptions,
 ) -> io::Result<Vec<UdpSocket>> {
-    let sockets = bind(addr, Type::DGRAM, count, beside_own)?;
+    let sockets = bind(addr, Type::DGRAM, count, options)?;
     if addr.ip().is_unspecified() {
         for socket in &sockets {
             if addr.is_ipv4() {
@@ -64,20 +72,28 @@ pub(super) fn bind_udp(
     Ok(sockets.into_iter().map(UdpSocket::from).collect())
 }
 
-fn bind(addr: SocketAddr, kind: Type, count: usize, beside_own: bool) -> io::Result<Vec<Socket>> {
+fn bind(
+    addr: SocketAddr,
+    kind: Type,
+    count: usize,
+    options: BindOptions,
+) -> io::Result<Vec<Socket>> {
     let address = SockAddr::from(addr);
     let mut sockets = Vec::with_capacity(count);
     for place in 0..count {
         let socket = Socket::new(Domain::for_address(addr), kind.nonblocking(), None)?;
         if addr.is_ipv6() {
             socket.set_only_v6(true)?;
+            if options.by_route {
+                socket.set_freebind_v6(true)?;
+            }
         }
         if kind == Type::STREAM {
             // Over connections of an earlier listener in TIME_WAIT; a live listener still
             // conflicts. On UDP the option would let anyone share the port.
             socket.set_reuse_address(true)?;
         }
-        let joins = place > 0 || beside_own;
+        let joins = place > 0 || options.beside_own;
         if joins {
             socket.set_reuse_port(true)?;
         }
@@ -108,37 +124,39 @@ mod tests {
         SocketAddr::from(([127, 251, 7, last], 0))
     }
 
-    type Open = fn(SocketAddr, usize, bool) -> io::Result<SocketAddr>;
+    type Open = fn(SocketAddr, usize) -> io::Result<SocketAddr>;
 
     /// Opens one more socket the way a second proxy would, while the first one is open.
     fn check_exclusive<S>(open: impl Fn(SocketAddr, usize) -> io::Result<Vec<S>>, again: Open) {
         let free = UdpSocket::bind(loopback(1)).unwrap().local_addr().unwrap();
         let first = open(free, 3).unwrap();
         assert_eq!(first.len(), 3);
-        let error = again(free, 1, false).unwrap_err();
+        let error = again(free, 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         drop(first);
-        assert_eq!(again(free, 2, false).unwrap(), free);
+        assert_eq!(again(free, 2).unwrap(), free);
     }
 
     #[test]
     fn a_second_proxy_does_not_share_the_port() {
         check_exclusive(
-            |addr, count| listen_tcp(addr, count, false),
-            |addr, count, beside| listen_tcp(addr, count, beside)?[0].local_addr(),
+            |addr, count| listen_tcp(addr, count, BindOptions::default()),
+            |addr, count| listen_tcp(addr, count, BindOptions::default())?[0].local_addr(),
         );
         check_exclusive(
-            |addr, count| bind_udp(addr, count, false),
-            |addr, count, beside| bind_udp(addr, count, beside)?[0].local_addr(),
+            |addr, count| bind_udp(addr, count, BindOptions::default()),
+            |addr, count| bind_udp(addr, count, BindOptions::default())?[0].local_addr(),
         );
     }
 
     #[test]
     fn a_wildcard_stands_beside_an_address_of_our_own() {
-        let specific = listen_tcp(loopback(2), 1, false).unwrap();
+        let alone = BindOptions::default();
+        let beside = BindOptions { beside_own: true, ..alone };
+        let specific = listen_tcp(loopback(2), 1, alone).unwrap();
         let port = specific[0].local_addr().unwrap().port();
         let wildcard = SocketAddr::from(([0, 0, 0, 0], port));
-        assert_eq!(listen_tcp(wildcard, 1, false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
-        assert_eq!(listen_tcp(wildcard, 2, true).unwrap().len(), 2);
+        assert_eq!(listen_tcp(wildcard, 1, alone).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(listen_tcp(wildcard, 2, beside).unwrap().len(), 2);
     }
 }

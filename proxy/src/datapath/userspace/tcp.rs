@@ -6,7 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -141,19 +141,34 @@ impl Drop for ResetOnDrop {
 }
 
 async fn serve(client: TcpStream, cell: Arc<Cell>, _permit: Permit, context: Rc<Context>) {
-    let meter = cell.serving.load().meter.clone();
+    let (meter, source, admitted) = {
+        let serving = cell.serving.load();
+        // Asked only where it matters: it is a system call.
+        let source = serving.rules.as_ref().and_then(|_| client.peer_addr().ok());
+        let source = source.map(|addr| addr.ip());
+        (serving.meter.clone(), source, serving.admits(source))
+    };
     count(&meter.accepted);
     let active = Active::new(meter, |meter| &meter.active);
     let mut client = ResetOnDrop::new(client);
-    let Some((endpoint, upstream)) = connect(&cell, active.meter(), &context).await else {
+    if !admitted {
+        count(&active.meter().denied);
+        return;
+    }
+    let Some((endpoint, upstream)) = connect(&cell, source, active.meter(), &context).await else {
         count(&active.meter().failed);
         return;
     };
+    let stay = cell.serving.load().stay(source, &endpoint);
     // Only the endpoint is needed from here on; a frontend that goes frees its cell.
     drop(cell);
     let mut upstream = ResetOnDrop::new(upstream);
     let end = relay::relay(&mut client.stream, &mut upstream.stream, &endpoint, active.meter());
-    match end.await {
+    let end = end.await;
+    if let Some(stay) = stay {
+        stay.refresh(Instant::now());
+    }
+    match end {
         End::Closed => (client.in_order, upstream.in_order) = (true, true),
         End::Reset => {}
         End::Removed => count(&active.meter().ended),
@@ -163,6 +178,7 @@ async fn serve(client: TcpStream, cell: Arc<Cell>, _permit: Permit, context: Rc<
 /// Connects to the endpoint whose turn it is, or to the next that can be connected to.
 async fn connect(
     cell: &Cell,
+    source: Option<IpAddr>,
     meter: &Meter,
     context: &Context,
 ) -> Option<(Arc<Endpoint>, TcpStream)> {
@@ -174,7 +190,7 @@ async fn connect(
         let suits = |endpoint: &Arc<Endpoint>| {
             !tried.contains(&endpoint.addr) && !context.own.has(Protocol::Tcp, endpoint.addr)
         };
-        let endpoint = cell.serving.load().rotation.pick(suits)?.clone();
+        let endpoint = cell.serving.load().pick(source, suits)?.clone();
         let failure = match context.patience.limit(dial(endpoint.addr)).await {
             Some(Ok(stream)) => return Some((endpoint, stream)),
             Some(Err(error)) => error,

@@ -1,5 +1,7 @@
 //! The data path over loopback: real sockets, endpoints as threads, no process and no feed.
 
+mod semantics;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -43,13 +45,15 @@ impl Fixture {
         let net = new_net();
         let mut settings = Settings {
             workers,
+            service_cidrs: Vec::new(),
             node_ips: vec![format!("{net}.200").parse().unwrap()],
             drain_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
             udp_idle_timeout: Duration::from_secs(60),
+            max_affinity_clients: 1000,
         };
         change(&mut settings);
-        let node = Node { name: None, families: node_families(&settings.node_ips) };
+        let node = Node { families: node_families(&settings.node_ips), ..Node::default() };
         let metrics = ProxyMetrics::register(&daemon::Daemon::detached("proxy", 1).metrics);
         let datapath = Userspace::start(settings, Room::new(10_000, 100, limits), metrics).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -784,7 +788,7 @@ fn free_node_port() -> u16 {
 
 #[test]
 fn a_node_port_answers_on_every_address_from_that_address() {
-    let all = |settings: &mut Settings| settings.node_ips = Vec::new();
+    let all = |settings: &mut Settings| settings.node_ips = node_ips(&[]);
     let mut fixture = Fixture::with(2, all, Limits::default());
     name_endpoints(&fixture, &[11, 12]);
     udp_endpoints(&fixture, &[11, 12]);

@@ -23,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::downstream::{Downstream, MAX_DATAGRAM};
 use super::room::Permit;
+use super::rules::Stay;
 use super::serving::{Cell, Endpoint};
 use super::worker::{Context, Stop};
 use crate::metrics::{Active, add, count};
@@ -69,18 +70,29 @@ struct Flow {
     /// The endpoint refused a datagram (ICMP port unreachable).
     refused: Mutable<bool>,
     active: Active,
+    stay: Option<Stay>,
     _permit: Permit,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.replies.abort();
+        self.refresh_stay();
     }
 }
 
 impl Session {
     fn is_usable(&self) -> bool {
         !self.flow.refused.get() && self.flow.endpoint.is_serving()
+    }
+
+    /// Its client keeps the endpoint for as long as it uses it, and some time on.
+    fn refresh_stay(&self) {
+        match &self.flow.stay {
+            None => {}
+            Some(stay) if self.flow.refused.get() => stay.leave(),
+            Some(stay) => stay.refresh(self.flow.last_used.get()),
+        }
     }
 
     fn is_idle(&self, now: Instant, timeout: Duration) -> bool {
@@ -136,7 +148,10 @@ impl Table {
                     return;
                 }
                 () = refresh.notified() => {
-                    self.sessions.retain(|_, session| session.flow.endpoint.is_serving());
+                    let serving = self.cell.serving.load();
+                    self.sessions.retain(|(client, _), session| {
+                        session.flow.endpoint.is_serving() && serving.admits(Some(client.ip()))
+                    });
                 }
                 readable = downstream.readable() => {
                     // It fails only when the runtime ends.
@@ -156,6 +171,7 @@ impl Table {
         let timeout = self.context.udp_idle_timeout;
         let keep = |session: &Session| !session.is_idle(now, timeout) && session.is_usable();
         self.sessions.retain(|_, session| keep(session));
+        self.sessions.values().for_each(Session::refresh_stay);
     }
 
     /// Waits until no client waits for a reply, or long enough.
@@ -200,19 +216,25 @@ impl Table {
 
     /// Begins a session with the endpoint whose turn it is, or the next that takes the datagram.
     fn begin(&self, datagram: &[u8], key: Key) -> Option<Session> {
+        let (client, _) = key;
         let mut tried: SmallVec<[SocketAddr; MAX_TRIES]> = SmallVec::new();
         while tried.len() < MAX_TRIES {
             let permit = self.context.room.session()?;
             let serving = self.cell.serving.load();
+            if !serving.admits(Some(client.ip())) {
+                count(&serving.meter.denied);
+                return None;
+            }
             let suits = |endpoint: &Arc<Endpoint>| {
                 let own = &self.context.own;
                 !tried.contains(&endpoint.addr) && !own.has(Protocol::Udp, endpoint.addr)
             };
-            let endpoint = serving.rotation.pick(suits)?.clone();
+            let endpoint = serving.pick(Some(client.ip()), suits)?.clone();
             match connect(endpoint.addr) {
                 Ok(upstream) => {
                     let active = Active::new(serving.meter.clone(), |m| &m.active_sessions);
                     let flow = Flow {
+                        stay: serving.stay(Some(client.ip()), &endpoint),
                         upstream,
                         endpoint,
                         last_used: Mutable::new(Instant::now()),

@@ -1,0 +1,261 @@
+//! Why a name is answered as it is: by the zone, through the code that answers packets.
+
+use feed::{Explanation, Model, ObjectName, Trouble, Update, nearest};
+use hickory_proto::op::{Message, Query as Question, ResponseCode};
+use hickory_proto::rr::{Name as OtherName, RData, RecordType};
+
+use crate::Config;
+use crate::respond::{Outcome, Policy, respond};
+use crate::wire::reply::Transport;
+use crate::wire::{Name, Query};
+use crate::zone::{Node, Service, ServiceKind, Zone};
+
+use daemon::Failure;
+
+/// The explanation of a name, with or without a final dot.
+///
+/// # Errors
+///
+/// When the configuration makes no zone.
+pub fn explain(update: &Update, config: &Config, name: &str) -> Result<Explanation, Failure> {
+    let mut zone = Zone::new(config.zone_settings()?);
+    zone.apply(&update.model, &update.changes, true);
+    let absolute = name.trim_end_matches('.');
+    let Some(wire) = Name::from_text(absolute).filter(|_| !absolute.is_empty()) else {
+        let fix = "a name has labels of 1 to 63 letters with dots between, 253 in all";
+        return Ok(Explanation::of_trouble(name, "none", "not a DNS name", fix));
+    };
+    let asked = Asked { zone: &zone, model: &update.model, config, target: name, name: absolute };
+    let Some(found) = zone.find(&wire) else { return Ok(asked.outside()) };
+    let mut explanation = Explanation { target: name.to_owned(), ..Explanation::default() };
+    let (code, data) = asked.answers();
+    explanation.answer = code;
+    explanation.endpoints = data;
+    match found.node {
+        Node::Absent => explanation.trouble = Some(asked.absent()),
+        node => asked.describe(&node, &mut explanation),
+    }
+    Ok(explanation)
+}
+
+struct Asked<'a> {
+    zone: &'a Zone,
+    model: &'a Model,
+    config: &'a Config,
+    target: &'a str,
+    /// Without a final dot.
+    name: &'a str,
+}
+
+impl Asked<'_> {
+    /// What a client gets that asks for the types which the name is made for: code and data.
+    fn answers(&self) -> (String, Vec<String>) {
+        let is_reverse = self.name.to_ascii_lowercase().ends_with(".arpa");
+        let types = match self.name.starts_with('_') {
+            true => &[RecordType::SRV][..],
+            false if is_reverse => &[RecordType::PTR],
+            false => &[RecordType::A, RecordType::AAAA],
+        };
+        let mut code = String::new();
+        let mut data = Vec::new();
+        for record_type in types {
+            let Some(reply) = self.ask(*record_type) else { continue };
+            code = match reply.metadata.response_code {
+                ResponseCode::NoError => "NOERROR".to_owned(),
+                ResponseCode::NXDomain => "NXDOMAIN".to_owned(),
+                other => format!("{other:?}").to_uppercase(),
+            };
+            for record in &reply.answers {
+                let line = format!("{} {}", record.record_type(), brief(&record.data));
+                if !data.contains(&line) {
+                    data.push(line);
+                }
+            }
+        }
+        (code, data)
+    }
+
+    fn ask(&self, record_type: RecordType) -> Option<Message> {
+        let mut message = Message::query();
+        let labels = self.name.split('.').map(str::as_bytes);
+        let mut name = OtherName::from_labels(labels).ok()?;
+        name.set_fqdn(true);
+        message.add_query(Question::query(name, record_type));
+        let packet = message.to_vec().ok()?;
+        let mut buf = vec![0; usize::from(u16::MAX)];
+        buf[..packet.len()].copy_from_slice(&packet);
+        let (policy, mut query) = (Policy::default(), Query::new());
+        let transport = Transport::Tcp;
+        match respond(self.zone, policy, &mut query, &mut buf, packet.len(), transport, 0) {
+            Outcome::Reply(length, _) => Message::from_vec(&buf[..length]).ok(),
+            _ => None,
+        }
+    }
+
+    /// What a name that exists is.
+    fn describe(&self, node: &Node<'_>, explanation: &mut Explanation) {
+        let because = match node {
+            Node::Absent | Node::Empty => {
+                "it exists only because names below it do, and has no records".to_owned()
+            }
+            Node::Apex => "the top of a zone of this server".to_owned(),
+            Node::NameServer => "the address of this server".to_owned(),
+            Node::SchemaVersion => "the version of the DNS specification".to_owned(),
+            Node::Service(service) => {
+                let name = name_of(service);
+                explanation.to = Some(format!("Service {name}"));
+                explanation.trouble = self.trouble_of(service, &name);
+                match &service.kind {
+                    ServiceKind::Cluster => format!("Service {name} has these ClusterIPs"),
+                    ServiceKind::Headless => {
+                        format!("Service {name} is headless: its ready endpoints")
+                    }
+                    ServiceKind::External(_) => format!("Service {name} is of type ExternalName"),
+                }
+            }
+            Node::Port(service, protocol) => {
+                let name = name_of(service);
+                explanation.to = Some(format!("Service {name}"));
+                format!("a {protocol} port of Service {name}")
+            }
+            Node::Endpoints(_) => "endpoints of a Service by their hostname or address".to_owned(),
+            Node::Pod(ip) => format!("the address {ip} of a Pod, spelled in the name"),
+            Node::Address(ip) => format!("{ip} is a ClusterIP or an endpoint of a Service"),
+        };
+        explanation.because.push(because);
+    }
+
+    /// What is wrong with a Service whose name is answered.
+    fn trouble_of(&self, service: &Service, name: &ObjectName) -> Option<Trouble> {
+        let no_address = service.v4.is_empty() && service.v6.is_empty();
+        match service.kind {
+            ServiceKind::Cluster if no_address => Some(Trouble {
+                cause: format!("Service {name} has no ClusterIP, so its name has no address"),
+                fix: "write spec.clusterIP: nothing allocates one here".to_owned(),
+            }),
+            ServiceKind::Cluster if service.endpoints.is_empty() => Some(Trouble {
+                cause: format!("the ClusterIP of Service {name} refuses: no endpoint is ready"),
+                fix: "see `switchyard explain CLUSTERIP:PORT`".to_owned(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// A name in no zone of ours: other servers are asked.
+    fn outside(&self) -> Explanation {
+        let domain = &self.config.domain;
+        let cause = format!("not below {domain}: upstream servers are asked for it");
+        let fix = match self.completed() {
+            Some(name) => format!("ask {name}, which exists: a Pod's search path completes it so"),
+            None => format!("a Service's name is NAME.NAMESPACE.svc.{domain}"),
+        };
+        Explanation::of_trouble(self.target, "forwarded", cause, fix)
+    }
+
+    /// A name that exists and begins with the one that was asked for.
+    fn completed(&self) -> Option<String> {
+        let domain = &self.config.domain;
+        let exists = |name: &String| {
+            let found = Name::from_text(name).and_then(|name| self.zone.find(&name));
+            found.is_some_and(|found| !matches!(found.node, Node::Absent | Node::Empty))
+        };
+        let given = [format!("{}.svc.{domain}", self.name), format!("{}.{domain}", self.name)];
+        let in_namespace = |namespace: &str| format!("{}.{namespace}.svc.{domain}", self.name);
+        given.into_iter().find(exists).or_else(|| {
+            let entries = self.model.services();
+            let mut namespaces: Vec<_> =
+                entries.map(|e| e.service.name.namespace.clone()).collect();
+            namespaces.dedup();
+            // The namespace that those who name none mean, if it has the name.
+            namespaces.sort_by_key(|namespace| &**namespace != "default");
+            namespaces.iter().map(|namespace| in_namespace(namespace)).find(exists)
+        })
+    }
+
+    /// Why a name below our domain does not exist.
+    fn absent(&self) -> Trouble {
+        let domain = &self.config.domain;
+        let trouble = |cause: String, fix: String| Trouble { cause, fix };
+        let lower = self.name.to_ascii_lowercase();
+        let Some(below) = lower.strip_suffix(&format!(".{}", domain.to_ascii_lowercase())) else {
+            let cause = "no Service has the address".to_owned();
+            return trouble(cause, "only ClusterIPs and endpoints have names".to_owned());
+        };
+        let labels: Vec<_> = below.split('.').collect();
+        let Some(at) = labels.iter().position(|label| *label == "svc") else {
+            let fix = match &labels[..] {
+                [.., name, namespace] if self.service(name, namespace).is_some() => {
+                    format!("ask {name}.{namespace}.svc.{domain}")
+                }
+                _ => format!("a Service's name is NAME.NAMESPACE.svc.{domain}"),
+            };
+            return trouble("the label svc is missing after the namespace".to_owned(), fix);
+        };
+        match &labels[..at] {
+            [.., name, namespace] => self.absent_service(name, namespace),
+            _ => trouble(
+                format!("no namespace of that name: {below}"),
+                format!("a Service's name is NAME.NAMESPACE.svc.{domain}"),
+            ),
+        }
+    }
+
+    fn absent_service(&self, name: &str, namespace: &str) -> Trouble {
+        let domain = &self.config.domain;
+        let full = format!("{namespace}/{name}");
+        if let Some(entry) = self.service(name, namespace) {
+            let ports: Vec<_> = entry.service.ports.iter().map(|p| p.name.to_string()).collect();
+            let count: usize = entry.slices.iter().map(|slice| slice.endpoints.len()).sum();
+            if self.name.starts_with('_') {
+                let cause = format!("Service {full} has no such named port for that protocol");
+                return Trouble { cause, fix: format!("its ports: {}", ports.join(", ")) };
+            }
+            let cause = if entry.service.headless && count == 0 {
+                format!("Service {full} is headless and has no endpoint")
+            } else if entry.service.headless {
+                format!("Service {full} is headless, and of {count} endpoints none is so named")
+            } else {
+                format!("Service {full} has no endpoint of that hostname or address")
+            };
+            let fix = "make an endpoint ready, or name one by its hostname or dashed address";
+            return Trouble { cause, fix: fix.to_owned() };
+        }
+        let names: Vec<_> = self.model.services().map(|e| e.service.name.clone()).collect();
+        if let Some(other) = names.iter().find(|other| &*other.name == name) {
+            return Trouble {
+                cause: format!("Service {name} is not in namespace {namespace}"),
+                fix: format!("it is in {0}: ask {name}.{0}.svc.{domain}", other.namespace),
+            };
+        }
+        let there: Vec<_> = names.iter().filter(|other| &*other.namespace == namespace).collect();
+        let cause = match there.is_empty() && !self.model.has_namespace(namespace) {
+            true => format!("namespace {namespace} does not exist, so Service {name} does not"),
+            false => format!("Service {full} does not exist"),
+        };
+        let fix = match nearest(name, there.iter().map(|other| &*other.name)) {
+            Some(like) => format!("did you mean {like}.{namespace}.svc.{domain}?"),
+            None => format!("create Service {name} in namespace {namespace}"),
+        };
+        Trouble { cause, fix }
+    }
+
+    fn service(&self, name: &str, namespace: &str) -> Option<feed::ServiceEntry> {
+        self.model.service(&ObjectName::new(namespace, name))
+    }
+}
+
+fn name_of(service: &Service) -> ObjectName {
+    let text = |label: &[u8]| String::from_utf8_lossy(label).into_owned();
+    ObjectName::new(&text(service.namespace_label()), &text(service.name_label()))
+}
+
+/// Record data, of an SRV record as `HOST:PORT`.
+fn brief(data: &RData) -> String {
+    match data {
+        RData::SRV(srv) => format!("{}:{}", srv.target.to_string().trim_end_matches('.'), srv.port),
+        other => other.to_string().trim_end_matches('.').to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! Session affinity and source ranges over loopback.
+
+use std::net::IpAddr;
+
+use feed::ServiceType;
+use ipnet::IpNet;
+use socket2::Socket;
+
+use super::*;
+
+impl Fixture {
+    /// Service `web`, changed, by these endpoints.
+    fn serve_changed(&mut self, change: impl FnOnce(&mut Service), endpoints: &[u8]) {
+        let Object::Service(mut service) = self.web() else { unreachable!() };
+        change(Arc::get_mut(&mut service).unwrap());
+        let objects = vec![Object::Service(service), self.endpoints(endpoints)];
+        self.change(objects, &[]);
+    }
+
+    fn serve_sticky(&mut self, timeout: Duration, endpoints: &[u8]) {
+        self.serve_changed(|service| service.client_ip_affinity = Some(timeout), endpoints);
+    }
+
+    /// A load balancer's IP `.2` for clients from `.101` only.
+    fn serve_ranged(&mut self) {
+        let (ip, range) = (self.addr(2, 1).ip(), IpNet::from(self.addr(101, 1).ip()));
+        let change = |service: &mut Service| {
+            service.service_type = ServiceType::LoadBalancer;
+            service.load_balancer_ips = vec![ip];
+            service.load_balancer_source_ranges = vec![range];
+        };
+        self.serve_changed(change, &[11]);
+    }
+}
+
+/// The endpoint that a client with this address reaches.
+fn ask_from(client: IpAddr, addr: SocketAddr) -> std::io::Result<u8> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(client, 0).into())?;
+    socket.connect_timeout(&addr.into(), Duration::from_secs(5))?;
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut name = [0];
+    stream.read_exact(&mut name)?;
+    Ok(name[0])
+}
+
+fn udp_from(client: IpAddr, addr: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((client, 0)).unwrap();
+    socket.connect(addr).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    socket
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[test]
+fn a_client_keeps_its_endpoint_on_every_frontend_of_the_port() {
+    let mut fixture = Fixture::new();
+    name_endpoints(&fixture, &[11, 12, 13]);
+    fixture.serve_sticky(HOUR, &[11, 12, 13]);
+    let mut seen = Vec::new();
+    for last in [101, 102, 103] {
+        let client = fixture.addr(last, 1).ip();
+        let first = ask_from(client, fixture.vip()).unwrap();
+        for addr in [fixture.vip(), fixture.addr(200, 30080)] {
+            for _ in 0..15 {
+                assert_eq!(ask_from(client, addr).unwrap(), first, "{client} {addr}");
+            }
+        }
+        seen.push(first);
+    }
+    // Each new client takes a turn, and no connection but its first does.
+    assert_eq!(seen, [11, 12, 13]);
+}
+
+#[test]
+fn connections_at_the_same_time_get_the_same_endpoint() {
+    let mut fixture = Fixture::new();
+    name_endpoints(&fixture, &[11, 12, 13]);
+    fixture.serve_sticky(HOUR, &[11, 12, 13]);
+    let addr = fixture.vip();
+    for last in 101..111 {
+        let client = fixture.addr(last, 1).ip();
+        let asks: Vec<_> =
+            (0..8).map(|_| thread::spawn(move || ask_from(client, addr).unwrap())).collect();
+        let mut seen: Vec<_> = asks.into_iter().map(|ask| ask.join().unwrap()).collect();
+        seen.dedup();
+        assert_eq!(seen.len(), 1, "{client} {seen:?}");
+    }
+}
+
+#[test]
+fn a_client_whose_endpoint_goes_moves_at_once() {
+    let mut fixture = Fixture::new();
+    name_endpoints(&fixture, &[11, 12]);
+    fixture.serve_sticky(HOUR, &[11, 12]);
+    let client = fixture.addr(101, 1).ip();
+    let first = ask_from(client, fixture.vip()).unwrap();
+    let other = 23 - first;
+    fixture.serve_sticky(HOUR, &[other]);
+    assert_eq!(ask_from(client, fixture.vip()).unwrap(), other);
+    fixture.serve_sticky(HOUR, &[11, 12]);
+    for _ in 0..5 {
+        assert_eq!(ask_from(client, fixture.vip()).unwrap(), other);
+    }
+    // An endpoint that is listed but refuses is left as well.
+    fixture.serve_sticky(HOUR, &[other, 19]);
+    for last in 110..120 {
+        assert_eq!(ask_from(fixture.addr(last, 1).ip(), fixture.vip()).unwrap(), other);
+    }
+}
+
+#[test]
+fn affinity_comes_and_goes_live() {
+    let mut fixture = Fixture::new();
+    name_endpoints(&fixture, &[11, 12]);
+    let client = fixture.addr(101, 1).ip();
+    let vip = fixture.vip();
+    let ask = || ask_from(client, vip).unwrap();
+    for _ in 0..3 {
+        fixture.serve(&[11, 12]);
+        assert_eq!(ask(), 23 - ask());
+        fixture.serve_sticky(HOUR, &[11, 12]);
+        let first = ask();
+        assert!((0..9).all(|_| ask() == first));
+    }
+    fixture.serve_sticky(Duration::from_millis(1), &[11, 12]);
+    let first = ask();
+    fixture.tend_until("the client may move", |_| ask() != first);
+}
+
+#[test]
+fn udp_clients_keep_their_endpoint_from_whatever_port() {
+    let mut fixture = Fixture::new();
+    udp_endpoints(&fixture, &[11, 12]);
+    fixture.serve_sticky(HOUR, &[11, 12]);
+    let client = fixture.addr(101, 1).ip();
+    let first = udp_ask(&udp_from(client, fixture.vip()));
+    for _ in 0..5 {
+        assert_eq!(udp_ask(&udp_from(client, fixture.vip())), first);
+        assert_eq!(udp_ask(&udp_from(client, fixture.addr(200, 30080))), first);
+    }
+    fixture.serve_sticky(HOUR, &[23 - first]);
+    assert_eq!(udp_ask(&udp_from(client, fixture.vip())), 23 - first);
+    // Nothing listens at the endpoint that the client would keep.
+    fixture.serve_sticky(HOUR, &[19]);
+    let socket = udp_from(client, fixture.vip());
+    socket.send(b"?").unwrap();
+    fixture.serve_sticky(HOUR, &[11, 19]);
+    assert_eq!(udp_ask(&socket), 11);
+}
+
+#[test]
+fn source_ranges_close_the_load_balancers_ip_and_nothing_else() {
+    let mut fixture = Fixture::new();
+    name_endpoints(&fixture, &[11]);
+    udp_endpoints(&fixture, &[11]);
+    fixture.serve_ranged();
+    let (allowed, denied) = (fixture.addr(101, 1).ip(), fixture.addr(102, 1).ip());
+    let balanced = fixture.addr(2, 80);
+    for addr in [balanced, fixture.vip(), fixture.addr(200, 30080)] {
+        assert_eq!(ask_from(allowed, addr).unwrap(), 11, "{addr}");
+        assert_eq!(udp_ask(&udp_from(allowed, addr)), 11, "{addr}");
+    }
+    for addr in [fixture.vip(), fixture.addr(200, 30080)] {
+        assert_eq!(ask_from(denied, addr).unwrap(), 11, "{addr}");
+        assert_eq!(udp_ask(&udp_from(denied, addr)), 11, "{addr}");
+    }
+    let error = ask_from(denied, balanced).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let socket = udp_from(denied, balanced);
+    socket.send(b"?").unwrap();
+    let web = ObjectName::new("demo", "web");
+    let meter = fixture.datapath().metrics.meters.of(&web);
+    let denials = || meter.denied.load(Ordering::Relaxed);
+    fixture.tend_until("both are counted", |_| denials() == 2);
+    assert!(socket.recv(&mut [0]).is_err());
+}
+
+#[test]
+fn a_udp_session_ends_when_its_client_may_come_no_more() {
+    let mut fixture = Fixture::new();
+    udp_endpoints(&fixture, &[11]);
+    let ip = fixture.addr(2, 1).ip();
+    let open = move |service: &mut Service| {
+        service.service_type = ServiceType::LoadBalancer;
+        service.load_balancer_ips = vec![ip];
+    };
+    fixture.serve_changed(open, &[11]);
+    let denied = udp_from(fixture.addr(102, 1).ip(), fixture.addr(2, 80));
+    assert_eq!(udp_ask(&denied), 11);
+    fixture.serve_ranged();
+    let silent = || {
+        while denied.recv(&mut [0]).is_ok() {}
+        denied.send(b"?").unwrap();
+        denied.recv(&mut [0]).is_err()
+    };
+    fixture.tend_until("no answer", |_| silent());
+    fixture.serve_changed(open, &[11]);
+    assert_eq!(udp_ask(&denied), 11);
+}

@@ -1,0 +1,369 @@
+//! `healthCheckNodePort`: tells the load balancer in front of the nodes whether this one has
+//! endpoints of a Service.
+//!
+//! Snapshot → HTTP servers on the control runtime, one a Service, on the addresses of NodePorts.
+//! 200 while a ready endpoint is on this node, 503 when none is and while the process drains, so
+//! that the load balancer turns away before connections would be refused. The answer is that of
+//! kube-proxy, on every path.
+//!
+//! Left out: which Services have one and how many endpoints count (the resolver's work).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::Shutdown;
+use feed::ObjectName;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::service::service_fn;
+use hyper::{Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::datapath::userspace::room::{Permit, Room};
+use crate::datapath::userspace::sockets::BindOptions;
+use crate::datapath::userspace::{sockets, why_not_bound};
+use crate::snapshot::Snapshot;
+
+/// A port that is taken is tried again after this.
+const RETRY: Duration = Duration::from_secs(2);
+/// Of one Service: more than the probes of a few load balancers; bounds what a flood can take.
+const MAX_CONNECTIONS: usize = 16;
+/// A probe sends its request at once; one that is kept open may be silent for this long.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long accepting rests when the process has run out of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Why health checks are not served, by Service.
+pub(crate) type Failures = imbl::OrdMap<ObjectName, Arc<str>>;
+
+/// All health check servers.
+#[derive(Debug)]
+pub(crate) struct HealthChecks {
+    /// Where they listen.
+    ips: Vec<IpAddr>,
+    room: Arc<Room>,
+    shutdown: Shutdown,
+    served: BTreeMap<ObjectName, Served>,
+    failures: Failures,
+    retry: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Served {
+    port: NonZeroU16,
+    told: Arc<Told>,
+    /// Empty when the port could not be bound. Dropping it ends the server.
+    listening: Listening,
+}
+
+#[derive(Debug, Default)]
+struct Listening {
+    /// Dropping it ends its tasks, and with them the listeners.
+    accepting: JoinSet<()>,
+    permits: Vec<Permit>,
+}
+
+/// What the servers of one Service answer by.
+#[derive(Debug)]
+struct Told {
+    service: ObjectName,
+    local_endpoints: AtomicUsize,
+    shutdown: Shutdown,
+    room: Arc<Semaphore>,
+}
+
+impl HealthChecks {
+    pub(crate) fn new(ips: Vec<IpAddr>, room: Arc<Room>, shutdown: Shutdown) -> HealthChecks {
+        let (served, failures) = (BTreeMap::new(), Failures::new());
+        HealthChecks { ips, room, shutdown, served, failures, retry: None }
+    }
+
+    /// Makes the servers of `changed` Services equal the snapshot.
+    pub(crate) async fn sync(&mut self, snapshot: &Snapshot, changed: &BTreeSet<ObjectName>) {
+        let mut freed = false;
+        for name in changed {
+            let wanted = snapshot.health_check(name);
+            let Some(served) = self.served.get(name) else { continue };
+            if wanted.is_none_or(|wanted| wanted.port != served.port) {
+                // A port may go from one Service to another in one update.
+                self.close(name).await;
+                freed = true;
+            }
+        }
+        for name in changed {
+            let Some(wanted) = snapshot.health_check(name) else { continue };
+            let served = self.served.entry(name.clone()).or_insert_with(|| Served {
+                port: wanted.port,
+                told: Arc::new(Told {
+                    service: name.clone(),
+                    local_endpoints: AtomicUsize::new(0),
+                    shutdown: self.shutdown.clone(),
+                    room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+                }),
+                listening: Listening::default(),
+            });
+            served.told.local_endpoints.store(wanted.local_endpoints, Ordering::Relaxed);
+            if served.listening.accepting.is_empty() && !self.failures.contains_key(name) {
+                self.open(name);
+            }
+        }
+        if freed {
+            self.open_failed();
+        }
+    }
+
+    /// When [`HealthChecks::tend`] has something to do.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.retry
+    }
+
+    /// Tries again what could not be bound.
+    pub(crate) fn tend(&mut self) {
+        if self.retry.is_some_and(|at| at <= Instant::now()) {
+            self.open_failed();
+        }
+    }
+
+    pub(crate) fn failures(&self) -> Failures {
+        self.failures.clone()
+    }
+
+    async fn close(&mut self, name: &ObjectName) {
+        self.failures.remove(name);
+        if let Some(mut served) = self.served.remove(name) {
+            // Waits for the listeners to be closed: the port is free when this returns.
+            served.listening.accepting.shutdown().await;
+        }
+    }
+
+    fn open_failed(&mut self) {
+        let failed: Vec<_> = self.failures.keys().cloned().collect();
+        failed.iter().for_each(|name| self.open(name));
+        self.retry = (!self.failures.is_empty()).then(|| Instant::now() + RETRY);
+    }
+
+    fn open(&mut self, name: &ObjectName) {
+        let Some(served) = self.served.get_mut(name) else { return };
+        let addrs = self.ips.iter().map(|ip| SocketAddr::new(*ip, served.port.get()));
+        match listen(addrs, &self.room, &served.told) {
+            Ok(listening) => {
+                served.listening = listening;
+                if self.failures.remove(name).is_some() {
+                    tracing::info!(service = %name, port = served.port, "health check bound");
+                }
+            }
+            Err(reason) => {
+                let reason = format!("health check port {}: {reason}", served.port);
+                if !self.failures.contains_key(name) {
+                    tracing::warn!(service = %name, %reason, "cannot serve");
+                }
+                self.failures.insert(name.clone(), reason.into());
+                self.retry.get_or_insert_with(|| Instant::now() + RETRY);
+            }
+        }
+    }
+}
+
+/// All addresses, or none: half a health check would tell a load balancer nothing it can use.
+fn listen(
+    addrs: impl Iterator<Item = SocketAddr>,
+    room: &Arc<Room>,
+    told: &Arc<Told>,
+) -> Result<Listening, String> {
+    let mut listening = Listening::default();
+    for addr in addrs {
+        let permit = room.listeners(1).ok_or("no file descriptor left for a listener")?;
+        let listeners = sockets::listen_tcp(addr, 1, BindOptions::default())
+            .map_err(|e| why_not_bound(addr, &e))?;
+        for listener in listeners {
+            let listener = TcpListener::from_std(listener).map_err(|e| why_not_bound(addr, &e))?;
+            listening.accepting.spawn(accept(listener, told.clone()));
+        }
+        listening.permits.push(permit);
+    }
+    Ok(listening)
+}
+
+async fn accept(listener: TcpListener, told: Arc<Told>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let permit = told.room.clone().acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
+        // Those that have ended.
+        while connections.try_join_next().is_some() {}
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let told = told.clone();
+                connections.spawn(async move {
+                    serve(stream, told).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::debug!(%error, "health check accept");
+                sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, told: Arc<Told>) {
+    let service = service_fn(|_| {
+        let answer = told.answer();
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "health check connection");
+    }
+}
+
+impl Told {
+    fn answer(&self) -> Response<Full<Bytes>> {
+        let count = self.local_endpoints.load(Ordering::Relaxed);
+        let healthy = !self.shutdown.is_draining();
+        let mut response = Response::new(Full::from(body(&self.service, count, healthy)));
+        if count == 0 || !healthy {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        // Some load balancers give a node traffic by the number of its endpoints.
+        headers.insert("x-load-balancing-endpoint-weight", HeaderValue::from(count));
+        response
+    }
+}
+
+fn body(service: &ObjectName, local_endpoints: usize, healthy: bool) -> String {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    let (namespace, name) = (text(&service.namespace), text(&service.name));
+    format!(
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": {namespace},\n\t\t\"name\": {name}\n\t}},\n\t\
+         \"localEndpoints\": {local_endpoints},\n\t\"serviceProxyHealthy\": {healthy}\n}}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use feed::{Model, Object, ServiceType, TrafficPolicy};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::datapath::userspace::room::Limits;
+    use crate::objects::{port, service, slice};
+    use crate::resolver::Node;
+
+    /// An address of loopback that only this test uses.
+    fn ip(last: u8) -> IpAddr {
+        let pid = std::process::id();
+        Ipv4Addr::new(127, 252 - (pid >> 8) as u8 % 2, 1 + pid as u8 % 250, last).into()
+    }
+
+    fn objects(name: &str, port_number: u16, endpoints: &[&str]) -> [Object; 2] {
+        let ports = vec![port("", 80, feed::Protocol::Tcp, None)];
+        let service = feed::Service {
+            service_type: ServiceType::LoadBalancer,
+            external_traffic_policy: TrafficPolicy::Local,
+            health_check_node_port: NonZeroU16::new(port_number),
+            ..service(name, &[], ports)
+        };
+        let slice = slice(name, name, &[("", feed::Protocol::Tcp, 8080)], endpoints);
+        [Object::Service(Arc::new(service)), Object::EndpointSlice(Arc::new(slice))]
+    }
+
+    /// Makes the servers those of a model of these objects; its failures.
+    async fn sync(checks: &mut HealthChecks, objects: Vec<Object>) -> Vec<String> {
+        let node = Node { name: Some("a".into()), ..Node::default() };
+        let (model, changes) = Model::of(objects);
+        let mut changed = changes.services;
+        changed.extend(checks.served.keys().cloned());
+        let (snapshot, _) = Snapshot::default().next(&model, &changed, &node, 1);
+        checks.sync(&snapshot, &changed).await;
+        checks.failures().iter().map(|(name, reason)| format!("{name}: {reason}")).collect()
+    }
+
+    async fn get(addr: SocketAddr) -> std::io::Result<(u16, serde_json::Value)> {
+        let mut stream = TcpStream::connect(addr).await?;
+        let request = b"GET /any HTTP/1.1\r\nHost: lb\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let status = answer[9..12].parse().unwrap();
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        Ok((status, serde_json::from_str(body).unwrap()))
+    }
+
+    fn checks(daemon: &daemon::Daemon, ips: Vec<IpAddr>) -> HealthChecks {
+        HealthChecks::new(ips, Room::new(1000, 10, Limits::default()), daemon.shutdown.clone())
+    }
+
+    #[tokio::test]
+    async fn the_answer_follows_endpoints_drain_and_service() {
+        let daemon = daemon::Daemon::detached("proxy", 1);
+        let mut checks = checks(&daemon, vec![ip(1), ip(2)]);
+        let addr = SocketAddr::new(ip(2), 32001);
+        let web = |endpoints: &[&str]| objects("web", 32001, endpoints).to_vec();
+        assert_eq!(sync(&mut checks, web(&["10.0.0.1 @a", "10.0.0.2 @b"])).await, [""; 0]);
+        let body = |count: usize, healthy: bool| {
+            serde_json::json!({
+                "service": { "namespace": "demo", "name": "web" },
+                "localEndpoints": count,
+                "serviceProxyHealthy": healthy,
+            })
+        };
+        assert_eq!(get(addr).await.unwrap(), (200, body(1, true)));
+        sync(&mut checks, web(&["10.0.0.2 @b"])).await;
+        assert_eq!(get(addr).await.unwrap(), (503, body(0, true)));
+        sync(&mut checks, web(&["10.0.0.1 @a", "10.0.0.3 @a"])).await;
+        assert_eq!(get(SocketAddr::new(ip(1), 32001)).await.unwrap(), (200, body(2, true)));
+        daemon.shutdown.begin();
+        assert_eq!(get(addr).await.unwrap(), (503, body(2, false)));
+        sync(&mut checks, vec![]).await;
+        assert!(get(addr).await.is_err());
+        assert_eq!(checks.room.open_listeners(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_taken_port_is_reported_for_its_service_and_tried_again() {
+        let daemon = daemon::Daemon::detached("proxy", 1);
+        let mut checks = checks(&daemon, vec![ip(3)]);
+        let taken = std::net::TcpListener::bind((ip(3), 32002)).unwrap();
+        let both = || {
+            let web = objects("web", 32002, &["10.0.0.1 @a"]);
+            web.into_iter().chain(objects("other", 32003, &["10.0.0.1 @a"])).collect::<Vec<_>>()
+        };
+        let failures = sync(&mut checks, both()).await;
+        assert_eq!(failures.len(), 1);
+        assert!(failures[0].starts_with("demo/web: health check port 32002: "), "{failures:?}");
+        assert_eq!(get(SocketAddr::new(ip(3), 32003)).await.unwrap().0, 200);
+        drop(taken);
+        tokio::time::advance(RETRY).await;
+        assert!(checks.due().is_some_and(|due| due <= Instant::now()));
+        checks.tend();
+        assert!(checks.failures().is_empty() && checks.due().is_none());
+        assert_eq!(get(SocketAddr::new(ip(3), 32002)).await.unwrap().0, 200);
+        // A port goes from one Service to another in one update.
+        let moved: Vec<_> = objects("next", 32002, &["10.0.0.1 @a"]).into();
+        assert_eq!(sync(&mut checks, moved).await, [""; 0]);
+        let answer = get(SocketAddr::new(ip(3), 32002)).await.unwrap().1;
+        assert_eq!(answer["service"]["name"], "next");
+        assert!(get(SocketAddr::new(ip(3), 32003)).await.is_err());
+    }
+}

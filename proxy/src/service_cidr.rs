@@ -1,0 +1,187 @@
+//! `--service-cidr`: makes every address of the range one of this host, without giving any of
+//! them to an interface (a local route to `lo`: AnyIP, Linux 2.6.37).
+//!
+//! The kernel then takes connections to all ClusterIPs, refuses those that nothing listens on,
+//! and answers for them on a bridge (ARP), so that a container can own a part of its network as
+//! ClusterIPs. Needs CAP_NET_ADMIN. The route is removed when the process has drained: what is
+//! left of a process that was killed is taken over by the next one with the same range.
+//!
+//! Left out: binding. An IPv6 address of the range is bound with `IPV6_FREEBIND`, because there
+//! the kernel asks for an address of an interface.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use daemon::Failure;
+use ipnet::IpNet;
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use rtnetlink::{Error, Handle, RouteMessageBuilder};
+use std::net::IpAddr;
+
+/// `lo` is the first interface of every network namespace, so the kernel gives it this index.
+const LOOPBACK_INDEX: u32 = 1;
+/// The table that the kernel looks into first, for its own addresses (ip-route(8): `local`).
+const LOCAL_TABLE: u32 = 255;
+/// Marks the route as ours, as routing daemons mark theirs. No other program is known by it
+/// (iproute2, `rt_protos`).
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(83);
+/// A wider range is a slip: the host would take most of the network for itself.
+const SHORTEST_PREFIX: (u8, u8) = (8, 16);
+
+/// The routes that this process added.
+#[derive(Debug)]
+pub(crate) struct ServiceRoutes {
+    handle: Option<Handle>,
+    added: Vec<IpNet>,
+}
+
+/// A range as a flag gives it.
+///
+/// # Errors
+///
+/// When it is no range of addresses, or one that no host should take for its own.
+pub(crate) fn parse_cidr(text: &str) -> Result<IpNet, String> {
+    let parts = text.split_once('/').ok_or("not a range: write 10.96.0.0/16, for one")?;
+    // Not through the range's own parser, which takes leading zeros for decimal numbers.
+    let ip = IpAddr::from_str(parts.0).map_err(|error| error.to_string())?;
+    let length = parts.1.parse().map_err(|_| "not a range: no number behind the slash")?;
+    let net = IpNet::new(ip, length).map_err(|error| error.to_string())?;
+    if net.addr() != net.network() {
+        return Err(format!("its address is inside the range: write {}", net.trunc()));
+    }
+    let shortest = if ip.is_ipv4() { SHORTEST_PREFIX.0 } else { SHORTEST_PREFIX.1 };
+    if length < shortest || net.contains(&loopback_of(ip)) {
+        return Err(format!("this host would take {net} for its own: choose a smaller range"));
+    }
+    Ok(net)
+}
+
+fn loopback_of(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+    }
+}
+
+impl ServiceRoutes {
+    /// Adds a route for each range. Either all of them are there afterwards or none.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, most often because the process lacks CAP_NET_ADMIN.
+    pub(crate) async fn add(ranges: &[IpNet]) -> Result<ServiceRoutes, Failure> {
+        let mut routes = ServiceRoutes { handle: None, added: Vec::new() };
+        if ranges.is_empty() {
+            return Ok(routes);
+        }
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|error| Failure::failed("--service-cidr: no netlink socket", error))?;
+        tokio::spawn(connection);
+        for range in ranges {
+            match add(&handle, *range).await {
+                Ok(true) => routes.added.push(*range),
+                Ok(false) => {}
+                Err(error) => {
+                    routes.handle = Some(handle);
+                    routes.remove().await;
+                    return Err(refused(*range, &error));
+                }
+            }
+        }
+        routes.handle = Some(handle);
+        Ok(routes)
+    }
+
+    /// Removes what was added.
+    pub(crate) async fn remove(self) {
+        let Some(handle) = self.handle else { return };
+        for range in self.added {
+            match handle.route().del(route(range)).execute().await {
+                Ok(()) => tracing::info!(%range, "local route removed"),
+                Err(error) => tracing::warn!(%range, %error, "cannot remove the local route"),
+            }
+        }
+    }
+}
+
+/// Whether the route is ours; one that somebody else made serves as well, and stays.
+async fn add(handle: &Handle, range: IpNet) -> Result<bool, Error> {
+    let add = || handle.route().add(route(range)).execute();
+    let added = match add().await {
+        Err(error) if code(&error) == -nix::libc::EEXIST => {
+            // Left behind by a process that was killed, if the kernel finds it by our mark.
+            match handle.route().del(route(range)).execute().await {
+                Ok(()) => add().await,
+                Err(_) => {
+                    tracing::info!(%range, "there is a local route already, which will stay");
+                    return Ok(false);
+                }
+            }
+        }
+        added => added,
+    };
+    added?;
+    tracing::info!(%range, "local route added");
+    Ok(true)
+}
+
+fn route(range: IpNet) -> RouteMessage {
+    let builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(range.network(), range.prefix_len())
+        .expect("a range is no longer than its address");
+    let builder = builder.output_interface(LOOPBACK_INDEX).table_id(LOCAL_TABLE);
+    builder.kind(RouteType::Local).scope(RouteScope::Host).protocol(PROTOCOL).build()
+}
+
+/// The kernel's error number, negative as netlink tells it; 0 if it is not the kernel's.
+fn code(error: &Error) -> i32 {
+    match error {
+        Error::NetlinkError(message) => message.raw_code(),
+        _ => 0,
+    }
+}
+
+fn refused(range: IpNet, error: &Error) -> Failure {
+    let hint: &dyn Display = match -code(error) {
+        nix::libc::EPERM | nix::libc::EACCES => {
+            &"it needs CAP_NET_ADMIN (docker: --cap-add NET_ADMIN); or add the route yourself and \
+              leave the flag out"
+        }
+        nix::libc::ENETDOWN => &"the interface lo is down: ip link set lo up",
+        _ => error,
+    };
+    let what = format!("--service-cidr: cannot add a local route for {range}: {hint}");
+    match code(error) {
+        0 => Failure::Failed { what, source: None },
+        code => Failure::failed(what, std::io::Error::from_raw_os_error(-code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: Result<&str, &str>) {
+        match (parse_cidr(text), expected) {
+            (Ok(net), Ok(expected)) => assert_eq!(net.to_string(), expected),
+            (Err(error), Err(expected)) => assert!(error.contains(expected), "{text}: {error}"),
+            (parsed, _) => panic!("{text}: {parsed:?}"),
+        }
+    }
+
+    #[test]
+    fn ranges_that_a_host_may_take_for_its_own() {
+        check("10.96.0.0/16", Ok("10.96.0.0/16"));
+        check("fd00:96::/112", Ok("fd00:96::/112"));
+        check("10.96.0.7/32", Ok("10.96.0.7/32"));
+        check("10.96.0.1/16", Err("write 10.96.0.0/16"));
+        check("10.96.0.0", Err("not a range"));
+        check("10.96.0.0/", Err("not a range"));
+        check("010.96.0.0/16", Err("invalid IP address"));
+        check("10.96.0.0/33", Err("prefix"));
+        check("0.0.0.0/0", Err("smaller range"));
+        check("::/0", Err("smaller range"));
+        check("127.0.0.0/16", Err("smaller range"));
+        check("fd00::/8", Err("smaller range"));
+    }
+}

@@ -1,0 +1,393 @@
+//! The proxy between machines: pods, a node, a second node and a client outside, each a network
+//! namespace. Here the semantics are tested that loopback cannot show.
+
+mod lab;
+
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use self::lab::{Host, Lab, udp_ask};
+use crate::support::{Folder, Switchyard, eventually, http_get};
+
+const ADMIN: &str = "127.0.0.1:7411";
+/// ClusterIPs, and the addresses of load balancers.
+const RANGES: &str = "10.96.0.0/16,203.0.113.0/24,fd00:96::/112";
+const VIP: &str = "10.96.0.1:80";
+const VIP6: &str = "[fd00:96::1]:80";
+
+/// A node with the proxy, a client outside, and three pods: `pod11`, `pod12`, `pod13`.
+struct Cluster {
+    // Processes end before their machines go.
+    proxy: Option<Switchyard>,
+    pods: Vec<(Switchyard, Host)>,
+    folder: Folder,
+    node: Host,
+    client: Host,
+    lab: Lab,
+}
+
+impl Cluster {
+    /// The machines, and a proxy on node `a` that owns the service ranges.
+    fn start(manifest: &str, args: &[&str]) -> Cluster {
+        let mut cluster = Cluster::new(manifest);
+        cluster.run_proxy(args);
+        cluster
+    }
+
+    fn new(manifest: &str) -> Cluster {
+        let lab = Lab::new();
+        let (node, client) = (lab.host(1), lab.host(100));
+        for route in ["10.96.0.0/16", "203.0.113.0/24"] {
+            client.set(&format!("route add {route} via 10.77.0.1"));
+        }
+        client.set("route add fd00:96::/112 via fd77::1");
+        let folder = Folder::new();
+        folder.replace("web.yaml", manifest);
+        let mut cluster = Cluster { proxy: None, pods: Vec::new(), folder, node, client, lab };
+        for last in [11, 12, 13] {
+            cluster.run_pod(last);
+        }
+        cluster
+    }
+
+    fn run_proxy(&mut self, args: &[&str]) {
+        let proxy =
+            run_proxy(&self.node, &self.folder, &[args, &["--service-cidr", RANGES]].concat());
+        self.proxy = Some(proxy);
+    }
+
+    fn run_pod(&mut self, last: u8) {
+        let host = self.lab.host(last);
+        let name = format!("pod{last}");
+        let echo = host.run(|| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+            command.args(["echo", "--listen", "[::]:8080", "--name", &name]);
+            Switchyard::spawn(command, ADMIN.parse().unwrap())
+        });
+        let addr = SocketAddr::new(host.ip(), 8080);
+        eventually("the pod listens", || host.ask(addr).ok());
+        self.pods.push((echo, host));
+    }
+
+    fn edit(&self, manifest: &str) {
+        self.folder.replace("web.yaml", manifest);
+    }
+
+    fn status(&self) -> serde_json::Value {
+        self.node.run(|| self.proxy.as_ref().unwrap().status())
+    }
+
+    /// Waits until TCP connections reach each of these pods in turn, and nobody else.
+    fn eventually_answers(&self, from: &Host, addr: &str, names: &[&str]) {
+        let addr = addr.parse().unwrap();
+        eventually(&format!("{addr} is served by {names:?}"), || {
+            let mut seen: Vec<String> = names.iter().map_while(|_| from.ask(addr).ok()).collect();
+            seen.sort_unstable();
+            (seen == names).then_some(())
+        });
+    }
+
+    fn eventually_refuses(&self, from: &Host, addr: &str) {
+        let addr = addr.parse().unwrap();
+        eventually(&format!("{addr} refuses"), || from.is_refused(addr).then_some(()));
+    }
+
+    /// Ends the proxy in order; whether it said that all is well.
+    fn stop(&mut self) -> bool {
+        let proxy = self.proxy.take().unwrap();
+        proxy.signal(Signal::SIGTERM);
+        proxy.wait().success()
+    }
+}
+
+fn run_proxy(node: &Host, folder: &Folder, args: &[&str]) -> Switchyard {
+    let feed = folder.path().to_str().unwrap();
+    let mut all = vec!["proxy", "--feed", feed, "--workers", "2"];
+    all.extend(args);
+    node.run(|| Switchyard::ready(ADMIN.parse().unwrap(), &all))
+}
+
+/// Service `web` with these lines for its spec besides its ports, and slices by these pods, each
+/// the last number of its address and the node that it is on.
+fn manifest(spec: &str, pods: &[(u8, &str)]) -> String {
+    let slice = |name: &str, family: &str, net: &str| {
+        let endpoint = |(last, node): &(u8, &str)| {
+            format!("{{ addresses: ['{net}{last}'], nodeName: {node} }}")
+        };
+        let endpoints: Vec<String> = pods.iter().map(endpoint).collect();
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n\
+             \x20 name: {name}\n  \
+             namespace: demo\n  labels: {{ kubernetes.io/service-name: web }}\n\
+             addressType: {family}\nports: [{{ name: t, port: 8080 }}, \
+             {{ name: u, port: 8080, protocol: UDP }}]\nendpoints: [{}]\n",
+            endpoints.join(", ")
+        )
+    };
+    let node_port = match spec.contains("type:") {
+        true => ", nodePort: 30080",
+        false => "",
+    };
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{ name: web, namespace: demo }}\nspec:\n\
+         \x20 clusterIPs: [10.96.0.1, 'fd00:96::1']\n  ipFamilyPolicy: RequireDualStack\n\
+         \x20 ports:\n  - {{ name: t, port: 80{node_port} }}\n\
+         \x20 - {{ name: u, port: 80, protocol: UDP{node_port} }}\n{spec}"
+    ) + &slice("web-4", "IPv4", "10.77.0.")
+        + &slice("web-6", "IPv6", "fd77::")
+}
+
+const ALL: [(u8, &str); 3] = [(11, "a"), (12, "b"), (13, "b")];
+const ALL_NAMES: [&str; 3] = ["pod11", "pod12", "pod13"];
+const NODE_PORT: &str = "  type: NodePort\n";
+
+/// Asks over TCP and over UDP with new sockets: each pod answers equally often over each.
+fn check_round_robin(from: &Host, addr: &str) {
+    const ROUNDS: usize = 4;
+    let addr: SocketAddr = addr.parse().unwrap();
+    let expected: Vec<(&str, usize)> = ALL_NAMES.map(|name| (name, ROUNDS)).to_vec();
+    let tally = |answers: Vec<String>| -> Vec<(&str, usize)> {
+        let count = |name| answers.iter().filter(|answer| *answer == name).count();
+        ALL_NAMES.map(|name| (name, count(name))).to_vec()
+    };
+    let tcp = (0..3 * ROUNDS).map(|_| from.ask(addr).unwrap()).collect();
+    assert_eq!(tally(tcp), expected, "TCP {addr}");
+    // All stay open: a client that got the port of an earlier one would get its session.
+    let sockets: Vec<_> = (0..3 * ROUNDS).map(|_| from.udp(addr)).collect();
+    let udp = sockets.iter().map(|s| eventually("an answer", || udp_ask(s).ok())).collect();
+    assert_eq!(tally(udp), expected, "UDP {addr}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_service_range_is_owned_while_the_proxy_runs() {
+    let mut cluster = Cluster::start(&manifest("", &ALL), &[]);
+    let routes = |node: &Host| {
+        let (four, six) =
+            (node.show("route show table local"), node.show("-6 route show table local"));
+        RANGES.split(',').filter(|range| (four.clone() + &six).contains(range)).count()
+    };
+    assert_eq!(routes(&cluster.node), 3);
+    for vip in [VIP, VIP6] {
+        check_round_robin(&cluster.client, vip);
+        check_round_robin(&cluster.node, vip);
+    }
+    for unused in ["10.96.0.2:80", "10.96.0.1:81", "[fd00:96::2]:80"] {
+        assert!(cluster.client.is_refused(unused.parse().unwrap()), "{unused}");
+    }
+    // On the bridge itself the node answers for the range, without a route to it.
+    cluster.client.set("route del 10.96.0.0/16");
+    cluster.client.set("route add 10.96.0.0/16 dev eth0");
+    check_round_robin(&cluster.client, VIP);
+    // A pod reaches itself through its own Service.
+    cluster.pods[0].1.set("route add 10.96.0.0/16 via 10.77.0.1");
+    check_round_robin(&cluster.pods[0].1, VIP);
+    assert!(cluster.stop());
+    assert_eq!(routes(&cluster.node), 0);
+    // What a killed proxy left behind is taken over.
+    cluster.run_proxy(&[]);
+    cluster.proxy.take().unwrap().signal(Signal::SIGKILL);
+    assert_eq!(routes(&cluster.node), 3);
+    cluster.run_proxy(&[]);
+    cluster.eventually_answers(&cluster.client, VIP, &ALL_NAMES);
+    assert!(cluster.stop());
+    assert_eq!(routes(&cluster.node), 0);
+    // What the operator made stays.
+    cluster.node.set("route add local 10.96.0.0/16 dev lo");
+    cluster.run_proxy(&[]);
+    assert!(cluster.stop());
+    assert_eq!(routes(&cluster.node), 1);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_service_range_needs_a_capability() {
+    let (lab, folder) = (Lab::new(), Folder::new());
+    let node = lab.host(1);
+    folder.replace("web.yaml", &manifest("", &ALL));
+    let copy = folder.file("switchyard");
+    std::fs::copy(env!("CARGO_BIN_EXE_switchyard"), &copy).unwrap();
+    let open =
+        |path| std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755));
+    open(folder.path()).unwrap();
+    let run = || {
+        let mut command = Command::new(&copy);
+        command.args(["proxy", "--service-cidr", "10.96.0.0/16", "--feed"]).arg(folder.path());
+        // Nobody has no capability.
+        command.uid(65_534).gid(65_534).stdin(Stdio::null()).output()
+    };
+    // A child of another test may still hold the copy open for writing.
+    let busy = std::io::ErrorKind::ExecutableFileBusy;
+    let output = eventually("it can be run", || match node.run(run) {
+        Err(error) if error.kind() == busy => None,
+        output => Some(output.unwrap()),
+    });
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("--service-cidr") && said.contains("CAP_NET_ADMIN"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn node_ports_answer_on_the_node_and_on_loopback() {
+    let spec = manifest(NODE_PORT, &ALL);
+    let node_ips = ["--node-ip", "10.77.0.1,fd77::1"];
+    for args in [&node_ips[..], &[]] {
+        let cluster = Cluster::start(&spec, args);
+        for addr in ["10.77.0.1:30080", "[fd77::1]:30080"] {
+            check_round_robin(&cluster.client, addr);
+            check_round_robin(&cluster.node, addr);
+        }
+        for addr in ["127.0.0.1:30080", "[::1]:30080"] {
+            check_round_robin(&cluster.node, addr);
+        }
+        assert_eq!(cluster.status()["proxy"]["problemCount"], 0);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_outside_keeps_its_endpoint_on_cluster_ip_and_node_port() {
+    let sticky = "  sessionAffinity: ClientIP\n";
+    let cluster = Cluster::start(&manifest(&format!("{NODE_PORT}{sticky}"), &ALL), &[]);
+    let client = &cluster.client;
+    let first = client.ask(VIP.parse().unwrap()).unwrap();
+    for addr in [VIP, "10.77.0.1:30080"] {
+        for _ in 0..15 {
+            assert_eq!(client.ask(addr.parse().unwrap()).unwrap(), first, "{addr}");
+        }
+    }
+    let rest: Vec<_> = ALL.into_iter().filter(|(last, _)| format!("pod{last}") != first).collect();
+    cluster.edit(&manifest(&format!("{NODE_PORT}{sticky}"), &rest));
+    let second = eventually("it moves", || {
+        Some(client.ask(VIP.parse().unwrap()).unwrap()).filter(|name| *name != first)
+    });
+    assert_eq!(client.ask("10.77.0.1:30080".parse().unwrap()).unwrap(), second);
+    cluster.edit(&manifest(NODE_PORT, &ALL));
+    cluster.eventually_answers(client, VIP, &ALL_NAMES);
+}
+
+/// A load balancer's Service with the external policy `Local`.
+const BALANCED: &str = "  type: LoadBalancer\n  externalTrafficPolicy: Local\n  \
+     healthCheckNodePort: 32000\n  loadBalancerSourceRanges: [10.77.0.100/32]\n\
+     status: { loadBalancer: { ingress: [{ ip: 203.0.113.1 }] } }\n";
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_outside_reaches_endpoints_of_the_node_that_it_dials() {
+    let cluster = Cluster::start(&manifest(BALANCED, &ALL), &["--node-name", "a"]);
+    let second = cluster.lab.host(2);
+    let _proxy = run_proxy(&second, &cluster.folder, &["--node-name", "b"]);
+    let client = &cluster.client;
+    let health = |node: &Host| {
+        let addr = SocketAddr::new(node.ip(), 32000);
+        let (status, body) = client.run(|| http_get(addr, "lb", "/healthz").unwrap());
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        (status, body["localEndpoints"].as_u64().unwrap())
+    };
+    cluster.eventually_answers(client, "10.77.0.1:30080", &["pod11"]);
+    cluster.eventually_answers(client, "[fd77::1]:30080", &["pod11"]);
+    cluster.eventually_answers(client, "203.0.113.1:80", &["pod11"]);
+    cluster.eventually_answers(client, "10.77.0.2:30080", &["pod12", "pod13"]);
+    assert_eq!((health(&cluster.node), health(&second)), ((200, 1), (200, 2)));
+    // Traffic from inside is none of that policy's.
+    check_round_robin(client, VIP);
+    cluster.edit(&manifest(BALANCED, &ALL[1..]));
+    cluster.eventually_refuses(client, "10.77.0.1:30080");
+    cluster.eventually_refuses(client, "203.0.113.1:80");
+    assert_eq!((health(&cluster.node), health(&second)), ((503, 0), (200, 2)));
+    cluster.eventually_answers(client, VIP, &["pod12", "pod13"]);
+    cluster.edit(&manifest(&BALANCED.replace("Local", "Cluster"), &ALL));
+    cluster.eventually_answers(client, "10.77.0.1:30080", &ALL_NAMES);
+    assert!(client.is_refused(SocketAddr::new(cluster.node.ip(), 32000)));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn source_ranges_are_for_the_load_balancers_ip() {
+    let cluster = Cluster::start(&manifest(BALANCED, &ALL), &["--node-name", "a"]);
+    let stranger = cluster.lab.host(101);
+    for range in ["10.96.0.0/16", "203.0.113.0/24"] {
+        stranger.set(&format!("route add {range} via 10.77.0.1"));
+    }
+    let balanced: SocketAddr = "203.0.113.1:80".parse().unwrap();
+    assert_eq!(cluster.client.ask(balanced).unwrap(), "pod11");
+    assert!(stranger.ask(balanced).is_err());
+    let denied = stranger.udp(balanced);
+    assert!(udp_ask(&denied).is_err());
+    cluster.eventually_answers(&stranger, "10.77.0.1:30080", &["pod11"]);
+    cluster.eventually_answers(&stranger, VIP, &ALL_NAMES);
+    // The node itself dials that address from that address: it may when the node may.
+    assert!(cluster.node.ask(balanced).is_err());
+    let with_node = BALANCED.replace("10.77.0.100/32", "10.77.0.0/24");
+    let node = "---\napiVersion: v1\nkind: Node\nmetadata: { name: a }\n\
+        status: { addresses: [{ type: InternalIP, address: 10.77.0.1 }] }\n";
+    cluster.edit(&(manifest(&with_node, &ALL) + node));
+    cluster.eventually_answers(&cluster.node, "203.0.113.1:80", &["pod11"]);
+    cluster.eventually_answers(&stranger, "203.0.113.1:80", &["pod11"]);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_udp_client_with_one_port_recovers_within_a_second() {
+    let cluster = Cluster::start(&manifest("", &[]), &[]);
+    let socket = cluster.client.udp(VIP.parse().unwrap());
+    // Traffic begins before there is any endpoint.
+    assert!((0..3).all(|_| udp_ask(&socket).is_err()));
+    let mut serving = "";
+    for (last, name) in [(11, "pod11"), (12, "pod12"), (13, "pod13"), (11, "pod11")] {
+        if serving == "pod12" {
+            // Its endpoint vanishes without a word before it is replaced.
+            cluster.lab.unplug(&cluster.pods[1].1);
+        }
+        cluster.edit(&manifest("", &[(last, "a")]));
+        let generation = eventually("the change is served", || {
+            let endpoints = format!("10.77.0.{last}:8080");
+            let page =
+                cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/snapshot").1);
+            page.contains(&endpoints).then(Instant::now)
+        });
+        let answered = eventually("an answer", || {
+            udp_ask(&socket).ok().filter(|answer| answer == name).map(|_| Instant::now())
+        });
+        assert!(answered - generation < Duration::from_secs(1), "{serving} -> {name}");
+        serving = name;
+    }
+    // The Service goes: nothing of the flow is left within a second.
+    std::fs::remove_file(cluster.folder.file("web.yaml")).unwrap();
+    eventually("the Service is gone", || {
+        (cluster.status()["proxy"]["frontends"] == 0).then_some(())
+    });
+    let gone = Instant::now();
+    eventually("the session is gone", || {
+        (cluster.status()["proxy"]["udpSessions"] == 0).then_some(())
+    });
+    assert!(gone.elapsed() < Duration::from_secs(1));
+    // An answer that was on its way may still be there.
+    eventually("silence", || udp_ask(&socket).is_err().then_some(()));
+    assert!((0..3).all(|_| udp_ask(&socket).is_err()));
+    cluster.edit(&manifest("", &[(13, "a")]));
+    let answer = eventually("an answer", || udp_ask(&socket).ok());
+    assert_eq!(answer, "pod13");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn near_endpoints_serve_while_there_are_any() {
+    let spread = "  trafficDistribution: PreferSameNode\n";
+    let cluster = Cluster::start(&manifest(spread, &ALL), &["--node-name", "b"]);
+    cluster.eventually_answers(&cluster.client, VIP, &["pod12", "pod13"]);
+    cluster.edit(&manifest(spread, &ALL[..1]));
+    cluster.eventually_answers(&cluster.client, VIP, &["pod11"]);
+    let local = "  internalTrafficPolicy: Local\n";
+    cluster.edit(&manifest(local, &ALL));
+    cluster.eventually_answers(&cluster.client, VIP6, &["pod12", "pod13"]);
+    cluster.edit(&manifest(local, &ALL[..1]));
+    cluster.eventually_refuses(&cluster.client, VIP);
+    let reason = cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/snapshot").1);
+    assert!(reason.contains("no endpoint is on this node"), "{reason}");
+}
