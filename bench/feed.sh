@@ -11,7 +11,8 @@
 # - Memory: what a process has resident with the large feed, less what it has with one of a
 #   single Service. The ingress, none of whose routes lead to those Services, holds the objects
 #   and nothing besides; dns adds its zone, the proxy its listeners. From a folder each process
-#   keeps besides what it knows of 10,000 files.
+#   keeps besides what it knows of 10,000 files. The objects alone, in bytes that were asked of
+#   the allocator, are counted by an example program.
 # - One endpoint changed: asked from outside, by DNS queries and by connections, from the rename
 #   or from when a raw watcher beside has the event; and by the processes' own
 #   switchyard_programming_seconds.
@@ -20,8 +21,8 @@
 #   which keeps 75 s of events; memory must be flat after that.
 #
 # Needs perl, curl, two cores and 30,000 file descriptors for the proxy's listeners.
-# SWITCHYARD=path takes a binary that is built already; SERVICES, WATCHERS and RATE change the
-# numbers.
+# SWITCHYARD=path takes a binary that is built already, OBJECTS=path the example `objects` of the
+# package feed; SERVICES, WATCHERS, RATE and MOVES change the numbers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
@@ -42,6 +43,10 @@ done
 if [ -z "${SWITCHYARD:-}" ]; then
   cargo build --release --quiet
   SWITCHYARD=target/release/switchyard
+fi
+if [ -z "${OBJECTS:-}" ]; then
+  cargo build --release --quiet --package feed --example objects
+  OBJECTS=target/release/examples/objects
 fi
 
 out=$(mktemp -d)
@@ -191,6 +196,8 @@ program fill "$out/folder" "$services"
 sync
 printf '%s Services, %s slices, %s endpoints\n\n' "$services" "$services" $((services * 10))
 
+row "store, model and files of a folder consumer: bytes on the heap" \
+  "$("$OBJECTS" "$out/folder" 2>/dev/null | awk '{ printf "%.1f", $3 / 1e6 }')" "" MB
 for process in ingress dns proxy; do
   measure "$process" folder "$out/folder" "$out/small"
 done
@@ -221,6 +228,8 @@ sleep 20
 row "  idle" "$(awk -v a="$before" -v b="$(cpu "$feed")" 'BEGIN { printf "%.2f", (b - a) * 5 }')" \
   2 %
 
+row "store and model of a network consumer: bytes on the heap" \
+  "$("$OBJECTS" "$api" | awk '{ printf "%.1f", $3 / 1e6 }')" 15 MB
 for process in ingress dns proxy; do
   measure "$process" network "$api" http://127.0.0.1:17500
 done
