@@ -261,6 +261,3 @@ fn some(list: &[String]) -> String {
     let more = if list.len() > SHOWN { ", …" } else { "" };
     format!("{}{more}", list[..list.len().min(SHOWN)].join(", "))
 }
-
-#[cfg(test)]
-mod tests;
