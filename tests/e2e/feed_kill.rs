@@ -315,7 +315,7 @@ fn a_feed_killed_under_load_costs_no_request() {
 }
 
 #[test]
-#[ignore = "takes half a minute, and the machine for itself"]
+#[ignore = "takes a minute, and the machine for itself"]
 fn fifty_kills_in_a_row_cost_no_request() {
     no_request_is_lost(50, Duration::from_secs(2));
 }
