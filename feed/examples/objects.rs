@@ -46,7 +46,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let count = model.count(Kind::Service) + model.count(Kind::EndpointSlice);
         let bytes = after.curr_bytes.saturating_sub(before.curr_bytes);
         let blocks = after.curr_blocks.saturating_sub(before.curr_blocks);
-        println!("{count} objects {bytes} bytes {blocks} blocks");
+        let told = format!("{count} objects {bytes} bytes {blocks} blocks\n");
+        std::io::Write::write_all(&mut std::io::stdout(), told.as_bytes())?;
         held.push((updates, model));
     }
     // While everything is still held.
