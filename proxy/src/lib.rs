@@ -127,7 +127,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         connections: config.max_connections.map(NonZeroUsize::get),
         sessions: config.max_udp_sessions.map(NonZeroUsize::get),
     };
-    // Each data thread's runtime holds a few descriptors of its own.
+    // The threads of each worker hold a few descriptors of its own.
     let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;
     let room = Room::new(limit, open, limits);
     let node_ips = node_ips(&config.node_ip);
@@ -168,8 +168,9 @@ pub fn node_of(name: Option<&str>, ips: &[IpAddr]) -> Node {
     }
 }
 
-/// An epoll instance, its waker, and their duplicates in the runtime's handle.
-const DESCRIPTORS_PER_WORKER: usize = 4;
+/// For TCP an epoll instance and its inbox; for UDP the same of a runtime, and their duplicates
+/// in its handle.
+const DESCRIPTORS_PER_WORKER: usize = 6;
 
 /// The name that Kubernetes gives a node unless told another: the host's, in small letters.
 fn host_name() -> Option<Arc<str>> {

@@ -1,7 +1,6 @@
 //! The header that tells an endpoint who its client is: PROXY protocol, version 2.
 //!
-//! Pure. From section 2.2 of the protocol's specification,
-//! <https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt>.
+//! Pure. By section 2.2 of the specification that HAProxy publishes (doc/proxy-protocol.txt).
 //!
 //! Left out: version 1, extensions (TLVs) and reading such headers.
 

@@ -1,6 +1,8 @@
 //! The proxy, driven from outside: `switchyard proxy --feed DIR` over real sockets, with the
 //! folder edited while it runs.
 
+mod limits;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;

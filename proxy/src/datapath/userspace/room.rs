@@ -121,9 +121,16 @@ impl Room {
     }
 
     pub(crate) fn session(self: &Arc<Room>) -> Option<Permit> {
-        let max = self.limits.sessions;
-        let max = max.unwrap_or_else(|| self.beside_listeners() / SESSION_SHARE);
-        self.admit((&self.sessions, max), 1, Kind::Session)
+        self.admit((&self.sessions, self.max_sessions()), 1, Kind::Session)
+    }
+
+    /// Whether more than half of the UDP sessions that fit are open.
+    pub(crate) fn sessions_are_scarce(&self) -> bool {
+        self.open_sessions() * 2 > self.max_sessions()
+    }
+
+    fn max_sessions(&self) -> usize {
+        self.limits.sessions.unwrap_or_else(|| self.beside_listeners() / SESSION_SHARE)
     }
 
     /// Room for a pipe that a stream's bytes go through.

@@ -761,6 +761,27 @@ fn udp_sessions_over_the_limit_are_dropped() {
 }
 
 #[test]
+fn a_flood_from_ever_new_ports_holds_no_session_for_long() {
+    let limits = Limits { connections: None, sessions: Some(4) };
+    let mut fixture = Fixture::with(1, |_| {}, limits);
+    udp_endpoints(&fixture, &[11]);
+    fixture.serve(&[11]);
+    let talks = udp_client(&fixture, fixture.vip());
+    assert_eq!([udp_ask(&talks), udp_ask(&talks)], [11; 2]);
+    let room = fixture.datapath().room.clone();
+    let flood: Vec<_> = (0..3).map(|_| udp_client(&fixture, fixture.vip())).collect();
+    for client in &flood {
+        client.send(b"x").unwrap();
+    }
+    fixture.tend_until("the flood takes all", |_| room.open_sessions() == 4);
+    // Long before the idle time-out of a minute.
+    let late = udp_client(&fixture, fixture.vip());
+    assert_eq!(udp_ask(&late), 11);
+    assert!(room.open_sessions() <= 4);
+    assert_eq!(udp_ask(&talks), 11);
+}
+
+#[test]
 fn a_drain_waits_for_the_replies_that_clients_wait_for() {
     let mut fixture = Fixture::new();
     let endpoint = UdpSocket::bind(fixture.addr(11, 8080)).unwrap();

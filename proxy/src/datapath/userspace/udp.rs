@@ -37,8 +37,13 @@ const MAX_TRIES: usize = 4;
 /// well takes, and most UDP clients ask again after a second anyway.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_POLL: Duration = Duration::from_millis(5);
-/// Idle sessions are looked for this many times in the idle time-out.
+/// Idle sessions are looked for this many times in the idle time-out, and at least this often.
 const SWEEPS: u32 = 4;
+const MAX_SWEEP: Duration = Duration::from_secs(1);
+/// When sessions are scarce, a client that has sent a single datagram is given this long: it has
+/// its answer by then, or asks again. Else a flood from ever new ports would hold every session
+/// for the whole idle time-out.
+const BRIEF_IDLE: Duration = Duration::from_secs(2);
 
 thread_local! {
     static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
@@ -66,6 +71,8 @@ struct Flow {
     upstream: tokio::net::UdpSocket,
     endpoint: Arc<Endpoint>,
     last_used: Mutable<Instant>,
+    /// The client has sent more than one datagram.
+    talks: Mutable<bool>,
     /// The endpoint has not answered the client's last datagram.
     awaited: Mutable<bool>,
     /// The endpoint refused a datagram (ICMP port unreachable).
@@ -136,7 +143,7 @@ impl Table {
 
     /// Serves the frontend until stopped.
     pub(super) async fn serve(mut self, mut stopped: oneshot::Receiver<Stop>, refresh: Rc<Notify>) {
-        let mut sweep = interval(self.limits.udp_idle_timeout / SWEEPS);
+        let mut sweep = interval((self.limits.udp_idle_timeout / SWEEPS).min(MAX_SWEEP));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let downstream = self.downstream.clone();
         loop {
@@ -170,7 +177,14 @@ impl Table {
 
     fn end_idle(&mut self, now: Instant) {
         let timeout = self.limits.udp_idle_timeout;
-        let keep = |session: &Session| !session.is_idle(now, timeout) && session.is_usable();
+        let brief = match self.limits.room.sessions_are_scarce() {
+            true => timeout.min(BRIEF_IDLE),
+            false => timeout,
+        };
+        let keep = |session: &Session| {
+            let timeout = if session.flow.talks.get() { timeout } else { brief };
+            !session.is_idle(now, timeout) && session.is_usable()
+        };
         self.sessions.retain(|_, session| keep(session));
         self.sessions.values().for_each(Session::refresh_stay);
     }
@@ -205,6 +219,7 @@ impl Table {
         if let Entry::Occupied(entry) = self.sessions.entry(key) {
             let session = entry.get();
             if session.is_usable() && session.flow.send(datagram) {
+                session.flow.talks.set(true);
                 return;
             }
             entry.remove();
@@ -239,6 +254,7 @@ impl Table {
                         upstream,
                         endpoint,
                         last_used: Mutable::new(Instant::now()),
+                        talks: Mutable::new(false),
                         awaited: Mutable::new(false),
                         refused: Mutable::new(false),
                         active,
