@@ -44,7 +44,7 @@ const REFRESH_EVERY: Duration = Duration::from_secs(5);
 
 /// A connection's read buffer. It grows to this during the first list and then stays, one for
 /// each kind; more would not make that list faster.
-const MAX_BUFFER: usize = 64 << 10;
+const MAX_BUFFER: usize = 32 << 10;
 
 const AGENT: &str = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
 
