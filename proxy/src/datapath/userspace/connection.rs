@@ -370,8 +370,13 @@ impl Connection {
         if !upstream.writable {
             return Step::Waits;
         }
+        let sends_first = !self.up.unsent().is_empty();
         self.found();
-        self.relay(shared)
+        let step = self.relay(shared);
+        if let (true, Some(upstream)) = (sends_first, &self.upstream) {
+            sockets::acknowledge_at_once(&upstream.socket);
+        }
+        step
     }
 
     /// The endpoint is connected, and the search for one over.
@@ -456,6 +461,9 @@ fn dial(addr: SocketAddr, first: &[u8]) -> Result<Dialled, Errno> {
     let socket = sockets::connecting(addr, !first.is_empty())?;
     let mut side = Side::new(socket);
     let sent = if first.is_empty() { 0 } else { side.write(first, SendFlags::empty())? };
+    if sent > 0 {
+        sockets::acknowledge_at_once(&side.socket);
+    }
     Ok(Dialled { socket: side.socket, sent })
 }
 
