@@ -471,3 +471,22 @@ fn dial(addr: SocketAddr, first: &[u8]) -> Result<Dialled, Errno> {
 pub(super) fn is_shortage(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // It owns nothing else while nothing is unsent.
+        let size = size_of::<Connection>();
+        assert!(size <= 512, "{size}");
+    }
+
+    #[test]
+    fn a_token_names_a_socket() {
+        for (key, which) in [(0, Which::Client), (0, Which::Upstream), (77, Which::Upstream)] {
+            assert_eq!(from_token(token(key, which)), (key, which));
+        }
+    }
+}
