@@ -75,7 +75,8 @@ impl Asked<'_> {
             explanation.answer = "503".to_owned();
             explanation.trouble = Some(Trouble {
                 cause: format!(
-                    "Ingress {} restricts access by annotation {annotation}, which is not supported",
+                    "Ingress {} restricts access by annotation {annotation}, which is not \
+                     supported",
                     route.ingress
                 ),
                 fix: "remove the annotation, or restrict access before this ingress".to_owned(),
