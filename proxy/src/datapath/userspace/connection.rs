@@ -370,8 +370,13 @@ impl Connection {
         if !upstream.writable {
             return Step::Waits;
         }
+        let sends_first = !self.up.unsent().is_empty();
         self.found();
-        self.relay(shared)
+        let step = self.relay(shared);
+        if let (true, Some(upstream)) = (sends_first, &self.upstream) {
+            sockets::acknowledge_at_once(&upstream.socket);
+        }
+        step
     }
 
     /// The endpoint is connected, and the search for one over.
@@ -456,10 +461,32 @@ fn dial(addr: SocketAddr, first: &[u8]) -> Result<Dialled, Errno> {
     let socket = sockets::connecting(addr, !first.is_empty())?;
     let mut side = Side::new(socket);
     let sent = if first.is_empty() { 0 } else { side.write(first, SendFlags::empty())? };
+    if sent > 0 {
+        sockets::acknowledge_at_once(&side.socket);
+    }
     Ok(Dialled { socket: side.socket, sent })
 }
 
 /// Whether the error says that this process or the host has run out of something.
 pub(super) fn is_shortage(error: Errno) -> bool {
     matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // It owns nothing else while nothing is unsent.
+        let size = size_of::<Connection>();
+        assert!(size <= 512, "{size}");
+    }
+
+    #[test]
+    fn a_token_names_a_socket() {
+        for (key, which) in [(0, Which::Client), (0, Which::Upstream), (77, Which::Upstream)] {
+            assert_eq!(from_token(token(key, which)), (key, which));
+        }
+    }
 }

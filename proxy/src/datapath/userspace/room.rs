@@ -285,6 +285,17 @@ mod tests {
     }
 
     #[test]
+    fn pipes_are_few_and_given_back() {
+        let room = Room::new(1096, 0, Limits::default());
+        let pipes: Vec<_> = std::iter::from_fn(|| room.pipe()).collect();
+        assert_eq!((pipes.len(), room.used.load(Ordering::Relaxed)), (1000 / 16 / 2, 62));
+        drop(pipes);
+        assert_eq!(room.used.load(Ordering::Relaxed), 0);
+        let room = Room::new(1_000_000, 0, Limits::default());
+        assert_eq!(std::iter::from_fn(|| room.pipe()).map(std::mem::forget).count(), MAX_PIPES);
+    }
+
+    #[test]
     fn nothing_fits_where_there_is_no_descriptor() {
         let none = Room::new(10, 20, Limits::default());
         assert!(none.connection().is_none() && none.listeners(1).is_none());

@@ -100,6 +100,13 @@ pub(super) fn connecting(addr: SocketAddr, sends_first: bool) -> Result<OwnedFd,
     }
 }
 
+/// What `sends_first` asked for has been had. An endpoint that sends its answer in two pieces may
+/// wait for the first one's acknowledgement, and must not wait long.
+pub(super) fn acknowledge_at_once(socket: &OwnedFd) {
+    // It fails only for a socket that is gone, which the next call will tell.
+    let _ = set_tcp_quickack(socket, true);
+}
+
 /// Binds `count` UDP sockets to one address. A socket on a wildcard address tells of each
 /// datagram which local address it was sent to, because the reply must come from there.
 pub(super) fn bind_udp(
@@ -195,6 +202,16 @@ mod tests {
             |addr, count| bind_udp(addr, count, BindOptions::default()),
             |addr, count| bind_udp(addr, count, BindOptions::default())?[0].local_addr(),
         );
+    }
+
+    #[test]
+    fn a_vanished_endpoint_is_looked_for() {
+        let listener = &listen_tcp(loopback(3), 1, BindOptions::default()).unwrap()[0];
+        let socket = connecting(listener.local_addr().unwrap(), true).unwrap();
+        assert!(!SockRef::from(&socket).keepalive().unwrap());
+        set_keepalive(&socket).unwrap();
+        assert!(SockRef::from(&socket).keepalive().unwrap());
+        assert_eq!(SockRef::from(&socket).tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
     }
 
     #[test]

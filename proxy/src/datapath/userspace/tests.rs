@@ -842,3 +842,25 @@ fn a_node_port_answers_on_every_address_from_that_address() {
         assert_eq!(seen, [11, 12], "{addr}");
     }
 }
+
+#[test]
+fn an_answer_in_two_small_pieces_does_not_wait_for_an_acknowledgement() {
+    let mut fixture = Fixture::new();
+    // Nagle's algorithm is on: the second piece leaves when the first is acknowledged.
+    listen(fixture.addr(11, 8080), |mut stream| {
+        stream.read_exact(&mut [0; 7]).unwrap();
+        stream.write_all(b"head").unwrap();
+        stream.write_all(b"body").unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    fixture.serve(&[11]);
+    let begun = std::time::Instant::now();
+    for _ in 0..25 {
+        let mut client = dial(fixture.vip()).unwrap();
+        client.write_all(b"request").unwrap();
+        client.read_exact(&mut [0; 8]).unwrap();
+    }
+    // Each delayed acknowledgement would be one of 40 ms (TCP_ATO_MIN).
+    let elapsed = begun.elapsed();
+    assert!(elapsed < Duration::from_millis(25 * 40 / 2), "{elapsed:?}");
+}
