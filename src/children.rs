@@ -32,6 +32,10 @@ const PRIVATE_ENVIRONMENT: [&str; 8] = [
     "SWITCHYARD_TOKEN_FILE",
 ];
 
+/// Environment that clients of proxy and ingress are limited by, and that must not limit these
+/// processes as clients of the feed, which has a flag of the same name.
+const NOT_OF_THE_FEED: &str = "SWITCHYARD_MAX_CONNECTIONS";
+
 /// Exit code of a process whose flags or configuration cannot work.
 const BAD_CONFIGURATION: i32 = 2;
 
@@ -61,6 +65,9 @@ impl Plan {
         command.args(["--parent", &std::process::id().to_string()]);
         for variable in PRIVATE_ENVIRONMENT {
             command.env_remove(variable);
+        }
+        if self.name == "feed" {
+            command.env_remove(NOT_OF_THE_FEED);
         }
         // Children share the terminal's process group: without this, its Ctrl-C would reach
         // them besides the parent's own SIGTERM, and a second signal ends without drain.

@@ -75,8 +75,10 @@ impl Up {
         command.arg("up").arg(folder.path()).args(["--http", &at(8080), "--https", &at(8443)]);
         command.args(["--dns", &at(1053), "--node-ip", &ip, "--admin-ip", &ip]);
         command.args(["--feed-listen", &at(7400)]);
-        // What a feed server for other machines would be given is not for this one.
+        // What a feed server for other machines would be given is not for this one, nor a limit
+        // that is meant for the ingress.
         command
+            .env("SWITCHYARD_MAX_CONNECTIONS", "2")
             .env("SWITCHYARD_TLS_CERT", "/nonexistent")
             .env("SWITCHYARD_TLS_KEY", "/nonexistent");
         let process = Switchyard::spawn(command, net.addr(1, 7411));

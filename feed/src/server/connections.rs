@@ -225,7 +225,7 @@ impl Gate {
             };
             let metrics = &self.api.server.metrics;
             let Ok(permit) = self.room.clone().try_acquire_owned() else {
-                metrics.refused_connections.inc();
+                metrics.refuse_connection();
                 continue;
             };
             let connection = serve(self.clone(), stream, peer);
