@@ -420,6 +420,10 @@ fn secrets_are_refused_as_the_api_does_and_never_shown() {
         secret("data:\n  password: hunter2!\n"),
         secret("stringData:\n  password: 12345\n"),
         secret("data:\n  password: [hunter2\n"),
+        secret("stringData:\n  password: !hunter2\n"),
+        secret("stringData: {password: !hunter2!x y}\n"),
+        secret("stringData:\n  password: *hunter2\n"),
+        secret("stringData:\n  password: &a!hunter2\n"),
     ];
     for text in broken {
         for (_, reading) in readings(&text) {

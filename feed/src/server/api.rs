@@ -204,7 +204,7 @@ impl Api {
             let sentence = format!(
                 "User {user:?} cannot {verb} resource \"secrets\" in API group \"\" {place}"
             );
-            Status::forbidden(named.resource, &named.name, &sentence, why)
+            Status::forbidden(named.resource, &named.name, &sentence, &why)
         })
     }
 }

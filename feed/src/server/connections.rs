@@ -225,7 +225,7 @@ impl Gate {
             };
             let metrics = &self.api.server.metrics;
             let Ok(permit) = self.room.clone().try_acquire_owned() else {
-                metrics.refused_connections.inc();
+                metrics.refuse_connection();
                 continue;
             };
             let connection = serve(self.clone(), stream, peer);
@@ -240,8 +240,7 @@ impl Gate {
     }
 
     async fn unix(self, stream: tokio::net::UnixStream) {
-        let peer =
-            Peer { private: true, local: true, rebindable: false, address: "localhost".into() };
+        let peer = Peer { private: true, rebindable: false, address: "localhost".into() };
         let cut = self.api.server.metrics.slow_watchers.clone();
         self.http(Stall::new(stream, cut), peer).await;
     }
@@ -256,14 +255,14 @@ impl Gate {
         let inside = from.is_some_and(loopback) && stream.local_addr().is_ok_and(loopback);
         let stream = Stall::new(stream, self.api.server.metrics.slow_watchers.clone());
         let Some(config) = self.tls.current() else {
-            let peer = Peer { private: inside, local, rebindable: local, address };
+            let peer = Peer { private: inside, rebindable: local, address };
             return self.http(stream, peer).await;
         };
         let accept = TlsAcceptor::from(config).accept(stream);
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await {
             Ok(Ok(stream)) => {
                 // A browser that is led here by a foreign name refuses the certificate.
-                let peer = Peer { private: true, local, rebindable: false, address };
+                let peer = Peer { private: true, rebindable: false, address };
                 self.http(stream, peer).await;
             }
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),

@@ -1,4 +1,5 @@
-//! Reads the token file and the certificate again when they change, and at SIGHUP.
+//! Reads the token file and the certificate again when they change, and at SIGHUP; writes the
+//! tokens of this user's own processes again when their files are gone.
 //!
 //! What cannot be read changes nothing: the last good tokens and certificate stay.
 
@@ -12,6 +13,7 @@ use super::Config;
 use super::access::{Access, Tokens};
 use super::connections::Tls;
 use super::tls;
+use crate::own_token::OwnToken;
 
 /// Between looks at the files: a token that was taken away must not read much longer.
 const LOOK: Duration = Duration::from_secs(2);
@@ -20,12 +22,18 @@ const LOOK: Duration = Duration::from_secs(2);
 type Mark = Option<(SystemTime, u64)>;
 
 /// Watches the files for as long as the process lives.
-pub(super) fn keep(config: &Config, access: &Arc<Access>, tls: &Arc<Tls>, daemon: &Daemon) {
+pub(super) fn keep(
+    config: &Config,
+    access: &Arc<Access>,
+    own: Vec<OwnToken>,
+    tls: &Arc<Tls>,
+    daemon: &Daemon,
+) {
     let files = Files {
         tokens: config.token_file.clone(),
         certificate: config.tls_cert.clone().zip(config.tls_key.clone()),
     };
-    if files.tokens.is_none() && files.certificate.is_none() {
+    if files.tokens.is_none() && files.certificate.is_none() && own.is_empty() {
         return;
     }
     let (access, tls) = (access.clone(), tls.clone());
@@ -37,6 +45,10 @@ pub(super) fn keep(config: &Config, access: &Arc<Access>, tls: &Arc<Tls>, daemon
                 reload = reloads.changed() => reload.is_ok(),
                 () = tokio::time::sleep(LOOK) => false,
             };
+            for token in &own {
+                // Why it does not work was said at the start.
+                let _ = token.restore();
+            }
             let now = files.marks();
             if asked || now != known {
                 known = now;

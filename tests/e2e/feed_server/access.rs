@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::kit::{Feed, Reply, SERVICES, SHOP, answer, connect, head, request};
-use crate::support::{Folder, Net, eventually};
+use crate::support::{Folder, Net, Switchyard, eventually, own_token};
 
 const SECRETS: &str = "/api/v1/secrets";
 const READER: &str = "reader-0123456789abcdef";
@@ -128,7 +128,7 @@ fn http_2_is_negotiated_over_tls() {
 }
 
 #[test]
-fn without_tokens_secrets_stay_on_local_listeners() {
+fn without_a_token_file_secrets_take_the_token_of_the_same_user() {
     let (net, folder) = (Net::new(), Folder::new());
     folder.replace("shop.yaml", SHOP);
     let socket = folder.file("feed.sock");
@@ -136,15 +136,42 @@ fn without_tokens_secrets_stay_on_local_listeners() {
     let unix = format!("unix:{}", socket.display());
     let args = ["--listen", &local.to_string(), "--listen", &everywhere, "--listen", &unix];
     let _feed = Feed::serving(net, folder, &args);
-    assert_eq!(request(local, "GET", SECRETS, &[]).code, 200);
+    let own = bearer(&own_token(local));
+    let reply = request(local, "GET", SECRETS, &[]);
+    assert_eq!(reply.code, 403, "any user of this machine, and any container on its network");
+    let message = reply.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("--feed-token-file") && message.contains(".token"), "{message}");
+    assert_eq!(request(local, "GET", SECRETS, &[&own]).code, 200);
+    assert_eq!(request(local, "GET", SERVICES, &[]).code, 200);
     let port = everywhere.parse::<SocketAddr>().unwrap().port();
     let open = SocketAddr::new(net.ip(2), port);
     assert_eq!(request(open, "GET", SERVICES, &["Host: feed:7400"]).code, 200);
     assert_eq!(request(open, "GET", SECRETS, &[]).code, 403);
-    let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-    stream.write_all(head(local, "GET", SECRETS, &["Host: feed"]).as_bytes()).unwrap();
-    assert_eq!(answer(&mut BufReader::new(stream)).code, 200);
+    for (headers, code) in [(vec!["Host: feed"], 403), (vec!["Host: feed", &own], 200)] {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.write_all(head(local, "GET", SECRETS, &headers).as_bytes()).unwrap();
+        assert_eq!(answer(&mut BufReader::new(stream)).code, code, "{headers:?}");
+    }
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// The ingress needs Secrets, and no flag to get them from its own user's feed.
+#[test]
+fn an_ingress_of_the_same_user_finds_the_token_by_itself() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("shop.yaml", SHOP);
+    let at = |port: u16| net.addr(3, port).to_string();
+    let source = format!("http://{}", net.addr(1, 7400));
+    let args = ["ingress", "--feed", &source, "--http", &at(8080), "--https", &at(8443)];
+    // Before there is a feed, and so a token.
+    let ingress = Switchyard::start(net.addr(3, 7421), &args);
+    let feed = Feed::serving(net, folder, &[]);
+    eventually("the ingress is in sync", || (ingress.admin_get("/readyz").0 == 200).then_some(()));
+    let token = own_token(feed.addr);
+    let Feed { process, folder, .. } = feed;
+    drop(process);
+    let feed = Feed::serving(net, folder, &[]);
+    assert_eq!(own_token(feed.addr), token, "a restart changes nothing");
 }

@@ -20,7 +20,7 @@ fn the_folder_is_listed_completed_and_joined() {
     assert_eq!(slice["endpoints"], json!([{"addresses": ["10.1.0.2"], "conditions": {}}]));
     let endpoints = feed.json("/api/v1/namespaces/shop/endpoints/web");
     assert_eq!(endpoints["subsets"][0]["addresses"], json!([{"ip": "10.1.0.2"}]));
-    let secret = feed.json("/api/v1/namespaces/shop/secrets/key");
+    let secret = feed.get_with_token("/api/v1/namespaces/shop/secrets/key").json();
     assert_eq!(secret["data"], json!({"password": "c2VzYW1l"}));
     assert_eq!(secret.get("stringData"), None);
     assert_eq!(feed.json("/api/v1/namespaces/shop")["status"]["phase"], "Active");

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::name::ObjectName;
+use crate::own_token::OwnToken;
 use crate::server::access::Tokens;
 use crate::server::entry::Content;
 use crate::server::history::{Change, History, Limits};
@@ -74,7 +75,7 @@ fn api() -> Api {
 }
 
 fn loopback() -> Peer {
-    Peer { private: true, local: true, rebindable: true, address: "127.0.0.1:7400".to_owned() }
+    Peer { private: true, rebindable: true, address: "127.0.0.1:7400".to_owned() }
 }
 
 /// An answer whose body was read for as long as it came at once.
@@ -462,7 +463,7 @@ async fn tokens_open_the_server_and_secrets_take_the_right() {
     std::fs::write(&file, "reader-0123456789ab\ningress-0123456789 secrets\n").unwrap();
     let mut api = api();
     api.access = Arc::new(Access::new(Some(Tokens::load(file.path()).unwrap())));
-    let remote = Peer { private: false, local: false, rebindable: false, ..loopback() };
+    let remote = Peer { private: false, rebindable: false, ..loopback() };
     let ask = async |peer: &Peer, path: &str, token: &str| {
         let bearer = format!("Bearer {token}");
         let headers = [("authorization", bearer.as_str())];
@@ -489,11 +490,24 @@ async fn tokens_open_the_server_and_secrets_take_the_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_tokens_secrets_stay_on_the_machine() {
-    let code = async |peer: Peer| send(&api(), &peer, "GET", "/api/v1/secrets", &[]).await.code;
-    assert_eq!(code(loopback()).await, 200);
-    assert_eq!(code(Peer { local: false, ..loopback() }).await, 403);
-    assert_eq!(code(Peer { private: false, local: false, ..loopback() }).await, 403);
+async fn without_a_token_file_secrets_take_the_own_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = "127.0.0.1:7400".parse().unwrap();
+    let own = OwnToken::provide(&folder.path().join("own"), address).unwrap();
+    let mut api = api();
+    api.access = Arc::new(Access::of_own(std::slice::from_ref(&own)));
+    let bearer = format!("Bearer {}", own.as_str());
+    let shown = [("authorization", bearer.as_str())];
+    for path in ["/api/v1/secrets", "/api/v1/namespaces/shop/secrets/key"] {
+        let seen = send(&api, &loopback(), "GET", path, &[]).await;
+        assert_eq!(seen.code, 403, "{path}");
+        let message = seen.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(".token") && !message.contains(own.as_str()), "{message}");
+        assert_eq!(send(&api, &loopback(), "GET", path, &shown).await.code, 200, "{path}");
+        let network = Peer { private: false, rebindable: false, ..loopback() };
+        assert_eq!(send(&api, &network, "GET", path, &shown).await.code, 403, "in the clear");
+    }
+    assert_eq!(send(&api, &loopback(), "GET", SLICES, &[]).await.code, 200);
 }
 
 #[tokio::test(start_paused = true)]
