@@ -28,6 +28,11 @@ use crate::name::ObjectName;
 /// Between bookmarks while nothing happens. Clients take a server for dead after 25 s of
 /// silence, so two may be lost.
 const HEARTBEAT: Duration = Duration::from_secs(10);
+/// No watch lasts longer, whatever its client asks for: what it holds comes back, and clients see
+/// who serves them now. A kube-apiserver ends watches after 30 to 60 minutes.
+const MAX_LIFE: Duration = Duration::from_secs(60 * 60);
+/// Watches that began at once, as after a restart, end spread over this part of their life.
+const SPREAD: f64 = 0.25;
 /// Text gathered before it is handed to the connection.
 const PIECE: usize = 64 << 10;
 /// Events taken from the history at once.
@@ -50,8 +55,8 @@ pub(crate) struct Stream {
     bookmarks: bool,
     phase: Phase,
     bell: watch::Receiver<Bell>,
-    /// When the client wants the stream to end.
-    deadline: Option<Instant>,
+    /// When the stream ends: as its client wants, and not too late.
+    deadline: Instant,
     /// When the last piece was handed over.
     told: Instant,
     _open: Open,
@@ -121,7 +126,7 @@ impl Stream {
         let told = Instant::now();
         Ok(Stream {
             writer: Writer::new(scope.resource, view),
-            deadline: watch.timeout.map(|timeout| told + timeout),
+            deadline: told + life(watch.timeout, rand::random()),
             bookmarks: watch.bookmarks,
             server,
             scope,
@@ -136,7 +141,7 @@ impl Stream {
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
             let bell = *self.bell.borrow_and_update();
-            if bell.draining || self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if bell.draining || self.deadline <= Instant::now() {
                 self.phase = Phase::Ended;
             }
             let piece = match &mut self.phase {
@@ -154,15 +159,9 @@ impl Stream {
 
     /// Waits for news, the heartbeat or the deadline.
     async fn wait(&mut self) {
-        let heartbeat = self.told + HEARTBEAT;
-        let wake = match (self.bookmarks, self.deadline) {
-            (true, deadline) => Some(deadline.map_or(heartbeat, |d| d.min(heartbeat))),
-            (false, deadline) => deadline,
-        };
-        let Some(wake) = wake else {
-            // The sender lives as long as the server, which the stream holds.
-            let _ = self.bell.changed().await;
-            return;
+        let wake = match self.bookmarks {
+            true => self.deadline.min(self.told + HEARTBEAT),
+            false => self.deadline,
         };
         tokio::select! {
             _ = self.bell.changed() => {}
@@ -288,6 +287,12 @@ impl Stream {
         self.phase = Phase::Ended;
         Status::expired_watch(error).to_frame().into()
     }
+}
+
+/// How long a watch lasts; `chance` is between 0 and 1.
+fn life(asked: Option<Duration>, chance: f64) -> Duration {
+    let longest = MAX_LIFE.mul_f64(1.0 - SPREAD * chance);
+    asked.map_or(longest, |asked| asked.min(longest))
 }
 
 #[cfg(test)]
