@@ -142,6 +142,7 @@ impl Api {
 
     fn list(&self, headers: &HeaderMap, scope: &Scope, view: View, list: &List) -> Answer {
         let state = self.server.live.read(|h| list::state(h, scope.resource, list))?;
+        let state = state.snapshot();
         let page = Page::of(&state, scope, list);
         let writer = Writer::new(scope.resource, view);
         let mut pieces = Pieces::new(writer, page, Timestamp::now());

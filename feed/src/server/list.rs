@@ -9,7 +9,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::entry::Entry;
-use super::history::{History, Snapshot, VersionError};
+use super::history::{History, Rewind, Snapshot, VersionError};
 use super::query::{Continue, List, ListFrom};
 use super::resource::Resource;
 use super::selector::Selector;
@@ -67,11 +67,7 @@ pub(crate) struct Page {
 /// # Errors
 ///
 /// The answer when the version that is asked for is forgotten, or was never reached.
-pub(crate) fn state(
-    history: &History,
-    resource: Resource,
-    list: &List,
-) -> Result<Snapshot, Status> {
+pub(crate) fn state(history: &History, resource: Resource, list: &List) -> Result<Rewind, Status> {
     match &list.from {
         ListFrom::AtLeast(version) if *version > history.version() => {
             Err(Status::future_version(*version, history.version()))
@@ -80,7 +76,7 @@ pub(crate) fn state(
         ListFrom::Continue(token @ Continue { version: Some(version), .. }) => {
             history.at(resource, *version).map_err(|error| continue_error(error, token))
         }
-        _ => Ok(history.current(resource)),
+        _ => Ok(history.current(resource).into()),
     }
 }
 
@@ -214,7 +210,7 @@ mod tests {
         let Verb::List(list) = options.verb else { panic!("{query} is no list") };
         let namespace = namespace.map(str::to_owned);
         let scope = Scope { resource, namespace, selector: options.selector };
-        let page = Page::of(&state(history, resource, &list)?, &scope, &list);
+        let page = Page::of(&state(history, resource, &list)?.snapshot(), &scope, &list);
         let writer = Writer::new(resource, View::Whole);
         let mut pieces = Pieces::new(writer, page, Timestamp::UNIX_EPOCH);
         let mut text = Vec::new();
