@@ -13,6 +13,7 @@ mod defaults;
 mod derived;
 mod discovery;
 mod entry;
+mod grant;
 mod history;
 mod list;
 mod live;
@@ -151,13 +152,14 @@ pub async fn run(
 
     let server = Server { live: live.clone(), metrics };
     show(&daemon, &server, &config);
-    reload::keep(&config, &access, &tls, &daemon);
+    let api = Api { server, access, streams: Arc::new(Semaphore::new(config.max_watches)) };
+    reload::keep(&config, &api, &tls, &daemon);
     tokio::select! {
         loaded = loaded => loaded.map_err(|e| Failure::failed("the folder's thread ended", e))?,
         () = daemon.shutdown.draining() => return Ok(()),
     }
     let gate = Gate {
-        api: Api { server, access, streams: Arc::new(Semaphore::new(config.max_watches)) },
+        api,
         tls,
         room: Arc::new(Semaphore::new(config.max_connections)),
         shutdown: daemon.shutdown.clone(),

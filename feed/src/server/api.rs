@@ -26,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::{Access, Peer, User};
 use super::discovery;
+use super::grant::Grant;
 use super::list::{self, Page, Pieces, Scope};
 use super::query::{self, List, Options, Verb};
 use super::resource::Resource;
@@ -81,6 +82,7 @@ impl Api {
         }
         let authorization = header(request.headers(), &AUTHORIZATION);
         let user = self.access.user(authorization).ok_or_else(Status::unauthorized)?;
+        let shown = (user, authorization);
         if method != Method::GET {
             return match route {
                 Route::Unknown => Ok(not_found()),
@@ -94,7 +96,7 @@ impl Api {
             Route::Resources(group) => found(discovery::resources(&group)),
             Route::OpenApi => Ok(open_api(request.headers())),
             Route::Collection { resource, namespace } => {
-                self.collection(request, peer, user, resource, namespace)
+                self.collection(request, peer, shown, resource, namespace)
             }
             Route::Object { resource, namespace, name } => {
                 self.object(request, peer, user, &Named { resource, namespace, name })
@@ -108,7 +110,7 @@ impl Api {
         &self,
         request: &Request<B>,
         peer: &Peer,
-        user: User,
+        shown: (User, Option<&str>),
         resource: Resource,
         namespace: Option<String>,
     ) -> Answer {
@@ -123,16 +125,18 @@ impl Api {
             namespace: namespace.clone().unwrap_or_default(),
             name: String::new(),
         };
-        self.check_secrets(peer, user, verb, &named)?;
+        self.check_secrets(peer, shown.0, verb, &named)?;
         let Options { selector, verb, include } = options?;
         let view = View::accepted(header(request.headers(), &ACCEPT), include)
             .ok_or_else(Status::not_acceptable)?;
         let scope = Scope { resource, namespace, selector };
+        let (access, live) = (self.access.clone(), self.server.live.clone());
+        let grant = Grant::new(access, live, shown, peer.clone(), resource);
         match verb {
-            Verb::List(list) => self.list(request.headers(), &scope, view, &list),
+            Verb::List(list) => self.list(request.headers(), &scope, view, &list, grant),
             Verb::Watch(watch) => {
                 let open = Open::new(self.server.metrics.watchers(resource), self.stream()?);
-                let begun = Stream::begin(self.server.clone(), scope, view, &watch, open);
+                let begun = Stream::begin(self.server.clone(), scope, view, &watch, (grant, open));
                 // The error of a version is part of the stream: kube-rs asks again and again
                 // for ever where the answer itself has that code.
                 Ok(begun.map_or_else(|status| streamed(status.to_frame()), following))
@@ -140,7 +144,14 @@ impl Api {
         }
     }
 
-    fn list(&self, headers: &HeaderMap, scope: &Scope, view: View, list: &List) -> Answer {
+    fn list(
+        &self,
+        headers: &HeaderMap,
+        scope: &Scope,
+        view: View,
+        list: &List,
+        grant: Grant,
+    ) -> Answer {
         let state = self.server.live.read(|h| list::state(h, scope.resource, list))?;
         let state = state.snapshot();
         let page = Page::of(&state, scope, list);
@@ -152,7 +163,8 @@ impl Api {
         }
         let gzip = header(headers, &ACCEPT_ENCODING).is_some_and(accepts_gzip);
         let encoder = gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-        let body = LongList { first: Some(first), pieces, encoder, _permit: self.stream()? };
+        let first = Some(first);
+        let body = LongList { first, pieces, encoder, grant, _permit: self.stream()? };
         let body = stream::unfold(body, |mut body| async move {
             let piece = body.next()?;
             Some((Ok(Frame::data(piece)), body))
@@ -222,11 +234,16 @@ struct LongList {
     first: Option<Vec<u8>>,
     pieces: Pieces,
     encoder: Option<GzEncoder<Vec<u8>>>,
+    grant: Grant,
     _permit: OwnedSemaphorePermit,
 }
 
 impl LongList {
     fn next(&mut self) -> Option<Bytes> {
+        // A list that breaks off is none: its client asks anew, and learns why.
+        if !self.grant.holds() {
+            return None;
+        }
         loop {
             let piece = self.first.take().or_else(|| self.pieces.next(PIECE));
             let Some(encoder) = &mut self.encoder else { return piece.map(Bytes::from) };

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::entry::EventType;
+use super::grant::Grant;
 use super::history::{Event, Recent, Snapshot, VersionError};
 use super::list::Scope;
 use super::live::{Bell, Live};
@@ -54,6 +55,7 @@ pub(crate) struct Stream {
     writer: Writer,
     bookmarks: bool,
     phase: Phase,
+    grant: Grant,
     bell: watch::Receiver<Bell>,
     /// When the stream ends: as its client wants, and not too late.
     deadline: Instant,
@@ -104,7 +106,7 @@ impl Stream {
         scope: Scope,
         view: View,
         watch: &Watch,
-        open: Open,
+        (grant, open): (Grant, Open),
     ) -> Result<Stream, Status> {
         let bell = server.live.bell();
         let phase = server.live.read(|history| match watch.start {
@@ -131,6 +133,7 @@ impl Stream {
             server,
             scope,
             phase,
+            grant,
             bell,
             told,
             _open: open,
@@ -141,7 +144,9 @@ impl Stream {
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
             let bell = *self.bell.borrow_and_update();
-            if bell.draining || self.deadline <= Instant::now() {
+            let over = bell.draining || self.deadline <= Instant::now();
+            // The client learns why when it asks anew.
+            if over || !self.grant.holds() {
                 self.phase = Phase::Ended;
             }
             let piece = match &mut self.phase {
@@ -157,7 +162,7 @@ impl Stream {
         }
     }
 
-    /// Waits for news, the heartbeat or the deadline.
+    /// Waits for news, other tokens, the heartbeat or the deadline.
     async fn wait(&mut self) {
         let wake = match self.bookmarks {
             true => self.deadline.min(self.told + HEARTBEAT),

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::*;
+use crate::server::access::{Peer, User};
 use crate::server::entry::Content;
 use crate::server::history::{Change, History, Limits};
 use crate::server::query::{Options, Verb};
@@ -32,7 +33,10 @@ fn watch_in(server: &Server, resource: Resource, query: &str) -> Result<Stream, 
     let scope = Scope { resource, namespace: None, selector: options.selector };
     let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
     let open = Open::new(server.metrics.watchers(resource), permit);
-    Stream::begin(server.clone(), scope, View::Whole, &watch, open)
+    let peer = Peer { private: true, local: true, rebindable: false, address: String::new() };
+    let anonymous = (User::Anonymous, None);
+    let grant = Grant::new(Arc::default(), server.live.clone(), anonymous, peer, resource);
+    Stream::begin(server.clone(), scope, View::Whole, &watch, (grant, open))
 }
 
 fn watch(server: &Server, query: &str) -> Stream {
