@@ -28,6 +28,7 @@ mod stall;
 mod state;
 mod status;
 mod table;
+mod text;
 mod tls;
 mod view;
 mod watch;
@@ -57,7 +58,7 @@ use watch::Server;
 /// Connections at once, by default: more clients than one machine's folder has, few enough for
 /// their buffers to stay within 200 MB when all of them are slow.
 const MAX_CONNECTIONS: &str = "1024";
-/// Watches and long lists at once, by default: eight kinds on each connection.
+/// Watches and lists at once, by default: eight kinds on each connection.
 const MAX_WATCHES: &str = "8192";
 /// Descriptors besides connections: files, inotify, the admin endpoint.
 const OTHER_DESCRIPTORS: u64 = 256;
@@ -99,7 +100,7 @@ pub struct Config {
     )]
     max_connections: usize,
 
-    /// Watches and long lists at once; those beyond are answered with 429
+    /// Watches and lists at once; those beyond are answered with 429
     #[arg(long, env = "SWITCHYARD_MAX_WATCHES", value_name = "N", default_value = MAX_WATCHES)]
     max_watches: usize,
 
@@ -152,7 +153,7 @@ pub async fn run(
 
     let server = Server { live: live.clone(), metrics };
     show(&daemon, &server, &config);
-    let api = Api { server, access, streams: Arc::new(Semaphore::new(config.max_watches)) };
+    let api = Api::new(server, access, config.max_watches);
     reload::keep(&config, &api, &tls, &daemon);
     tokio::select! {
         loaded = loaded => loaded.map_err(|e| Failure::failed("the folder's thread ended", e))?,

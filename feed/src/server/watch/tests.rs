@@ -9,6 +9,7 @@ use crate::server::entry::Content;
 use crate::server::history::{Change, History, Limits};
 use crate::server::query::{Options, Verb};
 use crate::server::resource::Resource;
+use crate::server::text::{PIECE, SHARED};
 
 fn put(resource: Resource, name: &str, app: &str) -> Change {
     let object = json!({"metadata": {"labels": {"app": app}}});
