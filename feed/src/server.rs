@@ -13,6 +13,7 @@ mod defaults;
 mod derived;
 mod discovery;
 mod entry;
+mod grant;
 mod history;
 mod list;
 mod live;
@@ -27,6 +28,7 @@ mod stall;
 mod state;
 mod status;
 mod table;
+mod text;
 mod tls;
 mod view;
 mod watch;
@@ -58,7 +60,7 @@ use crate::own_token::{self, OwnToken};
 /// Connections at once, by default: more clients than one machine's folder has, few enough for
 /// their buffers to stay within 200 MB when all of them are slow.
 const MAX_CONNECTIONS: &str = "1024";
-/// Watches and long lists at once, by default: eight kinds on each connection.
+/// Watches and lists at once, by default: eight kinds on each connection.
 const MAX_WATCHES: &str = "8192";
 /// Descriptors besides connections: files, inotify, the admin endpoint.
 const OTHER_DESCRIPTORS: u64 = 256;
@@ -102,7 +104,7 @@ pub struct Config {
     )]
     max_connections: usize,
 
-    /// Watches and long lists at once; those beyond are answered with 429
+    /// Watches and lists at once; those beyond are answered with 429
     #[arg(long, env = "SWITCHYARD_MAX_WATCHES", value_name = "N", default_value = MAX_WATCHES)]
     max_watches: usize,
 
@@ -161,13 +163,14 @@ pub async fn run(
 
     let server = Server { live: live.clone(), metrics };
     show(&daemon, &server, &config);
-    reload::keep(&config, &access, own, &tls, &daemon);
+    let api = Api::new(server, access, config.max_watches);
+    reload::keep(&config, &api, own, &tls, &daemon);
     tokio::select! {
         loaded = loaded => loaded.map_err(|e| Failure::failed("the folder's thread ended", e))?,
         () = daemon.shutdown.draining() => return Ok(()),
     }
     let gate = Gate {
-        api: Api { server, access, streams: Arc::new(Semaphore::new(config.max_watches)) },
+        api,
         tls,
         room: Arc::new(Semaphore::new(config.max_connections)),
         shutdown: daemon.shutdown.clone(),

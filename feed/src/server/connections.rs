@@ -15,10 +15,11 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -229,12 +230,10 @@ impl Gate {
                 continue;
             };
             let connection = serve(self.clone(), stream, peer);
-            let open = metrics.connections.clone();
-            open.inc();
+            let open = Open::new(metrics.connections.clone(), permit);
             connections.spawn(async move {
                 connection.await;
-                open.dec();
-                drop(permit);
+                drop(open);
             });
         }
     }
@@ -292,6 +291,26 @@ impl Gate {
         if let Err(error) = ended {
             tracing::debug!(%error, "connection");
         }
+    }
+}
+
+/// Counts an open connection, however it ends.
+#[derive(Debug)]
+struct Open {
+    gauge: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(gauge: Gauge, permit: OwnedSemaphorePermit) -> Open {
+        gauge.inc();
+        Open { gauge, _permit: permit }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge.dec();
     }
 }
 

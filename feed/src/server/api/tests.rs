@@ -67,11 +67,7 @@ fn api() -> Api {
         put(Resource::Ingresses, "shop", "web", json!({"spec": {}})),
     ]);
     let metrics = Metrics::new(&daemon::Daemon::detached("feed", 1).metrics);
-    Api {
-        server: Server { live: Arc::new(live), metrics },
-        access: Arc::default(),
-        streams: Arc::new(Semaphore::new(3)),
-    }
+    Api::new(Server { live: Arc::new(live), metrics }, Arc::default(), 3)
 }
 
 fn loopback() -> Peer {
@@ -439,6 +435,20 @@ async fn there_are_no_more_watches_than_the_limit() {
     assert_eq!(refused.status(), 429);
     assert_eq!(refused.headers()["retry-after"], "1");
     open.pop();
+    assert_eq!(api.answer(&request(), &loopback()).status(), 200);
+}
+
+/// Short lists held their whole text for as long as nobody took it, and nobody counted them.
+#[tokio::test(start_paused = true)]
+async fn lists_that_are_not_taken_are_counted() {
+    let api = api();
+    let request = || Request::builder().uri(SERVICES).body(()).unwrap();
+    let mut open: Vec<_> = (0..3).map(|_| api.answer(&request(), &loopback())).collect();
+    assert!(open.iter().all(|response| response.status() == 200));
+    assert_eq!(api.answer(&request(), &loopback()).status(), 429);
+    let list = open.pop().unwrap().into_body().collect().await.unwrap().to_bytes();
+    let list: Value = serde_json::from_slice(&list).unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 4);
     assert_eq!(api.answer(&request(), &loopback()).status(), 200);
 }
 
