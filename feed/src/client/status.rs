@@ -165,6 +165,8 @@ impl Status {
         let text = fault.to_string();
         // All kinds come from one server: what they have in common is said once.
         let is_known = inner.is_known(&text);
+        // What was saved is served instead: that is no reason not to be asked.
+        let serves_snapshot = inner.snapshot.is_some();
         let state = inner.kind(kind);
         let lost = state.lost.get_or_insert_with(|| Lost {
             since: Instant::now(),
@@ -174,7 +176,7 @@ impl Status {
         if lost.fault.as_ref() == Some(&text) {
             return;
         }
-        if !state.listed {
+        if !state.listed && !serves_snapshot {
             state.waiting = Some(readiness.block(waiting_for(kind, Some(&text))));
         }
         let kind = kind.as_str();
