@@ -46,6 +46,8 @@ pub(super) struct State {
     pub(super) frozen: bool,
     /// Bookmarks after each change, as our feed sends them.
     pub(super) bookmarks: bool,
+    /// Paths that end so are answered with 403.
+    pub(super) forbid: Option<&'static str>,
     /// Requires this token.
     pub(super) token: Option<String>,
     /// All requests so far: path and query.
@@ -75,6 +77,7 @@ impl Fake {
             refuse: VecDeque::new(),
             frozen: false,
             bookmarks: true,
+            forbid: None,
             token: None,
             requests: Vec::new(),
         };
@@ -247,6 +250,10 @@ impl Connection {
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let query: BTreeMap<&str, &str> =
             query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let forbidden = self.state.lock().unwrap().forbid.is_some_and(|end| path.ends_with(end));
+        if forbidden {
+            return self.respond(403, "", "{\"kind\":\"Status\",\"message\":\"no\"}").await;
+        }
         match path {
             "/version" => {
                 let ours = self.state.lock().unwrap().ours;

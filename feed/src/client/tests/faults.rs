@@ -478,3 +478,20 @@ async fn invalid_objects_are_named_and_their_last_good_state_stays() {
     world.in_sync(RECOVERY).await;
     world.until("mended", |world| world.page()["errors"] == 0).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_kind_does_not_delay_the_others() {
+    let world = World::new().await;
+    world.fake.state().forbid = Some("/ingresses");
+    world.fake.act(Act::Break);
+    world.until("refused", |world| world.page()["kinds"]["Ingress"]["fault"] == "403 no").await;
+    // The first change may wait a second for the kind to come back; no later one does.
+    let mut took = Vec::new();
+    while took.len() < 6 && !took.iter().any(|took| *took < Duration::from_millis(500)) {
+        let begun = Instant::now();
+        world.fake.put("first");
+        world.in_sync(RECOVERY).await;
+        took.push(begun.elapsed());
+    }
+    assert!(took.len() < 6, "all of them are late: {took:?}");
+}
