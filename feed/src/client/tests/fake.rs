@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) expire_tokens: u32,
     /// The next responses, to any request but for who it is: status and headers.
     pub(super) refuse: VecDeque<(u16, String)>,
+    /// What answers at `/version` instead: status, headers and body.
+    pub(super) impostor: Option<(u16, &'static str, &'static str)>,
     /// Accepts connections, and says nothing.
     pub(super) frozen: bool,
     /// Bookmarks after each change, as our feed sends them.
@@ -75,6 +77,7 @@ impl Fake {
             page: 2,
             expire_tokens: 0,
             refuse: VecDeque::new(),
+            impostor: None,
             frozen: false,
             bookmarks: true,
             forbid: None,
@@ -256,6 +259,10 @@ impl Connection {
         }
         match path {
             "/version" => {
+                let impostor = self.state.lock().unwrap().impostor;
+                if let Some((code, headers, body)) = impostor {
+                    return self.respond(code, headers, body).await;
+                }
                 let ours = self.state.lock().unwrap().ours;
                 let git = if ours { "v1.36.0+switchyard.0" } else { "v1.36.2" };
                 self.respond(200, "", &format!("{{\"gitVersion\":\"{git}\"}}")).await

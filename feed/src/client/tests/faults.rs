@@ -495,3 +495,46 @@ async fn a_refused_kind_does_not_delay_the_others() {
     }
     assert!(took.len() < 6, "all of them are late: {took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_no_apis_does_not_make_our_feed_a_foreign_server() {
+    let page = "<html>please wait</html>";
+    for (code, headers, body, told) in [
+        (200, "", page, "200 <html>please wait</html>"),
+        (200, "Content-Encoding: gzip\r\n", "\u{1f}\u{8}", "200"),
+        (302, "Location: /login\r\n", "", "302"),
+        (404, "", "no such page", "404 no such page"),
+    ] {
+        let world = World::new().await;
+        world.fake.state().impostor = Some((code, headers, body));
+        world.fake.act(Act::Break);
+        let told = format!("/version is answered as by no API: {told}");
+        let is_told = |kind: &serde_json::Value| kind["fault"] == *told;
+        world
+            .until("all kinds are at fault", |world| {
+                world.page()["kinds"].as_object().unwrap().values().all(is_told)
+            })
+            .await;
+        world.fake.put("third");
+        world.fake.state().impostor = None;
+        world.in_sync(RECOVERY).await;
+        let kinds = world.page()["kinds"].clone();
+        assert_eq!(kinds["Service"]["server"], "switchyard feed", "{code}");
+        assert_eq!(world.requests("kube-system"), 0, "it is asked as our own feed: {code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retry_after_is_heeded_when_the_server_is_asked_who_it_is() {
+    let world = World::new().await;
+    world.fake.state().impostor =
+        Some((429, "Retry-After: 2\r\n", "{\"kind\":\"Status\",\"message\":\"no\"}"));
+    world.fake.act(Act::Break);
+    world.until("refused", |world| world.page()["kinds"]["Service"]["fault"] == "429 no").await;
+    let refused = Instant::now();
+    world.fake.state().impostor = None;
+    world.fake.put("third");
+    world.in_sync(Duration::from_secs(2) + RECOVERY).await;
+    // Well above the 100 ms that the first wait would take at most.
+    assert!(refused.elapsed() >= Duration::from_millis(1500), "{:?}", refused.elapsed());
+}
