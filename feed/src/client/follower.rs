@@ -224,7 +224,12 @@ fn note(decoder: &mut Decoder, told: Told<'_>, items: &mut Vec<Item>) {
             items.push(Item::Change(Event::Delete(key(name)), meta.version));
         }
         Told::Bookmark(version) => items.push(Item::Bookmark(version)),
-        Told::TooLong(begin) => items.push(Item::Rejected(decoder.too_long(begin))),
+        Told::TooLong { name, in_list } => {
+            let name = name.map(|(namespace, name)| decoder.name(&namespace, &name));
+            let kept = name.clone().filter(|_| in_list).map(key);
+            items.extend(kept.map(|key| Item::InList(Event::InitKeep(key))));
+            items.push(Item::Rejected(Rejection::too_long(name)));
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
+use crate::client::MAX_OBJECT;
+
 /// What a test makes all open watches do.
 #[derive(Clone, Debug)]
 pub(super) enum Act {
@@ -32,6 +34,8 @@ pub(super) struct State {
     pub(super) version: u64,
     /// Name → version.
     pub(super) services: BTreeMap<String, u64>,
+    /// The Service that lists hold with more JSON than a client reads.
+    pub(super) giant: Option<&'static str>,
     history: Vec<(u64, &'static str, String)>,
     /// Watches from before this version get a 410.
     pub(super) oldest: u64,
@@ -71,6 +75,7 @@ impl Fake {
             identity: "first".into(),
             version: 1000,
             services: BTreeMap::new(),
+            giant: None,
             history: Vec::new(),
             oldest: 1000,
             streaming: true,
@@ -185,6 +190,15 @@ impl Drop for Fake {
             accepting.abort();
         }
         self.act(Act::Break);
+    }
+}
+
+impl State {
+    fn padded(&self, name: &str, text: String) -> String {
+        if self.giant != Some(name) {
+            return text;
+        }
+        text.replace("\"spec\"", &format!("\"x\":\"{}\",\"spec\"", "x".repeat(MAX_OBJECT)))
     }
 }
 
@@ -347,7 +361,8 @@ impl Connection {
             let (lines, version) = {
                 let state = self.state.lock().unwrap();
                 let all = state.services.iter().filter(|_| services);
-                let lines: String = all.map(|(n, v)| line("ADDED", n, *v)).collect();
+                let lines: String =
+                    all.map(|(n, v)| state.padded(n, line("ADDED", n, *v))).collect();
                 (lines + &bookmark(state.version, true), state.version)
             };
             self.chunk(&lines).await?;
@@ -399,7 +414,8 @@ fn page(state: &State, path: &str, query: &BTreeMap<&str, &str>) -> String {
     if shown.len() < rest.len() {
         write!(next, ",\"continue\":\"{}\"", shown.last().unwrap().0).unwrap();
     }
-    let items: Vec<_> = shown.iter().map(|(name, version)| service(name, **version)).collect();
+    let item = |name: &str, version| state.padded(name, service(name, version));
+    let items: Vec<_> = shown.iter().map(|(name, version)| item(name, **version)).collect();
     format!(
         "{{\"kind\":\"List\",\"metadata\":{{\"resourceVersion\":\"{}\"{next}}},\"items\":[{}]}}",
         state.version,

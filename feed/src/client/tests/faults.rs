@@ -347,11 +347,11 @@ async fn a_giant_line_costs_nobody_else_anything() {
     let giant = line("ADDED", "giant", version)
         .replace("\"spec\"", &format!("\"x\":\"{}\",\"spec\"", "x".repeat(MAX_OBJECT)));
     world.fake.act(Act::Raw(giant));
-    world.fake.put("third");
-    world.in_sync(PATIENCE).await;
     world
         .until("named", |world| world.page()["rejected"][0]["object"] == "Service shop/giant")
         .await;
+    world.fake.put("third");
+    world.in_sync(PATIENCE).await;
     assert_eq!(world.requests("limit=1"), 0, "the watch goes on");
 }
 
@@ -537,4 +537,30 @@ async fn retry_after_is_heeded_when_the_server_is_asked_who_it_is() {
     world.in_sync(Duration::from_secs(2) + RECOVERY).await;
     // Well above the 100 ms that the first wait would take at most.
     assert!(refused.elapsed() >= Duration::from_millis(1500), "{:?}", refused.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_giant_in_a_list_keeps_its_last_good_state() {
+    for streaming in [true, false] {
+        let prepare = |fake: &Fake| fake.state().streaming = streaming;
+        let world = World::with(Patience::default(), prepare).await;
+        world.fake.state().giant = Some("second");
+        world.fake.put_untold(&["third"], &["first"]);
+        world.fake.act(Act::Raw(error(410)));
+        world.in_sync(PATIENCE).await;
+        assert!(world.here().contains_key("second"));
+        let page = world.page();
+        assert_eq!(page["rejected"][0]["object"], "Service shop/second");
+        assert_eq!(page["rejected"][0]["message"], "its JSON is longer than 8 MiB");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_name_is_an_error_until_the_next_list() {
+    let world = World::new().await;
+    let nameless = format!("{{\"type\":\"ADDED\",\"x\":\"{}\"}}\n", "x".repeat(MAX_OBJECT));
+    world.fake.act(Act::Raw(nameless));
+    world.until("counted", |world| world.page()["errors"] == 1).await;
+    world.fake.act(Act::Raw(error(410)));
+    world.until("listed anew", |world| world.page()["errors"] == 0).await;
 }
