@@ -7,6 +7,7 @@
 //! nothing; what was deleted while it was away goes when it is back.
 
 mod backoff;
+mod beginning;
 mod credentials;
 mod cut;
 pub(crate) mod decode;

@@ -151,7 +151,10 @@ pub async fn run(
     let version = saved.ceiling.max(clock_version());
     if let Some(state) = &state {
         let ahead = Saved { ceiling: version + AHEAD, ..saved.clone() };
-        state.save(&ahead).map_err(|e| Failure::failed("cannot write the state", e))?;
+        // A full disk is no reason not to serve. Versions begin at the clock all the same.
+        if let Err(error) = state.save(&ahead) {
+            tracing::warn!(%error, "cannot write the state: it is tried again");
+        }
     }
     let live = Arc::new(Live::new(History::new(version, Limits::DEFAULT)));
     let metrics = Metrics::new(&daemon.metrics);
