@@ -12,6 +12,7 @@ mod connections;
 mod defaults;
 mod derived;
 mod discovery;
+mod dues;
 mod entry;
 mod grant;
 mod history;
@@ -24,6 +25,7 @@ mod reload;
 mod resource;
 mod route;
 mod selector;
+mod share;
 mod stall;
 mod state;
 mod status;
@@ -40,7 +42,6 @@ use std::time::{Duration, SystemTime};
 
 use daemon::{Daemon, Failure};
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use access::{Access, Tokens};
@@ -52,6 +53,7 @@ use live::Live;
 use metrics::Metrics;
 use publish::Publisher;
 use resource::Resource;
+use share::Shares;
 use state::{AHEAD, Saved, StateDir};
 use watch::Server;
 
@@ -62,6 +64,9 @@ use crate::own_token::{self, OwnToken};
 const MAX_CONNECTIONS: &str = "1024";
 /// Watches and lists at once, by default: eight kinds on each connection.
 const MAX_WATCHES: &str = "8192";
+/// What one client address may take of both: one that takes all it can leaves as much to the
+/// others, and a whole cluster behind one address is served.
+const MAX_SHARE_PER_CLIENT: &str = "50";
 /// Descriptors besides connections: files, inotify, the admin endpoint.
 const OTHER_DESCRIPTORS: u64 = 256;
 
@@ -107,6 +112,18 @@ pub struct Config {
     /// Watches and lists at once; those beyond are answered with 429
     #[arg(long, env = "SWITCHYARD_MAX_WATCHES", value_name = "N", default_value = MAX_WATCHES)]
     max_watches: usize,
+
+    /// What one client address may take of --max-connections and --max-watches, in percent
+    ///
+    /// This machine may take all but a sixteenth, whatever the address.
+    #[arg(
+        long,
+        env = "SWITCHYARD_MAX_SHARE_PER_CLIENT",
+        value_name = "PERCENT",
+        default_value = MAX_SHARE_PER_CLIENT,
+        value_parser = clap::value_parser!(u8).range(1..=100)
+    )]
+    max_share_per_client: u8,
 
     /// How long connections may take to end after SIGTERM; watches end at once
     #[arg(
@@ -166,7 +183,8 @@ pub async fn run(
 
     let server = Server { live: live.clone(), metrics };
     show(&daemon, &server, &config);
-    let api = Api::new(server, access, config.max_watches);
+    let share = |what, total| Shares::new(what, total, config.max_share_per_client);
+    let api = Api::new(server, access, share("watches", config.max_watches));
     reload::keep(&config, &api, own, &tls, &daemon);
     tokio::select! {
         loaded = loaded => loaded.map_err(|e| Failure::failed("the folder's thread ended", e))?,
@@ -175,7 +193,7 @@ pub async fn run(
     let gate = Gate {
         api,
         tls,
-        room: Arc::new(Semaphore::new(config.max_connections)),
+        room: share("connections", config.max_connections),
         shutdown: daemon.shutdown.clone(),
     };
     drop(starting);

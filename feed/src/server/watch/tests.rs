@@ -1,7 +1,6 @@
 //! Watches as their clients see them, on a paused clock.
 
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use super::*;
 use crate::server::access::{Peer, User};
@@ -9,6 +8,7 @@ use crate::server::entry::Content;
 use crate::server::history::{Change, History, Limits};
 use crate::server::query::{Options, Verb};
 use crate::server::resource::Resource;
+use crate::server::share::{Client, Shares};
 use crate::server::text::{PIECE, SHARED};
 
 fn put(resource: Resource, name: &str, app: &str) -> Change {
@@ -32,8 +32,8 @@ fn watch_in(server: &Server, resource: Resource, query: &str) -> Result<Stream, 
     let options = Options::parse(resource, &format!("watch=1&{query}"))?;
     let Verb::Watch(watch) = options.verb else { panic!("{query} is no watch") };
     let scope = Scope { resource, namespace: None, selector: options.selector };
-    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    let open = Open::new(server.metrics.watchers(resource), permit);
+    let place = Shares::new("watches", 1, 100).take(Client::Local).unwrap();
+    let open = Open::new(server.metrics.watchers(resource), place);
     let peer = Peer { private: true, rebindable: false, address: String::new() };
     let anonymous = (User::Anonymous, None);
     let grant = Grant::new(Arc::default(), server.live.clone(), anonymous, peer, resource);
@@ -93,11 +93,11 @@ async fn a_streaming_list_ends_with_a_bookmark_and_goes_on() {
 async fn a_batch_is_a_cut_for_the_streams_of_other_kinds() {
     let server = server(Limits::DEFAULT);
     let query = "resourceVersion=3&allowWatchBookmarks=true";
-    let mut secrets = watch_in(&server, Resource::Secrets, query).unwrap();
+    let mut ingresses = watch_in(&server, Resource::Ingresses, query).unwrap();
     let mut services = watch(&server, query);
     server.live.commit(vec![put(Resource::Services, "c", "x")]);
     expect(&mut services, "ADDED c@4 BOOKMARK@4").await;
-    expect(&mut secrets, "BOOKMARK@4").await;
+    expect(&mut ingresses, "BOOKMARK@4").await;
 }
 
 #[tokio::test(start_paused = true)]
