@@ -93,11 +93,11 @@ async fn a_streaming_list_ends_with_a_bookmark_and_goes_on() {
 async fn a_batch_is_a_cut_for_the_streams_of_other_kinds() {
     let server = server(Limits::DEFAULT);
     let query = "resourceVersion=3&allowWatchBookmarks=true";
-    let mut secrets = watch_in(&server, Resource::Secrets, query).unwrap();
+    let mut ingresses = watch_in(&server, Resource::Ingresses, query).unwrap();
     let mut services = watch(&server, query);
     server.live.commit(vec![put(Resource::Services, "c", "x")]);
     expect(&mut services, "ADDED c@4 BOOKMARK@4").await;
-    expect(&mut secrets, "BOOKMARK@4").await;
+    expect(&mut ingresses, "BOOKMARK@4").await;
 }
 
 #[tokio::test(start_paused = true)]
