@@ -24,6 +24,8 @@ pub(crate) struct Hub {
     kinds: Vec<Kind>,
     store: Store,
     cuts: Cuts<Event>,
+    /// By stream: whether a list is under way.
+    listing: Vec<bool>,
     publisher: Publisher,
     status: Status,
     state: Option<State>,
@@ -56,6 +58,7 @@ impl Hub {
         }
         Hub {
             cuts: Cuts::new(followed.len()),
+            listing: vec![false; followed.len()],
             kinds: followed,
             store,
             publisher,
@@ -105,6 +108,7 @@ impl Hub {
                     self.note(&event);
                     self.cuts.push(stream, &version, event, news.received);
                     if is_list {
+                        self.listing[stream] = false;
                         self.cuts.told(stream, &version);
                         self.status.list_ends(kind);
                     }
@@ -121,6 +125,10 @@ impl Hub {
                 }
                 Item::Fault(fault) => {
                     self.cuts.lost(stream, news.received);
+                    // It begins anew, if at all: until then it need not fill the memory.
+                    if std::mem::take(&mut self.listing[stream]) {
+                        self.store.forget_list(RecordKind::Of(kind));
+                    }
                     self.status.fault(kind, &fault);
                 }
             }
@@ -135,6 +143,7 @@ impl Hub {
                 self.store.handle(earlier);
             }
             self.status.list_begins(kind);
+            self.listing[stream] = true;
         }
         self.note(&event);
         self.store.handle(event);

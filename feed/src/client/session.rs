@@ -164,7 +164,7 @@ impl Session {
                 Fault::Broken("the list ended before its end".to_owned())
             }
             Reading::List { page, meta: Some(Ok(meta)) } if page.has_items() => {
-                return match self.machine.page(&meta, now) {
+                return match self.machine.page(&meta, page.is_empty(), now) {
                     Verdict::InitDone(version) => {
                         tell(Told::InitDone(version));
                         Ok(())

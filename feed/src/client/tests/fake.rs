@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) version: u64,
     /// Name → version.
     pub(super) services: BTreeMap<String, u64>,
+    /// Streaming lists never end.
+    pub(super) endless: bool,
     /// The Service that lists hold with more JSON than a client reads.
     pub(super) giant: Option<&'static str>,
     history: Vec<(u64, &'static str, String)>,
@@ -75,6 +77,7 @@ impl Fake {
             identity: "first".into(),
             version: 1000,
             services: BTreeMap::new(),
+            endless: false,
             giant: None,
             history: Vec::new(),
             oldest: 1000,
@@ -357,6 +360,12 @@ impl Connection {
         self.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
         let services = path.ends_with("/services");
         let mut from: u64 = query.get("resourceVersion").map_or(0, |v| v.parse().unwrap());
+        let mut more = 0;
+        while streaming && services && self.state.lock().unwrap().endless {
+            let lines = (0..100).map(|n| line("ADDED", &format!("more-{}", more + n), 900));
+            self.chunk(&lines.collect::<String>()).await?;
+            more += 100;
+        }
         if streaming {
             let (lines, version) = {
                 let state = self.state.lock().unwrap();

@@ -18,6 +18,8 @@ const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingre
 /// busy machine takes besides. The two seconds are held exactly in simulated time, in the faults
 /// of the conversation.
 pub(super) const RECOVERY: Duration = Duration::from_secs(5);
+/// What a list of these tests may take.
+const MAX_LIST: usize = 1 << 20;
 /// How long other conditions may take on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -81,7 +83,8 @@ impl World {
     ) -> World {
         let (url, token_file) = (url.clone(), config.token_file.clone());
         let place = Place::Url { url, token_file, ca_file: config.ca_file.clone() };
-        let follow = Follow { place, address: "fake".into(), is_local: true };
+        let address = "fake".into();
+        let follow = Follow { place, address, is_local: true, max_list: MAX_LIST };
         let updates = follow.begin(config, patience, KINDS, &daemon).unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
         tokio::spawn(consume(updates, seen.clone()));
@@ -563,4 +566,18 @@ async fn what_has_no_name_is_an_error_until_the_next_list() {
     world.until("counted", |world| world.page()["errors"] == 1).await;
     world.fake.act(Act::Raw(error(410)));
     world.until("listed anew", |world| world.page()["errors"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_without_an_end_is_left() {
+    let patience = Patience { backoff: Duration::from_millis(300), ..Patience::default() };
+    let world = World::with(patience, |_| ()).await;
+    world.fake.state().endless = true;
+    world.fake.put_untold(&["third"], &["second"]);
+    world.fake.act(Act::Raw(error(410)));
+    let fault = "the list takes more than 1 MiB";
+    world.until("left", |world| world.page()["kinds"]["Service"]["fault"] == fault).await;
+    assert_eq!(world.here().len(), 2, "nothing of it is served, and nothing is gone");
+    world.fake.state().endless = false;
+    world.in_sync(PATIENCE).await;
 }
