@@ -163,6 +163,8 @@ impl Follow {
                 session: Session::new(machine, MAX_OBJECT),
                 transport: transport.clone(),
                 decoder: Decoder::new(kind, local_endpoints),
+                doubted: false,
+                told: false,
                 listed: 0,
                 max_list: self.max_list,
                 hub: sender.clone(),

@@ -41,7 +41,7 @@ pub(crate) enum Item {
     Bookmark(Version),
     /// An object is not served, or not as it is now; which list named it shows in the order.
     Rejected(Rejection),
-    /// The server answers.
+    /// A watch is open and nothing is missing from it; what is told shows the same by itself.
     Well,
     Fault(Fault),
 }
@@ -57,6 +57,11 @@ pub(crate) struct Follower {
     /// What it may take.
     pub(crate) max_list: usize,
     pub(crate) hub: mpsc::Sender<News>,
+    /// The last watch broke and had told nothing: another that is merely open is no proof that
+    /// the server answers.
+    pub(crate) doubted: bool,
+    /// Something was told in the last response.
+    pub(crate) told: bool,
     /// Changes at each SIGHUP.
     pub(crate) reloads: watch::Receiver<u64>,
 }
@@ -98,6 +103,8 @@ impl Follower {
                 Fault::Unreachable(_) => self.transport.refresh_files().await,
                 _ => {}
             }
+            let broke = matches!(fault, Fault::Broken(_) | Fault::Silent(_) | Fault::Unreadable(_));
+            self.doubted |= broke && !self.told;
             self.tell(vec![Item::Fault(fault)], Instant::now()).await?;
         }
         Ok(())
@@ -119,6 +126,7 @@ impl Follower {
     /// One request and all of its response.
     async fn exchange(&mut self, link: &mut Link) -> Result<Result<(), Fault>, Unread> {
         let Next::Ask(ask) = self.session.next() else { return Ok(Ok(())) };
+        self.told = false;
         let path = target(self.kind, &ask.query());
         let patience = self.session.machine().patience().response;
         let response = match timeout(patience, link.get(&path)).await {
@@ -134,14 +142,18 @@ impl Follower {
             (&mut self.session, Notes::new(&mut self.decoder, &mut self.listed, &mut items));
         let retry_after = retry_after(&head.headers);
         session.response(code, retry_after, received, &mut |told| notes.take(told));
-        if code == 200 {
-            items.push(Item::Well);
-        }
+        let proven = received + self.session.machine().patience().healthy;
+        let mut is_proven = self.doubted;
         loop {
             self.tell(std::mem::take(&mut items), received).await?;
             let silence = self.session.machine().silence();
             let frame = tokio::select! {
                 frame = timeout(silence, body.frame()) => frame,
+                () = sleep_until(proven.into()), if !is_proven && self.session.is_whole() => {
+                    is_proven = true;
+                    items.push(Item::Well);
+                    continue;
+                }
                 changed = self.reloads.changed() => {
                     self.reload(changed.is_ok());
                     return Ok(Err(Fault::Ended));
@@ -192,9 +204,13 @@ impl Follower {
         }
     }
 
-    async fn tell(&self, items: Vec<Item>, received: Instant) -> Result<(), Unread> {
+    async fn tell(&mut self, items: Vec<Item>, received: Instant) -> Result<(), Unread> {
         if items.is_empty() {
             return Ok(());
+        }
+        if items.iter().any(|item| matches!(item, Item::Change(..) | Item::Bookmark(_))) {
+            self.told = true;
+            self.doubted = false;
         }
         let news = News { kind: self.kind, received, items };
         self.hub.send(news).await.map_err(|_| Unread)

@@ -95,7 +95,9 @@ impl Hub {
         let kind = news.kind;
         let stream = self.kinds.iter().position(|other| *other == kind);
         let stream = stream.expect("only kinds that are followed have news");
-        self.status.heard(kind);
+        if news.items.iter().any(|item| !matches!(item, Item::Well | Item::Fault(_))) {
+            self.status.heard(kind);
+        }
         for item in news.items {
             match item {
                 Item::Connected(server) => {
@@ -112,11 +114,13 @@ impl Hub {
                         self.cuts.told(stream, &version);
                         self.status.list_ends(kind);
                     }
-                    self.status.version(kind, version);
+                    self.cuts.found(stream);
+                    self.status.told(kind, version);
                 }
                 Item::Bookmark(version) => {
                     self.cuts.told(stream, &version);
-                    self.status.version(kind, version);
+                    self.cuts.found(stream);
+                    self.status.told(kind, version);
                 }
                 Item::Rejected(rejection) => self.status.rejected(kind, rejection),
                 Item::Well => {

@@ -384,7 +384,6 @@ impl Machine {
     }
 
     /// Whether changes come in: the list is complete and its watch open.
-    #[cfg(test)]
     pub(crate) fn is_watching(&self) -> bool {
         matches!(self.state, State::Asked { in_list: false, .. })
     }

@@ -74,6 +74,12 @@ impl Session {
         self.machine.next()
     }
 
+    /// Whether a watch is open and no line of it has begun.
+    pub(crate) fn is_whole(&self) -> bool {
+        let is_inside = matches!(&self.reading, Reading::Watch(lines) if lines.is_inside());
+        self.machine.is_watching() && !is_inside
+    }
+
     pub(crate) fn wake(&mut self) {
         self.machine.wake();
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::fake::{Act, Fake, bookmark, error, line};
+use super::fake::{Act, Fake, Misdeed, bookmark, error, line};
 use super::*;
 use crate::model::Model;
 use crate::name::Kind;
@@ -254,9 +254,9 @@ async fn retry_after_is_heeded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_is_left_and_found_again() {
     let patience = Patience {
-        silence_ours: Duration::from_millis(300),
-        silence_in_list: Duration::from_millis(300),
-        response: Duration::from_millis(300),
+        silence_ours: Duration::from_secs(1),
+        silence_in_list: Duration::from_secs(1),
+        response: Duration::from_secs(1),
         ..Patience::default()
     };
     let world = World::with(patience, |_| ()).await;
@@ -337,10 +337,11 @@ async fn bookmarks_alone_move_the_version() {
     // Only from that version can it resume.
     world.fake.state().oldest = version;
     world.fake.act(Act::Break);
+    let resumed = format!("resourceVersion={version}");
+    world.until("resumed", |world| world.requests(&resumed) == 3).await;
     world.fake.put("third");
     world.in_sync(RECOVERY).await;
     assert_eq!(world.requests("sendInitialEvents"), 3);
-    assert!(world.requests(&format!("resourceVersion={version}")) >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -580,4 +581,58 @@ async fn a_list_without_an_end_is_left() {
     assert_eq!(world.here().len(), 2, "nothing of it is served, and nothing is gone");
     world.fake.state().endless = false;
     world.in_sync(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_watches_tell_nothing_is_stale() {
+    for misdeed in [Misdeed::Half, Misdeed::Gone, Misdeed::Empty, Misdeed::Stuck] {
+        let world = World::new().await;
+        world.fake.state().misdeed = Some(misdeed);
+        let ends = matches!(misdeed, Misdeed::Gone | Misdeed::Empty);
+        world.fake.act(if ends { Act::End } else { Act::Break });
+        world.until("stale", |world| !world.daemon.readiness.reasons().is_empty()).await;
+        let reason = world.daemon.readiness.reasons().remove(0);
+        assert!(reason.starts_with("feed stale: lost fake at 2"), "{misdeed:?}: {reason}");
+        world.until("lost", |world| world.page()["connected"] == false).await;
+        // It asks again and again, and is answered, in a way, each time.
+        let asked = world.requests("watch=1");
+        if misdeed != Misdeed::Stuck {
+            world.until("asked again", |world| world.requests("watch=1") > asked + 6).await;
+        }
+        assert_eq!(world.daemon.readiness.reasons(), [reason], "{misdeed:?}");
+        world.fake.state().misdeed = None;
+        world.fake.wake();
+        world.fake.put("third");
+        world.in_sync(RECOVERY).await;
+        world.until("well", |world| world.daemon.readiness.reasons().is_empty()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_list_that_does_not_end_is_stale() {
+    let mut patience = Patience::default();
+    patience.silence_in_list = PATIENCE;
+    let world = World::with(patience, |_| ()).await;
+    {
+        let mut state = world.fake.state();
+        state.oldest = state.version + 1;
+        state.held = true;
+    }
+    world.fake.act(Act::Raw(error(410)));
+    world.until("stale", |world| !world.daemon.readiness.reasons().is_empty()).await;
+    let reason = world.daemon.readiness.reasons().remove(0);
+    assert!(reason.ends_with("the list that began does not end"), "{reason}");
+    world.fake.state().held = false;
+    world.fake.act(Act::Break);
+    world.until("well", |world| world.daemon.readiness.reasons().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_watch_shows_that_the_server_answers() {
+    let world = World::new().await;
+    world.fake.act(Act::Break);
+    world.until("lost", |world| world.page()["connected"] == false).await;
+    // No bookmark, no event: it is open, and that is all that a quiet server can show.
+    world.until("found", |world| world.page()["connected"] == true).await;
+    assert!(world.daemon.metrics.encode().contains("switchyard_feed_connected 1"));
 }
