@@ -106,9 +106,7 @@ fn main() -> ExitCode {
                 Err(error) => Err(Failure::failed("the demo failed", error)),
             }
         }),
-        Command::Up(t) => {
-            run_tool(&t.log, async { up::run(t.own).await.map_err(Failure::Configuration) })
-        }
+        Command::Up(t) => run_tool(&t.log, up::run(t.own)),
         Command::Check(config) => check::run(&config),
         Command::Explain(t) => {
             // Its output is the answer.

@@ -44,7 +44,7 @@ const REFRESH_EVERY: Duration = Duration::from_secs(5);
 
 /// A connection's read buffer. It grows to this during the first list and then stays, one for
 /// each kind; more would not make that list faster.
-const MAX_BUFFER: usize = 64 << 10;
+const MAX_BUFFER: usize = 32 << 10;
 
 const AGENT: &str = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
 
@@ -176,8 +176,9 @@ impl Transport {
         if let Some(credentials) = &access.credentials {
             return Ok(credentials.clone());
         }
-        let config = access.config.clone();
-        let made = tokio::task::spawn_blocking(move || Credentials::new(&config)).await;
+        let (config, place) = (access.config.clone(), self.place.clone());
+        let make = move || Credentials::new(&config).map(|made| made.or_own_token(&place));
+        let made = tokio::task::spawn_blocking(make).await;
         let made = made.map_err(|error| Fault::Unreachable(error.to_string()))?;
         let made = Arc::new(made.map_err(|error| Fault::Unreachable(chain(&error)))?);
         access.credentials = Some(made.clone());
