@@ -476,7 +476,7 @@ async fn a_file_that_is_always_being_replaced_is_served_without_inotify() {
         Catalogue::new(Kinds::all()),
         Store::new(Kinds::all()),
         Output::Mailbox(publisher),
-        Status::new(above.path().to_owned()),
+        Status::new(above.path().to_owned(), daemon::Readiness::default()),
     );
     let thread = std::thread::spawn(move || folder.run(&wakes));
     updates.next().await.unwrap();

@@ -611,8 +611,7 @@ async fn a_server_whose_watches_tell_nothing_is_stale() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_list_that_does_not_end_is_stale() {
-    let mut patience = Patience::default();
-    patience.silence_in_list = PATIENCE;
+    let patience = Patience { silence_in_list: PATIENCE, ..Patience::default() };
     let world = World::with(patience, |_| ()).await;
     {
         let mut state = world.fake.state();
