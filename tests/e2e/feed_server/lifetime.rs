@@ -154,6 +154,21 @@ fn a_folder_that_is_emptied_or_away_at_the_start_takes_nothing_away() {
 }
 
 #[test]
+fn a_state_that_cannot_be_written_stops_no_feed() {
+    let state = Folder::new();
+    // In the way of every write.
+    std::fs::create_dir_all(state.file("feed.objects.new/x")).unwrap();
+    let dir = state.path().display().to_string();
+    let feed = Feed::with(&["--state-dir", &dir]);
+    assert_eq!(feed.json(WEB)["spec"]["clusterIP"], "10.96.0.10");
+    std::fs::remove_dir_all(state.file("feed.objects.new")).unwrap();
+    feed.process.signal(Signal::SIGTERM);
+    assert!(feed.process.wait().success());
+    let text = std::fs::read_to_string(state.file("feed.objects")).unwrap();
+    assert!(text.contains("10.96.0.10"), "it was tried again: {text}");
+}
+
+#[test]
 fn a_state_folder_is_one_feeds_alone() {
     let state = Folder::new();
     let dir = state.path().display().to_string();
