@@ -54,9 +54,10 @@ use metrics::Metrics;
 use publish::Publisher;
 use resource::Resource;
 use share::Shares;
-use state::{AHEAD, Saved, StateDir};
+use state::{AHEAD, Kept, Saver, StateDir};
 use watch::Server;
 
+use crate::folder::Restored;
 use crate::own_token::{self, OwnToken};
 
 /// Connections at once, by default: more clients than one machine's folder has, few enough for
@@ -165,21 +166,22 @@ pub async fn run(
 
     let state = state_dir.map(|path| open_state(&path)).transpose()?;
     let saved = state.as_ref().map(StateDir::load).unwrap_or_default();
-    let version = saved.ceiling.max(clock_version());
-    if let Some(state) = &state {
-        let ahead = Saved { ceiling: version + AHEAD, ..saved.clone() };
-        // A full disk is no reason not to serve. Versions begin at the clock all the same.
-        if let Err(error) = state.save(&ahead) {
-            tracing::warn!(%error, "cannot write the state: it is tried again");
-        }
+    let version = saved.ceiling().max(clock_version());
+    if let Some(state) = &state
+        && let Err(error) = state.raise(&saved, version + AHEAD)
+    {
+        // The disk may be full. It is tried again; to serve is what matters more.
+        tracing::warn!(%error, "cannot write the state");
     }
     let live = Arc::new(Live::new(History::new(version, Limits::DEFAULT)));
     let metrics = Metrics::new(&daemon.metrics);
-    let (publisher, loaded) = Publisher::new(live.clone(), metrics.clone(), &saved);
-    follow(&config.dir, publisher, &daemon)?;
-    if let Some(state) = state {
-        state::keep(state, live.clone(), version + AHEAD);
-    }
+    let kept = Arc::new(Kept::default());
+    let (publisher, loaded) = Publisher::new(live.clone(), metrics.clone(), &saved, kept.clone());
+    follow(&config.dir, saved.files, publisher, &daemon)?;
+    let saving = state.map(|dir| {
+        let saver = Saver { dir, kept, live: live.clone(), ceiling: version + AHEAD };
+        saver.begin(daemon.shutdown.clone())
+    });
 
     let server = Server { live: live.clone(), metrics };
     show(&daemon, &server, &config);
@@ -198,6 +200,9 @@ pub async fn run(
     };
     drop(starting);
     serve(gate, listeners, &daemon, config.drain_timeout).await;
+    if let Some(saving) = saving {
+        saving.await.map_err(|e| Failure::failed("the state was not saved", e))?;
+    }
     Ok(())
 }
 
@@ -223,9 +228,14 @@ async fn serve(gate: Gate, listeners: Vec<Listener>, daemon: &Daemon, drain_time
     runtime.shutdown_background();
 }
 
-fn follow(dirs: &[PathBuf], mut publisher: Publisher, daemon: &Daemon) -> Result<(), Failure> {
+fn follow(
+    dirs: &[PathBuf],
+    restored: Vec<Restored>,
+    mut publisher: Publisher,
+    daemon: &Daemon,
+) -> Result<(), Failure> {
     let take = move |batch| publisher.take(batch);
-    crate::folder::follow_whole(dirs.to_vec(), daemon, take).map_err(|error| {
+    crate::folder::follow_whole(dirs.to_vec(), restored, daemon, take).map_err(|error| {
         let names: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
         Failure::Configuration(format!("cannot read the folder {}: {error}", names.join(", ")))
     })
