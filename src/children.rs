@@ -1,15 +1,21 @@
 //! Child processes of `up` and `demo`: the same binary with another subcommand.
 //!
 //! A child never outlives its parent: it is told the parent's process id, and asks the kernel
-//! for a SIGTERM when that process goes, however it goes.
+//! for a SIGTERM when that process goes, however it goes. Its standard input is a socket on which
+//! it says when it is ready, so that a stranger who answers at its address is not taken for it.
 
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use daemon::Failure;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// The first wait before a child that died is started again; doubled each time.
@@ -32,6 +38,10 @@ const PRIVATE_ENVIRONMENT: [&str; 8] = [
     "SWITCHYARD_TOKEN_FILE",
 ];
 
+/// Environment that clients of proxy and ingress are limited by, and that must not limit these
+/// processes as clients of the feed, which has a flag of the same name.
+const NOT_OF_THE_FEED: &str = "SWITCHYARD_MAX_CONNECTIONS";
+
 /// Exit code of a process whose flags or configuration cannot work.
 const BAD_CONFIGURATION: i32 = 2;
 
@@ -40,6 +50,9 @@ const BAD_CONFIGURATION: i32 = 2;
 pub(crate) struct Plan {
     pub(crate) name: &'static str,
     pub(crate) args: Vec<String>,
+    /// What it means when it ends before it was ever ready: an error for good. `None`: it is
+    /// started again.
+    pub(crate) vital: Option<String>,
 }
 
 /// A started process; killed when dropped.
@@ -47,6 +60,8 @@ pub(crate) struct Plan {
 pub(crate) struct Running {
     pub(crate) name: &'static str,
     child: Child,
+    /// Says when it is ready.
+    news: UnixStream,
 }
 
 impl Plan {
@@ -62,18 +77,31 @@ impl Plan {
         for variable in PRIVATE_ENVIRONMENT {
             command.env_remove(variable);
         }
+        if self.name == "feed" {
+            command.env_remove(NOT_OF_THE_FEED);
+        }
         // Children share the terminal's process group: without this, its Ctrl-C would reach
         // them besides the parent's own SIGTERM, and a second signal ends without drain.
-        command.process_group(0).stdin(Stdio::null()).kill_on_drop(true);
-        Ok(Running { name: self.name, child: command.spawn()? })
+        command.process_group(0).kill_on_drop(true);
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        command.stdin(Stdio::from(OwnedFd::from(theirs)));
+        let news = UnixStream::from_std(ours)?;
+        Ok(Running { name: self.name, child: command.spawn()?, news })
     }
 
-    /// Keeps the process running until `stop` resolves, then drains it.
+    /// Keeps the process running until `stop` resolves, then drains it. `up` becomes true when it
+    /// is ready for the first time.
     ///
     /// # Errors
     ///
-    /// When its configuration cannot work: a restart would not help.
-    pub(crate) async fn supervise(&self, stop: impl Future<Output = ()>) -> Result<(), String> {
+    /// When its configuration cannot work, so that a restart would not help; or when it is vital
+    /// and ends before it was ever ready.
+    pub(crate) async fn supervise(
+        &self,
+        stop: impl Future<Output = ()>,
+        up: &watch::Sender<bool>,
+    ) -> Result<(), Failure> {
         let mut wait = RESTART_FIRST;
         tokio::pin!(stop);
         loop {
@@ -85,7 +113,7 @@ impl Plan {
                         running.drain().await;
                         return Ok(());
                     }
-                    status = running.child.wait() => cause_of(self.name, &status)?,
+                    status = running.live(up) => self.cause_of(&status, *up.borrow())?,
                 },
             };
             if started.elapsed() > LIVED {
@@ -98,16 +126,29 @@ impl Plan {
             }
         }
     }
-}
 
-/// What to say of a child's end, or the error that no restart mends.
-fn cause_of(name: &str, status: &io::Result<ExitStatus>) -> Result<String, String> {
-    match status {
-        Ok(status) if status.code() == Some(BAD_CONFIGURATION) => {
-            Err(format!("{name}: its configuration cannot work, see its message above"))
+    /// What to say of its end, or the error that no restart mends. One that was ready once has
+    /// flags that work: what is wrong now, such as a folder that is away, may pass.
+    fn cause_of(
+        &self,
+        status: &io::Result<ExitStatus>,
+        was_ready: bool,
+    ) -> Result<String, Failure> {
+        let bad = status.as_ref().is_ok_and(|s| s.code() == Some(BAD_CONFIGURATION));
+        let cause = match status {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        match &self.vital {
+            _ if was_ready => Ok(cause),
+            _ if bad => {
+                let name = self.name;
+                let what = format!("{name}: its configuration cannot work, see its message above");
+                Err(Failure::Configuration(what))
+            }
+            Some(what) => Err(Failure::Failed { what: format!("{what} ({cause})"), source: None }),
+            None => Ok(cause),
         }
-        Ok(status) => Ok(status.to_string()),
-        Err(error) => Ok(error.to_string()),
     }
 }
 
@@ -115,6 +156,19 @@ impl Running {
     /// Whether it has ended by itself, and how.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits until the process says that it is ready; `false` when it ends before that.
+    pub(crate) async fn is_ready(&mut self) -> bool {
+        matches!(self.news.read(&mut [0]).await, Ok(1))
+    }
+
+    /// Waits for its end, and notes on the way that it is ready.
+    async fn live(&mut self, up: &watch::Sender<bool>) -> io::Result<ExitStatus> {
+        if self.is_ready().await {
+            up.send_replace(true);
+        }
+        self.child.wait().await
     }
 
     /// Asks the process to drain and waits for its end; it has a time-out of its own. A second

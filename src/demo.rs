@@ -102,7 +102,7 @@ pub(crate) fn log() -> daemon::LogFlags {
 ///
 /// When it cannot be set up, for example because its addresses are in use.
 pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
-    let end = end_signal()?;
+    let mut end = std::pin::pin!(end_signal()?);
     let folder = tempfile::Builder::new().prefix("switchyard-demo-").tempdir()?;
     let stage = set_stage(folder.path())?;
     for (name, third, last) in ENDPOINTS {
@@ -110,8 +110,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
         tokio::spawn(echo::serve(echo::Config::named(address, name)));
     }
     let config_of_up = up::Config::on(folder.path().to_owned(), stage.ip(0, 1));
-    let mut children = vec![start(config_of_up.feed_plan())?];
-    up::wait_for_feed(stage.node(FEED_PORT)).await;
+    let mut feed = start(config_of_up.feed_plan())?;
+    let is_up = tokio::select! {
+        () = &mut end => {
+            feed.drain().await;
+            return Ok(true);
+        }
+        is_up = feed.is_ready() => is_up,
+    };
+    if !is_up {
+        bail!("the feed ended before it was ready");
+    }
+    let mut children = vec![feed];
     for plan in config_of_up.plans() {
         children.push(start(plan)?);
     }

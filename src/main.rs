@@ -4,6 +4,7 @@ mod check;
 mod children;
 mod demo;
 mod echo;
+mod explain;
 mod up;
 
 use std::future::Future;
@@ -40,6 +41,8 @@ enum Command {
     Feed(Server),
     /// Validate manifests without running anything; exits with 2 if one is wrong
     Check(check::Config),
+    /// Say what becomes of a URL, a DNS name or IP:PORT, and why
+    Explain(Tool<explain::Config>),
     /// A small HTTP, WebSocket, TCP and UDP endpoint for demos and tests
     Echo(Tool<echo::Config>),
 }
@@ -103,10 +106,14 @@ fn main() -> ExitCode {
                 Err(error) => Err(Failure::failed("the demo failed", error)),
             }
         }),
-        Command::Up(t) => {
-            run_tool(&t.log, async { up::run(t.own).await.map_err(Failure::Configuration) })
-        }
+        Command::Up(t) => run_tool(&t.log, up::run(t.own)),
         Command::Check(config) => check::run(&config),
+        Command::Explain(t) => {
+            // Its output is the answer.
+            let filter = t.log.filter.or_else(|| Some("error".to_owned()));
+            let log = daemon::LogFlags { filter, ..t.log };
+            run_tool(&log, explain::run(t.own))
+        }
         Command::Echo(t) => run_tool(&t.log, async {
             echo::run(t.own).await.map_err(|error| Failure::failed("echo", error))
         }),

@@ -7,12 +7,10 @@
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use tokio::net::TcpStream;
+use daemon::Failure;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
 
 use crate::children::{Plan, end_signal};
 
@@ -59,10 +57,6 @@ pub(crate) const PROXY_ADMIN: u16 = 7411;
 pub(crate) const INGRESS_ADMIN: u16 = 7421;
 pub(crate) const DNS_ADMIN: u16 = 7431;
 
-/// How long the other processes wait for the feed to listen, so that their logs do not begin with
-/// a fault. They do not need it: each asks again until it answers.
-const FEED_PATIENCE: Duration = Duration::from_secs(5);
-
 impl Config {
     /// What `up` runs for a folder when every address has that IP and its usual port: for the
     /// demo.
@@ -82,7 +76,13 @@ impl Config {
     pub(crate) fn feed_plan(&self) -> Plan {
         let dir = flag("--dir", self.dir.display().to_string());
         let listen = flag("--listen", self.feed_listen.to_string());
-        self.plan("feed", FEED_ADMIN, [dir, listen].concat())
+        let address = self.feed_listen;
+        let vital = format!(
+            "the feed ended before it served {address}: its message is above; if the address is \
+             in use, give another with --feed-listen"
+        );
+        let plan = self.plan("feed", FEED_ADMIN, [dir, listen].concat());
+        Plan { vital: Some(vital), ..plan }
     }
 
     /// The processes that follow the feed.
@@ -103,7 +103,8 @@ impl Config {
 
     fn plan(&self, name: &'static str, admin_port: u16, own: Vec<String>) -> Plan {
         let admin = SocketAddr::new(self.admin_ip, admin_port).to_string();
-        Plan { name, args: flag("--admin", admin).into_iter().chain(own).collect() }
+        let args = flag("--admin", admin).into_iter().chain(own).collect();
+        Plan { name, args, vital: None }
     }
 }
 
@@ -111,46 +112,43 @@ fn flag(name: &str, value: String) -> [String; 2] {
     [name.to_owned(), value]
 }
 
-/// Resolves when the feed listens, or after a while.
-pub(crate) async fn wait_for_feed(listen: SocketAddr) {
-    let listens = async {
-        while TcpStream::connect(listen).await.is_err() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    // Without it, the processes say what is missing.
-    let _ = timeout(FEED_PATIENCE, listens).await;
-}
-
 /// Runs all processes until SIGTERM or SIGINT, then drains them.
 ///
 /// # Errors
 ///
-/// When a process says that its configuration cannot work, or the folder is not there.
-pub(crate) async fn run(config: Config) -> Result<(), String> {
+/// When a process says that its configuration cannot work, the feed does not come up, or the
+/// folder is not there.
+pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     if !config.dir.is_dir() {
-        return Err(format!("{}: not a folder", config.dir.display()));
+        return Err(Failure::Configuration(format!("{}: not a folder", config.dir.display())));
     }
     if !config.feed_listen.ip().is_loopback() {
         let address = config.feed_listen;
-        return Err(format!(
+        return Err(Failure::Configuration(format!(
             "--feed-listen {address}: not on loopback; to serve other machines, run `switchyard \
              feed` by itself, with TLS and tokens"
-        ));
+        )));
     }
-    let end = end_signal().map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let end = end_signal().map_err(|error| Failure::failed("cannot listen to signals", error))?;
     // The feed stops after those that follow it: they need not drain with a fault.
     let (mut feed, mut followers) = (Group::default(), Group::default());
-    feed.supervise(config.feed_plan(), std::future::ready(()));
+    let feed_is_up = feed.supervise(config.feed_plan(), std::future::ready(()));
     for plan in config.plans() {
-        followers.supervise(plan, wait_for_feed(config.feed_listen));
+        // Not merely when somebody answers at its address, who may be anyone.
+        let mut feed_is_up = feed_is_up.clone();
+        followers.supervise(plan, async move {
+            if feed_is_up.wait_for(|up| *up).await.is_err() {
+                // It will never be: the error that says why ends this process.
+                std::future::pending().await
+            }
+        });
     }
     let failed = tokio::select! {
         () = end => None,
         ended = feed.next() => Some(ended),
         ended = followers.next() => Some(ended),
     };
-    let rest = [followers.stop().await, feed.stop().await].concat();
+    let rest = followers.stop().await.into_iter().chain(feed.stop().await);
     failed.into_iter().chain(rest).collect()
 }
 
@@ -158,13 +156,19 @@ pub(crate) async fn run(config: Config) -> Result<(), String> {
 #[derive(Default)]
 struct Group {
     stop: watch::Sender<bool>,
-    processes: JoinSet<Result<(), String>>,
+    processes: JoinSet<Result<(), Failure>>,
 }
 
 impl Group {
-    /// Runs a process from `begin` on until the group stops.
-    fn supervise(&mut self, plan: Plan, begin: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a process from `begin` on until the group stops; tells when it is ready for the first
+    /// time.
+    fn supervise(
+        &mut self,
+        plan: Plan,
+        begin: impl Future<Output = ()> + Send + 'static,
+    ) -> watch::Receiver<bool> {
         let mut stopped = self.stop.subscribe();
+        let (up, is_up) = watch::channel(false);
         self.processes.spawn(async move {
             let mut stop = std::pin::pin!(async move {
                 // An error means that the sender has gone: the same wish.
@@ -174,19 +178,22 @@ impl Group {
                 () = &mut stop => return Ok(()),
                 () = begin => {}
             }
-            plan.supervise(stop).await
+            plan.supervise(stop, &up).await
         });
+        is_up
     }
 
     /// The next process that ends by itself, for good.
-    async fn next(&mut self) -> Result<(), String> {
+    async fn next(&mut self) -> Result<(), Failure> {
         match self.processes.join_next().await {
-            Some(ended) => ended.unwrap_or_else(|panic| Err(panic.to_string())),
+            Some(ended) => {
+                ended.unwrap_or_else(|panic| Err(Failure::failed("a supervisor ended", panic)))
+            }
             None => std::future::pending().await,
         }
     }
 
-    async fn stop(self) -> Vec<Result<(), String>> {
+    async fn stop(self) -> Vec<Result<(), Failure>> {
         self.stop.send_replace(true);
         self.processes.join_all().await
     }

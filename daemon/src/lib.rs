@@ -20,6 +20,9 @@ pub use metrics::Metrics;
 pub use readiness::{Guard, Readiness};
 pub use shutdown::Shutdown;
 
+/// How often a child looks whether it is ready, until it is.
+const READY_POLL: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// Why a process ended other than by a drain.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -106,10 +109,11 @@ where
     let daemon = Daemon { state_dir: flags.state_dir.clone(), ..daemon };
     let outcome = runtime.block_on(async {
         let _signals = daemon.shutdown.listen_to_signals();
+        let mut starting = Some(daemon.readiness.block("starting"));
         if let Some(parent) = flags.parent {
             daemon.shutdown.end_with(parent);
+            tokio::spawn(tell_parent(daemon.readiness.clone()));
         }
-        let mut starting = Some(daemon.readiness.block("starting"));
         admin::serve(admin, &daemon).await?;
         let mut work = std::pin::pin!(run(daemon.clone()));
         std::future::poll_fn(|cx| {
@@ -122,6 +126,15 @@ where
     });
     runtime.shutdown_background();
     exit_code(outcome)
+}
+
+/// Says once to the parent that the process is ready, on the socket that standard input is then.
+async fn tell_parent(readiness: Readiness) {
+    while !readiness.reasons().is_empty() {
+        tokio::time::sleep(READY_POLL).await;
+    }
+    // Whoever started this by hand does not listen.
+    let _ = rustix::io::write(std::io::stdin(), b"+");
 }
 
 /// Logs how a command ended, each cause of a failure on its own line, and gives its exit code.

@@ -7,6 +7,7 @@
 //! nothing; what was deleted while it was away goes when it is back.
 
 mod backoff;
+mod beginning;
 mod credentials;
 mod cut;
 pub(crate) mod decode;
@@ -55,7 +56,9 @@ const NEWS: usize = 64;
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "feed-client")]
 pub struct ApiConfig {
-    /// File with the bearer token for the feed; it may be replaced at any time
+    /// File with the bearer token for the feed; it may be replaced at any time. A feed of the
+    /// same user on loopback needs none: its token is found in $XDG_RUNTIME_DIR/switchyard or
+    /// /tmp/switchyard-UID
     #[arg(long = "feed-token-file", env = "SWITCHYARD_FEED_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 

@@ -54,7 +54,8 @@ impl Explanation {
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     /// Names that differ in more than this part of their letters are not meant.
     const MIN_LIKENESS: f64 = 0.6;
-    let rated = names.into_iter().map(|name| (strsim::normalized_levenshtein(wanted, name), name));
+    let rated =
+        names.into_iter().map(|name| (strsim::normalized_damerau_levenshtein(wanted, name), name));
     let alike = rated.filter(|(likeness, _)| *likeness >= MIN_LIKENESS);
     alike.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
 }

@@ -17,6 +17,7 @@ mod manifest;
 mod model;
 mod name;
 mod object;
+mod own_token;
 mod path;
 mod problem;
 mod record;

@@ -13,6 +13,7 @@ mod defaults;
 mod derived;
 mod discovery;
 mod entry;
+mod grant;
 mod history;
 mod list;
 mod live;
@@ -27,6 +28,7 @@ mod stall;
 mod state;
 mod status;
 mod table;
+mod text;
 mod tls;
 mod view;
 mod watch;
@@ -53,10 +55,12 @@ use resource::Resource;
 use state::{AHEAD, Saved, StateDir};
 use watch::Server;
 
+use crate::own_token::{self, OwnToken};
+
 /// Connections at once, by default: more clients than one machine's folder has, few enough for
 /// their buffers to stay within 200 MB when all of them are slow.
 const MAX_CONNECTIONS: &str = "1024";
-/// Watches and long lists at once, by default: eight kinds on each connection.
+/// Watches and lists at once, by default: eight kinds on each connection.
 const MAX_WATCHES: &str = "8192";
 /// Descriptors besides connections: files, inotify, the admin endpoint.
 const OTHER_DESCRIPTORS: u64 = 256;
@@ -70,8 +74,10 @@ pub struct Config {
 
     /// Address to serve the API on, IP:PORT or unix:PATH; several by repeating the flag
     ///
-    /// Without --token-file, everybody who reaches the address may read; Secrets are then served
-    /// on loopback and Unix sockets alone. Over a network they take TLS and a token.
+    /// Without --token-file, everybody who reaches the address may read all but Secrets; those take
+    /// a token that is made for each address on loopback, in $XDG_RUNTIME_DIR/switchyard or
+    /// /tmp/switchyard-UID, where this user's other processes find it by themselves. Over a network
+    /// Secrets take --token-file and TLS.
     #[arg(long, env = "SWITCHYARD_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7400")]
     listen: Vec<Address>,
 
@@ -98,7 +104,7 @@ pub struct Config {
     )]
     max_connections: usize,
 
-    /// Watches and long lists at once; those beyond are answered with 429
+    /// Watches and lists at once; those beyond are answered with 429
     #[arg(long, env = "SWITCHYARD_MAX_WATCHES", value_name = "N", default_value = MAX_WATCHES)]
     max_watches: usize,
 
@@ -129,17 +135,26 @@ pub async fn run(
 ) -> Result<(), Failure> {
     let starting = daemon.readiness.block("the folder has not been read yet");
     let tls = Arc::new(Tls::new(load_certificate(&config)?));
-    let access = Arc::new(Access::new(load_tokens(&config)?));
+    let tokens = load_tokens(&config)?;
     warn_of_openness(&config);
     allow_descriptors(config.max_connections as u64 + OTHER_DESCRIPTORS);
     let listeners = bind(&config.listen)?;
+    // After binding: the addresses are this process's, and so are their tokens.
+    let own = own_tokens(&config);
+    let access = Arc::new(match tokens {
+        Some(tokens) => Access::new(Some(tokens)),
+        None => Access::of_own(&own),
+    });
 
     let state = state_dir.map(|path| open_state(&path)).transpose()?;
     let saved = state.as_ref().map(StateDir::load).unwrap_or_default();
     let version = saved.ceiling.max(clock_version());
     if let Some(state) = &state {
         let ahead = Saved { ceiling: version + AHEAD, ..saved.clone() };
-        state.save(&ahead).map_err(|e| Failure::failed("cannot write the state", e))?;
+        // A full disk is no reason not to serve. Versions begin at the clock all the same.
+        if let Err(error) = state.save(&ahead) {
+            tracing::warn!(%error, "cannot write the state: it is tried again");
+        }
     }
     let live = Arc::new(Live::new(History::new(version, Limits::DEFAULT)));
     let metrics = Metrics::new(&daemon.metrics);
@@ -151,13 +166,14 @@ pub async fn run(
 
     let server = Server { live: live.clone(), metrics };
     show(&daemon, &server, &config);
-    reload::keep(&config, &access, &tls, &daemon);
+    let api = Api::new(server, access, config.max_watches);
+    reload::keep(&config, &api, own, &tls, &daemon);
     tokio::select! {
         loaded = loaded => loaded.map_err(|e| Failure::failed("the folder's thread ended", e))?,
         () = daemon.shutdown.draining() => return Ok(()),
     }
     let gate = Gate {
-        api: Api { server, access, streams: Arc::new(Semaphore::new(config.max_watches)) },
+        api,
         tls,
         room: Arc::new(Semaphore::new(config.max_connections)),
         shutdown: daemon.shutdown.clone(),
@@ -205,6 +221,29 @@ fn load_certificate(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>
 fn load_tokens(config: &Config) -> Result<Option<Tokens>, Failure> {
     let Some(path) = &config.token_file else { return Ok(None) };
     Tokens::load(path).map(Some).map_err(|e| Failure::failed("no tokens", e))
+}
+
+/// The tokens by which this user's processes read Secrets on loopback, where no file names others.
+fn own_tokens(config: &Config) -> Vec<OwnToken> {
+    if config.token_file.is_some() {
+        return Vec::new();
+    }
+    let folder = own_token::folders().swap_remove(0);
+    let local = config.listen.iter().filter(|address| address.is_local());
+    let local = local.filter_map(|address| match address {
+        Address::Tcp(address) => Some(*address),
+        Address::Unix(_) => None,
+    });
+    let provide = |address: SocketAddr| match OwnToken::provide(&folder, address) {
+        Ok(token) => Some(token),
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(%address, %error, cause, "Secrets are served to nobody: mend that, or \
+                give --token-file");
+            None
+        }
+    };
+    local.filter_map(provide).collect()
 }
 
 fn open_state(path: &std::path::Path) -> Result<StateDir, Failure> {

@@ -33,18 +33,22 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// Its addresses as far as they are known: `--node-ip`, and those of its Node object.
     pub ips: Vec<IpAddr>,
+    /// The zones of all nodes: an endpoint that does not say its zone is in that of its node.
+    pub zones: imbl::OrdMap<Arc<str>, Arc<str>>,
     /// The address families that NodePorts are served on.
     pub families: Vec<Family>,
 }
 
 impl Node {
-    /// What the flags say, and besides it what the Node object of that name says.
-    pub fn with_object(&self, model: &Model) -> Node {
+    /// What the flags say, and besides it what the Node objects say.
+    pub fn with_objects(&self, model: &Model) -> Node {
         let mut node = self.clone();
         if let Some(object) = self.name.as_deref().and_then(|name| model.node(name)) {
             node.zone = object.zone.clone();
             node.ips.extend(&object.ips);
         }
+        let zone_of = |node: &Arc<feed::Node>| Some((node.name.name.clone(), node.zone.clone()?));
+        node.zones = model.nodes().filter_map(zone_of).collect();
         node
     }
 }
@@ -131,6 +135,9 @@ pub struct Frontend {
     pub port_name: Arc<str>,
     /// Ordered by address; empty when the frontend must refuse.
     pub endpoints: Arc<[SocketAddr]>,
+    /// Endpoints that are listed and get no new connection, ordered by address: not ready, not
+    /// near, or terminating while others are ready. The connections that they have go on.
+    pub kept: Arc<[SocketAddr]>,
     pub scope: Scope,
     pub why: Why,
     /// `sessionAffinity: ClientIP`: how long a client that is away keeps its endpoint.
@@ -320,6 +327,7 @@ fn frontend(
         service: service.name.clone(),
         port_name: port.name.clone(),
         endpoints: chosen.endpoints.into(),
+        kept: chosen.kept.into(),
         scope: chosen.scope,
         why: chosen.why,
         affinity: service.client_ip_affinity,

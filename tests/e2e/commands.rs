@@ -65,18 +65,25 @@ struct Up {
     folder: Folder,
 }
 
+fn up_command(net: Net, folder: &Folder) -> Command {
+    let at = |port: u16| net.addr(1, port).to_string();
+    let ip = net.ip(1).to_string();
+    let mut command = Command::new(BINARY);
+    command.arg("up").arg(folder.path()).args(["--http", &at(8080), "--https", &at(8443)]);
+    command.args(["--dns", &at(1053), "--node-ip", &ip, "--admin-ip", &ip]);
+    command.args(["--feed-listen", &at(7400)]);
+    command
+}
+
 impl Up {
     fn start() -> Up {
         let (net, folder) = (Net::new(), Folder::new());
         folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
-        let at = |port: u16| net.addr(1, port).to_string();
-        let ip = net.ip(1).to_string();
-        let mut command = Command::new(BINARY);
-        command.arg("up").arg(folder.path()).args(["--http", &at(8080), "--https", &at(8443)]);
-        command.args(["--dns", &at(1053), "--node-ip", &ip, "--admin-ip", &ip]);
-        command.args(["--feed-listen", &at(7400)]);
-        // What a feed server for other machines would be given is not for this one.
+        let mut command = up_command(net, &folder);
+        // What a feed server for other machines would be given is not for this one, nor a limit
+        // that is meant for the ingress.
         command
+            .env("SWITCHYARD_MAX_CONNECTIONS", "2")
             .env("SWITCHYARD_TLS_CERT", "/nonexistent")
             .env("SWITCHYARD_TLS_KEY", "/nonexistent");
         let process = Switchyard::spawn(command, net.addr(1, 7411));
@@ -144,6 +151,35 @@ fn up_outlives_its_feed() {
     assert!(up.is_ready(7431), "dns serves on");
     eventually("the next feed is followed", || query("10.96.7.7").then_some(()));
     assert_ne!(up.child("feed"), killed);
+}
+
+/// A feed of somebody else answers where this one should: it must not be followed.
+#[test]
+fn up_does_not_start_beside_a_stranger_at_its_address() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
+    let stranger = std::net::TcpListener::bind(net.addr(1, 7400)).unwrap();
+    let output = up_command(net, &folder).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let address = stranger.local_addr().unwrap();
+    assert!(said.contains(&format!("ended before it served {address}")), "{said}");
+    stranger.set_nonblocking(true).unwrap();
+    assert!(stranger.accept().is_err(), "nobody even called");
+}
+
+/// What is wrong now was well once, so it may be again.
+#[test]
+fn up_outlives_its_folder_and_a_feed_that_cannot_start_without_it() {
+    let up = Up::start();
+    let aside = up.folder.path().with_extension("aside");
+    std::fs::rename(up.folder.path(), &aside).unwrap();
+    let killed = up.child("feed");
+    nix::sys::signal::kill(killed, Signal::SIGKILL).unwrap();
+    eventually("another feed was tried", || (up.child("feed") != killed).then_some(()));
+    std::fs::rename(&aside, up.folder.path()).unwrap();
+    up.wait_ready(7401);
+    assert!(up.is_ready(7431), "dns serves on");
 }
 
 #[test]

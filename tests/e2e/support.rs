@@ -93,6 +93,7 @@ impl Switchyard {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SWITCHYARD_")) {
             command.env_remove(name);
         }
+        command.env("XDG_RUNTIME_DIR", runtime_dir());
         let child = command.stdin(Stdio::null()).spawn().unwrap();
         Switchyard { child, admin }
     }
@@ -149,6 +150,19 @@ impl Drop for Switchyard {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where the processes of the tests keep and find tokens, apart from those of their user.
+pub fn runtime_dir() -> &'static Path {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(path).unwrap();
+    path
+}
+
+/// The token that a feed on loopback made for its user's processes.
+pub fn own_token(feed: SocketAddr) -> String {
+    let name = format!("switchyard/feed-{}-{}.token", feed.ip(), feed.port());
+    std::fs::read_to_string(runtime_dir().join(name)).unwrap().trim().to_owned()
 }
 
 /// Waits until `condition` gives a value.

@@ -7,6 +7,7 @@
 //! are programs.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +22,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{BoxError, Layer, ServiceExt, service_fn};
 
 use super::trust::Trust;
+use crate::own_token;
 
 /// Which API server to follow, as flags name it.
 #[derive(Clone, Debug)]
@@ -63,19 +65,31 @@ pub(crate) struct Credentials {
 
 /// A bearer token in a file, which somebody else renews.
 struct TokenFile {
-    path: PathBuf,
+    place: TokenPlace,
     /// What was in it last: a file that goes away takes nothing with it.
     last: Mutex<String>,
 }
 
+enum TokenPlace {
+    File(PathBuf),
+    /// Where a feed of this user on loopback left it, if one did.
+    Own(SocketAddr),
+}
+
 impl TokenFile {
+    fn new(place: TokenPlace) -> TokenFile {
+        TokenFile { place, last: Mutex::default() }
+    }
+
     /// The token as the file has it now. Unlike kube's reading of such files, a line's end after
     /// the token does not belong to it. Requests are few: two, when a watch begins.
     fn read(&self) -> String {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(text) = std::fs::read_to_string(&self.path)
-            && !text.trim().is_empty()
-        {
+        let text = match &self.place {
+            TokenPlace::File(path) => std::fs::read_to_string(path).ok(),
+            TokenPlace::Own(address) => own_token::find(&own_token::folders(), *address),
+        };
+        if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
             text.trim().clone_into(&mut last);
         }
         last.clone()
@@ -187,12 +201,22 @@ impl Credentials {
         let mirror = config.extra_headers_layer().map_err(unusable)?.layer(mirror);
         let mut config = config.clone();
         let token = config.auth_info.token_file.take_if(|_| config.auth_info.token.is_none());
-        let token = token.map(|path| TokenFile { path: path.into(), last: Mutex::default() });
+        let token = token.map(|path| TokenFile::new(TokenPlace::File(path.into())));
         let sign = match config.auth_layer().map_err(unusable)? {
             Some(auth) => BoxCloneSyncService::new(auth.layer(mirror)),
             None => BoxCloneSyncService::new(mirror),
         };
         Ok(Credentials { url, tls, sign, token })
+    }
+
+    /// Without a token of the flags, shows the one that a feed of this user has left for its
+    /// address.
+    pub(crate) fn or_own_token(mut self, place: &Place) -> Credentials {
+        if let (None, Place::Url { url, .. }) = (&self.token, place) {
+            let own = own_token::address_of(url).map(TokenPlace::Own);
+            self.token = own.map(TokenFile::new);
+        }
+        self
     }
 
     /// The headers that prove who we are; may read a token file or run a plugin again.
@@ -203,8 +227,9 @@ impl Credentials {
     pub(crate) async fn headers(&self) -> Result<HeaderMap, BoxError> {
         let response = self.sign.clone().oneshot(Request::new(Empty::new())).await?;
         let mut headers = response.into_body();
-        if let Some(token) = &self.token {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", token.read()))?;
+        let token = self.token.as_ref().map(TokenFile::read);
+        if let Some(token) = token.filter(|token| !token.is_empty()) {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }

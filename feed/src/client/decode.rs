@@ -25,6 +25,14 @@ pub(crate) struct Rejection {
     pub(crate) message: String,
 }
 
+impl Rejection {
+    /// What to say of an object whose JSON is longer than the limit.
+    pub(crate) fn too_long(name: Option<ObjectName>) -> Rejection {
+        let message = format!("its JSON is longer than {} MiB", super::MAX_OBJECT >> 20);
+        Rejection { name, message }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Decoder {
     kind: Kind,
@@ -36,8 +44,6 @@ pub(crate) struct Decoder {
 
 /// Decoded objects between two looks at which strings nothing uses any more.
 const SHRINK_EVERY: u32 = 50_000;
-/// A name stands near the beginning of its object.
-const NAME_WITHIN: usize = 4 << 10;
 
 impl Decoder {
     pub(crate) fn new(kind: Kind, local_endpoints: bool) -> Decoder {
@@ -70,20 +76,6 @@ impl Decoder {
 
     pub(crate) fn kind(&self) -> Kind {
         self.kind
-    }
-
-    /// What to say of an object whose JSON is longer than the limit: its beginning is here.
-    pub(crate) fn too_long(&self, begin: &[u8]) -> Rejection {
-        let text = String::from_utf8_lossy(&begin[..begin.len().min(NAME_WITHIN)]);
-        let metadata = text.split_once("\"metadata\":{").map(|(_, rest)| rest);
-        let value = |key: &str| {
-            let (_, rest) = metadata?.split_once(key)?;
-            Some(rest.split_once('"')?.0)
-        };
-        let name = value("\"name\":\"")
-            .map(|name| self.name(value("\"namespace\":\"").unwrap_or_default(), name));
-        let message = format!("its JSON is longer than {} MiB", super::MAX_OBJECT >> 20);
-        Rejection { name, message }
     }
 
     /// The name of an object in a text that may be no valid object.
@@ -267,18 +259,6 @@ mod tests {
     fn a_slice_of_no_service_is_nothing() {
         let json = slice("IPv4", "10.0.0.2").replace("kubernetes.io/service-name", "other");
         assert_eq!(decode(Kind::EndpointSlice, false, &json), Ok(None));
-    }
-
-    #[test]
-    fn an_object_that_is_too_long_is_named_by_its_beginning() {
-        let decoder = Decoder::new(Kind::Service, false);
-        let begin = br#"{"type":"ADDED","object":{"kind":"Service","metadata":{"name":"web",
-            "namespace":"shop","annotations":{"x":"#;
-        let rejection = decoder.too_long(begin);
-        assert_eq!(rejection.name, Some(ObjectName::new("shop", "web")));
-        assert_eq!(rejection.message, "its JSON is longer than 8 MiB");
-        assert_eq!(decoder.too_long(b"{\"metadata\":{\"na").name, None);
-        assert_eq!(decoder.too_long(b"\xff\xff").name, None);
     }
 
     #[test]

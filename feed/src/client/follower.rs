@@ -6,10 +6,8 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::HeaderMap;
-use http::header::RETRY_AFTER;
 use http_body_util::BodyExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
@@ -17,7 +15,7 @@ use tokio::time::{sleep_until, timeout};
 use super::decode::{Decoder, Rejection};
 use super::machine::{Fault, Next, Server};
 use super::session::{Session, Told};
-use super::transport::{Link, Transport, chain};
+use super::transport::{Link, Transport, chain, retry_after};
 use super::version::Version;
 use crate::name::{Kind, ObjectName};
 use crate::record::{RecordKey, RecordKind};
@@ -226,7 +224,12 @@ fn note(decoder: &mut Decoder, told: Told<'_>, items: &mut Vec<Item>) {
             items.push(Item::Change(Event::Delete(key(name)), meta.version));
         }
         Told::Bookmark(version) => items.push(Item::Bookmark(version)),
-        Told::TooLong(begin) => items.push(Item::Rejected(decoder.too_long(begin))),
+        Told::TooLong { name, in_list } => {
+            let name = name.map(|(namespace, name)| decoder.name(&namespace, &name));
+            let kept = name.clone().filter(|_| in_list).map(key);
+            items.extend(kept.map(|key| Item::InList(Event::InitKeep(key))));
+            items.push(Item::Rejected(Rejection::too_long(name)));
+        }
     }
 }
 
@@ -248,10 +251,4 @@ fn target(kind: Kind, query: &str) -> String {
         Kind::Node => "/api/v1/nodes?",
     };
     format!("{path}{query}")
-}
-
-/// Retry-After in seconds, as the API sends it.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
 }

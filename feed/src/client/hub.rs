@@ -115,8 +115,14 @@ impl Hub {
                     self.status.version(kind, version);
                 }
                 Item::Rejected(rejection) => self.status.rejected(kind, rejection),
-                Item::Well => self.status.well(kind),
-                Item::Fault(fault) => self.status.fault(kind, &fault),
+                Item::Well => {
+                    self.cuts.found(stream);
+                    self.status.well(kind);
+                }
+                Item::Fault(fault) => {
+                    self.cuts.lost(stream, news.received);
+                    self.status.fault(kind, &fault);
+                }
             }
         }
     }

@@ -375,6 +375,11 @@ impl Machine {
         matches!(self.state, State::Asked { in_list: false, .. })
     }
 
+    /// Whether the response is that of a list which is not complete.
+    pub(crate) fn is_listing(&self) -> bool {
+        matches!(self.state, State::Asked { in_list: true, .. }) && !self.is_probing()
+    }
+
     /// Whether the response is only asked for its version.
     pub(crate) fn is_probing(&self) -> bool {
         matches!(self.state, State::Asked { ask: Ask::Probe, .. })

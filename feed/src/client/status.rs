@@ -38,8 +38,6 @@ struct Inner {
     readiness: Readiness,
     kinds: Vec<KindState>,
     rejected: BTreeMap<ObjectKey, Rejected>,
-    /// Rejected objects whose name could not be read.
-    nameless: u64,
     served: Vec<(Kind, usize)>,
     synced: bool,
     updated: Option<SystemTime>,
@@ -62,6 +60,15 @@ struct KindState {
     /// Counts this kind's lists.
     list: u64,
     logged: u32,
+    /// Rejected objects that are only counted, because they have no name or are too many.
+    nameless: Nameless,
+}
+
+/// Nobody can say that one of these has been mended: they count until the next list is complete.
+#[derive(Debug, Default)]
+struct Nameless {
+    before_list: u64,
+    since_list: u64,
 }
 
 #[derive(Debug)]
@@ -97,6 +104,7 @@ impl Status {
             server: Server::default(),
             list: 0,
             logged: 0,
+            nameless: Nameless::default(),
         });
         Status(Arc::new(Mutex::new(Inner {
             address,
@@ -104,7 +112,6 @@ impl Status {
             kinds: kinds.collect(),
             readiness,
             rejected: BTreeMap::new(),
-            nameless: 0,
             served: Vec::new(),
             synced: false,
             updated: None,
@@ -165,6 +172,8 @@ impl Status {
         let text = fault.to_string();
         // All kinds come from one server: what they have in common is said once.
         let is_known = inner.is_known(&text);
+        // What was saved is served instead: that is no reason not to be asked.
+        let serves_snapshot = inner.snapshot.is_some();
         let state = inner.kind(kind);
         let lost = state.lost.get_or_insert_with(|| Lost {
             since: Instant::now(),
@@ -174,7 +183,7 @@ impl Status {
         if lost.fault.as_ref() == Some(&text) {
             return;
         }
-        if !state.listed {
+        if !state.listed && !serves_snapshot {
             state.waiting = Some(readiness.block(waiting_for(kind, Some(&text))));
         }
         let kind = kind.as_str();
@@ -194,6 +203,7 @@ impl Status {
         let state = inner.kind(kind);
         state.list += 1;
         state.logged = 0;
+        state.nameless.before_list += std::mem::take(&mut state.nameless.since_list);
     }
 
     /// A list of a kind is complete: what it did not reject is not rejected any more.
@@ -204,6 +214,7 @@ impl Status {
         let state = inner.kind(kind);
         state.listed = true;
         state.waiting = None;
+        state.nameless.before_list = 0;
     }
 
     pub(crate) fn version(&self, kind: Kind, version: Version) {
@@ -228,7 +239,7 @@ impl Status {
             Some(key) if inner.rejected.len() < MAX_KEPT || inner.rejected.contains_key(&key) => {
                 inner.rejected.insert(key, Rejected { message, list });
             }
-            _ => inner.nameless += 1,
+            _ => inner.kind(kind).nameless.since_list += 1,
         }
     }
 
@@ -333,6 +344,8 @@ impl Inner {
         let rejected: Vec<_> = self.rejected.iter().take(MAX_LISTED).map(rejection).collect();
         let served: BTreeMap<_, _> =
             self.served.iter().map(|(kind, count)| (kind.as_str(), *count)).collect();
+        let nameless = self.kinds.iter().map(|state| &state.nameless);
+        let nameless: u64 = nameless.map(|count| count.before_list + count.since_list).sum();
         json!({
             "source": source,
             "address": self.address,
@@ -346,7 +359,7 @@ impl Inner {
             "lastUpdate": self.updated.map(timestamp),
             "kinds": self.kinds.iter().map(kind_state).collect::<BTreeMap<_, _>>(),
             "objects": served,
-            "errors": self.rejected.len() as u64 + self.nameless,
+            "errors": self.rejected.len() as u64 + nameless,
             "warnings": 0,
             "rejected": rejected,
         })

@@ -28,6 +28,9 @@ const SETTLED: Duration = Duration::from_secs(1);
 /// A file that someone has open for writing counts after this time without a write: longer than
 /// any pause of a writer, but not for ever, because some never close.
 const ABANDONED: Duration = Duration::from_secs(5);
+/// A file that is replaced by another again and again, each time before it settled, counts after
+/// this time: each is most likely whole, and else no state of it would ever be served.
+const REPLACED: Duration = Duration::from_secs(1);
 /// The coarsest clock of a file system (FAT) ticks every two seconds: within that, a second
 /// change may leave the same times.
 const RACY: Duration = Duration::from_secs(2);
@@ -61,6 +64,10 @@ struct Changing {
     /// As it is, and since when we see it so.
     stat: Stat,
     since: Instant,
+    /// Since when it waits, whatever it was at the time.
+    begun: Instant,
+    /// Another file took the place of the one that was waited for.
+    replaced: bool,
     /// Read as it is, and found to look half-written.
     suspect: bool,
     /// What the hints said.
@@ -212,7 +219,7 @@ impl Known {
             return self.fail(Some(stat), fault);
         }
         let age = self.see(&stat, hints.of(path, found.linked), mood);
-        let wait = self.wait_for(mood.first).saturating_sub(age);
+        let wait = self.wait_for(mood).saturating_sub(age);
         if !wait.is_zero() && self.stat != Some(stat) {
             return Step::Held(wait);
         }
@@ -228,11 +235,19 @@ impl Known {
     /// Notes how the file looks, and returns the time since it changed: by its own times, or
     /// since we saw it, where the file system's clock is ahead of ours.
     fn see(&mut self, stat: &Stat, state: Option<State>, mood: Mood) -> Duration {
-        let fresh =
-            || Box::new(Changing { stat: *stat, since: mood.clock, suspect: false, state: None });
-        let changing = self.changing.get_or_insert_with(fresh);
+        let fresh = || Changing {
+            stat: *stat,
+            since: mood.clock,
+            begun: mood.clock,
+            replaced: false,
+            suspect: false,
+            state: None,
+        };
+        let changing = self.changing.get_or_insert_with(|| Box::new(fresh()));
         if changing.stat != *stat {
-            **changing = Changing { state: changing.state, ..*fresh() };
+            let replaced = changing.replaced || !changing.stat.is_same_file(stat);
+            let Changing { state, begun, .. } = **changing;
+            **changing = Changing { state, begun, replaced, ..fresh() };
         }
         changing.state = state.or(changing.state);
         stat.age(mood.now).max(mood.clock.duration_since(changing.since))
@@ -240,14 +255,16 @@ impl Known {
 
     /// How long a file has to stay as it is before it counts: a moment if it is known to be
     /// whole, else so long that a slow writer would have written more.
-    fn wait_for(&self, first: bool) -> Duration {
+    fn wait_for(&self, mood: Mood) -> Duration {
         let Some(changing) = &self.changing else { return QUIET };
+        let waited = mood.clock.saturating_duration_since(changing.begun);
         match changing.state {
             Some(State::Open) => ABANDONED,
             _ if changing.suspect => SETTLED,
             Some(State::Whole) => QUIET,
             // Nobody may ever have heard of it: it was there before the watch.
-            None if first => QUIET,
+            None if mood.first => QUIET,
+            _ if changing.replaced && waited >= REPLACED => QUIET,
             _ => SETTLED,
         }
     }

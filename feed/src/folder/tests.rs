@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use daemon::Daemon;
 
@@ -442,6 +443,74 @@ async fn without_inotify_the_scan_finds_all() {
     }
     drop(updates);
     thread.join().unwrap();
+}
+
+/// A program that renames a new file over it more often than a file needs to settle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_always_being_replaced_is_served_without_inotify() {
+    let above = tempfile::tempdir().unwrap();
+    let (file, beside) = (above.path().join("a.yaml"), above.path().join(".beside"));
+    fs::write(&file, service("a", "10.0.0.1")).unwrap();
+    let (publisher, mut updates) = mailbox();
+    let (sender, wakes) = channel();
+    let folder = Folder::new(
+        vec![above.path().to_owned()],
+        vec![Watch::deaf()],
+        Catalogue::new(Kinds::all()),
+        Store::new(Kinds::all()),
+        Output::Mailbox(publisher),
+        Status::new(above.path().to_owned()),
+    );
+    let thread = std::thread::spawn(move || folder.run(&wakes));
+    updates.next().await.unwrap();
+    let (stop, mut next) = (Arc::new(AtomicBool::new(false)), 2);
+    let replacing = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                fs::write(&beside, service("a", &format!("10.0.0.{next}"))).unwrap();
+                fs::rename(&beside, &file).unwrap();
+                next = next % 200 + 1;
+                // The writer's pace, which is what is tested.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    });
+    for _ in 0..2 {
+        let update = tokio::time::timeout(Duration::from_secs(20), updates.next());
+        assert!(update.await.expect("a state of it is served").is_some());
+    }
+    stop.store(true, Ordering::Relaxed);
+    replacing.join().unwrap();
+    drop((updates, sender));
+    thread.join().unwrap();
+}
+
+/// The path of a folder from the working directory.
+fn relative(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().unwrap();
+    let up = here.components().skip(1).map(|_| "..");
+    up.collect::<PathBuf>().join(path.strip_prefix("/").unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_inotify_tells_of_a_relative_folder_is_understood() {
+    let above = tempfile::tempdir().unwrap();
+    fs::create_dir(above.path().join("sub")).unwrap();
+    fs::write(above.path().join("sub/a.yaml"), service("a", "10.0.0.1")).unwrap();
+    let root = relative(above.path());
+    let daemon = Daemon::detached("feed", 1);
+    let (updates, status) = super::start(&root, Kinds::all(), &daemon).unwrap();
+    let (model, history) = (Model::default(), Vec::new());
+    let mut folder = Followed { above, updates, model, history, daemon, status };
+    folder.update().await;
+    let (file, beside) = ("sub/a.yaml", "sub/.beside");
+    for i in 2..8 {
+        let ip = format!("10.0.0.{i}");
+        fs::write(folder.above.path().join(beside), service("a", &ip)).unwrap();
+        fs::rename(folder.above.path().join(beside), folder.above.path().join(file)).unwrap();
+        assert!(folder.until("rename", &format!("a={ip}")).await < TOLD);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -93,6 +93,7 @@ impl Watch {
         let absolute = std::path::absolute(&root).unwrap_or_else(|_| root.clone());
         let above = absolute.parent().map(Path::to_owned);
         let watched_above = above.clone();
+        let named = Names { root: root.clone(), absolute: absolute.clone() };
         let handle = move |event: notify::Result<notify::Event>| {
             let at = Instant::now();
             let hint = |path, state| {
@@ -112,7 +113,7 @@ impl Watch {
                     hint(root.clone(), state);
                 } else if path.parent() != above.as_deref() && !is_noise(&path, written) {
                     // The folder above is watched for this folder's name alone.
-                    hint(path, state);
+                    hint(named.as_looks_do(path), state);
                 }
             }
         };
@@ -167,6 +168,22 @@ impl Watch {
             }
         }
         added
+    }
+}
+
+/// One folder by two names: as the flag has it, and absolute, as inotify's events come.
+struct Names {
+    root: PathBuf,
+    absolute: PathBuf,
+}
+
+impl Names {
+    /// The path by which a look at the folder finds it.
+    fn as_looks_do(&self, path: PathBuf) -> PathBuf {
+        match path.strip_prefix(&self.absolute) {
+            Ok(rest) if self.root != self.absolute => self.root.join(rest),
+            _ => path,
+        }
     }
 }
 

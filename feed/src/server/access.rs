@@ -1,9 +1,9 @@
 //! Who may read what: bearer tokens, and the ways on which Secrets may travel.
 //!
-//! Without tokens everybody who reaches the server may read all but Secrets, which take a
-//! listener that only this machine reaches. With tokens, one of them must be shown, and Secrets
-//! take one that says so. Over a network Secrets travel in TLS or not at all. Tokens are kept
-//! and compared as digests, all of them at every request, so that neither memory nor timing
+//! Without a token file everybody who reaches the server may read all but Secrets, which take the
+//! token of this user's own processes ([`OwnToken`]). With one, a token of it must be shown, and
+//! Secrets take one that says so. Over a network Secrets travel in TLS or not at all. Tokens are
+//! kept and compared as digests, all of them at every request, so that neither memory nor timing
 //! tells one.
 
 use std::fmt;
@@ -13,6 +13,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 
+use crate::own_token::OwnToken;
+
 /// Shorter tokens can be guessed; they are served, with a warning.
 const SHORT_TOKEN: usize = 16;
 
@@ -21,8 +23,6 @@ const SHORT_TOKEN: usize = 16;
 pub(crate) struct Peer {
     /// Nobody between the client and the server can read: TLS, loopback, or a Unix socket.
     pub(crate) private: bool,
-    /// The listener cannot be reached from another machine.
-    pub(crate) local: bool,
     /// A browser could be made to send a request here under a foreign name.
     pub(crate) rebindable: bool,
     /// The address that the client dialled.
@@ -38,6 +38,8 @@ pub(crate) enum User {
         line: usize,
         secrets: bool,
     },
+    /// A process of the user whose the server is.
+    Own,
 }
 
 impl fmt::Display for User {
@@ -45,6 +47,7 @@ impl fmt::Display for User {
         match self {
             User::Anonymous => f.write_str("system:anonymous"),
             User::Token { line, .. } => write!(f, "token on line {line}"),
+            User::Own => f.write_str("the server's own user"),
         }
     }
 }
@@ -128,26 +131,57 @@ fn hash(token: &str) -> [u8; 32] {
     bytes
 }
 
-/// Decides over requests. `None`: no tokens are asked for.
+/// Decides over requests.
 #[derive(Debug, Default)]
-pub(crate) struct Access(RwLock<Option<Arc<Tokens>>>);
+pub(crate) struct Access {
+    /// `None`: no tokens are asked for.
+    tokens: RwLock<Option<Arc<Tokens>>>,
+    /// Digests of the tokens of this user's own processes.
+    own: Vec<[u8; 32]>,
+    /// What to do to read Secrets.
+    advice: String,
+}
 
 impl Access {
     pub(crate) fn new(tokens: Option<Tokens>) -> Access {
-        Access(RwLock::new(tokens.map(Arc::new)))
+        Access { tokens: RwLock::new(tokens.map(Arc::new)), ..Access::default() }
+    }
+
+    /// Asks for no token but for Secrets, which take one of these.
+    pub(crate) fn of_own(own: &[OwnToken]) -> Access {
+        let advice = match own.first() {
+            None => "run the feed with --token-file".to_owned(),
+            Some(token) => format!(
+                "give --feed-token-file, or send the token in {} (kubectl does over https:// only)",
+                token.path().display()
+            ),
+        };
+        let own = own.iter().map(|token| hash(token.as_str())).collect();
+        Access { own, advice, ..Access::default() }
     }
 
     /// Asks for these tokens from now on.
     pub(crate) fn replace(&self, tokens: Tokens) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(tokens));
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(tokens));
     }
 
     /// Whom the Authorization header shows; `None` when it shows nobody that may read.
     pub(crate) fn user(&self, authorization: Option<&str>) -> Option<User> {
-        let tokens = self.tokens();
-        let Some(tokens) = tokens else { return Some(User::Anonymous) };
-        let (scheme, token) = authorization?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| tokens.user(token.trim()))?
+        let bearer = authorization.and_then(|header| {
+            let (scheme, token) = header.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+        });
+        match self.tokens() {
+            Some(tokens) => tokens.user(bearer?),
+            None if bearer.is_some_and(|token| self.is_own(token)) => Some(User::Own),
+            None => Some(User::Anonymous),
+        }
+    }
+
+    fn is_own(&self, token: &str) -> bool {
+        let digest = hash(token);
+        let is_it = |own: &[u8; 32]| verify_slices_are_equal(&digest, own).is_ok();
+        self.own.iter().fold(false, |found, own| found | is_it(own))
     }
 
     /// Whether a user may read Secrets on the way that the request came.
@@ -155,20 +189,25 @@ impl Access {
     /// # Errors
     ///
     /// Why not, in words for the client.
-    pub(crate) fn may_read_secrets(&self, user: User, peer: &Peer) -> Result<(), &'static str> {
+    pub(crate) fn may_read_secrets(&self, user: User, peer: &Peer) -> Result<(), String> {
         if !peer.private {
-            return Err("Secrets are served only over TLS, on loopback or on a Unix socket");
+            let why = "Secrets are served only over TLS, on loopback or on a Unix socket";
+            return Err(why.to_owned());
         }
         match user {
-            User::Token { secrets: true, .. } => Ok(()),
-            User::Token { .. } => Err("its line in the token file does not say `secrets`"),
-            User::Anonymous if peer.local => Ok(()),
-            User::Anonymous => Err("Secrets are served to a token that may read them only"),
+            User::Token { secrets: true, .. } | User::Own => Ok(()),
+            User::Token { .. } => {
+                Err("its line in the token file does not say `secrets`".to_owned())
+            }
+            User::Anonymous => {
+                let advice = &self.advice;
+                Err(format!("Secrets are served to a token that may read them only: {advice}"))
+            }
         }
     }
 
     fn tokens(&self) -> Option<Arc<Tokens>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -178,8 +217,8 @@ mod tests {
 
     const FILE: &str = "\n# who reads\nalpha-0123456789ab\n  beta-0123456789abc \t secrets\n";
 
-    fn peer(private: bool, local: bool) -> Peer {
-        Peer { private, local, rebindable: false, address: String::new() }
+    fn peer(private: bool) -> Peer {
+        Peer { private, rebindable: false, address: String::new() }
     }
 
     #[test]
@@ -216,17 +255,36 @@ mod tests {
     #[test]
     fn secrets_take_the_right_and_the_way() {
         let access = Access::default();
-        let may =
-            |user, private, local| access.may_read_secrets(user, &peer(private, local)).is_ok();
-        let trusted = User::Token { line: 1, secrets: true };
-        let token = User::Token { line: 1, secrets: false };
-        assert!(may(User::Anonymous, true, true));
-        assert!(!may(User::Anonymous, true, false));
-        assert!(!may(User::Anonymous, false, true));
-        assert!(may(trusted, true, true));
-        assert!(may(trusted, true, false));
-        assert!(!may(trusted, false, false), "never in the clear");
-        assert!(!may(token, true, true));
+        let may = |user, private| access.may_read_secrets(user, &peer(private)).is_ok();
+        let token = |secrets| User::Token { line: 1, secrets };
+        assert!(!may(User::Anonymous, true), "not even on loopback");
+        assert!(!may(User::Anonymous, false));
+        for trusted in [token(true), User::Own] {
+            assert!(may(trusted, true));
+            assert!(!may(trusted, false), "never in the clear");
+        }
+        assert!(!may(token(false), true));
+    }
+
+    #[test]
+    fn the_own_token_opens_secrets_only_where_there_is_no_token_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("own");
+        let provide = |addr: &str| OwnToken::provide(&place, addr.parse().unwrap()).unwrap();
+        let own = ["127.0.0.1:1", "[::1]:1"].map(provide);
+        let access = Access::of_own(&own);
+        let header = |token: &OwnToken| format!("Bearer {}", token.as_str());
+        for token in &own {
+            assert_eq!(access.user(Some(&header(token))), Some(User::Own));
+        }
+        assert_eq!(access.user(Some("Bearer anything")), Some(User::Anonymous));
+        let why = access.may_read_secrets(User::Anonymous, &peer(true)).unwrap_err();
+        assert!(why.contains(&own[0].path().display().to_string()), "{why}");
+        assert!(why.contains("--feed-token-file") && !why.contains(own[0].as_str()), "{why}");
+        let why = Access::of_own(&[]).may_read_secrets(User::Anonymous, &peer(true)).unwrap_err();
+        assert!(why.ends_with("run the feed with --token-file"), "{why}");
+        let guarded = Access::new(Some(Tokens::default()));
+        assert_eq!(guarded.user(Some(&header(&own[0]))), None);
     }
 
     #[test]

@@ -15,10 +15,11 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -225,23 +226,20 @@ impl Gate {
             };
             let metrics = &self.api.server.metrics;
             let Ok(permit) = self.room.clone().try_acquire_owned() else {
-                metrics.refused_connections.inc();
+                metrics.refuse_connection();
                 continue;
             };
             let connection = serve(self.clone(), stream, peer);
-            let open = metrics.connections.clone();
-            open.inc();
+            let open = Open::new(metrics.connections.clone(), permit);
             connections.spawn(async move {
                 connection.await;
-                open.dec();
-                drop(permit);
+                drop(open);
             });
         }
     }
 
     async fn unix(self, stream: tokio::net::UnixStream) {
-        let peer =
-            Peer { private: true, local: true, rebindable: false, address: "localhost".into() };
+        let peer = Peer { private: true, rebindable: false, address: "localhost".into() };
         let cut = self.api.server.metrics.slow_watchers.clone();
         self.http(Stall::new(stream, cut), peer).await;
     }
@@ -256,14 +254,14 @@ impl Gate {
         let inside = from.is_some_and(loopback) && stream.local_addr().is_ok_and(loopback);
         let stream = Stall::new(stream, self.api.server.metrics.slow_watchers.clone());
         let Some(config) = self.tls.current() else {
-            let peer = Peer { private: inside, local, rebindable: local, address };
+            let peer = Peer { private: inside, rebindable: local, address };
             return self.http(stream, peer).await;
         };
         let accept = TlsAcceptor::from(config).accept(stream);
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await {
             Ok(Ok(stream)) => {
                 // A browser that is led here by a foreign name refuses the certificate.
-                let peer = Peer { private: true, local, rebindable: false, address };
+                let peer = Peer { private: true, rebindable: false, address };
                 self.http(stream, peer).await;
             }
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
@@ -293,6 +291,26 @@ impl Gate {
         if let Err(error) = ended {
             tracing::debug!(%error, "connection");
         }
+    }
+}
+
+/// Counts an open connection, however it ends.
+#[derive(Debug)]
+struct Open {
+    gauge: Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(gauge: Gauge, permit: OwnedSemaphorePermit) -> Open {
+        gauge.inc();
+        Open { gauge, _permit: permit }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge.dec();
     }
 }
 

@@ -1,5 +1,8 @@
 //! What the server counts.
 
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -8,6 +11,10 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::resource::Resource;
+
+/// Between two lines of the log that say that connections are refused: clients try again soon,
+/// and more lines would say the same.
+const WARN_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResourceLabel {
@@ -25,7 +32,9 @@ pub(crate) struct Metrics {
     watchers: Family<ResourceLabel, Gauge>,
     requests: Family<CodeLabel, Counter>,
     pub(crate) connections: Gauge,
-    pub(crate) refused_connections: Counter,
+    refused_connections: Counter,
+    /// When it was last said that connections are refused.
+    warned: Arc<Mutex<Option<Instant>>>,
     pub(crate) events: Counter,
     /// Watches that asked for what was forgotten, and clients that read nothing for too long.
     pub(crate) slow_watchers: Counter,
@@ -43,6 +52,7 @@ impl Metrics {
             requests: Family::default(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
+            warned: Arc::default(),
             events: Counter::default(),
             slow_watchers: Counter::default(),
             changes: Counter::default(),
@@ -76,6 +86,17 @@ impl Metrics {
             _ => "5xx",
         };
         self.requests.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    /// Counts a connection that was closed because too many are open, and says so now and then.
+    pub(crate) fn refuse_connection(&self) {
+        self.refused_connections.inc();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            *warned = Some(Instant::now());
+            let (open, refused) = (self.connections.get(), self.refused_connections.get());
+            tracing::warn!(open, refused, "connections are refused: raise --max-connections");
+        }
     }
 
     /// The number of open watches of a resource.

@@ -88,7 +88,7 @@ impl Status {
     }
 
     pub(crate) fn too_many_streams() -> Status {
-        let message = "too many watches and long lists: try again later";
+        let message = "too many watches and lists: try again later";
         let status = Status::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
         Status { retry_after: Some(1), ..status }.with_details(json!({"retryAfterSeconds": 1}))
     }

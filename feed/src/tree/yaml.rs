@@ -227,7 +227,11 @@ fn scalar<'t>(
 fn check_tag(tag: Option<&Tag>, known: &[&str], mark: Mark) -> Result<(), SyntaxError> {
     match tag {
         Some(tag) if !(tag.is_yaml_core_schema() && known.contains(&&*tag.suffix)) => {
-            Err(error(&format!("tag `{tag}` is not supported"), mark))
+            // Not even its name is told: an unquoted `password: !x` is a Secret's value.
+            Err(error(
+                "a tag of this kind is not supported; quote a text that begins with `!`",
+                mark,
+            ))
         }
         _ => Ok(()),
     }

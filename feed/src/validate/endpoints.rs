@@ -42,7 +42,8 @@ pub(crate) fn slice(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -
         );
         return None;
     };
-    let service = check.text(service);
+    // Most Services have one slice: there is nothing to share.
+    let service = service.into();
     let slice = EndpointSlice { name, service, address_type, ports, endpoints };
     accept(check, || Record::EndpointSlice(Arc::new(slice)))
 }

@@ -109,8 +109,28 @@ struct Hosted {
 #[derive(Debug)]
 struct Known {
     endpoint: Arc<Endpoint>,
-    /// When it drains: the end of its drain time-out.
-    ends: Option<Instant>,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Standing {
+    /// It takes its turns.
+    Serving,
+    /// It is still listed: what is connected to it may stay.
+    Kept,
+    /// It drains until then.
+    Ends(Instant),
+}
+
+/// What became of the endpoints of a frontend.
+#[derive(Debug, Default)]
+struct Replaced {
+    /// Those that serve, in the order of their addresses.
+    members: Vec<Arc<Endpoint>>,
+    /// One of them serves no longer.
+    stopped: bool,
+    /// Those whose drain time-out begins.
+    leaving: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -151,7 +171,7 @@ impl Userspace {
         room: Arc<Room>,
         metrics: ProxyMetrics,
     ) -> io::Result<Userspace> {
-        let own = Arc::new(Own::default());
+        let own = Arc::new(Own::new(settings.service_cidrs.clone()));
         let limits = WorkerLimits {
             own: own.clone(),
             room: room.clone(),
@@ -256,7 +276,8 @@ impl Userspace {
         let hosted = self.hosted.entry(address).or_default();
         hosted.service = frontend.map(|f| f.service.clone());
         let addrs = frontend.map_or(&[][..], |f| &f.endpoints);
-        let (members, leaving) = hosted.replace_endpoints(addrs, ends);
+        let kept = frontend.map_or(&[][..], |f| &f.kept);
+        let Replaced { members, stopped, leaving } = hosted.replace_endpoints(addrs, kept, ends);
         let meter = match frontend {
             Some(frontend) => self.metrics.meters.of(&frontend.service),
             None => Arc::default(),
@@ -282,7 +303,7 @@ impl Userspace {
             }
             self.failures.remove(&address);
         } else {
-            if address.protocol == Protocol::Udp && (!leaving.is_empty() || sources_changed) {
+            if address.protocol == Protocol::Udp && (stopped || sources_changed) {
                 work.refresh.extend(bound);
             }
             work.open.push(address);
@@ -296,7 +317,8 @@ impl Userspace {
         let Some(hosted) = self.hosted.get_mut(&address) else { return false };
         // It may have come back, or come back and left again.
         let mut ended = false;
-        if hosted.endpoints.get(&endpoint).is_some_and(|known| known.ends == Some(at)) {
+        if hosted.endpoints.get(&endpoint).is_some_and(|known| known.standing == Standing::Ends(at))
+        {
             hosted.endpoints.remove(&endpoint).inspect(|known| known.endpoint.end());
             ended = address.protocol == Protocol::Tcp;
         }
@@ -474,36 +496,39 @@ async fn answers(orders: impl Iterator<Item = oneshot::Receiver<()>>) {
 }
 
 impl Hosted {
-    /// Makes `addrs` the endpoints that serve; returns them, and those that leave. One that comes
-    /// back while it drains is the same endpoint again.
+    /// Makes `addrs` the endpoints that serve; what is connected to `kept` ones may stay. Both are
+    /// ordered. One that comes back while it drains is the same endpoint again.
     fn replace_endpoints(
         &mut self,
         addrs: &[SocketAddr],
+        kept: &[SocketAddr],
         ends: Instant,
-    ) -> (Vec<Arc<Endpoint>>, Vec<SocketAddr>) {
-        let mut leaving: BTreeSet<SocketAddr> = self
-            .endpoints
-            .iter()
-            .filter(|(_, known)| known.ends.is_none())
-            .map(|(addr, _)| *addr)
-            .collect();
-        let mut members = Vec::with_capacity(addrs.len());
+    ) -> Replaced {
+        let mut replaced = Replaced::default();
+        for (addr, known) in &mut self.endpoints {
+            if addrs.binary_search(addr).is_ok() {
+                continue;
+            }
+            if known.standing == Standing::Serving {
+                known.endpoint.set_serving(false);
+                replaced.stopped = true;
+            }
+            if kept.binary_search(addr).is_ok() {
+                known.standing = Standing::Kept;
+            } else if !matches!(known.standing, Standing::Ends(_)) {
+                known.standing = Standing::Ends(ends);
+                replaced.leaving.push(*addr);
+            }
+        }
         for addr in addrs {
-            leaving.remove(addr);
-            let known = self
-                .endpoints
-                .entry(*addr)
-                .or_insert_with(|| Known { endpoint: Arc::new(Endpoint::new(*addr)), ends: None });
-            known.ends = None;
+            let standing = Standing::Serving;
+            let new = || Known { endpoint: Arc::new(Endpoint::new(*addr)), standing };
+            let known = self.endpoints.entry(*addr).or_insert_with(new);
+            known.standing = standing;
             known.endpoint.set_serving(true);
-            members.push(known.endpoint.clone());
+            replaced.members.push(known.endpoint.clone());
         }
-        for addr in &leaving {
-            let known = self.endpoints.get_mut(addr).expect("it was listed from this map");
-            known.ends = Some(ends);
-            known.endpoint.set_serving(false);
-        }
-        (members, leaving.into_iter().collect())
+        replaced
     }
 }
 

@@ -1,14 +1,14 @@
 //! TLS, tokens, Unix sockets, and what may be read over each.
 
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, ServerName};
 
-use super::kit::{Feed, Reply, SERVICES, SHOP, answer, connect, head, request};
-use crate::support::{Folder, Net, eventually};
+use super::kit::{Feed, Reply, SERVICES, SHOP, STREAMING, answer, connect, head, request, service};
+use crate::support::{Folder, Net, Switchyard, eventually, own_token};
 
 const SECRETS: &str = "/api/v1/secrets";
 const READER: &str = "reader-0123456789abcdef";
@@ -30,6 +30,16 @@ fn tls_get(
     path: &str,
     headers: &[&str],
 ) -> Option<Reply> {
+    Some(answer(&mut tls_send(addr, trusted, path, headers)?))
+}
+
+/// Sends a request over TLS; `None` when the handshake fails.
+fn tls_send(
+    addr: SocketAddr,
+    trusted: &CertificateDer<'static>,
+    path: &str,
+    headers: &[&str],
+) -> Option<BufReader<impl Read + use<>>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -42,7 +52,7 @@ fn tls_get(
     let client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = rustls::StreamOwned::new(client, connect(addr));
     stream.write_all(head(addr, "GET", path, headers).as_bytes()).ok()?;
-    Some(answer(&mut BufReader::new(stream)))
+    Some(BufReader::new(stream))
 }
 
 fn bearer(token: &str) -> String {
@@ -81,11 +91,26 @@ fn tokens_and_tls_guard_what_leaves_the_machine() {
     let named = ["Host: feed.example", &bearer(READER)];
     assert_eq!(get(SERVICES, &named).code, 200, "names are fine where a certificate has them");
 
+    let mut secrets =
+        tls_send(addr, &certificate, &format!("{SECRETS}?{STREAMING}"), &[&bearer(TRUSTED)])
+            .unwrap();
+    let mut services =
+        tls_send(addr, &certificate, &format!("{SERVICES}?{STREAMING}"), &[&bearer(TRUSTED)])
+            .unwrap();
     keys.replace("tokens", &format!("{TRUSTED}\n"));
+    let told = answer(&mut secrets);
+    assert_eq!(told.code, 200);
+    assert!(told.text().contains("c2VzYW1l"), "it read the Secret, and ended: {}", told.text());
     eventually("a token that was taken away reads nothing", || {
         (get(SERVICES, &[&bearer(READER)]).code == 401).then_some(())
     });
     assert_eq!(get(SECRETS, &[&bearer(TRUSTED)]).code, 403, "nor one its Secrets");
+    feed.folder.replace("api.yaml", &service("api", "10.96.0.11"));
+    let mut line = String::new();
+    while !line.contains("\"name\":\"api\"") {
+        line.clear();
+        assert!(services.read_line(&mut line).unwrap() > 0, "what it may read goes on");
+    }
     keys.replace("tokens", "what is this\n");
     let renewed = certify(keys.path());
     eventually("the new certificate", || tls_get(addr, &renewed, "/version", &[]));
@@ -128,7 +153,7 @@ fn http_2_is_negotiated_over_tls() {
 }
 
 #[test]
-fn without_tokens_secrets_stay_on_local_listeners() {
+fn without_a_token_file_secrets_take_the_token_of_the_same_user() {
     let (net, folder) = (Net::new(), Folder::new());
     folder.replace("shop.yaml", SHOP);
     let socket = folder.file("feed.sock");
@@ -136,15 +161,42 @@ fn without_tokens_secrets_stay_on_local_listeners() {
     let unix = format!("unix:{}", socket.display());
     let args = ["--listen", &local.to_string(), "--listen", &everywhere, "--listen", &unix];
     let _feed = Feed::serving(net, folder, &args);
-    assert_eq!(request(local, "GET", SECRETS, &[]).code, 200);
+    let own = bearer(&own_token(local));
+    let reply = request(local, "GET", SECRETS, &[]);
+    assert_eq!(reply.code, 403, "any user of this machine, and any container on its network");
+    let message = reply.json()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("--feed-token-file") && message.contains(".token"), "{message}");
+    assert_eq!(request(local, "GET", SECRETS, &[&own]).code, 200);
+    assert_eq!(request(local, "GET", SERVICES, &[]).code, 200);
     let port = everywhere.parse::<SocketAddr>().unwrap().port();
     let open = SocketAddr::new(net.ip(2), port);
     assert_eq!(request(open, "GET", SERVICES, &["Host: feed:7400"]).code, 200);
     assert_eq!(request(open, "GET", SECRETS, &[]).code, 403);
-    let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
-    stream.write_all(head(local, "GET", SECRETS, &["Host: feed"]).as_bytes()).unwrap();
-    assert_eq!(answer(&mut BufReader::new(stream)).code, 200);
+    for (headers, code) in [(vec!["Host: feed"], 403), (vec!["Host: feed", &own], 200)] {
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.write_all(head(local, "GET", SECRETS, &headers).as_bytes()).unwrap();
+        assert_eq!(answer(&mut BufReader::new(stream)).code, code, "{headers:?}");
+    }
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+/// The ingress needs Secrets, and no flag to get them from its own user's feed.
+#[test]
+fn an_ingress_of_the_same_user_finds_the_token_by_itself() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("shop.yaml", SHOP);
+    let at = |port: u16| net.addr(3, port).to_string();
+    let source = format!("http://{}", net.addr(1, 7400));
+    let args = ["ingress", "--feed", &source, "--http", &at(8080), "--https", &at(8443)];
+    // Before there is a feed, and so a token.
+    let ingress = Switchyard::start(net.addr(3, 7421), &args);
+    let feed = Feed::serving(net, folder, &[]);
+    eventually("the ingress is in sync", || (ingress.admin_get("/readyz").0 == 200).then_some(()));
+    let token = own_token(feed.addr);
+    let Feed { process, folder, .. } = feed;
+    drop(process);
+    let feed = Feed::serving(net, folder, &[]);
+    assert_eq!(own_token(feed.addr), token, "a restart changes nothing");
 }

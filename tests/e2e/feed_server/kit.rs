@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Folder, Net, PATIENCE, Switchyard};
+use crate::support::{Folder, Net, PATIENCE, Switchyard, own_token};
 
 /// A Service, its slice and a Secret.
 pub(crate) const SHOP: &str = "\
@@ -79,6 +79,12 @@ impl Feed {
 
     pub(crate) fn get(&self, path: &str) -> Reply {
         request(self.addr, "GET", path, &[])
+    }
+
+    /// Shows the token of the feed's own user.
+    pub(crate) fn get_with_token(&self, path: &str) -> Reply {
+        let token = format!("Authorization: Bearer {}", own_token(self.addr));
+        request(self.addr, "GET", path, &[&token])
     }
 
     /// The JSON of a path that must be there.

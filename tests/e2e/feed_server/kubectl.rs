@@ -74,7 +74,8 @@ fn the_usual_columns_of_several_kinds() {
         printed(&feed, "get svc -A --field-selector metadata.name=web -o name"),
         "service/web"
     );
-    assert_eq!(printed(&feed, "get secrets -n shop"), "NAME TYPE DATA AGE\nkey Opaque 1 -");
+    let refused = String::from_utf8(output(&feed, "get secrets -n shop").stderr).unwrap();
+    assert!(refused.contains("(Forbidden)") && refused.contains(".token"), "{refused}");
     assert_eq!(printed(&feed, "get ns"), "NAME STATUS AGE\nshop Active -");
     assert_eq!(printed(&feed, "get endpoints -n shop"), "NAME ENDPOINTS AGE\nweb 10.1.0.2:8080 -");
 }

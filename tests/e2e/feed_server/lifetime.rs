@@ -73,3 +73,19 @@ fn ages_outlive_the_process_with_a_state_folder() {
     let feed = Feed::serving(net, folder, &["--state-dir", &dir]);
     assert_eq!(created(&feed), first);
 }
+
+#[test]
+fn a_state_folder_that_cannot_be_written_keeps_nobody_from_serving() {
+    let state = Folder::new();
+    let dir = state.path().display().to_string();
+    // As good as a full disk, also for root: the file cannot be made beside the old one.
+    let in_the_way = state.file(".feed-server.json.new");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let feed = Feed::with(&["--state-dir", &dir]);
+    assert_eq!(feed.json(SERVICES)["items"].as_array().map(Vec::len), Some(1));
+    assert!(!state.file("feed-server.json").exists());
+    std::fs::remove_dir(&in_the_way).unwrap();
+    crate::support::eventually("the state is written", || {
+        state.file("feed-server.json").exists().then_some(())
+    });
+}

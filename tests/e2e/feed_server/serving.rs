@@ -20,7 +20,7 @@ fn the_folder_is_listed_completed_and_joined() {
     assert_eq!(slice["endpoints"], json!([{"addresses": ["10.1.0.2"], "conditions": {}}]));
     let endpoints = feed.json("/api/v1/namespaces/shop/endpoints/web");
     assert_eq!(endpoints["subsets"][0]["addresses"], json!([{"ip": "10.1.0.2"}]));
-    let secret = feed.json("/api/v1/namespaces/shop/secrets/key");
+    let secret = feed.get_with_token("/api/v1/namespaces/shop/secrets/key").json();
     assert_eq!(secret["data"], json!({"password": "c2VzYW1l"}));
     assert_eq!(secret.get("stringData"), None);
     assert_eq!(feed.json("/api/v1/namespaces/shop")["status"]["phase"], "Active");
@@ -213,8 +213,14 @@ fn bad_requests_get_an_answer_and_nobody_else_notices() {
         let code = feed.get(&format!("{SERVICES}?{query}")).code;
         assert!(matches!(code, 400 | 500), "{query}: {code}");
     }
+    let endless = "watch=1&resourceVersion=0&timeoutSeconds=18446744073709551615";
+    assert_eq!(feed.watch(&format!("{SERVICES}?{endless}")).event()["type"], "ADDED");
     feed.folder.replace("api.yaml", &service("api", "10.96.0.11"));
     assert_eq!(healthy.until_bookmark().0, ["ADDED api"]);
+    drop(healthy);
+    eventually("no connection is counted that is gone", || {
+        (feed.metric("switchyard_feed_connections") == 0.0).then_some(())
+    });
 }
 
 #[test]

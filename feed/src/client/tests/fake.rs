@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
+use crate::client::MAX_OBJECT;
+
 /// What a test makes all open watches do.
 #[derive(Clone, Debug)]
 pub(super) enum Act {
@@ -32,6 +34,8 @@ pub(super) struct State {
     pub(super) version: u64,
     /// Name → version.
     pub(super) services: BTreeMap<String, u64>,
+    /// The Service that lists hold with more JSON than a client reads.
+    pub(super) giant: Option<&'static str>,
     history: Vec<(u64, &'static str, String)>,
     /// Watches from before this version get a 410.
     pub(super) oldest: u64,
@@ -42,10 +46,14 @@ pub(super) struct State {
     pub(super) expire_tokens: u32,
     /// The next responses, to any request but for who it is: status and headers.
     pub(super) refuse: VecDeque<(u16, String)>,
+    /// What answers at `/version` instead: status, headers and body.
+    pub(super) impostor: Option<(u16, &'static str, &'static str)>,
     /// Accepts connections, and says nothing.
     pub(super) frozen: bool,
     /// Bookmarks after each change, as our feed sends them.
     pub(super) bookmarks: bool,
+    /// Paths that end so are answered with 403.
+    pub(super) forbid: Option<&'static str>,
     /// Requires this token.
     pub(super) token: Option<String>,
     /// All requests so far: path and query.
@@ -67,14 +75,17 @@ impl Fake {
             identity: "first".into(),
             version: 1000,
             services: BTreeMap::new(),
+            giant: None,
             history: Vec::new(),
             oldest: 1000,
             streaming: true,
             page: 2,
             expire_tokens: 0,
             refuse: VecDeque::new(),
+            impostor: None,
             frozen: false,
             bookmarks: true,
+            forbid: None,
             token: None,
             requests: Vec::new(),
         };
@@ -182,6 +193,15 @@ impl Drop for Fake {
     }
 }
 
+impl State {
+    fn padded(&self, name: &str, text: String) -> String {
+        if self.giant != Some(name) {
+            return text;
+        }
+        text.replace("\"spec\"", &format!("\"x\":\"{}\",\"spec\"", "x".repeat(MAX_OBJECT)))
+    }
+}
+
 /// The JSON of a Service; its port tells its version.
 pub(super) fn service(name: &str, version: u64) -> String {
     let port = 1 + version % 60_000;
@@ -247,8 +267,16 @@ impl Connection {
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let query: BTreeMap<&str, &str> =
             query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let forbidden = self.state.lock().unwrap().forbid.is_some_and(|end| path.ends_with(end));
+        if forbidden {
+            return self.respond(403, "", "{\"kind\":\"Status\",\"message\":\"no\"}").await;
+        }
         match path {
             "/version" => {
+                let impostor = self.state.lock().unwrap().impostor;
+                if let Some((code, headers, body)) = impostor {
+                    return self.respond(code, headers, body).await;
+                }
                 let ours = self.state.lock().unwrap().ours;
                 let git = if ours { "v1.36.0+switchyard.0" } else { "v1.36.2" };
                 self.respond(200, "", &format!("{{\"gitVersion\":\"{git}\"}}")).await
@@ -333,7 +361,8 @@ impl Connection {
             let (lines, version) = {
                 let state = self.state.lock().unwrap();
                 let all = state.services.iter().filter(|_| services);
-                let lines: String = all.map(|(n, v)| line("ADDED", n, *v)).collect();
+                let lines: String =
+                    all.map(|(n, v)| state.padded(n, line("ADDED", n, *v))).collect();
                 (lines + &bookmark(state.version, true), state.version)
             };
             self.chunk(&lines).await?;
@@ -385,7 +414,8 @@ fn page(state: &State, path: &str, query: &BTreeMap<&str, &str>) -> String {
     if shown.len() < rest.len() {
         write!(next, ",\"continue\":\"{}\"", shown.last().unwrap().0).unwrap();
     }
-    let items: Vec<_> = shown.iter().map(|(name, version)| service(name, **version)).collect();
+    let item = |name: &str, version| state.padded(name, service(name, version));
+    let items: Vec<_> = shown.iter().map(|(name, version)| item(name, **version)).collect();
     format!(
         "{{\"kind\":\"List\",\"metadata\":{{\"resourceVersion\":\"{}\"{next}}},\"items\":[{}]}}",
         state.version,

@@ -334,10 +334,12 @@ async fn bookmarks_alone_move_the_version() {
     // Only from that version can it resume.
     world.fake.state().oldest = version;
     world.fake.act(Act::Break);
+    let resumed = format!("resourceVersion={version}");
+    // A change before that could still come over the old connection.
+    world.until("resumed", |world| world.requests(&resumed) >= 1).await;
     world.fake.put("third");
     world.in_sync(RECOVERY).await;
     assert_eq!(world.requests("sendInitialEvents"), 3);
-    assert!(world.requests(&format!("resourceVersion={version}")) >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -347,11 +349,11 @@ async fn a_giant_line_costs_nobody_else_anything() {
     let giant = line("ADDED", "giant", version)
         .replace("\"spec\"", &format!("\"x\":\"{}\",\"spec\"", "x".repeat(MAX_OBJECT)));
     world.fake.act(Act::Raw(giant));
-    world.fake.put("third");
-    world.in_sync(PATIENCE).await;
     world
         .until("named", |world| world.page()["rejected"][0]["object"] == "Service shop/giant")
         .await;
+    world.fake.put("third");
+    world.in_sync(PATIENCE).await;
     assert_eq!(world.requests("limit=1"), 0, "the watch goes on");
 }
 
@@ -477,4 +479,90 @@ async fn invalid_objects_are_named_and_their_last_good_state_stays() {
     world.fake.put("first");
     world.in_sync(RECOVERY).await;
     world.until("mended", |world| world.page()["errors"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_kind_does_not_delay_the_others() {
+    let world = World::new().await;
+    world.fake.state().forbid = Some("/ingresses");
+    world.fake.act(Act::Break);
+    world.until("refused", |world| world.page()["kinds"]["Ingress"]["fault"] == "403 no").await;
+    // The first change may wait a second for the kind to come back; no later one does.
+    let mut took = Vec::new();
+    while took.len() < 6 && !took.iter().any(|took| *took < Duration::from_millis(500)) {
+        let begun = Instant::now();
+        world.fake.put("first");
+        world.in_sync(RECOVERY).await;
+        took.push(begun.elapsed());
+    }
+    assert!(took.len() < 6, "all of them are late: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_no_apis_does_not_make_our_feed_a_foreign_server() {
+    let page = "<html>please wait</html>";
+    for (code, headers, body, told) in [
+        (200, "", page, "200 <html>please wait</html>"),
+        (200, "Content-Encoding: gzip\r\n", "\u{1f}\u{8}", "200"),
+        (302, "Location: /login\r\n", "", "302"),
+        (404, "", "no such page", "404 no such page"),
+    ] {
+        let world = World::new().await;
+        world.fake.state().impostor = Some((code, headers, body));
+        world.fake.act(Act::Break);
+        let told = format!("/version is answered as by no API: {told}");
+        let is_told = |kind: &serde_json::Value| kind["fault"] == *told;
+        world
+            .until("all kinds are at fault", |world| {
+                world.page()["kinds"].as_object().unwrap().values().all(is_told)
+            })
+            .await;
+        world.fake.put("third");
+        world.fake.state().impostor = None;
+        world.in_sync(RECOVERY).await;
+        let kinds = world.page()["kinds"].clone();
+        assert_eq!(kinds["Service"]["server"], "switchyard feed", "{code}");
+        assert_eq!(world.requests("kube-system"), 0, "it is asked as our own feed: {code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retry_after_is_heeded_when_the_server_is_asked_who_it_is() {
+    let world = World::new().await;
+    world.fake.state().impostor =
+        Some((429, "Retry-After: 2\r\n", "{\"kind\":\"Status\",\"message\":\"no\"}"));
+    world.fake.act(Act::Break);
+    world.until("refused", |world| world.page()["kinds"]["Service"]["fault"] == "429 no").await;
+    let refused = Instant::now();
+    world.fake.state().impostor = None;
+    world.fake.put("third");
+    world.in_sync(Duration::from_secs(2) + RECOVERY).await;
+    // Well above the 100 ms that the first wait would take at most.
+    assert!(refused.elapsed() >= Duration::from_millis(1500), "{:?}", refused.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_giant_in_a_list_keeps_its_last_good_state() {
+    for streaming in [true, false] {
+        let prepare = |fake: &Fake| fake.state().streaming = streaming;
+        let world = World::with(Patience::default(), prepare).await;
+        world.fake.state().giant = Some("second");
+        world.fake.put_untold(&["third"], &["first"]);
+        world.fake.act(Act::Raw(error(410)));
+        world.in_sync(PATIENCE).await;
+        assert!(world.here().contains_key("second"));
+        let page = world.page();
+        assert_eq!(page["rejected"][0]["object"], "Service shop/second");
+        assert_eq!(page["rejected"][0]["message"], "its JSON is longer than 8 MiB");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_name_is_an_error_until_the_next_list() {
+    let world = World::new().await;
+    let nameless = format!("{{\"type\":\"ADDED\",\"x\":\"{}\"}}\n", "x".repeat(MAX_OBJECT));
+    world.fake.act(Act::Raw(nameless));
+    world.until("counted", |world| world.page()["errors"] == 1).await;
+    world.fake.act(Act::Raw(error(410)));
+    world.until("listed anew", |world| world.page()["errors"] == 0).await;
 }

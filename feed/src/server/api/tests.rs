@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::name::ObjectName;
+use crate::own_token::OwnToken;
 use crate::server::access::Tokens;
 use crate::server::entry::Content;
 use crate::server::history::{Change, History, Limits};
@@ -66,15 +67,11 @@ fn api() -> Api {
         put(Resource::Ingresses, "shop", "web", json!({"spec": {}})),
     ]);
     let metrics = Metrics::new(&daemon::Daemon::detached("feed", 1).metrics);
-    Api {
-        server: Server { live: Arc::new(live), metrics },
-        access: Arc::default(),
-        streams: Arc::new(Semaphore::new(3)),
-    }
+    Api::new(Server { live: Arc::new(live), metrics }, Arc::default(), 3)
 }
 
 fn loopback() -> Peer {
-    Peer { private: true, local: true, rebindable: true, address: "127.0.0.1:7400".to_owned() }
+    Peer { private: true, rebindable: true, address: "127.0.0.1:7400".to_owned() }
 }
 
 /// An answer whose body was read for as long as it came at once.
@@ -441,6 +438,20 @@ async fn there_are_no_more_watches_than_the_limit() {
     assert_eq!(api.answer(&request(), &loopback()).status(), 200);
 }
 
+/// Short lists held their whole text for as long as nobody took it, and nobody counted them.
+#[tokio::test(start_paused = true)]
+async fn lists_that_are_not_taken_are_counted() {
+    let api = api();
+    let request = || Request::builder().uri(SERVICES).body(()).unwrap();
+    let mut open: Vec<_> = (0..3).map(|_| api.answer(&request(), &loopback())).collect();
+    assert!(open.iter().all(|response| response.status() == 200));
+    assert_eq!(api.answer(&request(), &loopback()).status(), 429);
+    let list = open.pop().unwrap().into_body().collect().await.unwrap().to_bytes();
+    let list: Value = serde_json::from_slice(&list).unwrap();
+    assert_eq!(list["items"].as_array().unwrap().len(), 4);
+    assert_eq!(api.answer(&request(), &loopback()).status(), 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn foreign_names_are_refused_where_a_browser_could_be_led() {
     let code = async |peer: &Peer, name: &str, value: &str| {
@@ -462,7 +473,7 @@ async fn tokens_open_the_server_and_secrets_take_the_right() {
     std::fs::write(&file, "reader-0123456789ab\ningress-0123456789 secrets\n").unwrap();
     let mut api = api();
     api.access = Arc::new(Access::new(Some(Tokens::load(file.path()).unwrap())));
-    let remote = Peer { private: false, local: false, rebindable: false, ..loopback() };
+    let remote = Peer { private: false, rebindable: false, ..loopback() };
     let ask = async |peer: &Peer, path: &str, token: &str| {
         let bearer = format!("Bearer {token}");
         let headers = [("authorization", bearer.as_str())];
@@ -489,11 +500,24 @@ async fn tokens_open_the_server_and_secrets_take_the_right() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_tokens_secrets_stay_on_the_machine() {
-    let code = async |peer: Peer| send(&api(), &peer, "GET", "/api/v1/secrets", &[]).await.code;
-    assert_eq!(code(loopback()).await, 200);
-    assert_eq!(code(Peer { local: false, ..loopback() }).await, 403);
-    assert_eq!(code(Peer { private: false, local: false, ..loopback() }).await, 403);
+async fn without_a_token_file_secrets_take_the_own_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = "127.0.0.1:7400".parse().unwrap();
+    let own = OwnToken::provide(&folder.path().join("own"), address).unwrap();
+    let mut api = api();
+    api.access = Arc::new(Access::of_own(std::slice::from_ref(&own)));
+    let bearer = format!("Bearer {}", own.as_str());
+    let shown = [("authorization", bearer.as_str())];
+    for path in ["/api/v1/secrets", "/api/v1/namespaces/shop/secrets/key"] {
+        let seen = send(&api, &loopback(), "GET", path, &[]).await;
+        assert_eq!(seen.code, 403, "{path}");
+        let message = seen.json()["message"].as_str().unwrap().to_owned();
+        assert!(message.contains(".token") && !message.contains(own.as_str()), "{message}");
+        assert_eq!(send(&api, &loopback(), "GET", path, &shown).await.code, 200, "{path}");
+        let network = Peer { private: false, rebindable: false, ..loopback() };
+        assert_eq!(send(&api, &network, "GET", path, &shown).await.code, 403, "in the clear");
+    }
+    assert_eq!(send(&api, &loopback(), "GET", SLICES, &[]).await.code, 200);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,210 @@
+//! Why an address is answered as it is: by the snapshot that listeners are opened from.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use feed::{Explanation, Protocol, ServiceEntry, ServiceType, TargetPort, Trouble, Update};
+
+use crate::resolver::{Family, Frontend, FrontendAddress, FrontendKind, Node, Place, Scope, Why};
+use crate::snapshot::Snapshot;
+
+/// The explanation of a connection, or of a datagram, to an address.
+pub fn explain(
+    update: &Update,
+    node: &Node,
+    address: SocketAddr,
+    protocol: Protocol,
+) -> Explanation {
+    let node = node.with_objects(&update.model);
+    let services = &update.changes.services;
+    let (snapshot, _) = Snapshot::default().next(&update.model, services, &node, update.generation);
+    let target = format!("{address}/{protocol}");
+    let Some(port) = NonZeroU16::new(address.port()) else {
+        return Explanation::of_trouble(&target, "none", "port 0 is no port", "name another port");
+    };
+    let ip = address.ip().to_canonical();
+    let asked = Asked { update, snapshot: &snapshot, target, ip, port, protocol };
+    let own = asked.at(Place::Ip(ip), protocol);
+    match own.or_else(|| asked.at(Place::Node(Family::of(ip)), protocol)) {
+        Some(frontend) => asked.found(frontend),
+        None => asked.nothing(),
+    }
+}
+
+struct Asked<'a> {
+    update: &'a Update,
+    snapshot: &'a Snapshot,
+    target: String,
+    ip: IpAddr,
+    port: NonZeroU16,
+    protocol: Protocol,
+}
+
+impl Asked<'_> {
+    fn at(&self, place: Place, protocol: Protocol) -> Option<&Arc<Frontend>> {
+        self.snapshot.frontend(&FrontendAddress { place, port: self.port, protocol })
+    }
+
+    fn found(&self, frontend: &Frontend) -> Explanation {
+        let service = &frontend.service;
+        let port = match &*frontend.port_name {
+            "" => format!("its port {}", self.port),
+            name => format!("its port {name}"),
+        };
+        let mut because = vec![format!("{} of Service {service}, {port}", frontend.kind.as_str())];
+        if frontend.kind == FrontendKind::NodePort {
+            because.push(format!("if {} is an address of the node", self.ip));
+        }
+        because.push(match frontend.scope {
+            Scope::Cluster => frontend.why.as_str().to_owned(),
+            scope => format!("{} ({})", frontend.why.as_str(), scope.as_str()),
+        });
+        if let Some(time) = frontend.affinity {
+            because.push(format!("a client keeps its endpoint until it is away for {time:?}"));
+        }
+        if let Some(sources) = &frontend.sources {
+            let ranges: Vec<_> = sources.iter().map(ToString::to_string).collect();
+            because.push(format!("only clients from {} may come", ranges.join(", ")));
+        }
+        let crowded = self.snapshot.crowded_out().filter(|f| f.address == frontend.address);
+        let lost = crowded.map(|other| {
+            format!("Service {} asks for {} too, and comes later", other.service, other.address)
+        });
+        let is_served = !frontend.endpoints.is_empty();
+        Explanation {
+            target: self.target.clone(),
+            answer: if is_served { "forwarded" } else { "refused" }.to_owned(),
+            to: Some(format!("Service {service}, {port}")),
+            endpoints: frontend.endpoints.iter().map(ToString::to_string).collect(),
+            because,
+            lost: lost.collect(),
+            trouble: (!is_served).then(|| self.no_endpoint(frontend)),
+        }
+    }
+
+    fn no_endpoint(&self, frontend: &Frontend) -> Trouble {
+        let service = &frontend.service;
+        let entry = self.update.model.service(service);
+        let fix = match frontend.why {
+            Why::NoneReady => {
+                "make an endpoint ready, or set spec.publishNotReadyAddresses".to_owned()
+            }
+            Why::NoneLocal => {
+                "use traffic policy Cluster, or give --node-name as its endpoints spell it".into()
+            }
+            _ => entry.as_ref().map_or_else(String::new, |entry| self.no_such_endpoint(entry)),
+        };
+        Trouble { cause: format!("Service {service}: {}", frontend.why.as_str()), fix }
+    }
+
+    /// What a Service lacks of which no slice fits.
+    fn no_such_endpoint(&self, entry: &ServiceEntry) -> String {
+        let name = &entry.service.name.name;
+        let mut ports: Vec<_> =
+            entry.slices.iter().flat_map(|slice| slice.ports.iter().map(|p| &*p.name)).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        match &ports[..] {
+            [] => format!(
+                "write an EndpointSlice with label kubernetes.io/service-name: {name}, or Pods \
+                 that the Service selects"
+            ),
+            names => format!(
+                "its slices have no endpoint of this address family on a port of the same name \
+                 and protocol; they have ports named {names:?}"
+            ),
+        }
+    }
+
+    /// Nobody has the address: what comes nearest to it.
+    fn nothing(&self) -> Explanation {
+        let (cause, fix) = self
+            .other_protocol()
+            .or_else(|| self.other_port())
+            .or_else(|| self.is_endpoint())
+            .or_else(|| self.skipped())
+            .unwrap_or_else(|| self.unknown());
+        Explanation::of_trouble(&self.target, "refused", cause, fix)
+    }
+
+    fn other_protocol(&self) -> Option<(String, String)> {
+        let other = match self.protocol {
+            Protocol::Tcp => Protocol::Udp,
+            _ => Protocol::Tcp,
+        };
+        let frontend = self.at(Place::Ip(self.ip), other)?;
+        let cause = format!("Service {} has this port over {other} only", frontend.service);
+        Some((cause, format!("use {other}, or add a port with protocol: {}", self.protocol)))
+    }
+
+    fn other_port(&self) -> Option<(String, String)> {
+        let mut services = self.update.model.services();
+        let entry = services.find(|entry| has_address(entry, self.ip))?;
+        let service = &*entry.service;
+        let ports: Vec<_> = service.ports.iter().map(|p| p.port.to_string()).collect();
+        let is_target = |target: &TargetPort| match target {
+            TargetPort::Number(number) => *number == self.port,
+            TargetPort::Name(_) => false,
+        };
+        let cause = match service.ports.iter().find(|port| is_target(&port.target_port)) {
+            Some(port) => format!(
+                "{} is the target port of Service {}, which is dialled at port {}",
+                self.port, service.name, port.port
+            ),
+            None => format!("Service {} has no port {}", service.name, self.port),
+        };
+        Some((cause, format!("dial a port that it has: {}", ports.join(", "))))
+    }
+
+    fn is_endpoint(&self) -> Option<(String, String)> {
+        let at = |entry: &ServiceEntry| {
+            let mut endpoints = entry.slices.iter().flat_map(|slice| slice.endpoints.iter());
+            endpoints.any(|endpoint| endpoint.ip() == Some(self.ip))
+        };
+        let entries: Vec<_> = self.update.model.services().filter(at).collect();
+        // One that balances says more than a headless one.
+        let balanced = entries.iter().find(|entry| !entry.service.cluster_ips.is_empty());
+        let entry = balanced.or(entries.first())?;
+        let name = &entry.service.name;
+        let cause = format!("{} is an endpoint of Service {name}: no proxy is before it", self.ip);
+        let fix = match entry.service.cluster_ips.first() {
+            Some(ip) => format!("dial the Service at {ip} to be balanced"),
+            None => "it is dialled directly".to_owned(),
+        };
+        Some((cause, fix))
+    }
+
+    fn skipped(&self) -> Option<(String, String)> {
+        let (name, skipped) = self.snapshot.skipped().find(|(_, part)| part.port == self.port)?;
+        let cause = format!("Service {name} asks for port {}: {}", self.port, skipped.reason);
+        Some((cause, "give the port another protocol or number".to_owned()))
+    }
+
+    fn unknown(&self) -> (String, String) {
+        let node_ports = self.update.model.services().flat_map(|entry| {
+            let ports = entry.service.ports.iter().filter_map(|port| port.node_port);
+            ports.collect::<Vec<_>>()
+        });
+        let node_ports: BTreeSet<_> = node_ports.collect();
+        let node_ports: Vec<_> = node_ports.iter().take(8).map(ToString::to_string).collect();
+        let cause = format!("no Service has {}, and none has NodePort {}", self.ip, self.port);
+        let fix = match node_ports.is_empty() {
+            true => "write a Service with that clusterIP, or of type NodePort".to_owned(),
+            false => {
+                format!("use a ClusterIP, or a NodePort that there is: {}", node_ports.join(", "))
+            }
+        };
+        (cause, fix)
+    }
+}
+
+/// Whether the Service is dialled at that IP.
+fn has_address(entry: &ServiceEntry, ip: IpAddr) -> bool {
+    let service = &entry.service;
+    !matches!(service.service_type, ServiceType::ExternalName(_))
+        && (service.cluster_ips.contains(&ip)
+            || service.external_ips.contains(&ip)
+            || service.load_balancer_ips.contains(&ip))
+}
