@@ -35,6 +35,8 @@ if [ -z "${L4_IN_NAMESPACE:-}" ]; then
   L4_IN_NAMESPACE=1 exec unshare --net "$0" "$@"
 fi
 
+# Other work on the machine lowers all rates, and tells which to believe.
+load_before=$(cut -d' ' -f1 /proc/loadavg)
 rounds=${1:-5}
 seconds=${2:-3}
 connections=64
@@ -42,6 +44,8 @@ idle=2000
 services=10000
 proxies="direct haproxy nginx switchyard"
 ip link set lo up
+# The endpoints' address: not a loopback one, of which the feed warns.
+ip addr add 10.255.0.1/32 dev lo
 # More ports than a round's connections in TIME_WAIT, and none of the fixed ones below.
 echo "10000 65535" >/proc/sys/net/ipv4/ip_local_port_range
 # The kernel's default, whatever the host prefers.
@@ -62,6 +66,9 @@ trap finish EXIT
 
 # Ports: 8000 and 9000 are the endpoints, 800N and 900N what the proxies make of them.
 declare -A port=([direct]=0 [haproxy]=1 [nginx]=2 [switchyard]=3) pid_of
+declare -A host=([direct]=10.255.0.1 [haproxy]=127.0.0.1 [nginx]=127.0.0.1 [switchyard]=127.0.0.3)
+declare -A stream_host=([direct]=10.255.0.1 [haproxy]=127.0.0.1 [nginx]=127.0.0.1
+  [switchyard]=127.0.0.4)
 
 common="daemon off; worker_processes 1; error_log $out/nginx.log crit;
 events { worker_connections 9000; multi_accept on; }"
@@ -72,7 +79,7 @@ http {
   client_body_temp_path $out; proxy_temp_path $out; fastcgi_temp_path $out;
   uwsgi_temp_path $out; scgi_temp_path $out;
   server {
-    listen 127.0.0.1:8000 backlog=4096;
+    listen 10.255.0.1:8000 backlog=4096;
     location / { return 200 "hello from the endpoint\n"; }
   }
 }
@@ -82,8 +89,8 @@ load_module $stream;
 pid $out/nginx.pid; $common
 stream {
   proxy_buffer_size 64k; proxy_timeout 600s;
-  server { listen 127.0.0.1:8002 backlog=4096; proxy_pass 127.0.0.1:8000; }
-  server { listen 127.0.0.1:9002 backlog=4096; proxy_pass 127.0.0.1:9000; }
+  server { listen 127.0.0.1:8002 backlog=4096; proxy_pass 10.255.0.1:8000; }
+  server { listen 127.0.0.1:9002 backlog=4096; proxy_pass 10.255.0.1:9000; }
 }
 CONF
 cat >"$out/haproxy.cfg" <<CONF
@@ -99,10 +106,10 @@ defaults
   timeout server 600s
 listen requests
   bind 127.0.0.1:8001 backlog 4096
-  server endpoint 127.0.0.1:8000
+  server endpoint 10.255.0.1:8000
 listen stream
   bind 127.0.0.1:9001 backlog 4096
-  server endpoint 127.0.0.1:9000
+  server endpoint 10.255.0.1:9000
 CONF
 mkdir "$out/folder"
 service() { # name IP port endpoint-port
@@ -118,10 +125,10 @@ kind: EndpointSlice
 metadata: { name: $1, namespace: default, labels: { kubernetes.io/service-name: $1 } }
 addressType: IPv4
 ports: [{ port: $4 }]
-endpoints: [{ addresses: [127.0.0.1] }]
+endpoints: [{ addresses: [10.255.0.1] }]
 YAML
 }
-{ service requests 127.0.0.1 8003 8000; service stream 127.0.0.1 9003 9000; } >"$out/folder/a.yaml"
+{ service requests 127.0.0.3 8003 8000; service stream 127.0.0.4 9003 9000; } >"$out/folder/a.yaml"
 
 start() { # name core command…
   local name=$1 core=$2
@@ -131,14 +138,15 @@ start() { # name core command…
   pid_of[$name]=$!
 }
 start endpoint "${cores[1]}" nginx -c "$out/endpoint.conf"
-start iperf "${cores[1]}" iperf3 -s -p 9000
+start iperf "${cores[1]}" iperf3 -s -B 10.255.0.1 -p 9000
 start haproxy "${cores[0]}" haproxy -f "$out/haproxy.cfg" -db
 start nginx "${cores[0]}" nginx -c "$out/nginx.conf"
 start switchyard "${cores[0]}" "$SWITCHYARD" proxy --feed "$out/folder" --workers 1 \
   --admin 127.0.0.1:7411 --log-format text
 for name in $proxies; do
   waited=0
-  until [ "$(curl -s --max-time 2 "http://127.0.0.1:800${port[$name]}/")" = "hello from the endpoint" ]; do
+  url="http://${host[$name]}:800${port[$name]}/"
+  until [ "$(curl -s --max-time 2 "$url")" = "hello from the endpoint" ]; do
     sleep 0.1
     waited=$((waited + 1))
     [ "$waited" -lt 300 ] || { echo "$name does not start:" >&2; cat "$out"/*.log >&2; exit 1; }
@@ -175,17 +183,18 @@ memory_kb() { # VmRSS or VmHWM, name
 # The loads: each prints how much was done.
 new_connections() {
   taskset -c "${cores[1]}" ab -q -t "$seconds" -n 10000000 -c "$connections" \
-    "http://127.0.0.1:800$1/" 2>"$out/ab.err" >"$out/load" || { cat "$out/load" "$out/ab.err" >&2; exit 1; }
+    "http://${host[$1]}:800${port[$1]}/" 2>"$out/ab.err" >"$out/load" || { cat "$out/load" "$out/ab.err" >&2; exit 1; }
   awk '/^Failed requests/ && $3 > 0 { exit 1 }' "$out/load" || { cat "$out/load" >&2; exit 1; }
   awk '/^Complete requests/ { print $3 }' "$out/load"
 }
 kept_requests() {
-  taskset -c "${cores[1]}" wrk -t1 -c"$connections" -d"${seconds}s" "http://127.0.0.1:800$1/" >"$out/load"
+  taskset -c "${cores[1]}" wrk -t1 -c"$connections" -d"${seconds}s" "http://${host[$1]}:800${port[$1]}/" >"$out/load"
   if grep -qE 'Non-2xx|Socket errors' "$out/load"; then cat "$out/load" >&2; exit 1; fi
   awk '/requests in/ { print $1 }' "$out/load"
 }
-stream_gigabytes() { # port [-R]
-  taskset -c "${cores[1]}" iperf3 -c 127.0.0.1 -p "900$1" -t "$seconds" -J ${2:-} >"$out/load"
+stream_gigabytes() { # name [-R]
+  taskset -c "${cores[1]}" iperf3 -c "${stream_host[$1]}" -p "900${port[$1]}" -t "$seconds" \
+    -J ${2:-} >"$out/load" || { cat "$out/load" >&2; exit 1; }
   awk '/"sum_received"/ { found = 1 } found && /"bytes"/ { gsub(",", ""); print $2 / 1e9; exit }' "$out/load"
 }
 stream_upload() { stream_gigabytes "$1"; }
@@ -197,7 +206,7 @@ for round in $(seq "$rounds"); do
     for name in $proxies; do
       before=$(cpu_ns "$name")
       since=$(date +%s%N)
-      done=$("$kind" "${port[$name]}")
+      done=$("$kind" "$name")
       after=$(cpu_ns "$name")
       # Rate, CPU microseconds (milliseconds for a gigabyte) each, share of the core.
       awk -v kind="$kind" -v name="$name" -v done="$done" -v ns=$((after - before)) \
@@ -219,7 +228,7 @@ for name in haproxy nginx switchyard; do
   before=$(memory_kb VmRSS "$name")
   held=$(
     exec 3>/dev/null
-    for _ in $(seq "$idle"); do exec {connection}<>"/dev/tcp/127.0.0.1/800${port[$name]}"; done
+    for _ in $(seq "$idle"); do exec {connection}<>"/dev/tcp/${host[$name]}/800${port[$name]}"; done
     sleep 1
     memory_kb VmRSS "$name"
   )
@@ -235,7 +244,7 @@ for number in $(seq 0 $((services - 2))); do
 done >"$out/folder/many.yaml"
 service last 127.2.0.1 8003 8000 >"$out/folder/last.yaml"
 start switchyard "${cores[0]}" "$SWITCHYARD" proxy --feed "$out/folder" --workers 1 \
-  --admin 127.0.0.1:7411 --log-format text
+  --admin 127.0.0.1:7411 --log-format text --log info,proxy=debug
 until curl -sf --max-time 2 http://127.0.0.1:7411/readyz >/dev/null; do sleep 0.1; done
 opened_us=$(grep -o 'synced_us[^ ]*' "$out/switchyard.log" | head -1 | grep -oE '[0-9]+$')
 opened=$(curl -s http://127.0.0.1:7411/metrics |
@@ -257,6 +266,10 @@ for change in $(seq 20); do
   awk -v a="$sum" -v b="$total" -v n=$((now - count)) 'BEGIN { printf "%.3f\n", (b - a) * 1000 / n }'
 done >"$out/changes"
 
+# What of that the proxy itself took: building the snapshot and programming it.
+grep 'synced generation' "$out/switchyard.log" | grep -oE 'synced_us=[0-9]+' | cut -d= -f2 |
+  sort -n >"$out/synced"
+
 median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 value() { # kind name column
   awk -v kind="$1" -v name="$2" -v column="$3" '$1 == kind && $2 == name { print $column }' \
@@ -268,6 +281,8 @@ table() {
   echo "Made by \`bench/l4.sh $rounds $seconds\` on $(nproc) cores," \
     "$(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuinfo), Linux $(uname -r)."
   echo "$(haproxy -v | head -1 | awk '{ print "HAProxy " $3 }'), $(nginx -v 2>&1 | sed 's/.*: //')."
+  echo "Load average before: $load_before; what else runs lowers the rates, and hardly the CPU times."
+  echo
   echo "Medians of $rounds rounds. Rate: a second, or Gbit/s. CPU: of the proxy, µs an operation or"
   echo "ms a gigabyte. Busy: how much of its core the proxy used; far below 100, the load's core"
   echo "was what ended the rate. To the best peer: theirs through ours for CPU, ours through"
@@ -302,7 +317,8 @@ table() {
   echo "$opened frontends within 20,000 descriptors: open" \
     "$(awk -v us="$opened_us" 'BEGIN { printf "%.2f", us / 1e6 }') s after the feed was read." \
     "One endpoint of them changed: served $(median <"$out/changes") ms after the event" \
-    "(median of 20, most $(sort -n "$out/changes" | tail -1) ms)."
+    "(median of 20, most $(sort -n "$out/changes" | tail -1) ms), of which the proxy itself took" \
+    "$(median <"$out/synced") µs (most $(tail -1 "$out/synced") µs)."
 }
 mkdir -p bench/results
 table | tee bench/results/l4.md
