@@ -148,7 +148,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
         followers.supervise(plan, async move {
             if feed_is_up.wait_for(|up| *up).await.is_err() {
                 // It will never be: the error that says why ends this process.
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         });
     }
