@@ -17,12 +17,13 @@ use http::Uri;
 pub(crate) struct Config {
     /// What to explain: a URL (http://shop.example/api), a DNS name (web.shop.svc.cluster.local),
     /// or IP:PORT, with /udp for UDP (10.96.0.10:53/udp)
-    target: Target,
+    #[arg(required = true, value_name = "TARGET")]
+    targets: Vec<Target>,
 
     #[command(flatten)]
     feed: feed::Config,
 
-    /// How to print
+    /// How to print; as JSON, each target is one line
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
 
@@ -116,20 +117,26 @@ impl Target {
 pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let daemon = Daemon::detached("explain", 1);
     let update = first_update(&config, &daemon).await?;
-    let explanation = explain(&config, &update)?;
-    let text = match config.output {
-        Output::Text => as_text(&explanation),
-        Output::Json => {
-            let json = serde_json::to_string_pretty(&explanation);
-            json.map_err(|error| Failure::failed("cannot print", error))? + "\n"
-        }
-    };
-    let printed = std::io::stdout().lock().write_all(text.as_bytes());
-    printed.map_err(|error| Failure::failed("cannot print", error))
+    let rejected = rejected(&daemon);
+    let mut out = std::io::stdout().lock();
+    for target in &config.targets {
+        let mut explanation = explain(&config, target, &update)?;
+        note_rejected(&mut explanation, target, &rejected);
+        let text = match config.output {
+            Output::Text => as_text(&explanation),
+            Output::Json => {
+                let json = serde_json::to_string(&explanation);
+                json.map_err(|error| Failure::failed("cannot print", error))? + "\n"
+            }
+        };
+        let printed = out.write_all(text.as_bytes());
+        printed.map_err(|error| Failure::failed("cannot print", error))?;
+    }
+    Ok(())
 }
 
-fn explain(config: &Config, update: &Update) -> Result<Explanation, Failure> {
-    match &config.target {
+fn explain(config: &Config, target: &Target, update: &Update) -> Result<Explanation, Failure> {
+    match target {
         Target::Url(url) => ingress::explain(update, &config.ingress_class, url),
         Target::Address(address, protocol) => {
             let node = proxy::node_of(config.node_name.as_deref(), &config.node_ip);
@@ -156,7 +163,8 @@ impl Responder {
 
 /// The first update that holds everything.
 async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failure> {
-    let mut updates = feed::follow(&config.feed, config.target.kinds(), daemon)?;
+    let kinds = config.targets.iter().map(Target::kinds).fold(Kinds::of(&[]), Kinds::and);
+    let mut updates = feed::follow(&config.feed, kinds, daemon)?;
     let mut first: Option<Update> = None;
     let synced = async {
         while let Some(mut update) = updates.next().await {
@@ -178,6 +186,47 @@ async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failur
             Err(Failure::Failed { what, source: None })
         }
     }
+}
+
+/// An object of the feed that is not served: its name, and what is wrong.
+struct Rejected {
+    object: String,
+    problem: String,
+}
+
+fn rejected(daemon: &Daemon) -> Vec<Rejected> {
+    let status = daemon.admin.status();
+    let list = status.get("feed").and_then(|feed| feed["rejected"].as_array().cloned());
+    let errors = list.into_iter().flatten().filter(|report| report["level"] != "warning");
+    let text = |report: &serde_json::Value, field: &str| {
+        report[field].as_str().map(str::to_owned).filter(|text| !text.is_empty())
+    };
+    let of = |report: serde_json::Value| {
+        let said = [text(&report, "message"), text(&report, "help")];
+        let problem = said.into_iter().flatten().collect::<Vec<_>>().join("; ");
+        Rejected { object: text(&report, "object").unwrap_or_default(), problem }
+    };
+    errors.map(of).collect()
+}
+
+/// Names the rejected objects that speak of the target; where something is wrong, all of them.
+fn note_rejected(explanation: &mut Explanation, target: &Target, rejected: &[Rejected]) {
+    const NAMED: usize = 5;
+    let word = match target {
+        Target::Address(address, _) => address.port().to_string(),
+        Target::Url(url) => url.host().unwrap_or_default().to_owned(),
+        Target::Name(name) => name.split('.').next().unwrap_or_default().to_owned(),
+    };
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    let speaks_of = |rejected: &&Rejected| {
+        let Rejected { object, problem } = rejected;
+        let mut words = object.split(|c| !is_part(c)).chain(problem.split(|c| !is_part(c)));
+        words.any(|other| other.trim_matches('.') == word)
+    };
+    let all = explanation.trouble.is_some();
+    let told = rejected.iter().filter(|rejected| all || speaks_of(rejected));
+    let told = told.take(NAMED).map(|r| format!("rejected: {}: {}", r.object, r.problem));
+    explanation.lost.extend(told);
 }
 
 fn as_text(explanation: &Explanation) -> String {

@@ -256,6 +256,3 @@ fn brief(data: &RData) -> String {
         other => other.to_string().trim_end_matches('.').to_owned(),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -119,7 +119,7 @@ fn spawn(
     let (sender, wakes) = channel();
     forward_reloads(daemon, sender.clone());
     let names: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
-    let status = Status::new(names.join(", ").into());
+    let status = Status::new(names.join(", ").into(), daemon.readiness.clone());
     status.show(daemon);
     let watches = roots.iter().map(|root| Watch::new(root, sender.clone())).collect();
     let store = Store::new(kinds);

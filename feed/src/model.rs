@@ -9,6 +9,8 @@ mod ingress;
 mod secret;
 mod service;
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -124,6 +126,37 @@ impl Changes {
     }
 }
 
+/// A slice that is found and compared by its name: a set of these takes less than a map whose
+/// keys are the names once more.
+#[derive(Clone, Debug)]
+struct ByName(Arc<EndpointSlice>);
+
+impl Borrow<ObjectName> for ByName {
+    fn borrow(&self) -> &ObjectName {
+        &self.0.name
+    }
+}
+
+impl Ord for ByName {
+    fn cmp(&self, other: &ByName) -> Ordering {
+        self.0.name.cmp(&other.0.name)
+    }
+}
+
+impl PartialOrd for ByName {
+    fn partial_cmp(&self, other: &ByName) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &ByName) -> bool {
+        self.0.name == other.0.name
+    }
+}
+
+impl Eq for ByName {}
+
 pub(crate) type Map<V> = imbl::OrdMap<ObjectName, V>;
 pub(crate) type Slices = Arc<[Arc<EndpointSlice>]>;
 
@@ -141,9 +174,8 @@ pub struct Model {
     cells: Map<Cell>,
     /// The number of Services that are there.
     services: usize,
-    /// Slice name → the name of its Service in its own namespace, to find that when the slice
-    /// moves or goes.
-    slice_owner: Map<Arc<str>>,
+    /// All slices by their own names, to find a slice's Service when it moves or goes.
+    slices: imbl::OrdSet<ByName>,
     /// For Services with a slice that names hosts: all their slices, with addresses instead.
     resolved: Map<Slices>,
     ingresses: Map<Arc<Ingress>>,
@@ -246,7 +278,7 @@ impl Model {
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
             Kind::Service => self.services,
-            Kind::EndpointSlice => self.slice_owner.len(),
+            Kind::EndpointSlice => self.slices.len(),
             Kind::Pod => self.pods.len(),
             Kind::Ingress => self.ingresses.len(),
             Kind::IngressClass => self.ingress_classes.len(),
@@ -306,13 +338,12 @@ impl Model {
 
     /// The names of all slices, also of those whose Service is not there (yet).
     pub(crate) fn slice_names(&self) -> impl Iterator<Item = &ObjectName> + '_ {
-        self.slice_owner.keys()
+        self.slices.iter().map(|slice| &slice.0.name)
     }
 
     /// The name of the Service that a slice belongs to.
     pub(crate) fn owner_of_slice(&self, name: &ObjectName) -> Option<ObjectName> {
-        let owner = self.slice_owner.get(name)?.clone();
-        Some(ObjectName { namespace: name.namespace.clone(), name: owner })
+        Some(self.slices.get(name)?.0.service_name())
     }
 
     /// This model with those slices for those Services.
@@ -366,7 +397,7 @@ impl Model {
 
     fn apply_slice(&mut self, slice: &Arc<EndpointSlice>, changes: &mut Changes) {
         let owner = slice.service_name();
-        if self.slice_owner.get(&slice.name).is_some_and(|before| *before != slice.service) {
+        if self.owner_of_slice(&slice.name).is_some_and(|before| before != owner) {
             self.delete_slice(&slice.name, changes);
         }
         let cell = self.cells.get(&owner).cloned().unwrap_or_default();
@@ -377,13 +408,13 @@ impl Model {
             Err(at) => slices.insert(at, slice.clone()),
         }
         self.put_cell(&owner, Cell { slices: slices.into(), ..cell });
-        self.slice_owner.insert(slice.name.clone(), slice.service.clone());
+        self.slices.insert(ByName(slice.clone()));
         changes.services.insert(owner);
     }
 
     fn delete_slice(&mut self, name: &ObjectName, changes: &mut Changes) {
-        let Some(owner) = self.slice_owner.remove(name) else { return };
-        let owner = ObjectName { namespace: name.namespace.clone(), name: owner };
+        let Some(slice) = self.slices.remove(name) else { return };
+        let owner = slice.0.service_name();
         let cell = self.cells.get(&owner).cloned().unwrap_or_default();
         let left = cell.slices.iter().filter(|slice| slice.name != *name).cloned().collect();
         self.put_cell(&owner, Cell { slices: left, ..cell });

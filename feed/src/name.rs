@@ -75,6 +75,11 @@ impl Kinds {
         Kinds::of(&Kind::ALL)
     }
 
+    /// These kinds and the others.
+    pub const fn and(self, others: Kinds) -> Kinds {
+        Kinds(self.0 | others.0)
+    }
+
     pub const fn contains(self, kind: Kind) -> bool {
         self.0 & (1 << kind as u16) != 0
     }

@@ -12,7 +12,9 @@ mod connections;
 mod defaults;
 mod derived;
 mod discovery;
+mod dues;
 mod entry;
+mod grant;
 mod history;
 mod list;
 mod live;
@@ -23,10 +25,12 @@ mod reload;
 mod resource;
 mod route;
 mod selector;
+mod share;
 mod stall;
 mod state;
 mod status;
 mod table;
+mod text;
 mod tls;
 mod view;
 mod watch;
@@ -38,7 +42,6 @@ use std::time::{Duration, SystemTime};
 
 use daemon::{Daemon, Failure};
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use access::{Access, Tokens};
@@ -50,6 +53,7 @@ use live::Live;
 use metrics::Metrics;
 use publish::Publisher;
 use resource::Resource;
+use share::Shares;
 use state::{AHEAD, Kept, Saver, StateDir};
 use watch::Server;
 
@@ -59,8 +63,11 @@ use crate::own_token::{self, OwnToken};
 /// Connections at once, by default: more clients than one machine's folder has, few enough for
 /// their buffers to stay within 200 MB when all of them are slow.
 const MAX_CONNECTIONS: &str = "1024";
-/// Watches and long lists at once, by default: eight kinds on each connection.
+/// Watches and lists at once, by default: eight kinds on each connection.
 const MAX_WATCHES: &str = "8192";
+/// What one client address may take of both: one that takes all it can leaves as much to the
+/// others, and a whole cluster behind one address is served.
+const MAX_SHARE_PER_CLIENT: &str = "50";
 /// Descriptors besides connections: files, inotify, the admin endpoint.
 const OTHER_DESCRIPTORS: u64 = 256;
 
@@ -103,9 +110,21 @@ pub struct Config {
     )]
     max_connections: usize,
 
-    /// Watches and long lists at once; those beyond are answered with 429
+    /// Watches and lists at once; those beyond are answered with 429
     #[arg(long, env = "SWITCHYARD_MAX_WATCHES", value_name = "N", default_value = MAX_WATCHES)]
     max_watches: usize,
+
+    /// What one client address may take of --max-connections and --max-watches, in percent
+    ///
+    /// This machine may take all but a sixteenth, whatever the address.
+    #[arg(
+        long,
+        env = "SWITCHYARD_MAX_SHARE_PER_CLIENT",
+        value_name = "PERCENT",
+        default_value = MAX_SHARE_PER_CLIENT,
+        value_parser = clap::value_parser!(u8).range(1..=100)
+    )]
+    max_share_per_client: u8,
 
     /// How long connections may take to end after SIGTERM; watches end at once
     #[arg(
@@ -166,15 +185,17 @@ pub async fn run(
 
     let server = Server { live: live.clone(), metrics };
     show(&daemon, &server, &config);
-    reload::keep(&config, &access, own, &tls, &daemon);
+    let share = |what, total| Shares::new(what, total, config.max_share_per_client);
+    let api = Api::new(server, access, share("watches", config.max_watches));
+    reload::keep(&config, &api, own, &tls, &daemon);
     tokio::select! {
         loaded = loaded => loaded.map_err(|e| Failure::failed("the folder's thread ended", e))?,
         () = daemon.shutdown.draining() => return Ok(()),
     }
     let gate = Gate {
-        api: Api { server, access, streams: Arc::new(Semaphore::new(config.max_watches)) },
+        api,
         tls,
-        room: Arc::new(Semaphore::new(config.max_connections)),
+        room: share("connections", config.max_connections),
         shutdown: daemon.shutdown.clone(),
     };
     drop(starting);

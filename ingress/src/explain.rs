@@ -75,7 +75,8 @@ impl Asked<'_> {
             explanation.answer = "503".to_owned();
             explanation.trouble = Some(Trouble {
                 cause: format!(
-                    "Ingress {} restricts access by annotation {annotation}, which is not supported",
+                    "Ingress {} restricts access by annotation {annotation}, which is not \
+                     supported",
                     route.ingress
                 ),
                 fix: "remove the annotation, or restrict access before this ingress".to_owned(),
@@ -261,6 +262,3 @@ fn some(list: &[String]) -> String {
     let more = if list.len() > SHOWN { ", …" } else { "" };
     format!("{}{more}", list[..list.len().min(SHOWN)].join(", "))
 }
-
-#[cfg(test)]
-mod tests;

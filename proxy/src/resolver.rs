@@ -20,6 +20,10 @@ use feed::{
 };
 use ipnet::IpNet;
 
+/// The annotation of a Service whose endpoints are to be told who their client is. Its only value
+/// is `v2`.
+const PROXY_PROTOCOL: &str = "switchyard.dev/proxy-protocol";
+
 /// What the resolver must know of the machine that the proxy runs on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
@@ -29,18 +33,22 @@ pub struct Node {
     pub zone: Option<Arc<str>>,
     /// Its addresses as far as they are known: `--node-ip`, and those of its Node object.
     pub ips: Vec<IpAddr>,
+    /// The zones of all nodes: an endpoint that does not say its zone is in that of its node.
+    pub zones: imbl::OrdMap<Arc<str>, Arc<str>>,
     /// The address families that NodePorts are served on.
     pub families: Vec<Family>,
 }
 
 impl Node {
-    /// What the flags say, and besides it what the Node object of that name says.
-    pub fn with_object(&self, model: &Model) -> Node {
+    /// What the flags say, and besides it what the Node objects say.
+    pub fn with_objects(&self, model: &Model) -> Node {
         let mut node = self.clone();
         if let Some(object) = self.name.as_deref().and_then(|name| model.node(name)) {
             node.zone = object.zone.clone();
             node.ips.extend(&object.ips);
         }
+        let zone_of = |node: &Arc<feed::Node>| Some((node.name.name.clone(), node.zone.clone()?));
+        node.zones = model.nodes().filter_map(zone_of).collect();
         node
     }
 }
@@ -127,12 +135,17 @@ pub struct Frontend {
     pub port_name: Arc<str>,
     /// Ordered by address; empty when the frontend must refuse.
     pub endpoints: Arc<[SocketAddr]>,
+    /// Endpoints that are listed and get no new connection, ordered by address: not ready, not
+    /// near, or terminating while others are ready. The connections that they have go on.
+    pub kept: Arc<[SocketAddr]>,
     pub scope: Scope,
     pub why: Why,
     /// `sessionAffinity: ClientIP`: how long a client that is away keeps its endpoint.
     pub affinity: Option<Duration>,
     /// Clients that may come; `None` for all.
     pub sources: Option<Arc<[IpNet]>>,
+    /// TCP endpoints are told who their client is: PROXY protocol, version 2.
+    pub proxy_protocol: bool,
 }
 
 /// Which endpoints were considered at all.
@@ -314,6 +327,7 @@ fn frontend(
         service: service.name.clone(),
         port_name: port.name.clone(),
         endpoints: chosen.endpoints.into(),
+        kept: chosen.kept.into(),
         scope: chosen.scope,
         why: chosen.why,
         affinity: service.client_ip_affinity,
@@ -321,6 +335,8 @@ fn frontend(
             (FrontendKind::LoadBalancerIp, Place::Ip(ip)) => sources(service, node, ip),
             _ => None,
         },
+        proxy_protocol: port.protocol == Protocol::Tcp
+            && service.annotations.get(PROXY_PROTOCOL).is_some_and(|version| &**version == "v2"),
     }
 }
 

@@ -155,6 +155,7 @@ fn frontend_page(frontend: &Frontend) -> Value {
         "kind": frontend.kind.as_str(),
         "considered": frontend.scope.as_str(),
         "endpoints": texts(&frontend.endpoints),
+        "keptEndpoints": texts(&frontend.kept),
         "affinitySeconds": frontend.affinity.map(|timeout| timeout.as_secs()),
         "sourceRanges": frontend.sources.as_deref().map(texts),
     })

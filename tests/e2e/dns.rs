@@ -3,7 +3,7 @@
 
 mod changes;
 mod forwarding;
-mod kit;
+pub(crate) mod kit;
 mod protocol;
 mod rows;
 mod tools;

@@ -182,9 +182,10 @@ fn sighup_lists_everything_anew() {
     let node_ip = net.ip(200).to_string();
     let args = ["proxy", "--feed", &feed, "--node-ip", &node_ip];
     let proxy = Switchyard::ready(net.addr(250, 7411), &args);
-    assert_eq!(api.lists(), 2, "one a kind");
+    let kinds = api.lists();
+    assert!(kinds >= 2, "one a kind");
     proxy.signal(nix::sys::signal::Signal::SIGHUP);
-    eventually("listed anew", || (api.lists() == 4).then_some(()));
+    eventually("listed anew", || (api.lists() == 2 * kinds).then_some(()));
     eventually_served(net.addr(1, 80));
     assert_eq!(proxy.admin_get("/readyz").0, 200);
 }

@@ -6,6 +6,7 @@
 
 mod commands;
 mod dns;
+mod explain;
 mod feed_client;
 mod feed_kill;
 mod feed_server;

@@ -1,6 +1,8 @@
 //! The proxy, driven from outside: `switchyard proxy --feed DIR` over real sockets, with the
 //! folder edited while it runs.
 
+mod limits;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
@@ -542,6 +544,37 @@ fn external_and_load_balancer_ips_come_and_go_with_their_service() {
     let rejected = || fixture.process().status()["feed"].to_string().contains("externalIPs[0]");
     eventually("it is rejected", || rejected().then_some(()));
     assert_eq!(ask(at(3)).unwrap(), 11);
+}
+
+#[test]
+fn near_follows_the_zones_of_the_nodes() {
+    let spec = "  clusterIP: 127.N.N.1\n  trafficDistribution: PreferClose\n  ports:\n\
+                \x20 - { name: t, port: 80 }";
+    let web = manifest(spec, &[11, 12])
+        .replace(".11]", ".11], nodeName: a")
+        .replace(".12]", ".12], nodeName: b");
+    let fixture = Fixture::start(&web, &["--node-name", "here"]);
+    fixture.talkers(8080, &[11, 12]);
+    let vip = fixture.addr(1, 80);
+    fixture.eventually_answers(vip, &[11, 12]);
+    let nodes = |zones: [&str; 3]| {
+        let node = |(name, zone): (&str, &str)| {
+            format!(
+                "---\napiVersion: v1\nkind: Node\nmetadata:\n  name: {name}\n  labels: \
+                 {{ topology.kubernetes.io/zone: {zone} }}\n"
+            )
+        };
+        ["here", "a", "b"].into_iter().zip(zones).map(node).collect::<String>()
+    };
+    fixture.folder.replace("nodes.yaml", &nodes(["east", "east", "west"]));
+    let serves = |name| [ask(vip), ask(vip)].iter().all(|a| a.as_ref().is_ok_and(|a| *a == name));
+    eventually("one zone serves", || serves(11).then_some(()));
+    fixture.folder.replace("nodes.yaml", &nodes(["west", "east", "west"]));
+    eventually("the other serves", || serves(12).then_some(()));
+    assert_eq!(fixture.process().status()["proxy"]["nodeZone"], "west");
+    // No endpoint is near: all serve.
+    fixture.folder.replace("nodes.yaml", &nodes(["north", "east", "west"]));
+    fixture.eventually_answers(vip, &[11, 12]);
 }
 
 #[test]

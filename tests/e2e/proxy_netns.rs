@@ -261,6 +261,11 @@ fn a_client_outside_keeps_its_endpoint_on_cluster_ip_and_node_port() {
             assert_eq!(client.ask(addr.parse().unwrap()).unwrap(), first, "{addr}");
         }
     }
+    let node = &cluster.node;
+    let on_node = node.ask("127.0.0.1:30080".parse().unwrap()).unwrap();
+    for _ in 0..15 {
+        assert_eq!(node.ask("127.0.0.1:30080".parse().unwrap()).unwrap(), on_node);
+    }
     let rest: Vec<_> = ALL.into_iter().filter(|(last, _)| format!("pod{last}") != first).collect();
     cluster.edit(&manifest(&format!("{NODE_PORT}{sticky}"), &rest));
     let second = eventually("it moves", || {
@@ -388,6 +393,6 @@ fn near_endpoints_serve_while_there_are_any() {
     cluster.eventually_answers(&cluster.client, VIP6, &["pod12", "pod13"]);
     cluster.edit(&manifest(local, &ALL[..1]));
     cluster.eventually_refuses(&cluster.client, VIP);
-    let reason = cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/snapshot").1);
-    assert!(reason.contains("no endpoint is on this node"), "{reason}");
+    let page = || cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/snapshot").1);
+    eventually("it says why", || page().contains("no endpoint is on this node").then_some(()));
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use super::version::Version;
 
 /// A batch of our feed reaches all streams within milliseconds. One that is still not complete
-/// after this (a stream broke meanwhile) is applied as far as it came.
+/// after this (a stream broke meanwhile) is applied as far as it came. A stream that told nothing
+/// for as long (its kind is refused) is waited for no more: else each batch would be this late.
 const HOLD: Duration = Duration::from_secs(1);
 /// What a controller writes for one change reaches a watch within this.
 const QUIET: Duration = Duration::from_millis(20);
@@ -38,6 +39,8 @@ struct Stream<E> {
     is_ours: bool,
     /// All changes up to this version were told.
     told: u64,
+    /// Since when the stream tells nothing, if it does not.
+    lost: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -49,7 +52,7 @@ struct Waiting<E> {
 
 impl<E> Cuts<E> {
     pub(crate) fn new(streams: usize) -> Cuts<E> {
-        let stream = |_| Stream { waiting: VecDeque::new(), is_ours: true, told: 0 };
+        let stream = |_| Stream { waiting: VecDeque::new(), is_ours: true, told: 0, lost: None };
         Cuts { streams: (0..streams).map(stream).collect() }
     }
 
@@ -67,6 +70,16 @@ impl<E> Cuts<E> {
         self.streams[stream].told = version.number().unwrap_or_default();
     }
 
+    /// The stream tells nothing for now.
+    pub(crate) fn lost(&mut self, stream: usize, now: Instant) {
+        self.streams[stream].lost.get_or_insert(now);
+    }
+
+    /// The stream tells again.
+    pub(crate) fn found(&mut self, stream: usize) {
+        self.streams[stream].lost = None;
+    }
+
     /// When the events that wait now are ready, unless more is told before.
     pub(crate) fn due(&self) -> Option<Instant> {
         let first = self.first()?;
@@ -75,12 +88,14 @@ impl<E> Cuts<E> {
             let last = last.max()?;
             return Some((last + QUIET).min(first + MOST));
         }
-        let cut = self.cut();
-        let passed = self
-            .streams
-            .iter()
-            .any(|stream| stream.waiting.front().is_some_and(|waiting| waiting.version <= cut));
-        Some(if passed { first } else { first + HOLD })
+        if self.is_passed(self.cut(first)) {
+            return Some(first);
+        }
+        // The last of the lost streams may leave before the oldest event was held for long.
+        let hold = first + HOLD;
+        let left = self.streams.iter().filter_map(|stream| stream.lost).map(|lost| lost + HOLD);
+        let left = left.max().filter(|left| *left < hold && self.is_passed(self.cut(*left)));
+        Some(left.map_or(hold, |left| left.max(first)))
     }
 
     /// The events that are ready.
@@ -90,7 +105,7 @@ impl<E> Cuts<E> {
             return None;
         }
         let first = self.first()?;
-        let cut = if self.is_ours() && now < first + HOLD { self.cut() } else { u64::MAX };
+        let cut = if self.is_ours() && now < first + HOLD { self.cut(now) } else { u64::MAX };
         let mut events = Vec::new();
         let mut received = now;
         for stream in &mut self.streams {
@@ -124,9 +139,16 @@ impl<E> Cuts<E> {
         self.streams.iter().all(|stream| stream.is_ours)
     }
 
-    /// What every stream has passed.
-    fn cut(&self) -> u64 {
-        self.streams.iter().map(|stream| stream.told).min().unwrap_or_default()
+    /// What every stream has passed, but for those that were lost for too long.
+    fn cut(&self, now: Instant) -> u64 {
+        let tells = |stream: &&Stream<E>| stream.lost.is_none_or(|lost| now < lost + HOLD);
+        self.streams.iter().filter(tells).map(|stream| stream.told).min().unwrap_or_default()
+    }
+
+    /// Whether an event that waits is within the cut.
+    fn is_passed(&self, cut: u64) -> bool {
+        let mut first = self.streams.iter().filter_map(|stream| stream.waiting.front());
+        first.any(|waiting| waiting.version <= cut)
     }
 }
 
@@ -255,5 +277,42 @@ mod tests {
         bench.push(0, 12, "b", 7);
         let batch = bench.cuts.take(bench.start + Duration::from_millis(50)).unwrap();
         assert_eq!(batch.received, bench.start + Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_stream_that_is_refused_delays_the_others_once() {
+        let mut bench = Bench::new(true);
+        bench.told(0, 10);
+        bench.told(1, 10);
+        bench.cuts.lost(1, bench.start);
+        bench.push(0, 11, "first", 300);
+        bench.told(0, 11);
+        assert_eq!(bench.due(), Some(1000), "it may come back with the rest of the batch");
+        assert_eq!(bench.take(999), [""; 0]);
+        assert_eq!(bench.take(1000), ["first"]);
+        // Faults that follow do not begin the wait anew.
+        bench.cuts.lost(1, bench.start + Duration::from_millis(1500));
+        bench.push(0, 12, "second", 2000);
+        assert_eq!(bench.take(2000), [""; 0], "its own stream has not passed it");
+        bench.told(0, 12);
+        assert_eq!(bench.due(), Some(2000));
+        assert_eq!(bench.take(2000), ["second"]);
+        bench.cuts.found(1);
+        bench.told(1, 12);
+        bench.push(0, 13, "third", 3000);
+        bench.told(0, 13);
+        assert_eq!(bench.take(3001), [""; 0], "it counts again");
+        bench.told(1, 13);
+        assert_eq!(bench.take(3001), ["third"]);
+    }
+
+    #[test]
+    fn when_all_streams_are_lost_what_came_is_applied() {
+        let mut bench = Bench::new(true);
+        bench.push(0, 11, "change", 0);
+        bench.cuts.lost(0, bench.start);
+        bench.cuts.lost(1, bench.start);
+        assert_eq!(bench.due(), Some(1000));
+        assert_eq!(bench.take(1000), ["change"]);
     }
 }

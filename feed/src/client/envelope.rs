@@ -110,6 +110,11 @@ impl Status {
         }
         Status { code, ..status }
     }
+
+    /// Whether a body is a Status, and no page of a proxy on the way.
+    pub(crate) fn is_in(body: &[u8]) -> bool {
+        serde_json::from_slice::<Typed<'_>>(body).is_ok_and(|object| object.kind == "Status")
+    }
 }
 
 /// Of a reply that is no Status, as much as makes a readable line.
@@ -121,6 +126,13 @@ struct WatchLine<'a> {
     event: Cow<'a, str>,
     #[serde(borrow)]
     object: Outside<'a>,
+}
+
+/// What says of which kind an object is.
+#[derive(Deserialize)]
+struct Typed<'a> {
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
 }
 
 /// The fields of any object that this file needs.
@@ -317,5 +329,14 @@ mod tests {
         assert_eq!(Status::read(502, b"\xff<html>\r\n").message, "\u{fffd}<html>");
         assert_eq!(Status::read(500, b"").message, "");
         assert!(Status::read(500, "x".repeat(5000).as_bytes()).message.len() <= SHOWN_TEXT);
+        for (body, is_status) in [
+            (&json[..], true),
+            (b"{}", false),
+            (b"404 page not found\n", false),
+            (br#"{"kind":"Namespace"}"#, false),
+            (b"\x1f\x8b\x08", false),
+        ] {
+            assert_eq!(Status::is_in(body), is_status, "{}", String::from_utf8_lossy(body));
+        }
     }
 }

@@ -8,6 +8,7 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use super::beginning::Beginning;
 use super::envelope::{Event, ListMeta, Meta, Status};
 use super::lines::{Line, Lines};
 use super::machine::{Fault, Machine, Next, Server, Verdict};
@@ -25,8 +26,12 @@ pub(crate) enum Told<'a> {
     Apply(Text<'a>, Version),
     Delete(Meta),
     Bookmark(Version),
-    /// An object longer than the limit was skipped; its beginning.
-    TooLong(&'a [u8]),
+    /// An object longer than the limit was skipped.
+    TooLong {
+        /// Namespace and name, if its beginning tells them.
+        name: Option<(String, String)>,
+        in_list: bool,
+    },
 }
 
 /// The JSON of an object.
@@ -67,6 +72,12 @@ impl Session {
 
     pub(crate) fn next(&self) -> Next {
         self.machine.next()
+    }
+
+    /// Whether a watch is open and no line of it has begun.
+    pub(crate) fn is_whole(&self) -> bool {
+        let is_inside = matches!(&self.reading, Reading::Watch(lines) if lines.is_inside());
+        self.machine.is_watching() && !is_inside
     }
 
     pub(crate) fn wake(&mut self) {
@@ -114,18 +125,15 @@ impl Session {
         let machine = &mut self.machine;
         match &mut self.reading {
             Reading::Nothing => ControlFlow::Continue(()),
-            Reading::Watch(lines) => lines.push(bytes, |line| match line {
-                Line::Whole(line) => watch_line(machine, line, now, tell),
-                Line::TooLong(begin) => {
-                    tell(Told::TooLong(begin));
-                    ControlFlow::Continue(())
-                }
-            }),
+            Reading::Watch(lines) => lines.push(bytes, |line| watch_line(machine, line, now, tell)),
             Reading::List { page, meta } => {
                 let in_list = !machine.is_probing();
                 page.push(bytes, |part| match part {
                     Part::Item(object) if in_list => tell(Told::InitApply(Text::Object(object))),
-                    Part::TooLong(begin) if in_list => tell(Told::TooLong(begin)),
+                    Part::TooLong(begin) if in_list => {
+                        let name = Beginning::of_object(begin).name();
+                        tell(Told::TooLong { name, in_list });
+                    }
                     Part::Item(_) | Part::TooLong(_) => {}
                     Part::Metadata(text) => {
                         *meta = Some(ListMeta::read(text).map_err(|e| e.to_string()));
@@ -162,7 +170,7 @@ impl Session {
                 Fault::Broken("the list ended before its end".to_owned())
             }
             Reading::List { page, meta: Some(Ok(meta)) } if page.has_items() => {
-                return match self.machine.page(&meta, now) {
+                return match self.machine.page(&meta, page.is_empty(), now) {
                     Verdict::InitDone(version) => {
                         tell(Told::InitDone(version));
                         Ok(())
@@ -187,11 +195,22 @@ impl Session {
 
 fn watch_line(
     machine: &mut Machine,
-    line: &[u8],
+    line: Line<'_>,
     now: Instant,
     tell: &mut impl FnMut(Told<'_>),
 ) -> ControlFlow<Fault> {
-    let event = match Event::read(line) {
+    let event = match line {
+        Line::Whole(text) => Event::read(text),
+        Line::TooLong(begin) => {
+            let begin = Beginning::of_line(begin);
+            let Some(event) = begin.event() else {
+                tell(Told::TooLong { name: begin.name(), in_list: machine.is_listing() });
+                return ControlFlow::Continue(());
+            };
+            Ok(event)
+        }
+    };
+    let event = match event {
         Ok(event) => event,
         Err(error) => {
             let fault = Fault::Unreadable(error.to_string());
@@ -199,11 +218,17 @@ fn watch_line(
             return ControlFlow::Break(fault);
         }
     };
+    let too_long =
+        |meta: Meta, in_list| Told::TooLong { name: Some((meta.namespace, meta.name)), in_list };
     match (machine.event(&event, now), event) {
-        (Verdict::InitApply, _) => tell(Told::InitApply(Text::Line(line))),
-        (Verdict::Apply, Event::Added(meta) | Event::Modified(meta)) => {
-            tell(Told::Apply(Text::Line(line), meta.version));
-        }
+        (Verdict::InitApply, Event::Added(meta) | Event::Modified(meta)) => tell(match line {
+            Line::Whole(text) => Told::InitApply(Text::Line(text)),
+            Line::TooLong(_) => too_long(meta, true),
+        }),
+        (Verdict::Apply, Event::Added(meta) | Event::Modified(meta)) => tell(match line {
+            Line::Whole(text) => Told::Apply(Text::Line(text), meta.version),
+            Line::TooLong(_) => too_long(meta, false),
+        }),
         (Verdict::InitDelete, Event::Deleted(meta)) => tell(Told::InitDelete(meta)),
         (Verdict::Delete, Event::Deleted(meta)) => tell(Told::Delete(meta)),
         (Verdict::InitDone(version), _) => tell(Told::InitDone(version)),

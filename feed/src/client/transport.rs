@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, HOST, USER_AGENT};
-use http::{HeaderValue, Request, Response, Uri};
+use http::header::{ACCEPT, HOST, RETRY_AFTER, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -46,7 +46,7 @@ const REFRESH_EVERY: Duration = Duration::from_secs(5);
 
 /// A connection's read buffer. It grows to this during the first list and then stays, one for
 /// each kind; more would not make that list faster.
-const MAX_BUFFER: usize = 64 << 10;
+const MAX_BUFFER: usize = 32 << 10;
 
 /// What takes the token of a feed of this user.
 const SECRETS: &str = "/api/v1/secrets";
@@ -283,13 +283,28 @@ impl Link {
         own
     }
 
-    /// Asks for something small: the status code and the whole body.
-    async fn get_small(&mut self, path: &str) -> Result<(u16, Bytes), Fault> {
+    /// Asks for something small: the whole reply.
+    async fn get_small(&mut self, path: &str) -> Result<Small, Fault> {
         let response = self.get(path).await?;
         let code = response.status().as_u16();
+        let retry_after = retry_after(response.headers());
         let body = Limited::new(response.into_body(), MAX_SMALL_BODY).collect().await;
         let body = body.map_err(|error| Fault::Broken(error.to_string()))?;
-        Ok((code, body.to_bytes()))
+        Ok(Small { code, retry_after, body: body.to_bytes() })
+    }
+}
+
+/// A reply that was read as a whole.
+struct Small {
+    code: u16,
+    retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+impl Small {
+    fn status(&self) -> Status {
+        let status = Status::read(self.code, &self.body);
+        Status { retry_after: self.retry_after.or(status.retry_after), ..status }
     }
 }
 
@@ -395,21 +410,41 @@ struct NamespaceMeta {
 
 /// Asks who answers. A `switchyard feed` says so in its version; a cluster is known by the uid
 /// of its first namespace, as is the custom.
+///
+/// What is no API's answer (a proxy's page, a redirection) tells nothing of the server: it is a
+/// fault, or else our own feed would be taken for a foreign server and waited for as patiently.
 async fn identify(link: &mut Link) -> Result<Server, Fault> {
-    let (code, body) = link.get_small("/version").await?;
-    match code {
-        401 | 408 | 429 | 500.. => return Err(Fault::Refused(Status::read(code, &body))),
-        _ => {}
+    let reply = link.get_small("/version").await?;
+    match reply.code {
+        200 => {
+            let version = serde_json::from_slice::<Version>(&reply.body);
+            let version = version.map_err(|_| no_api(&reply))?;
+            if version.git_version.contains("switchyard") {
+                // Its versions never repeat, so a place in them needs no identity besides.
+                return Ok(Server { is_ours: true, identity: None });
+            }
+        }
+        401 | 408 | 429 | 500.. => return Err(Fault::Refused(reply.status())),
+        // A cluster may hide its version; our feed does not.
+        400..500 if Status::is_in(&reply.body) => {}
+        _ => return Err(no_api(&reply)),
     }
-    let version = serde_json::from_slice::<Version>(&body).ok();
-    if version.is_some_and(|version| version.git_version.contains("switchyard")) {
-        // Its versions never repeat, so a place in them needs no identity besides.
-        return Ok(Server { is_ours: true, identity: None });
-    }
-    let (_, body) = link.get_small("/api/v1/namespaces/kube-system").await?;
-    let namespace = serde_json::from_slice::<Namespace>(&body).ok();
+    let reply = link.get_small("/api/v1/namespaces/kube-system").await?;
+    let namespace = serde_json::from_slice::<Namespace>(&reply.body).ok();
     let identity = namespace.map(|namespace| namespace.metadata.uid);
     Ok(Server { is_ours: false, identity })
+}
+
+fn no_api(reply: &Small) -> Fault {
+    let Status { code, message, .. } = reply.status();
+    let answer = format!("{code} {message}");
+    Fault::Unreachable(format!("/version is answered as by no API: {}", answer.trim_end()))
+}
+
+/// Retry-After in seconds, as the API sends it.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
 }
 
 /// An error and its causes in one line.

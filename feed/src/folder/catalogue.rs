@@ -220,7 +220,10 @@ impl Catalogue {
         let claims_of = |(_, record): &(FilePath, Record)| claims::of(record);
         let had = served.map(claims_of).unwrap_or_default();
         let asks = wanted.as_ref().map(claims_of).unwrap_or_default();
-        Wish { key, had, asks, wanted }
+        let file = wanted.as_ref().and_then(|(path, _)| self.files.get(path));
+        let definition = file.and_then(|file| file.definition(&key));
+        let line = definition.map_or(0, |d| d.lines_above + d.mark.line);
+        Wish { key, had, asks, wanted, line }
     }
 
     /// Tells the store of an object, if that is news.

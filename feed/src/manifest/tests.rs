@@ -218,6 +218,15 @@ fn what_the_api_would_allocate_is_warned_of() {
         &["8:3: warning: spec.ports: a port of the Service has no nodePort, and nothing here \
            allocates one (set nodePort to a number from 30000 to 32767)"],
     );
+    check(
+        &service(
+            "  clusterIP: 10.96.0.9\n  type: LoadBalancer\n  externalTrafficPolicy: Local\n  \
+             ports:\n  - {port: 80, nodePort: 30080}\n",
+        ),
+        &["5:1: warning: spec: the Service has no healthCheckNodePort, and nothing here \
+             allocates one (set healthCheckNodePort, so that load balancers hear which nodes have \
+             endpoints)"],
+    );
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Requests → answers.
 //!
 //! Decides in this order, as a kube-apiserver does: who asks, may they, is it there. Everything
-//! is answered from memory and nothing here waits; only the bodies of watches and of long lists
-//! take time, at the pace of their clients.
+//! is answered from memory and nothing here waits; only the bodies of watches and of lists take
+//! time, at the pace of their clients, and are made at that pace.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -26,37 +26,54 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::{Access, Peer, User};
 use super::discovery;
+use super::dues::Dues;
+use super::grant::Grant;
 use super::list::{self, Page, Pieces, Scope};
 use super::query::{self, List, Options, Verb};
 use super::resource::Resource;
 use super::route::Route;
+use super::share::{Client, Share, Shares};
 use super::status::Status;
+use super::text::Text;
 use super::view::{View, Writer};
 use super::watch::{Open, Server, Stream};
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 type Answer = Result<Response<Body>, Status>;
 
-/// Shorter lists go out whole and uncompressed: the client wants them soon, not small.
-const SHORT_LIST: usize = 128 << 10;
-/// Text of a long list that is made at once.
-const PIECE: usize = 64 << 10;
+/// Lists that are compressed at once: each takes 300 KB for it. Those beyond are sent as they are.
+const MAX_COMPRESSED: usize = 64;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Who asks: one client on one connection.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) peer: Peer,
+    pub(crate) client: Client,
+    pub(crate) dues: Dues,
+}
 
 /// Answers requests. `clone` shares everything.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     pub(crate) server: Server,
     pub(crate) access: Arc<Access>,
-    /// Watches and long lists that may still be begun.
-    pub(crate) streams: Arc<Semaphore>,
+    /// Watches and lists that may still be begun.
+    streams: Shares,
+    /// Lists that may still be compressed.
+    compressors: Arc<Semaphore>,
 }
 
 impl Api {
-    pub(crate) fn answer<B>(&self, request: &Request<B>, peer: &Peer) -> Response<Body> {
-        let response = self.decide(request, peer).unwrap_or_else(|status| failure(&status));
+    pub(crate) fn new(server: Server, access: Arc<Access>, streams: Shares) -> Api {
+        let compressors = Arc::new(Semaphore::new(MAX_COMPRESSED));
+        Api { server, access, streams, compressors }
+    }
+
+    pub(crate) fn answer<B>(&self, request: &Request<B>, caller: &Caller) -> Response<Body> {
+        let response = self.decide(request, caller).unwrap_or_else(|status| failure(&status));
         self.server.metrics.answered(response.status());
         tracing::debug!(
             method = %request.method(),
@@ -67,7 +84,8 @@ impl Api {
         response
     }
 
-    fn decide<B>(&self, request: &Request<B>, peer: &Peer) -> Answer {
+    fn decide<B>(&self, request: &Request<B>, caller: &Caller) -> Answer {
+        let peer = &caller.peer;
         if peer.rebindable && !is_local(request) {
             return Err(Status::foreign_host());
         }
@@ -81,6 +99,8 @@ impl Api {
         }
         let authorization = header(request.headers(), &AUTHORIZATION);
         let user = self.access.user(authorization).ok_or_else(Status::unauthorized)?;
+        caller.dues.admitted();
+        let shown = (user, authorization);
         if method != Method::GET {
             return match route {
                 Route::Unknown => Ok(not_found()),
@@ -94,7 +114,7 @@ impl Api {
             Route::Resources(group) => found(discovery::resources(&group)),
             Route::OpenApi => Ok(open_api(request.headers())),
             Route::Collection { resource, namespace } => {
-                self.collection(request, peer, user, resource, namespace)
+                self.collection(request, caller, shown, resource, namespace)
             }
             Route::Object { resource, namespace, name } => {
                 self.object(request, peer, user, &Named { resource, namespace, name })
@@ -107,8 +127,8 @@ impl Api {
     fn collection<B>(
         &self,
         request: &Request<B>,
-        peer: &Peer,
-        user: User,
+        caller: &Caller,
+        shown: (User, Option<&str>),
         resource: Resource,
         namespace: Option<String>,
     ) -> Answer {
@@ -123,16 +143,19 @@ impl Api {
             namespace: namespace.clone().unwrap_or_default(),
             name: String::new(),
         };
-        self.check_secrets(peer, user, verb, &named)?;
+        self.check_secrets(&caller.peer, shown.0, verb, &named)?;
         let Options { selector, verb, include } = options?;
         let view = View::accepted(header(request.headers(), &ACCEPT), include)
             .ok_or_else(Status::not_acceptable)?;
         let scope = Scope { resource, namespace, selector };
+        let (access, live) = (self.access.clone(), self.server.live.clone());
+        let grant = Grant::new(access, live, shown, caller.peer.clone(), resource);
+        let place = self.streams.take(caller.client).ok_or_else(Status::too_many_streams)?;
         match verb {
-            Verb::List(list) => self.list(request.headers(), &scope, view, &list),
+            Verb::List(list) => self.list(request.headers(), scope, view, &list, (grant, place)),
             Verb::Watch(watch) => {
-                let open = Open::new(self.server.metrics.watchers(resource), self.stream()?);
-                let begun = Stream::begin(self.server.clone(), scope, view, &watch, open);
+                let open = Open::new(self.server.metrics.watchers(resource), place);
+                let begun = Stream::begin(self.server.clone(), scope, view, &watch, (grant, open));
                 // The error of a version is part of the stream: kube-rs asks again and again
                 // for ever where the answer itself has that code.
                 Ok(begun.map_or_else(|status| streamed(status.to_frame()), following))
@@ -140,34 +163,41 @@ impl Api {
         }
     }
 
-    fn list(&self, headers: &HeaderMap, scope: &Scope, view: View, list: &List) -> Answer {
+    fn list(
+        &self,
+        headers: &HeaderMap,
+        scope: Scope,
+        view: View,
+        list: &List,
+        (grant, place): (Grant, Share),
+    ) -> Answer {
         let state = self.server.live.read(|h| list::state(h, scope.resource, list))?;
-        let page = Page::of(&state, scope, list);
         let writer = Writer::new(scope.resource, view);
-        let mut pieces = Pieces::new(writer, page, Timestamp::now());
-        let first = pieces.next(SHORT_LIST).unwrap_or_default();
-        if pieces.ended() {
-            return Ok(json_text(first));
-        }
-        let gzip = header(headers, &ACCEPT_ENCODING).is_some_and(accepts_gzip);
-        let encoder = gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-        let body = LongList { first: Some(first), pieces, encoder, _permit: self.stream()? };
-        let body = stream::unfold(body, |mut body| async move {
-            let piece = body.next()?;
-            Some((Ok(Frame::data(piece)), body))
+        let page = Page::of(state.snapshot(), scope, list);
+        let gzip = || header(headers, &ACCEPT_ENCODING).is_some_and(accepts_gzip);
+        let compressor = match page.is_short() {
+            false if gzip() => self.compressors.clone().try_acquire_owned().ok(),
+            _ => None,
+        };
+        let varies = !page.is_short();
+        let encoder = compressor.map(|permit| Encoder {
+            gzip: GzEncoder::new(Vec::new(), Compression::fast()),
+            _permit: permit,
+        });
+        let gzip = encoder.is_some();
+        let pieces = Pieces::new(writer, page, Timestamp::now(), Text::default());
+        let body = stream::unfold(Listing { pieces, encoder, grant, _place: place }, |mut body| {
+            std::future::ready(body.next().map(|piece| (Ok(Frame::data(piece)), body)))
         });
         let mut response = Response::new(StreamBody::new(body).boxed_unsync());
         set(&mut response, CONTENT_TYPE, JSON);
-        set(&mut response, VARY, HeaderValue::from_static("Accept-Encoding"));
+        if varies {
+            set(&mut response, VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
         if gzip {
             set(&mut response, CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         Ok(uncached(response))
-    }
-
-    /// Leave for an answer that takes as long as its client does.
-    fn stream(&self) -> Result<OwnedSemaphorePermit, Status> {
-        self.streams.clone().try_acquire_owned().map_err(|_| Status::too_many_streams())
     }
 
     fn object<B>(&self, request: &Request<B>, peer: &Peer, user: User, named: &Named) -> Answer {
@@ -179,10 +209,10 @@ impl Api {
         let objects = self.server.live.read(|history| history.current(named.resource)).objects;
         let entry =
             objects.get(&name).ok_or_else(|| Status::not_found(named.resource, &named.name))?;
-        let mut text = Vec::new();
+        let mut text = Text::default();
         Writer::new(named.resource, view).object(entry, Timestamp::now(), &mut text);
-        text.push(b'\n');
-        Ok(json_text(text))
+        text.put(b"\n");
+        Ok(object(text))
     }
 
     fn check_secrets(
@@ -217,30 +247,33 @@ struct Named {
 }
 
 /// The text of a list in pieces, compressed if the client wants it so.
-struct LongList {
-    first: Option<Vec<u8>>,
+struct Listing {
     pieces: Pieces,
-    encoder: Option<GzEncoder<Vec<u8>>>,
+    encoder: Option<Encoder>,
+    grant: Grant,
+    _place: Share,
+}
+
+struct Encoder {
+    gzip: GzEncoder<Vec<u8>>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl LongList {
+impl Listing {
     fn next(&mut self) -> Option<Bytes> {
+        // A list that breaks off is none: its client asks anew, and learns why.
+        if !self.grant.holds() {
+            return None;
+        }
         loop {
-            let piece = self.first.take().or_else(|| self.pieces.next(PIECE));
-            let Some(encoder) = &mut self.encoder else { return piece.map(Bytes::from) };
-            let compressed = match piece {
-                Some(piece) => {
-                    encoder.write_all(&piece).expect("a vector takes everything");
-                    std::mem::take(encoder.get_mut())
-                }
-                None => {
-                    let encoder = self.encoder.take()?;
-                    let rest = encoder.finish().expect("a vector takes everything");
-                    self.pieces.finish();
-                    return Some(rest.into());
-                }
+            let piece = self.pieces.next();
+            let Some(encoder) = &mut self.encoder else { return piece };
+            let Some(piece) = piece else {
+                let rest = self.encoder.take()?.gzip.finish();
+                return Some(rest.expect("a vector takes everything").into());
             };
+            encoder.gzip.write_all(&piece).expect("a vector takes everything");
+            let compressed = std::mem::take(encoder.gzip.get_mut());
             if !compressed.is_empty() {
                 return Some(compressed.into());
             }
@@ -295,6 +328,21 @@ fn json(value: &Value) -> Response<Body> {
 
 fn json_text(text: Vec<u8>) -> Response<Body> {
     let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+    set(&mut response, CONTENT_TYPE, JSON);
+    uncached(response)
+}
+
+/// A large object is not copied.
+fn object(mut text: Text) -> Response<Body> {
+    let pieces: Vec<_> = std::iter::from_fn(|| text.next()).collect();
+    let body = match <[Bytes; 1]>::try_from(pieces) {
+        Ok([only]) => Full::new(only).boxed_unsync(),
+        Err(pieces) => {
+            let frames = pieces.into_iter().map(|piece| Ok(Frame::data(piece)));
+            StreamBody::new(stream::iter(frames)).boxed_unsync()
+        }
+    };
+    let mut response = Response::new(body);
     set(&mut response, CONTENT_TYPE, JSON);
     uncached(response)
 }

@@ -233,7 +233,14 @@ impl Entry {
 
     /// Memory that the history accounts for this object, in bytes.
     pub(crate) fn size(&self) -> usize {
-        self.frame.len() + std::mem::size_of::<Entry>()
+        /// What an allocator adds to each piece of memory, and the counters of what is shared.
+        const BESIDES: usize = 16;
+        let pair = |key: usize, value: &str| key + value.len() + 2 * (BESIDES + 16);
+        let labels: usize = self.labels.iter().map(|(key, value)| pair(key.len(), value)).sum();
+        let fields: usize = self.fields.iter().map(|(_, value)| pair(0, value)).sum();
+        let texts = self.frame.len() + self.stamp.created.len() + labels + fields;
+        // The entry itself, its frame, the frame's counter, its time, its labels and fields.
+        texts + std::mem::size_of::<Entry>() + 6 * BESIDES
     }
 
     fn text(&self, part: &Range<usize>) -> &str {

@@ -18,6 +18,10 @@ use crate::name::ObjectName;
 /// Objects of one resource, ordered by namespace and name.
 pub(crate) type Objects = imbl::OrdMap<ObjectName, Arc<Entry>>;
 
+/// Memory of a kept state for each of its objects, should it share none with the next one: a
+/// name and a pointer, in nodes that are three quarters full.
+const KEPT_OBJECT: usize = 64;
+
 /// How much of the past is kept.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -27,11 +31,15 @@ pub(crate) struct Limits {
     pub(crate) events: usize,
     /// Above this, events are forgotten sooner: memory is bounded whatever changes how fast.
     pub(crate) bytes: usize,
+    /// Events of a resource between two states that are kept whole; as many as it has objects if
+    /// that is more. An old list undoes no more of them than that, and the kept states take
+    /// little memory beside the events.
+    pub(crate) keep_every: usize,
 }
 
 impl Limits {
     pub(crate) const DEFAULT: Limits =
-        Limits { age: Duration::from_secs(75), events: 10_000, bytes: 256 << 20 };
+        Limits { age: Duration::from_secs(75), events: 10_000, bytes: 256 << 20, keep_every: 1000 };
 }
 
 /// One change to the store.
@@ -67,6 +75,42 @@ pub(crate) struct Snapshot {
     pub(crate) objects: Objects,
 }
 
+impl Snapshot {
+    /// Memory of one that is kept.
+    fn size(&self) -> usize {
+        self.objects.len() * KEPT_OBJECT
+    }
+}
+
+/// A list at one version, yet to be made from a later one: it takes time for which nobody else
+/// should have to wait.
+#[derive(Debug)]
+pub(crate) struct Rewind {
+    version: u64,
+    later: Objects,
+    /// What happened since then, the newest first.
+    undo: Vec<Event>,
+}
+
+impl Rewind {
+    pub(crate) fn snapshot(self) -> Snapshot {
+        let Rewind { version, later: mut objects, undo } = self;
+        for event in undo {
+            match event.before {
+                Some(before) => objects.insert(before.name.clone(), before),
+                None => objects.remove(&event.entry.name),
+            };
+        }
+        Snapshot { version, objects }
+    }
+}
+
+impl From<Snapshot> for Rewind {
+    fn from(Snapshot { version, objects }: Snapshot) -> Rewind {
+        Rewind { version, later: objects, undo: Vec::new() }
+    }
+}
+
 /// What happened after a version.
 #[derive(Debug)]
 pub(crate) struct Recent {
@@ -99,7 +143,7 @@ pub(crate) struct Fill {
 pub(crate) struct History {
     version: u64,
     logs: [Log; Resource::COUNT],
-    /// Memory of all events.
+    /// Memory of all events and kept states.
     bytes: usize,
     limits: Limits,
 }
@@ -109,6 +153,10 @@ pub(crate) struct History {
 struct Log {
     objects: Objects,
     events: VecDeque<Past>,
+    /// States between the events, from which older ones are soon made.
+    kept: VecDeque<Snapshot>,
+    /// Events after the last kept state.
+    since_kept: usize,
     /// Events of versions above this one are all there.
     floor: u64,
 }
@@ -156,6 +204,7 @@ impl History {
             self.bytes += event.size();
             let log = &mut self.logs[event.entry.resource.index()];
             log.events.push_back(Past { event, at });
+            self.bytes += log.keep(self.version, self.limits.keep_every);
         }
         self.forget(at);
         changed
@@ -172,20 +221,16 @@ impl History {
     /// # Errors
     ///
     /// When that version was not reached yet, or what came after it is forgotten.
-    pub(crate) fn at(&self, resource: Resource, version: u64) -> Result<Snapshot, VersionError> {
+    pub(crate) fn at(&self, resource: Resource, version: u64) -> Result<Rewind, VersionError> {
         let log = self.log_after(resource, version)?;
-        let mut objects = log.objects.clone();
-        for past in log.events.iter().rev() {
-            let event = &past.event;
-            if event.version() <= version {
-                break;
-            }
-            match &event.before {
-                Some(before) => objects.insert(before.name.clone(), before.clone()),
-                None => objects.remove(&event.entry.name),
-            };
-        }
-        Ok(Snapshot { version, objects })
+        let next = log.kept.partition_point(|kept| kept.version < version);
+        let (later, reached) = match log.kept.get(next) {
+            Some(kept) => (kept.objects.clone(), kept.version),
+            None => (log.objects.clone(), self.version),
+        };
+        let (from, to) = (log.first_after(version), log.first_after(reached));
+        let undo = log.events.range(from..to).rev().map(|past| past.event.clone()).collect();
+        Ok(Rewind { version, later, undo })
     }
 
     /// What happened after `version`, at most `limit` events of it.
@@ -200,7 +245,7 @@ impl History {
         limit: usize,
     ) -> Result<Recent, VersionError> {
         let log = self.log_after(resource, version)?;
-        let from = log.events.partition_point(|past| past.event.version() <= version);
+        let from = log.first_after(version);
         let events: Vec<_> =
             log.events.range(from..).take(limit).map(|past| past.event.clone()).collect();
         let is_newest = from + events.len() == log.events.len();
@@ -261,7 +306,7 @@ impl History {
 
     /// Drops what is older than it must be, and the oldest of all while there is too much.
     fn forget(&mut self, now: Duration) {
-        let Limits { age, events, bytes } = self.limits;
+        let Limits { age, events, bytes, .. } = self.limits;
         for log in &mut self.logs {
             while log.events.len() > events
                 && log.events.front().is_some_and(|past| past.at + age < now)
@@ -279,11 +324,33 @@ impl History {
 }
 
 impl Log {
+    /// The place of the first event after a version.
+    fn first_after(&self, version: u64) -> usize {
+        self.events.partition_point(|past| past.event.version() <= version)
+    }
+
+    /// Keeps the state after the newest event if it is time to; gives the memory that it takes.
+    fn keep(&mut self, version: u64, every: usize) -> usize {
+        self.since_kept += 1;
+        if self.since_kept < every.max(self.objects.len()) {
+            return 0;
+        }
+        self.since_kept = 0;
+        let kept = Snapshot { version, objects: self.objects.clone() };
+        let size = kept.size();
+        self.kept.push_back(kept);
+        size
+    }
+
     /// Gives the memory that was freed.
     fn forget_oldest(&mut self) -> usize {
         let Some(past) = self.events.pop_front() else { return 0 };
         self.floor = past.event.version();
-        past.event.size()
+        let mut freed = past.event.size();
+        while let Some(kept) = self.kept.pop_front_if(|kept| kept.version <= self.floor) {
+            freed += kept.size();
+        }
+        freed
     }
 }
 

@@ -6,14 +6,16 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::entry::Entry;
-use super::history::{History, Snapshot, VersionError};
+use super::history::{History, Rewind, Snapshot, VersionError};
 use super::query::{Continue, List, ListFrom};
 use super::resource::Resource;
 use super::selector::Selector;
 use super::status::Status;
+use super::text::Text;
 use super::view::{ListHead, Writer};
 use crate::name::ObjectName;
 
@@ -55,11 +57,21 @@ impl Scope {
     }
 }
 
-/// The objects that answer a list, with what the list says of itself.
+/// Lists of about this much text are short: their clients want them soon, not small.
+const SHORT: usize = 128 << 10;
+
+/// The objects that answer a list, with what the list says of itself. It holds none of them: as
+/// long as its client takes, what it costs is its place in a state.
 #[derive(Debug)]
 pub(crate) struct Page {
-    pub(crate) head: ListHead,
-    pub(crate) entries: Vec<Arc<Entry>>,
+    head: ListHead,
+    snapshot: Snapshot,
+    scope: Scope,
+    /// The object before the next one.
+    after: Option<ObjectName>,
+    /// Objects that are still to come, if there are so many.
+    rest: usize,
+    is_short: bool,
 }
 
 /// The state that a list is about.
@@ -67,11 +79,7 @@ pub(crate) struct Page {
 /// # Errors
 ///
 /// The answer when the version that is asked for is forgotten, or was never reached.
-pub(crate) fn state(
-    history: &History,
-    resource: Resource,
-    list: &List,
-) -> Result<Snapshot, Status> {
+pub(crate) fn state(history: &History, resource: Resource, list: &List) -> Result<Rewind, Status> {
     match &list.from {
         ListFrom::AtLeast(version) if *version > history.version() => {
             Err(Status::future_version(*version, history.version()))
@@ -80,24 +88,31 @@ pub(crate) fn state(
         ListFrom::Continue(token @ Continue { version: Some(version), .. }) => {
             history.at(resource, *version).map_err(|error| continue_error(error, token))
         }
-        _ => Ok(history.current(resource)),
+        _ => Ok(history.current(resource).into()),
     }
 }
 
 impl Page {
     /// Chooses the objects of a state.
-    pub(crate) fn of(snapshot: &Snapshot, scope: &Scope, list: &List) -> Page {
-        let limit = list.limit;
+    pub(crate) fn of(snapshot: Snapshot, scope: Scope, list: &List) -> Page {
         let after = match &list.from {
-            ListFrom::Continue(token) => Some(&token.after),
+            ListFrom::Continue(token) => Some(token.after.clone()),
             _ => None,
         };
-        let mut objects = scope.objects(snapshot, after);
-        let limit = limit.unwrap_or(usize::MAX);
-        let entries: Vec<_> = objects.by_ref().take(limit).cloned().collect();
-        let left = objects.count();
-        let last = entries.last().filter(|_| left > 0);
-        let token = last.map(|last| {
+        let rest = list.limit.unwrap_or(usize::MAX);
+        let mut objects = scope.objects(&snapshot, after.as_ref());
+        let (mut text, mut last) = (0, None);
+        for entry in objects.by_ref().take(rest) {
+            text += entry.item().len();
+            last = Some(entry);
+            // Without a limit nothing else is to be known of the others.
+            if text > SHORT && list.limit.is_none() {
+                break;
+            }
+        }
+        let left = if list.limit.is_some() { objects.by_ref().count() } else { 0 };
+        drop(objects);
+        let token = last.filter(|_| left > 0).map(|last| {
             let (version, after) = (Some(snapshot.version), last.name.clone());
             Continue { version, after }.encode()
         });
@@ -108,7 +123,11 @@ impl Page {
             continue_token: token,
             remaining: counted.then_some(left),
         };
-        Page { head, entries }
+        Page { head, snapshot, scope, after, rest, is_short: text <= SHORT }
+    }
+
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short
     }
 }
 
@@ -129,56 +148,67 @@ fn continue_error(error: VersionError, token: &Continue) -> Status {
     }
 }
 
-/// The text of a list, in pieces.
+/// The text of a list, in pieces that are made when they are asked for.
 #[derive(Debug)]
 pub(crate) struct Pieces {
     writer: Writer,
     page: Page,
     now: Timestamp,
-    /// Items that were written.
-    written: usize,
-    begun: bool,
-    ended: bool,
+    text: Text,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Head,
+    First,
+    More,
+    Ended,
 }
 
 impl Pieces {
-    pub(crate) fn new(writer: Writer, page: Page, now: Timestamp) -> Pieces {
-        Pieces { writer, page, now, written: 0, begun: false, ended: false }
+    pub(crate) fn new(writer: Writer, page: Page, now: Timestamp, text: Text) -> Pieces {
+        Pieces { writer, page, now, text, progress: Progress::Head }
     }
 
-    /// The next piece, of about `size` bytes or less; `None` after the last.
-    pub(crate) fn next(&mut self, size: usize) -> Option<Vec<u8>> {
-        if self.ended {
-            return None;
+    /// The next piece; `None` after the last.
+    pub(crate) fn next(&mut self) -> Option<Bytes> {
+        if let Some(piece) = self.text.next_full() {
+            return Some(piece);
         }
-        let mut piece = Vec::with_capacity(size.min(self.page.entries.len() * 1024 + 1024));
-        if !self.begun {
-            self.begun = true;
-            piece.extend_from_slice(self.writer.list_head(&self.page.head).as_bytes());
+        if self.progress == Progress::Head {
+            self.text.put(self.writer.list_head(&self.page.head).as_bytes());
+            self.progress = Progress::First;
         }
-        while piece.len() < size {
-            let Some(entry) = self.page.entries.get(self.written) else {
-                self.ended = true;
-                piece.extend_from_slice(b"]}\n");
+        if self.progress != Progress::Ended {
+            self.items();
+        }
+        self.text.next()
+    }
+
+    /// Writes items, and the end after the last.
+    fn items(&mut self) {
+        let Pieces { writer, page, now, text, progress } = self;
+        let mut objects = page.scope.objects(&page.snapshot, page.after.as_ref()).take(page.rest);
+        let mut last = None;
+        while !text.is_full() {
+            let Some(entry) = objects.next() else {
+                *progress = Progress::Ended;
+                text.put(b"]}\n");
                 break;
             };
-            if self.written > 0 {
-                piece.push(b',');
+            if *progress == Progress::More {
+                text.put(b",");
             }
-            self.writer.item(entry, self.now, &mut piece);
-            self.written += 1;
+            *progress = Progress::More;
+            writer.item(entry, *now, text);
+            page.rest -= 1;
+            last = Some(entry.name.clone());
         }
-        Some(piece)
-    }
-
-    /// Gives nothing more.
-    pub(crate) fn finish(&mut self) {
-        self.ended = true;
-    }
-
-    /// Whether all of the text was given.
-    pub(crate) fn ended(&self) -> bool {
-        self.ended
+        drop(objects);
+        if last.is_some() {
+            page.after = last;
+        }
     }
 }
 
@@ -214,12 +244,13 @@ mod tests {
         let Verb::List(list) = options.verb else { panic!("{query} is no list") };
         let namespace = namespace.map(str::to_owned);
         let scope = Scope { resource, namespace, selector: options.selector };
-        let page = Page::of(&state(history, resource, &list)?, &scope, &list);
+        let page = Page::of(state(history, resource, &list)?.snapshot(), scope, &list);
         let writer = Writer::new(resource, View::Whole);
-        let mut pieces = Pieces::new(writer, page, Timestamp::UNIX_EPOCH);
+        let small = Text::in_pieces_of(100);
+        let mut pieces = Pieces::new(writer, page, Timestamp::UNIX_EPOCH, small);
         let mut text = Vec::new();
-        while let Some(piece) = pieces.next(100) {
-            assert!(piece.len() < 1000);
+        while let Some(piece) = pieces.next() {
+            assert!(piece.len() < 500, "{}", piece.len());
             text.extend(piece);
         }
         Ok(serde_json::from_slice(&text).unwrap())

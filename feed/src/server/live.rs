@@ -26,13 +26,15 @@ pub(crate) struct Bell {
     pub(crate) version: u64,
     /// Counts batches that changed something, from 1.
     pub(crate) generation: u64,
+    /// Counts the token files that were read: who may read what is to be looked at again.
+    pub(crate) access: u64,
     /// Watches are to end.
     pub(crate) draining: bool,
 }
 
 impl Live {
     pub(crate) fn new(history: History) -> Live {
-        let bell = Bell { version: history.version(), generation: 0, draining: false };
+        let bell = Bell { version: history.version(), ..Bell::default() };
         let bell = watch::Sender::new(bell);
         Live { history: RwLock::new(history), bell, begun: Instant::now() }
     }
@@ -54,7 +56,7 @@ impl Live {
         self.write(|history| history.commit(changes, &now(), at))
     }
 
-    /// Wakes at each new version, and when watches are to end.
+    /// Wakes at each new version, at each new set of tokens, and when watches are to end.
     pub(crate) fn bell(&self) -> watch::Receiver<Bell> {
         self.bell.subscribe()
     }
@@ -62,6 +64,11 @@ impl Live {
     /// The newest version, and which batch made it.
     pub(crate) fn newest(&self) -> Bell {
         *self.bell.borrow()
+    }
+
+    /// Has everyone who reads asked again whether they may.
+    pub(crate) fn recheck(&self) {
+        self.bell.send_modify(|bell| bell.access += 1);
     }
 
     /// Ends all watches.

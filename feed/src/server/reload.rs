@@ -1,7 +1,8 @@
 //! Reads the token file and the certificate again when they change, and at SIGHUP; writes the
 //! tokens of this user's own processes again when their files are gone.
 //!
-//! What cannot be read changes nothing: the last good tokens and certificate stay.
+//! What cannot be read changes nothing: the last good tokens and certificate stay. Watches and
+//! lists that are under way end if their token no longer may read what they show.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use daemon::Daemon;
 
 use super::Config;
-use super::access::{Access, Tokens};
+use super::access::Tokens;
+use super::api::Api;
 use super::connections::Tls;
 use super::tls;
 use crate::own_token::OwnToken;
@@ -24,7 +26,7 @@ type Mark = Option<(SystemTime, u64)>;
 /// Watches the files for as long as the process lives.
 pub(super) fn keep(
     config: &Config,
-    access: &Arc<Access>,
+    api: &Api,
     own: Vec<OwnToken>,
     tls: &Arc<Tls>,
     daemon: &Daemon,
@@ -36,7 +38,7 @@ pub(super) fn keep(
     if files.tokens.is_none() && files.certificate.is_none() && own.is_empty() {
         return;
     }
-    let (access, tls) = (access.clone(), tls.clone());
+    let (api, tls) = (api.clone(), tls.clone());
     let mut reloads = daemon.shutdown.reloads();
     let mut known = files.marks();
     tokio::spawn(async move {
@@ -52,7 +54,7 @@ pub(super) fn keep(
             let now = files.marks();
             if asked || now != known {
                 known = now;
-                files.read(&access, &tls);
+                files.read(&api, &tls);
             }
         }
     });
@@ -70,11 +72,13 @@ impl Files {
         [&self.tokens, &chain, &key].map(|path| mark(path.as_deref()?))
     }
 
-    fn read(&self, access: &Access, tls: &Tls) {
+    fn read(&self, api: &Api, tls: &Tls) {
         if let Some(path) = &self.tokens {
             match Tokens::load(path) {
                 Ok(tokens) => {
-                    access.replace(tokens);
+                    api.access.replace(tokens);
+                    // After the tokens: who asks again meets the new ones.
+                    api.server.live.recheck();
                     tracing::info!(file = %path.display(), "read the tokens again");
                 }
                 Err(error) => tracing::warn!(%error, "the tokens stay as they were"),

@@ -10,6 +10,7 @@ use super::entry::{Entry, EventType};
 use super::query::Include;
 use super::resource::Resource;
 use super::table;
+use super::text::Text;
 
 /// A representation of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,11 +115,11 @@ impl Writer {
     }
 
     /// One item of a list.
-    pub(crate) fn item(&self, entry: &Entry, now: Timestamp, out: &mut Vec<u8>) {
+    pub(crate) fn item(&self, entry: &Entry, now: Timestamp, out: &mut Text) {
         match self.view {
             View::Whole => {
-                out.push(b'{');
-                out.extend_from_slice(entry.item());
+                out.put(b"{");
+                out.share(entry.frame(), entry.item());
             }
             View::Table(version, include) => row(entry, version, include, now, out),
             View::Metadata(version) => metadata(entry, version, out),
@@ -126,9 +127,9 @@ impl Writer {
     }
 
     /// One object as the answer to a `get`.
-    pub(crate) fn object(&self, entry: &Entry, now: Timestamp, out: &mut Vec<u8>) {
+    pub(crate) fn object(&self, entry: &Entry, now: Timestamp, out: &mut Text) {
         match self.view {
-            View::Whole => out.extend_from_slice(entry.object()),
+            View::Whole => out.share(entry.frame(), entry.object()),
             View::Table(..) => self.small_table(entry.stamp.version, Some(entry), true, now, out),
             View::Metadata(version) => metadata(entry, version, out),
         }
@@ -140,11 +141,11 @@ impl Writer {
         event_type: EventType,
         entry: &Entry,
         now: Timestamp,
-        out: &mut Vec<u8>,
+        out: &mut Text,
     ) {
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(event_type.as_str().as_bytes());
-        out.extend_from_slice(b"\",\"object\":");
+        out.put(b"{\"type\":\"");
+        out.put(event_type.as_str().as_bytes());
+        out.put(b"\",\"object\":");
         match self.view {
             View::Table(..) => {
                 let describe = !std::mem::replace(&mut self.described, true);
@@ -152,12 +153,12 @@ impl Writer {
             }
             _ => self.object(entry, now, out),
         }
-        out.extend_from_slice(b"}\n");
+        out.put(b"}\n");
     }
 
     /// The line that says that all up to a version was told; `initial` if that is all there was
     /// when the watch began.
-    pub(crate) fn bookmark(&mut self, version: u64, initial: bool, out: &mut Vec<u8>) {
+    pub(crate) fn bookmark(&mut self, version: u64, initial: bool, out: &mut Text) {
         let note =
             if initial { ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}" } else { "" };
         let (kind, api_version, rest) = match self.view {
@@ -165,10 +166,10 @@ impl Writer {
                 (self.resource.kind(), self.resource.api_version(), self.resource.empty_fields())
             }
             View::Table(..) => {
-                out.extend_from_slice(b"{\"type\":\"BOOKMARK\",\"object\":");
+                out.put(b"{\"type\":\"BOOKMARK\",\"object\":");
                 let describe = !std::mem::replace(&mut self.described, true);
                 self.small_table(version, None, describe, Timestamp::UNIX_EPOCH, out);
-                return out.extend_from_slice(b"}\n");
+                return out.put(b"}\n");
             }
             View::Metadata("v1beta1") => ("PartialObjectMetadata", "meta.k8s.io/v1beta1", ""),
             View::Metadata(_) => ("PartialObjectMetadata", "meta.k8s.io/v1", ""),
@@ -178,7 +179,7 @@ impl Writer {
              \"apiVersion\":\"{api_version}\",\"metadata\":{{\"resourceVersion\":\"{version}\"\
              {note}}}{rest}}}}}\n"
         );
-        out.extend_from_slice(line.as_bytes());
+        out.put(line.as_bytes());
     }
 
     /// A table with one row or none.
@@ -188,7 +189,7 @@ impl Writer {
         entry: Option<&Entry>,
         describe: bool,
         now: Timestamp,
-        out: &mut Vec<u8>,
+        out: &mut Text,
     ) {
         let View::Table(meta_version, include) = self.view else { return };
         let columns = if describe { table::definitions(self.resource) } else { Value::Null };
@@ -197,32 +198,32 @@ impl Writer {
              \"metadata\":{{\"resourceVersion\":\"{version}\"}},\
              \"columnDefinitions\":{columns},\"rows\":["
         );
-        out.extend_from_slice(head.as_bytes());
+        out.put(head.as_bytes());
         if let Some(entry) = entry {
             row(entry, meta_version, include, now, out);
         }
-        out.extend_from_slice(b"]}");
+        out.put(b"]}");
     }
 }
 
-fn row(entry: &Entry, version: &str, include: Include, now: Timestamp, out: &mut Vec<u8>) {
+fn row(entry: &Entry, version: &str, include: Include, now: Timestamp, out: &mut Text) {
     let object: Value = serde_json::from_slice(entry.object()).unwrap_or_default();
     let cells = table::cells(entry.resource, &object, now);
-    out.extend_from_slice(format!("{{\"cells\":{cells},\"object\":").as_bytes());
+    out.put(format!("{{\"cells\":{cells},\"object\":").as_bytes());
     match include {
-        Include::None => out.extend_from_slice(b"null"),
+        Include::None => out.put(b"null"),
         Include::Metadata => metadata(entry, version, out),
-        Include::Object => out.extend_from_slice(entry.object()),
+        Include::Object => out.share(entry.frame(), entry.object()),
     }
-    out.push(b'}');
+    out.put(b"}");
 }
 
-fn metadata(entry: &Entry, version: &str, out: &mut Vec<u8>) {
+fn metadata(entry: &Entry, version: &str, out: &mut Text) {
     let head =
         format!("{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{version}\",");
-    out.extend_from_slice(head.as_bytes());
-    out.extend_from_slice(entry.metadata());
-    out.push(b'}');
+    out.put(head.as_bytes());
+    out.share(entry.frame(), entry.metadata());
+    out.put(b"}");
 }
 
 #[cfg(test)]
@@ -268,10 +269,10 @@ mod tests {
         Entry::new(Resource::Services, EventType::Added, content, stamp)
     }
 
-    fn written(write: impl FnOnce(&mut Vec<u8>)) -> Value {
-        let mut out = Vec::new();
+    fn written(write: impl FnOnce(&mut Text)) -> Value {
+        let mut out = Text::default();
         write(&mut out);
-        serde_json::from_slice(&out).unwrap()
+        serde_json::from_slice(&out.next().unwrap()).unwrap()
     }
 
     #[test]

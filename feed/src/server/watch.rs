@@ -12,28 +12,32 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::entry::EventType;
+use super::grant::Grant;
 use super::history::{Event, Recent, Snapshot, VersionError};
 use super::list::Scope;
 use super::live::{Bell, Live};
 use super::metrics::Metrics;
 use super::query::{Start, Watch};
+use super::share::Share;
 use super::status::Status;
+use super::text::Text;
 use super::view::{View, Writer};
 use crate::name::ObjectName;
 
 /// Between bookmarks while nothing happens. Clients take a server for dead after 25 s of
 /// silence, so two may be lost.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// Text gathered before it is handed to the connection.
-const PIECE: usize = 64 << 10;
-/// Events taken from the history at once.
-const EVENTS_AT_ONCE: usize = 512;
-/// Larger lines are handed over as they are, shared by all watchers, and not copied together.
-const SHARED: usize = 16 << 10;
+/// No watch lasts longer, whatever its client asks for: what it holds comes back, and clients see
+/// who serves them now. A kube-apiserver ends watches after 30 to 60 minutes.
+const MAX_LIFE: Duration = Duration::from_secs(60 * 60);
+/// Watches that began at once, as after a restart, end spread over this part of their life.
+const SPREAD: f64 = 0.25;
+/// Events taken from the history at once, about as many as fit a piece.
+const EVENTS_AT_ONCE: usize = 64;
 
 /// What a watch needs of the server.
 #[derive(Clone, Debug)]
@@ -49,9 +53,12 @@ pub(crate) struct Stream {
     writer: Writer,
     bookmarks: bool,
     phase: Phase,
+    grant: Grant,
+    /// Lines that are yet to be handed over.
+    text: Text,
     bell: watch::Receiver<Bell>,
-    /// When the client wants the stream to end.
-    deadline: Option<Instant>,
+    /// When the stream ends: as its client wants, and not too late.
+    deadline: Instant,
     /// When the last piece was handed over.
     told: Instant,
     _open: Open,
@@ -72,17 +79,17 @@ enum Phase {
     Ended,
 }
 
-/// Counts an open watch.
+/// Counts an open watch, or an open connection, however it ends.
 #[derive(Debug)]
 pub(crate) struct Open {
     gauge: Gauge,
-    _permit: OwnedSemaphorePermit,
+    _place: Share,
 }
 
 impl Open {
-    pub(crate) fn new(gauge: Gauge, permit: OwnedSemaphorePermit) -> Open {
+    pub(crate) fn new(gauge: Gauge, place: Share) -> Open {
         gauge.inc();
-        Open { gauge, _permit: permit }
+        Open { gauge, _place: place }
     }
 }
 
@@ -99,7 +106,7 @@ impl Stream {
         scope: Scope,
         view: View,
         watch: &Watch,
-        open: Open,
+        (grant, open): (Grant, Open),
     ) -> Result<Stream, Status> {
         let bell = server.live.bell();
         let phase = server.live.read(|history| match watch.start {
@@ -121,11 +128,13 @@ impl Stream {
         let told = Instant::now();
         Ok(Stream {
             writer: Writer::new(scope.resource, view),
-            deadline: watch.timeout.map(|timeout| told + timeout),
+            deadline: told + life(watch.timeout, rand::random()),
             bookmarks: watch.bookmarks,
             server,
             scope,
             phase,
+            grant,
+            text: Text::default(),
             bell,
             told,
             _open: open,
@@ -136,33 +145,36 @@ impl Stream {
     pub(crate) async fn next(&mut self) -> Option<Bytes> {
         loop {
             let bell = *self.bell.borrow_and_update();
-            if bell.draining || self.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            if !self.grant.holds() {
+                // The client learns why when it asks anew.
+                return None;
+            }
+            if bell.draining || self.deadline <= Instant::now() {
                 self.phase = Phase::Ended;
             }
-            let piece = match &mut self.phase {
-                Phase::Ended => return None,
-                Phase::Objects { .. } => self.objects(),
-                Phase::Events { .. } => self.events(),
-            };
-            if let Some(piece) = piece {
+            if !self.text.is_full() {
+                match &self.phase {
+                    Phase::Ended => {}
+                    Phase::Objects { .. } => self.objects(),
+                    Phase::Events { .. } => self.events(),
+                }
+            }
+            if let Some(piece) = self.text.next() {
                 self.told = Instant::now();
                 return Some(piece);
+            }
+            if matches!(self.phase, Phase::Ended) {
+                return None;
             }
             self.wait().await;
         }
     }
 
-    /// Waits for news, the heartbeat or the deadline.
+    /// Waits for news, other tokens, the heartbeat or the deadline.
     async fn wait(&mut self) {
-        let heartbeat = self.told + HEARTBEAT;
-        let wake = match (self.bookmarks, self.deadline) {
-            (true, deadline) => Some(deadline.map_or(heartbeat, |d| d.min(heartbeat))),
-            (false, deadline) => deadline,
-        };
-        let Some(wake) = wake else {
-            // The sender lives as long as the server, which the stream holds.
-            let _ = self.bell.changed().await;
-            return;
+        let wake = match self.bookmarks {
+            true => self.deadline.min(self.told + HEARTBEAT),
+            false => self.deadline,
         };
         tokio::select! {
             _ = self.bell.changed() => {}
@@ -171,19 +183,19 @@ impl Stream {
     }
 
     /// More of the state that the watch begins with.
-    fn objects(&mut self) -> Option<Bytes> {
-        let Phase::Objects { snapshot, after } = &mut self.phase else { return None };
+    fn objects(&mut self) {
+        let Phase::Objects { snapshot, after } = &mut self.phase else { return };
         let now = Timestamp::now();
-        let (mut piece, mut count, mut last) = (Vec::new(), 0, None);
+        let (mut count, mut last) = (0, None);
         let mut rest = self.scope.objects(snapshot, after.as_ref());
         let ended = loop {
-            let Some(entry) = rest.next() else { break true };
-            self.writer.event(EventType::Added, entry, now, &mut piece);
-            count += 1;
-            last = Some(&entry.name);
-            if piece.len() >= PIECE {
+            if self.text.is_full() {
                 break false;
             }
+            let Some(entry) = rest.next() else { break true };
+            self.writer.event(EventType::Added, entry, now, &mut self.text);
+            count += 1;
+            last = Some(&entry.name);
         };
         let last = last.cloned();
         drop(rest);
@@ -191,66 +203,51 @@ impl Stream {
         let version = snapshot.version;
         if ended {
             if self.bookmarks {
-                self.writer.bookmark(version, true, &mut piece);
+                self.writer.bookmark(version, true, &mut self.text);
             }
             self.phase = Phase::Events { version, bookmarked: version };
-        } else {
+        } else if last.is_some() {
             *after = last;
         }
-        (!piece.is_empty()).then(|| piece.into())
     }
 
     /// What happened since the last piece, or the heartbeat.
-    fn events(&mut self) -> Option<Bytes> {
-        loop {
-            let Phase::Events { version, .. } = self.phase else { return None };
+    fn events(&mut self) {
+        while let Phase::Events { version, .. } = self.phase {
             let resource = self.scope.resource;
             let recent = self.server.live.read(|h| h.after(resource, version, EVENTS_AT_ONCE));
             let recent = match recent {
                 Ok(recent) => recent,
-                Err(error) => return Some(self.cut_off(error)),
+                Err(error) => return self.cut_off(error),
             };
-            let piece = self.tell(&recent);
-            if !piece.is_empty() {
-                return Some(piece);
-            }
-            if recent.is_newest {
-                return None;
+            self.tell(&recent);
+            if recent.is_newest || !self.text.is_empty() {
+                return;
             }
         }
     }
 
     /// The lines of these events, as many as fit a piece, and the bookmark after the last.
-    fn tell(&mut self, recent: &Recent) -> Bytes {
-        let Phase::Events { version, bookmarked } = self.phase else { return Bytes::new() };
-        let mut piece = Vec::new();
+    fn tell(&mut self, recent: &Recent) {
+        let Phase::Events { version, bookmarked } = self.phase else { return };
         let (mut count, mut at, mut whole) = (0, version, recent.is_newest);
         for event in &recent.events {
-            if piece.len() >= PIECE {
+            if self.text.is_full() {
                 whole = false;
                 break;
             }
             at = event.version();
-            let frame = event.entry.frame();
-            if piece.is_empty() && self.is_verbatim() && frame.len() >= SHARED {
-                self.server.metrics.events.inc();
-                self.phase = Phase::Events { version: at, bookmarked };
-                return frame.clone();
-            }
-            let length = piece.len();
-            self.event(event, &mut piece);
-            count += u64::from(piece.len() > length);
+            count += u64::from(self.event(event));
         }
         self.server.metrics.events.inc_by(count);
         let version = if whole { recent.up_to } else { at };
         let due = version > bookmarked || self.told + HEARTBEAT <= Instant::now();
         let bookmark = whole && self.bookmarks && due;
         if bookmark {
-            self.writer.bookmark(version, false, &mut piece);
+            self.writer.bookmark(version, false, &mut self.text);
         }
         let bookmarked = if bookmark { version } else { bookmarked };
         self.phase = Phase::Events { version, bookmarked };
-        piece.into()
     }
 
     /// Whether the client gets every line as the history has it.
@@ -259,16 +256,18 @@ impl Stream {
     }
 
     /// Writes an event as this client sees it: an object that begins to match its selector is
-    /// added, one that ceases to is deleted.
-    fn event(&mut self, event: &Event, piece: &mut Vec<u8>) {
+    /// added, one that ceases to is deleted. Gives whether there was anything to write.
+    fn event(&mut self, event: &Event) -> bool {
         if self.is_verbatim() {
-            return piece.extend_from_slice(event.entry.frame());
+            let frame = event.entry.frame();
+            self.text.share(frame, frame);
+            return true;
         }
         let was = event.before.as_ref().is_some_and(|before| self.scope.holds(before));
         let is = event.event_type != EventType::Deleted && self.scope.holds(&event.entry);
         let now = Timestamp::now();
         let event_type = match (was, is) {
-            (false, false) => return,
+            (false, false) => return false,
             (false, true) => EventType::Added,
             (true, true) => EventType::Modified,
             (true, false) => EventType::Deleted,
@@ -276,18 +275,25 @@ impl Stream {
         match (&event.before, event_type) {
             (Some(before), EventType::Deleted) if event.event_type != EventType::Deleted => {
                 let gone = before.deleted(event.version());
-                self.writer.event(event_type, &gone, now, piece);
+                self.writer.event(event_type, &gone, now, &mut self.text);
             }
-            _ => self.writer.event(event_type, &event.entry, now, piece),
+            _ => self.writer.event(event_type, &event.entry, now, &mut self.text),
         }
+        true
     }
 
-    fn cut_off(&mut self, error: VersionError) -> Bytes {
+    fn cut_off(&mut self, error: VersionError) {
         tracing::debug!(resource = %self.scope.resource, %error, "a watcher did not keep up");
         self.server.metrics.slow_watchers.inc();
         self.phase = Phase::Ended;
-        Status::expired_watch(error).to_frame().into()
+        self.text.put(Status::expired_watch(error).to_frame().as_bytes());
     }
+}
+
+/// How long a watch lasts; `chance` is between 0 and 1.
+fn life(asked: Option<Duration>, chance: f64) -> Duration {
+    let longest = MAX_LIFE.mul_f64(1.0 - SPREAD * chance);
+    asked.map_or(longest, |asked| asked.min(longest))
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ pub(crate) fn slice(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -
         );
         return None;
     };
-    let service = check.text(service);
+    // Most Services have one slice: there is nothing to share.
+    let service = service.into();
     let slice = EndpointSlice { name, service, address_type, ports, endpoints };
     accept(check, || Record::EndpointSlice(Arc::new(slice)))
 }
@@ -117,7 +118,7 @@ fn endpoint(
         check.expect(at.key("hostname"), hostname, format::dns_label);
     }
     let hints = object.hints.clone().unwrap_or_default();
-    let mut names = |list: Option<Vec<object::Named<'_>>>| {
+    let mut names = |list: Option<object::List<object::Named<'_>>>| {
         let list = list.unwrap_or_default();
         list.iter().filter_map(|hint| check.optional(hint.name.as_ref())).collect()
     };

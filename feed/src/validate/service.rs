@@ -71,7 +71,7 @@ pub(crate) fn service(object: &object::Service<'_>, check: &mut Check<'_>) -> Op
         external_ips: ips(spec.external_ips.as_deref(), &at.key("externalIPs"), check),
         load_balancer_ips: load_balancer_ips(object, check),
         load_balancer_source_ranges: source_ranges(object, spec, &at, check),
-        health_check_node_port: health_check_node_port(spec, &at, check),
+        health_check_node_port: health_check_node_port(spec, kind, &at, check),
         traffic_distribution: traffic_distribution(spec, &at, check),
         foreign_proxy: is_foreign(object),
         annotations: own_annotations(object.metadata.as_ref(), check),
@@ -423,11 +423,21 @@ fn cidr(text: &str) -> Option<IpNet> {
 
 fn health_check_node_port(
     spec: &object::ServiceSpec<'_>,
+    kind: Type,
     at: &At<'_>,
     check: &mut Check<'_>,
 ) -> Option<NonZeroU16> {
-    let port = spec.health_check_node_port.filter(|port| *port != 0)?;
-    check.port(at.key("healthCheckNodePort"), port)
+    if let Some(port) = spec.health_check_node_port.filter(|port| *port != 0) {
+        return check.port(at.key("healthCheckNodePort"), port);
+    }
+    if kind == Type::LoadBalancer && spec.external_traffic_policy.as_deref() == Some("Local") {
+        check.warn(
+            *at,
+            "the Service has no healthCheckNodePort, and nothing here allocates one",
+            "set healthCheckNodePort, so that load balancers hear which nodes have endpoints",
+        );
+    }
+    None
 }
 
 fn traffic_distribution(

@@ -8,21 +8,23 @@
 //! Left out: any decision about which endpoints serve a frontend.
 
 mod affinities;
+mod connection;
 mod downstream;
 pub(crate) mod own;
-mod patience;
 mod relay;
 pub(crate) mod room;
 mod rules;
 mod serving;
 pub(crate) mod sockets;
+mod splice;
 mod tcp;
 mod udp;
+mod udp_thread;
 mod worker;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +39,7 @@ use self::room::{Permit, Room};
 use self::rules::Rules;
 use self::serving::{Cell, Endpoint, Serving};
 use self::sockets::BindOptions;
-use self::worker::{Bound, ListenSocket, Opened, Order, Worker, WorkerLimits};
+use self::worker::{Bound, Opened, Order, Worker, WorkerLimits};
 use crate::metrics::{ProxyMetrics, count};
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
 use crate::snapshot::Snapshot;
@@ -79,8 +81,8 @@ pub(crate) struct Userspace {
     metrics: ProxyMetrics,
     room: Arc<Room>,
     workers: Vec<Worker>,
-    /// Takes the next address that there is only one listener for, when a listener for each
-    /// worker would not fit.
+    /// Takes the next UDP address that there is only one socket for, when one for each worker
+    /// would not fit.
     next_worker: usize,
     hosted: HashMap<FrontendAddress, Hosted>,
     bound: Addresses,
@@ -107,14 +109,49 @@ struct Hosted {
 #[derive(Debug)]
 struct Known {
     endpoint: Arc<Endpoint>,
-    /// When it drains: the end of its drain time-out.
-    ends: Option<Instant>,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Standing {
+    /// It takes its turns.
+    Serving,
+    /// It is still listed: what is connected to it may stay.
+    Kept,
+    /// It drains until then.
+    Ends(Instant),
+}
+
+/// What became of the endpoints of a frontend.
+#[derive(Debug, Default)]
+struct Replaced {
+    /// Those that serve, in the order of their addresses.
+    members: Vec<Arc<Endpoint>>,
+    /// One of them serves no longer.
+    stopped: bool,
+    /// Those whose drain time-out begins.
+    leaving: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Retry {
     at: Instant,
     delay: Duration,
+}
+
+/// Sockets that one worker gets.
+#[derive(Debug, Default)]
+struct ForWorker {
+    tcp: Vec<Opened<Arc<TcpListener>>>,
+    udp: Vec<Opened<UdpSocket>>,
+}
+
+impl ForWorker {
+    fn order(self, worker: &Worker) -> impl Iterator<Item = oneshot::Receiver<()>> {
+        let tcp = (!self.tcp.is_empty()).then(|| worker.order(Order::OpenTcp(self.tcp)));
+        let udp = (!self.udp.is_empty()).then(|| worker.order(Order::OpenUdp(self.udp)));
+        tcp.into_iter().chain(udp).flatten()
+    }
 }
 
 /// What a change asks of the listeners.
@@ -134,16 +171,14 @@ impl Userspace {
         room: Arc<Room>,
         metrics: ProxyMetrics,
     ) -> io::Result<Userspace> {
-        let own = Arc::new(Own::default());
-        let start = |number| {
-            let limits = WorkerLimits {
-                own: own.clone(),
-                room: room.clone(),
-                connect_timeout: settings.connect_timeout,
-                udp_idle_timeout: settings.udp_idle_timeout,
-            };
-            Worker::start(number, limits)
+        let own = Arc::new(Own::new(settings.service_cidrs.clone()));
+        let limits = WorkerLimits {
+            own: own.clone(),
+            room: room.clone(),
+            connect_timeout: settings.connect_timeout,
+            udp_idle_timeout: settings.udp_idle_timeout,
         };
+        let start = |number| Worker::start(number, &limits);
         let workers = (0..settings.workers).map(start).collect::<io::Result<Vec<_>>>()?;
         Ok(Userspace {
             settings,
@@ -189,9 +224,13 @@ impl Userspace {
     pub(crate) async fn tend(&mut self) {
         let now = Instant::now();
         self.affinities.tend(now);
+        let mut ended = false;
         while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
             let Some((at, address, endpoint)) = self.endings.pop_front() else { break };
-            self.end(at, address, endpoint);
+            ended |= self.end(at, address, endpoint);
+        }
+        if ended {
+            self.order_all(|| Order::End).await;
         }
         let mut again = Vec::new();
         while self.retries.first().is_some_and(|(at, _)| *at <= now) {
@@ -237,7 +276,8 @@ impl Userspace {
         let hosted = self.hosted.entry(address).or_default();
         hosted.service = frontend.map(|f| f.service.clone());
         let addrs = frontend.map_or(&[][..], |f| &f.endpoints);
-        let (members, leaving) = hosted.replace_endpoints(addrs, ends);
+        let kept = frontend.map_or(&[][..], |f| &f.kept);
+        let Replaced { members, stopped, leaving } = hosted.replace_endpoints(addrs, kept, ends);
         let meter = match frontend {
             Some(frontend) => self.metrics.meters.of(&frontend.service),
             None => Arc::default(),
@@ -249,7 +289,9 @@ impl Userspace {
         let sources = frontend.and_then(|frontend| frontend.sources.clone());
         let rules = Rules::new(sources, affinity, &members);
         let before = hosted.cell.serving.load();
-        let serving = Serving { rotation: before.rotation.succeed(members), meter, rules };
+        let proxy_protocol = frontend.is_some_and(|frontend| frontend.proxy_protocol);
+        let rotation = before.rotation.succeed(members);
+        let serving = Serving { rotation, meter, rules, proxy_protocol };
         let sources_changed = before.sources() != serving.sources();
         hosted.cell.serving.store(Arc::new(serving));
         let bound = hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr));
@@ -261,7 +303,7 @@ impl Userspace {
             }
             self.failures.remove(&address);
         } else {
-            if address.protocol == Protocol::Udp && (!leaving.is_empty() || sources_changed) {
+            if address.protocol == Protocol::Udp && (stopped || sources_changed) {
                 work.refresh.extend(bound);
             }
             work.open.push(address);
@@ -270,13 +312,18 @@ impl Userspace {
         self.forget_if_over(address);
     }
 
-    fn end(&mut self, at: Instant, address: FrontendAddress, endpoint: SocketAddr) {
-        let Some(hosted) = self.hosted.get_mut(&address) else { return };
+    /// Ends an endpoint's drain; whether that concerns the data threads.
+    fn end(&mut self, at: Instant, address: FrontendAddress, endpoint: SocketAddr) -> bool {
+        let Some(hosted) = self.hosted.get_mut(&address) else { return false };
         // It may have come back, or come back and left again.
-        if hosted.endpoints.get(&endpoint).is_some_and(|known| known.ends == Some(at)) {
+        let mut ended = false;
+        if hosted.endpoints.get(&endpoint).is_some_and(|known| known.standing == Standing::Ends(at))
+        {
             hosted.endpoints.remove(&endpoint).inspect(|known| known.endpoint.end());
+            ended = address.protocol == Protocol::Tcp;
         }
         self.forget_if_over(address);
+        ended
     }
 
     /// Forgets a frontend that is gone, once nothing of it drains.
@@ -308,7 +355,8 @@ impl Userspace {
     async fn open(&mut self, addresses: &[FrontendAddress]) {
         let mut newly_failed = 0;
         for batch in addresses.chunks(OPEN_BATCH) {
-            let mut opened: Vec<Vec<Opened>> = self.workers.iter().map(|_| Vec::new()).collect();
+            let mut opened: Vec<ForWorker> =
+                self.workers.iter().map(|_| ForWorker::default()).collect();
             for address in batch {
                 let failure = self.open_frontend(*address, &mut opened);
                 let is_new = self.note(*address, failure, newly_failed < MAX_WARNINGS);
@@ -316,8 +364,8 @@ impl Userspace {
             }
             // Before the first connection can be accepted there.
             self.own.publish(&self.bound);
-            let orders = self.workers.iter().zip(opened).filter(|(_, opened)| !opened.is_empty());
-            answers(orders.map(|(worker, opened)| worker.order(Order::Open(opened)))).await;
+            let orders = self.workers.iter().zip(opened);
+            answers(orders.flat_map(|(worker, opened)| opened.order(worker))).await;
             tokio::task::yield_now().await;
         }
         if let Some(more) = newly_failed.checked_sub(MAX_WARNINGS).filter(|more| *more > 0) {
@@ -329,7 +377,7 @@ impl Userspace {
     fn open_frontend(
         &mut self,
         address: FrontendAddress,
-        opened: &mut [Vec<Opened>],
+        opened: &mut [ForWorker],
     ) -> Option<String> {
         let mut failure = None;
         for addr in self.listen_addrs(address) {
@@ -353,7 +401,7 @@ impl Userspace {
         &mut self,
         bound: Bound,
         cell: &Arc<Cell>,
-        opened: &mut [Vec<Opened>],
+        opened: &mut [ForWorker],
     ) -> Result<Permit, String> {
         let (protocol, addr) = bound;
         if self.bound.has(bound) {
@@ -370,29 +418,27 @@ impl Userspace {
             beside_own: self.bound.overlap(bound),
             by_route: self.settings.service_cidrs.iter().any(|cidr| cidr.contains(&addr.ip())),
         };
-        let first_worker = self.next_worker;
-        let mut hand_over = |place: usize, socket| {
-            let worker = (first_worker + place) % opened.len();
-            opened[worker].push(Opened { bound, cell: cell.clone(), socket });
-        };
+        let not_bound = |error| why_not_bound(addr, &error);
         match protocol {
             Protocol::Tcp => {
-                let listeners = sockets::listen_tcp(addr, count, options)
-                    .map_err(|error| why_not_bound(addr, &error))?;
-                for (place, listener) in listeners.into_iter().enumerate() {
-                    hand_over(place, ListenSocket::Tcp(listener));
+                let listeners = sockets::listen_tcp(addr, count, options).map_err(not_bound)?;
+                let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
+                // Where there is one for all, all accept from it.
+                for (listener, worker) in listeners.iter().cycle().zip(opened) {
+                    let socket = listener.clone();
+                    worker.tcp.push(Opened { bound, cell: cell.clone(), socket });
                 }
             }
             Protocol::Udp => {
-                let sockets = sockets::bind_udp(addr, count, options)
-                    .map_err(|error| why_not_bound(addr, &error))?;
+                let sockets = sockets::bind_udp(addr, count, options).map_err(not_bound)?;
                 for (place, socket) in sockets.into_iter().enumerate() {
-                    hand_over(place, ListenSocket::Udp(socket));
+                    let worker = (self.next_worker + place) % opened.len();
+                    opened[worker].udp.push(Opened { bound, cell: cell.clone(), socket });
                 }
+                self.next_worker = (self.next_worker + count) % self.workers.len();
             }
             Protocol::Sctp => unreachable!("the resolver makes no frontend of an SCTP port"),
         }
-        self.next_worker = (first_worker + count) % self.workers.len();
         self.bound.insert(bound);
         Ok(permit)
     }
@@ -437,7 +483,7 @@ impl Userspace {
     }
 
     async fn order_all(&self, order: impl Fn() -> Order) {
-        answers(self.workers.iter().map(|worker| worker.order(order()))).await;
+        answers(self.workers.iter().flat_map(|worker| worker.order(order()))).await;
     }
 }
 
@@ -450,36 +496,39 @@ async fn answers(orders: impl Iterator<Item = oneshot::Receiver<()>>) {
 }
 
 impl Hosted {
-    /// Makes `addrs` the endpoints that serve; returns them, and those that leave. One that comes
-    /// back while it drains is the same endpoint again.
+    /// Makes `addrs` the endpoints that serve; what is connected to `kept` ones may stay. Both are
+    /// ordered. One that comes back while it drains is the same endpoint again.
     fn replace_endpoints(
         &mut self,
         addrs: &[SocketAddr],
+        kept: &[SocketAddr],
         ends: Instant,
-    ) -> (Vec<Arc<Endpoint>>, Vec<SocketAddr>) {
-        let mut leaving: BTreeSet<SocketAddr> = self
-            .endpoints
-            .iter()
-            .filter(|(_, known)| known.ends.is_none())
-            .map(|(addr, _)| *addr)
-            .collect();
-        let mut members = Vec::with_capacity(addrs.len());
+    ) -> Replaced {
+        let mut replaced = Replaced::default();
+        for (addr, known) in &mut self.endpoints {
+            if addrs.binary_search(addr).is_ok() {
+                continue;
+            }
+            if known.standing == Standing::Serving {
+                known.endpoint.set_serving(false);
+                replaced.stopped = true;
+            }
+            if kept.binary_search(addr).is_ok() {
+                known.standing = Standing::Kept;
+            } else if !matches!(known.standing, Standing::Ends(_)) {
+                known.standing = Standing::Ends(ends);
+                replaced.leaving.push(*addr);
+            }
+        }
         for addr in addrs {
-            leaving.remove(addr);
-            let known = self
-                .endpoints
-                .entry(*addr)
-                .or_insert_with(|| Known { endpoint: Arc::new(Endpoint::new(*addr)), ends: None });
-            known.ends = None;
+            let standing = Standing::Serving;
+            let new = || Known { endpoint: Arc::new(Endpoint::new(*addr)), standing };
+            let known = self.endpoints.entry(*addr).or_insert_with(new);
+            known.standing = standing;
             known.endpoint.set_serving(true);
-            members.push(known.endpoint.clone());
+            replaced.members.push(known.endpoint.clone());
         }
-        for addr in &leaving {
-            let known = self.endpoints.get_mut(addr).expect("it was listed from this map");
-            known.ends = Some(ends);
-            known.endpoint.set_serving(false);
-        }
-        (members, leaving.into_iter().collect())
+        replaced
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) struct Wanted<'a> {
 pub(super) struct Chosen {
     /// Ordered by address.
     pub(super) endpoints: Vec<SocketAddr>,
+    /// Those that were not chosen, ordered by address.
+    pub(super) kept: Vec<SocketAddr>,
     pub(super) scope: Scope,
     pub(super) why: Why,
 }
@@ -60,22 +62,30 @@ impl<'a> Wanted<'a> {
             Place::Ip(ip) => (Family::of(ip), Some(SocketAddr::new(ip, address.port.get()))),
             Place::Node(family) => (family, None),
         };
-        let same = self.of_family(family, own);
-        if !same.endpoints.is_empty() || !kind.is_external() {
-            return same;
+        let (mut chosen, mut listed) = self.of_family(family, own);
+        if kind.is_external() {
+            let (other, other_listed) = self.of_family(family.other(), own);
+            if chosen.endpoints.is_empty() && !other.endpoints.is_empty() {
+                chosen = other;
+            }
+            listed.extend(other_listed);
+            listed.sort_unstable();
         }
-        let other = self.of_family(family.other(), own);
-        if other.endpoints.is_empty() { same } else { other }
+        listed.retain(|addr| chosen.endpoints.binary_search(addr).is_err());
+        chosen.kept = listed;
+        chosen
     }
 
+    /// The choice, and all that it was made of, ordered by address.
+    ///
     /// `own`: the frontend's own address, which can be nobody's endpoint: each connection to it
     /// would make another one, until no descriptor is left.
-    fn of_family(self, family: Family, own: Option<SocketAddr>) -> Chosen {
+    fn of_family(self, family: Family, own: Option<SocketAddr>) -> (Chosen, Vec<SocketAddr>) {
         let mut all = self.listed(family);
         if let Some(own) = own {
             all.remove(&own);
         }
-        let is_empty = all.is_empty();
+        let everything: Vec<SocketAddr> = all.keys().copied().collect();
         let hints = Hints::of(&all, self);
         let scope = match self.policy {
             TrafficPolicy::Local => Scope::Local,
@@ -98,12 +108,12 @@ impl<'a> Wanted<'a> {
             endpoints.extend(all.iter().filter(|(_, l)| terminating(l)).map(|(addr, _)| *addr));
             why = match endpoints.is_empty() {
                 false => Why::ServingTerminating,
-                true if is_empty => Why::NoEndpoints,
+                true if everything.is_empty() => Why::NoEndpoints,
                 true if all.is_empty() => Why::NoneLocal,
                 true => Why::NoneReady,
             };
         }
-        Chosen { endpoints, scope, why }
+        (Chosen { endpoints, kept: Vec::new(), scope, why }, everything)
     }
 
     /// The endpoints of the service port in one family. A slice's port is the service port's by
@@ -216,7 +226,7 @@ impl<'a> Hints<'a> {
     }
 
     fn hint(self, endpoint: &Endpoint, scope: Scope) -> Hint {
-        let Node { name, zone, .. } = self.node;
+        let Node { name, zone, zones, .. } = self.node;
         let on_node = self.node.has(endpoint);
         let at_place = |place: Option<&_>, ours: bool| match place {
             None => Hint::Absent,
@@ -234,7 +244,8 @@ impl<'a> Hints<'a> {
                 at_place(endpoint.details().node_name.as_ref(), on_node)
             }
             (Source::Distribution(_), Scope::SameZone) => {
-                let its = endpoint.details().zone.as_ref().or(zone.as_ref().filter(|_| on_node));
+                let of_its_node = || zones.get(endpoint.details().node_name.as_ref()?);
+                let its = endpoint.details().zone.as_ref().or_else(of_its_node);
                 at_place(its, its == zone.as_ref())
             }
             _ => Hint::Absent,

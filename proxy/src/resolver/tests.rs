@@ -2,6 +2,8 @@
 
 use feed::{AddressType, Endpoint, EndpointSlice, Model, Object, TrafficDistribution};
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::objects::{port, service, slice};
 
@@ -15,6 +17,10 @@ fn node_a() -> Node {
         name: Some("a".into()),
         zone: Some("east".into()),
         ips: vec!["192.0.2.1".parse().unwrap()],
+        zones: [("a", "east"), ("b", "west"), ("c", "east")]
+            .into_iter()
+            .map(|(node, zone)| (Arc::from(node), Arc::from(zone)))
+            .collect(),
         families: vec![Family::V4],
     }
 }
@@ -330,11 +336,14 @@ fn without_hints_the_distribution_goes_by_where_endpoints_are() {
         (None, ["10.0.0.1 @a ~east", "10.0.0.2 @b ~west"], all),
         (Some(PreferSameZone), ["10.0.0.1 ~east", "10.0.0.2 ~west"], &*first("SameZone")),
         (Some(PreferSameZone), ["10.0.0.1 @a", "10.0.0.2 ~west"], &first("SameZone")),
+        (Some(PreferSameZone), ["10.0.0.1 @c", "10.0.0.2 @b"], &first("SameZone")),
+        (Some(PreferSameZone), ["10.0.0.1 @a", "10.0.0.2 @unknown"], all),
         (Some(PreferSameZone), ["10.0.0.1 ~north", "10.0.0.2 ~west"], all),
         (Some(PreferSameZone), ["10.0.0.1 ~east", "10.0.0.2"], all),
         (Some(PreferSameNode), ["10.0.0.1 @a ~east", "10.0.0.2 @b ~east"], &first("SameNode")),
         (Some(PreferSameNode), ["10.0.0.1 @c ~east", "10.0.0.2 @b ~west"], &first("SameZone")),
-        (Some(PreferSameNode), ["10.0.0.1 @c", "10.0.0.2 @b"], all),
+        (Some(PreferSameNode), ["10.0.0.1 @c", "10.0.0.2 @b"], &first("SameZone")),
+        (Some(PreferSameNode), ["10.0.0.1 @d", "10.0.0.2 @b"], all),
         // Slices that have hints are believed.
         (Some(PreferSameNode), ["10.0.0.1 @b >~east", "10.0.0.2 @a >~west"], &first("SameZone")),
     ] {
@@ -350,6 +359,34 @@ fn policy_local_takes_no_hints() {
         "10.0.0.1:8080 (Ready, Local)",
         "10.0.0.2:8080 (Ready, SameZone)",
     );
+}
+
+#[test]
+fn what_is_listed_keeps_its_connections() {
+    let check = |endpoints: &[&str], expected: [&[&str]; 2]| {
+        let six: Vec<&str> = endpoints.iter().copied().filter(|e| e.contains(':')).collect();
+        let four: Vec<&str> = endpoints.iter().copied().filter(|e| !e.contains(':')).collect();
+        let mut six = web_slice(&six);
+        six.name = ObjectName::new("demo", "web-6");
+        let service = Service {
+            external_traffic_policy: Local,
+            ..service("web", &["127.1.0.1"], vec![port("", 80, Tcp, Some(30080))])
+        };
+        let resolution = resolve(&entry(service, vec![web_slice(&four), six]), &node_a());
+        let kept = |place: usize| -> Vec<String> {
+            let kept = &resolution.frontends[place].kept;
+            assert!(kept.is_sorted());
+            kept.iter().map(|addr| addr.ip().to_string()).collect()
+        };
+        assert_eq!([kept(0), kept(1)], expected);
+    };
+    check(&["10.0.0.1 @a", "10.0.0.2 @b"], [&[], &["10.0.0.2"]]);
+    check(&["10.0.0.1 @a", "10.0.0.2/unready @a"], [&["10.0.0.2"], &["10.0.0.2"]]);
+    check(&["10.0.0.1 @a", "10.0.0.2/serving @a"], [&["10.0.0.2"], &["10.0.0.2"]]);
+    check(&["10.0.0.1/serving @a", "10.0.0.2/gone @a"], [&["10.0.0.2"], &["10.0.0.2"]]);
+    // Of the other family where that may serve too.
+    check(&["10.0.0.1 @a", "fd00::1 @a"], [&[], &["fd00::1"]]);
+    check(&["10.0.0.1/unready", "fd00::1 @a"], [&["10.0.0.1"], &["10.0.0.1"]]);
 }
 
 fn balanced() -> Service {
@@ -454,7 +491,7 @@ fn a_load_balancer_hears_of_ready_endpoints_on_this_node() {
 }
 
 #[test]
-fn the_node_object_adds_zone_and_addresses() {
+fn node_objects_add_zones_and_addresses() {
     let object = feed::Node {
         name: ObjectName::new("", "a"),
         zone: Some("east".into()),
@@ -462,9 +499,83 @@ fn the_node_object_adds_zone_and_addresses() {
     };
     let (model, _) = Model::of([Object::Node(Arc::new(object))]);
     let flags = Node { name: Some("a".into()), ..Node::default() };
-    let node = flags.with_object(&model);
+    let node = flags.with_objects(&model);
     assert_eq!((node.zone.as_deref(), node.ips.len()), (Some("east"), 1));
+    assert_eq!(node.zones.get("a"), node.zone.as_ref());
     let other = Node { name: Some("b".into()), ..Node::default() };
-    assert_eq!(other.with_object(&model), other);
-    assert_eq!(Node::default().with_object(&model), Node::default());
+    let known = Node { zones: node.zones, ..other.clone() };
+    assert_eq!(other.with_objects(&model), known);
+    assert_eq!(Node::default().with_objects(&Model::default()), Node::default());
+}
+
+/// An endpoint for [`proptest`]: its condition, its node, the zones and nodes that it is for.
+type Drawn = (&'static str, &'static str, Vec<&'static str>, Vec<&'static str>);
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    let conditions = prop::sample::select(vec!["", "/unready", "/serving", "/gone"]);
+    let nodes = prop::sample::select(vec!["a", "b", "c"]);
+    let for_zones = prop::sample::subsequence(vec!["east", "west"], 0..=2);
+    let for_nodes = prop::sample::subsequence(vec!["a", "b"], 0..=2);
+    (conditions, nodes, for_zones, for_nodes)
+}
+
+/// What Kubernetes' rules say, as they are written: the numbers of the endpoints for the policies
+/// `Cluster` and `Local` on node `a` in zone `east`.
+fn by_the_rules(endpoints: &[Drawn]) -> (Vec<usize>, Vec<usize>) {
+    let those = |suits: &dyn Fn(&Drawn) -> bool| -> Vec<usize> {
+        (0..endpoints.len()).filter(|place| suits(&endpoints[*place])).collect()
+    };
+    let is_ready = |e: &Drawn| e.0.is_empty();
+    let terminates = |e: &Drawn| e.0 == "/serving";
+    let ready = those(&is_ready);
+    let all_ready = |suits: &dyn Fn(&Drawn) -> bool| ready.iter().all(|i| suits(&endpoints[*i]));
+    let for_node = those(&|e| is_ready(e) && e.3.contains(&"a"));
+    let for_zone = those(&|e| is_ready(e) && e.2.contains(&"east"));
+    let cluster = if ready.is_empty() {
+        those(&terminates)
+    } else if all_ready(&|e| !e.3.is_empty()) && !for_node.is_empty() {
+        for_node
+    } else if all_ready(&|e| !e.2.is_empty()) && !for_zone.is_empty() {
+        for_zone
+    } else {
+        ready.clone()
+    };
+    let ready_here = those(&|e| is_ready(e) && e.1 == "a");
+    let local = match ready_here.is_empty() {
+        true => those(&|e| terminates(e) && e.1 == "a"),
+        false => ready_here,
+    };
+    (cluster, local)
+}
+
+proptest! {
+    #[test]
+    fn endpoints_are_chosen_by_the_rules_of_kubernetes(
+        endpoints in prop::collection::vec(drawn(), 0..6),
+    ) {
+        let texts: Vec<String> = endpoints
+            .iter()
+            .enumerate()
+            .map(|(place, (condition, node, zones, nodes))| {
+                let zones: String = zones.iter().map(|zone| format!(" >~{zone}")).collect();
+                let nodes: String = nodes.iter().map(|node| format!(" >{node}")).collect();
+                format!("10.0.0.{place}{condition} @{node}{zones}{nodes}")
+            })
+            .collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let service = Service {
+            external_traffic_policy: Local,
+            ..service("web", &["127.1.0.1"], vec![port("", 80, Tcp, Some(30080))])
+        };
+        let resolution = resolve(&entry(service, vec![web_slice(&texts)]), &node_a());
+        let numbers = |frontend: &Frontend| -> Vec<usize> {
+            let last = |addr: &SocketAddr| match addr.ip() {
+                IpAddr::V4(ip) => usize::from(ip.octets()[3]),
+                IpAddr::V6(_) => unreachable!(),
+            };
+            frontend.endpoints.iter().map(last).collect()
+        };
+        let chosen = (numbers(&resolution.frontends[0]), numbers(&resolution.frontends[1]));
+        prop_assert_eq!(chosen, by_the_rules(&endpoints));
+    }
 }

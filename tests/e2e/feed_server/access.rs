@@ -1,13 +1,13 @@
 //! TLS, tokens, Unix sockets, and what may be read over each.
 
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use rustls_pki_types::{CertificateDer, ServerName};
 
-use super::kit::{Feed, Reply, SERVICES, SHOP, answer, connect, head, request};
+use super::kit::{Feed, Reply, SERVICES, SHOP, STREAMING, answer, connect, head, request, service};
 use crate::support::{Folder, Net, Switchyard, eventually, own_token};
 
 const SECRETS: &str = "/api/v1/secrets";
@@ -30,6 +30,16 @@ fn tls_get(
     path: &str,
     headers: &[&str],
 ) -> Option<Reply> {
+    Some(answer(&mut tls_send(addr, trusted, path, headers)?))
+}
+
+/// Sends a request over TLS; `None` when the handshake fails.
+fn tls_send(
+    addr: SocketAddr,
+    trusted: &CertificateDer<'static>,
+    path: &str,
+    headers: &[&str],
+) -> Option<BufReader<impl Read + use<>>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -42,7 +52,7 @@ fn tls_get(
     let client = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = rustls::StreamOwned::new(client, connect(addr));
     stream.write_all(head(addr, "GET", path, headers).as_bytes()).ok()?;
-    Some(answer(&mut BufReader::new(stream)))
+    Some(BufReader::new(stream))
 }
 
 fn bearer(token: &str) -> String {
@@ -81,11 +91,27 @@ fn tokens_and_tls_guard_what_leaves_the_machine() {
     let named = ["Host: feed.example", &bearer(READER)];
     assert_eq!(get(SERVICES, &named).code, 200, "names are fine where a certificate has them");
 
+    let open = |path: &str| {
+        let path = format!("{path}?{STREAMING}");
+        let mut stream = tls_send(addr, &certificate, &path, &[&bearer(TRUSTED)]).unwrap();
+        assert!(!stream.fill_buf().unwrap().is_empty(), "it began");
+        stream
+    };
+    let (mut secrets, mut services) = (open(SECRETS), open(SERVICES));
     keys.replace("tokens", &format!("{TRUSTED}\n"));
+    let told = answer(&mut secrets);
+    assert_eq!(told.code, 200);
+    assert!(told.text().contains("c2VzYW1l"), "it read the Secret, and ended: {}", told.text());
     eventually("a token that was taken away reads nothing", || {
         (get(SERVICES, &[&bearer(READER)]).code == 401).then_some(())
     });
     assert_eq!(get(SECRETS, &[&bearer(TRUSTED)]).code, 403, "nor one its Secrets");
+    feed.folder.replace("api.yaml", &service("api", "10.96.0.11"));
+    let mut line = String::new();
+    while !line.contains("\"name\":\"api\"") {
+        line.clear();
+        assert!(services.read_line(&mut line).unwrap() > 0, "what it may read goes on");
+    }
     keys.replace("tokens", "what is this\n");
     let renewed = certify(keys.path());
     eventually("the new certificate", || tls_get(addr, &renewed, "/version", &[]));

@@ -213,8 +213,14 @@ fn bad_requests_get_an_answer_and_nobody_else_notices() {
         let code = feed.get(&format!("{SERVICES}?{query}")).code;
         assert!(matches!(code, 400 | 500), "{query}: {code}");
     }
+    let endless = "watch=1&resourceVersion=0&timeoutSeconds=18446744073709551615";
+    assert_eq!(feed.watch(&format!("{SERVICES}?{endless}")).event()["type"], "ADDED");
     feed.folder.replace("api.yaml", &service("api", "10.96.0.11"));
     assert_eq!(healthy.until_bookmark().0, ["ADDED api"]);
+    drop(healthy);
+    eventually("no connection is counted that is gone", || {
+        (feed.metric("switchyard_feed_connections") == 0.0).then_some(())
+    });
 }
 
 #[test]

@@ -31,7 +31,10 @@ fn word(told: &Told<'_>) -> String {
         Told::Apply(text, version) => format!("+{}@{version}", name(text)),
         Told::Delete(meta) => format!("-{}@{}", meta.name, meta.version),
         Told::Bookmark(version) => format!("@{version}"),
-        Told::TooLong(_) => "too long".to_owned(),
+        Told::TooLong { name, in_list } => {
+            let name = name.as_ref().map_or("?", |(_, name)| name);
+            format!("{}{name} too long", if *in_list { "init+" } else { "+" })
+        }
     }
 }
 
@@ -66,8 +69,47 @@ fn an_object_beyond_the_limit_is_skipped_and_nothing_else() {
             let flow = session.chunk(chunk, Instant::now(), &mut |t| told.push(word(&t)));
             assert!(flow.is_continue());
         }
-        assert_eq!(told, ["+a@11", "too long", "+c@13"]);
+        assert_eq!(told, ["+a@11", "+giant too long", "+c@13"]);
     }
+}
+
+/// A watch line of the object `giant`, beyond the limit.
+fn giant(event: &str, version: u32) -> String {
+    format!(
+        "{{\"type\":\"{event}\",\"object\":{{\"metadata\":{{\"labels\":{{\"name\":\"a\"}},\
+         \"name\":\"giant\",\"resourceVersion\":\"{version}\"}},\"x\":\"{}\"}}}}\n",
+        "x".repeat(2 * MAX_OBJECT)
+    )
+}
+
+#[test]
+fn a_deletion_beyond_the_limit_deletes() {
+    let now = Instant::now();
+    let mut session = watching("10");
+    let mut told = Vec::new();
+    session.response(200, None, now, &mut |_| ());
+    let stream = giant("MODIFIED", 11) + &giant("DELETED", 12);
+    let flow = session.chunk(stream.as_bytes(), now, &mut |t| told.push(word(&t)));
+    assert!(flow.is_continue());
+    assert_eq!(told, ["+giant too long", "-giant@12"]);
+    // They count like any other: an event below them is out of order.
+    let flow = session.chunk(giant("ADDED", 11).as_bytes(), now, &mut |t| panic!("{t:?}"));
+    assert_eq!(flow, ControlFlow::Break(Fault::SetBack));
+}
+
+#[test]
+fn an_object_beyond_the_limit_is_named_in_lists() {
+    let now = Instant::now();
+    let mut session = session(1, MAX_OBJECT);
+    let mut told = Vec::new();
+    session.response(200, None, now, &mut |_| ());
+    let stream = giant("ADDED", 11) + &giant("DELETED", 12);
+    let flow = session.chunk(stream.as_bytes(), now, &mut |t| told.push(word(&t)));
+    assert!(flow.is_continue());
+    let nameless = format!("{{\"type\":\"ADDED\",\"x\":\"{}\"}}\n", "x".repeat(2 * MAX_OBJECT));
+    let flow = session.chunk(nameless.as_bytes(), now, &mut |t| told.push(word(&t)));
+    assert!(flow.is_continue());
+    assert_eq!(told, ["init+giant too long", "init-giant", "init+? too long"]);
 }
 
 #[test]

@@ -83,3 +83,25 @@ async fn a_corrupt_file_is_as_good_as_none() {
     world.fake.resume().await;
     world.in_sync(RECOVERY).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feed_that_refuses_does_not_take_back_what_was_saved() {
+    let (folder, fake) = saved().await;
+    let mut world = follow(fake, folder.path());
+    world.in_sync(PATIENCE).await;
+    assert!(world.daemon.readiness.reasons().is_empty());
+    world.fake.state().refuse = vec![(500, String::new()); 1000].into();
+    world.fake.resume().await;
+    let is_refused = |kind: &serde_json::Value| {
+        kind["fault"].as_str().is_some_and(|fault| fault.starts_with("500"))
+    };
+    world
+        .until("all kinds are refused", |world| {
+            world.page()["kinds"].as_object().unwrap().values().all(is_refused)
+        })
+        .await;
+    assert_eq!(world.page()["source"], "snapshot");
+    assert_eq!(world.daemon.readiness.reasons(), [""; 0], "it serves all the while");
+    world.fake.state().refuse.clear();
+    world.until("the feed is followed", |world| world.page()["source"] == "fake").await;
+}

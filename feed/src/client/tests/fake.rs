@@ -14,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
+use crate::client::MAX_OBJECT;
+
 /// What a test makes all open watches do.
 #[derive(Clone, Debug)]
 pub(super) enum Act {
@@ -25,6 +27,19 @@ pub(super) enum Act {
     Raw(String),
 }
 
+/// What the server does with every watch instead of serving it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Misdeed {
+    /// Breaks off within the first line.
+    Half,
+    /// Says 410.
+    Gone,
+    /// Ends at once.
+    Empty,
+    /// Says half a line and no more.
+    Stuck,
+}
+
 /// What the server has, and how it behaves.
 pub(super) struct State {
     pub(super) ours: bool,
@@ -32,6 +47,12 @@ pub(super) struct State {
     pub(super) version: u64,
     /// Name → version.
     pub(super) services: BTreeMap<String, u64>,
+    /// Streaming lists begin, and nothing comes of them.
+    pub(super) held: bool,
+    /// Streaming lists never end.
+    pub(super) endless: bool,
+    /// The Service that lists hold with more JSON than a client reads.
+    pub(super) giant: Option<&'static str>,
     history: Vec<(u64, &'static str, String)>,
     /// Watches from before this version get a 410.
     pub(super) oldest: u64,
@@ -42,10 +63,15 @@ pub(super) struct State {
     pub(super) expire_tokens: u32,
     /// The next responses, to any request but for who it is: status and headers.
     pub(super) refuse: VecDeque<(u16, String)>,
+    /// What answers at `/version` instead: status, headers and body.
+    pub(super) impostor: Option<(u16, &'static str, &'static str)>,
+    pub(super) misdeed: Option<Misdeed>,
     /// Accepts connections, and says nothing.
     pub(super) frozen: bool,
     /// Bookmarks after each change, as our feed sends them.
     pub(super) bookmarks: bool,
+    /// Paths that end so are answered with 403.
+    pub(super) forbid: Option<&'static str>,
     /// Requires this token.
     pub(super) token: Option<String>,
     /// All requests so far: path and query.
@@ -67,14 +93,20 @@ impl Fake {
             identity: "first".into(),
             version: 1000,
             services: BTreeMap::new(),
+            held: false,
+            endless: false,
+            giant: None,
             history: Vec::new(),
             oldest: 1000,
             streaming: true,
             page: 2,
             expire_tokens: 0,
             refuse: VecDeque::new(),
+            impostor: None,
+            misdeed: None,
             frozen: false,
             bookmarks: true,
+            forbid: None,
             token: None,
             requests: Vec::new(),
         };
@@ -182,6 +214,15 @@ impl Drop for Fake {
     }
 }
 
+impl State {
+    fn padded(&self, name: &str, text: String) -> String {
+        if self.giant != Some(name) {
+            return text;
+        }
+        text.replace("\"spec\"", &format!("\"x\":\"{}\",\"spec\"", "x".repeat(MAX_OBJECT)))
+    }
+}
+
 /// The JSON of a Service; its port tells its version.
 pub(super) fn service(name: &str, version: u64) -> String {
     let port = 1 + version % 60_000;
@@ -247,8 +288,16 @@ impl Connection {
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let query: BTreeMap<&str, &str> =
             query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+        let forbidden = self.state.lock().unwrap().forbid.is_some_and(|end| path.ends_with(end));
+        if forbidden {
+            return self.respond(403, "", "{\"kind\":\"Status\",\"message\":\"no\"}").await;
+        }
         match path {
             "/version" => {
+                let impostor = self.state.lock().unwrap().impostor;
+                if let Some((code, headers, body)) = impostor {
+                    return self.respond(code, headers, body).await;
+                }
                 let ours = self.state.lock().unwrap().ours;
                 let git = if ours { "v1.36.0+switchyard.0" } else { "v1.36.2" };
                 self.respond(200, "", &format!("{{\"gitVersion\":\"{git}\"}}")).await
@@ -327,13 +376,43 @@ impl Connection {
             return self.respond(422, "", "{\"kind\":\"Status\",\"message\":\"no\"}").await;
         }
         self.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+        let misdeed = self.state.lock().unwrap().misdeed;
+        match misdeed {
+            None => {}
+            Some(Misdeed::Gone) => {
+                self.chunk(&error(410)).await?;
+                return self.write("0\r\n\r\n").await;
+            }
+            Some(Misdeed::Empty) => return self.write("0\r\n\r\n").await,
+            Some(Misdeed::Half) => {
+                self.chunk("{\"type\":\"ADD").await?;
+                return Err(Over);
+            }
+            Some(Misdeed::Stuck) => {
+                self.chunk("{\"type\":\"ADD").await?;
+                while self.state.lock().unwrap().misdeed.is_some() {
+                    self.next().await?;
+                }
+                return Err(Over);
+            }
+        }
         let services = path.ends_with("/services");
         let mut from: u64 = query.get("resourceVersion").map_or(0, |v| v.parse().unwrap());
+        while streaming && self.state.lock().unwrap().held {
+            self.next().await?;
+        }
+        let mut more = 0;
+        while streaming && services && self.state.lock().unwrap().endless {
+            let lines = (0..100).map(|n| line("ADDED", &format!("more-{}", more + n), 900));
+            self.chunk(&lines.collect::<String>()).await?;
+            more += 100;
+        }
         if streaming {
             let (lines, version) = {
                 let state = self.state.lock().unwrap();
                 let all = state.services.iter().filter(|_| services);
-                let lines: String = all.map(|(n, v)| line("ADDED", n, *v)).collect();
+                let lines: String =
+                    all.map(|(n, v)| state.padded(n, line("ADDED", n, *v))).collect();
                 (lines + &bookmark(state.version, true), state.version)
             };
             self.chunk(&lines).await?;
@@ -385,7 +464,8 @@ fn page(state: &State, path: &str, query: &BTreeMap<&str, &str>) -> String {
     if shown.len() < rest.len() {
         write!(next, ",\"continue\":\"{}\"", shown.last().unwrap().0).unwrap();
     }
-    let items: Vec<_> = shown.iter().map(|(name, version)| service(name, **version)).collect();
+    let item = |name: &str, version| state.padded(name, service(name, version));
+    let items: Vec<_> = shown.iter().map(|(name, version)| item(name, **version)).collect();
     format!(
         "{{\"kind\":\"List\",\"metadata\":{{\"resourceVersion\":\"{}\"{next}}},\"items\":[{}]}}",
         state.version,

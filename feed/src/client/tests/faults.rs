@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::fake::{Act, Fake, bookmark, error, line};
+use super::fake::{Act, Fake, Misdeed, bookmark, error, line};
 use super::*;
 use crate::model::Model;
 use crate::name::Kind;
@@ -18,6 +18,8 @@ const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingre
 /// busy machine takes besides. The two seconds are held exactly in simulated time, in the faults
 /// of the conversation.
 pub(super) const RECOVERY: Duration = Duration::from_secs(5);
+/// What a list of these tests may take.
+const MAX_LIST: usize = 1 << 20;
 /// How long other conditions may take on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -81,7 +83,8 @@ impl World {
     ) -> World {
         let (url, token_file) = (url.clone(), config.token_file.clone());
         let place = Place::Url { url, token_file, ca_file: config.ca_file.clone() };
-        let follow = Follow { place, address: "fake".into(), is_local: true };
+        let address = "fake".into();
+        let follow = Follow { place, address, is_local: true, max_list: MAX_LIST };
         let updates = follow.begin(config, patience, KINDS, &daemon).unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
         tokio::spawn(consume(updates, seen.clone()));
@@ -251,9 +254,9 @@ async fn retry_after_is_heeded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_is_left_and_found_again() {
     let patience = Patience {
-        silence_ours: Duration::from_millis(300),
-        silence_in_list: Duration::from_millis(300),
-        response: Duration::from_millis(300),
+        silence_ours: Duration::from_secs(1),
+        silence_in_list: Duration::from_secs(1),
+        response: Duration::from_secs(1),
         ..Patience::default()
     };
     let world = World::with(patience, |_| ()).await;
@@ -334,10 +337,12 @@ async fn bookmarks_alone_move_the_version() {
     // Only from that version can it resume.
     world.fake.state().oldest = version;
     world.fake.act(Act::Break);
+    let resumed = format!("resourceVersion={version}");
+    // A change before that could still come over the old connection.
+    world.until("resumed", |world| world.requests(&resumed) >= 1).await;
     world.fake.put("third");
     world.in_sync(RECOVERY).await;
     assert_eq!(world.requests("sendInitialEvents"), 3);
-    assert!(world.requests(&format!("resourceVersion={version}")) >= 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -347,11 +352,11 @@ async fn a_giant_line_costs_nobody_else_anything() {
     let giant = line("ADDED", "giant", version)
         .replace("\"spec\"", &format!("\"x\":\"{}\",\"spec\"", "x".repeat(MAX_OBJECT)));
     world.fake.act(Act::Raw(giant));
-    world.fake.put("third");
-    world.in_sync(PATIENCE).await;
     world
         .until("named", |world| world.page()["rejected"][0]["object"] == "Service shop/giant")
         .await;
+    world.fake.put("third");
+    world.in_sync(PATIENCE).await;
     assert_eq!(world.requests("limit=1"), 0, "the watch goes on");
 }
 
@@ -477,4 +482,157 @@ async fn invalid_objects_are_named_and_their_last_good_state_stays() {
     world.fake.put("first");
     world.in_sync(RECOVERY).await;
     world.until("mended", |world| world.page()["errors"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_kind_does_not_delay_the_others() {
+    let world = World::new().await;
+    world.fake.state().forbid = Some("/ingresses");
+    world.fake.act(Act::Break);
+    world.until("refused", |world| world.page()["kinds"]["Ingress"]["fault"] == "403 no").await;
+    // The first change may wait a second for the kind to come back; no later one does.
+    let mut took = Vec::new();
+    while took.len() < 6 && !took.iter().any(|took| *took < Duration::from_millis(500)) {
+        let begun = Instant::now();
+        world.fake.put("first");
+        world.in_sync(RECOVERY).await;
+        took.push(begun.elapsed());
+    }
+    assert!(took.len() < 6, "all of them are late: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_is_no_apis_does_not_make_our_feed_a_foreign_server() {
+    let page = "<html>please wait</html>";
+    for (code, headers, body, told) in [
+        (200, "", page, "200 <html>please wait</html>"),
+        (200, "Content-Encoding: gzip\r\n", "\u{1f}\u{8}", "200"),
+        (302, "Location: /login\r\n", "", "302"),
+        (404, "", "no such page", "404 no such page"),
+    ] {
+        let world = World::new().await;
+        world.fake.state().impostor = Some((code, headers, body));
+        world.fake.act(Act::Break);
+        let told = format!("/version is answered as by no API: {told}");
+        let is_told = |kind: &serde_json::Value| kind["fault"] == *told;
+        world
+            .until("all kinds are at fault", |world| {
+                world.page()["kinds"].as_object().unwrap().values().all(is_told)
+            })
+            .await;
+        world.fake.put("third");
+        world.fake.state().impostor = None;
+        world.in_sync(RECOVERY).await;
+        let kinds = world.page()["kinds"].clone();
+        assert_eq!(kinds["Service"]["server"], "switchyard feed", "{code}");
+        assert_eq!(world.requests("kube-system"), 0, "it is asked as our own feed: {code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retry_after_is_heeded_when_the_server_is_asked_who_it_is() {
+    let world = World::new().await;
+    world.fake.state().impostor =
+        Some((429, "Retry-After: 2\r\n", "{\"kind\":\"Status\",\"message\":\"no\"}"));
+    world.fake.act(Act::Break);
+    world.until("refused", |world| world.page()["kinds"]["Service"]["fault"] == "429 no").await;
+    let refused = Instant::now();
+    world.fake.state().impostor = None;
+    world.fake.put("third");
+    world.in_sync(Duration::from_secs(2) + RECOVERY).await;
+    // Well above the 100 ms that the first wait would take at most.
+    assert!(refused.elapsed() >= Duration::from_millis(1500), "{:?}", refused.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_giant_in_a_list_keeps_its_last_good_state() {
+    for streaming in [true, false] {
+        let prepare = |fake: &Fake| fake.state().streaming = streaming;
+        let world = World::with(Patience::default(), prepare).await;
+        world.fake.state().giant = Some("second");
+        world.fake.put_untold(&["third"], &["first"]);
+        world.fake.act(Act::Raw(error(410)));
+        world.in_sync(PATIENCE).await;
+        assert!(world.here().contains_key("second"));
+        let page = world.page();
+        assert_eq!(page["rejected"][0]["object"], "Service shop/second");
+        assert_eq!(page["rejected"][0]["message"], "its JSON is longer than 8 MiB");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_no_name_is_an_error_until_the_next_list() {
+    let world = World::new().await;
+    let nameless = format!("{{\"type\":\"ADDED\",\"x\":\"{}\"}}\n", "x".repeat(MAX_OBJECT));
+    world.fake.act(Act::Raw(nameless));
+    world.until("counted", |world| world.page()["errors"] == 1).await;
+    world.fake.act(Act::Raw(error(410)));
+    world.until("listed anew", |world| world.page()["errors"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_without_an_end_is_left() {
+    let patience = Patience { backoff: Duration::from_millis(300), ..Patience::default() };
+    let world = World::with(patience, |_| ()).await;
+    world.fake.state().endless = true;
+    world.fake.put_untold(&["third"], &["second"]);
+    world.fake.act(Act::Raw(error(410)));
+    let fault = "the list takes more than 1 MiB";
+    world.until("left", |world| world.page()["kinds"]["Service"]["fault"] == fault).await;
+    assert_eq!(world.here().len(), 2, "nothing of it is served, and nothing is gone");
+    world.fake.state().endless = false;
+    world.in_sync(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_watches_tell_nothing_is_stale() {
+    for misdeed in [Misdeed::Half, Misdeed::Gone, Misdeed::Empty, Misdeed::Stuck] {
+        let world = World::new().await;
+        world.fake.state().misdeed = Some(misdeed);
+        let ends = matches!(misdeed, Misdeed::Gone | Misdeed::Empty);
+        world.fake.act(if ends { Act::End } else { Act::Break });
+        world.until("stale", |world| !world.daemon.readiness.reasons().is_empty()).await;
+        let reason = world.daemon.readiness.reasons().remove(0);
+        assert!(reason.starts_with("feed stale: lost fake at 2"), "{misdeed:?}: {reason}");
+        world.until("lost", |world| world.page()["connected"] == false).await;
+        // It asks again and again, and is answered, in a way, each time.
+        let asked = world.requests("watch=1");
+        if misdeed != Misdeed::Stuck {
+            world.until("asked again", |world| world.requests("watch=1") > asked + 6).await;
+        }
+        assert_eq!(world.daemon.readiness.reasons(), [reason], "{misdeed:?}");
+        world.fake.state().misdeed = None;
+        world.fake.wake();
+        world.fake.put("third");
+        world.in_sync(RECOVERY).await;
+        world.until("well", |world| world.daemon.readiness.reasons().is_empty()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_list_that_does_not_end_is_stale() {
+    let patience = Patience { silence_in_list: PATIENCE, ..Patience::default() };
+    let world = World::with(patience, |_| ()).await;
+    {
+        let mut state = world.fake.state();
+        state.oldest = state.version + 1;
+        state.held = true;
+    }
+    world.fake.act(Act::Raw(error(410)));
+    world.until("stale", |world| !world.daemon.readiness.reasons().is_empty()).await;
+    let reason = world.daemon.readiness.reasons().remove(0);
+    assert!(reason.ends_with("the list that began does not end"), "{reason}");
+    world.fake.state().held = false;
+    world.fake.act(Act::Break);
+    world.until("well", |world| world.daemon.readiness.reasons().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_watch_shows_that_the_server_answers() {
+    let world = World::new().await;
+    world.fake.act(Act::Break);
+    world.until("lost", |world| world.page()["connected"] == false).await;
+    // No bookmark, no event: it is open, and that is all that a quiet server can show.
+    world.until("found", |world| world.page()["connected"] == true).await;
+    assert!(world.daemon.metrics.encode().contains("switchyard_feed_connected 1"));
 }

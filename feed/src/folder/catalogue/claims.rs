@@ -21,6 +21,8 @@ pub(super) struct Wish {
     pub(super) had: Vec<Claim>,
     pub(super) asks: Vec<Claim>,
     pub(super) wanted: Option<(FilePath, Record)>,
+    /// Where in its file that stands.
+    pub(super) line: u32,
 }
 
 type Verdict = Result<(), (Claim, ObjectName)>;
@@ -54,10 +56,10 @@ pub(super) fn message(claim: Claim, definition: &Definition) -> String {
 
 impl Claims {
     /// Decides a batch: each wish with whether it is granted. A Service whose wish is not keeps
-    /// what it had. Newcomers come in the order of their paths.
+    /// what it had. Newcomers come in the order of their paths, and of their lines.
     pub(super) fn settle(&mut self, mut wishes: Vec<Wish>) -> Vec<(Wish, Verdict)> {
         let path = |wish: &Wish| wish.wanted.as_ref().map(|(path, _)| path.clone());
-        wishes.sort_by(|a, b| (path(a), &a.key).cmp(&(path(b), &b.key)));
+        wishes.sort_by(|a, b| (path(a), a.line, &a.key).cmp(&(path(b), b.line, &b.key)));
         let mut refused: HashMap<usize, (Claim, ObjectName)> = HashMap::new();
         loop {
             let before = refused.len();

@@ -210,6 +210,14 @@ fn a_cluster_ip_that_is_taken_is_refused() {
 }
 
 #[test]
+fn of_one_file_the_first_document_has_what_two_ask_for() {
+    let mut folder = Folder::default();
+    let both = node_port("b", "10.0.0.2", 30080) + &node_port("a", "10.0.0.1", 30080);
+    assert_eq!(folder.put("f.yaml", &both), ["b=10.0.0.2,30080"]);
+    assert!(folder.errors()[0].starts_with("f.yaml:16:32: error: "), "{:?}", folder.errors());
+}
+
+#[test]
 fn a_node_port_that_is_taken_is_refused() {
     let mut folder = Folder::default();
     let (a, b) = (node_port("a", "10.0.0.1", 30080), node_port("b", "10.0.0.2", 30080));

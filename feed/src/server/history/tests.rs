@@ -91,13 +91,40 @@ fn the_past_can_be_listed() {
     let mut history = loaded(Limits::DEFAULT);
     let batch = vec![put("b", 2), put("c", 1), put("c", 2), delete("a"), delete("c")];
     history.commit(batch, CREATED, Duration::ZERO);
-    let at = |version| list(&history.at(Resource::Services, START + version).unwrap());
+    let at = |version| list(&history.at(Resource::Services, START + version).unwrap().snapshot());
     assert_eq!(at(3), "a=1@1 b=1@2");
     assert_eq!(at(4), "a=1@1 b=2@4");
     assert_eq!(at(5), "a=1@1 b=2@4 c=1@5");
     assert_eq!(at(6), "a=1@1 b=2@4 c=2@6");
     assert_eq!(at(7), "b=2@4 c=2@6");
     assert_eq!(at(8), "b=2@4");
+}
+
+/// The further back a list went, the longer all others waited for it.
+#[test]
+fn an_old_list_is_made_from_a_state_near_it() {
+    const EVERY: u32 = 100;
+    let (keep_every, age) = (EVERY as usize, Duration::ZERO);
+    let limits = Limits { events: 3 * keep_every, age, keep_every, ..Limits::DEFAULT };
+    let mut history = loaded(limits);
+    let changes = |name: &str, values: std::ops::Range<u32>| -> Vec<_> {
+        values.map(|value| put(name, value)).collect()
+    };
+    let last = 2 * EVERY + 50;
+    history.commit(changes("a", 2..2 + last), CREATED, Duration::ZERO);
+    for back in [0, 1, 49, 50, 51, 150, 249, 250] {
+        let version = history.version() - u64::from(back);
+        let rewind = history.at(Resource::Services, version).unwrap();
+        assert!(rewind.undo.len() <= keep_every, "{back}: {}", rewind.undo.len());
+        let at = if back == last { 1 } else { version - START };
+        let expected = format!("a={}@{at} ", 1 + last - back);
+        assert!(list(&rewind.snapshot()).starts_with(&expected), "{back}: {expected}");
+    }
+    assert_eq!(history.logs[Resource::Services.index()].kept.len(), 2);
+    history.commit(changes("b", 2..2 + 3 * EVERY), CREATED, Duration::from_secs(1));
+    let log = &history.logs[Resource::Services.index()];
+    assert!(log.kept.iter().all(|kept| kept.version > log.floor), "the others are forgotten");
+    assert_eq!(log.kept.len(), 3);
 }
 
 #[test]
@@ -112,7 +139,8 @@ fn events_are_handed_over_in_parts() {
 
 #[test]
 fn events_are_forgotten_only_when_old_and_many() {
-    let limits = Limits { age: Duration::from_secs(75), events: 2, bytes: usize::MAX };
+    let limits =
+        Limits { age: Duration::from_secs(75), events: 2, bytes: usize::MAX, ..Limits::DEFAULT };
     let mut history = loaded(limits);
     for second in 0..100 {
         let change = vec![put("a", 100 + second)];
@@ -142,7 +170,8 @@ fn memory_is_bounded_whatever_changes_how_fast() {
     let fill = history.fill();
     assert!(fill.events > 50 && fill.bytes > limits.bytes / 2, "{fill:?}");
     let counted: usize = history.logs.iter().flat_map(|l| &l.events).map(|p| p.event.size()).sum();
-    assert_eq!(counted, fill.bytes);
+    let kept: usize = history.logs.iter().flat_map(|l| &l.kept).map(Snapshot::size).sum();
+    assert_eq!(counted + kept, fill.bytes);
 }
 
 #[test]
@@ -174,7 +203,7 @@ proptest! {
         began in 0usize..12,
         step in 1usize..4,
     ) {
-        let mut history = loaded(Limits::DEFAULT);
+        let mut history = loaded(Limits { keep_every: 3, ..Limits::DEFAULT });
         let mut watched = history.current(Resource::Services);
         for (i, batch) in batches.iter().enumerate() {
             let change = |(name, value): &(u32, Option<u32>)| match value {
@@ -201,7 +230,7 @@ proptest! {
             }
             watched.version = recent.up_to;
             let past = history.at(Resource::Services, watched.version).unwrap();
-            prop_assert_eq!(list(&past), list(&watched));
+            prop_assert_eq!(list(&past.snapshot()), list(&watched));
             if recent.is_newest {
                 break;
             }

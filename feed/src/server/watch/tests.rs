@@ -1,13 +1,15 @@
 //! Watches as their clients see them, on a paused clock.
 
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use super::*;
+use crate::server::access::{Peer, User};
 use crate::server::entry::Content;
 use crate::server::history::{Change, History, Limits};
 use crate::server::query::{Options, Verb};
 use crate::server::resource::Resource;
+use crate::server::share::{Client, Shares};
+use crate::server::text::{PIECE, SHARED};
 
 fn put(resource: Resource, name: &str, app: &str) -> Change {
     let object = json!({"metadata": {"labels": {"app": app}}});
@@ -30,9 +32,12 @@ fn watch_in(server: &Server, resource: Resource, query: &str) -> Result<Stream, 
     let options = Options::parse(resource, &format!("watch=1&{query}"))?;
     let Verb::Watch(watch) = options.verb else { panic!("{query} is no watch") };
     let scope = Scope { resource, namespace: None, selector: options.selector };
-    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    let open = Open::new(server.metrics.watchers(resource), permit);
-    Stream::begin(server.clone(), scope, View::Whole, &watch, open)
+    let place = Shares::new("watches", 1, 100).take(Client::Local).unwrap();
+    let open = Open::new(server.metrics.watchers(resource), place);
+    let peer = Peer { private: true, rebindable: false, address: String::new() };
+    let anonymous = (User::Anonymous, None);
+    let grant = Grant::new(Arc::default(), server.live.clone(), anonymous, peer, resource);
+    Stream::begin(server.clone(), scope, View::Whole, &watch, (grant, open))
 }
 
 fn watch(server: &Server, query: &str) -> Stream {
@@ -69,7 +74,7 @@ async fn expect(stream: &mut Stream, expected: &str) {
 
 /// Whether the stream has nothing to say for a while.
 async fn is_silent(stream: &mut Stream) -> bool {
-    tokio::time::timeout(Duration::from_secs(3600), stream.next()).await.is_err()
+    tokio::time::timeout(Duration::from_secs(600), stream.next()).await.is_err()
 }
 
 const STREAMING: &str =
@@ -88,11 +93,11 @@ async fn a_streaming_list_ends_with_a_bookmark_and_goes_on() {
 async fn a_batch_is_a_cut_for_the_streams_of_other_kinds() {
     let server = server(Limits::DEFAULT);
     let query = "resourceVersion=3&allowWatchBookmarks=true";
-    let mut secrets = watch_in(&server, Resource::Secrets, query).unwrap();
+    let mut ingresses = watch_in(&server, Resource::Ingresses, query).unwrap();
     let mut services = watch(&server, query);
     server.live.commit(vec![put(Resource::Services, "c", "x")]);
     expect(&mut services, "ADDED c@4 BOOKMARK@4").await;
-    expect(&mut secrets, "BOOKMARK@4").await;
+    expect(&mut ingresses, "BOOKMARK@4").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,6 +176,24 @@ async fn a_watch_ends_at_its_time_and_when_the_server_drains() {
     let ending = async { server.live.drain() };
     let (end, ()) = tokio::join!(stream.next(), ending);
     assert_eq!(end, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_watch_lasts_for_ever_whatever_its_client_asks_for() {
+    let server = server(Limits::DEFAULT);
+    for timeout in ["", "&timeoutSeconds=18446744073709551615", "&timeoutSeconds=0"] {
+        let begun = Instant::now();
+        expect(&mut watch(&server, &format!("resourceVersion=3{timeout}")), "end").await;
+        let lasted = begun.elapsed();
+        let shortest = MAX_LIFE.mul_f64(1.0 - SPREAD) - Duration::from_secs(1);
+        // The clock of the test counts whole milliseconds.
+        let longest = MAX_LIFE + Duration::from_millis(1);
+        assert!(shortest <= lasted && lasted <= longest, "{timeout}: {lasted:?}");
+    }
+    assert_eq!(life(None, 0.0), MAX_LIFE);
+    assert!(life(None, 1.0) < MAX_LIFE);
+    let minute = Duration::from_secs(60);
+    assert_eq!(life(Some(minute), 1.0), minute);
 }
 
 #[tokio::test(start_paused = true)]

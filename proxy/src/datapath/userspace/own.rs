@@ -11,31 +11,41 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use arc_swap::ArcSwap;
 use feed::Protocol;
+use ipnet::IpNet;
 
 use super::sockets;
 use super::worker::Bound;
 
 /// A set that its one writer changes and publishes, and that is read without waiting.
 #[derive(Debug, Default)]
-pub(crate) struct Own(ArcSwap<Addresses>);
+pub(crate) struct Own {
+    listening: ArcSwap<Addresses>,
+    /// Whose addresses are this host's by a route.
+    ranges: Vec<IpNet>,
+}
 
 /// Every address that this process listens on. `clone` is O(1).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Addresses(imbl::OrdSet<(Protocol, u16, IpAddr)>);
 
 impl Own {
+    pub(super) fn new(ranges: Vec<IpNet>) -> Own {
+        Own { listening: ArcSwap::default(), ranges }
+    }
+
     pub(super) fn publish(&self, addresses: &Addresses) {
-        self.0.store(addresses.clone().into());
+        self.listening.store(addresses.clone().into());
     }
 
     /// Whether a connection to the address would come back to this process.
     pub(crate) fn has(&self, protocol: Protocol, addr: SocketAddr) -> bool {
-        let addresses = self.0.load();
+        let addresses = self.listening.load();
         // A connect to `::ffff:192.0.2.1` goes to 192.0.2.1.
         let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
         addresses.has((protocol, addr))
             || addresses.has((protocol, SocketAddr::new(wildcard(addr.ip()), addr.port())))
-                && sockets::is_local(addr.ip())
+                && (self.ranges.iter().any(|range| range.contains(&addr.ip()))
+                    || sockets::is_local(addr.ip()))
     }
 }
 
@@ -79,7 +89,7 @@ mod tests {
     fn check(listening: &[&str], endpoint: &str, expected: bool) {
         let mut addresses = Addresses::default();
         listening.iter().for_each(|addr| addresses.insert((Protocol::Tcp, addr.parse().unwrap())));
-        let own = Own::default();
+        let own = Own::new(vec!["fd00:96::/112".parse().unwrap()]);
         own.publish(&addresses);
         let endpoint = endpoint.parse().unwrap();
         assert_eq!(own.has(Protocol::Tcp, endpoint), expected, "{listening:?} {endpoint}");
@@ -98,6 +108,9 @@ mod tests {
         check(&["0.0.0.0:30080"], "127.9.9.9:30080", true);
         check(&["0.0.0.0:30080"], "192.0.2.1:30080", false);
         check(&["0.0.0.0:30080"], "[2001:db8::1]:30080", false);
+        // And on those of a range that a route makes this host's.
+        check(&["[::]:30080"], "[fd00:96::7]:30080", true);
+        check(&["[::]:30080"], "[fd00:97::7]:30080", false);
     }
 
     #[test]

@@ -1,30 +1,48 @@
 //! Relays bytes both ways between a client and an endpoint until both are done.
 //!
 //! What is read goes through one buffer of the data thread and is written at once; a connection
-//! owns memory only while its receiver is slower than its sender. An end of stream is passed on
-//! as one (half-close), a reset as a reset.
+//! owns memory only while its receiver is slower than its sender. A direction that streams moves
+//! its bytes through a pipe instead. An end of stream is passed on as one (half-close), a reset
+//! as a reset.
+//!
+//! Sockets are watched for edges: what epoll said of a socket is remembered until a call finds
+//! that it holds no longer, so that a request costs a read and a write on either side and
+//! nothing else.
+//!
+//! Left out: waiting, which is the data thread's.
 
-use std::cell::RefCell;
-use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::{Pin, pin};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
-use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{ReadHalf, WriteHalf};
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_nodelay;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 
-use super::serving::Endpoint;
+use super::splice::{Pipe, Pipes};
 use crate::metrics::{Meter, add};
 
 /// What is read at once. Fits the second-level cache; larger reads gained nothing.
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Bytes of a connection that may be missing from the Service's counters while it is open.
 const UNCOUNTED_BYTES: u64 = 256 * 1024;
+/// A direction that has filled the buffer this often in a row streams: 128 KiB, below which
+/// splice(2) costs more than it saves.
+const SPLICE_AFTER: u32 = 2;
+/// Reads of one direction before other connections of the thread get a turn.
+const MAX_READS: usize = 16;
 
-thread_local! {
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into());
+/// What all relays of a data thread share.
+#[derive(Debug)]
+pub(super) struct Tools {
+    pub(super) scratch: Box<[u8]>,
+    pub(super) pipes: Pipes,
+}
+
+impl Tools {
+    pub(super) fn new(pipes: Pipes) -> Tools {
+        Tools { scratch: vec![0; SCRATCH_BYTES].into(), pipes }
+    }
 }
 
 /// How a relay ended.
@@ -38,74 +56,102 @@ pub(super) enum End {
     Removed,
 }
 
-/// Relays until the end. The caller closes the sockets, or resets them.
-pub(super) async fn relay(
-    client: &mut TcpStream,
-    upstream: &mut TcpStream,
-    endpoint: &Endpoint,
-    meter: &Meter,
-) -> End {
-    let (client_reads, client_writes) = client.split();
-    let (upstream_reads, upstream_writes) = upstream.split();
-    let mut up = Flow::new(client_reads, upstream_writes, &meter.upstream_bytes);
-    let mut down = Flow::new(upstream_reads, client_writes, &meter.downstream_bytes);
-    let mut ending = pin!(endpoint.ending());
-    // The first poll leaves this task's waker with the endpoint; after that its state is enough.
-    poll_fn(|cx| {
-        let _ = ending.as_mut().poll(cx);
-        Poll::Ready(())
-    })
-    .await;
-    let first = poll_fn(|cx| {
-        if endpoint.has_ended() {
-            return Poll::Ready(Err(End::Removed));
+/// What became of a relay.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Progress {
+    /// Nothing more can be moved until epoll says so.
+    Waits,
+    /// It has had its turn and could go on.
+    HasMore,
+    Over(End),
+}
+
+/// One socket, and what is known of it.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) socket: OwnedFd,
+    pub(super) readable: bool,
+    pub(super) writable: bool,
+    /// The peer has sent its last byte, or is gone: no edge will tell of what is queued.
+    hung_up: bool,
+    /// And the end of what is queued is the end of the stream.
+    ended: bool,
+    failed: bool,
+    /// Whether epoll has been asked to tell when it can be written to.
+    pub(super) watches_writes: bool,
+}
+
+impl Side {
+    pub(super) fn new(socket: OwnedFd) -> Side {
+        let (readable, writable) = (false, false);
+        Side {
+            socket,
+            readable,
+            writable,
+            hung_up: false,
+            ended: false,
+            failed: false,
+            watches_writes: false,
         }
-        if up.drive(cx).is_err() || down.drive(cx).is_err() {
-            return Poll::Ready(Err(End::Reset));
-        }
-        up.pass_end(cx, down.stage);
-        down.pass_end(cx, up.stage);
-        match (up.is_over(), down.is_over()) {
-            (false, false) => Poll::Pending,
-            (true, true) => Poll::Ready(Err(both(&up, &down))),
-            (up_over, _) => Poll::Ready(Ok(up_over)),
-        }
-    });
-    match first.await {
-        Err(end) => end,
-        Ok(true) => last(&mut down, &up, endpoint).await,
-        Ok(false) => last(&mut up, &down, endpoint).await,
     }
-}
 
-/// Relays the direction that is left, and watches the end that has said its last word: it may
-/// still be reset, which nobody would notice by reading.
-async fn last(flow: &mut Flow<'_>, over: &Flow<'_>, endpoint: &Endpoint) -> End {
-    let mut reset = pin!(over.from.ready(Interest::ERROR));
-    poll_fn(|cx| {
-        if endpoint.has_ended() {
-            return Poll::Ready(End::Removed);
-        }
-        // First what can still be delivered: an endpoint that answers and then resets.
-        if flow.drive(cx).is_err() {
-            return Poll::Ready(End::Reset);
-        }
-        flow.pass_end(cx, over.stage);
-        if flow.is_over() {
-            return Poll::Ready(both(flow, over));
-        }
-        // A direction that broke had its error already, and the other one still brings bytes.
-        if over.stage == Stage::Finished && reset.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(End::Reset);
-        }
-        Poll::Pending
-    })
-    .await
-}
+    /// Remembers what epoll said.
+    pub(super) fn note(&mut self, flags: EventFlags) {
+        let gone = flags.intersects(EventFlags::ERR | EventFlags::HUP);
+        self.hung_up = gone || flags.contains(EventFlags::RDHUP);
+        self.readable |= self.hung_up || flags.contains(EventFlags::IN);
+        self.writable |= gone || flags.contains(EventFlags::OUT);
+        self.failed |= flags.contains(EventFlags::ERR);
+        // A read stops short at an urgent byte (tcp(7)), so with one a short read is not the last.
+        let ordinary = !flags.intersects(EventFlags::ERR | EventFlags::PRI);
+        self.ended = ordinary && flags.contains(EventFlags::RDHUP);
+    }
 
-fn both(one: &Flow<'_>, other: &Flow<'_>) -> End {
-    let finished = one.stage == Stage::Finished && other.stage == Stage::Finished;
-    if finished { End::Closed } else { End::Reset }
+    /// Reads into `buffer`; 0 at the end of stream, and with it whether this was the last read.
+    ///
+    /// # Errors
+    ///
+    /// `AGAIN` when there is nothing; anything else is a reset.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
+        let room = buffer.len();
+        let length = loop {
+            match recv(&self.socket, &mut *buffer, RecvFlags::empty()) {
+                Ok((length, _)) => break length,
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    self.readable &= error != Errno::AGAIN;
+                    return Err(error);
+                }
+            }
+        };
+        let drained = length < room;
+        let last = length == 0 || drained && self.ended;
+        // What arrives after a short read is a new edge (epoll(7)).
+        self.readable = self.hung_up || last || !drained;
+        Ok((length, last))
+    }
+
+    /// Writes as much as the socket takes.
+    ///
+    /// # Errors
+    ///
+    /// When the peer takes no more at all.
+    pub(super) fn write(&mut self, bytes: &[u8], flags: SendFlags) -> Result<usize, Errno> {
+        loop {
+            match send(&self.socket, bytes, flags | SendFlags::NOSIGNAL) {
+                Ok(length) => {
+                    self.writable = length == bytes.len();
+                    return Ok(length);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    self.writable = false;
+                    return Ok(0);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -122,63 +168,107 @@ enum Stage {
 }
 
 /// One direction.
-struct Flow<'a> {
-    from: ReadHalf<'a>,
-    to: WriteHalf<'a>,
+#[derive(Debug)]
+pub(super) struct Flow {
     stage: Stage,
+    /// The receiver's socket sends small pieces at once.
+    prompt: bool,
+    has_sent: bool,
+    /// Full reads in a row.
+    full_reads: u32,
     unsent: Vec<u8>,
     /// How much of `unsent` has been sent.
     sent: usize,
+    pipe: Option<Pipe>,
     uncounted: u64,
-    counter: &'a AtomicU64,
 }
 
-impl<'a> Flow<'a> {
-    fn new(from: ReadHalf<'a>, to: WriteHalf<'a>, counter: &'a AtomicU64) -> Flow<'a> {
-        let stage = Stage::Copying;
-        Flow { from, to, stage, unsent: Vec::new(), sent: 0, uncounted: 0, counter }
+impl Flow {
+    /// `prompt`: whether TCP_NODELAY is set on the receiver's socket.
+    pub(super) fn new(prompt: bool) -> Flow {
+        Flow {
+            stage: Stage::Copying,
+            prompt,
+            has_sent: false,
+            full_reads: 0,
+            unsent: Vec::new(),
+            sent: 0,
+            pipe: None,
+            uncounted: 0,
+        }
+    }
+
+    /// What has been read and not yet sent.
+    pub(super) fn unsent(&self) -> &[u8] {
+        &self.unsent[self.sent..]
+    }
+
+    /// Takes over what was read before there was a receiver, of which `sent` has been sent.
+    pub(super) fn begin_with(&mut self, bytes: &[u8], sent: usize) {
+        self.has_sent |= sent > 0;
+        (self.unsent, self.sent) = (bytes[sent..].to_vec(), 0);
+    }
+
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.uncounted += bytes as u64;
     }
 
     fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Finished | Stage::Broken)
     }
 
-    /// Moves all that can be moved now; `cx` is woken when there is more.
+    /// Whether something waits for the receiver.
+    fn holds_bytes(&self) -> bool {
+        !self.unsent().is_empty() || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
+    }
+
+    /// Moves all that can be moved now; whether it could go on.
     ///
     /// # Errors
     ///
     /// When the source was reset: nothing that it sent is owed to anyone any more.
-    fn drive(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        loop {
-            if !self.flush(cx) {
-                return Ok(());
+    fn drive(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<bool, Errno> {
+        for _ in 0..MAX_READS {
+            if !self.flush(to) {
+                return Ok(false);
             }
-            match self.stage {
-                Stage::Copying => {}
-                Stage::Flushing => self.stage = Stage::Flushed,
-                Stage::Flushed | Stage::Finished | Stage::Broken => {}
+            if self.stage == Stage::Flushing {
+                self.stage = Stage::Flushed;
             }
-            if self.stage != Stage::Copying {
-                return Ok(());
+            if self.stage != Stage::Copying || !from.readable {
+                return Ok(false);
             }
-            let more = SCRATCH.with_borrow_mut(|scratch| self.copy_once(cx, scratch))?;
-            if !more {
-                return Ok(());
+            if self.full_reads >= SPLICE_AFTER && self.pipe.is_none() {
+                self.pipe = tools.pipes.take();
+            }
+            if self.pipe.is_some() {
+                self.splice_once(from, tools)?;
+            } else {
+                self.copy_once(from, to, &mut tools.scratch)?;
             }
         }
+        Ok(true)
     }
 
     /// Whether nothing is unsent.
-    fn flush(&mut self, cx: &mut Context<'_>) -> bool {
-        while self.sent < self.unsent.len() {
-            let rest = &self.unsent[self.sent..];
-            match Pin::new(&mut self.to).poll_write(cx, rest) {
-                Poll::Pending => return false,
-                Poll::Ready(Ok(written)) => self.sent += written,
-                Poll::Ready(Err(_)) => {
-                    self.stage = Stage::Broken;
-                    break;
-                }
+    fn flush(&mut self, to: &mut Side) -> bool {
+        while self.holds_bytes() && self.stage != Stage::Broken {
+            if !to.writable {
+                return false;
+            }
+            let written = match &mut self.pipe {
+                Some(pipe) if !pipe.is_empty() => match pipe.drain(&to.socket) {
+                    Err(Errno::AGAIN) => {
+                        to.writable = false;
+                        Ok(0)
+                    }
+                    other => other.map(|_| 0),
+                },
+                _ => to.write(&self.unsent[self.sent..], SendFlags::empty()),
+            };
+            match written {
+                Ok(length) => self.sent += length,
+                Err(_) => self.stage = Stage::Broken,
             }
         }
         if !self.unsent.is_empty() {
@@ -187,61 +277,120 @@ impl<'a> Flow<'a> {
         true
     }
 
-    /// Reads once and writes what was read; false when there is nothing to read yet.
-    fn copy_once(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> io::Result<bool> {
-        let mut buffer = ReadBuf::new(scratch);
-        match Pin::new(&mut self.from).poll_read(cx, &mut buffer) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(read) => read?,
+    /// Takes what the source has into the pipe, and gives the pipe back when it has nothing.
+    fn splice_once(&mut self, from: &mut Side, tools: &mut Tools) -> Result<(), Errno> {
+        let Some(pipe) = &mut self.pipe else { return Ok(()) };
+        match pipe.fill(&from.socket) {
+            Ok(0) => self.stage = Stage::Flushing,
+            Ok(length) => {
+                self.count(length);
+                return Ok(());
+            }
+            Err(Errno::INTR) => return Ok(()),
+            Err(Errno::AGAIN) => {
+                from.readable = false;
+                self.full_reads = 0;
+            }
+            Err(error) => return Err(error),
         }
-        let mut rest = buffer.filled();
-        if rest.is_empty() {
+        self.pipe.take().into_iter().for_each(|pipe| tools.pipes.put(pipe));
+        Ok(())
+    }
+
+    /// Reads once and writes what was read.
+    fn copy_once(
+        &mut self,
+        from: &mut Side,
+        to: &mut Side,
+        scratch: &mut [u8],
+    ) -> Result<(), Errno> {
+        let (length, last) = match from.read(scratch) {
+            Err(Errno::AGAIN) => return Ok(()),
+            read => read?,
+        };
+        if last {
             self.stage = Stage::Flushing;
-            return Ok(true);
         }
-        self.count(rest.len());
-        while !rest.is_empty() {
-            match Pin::new(&mut self.to).poll_write(cx, rest) {
-                Poll::Ready(Ok(written)) => rest = &rest[written..],
-                Poll::Ready(Err(_)) => {
-                    self.stage = Stage::Broken;
-                    return Ok(true);
-                }
-                Poll::Pending => {
-                    self.unsent = rest.to_vec();
-                    return Ok(true);
+        if length == 0 {
+            return Ok(());
+        }
+        self.count(length);
+        self.full_reads = if length == scratch.len() { self.full_reads + 1 } else { 0 };
+        if self.has_sent && !self.prompt {
+            // Not at once: the first piece of a connection never waits for an acknowledgement of
+            // one before, and many connections have only one.
+            self.prompt = set_tcp_nodelay(&to.socket, true).is_ok();
+        }
+        // With the end of stream right behind, both leave in one segment.
+        let flags = if last { SendFlags::MORE } else { SendFlags::empty() };
+        match to.write(&scratch[..length], flags) {
+            Ok(written) => {
+                self.has_sent = true;
+                if written < length {
+                    self.unsent = scratch[written..length].to_vec();
                 }
             }
+            Err(_) => self.stage = Stage::Broken,
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Passes the end of stream on once all before it has gone out. When the other direction
     /// has come as far, closing the sockets does it.
-    fn pass_end(&mut self, cx: &mut Context<'_>, other: Stage) {
+    fn pass_end(&mut self, to: &Side, other: Stage) {
         if self.stage != Stage::Flushed {
             return;
         }
-        let shut = match other {
-            Stage::Flushed | Stage::Finished => Poll::Ready(Ok(())),
-            _ => Pin::new(&mut self.to).poll_shutdown(cx),
-        };
-        self.stage = match shut {
-            Poll::Ready(Err(_)) => Stage::Broken,
-            _ => Stage::Finished,
-        };
+        let closes = matches!(other, Stage::Flushed | Stage::Finished);
+        let passed = closes || shutdown(&to.socket, Shutdown::Write).is_ok();
+        self.stage = if passed { Stage::Finished } else { Stage::Broken };
     }
 
-    fn count(&mut self, bytes: usize) {
-        self.uncounted += bytes as u64;
-        if self.uncounted >= UNCOUNTED_BYTES {
-            add(self.counter, std::mem::take(&mut self.uncounted));
+    fn report(&mut self, counter: &AtomicU64, at_least: u64) {
+        if self.uncounted >= at_least {
+            add(counter, std::mem::take(&mut self.uncounted));
         }
     }
 }
 
-impl Drop for Flow<'_> {
-    fn drop(&mut self) {
-        add(self.counter, self.uncounted);
+/// Moves all that can be moved now, both ways.
+pub(super) fn drive(
+    (client, upstream): (&mut Side, &mut Side),
+    (up, down): (&mut Flow, &mut Flow),
+    tools: &mut Tools,
+    meter: &Meter,
+) -> Progress {
+    // First what the endpoint says: it may have answered before it reset.
+    let moved = down.drive(upstream, client, tools).and_then(|more| {
+        let more_up = up.drive(client, upstream, tools)?;
+        Ok(more || more_up)
+    });
+    let Ok(more) = moved else { return Progress::Over(End::Reset) };
+    up.pass_end(upstream, down.stage);
+    down.pass_end(client, up.stage);
+    up.report(&meter.upstream_bytes, UNCOUNTED_BYTES);
+    down.report(&meter.downstream_bytes, UNCOUNTED_BYTES);
+    if up.is_over() && down.is_over() {
+        let in_order = up.stage == Stage::Finished && down.stage == Stage::Finished;
+        return Progress::Over(if in_order { End::Closed } else { End::Reset });
     }
+    // The end that has said its last word may still be reset, which nobody notices by reading.
+    if up.is_over() && client.failed || down.is_over() && upstream.failed {
+        return Progress::Over(End::Reset);
+    }
+    if more { Progress::HasMore } else { Progress::Waits }
+}
+
+/// Counts what is not yet counted, and gives pipes back.
+pub(super) fn finish((up, down): (&mut Flow, &mut Flow), tools: &mut Tools, meter: &Meter) {
+    up.report(&meter.upstream_bytes, 1);
+    down.report(&meter.downstream_bytes, 1);
+    for pipe in [up.pipe.take(), down.pipe.take()].into_iter().flatten() {
+        tools.pipes.put(pipe);
+    }
+}
+
+/// Whether the socket must be watched until it can be written to.
+pub(super) fn waits_to_write(flow: &Flow, to: &Side) -> bool {
+    flow.holds_bytes() && !to.writable && !to.watches_writes
 }

@@ -1,4 +1,4 @@
-//! Who may have how many file descriptors: listeners, connections, UDP sessions.
+//! Who may have how many file descriptors: listeners, connections, UDP sessions, pipes.
 //!
 //! A connection takes two descriptors and holds both from the moment it is accepted, so that no
 //! client is accepted for whom no endpoint could be connected. What does not fit waits in the
@@ -22,6 +22,12 @@ const EXTRA_LISTENER_SHARE: usize = 5;
 const SESSION_SHARE: usize = 2;
 /// The share, one in so many, of what listeners leave that TCP connections leave to UDP sessions.
 const SESSION_RESERVE: usize = 8;
+/// The share, one in so many, of what listeners leave that pipes may take, and at most so many:
+/// a stream without a pipe is served as well, only by copying.
+const PIPE_SHARE: usize = 16;
+const MAX_PIPES: usize = 256;
+/// What a pipe takes: its two ends.
+const PIPE_DESCRIPTORS: usize = 2;
 /// What one connection takes: its client's socket and its endpoint's.
 const CONNECTION_DESCRIPTORS: usize = 2;
 
@@ -42,6 +48,7 @@ pub(crate) struct Room {
     limits: Limits,
     connections: AtomicUsize,
     sessions: AtomicUsize,
+    pipes: AtomicUsize,
 }
 
 /// Descriptors that are given back when dropped.
@@ -58,6 +65,7 @@ enum Kind {
     Listeners,
     Connection,
     Session,
+    Pipe,
 }
 
 /// Raises the soft limit of descriptors to the hard one, and returns it.
@@ -84,6 +92,7 @@ impl Room {
             limits,
             connections: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
+            pipes: AtomicUsize::new(0),
         })
     }
 
@@ -112,9 +121,22 @@ impl Room {
     }
 
     pub(crate) fn session(self: &Arc<Room>) -> Option<Permit> {
-        let max = self.limits.sessions;
-        let max = max.unwrap_or_else(|| self.beside_listeners() / SESSION_SHARE);
-        self.admit((&self.sessions, max), 1, Kind::Session)
+        self.admit((&self.sessions, self.max_sessions()), 1, Kind::Session)
+    }
+
+    /// Whether more than half of the UDP sessions that fit are open.
+    pub(crate) fn sessions_are_scarce(&self) -> bool {
+        self.open_sessions() * 2 > self.max_sessions()
+    }
+
+    fn max_sessions(&self) -> usize {
+        self.limits.sessions.unwrap_or_else(|| self.beside_listeners() / SESSION_SHARE)
+    }
+
+    /// Room for a pipe that a stream's bytes go through.
+    pub(crate) fn pipe(self: &Arc<Room>) -> Option<Permit> {
+        let max = (self.beside_listeners() / PIPE_SHARE / PIPE_DESCRIPTORS).min(MAX_PIPES);
+        self.admit((&self.pipes, max), PIPE_DESCRIPTORS, Kind::Pipe)
     }
 
     /// Descriptors that are for connections and sessions.
@@ -180,6 +202,7 @@ impl Drop for Permit {
         match self.kind {
             Kind::Connection => drop(room.connections.fetch_sub(1, Ordering::Relaxed)),
             Kind::Session => drop(room.sessions.fetch_sub(1, Ordering::Relaxed)),
+            Kind::Pipe => drop(room.pipes.fetch_sub(1, Ordering::Relaxed)),
             Kind::Listeners => {
                 room.listeners.fetch_sub(self.descriptors, Ordering::Relaxed);
                 room.extra_listeners.fetch_sub(self.descriptors - 1, Ordering::Relaxed);
@@ -259,6 +282,17 @@ mod tests {
         let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
         let sessions: Vec<_> = std::iter::from_fn(|| room.session()).collect();
         assert_eq!((connections.len(), sessions.len()), (350, 100));
+    }
+
+    #[test]
+    fn pipes_are_few_and_given_back() {
+        let room = Room::new(1096, 0, Limits::default());
+        let pipes: Vec<_> = std::iter::from_fn(|| room.pipe()).collect();
+        assert_eq!((pipes.len(), room.used.load(Ordering::Relaxed)), (1000 / 16 / 2, 62));
+        drop(pipes);
+        assert_eq!(room.used.load(Ordering::Relaxed), 0);
+        let room = Room::new(1_000_000, 0, Limits::default());
+        assert_eq!(std::iter::from_fn(|| room.pipe()).map(std::mem::forget).count(), MAX_PIPES);
     }
 
     #[test]

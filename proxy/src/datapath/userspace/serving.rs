@@ -9,8 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
-use tokio::sync::futures::Notified;
 
 use super::rules::Rules;
 use crate::metrics::Meter;
@@ -29,6 +27,8 @@ pub(super) struct Serving {
     pub(super) meter: Arc<Meter>,
     /// Absent when all clients may come and none keeps its endpoint.
     pub(super) rules: Option<Box<Rules>>,
+    /// Endpoints are told who their client is.
+    pub(super) proxy_protocol: bool,
 }
 
 const SERVING: u8 = 0;
@@ -42,12 +42,11 @@ const ENDED: u8 = 2;
 pub(super) struct Endpoint {
     pub(super) addr: SocketAddr,
     state: AtomicU8,
-    end: Notify,
 }
 
 impl Endpoint {
     pub(super) fn new(addr: SocketAddr) -> Endpoint {
-        Endpoint { addr, state: AtomicU8::new(SERVING), end: Notify::new() }
+        Endpoint { addr, state: AtomicU8::new(SERVING) }
     }
 
     pub(super) fn is_serving(&self) -> bool {
@@ -63,16 +62,9 @@ impl Endpoint {
         self.state.store(if serving { SERVING } else { DRAINING }, Ordering::Release);
     }
 
-    /// Ends the connections that are left.
+    /// The connections that are left end when the data threads are told to look.
     pub(super) fn end(&self) {
         self.state.store(ENDED, Ordering::Release);
-        self.end.notify_waiters();
-    }
-
-    /// Wakes its waiter when [`Endpoint::end`] is called; look at [`Endpoint::has_ended`] after
-    /// the first poll, lest the call came before.
-    pub(super) fn ending(&self) -> Notified<'_> {
-        self.end.notified()
     }
 }
 

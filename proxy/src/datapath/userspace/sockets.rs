@@ -6,11 +6,15 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use rustix::io::Errno;
+use rustix::net::sockopt::set_tcp_quickack;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 /// The kernel lowers it to `net.core.somaxconn`, 4096 by default since Linux 5.4.
 pub(super) const BACKLOG: i32 = 4096;
@@ -20,6 +24,11 @@ pub(super) const BACKLOG: i32 = 4096;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
+
+/// Where a TCP header has its flags, and two of them.
+const TCP_FLAGS_OFFSET: u32 = 13;
+const TCP_SYN: u32 = 0x02;
+const TCP_ACK: u32 = 0x10;
 
 /// What is special about an address to be bound.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,17 +48,63 @@ pub(crate) fn listen_tcp(
     options: BindOptions,
 ) -> io::Result<Vec<TcpListener>> {
     let sockets = bind(addr, Type::STREAM, count, options)?;
+    for socket in &sockets {
+        // Accepted sockets inherit both, which saves several calls a connection.
+        socket.set_tcp_nodelay(true)?;
+        set_keepalive(socket)?;
+        socket.listen(BACKLOG)?;
+    }
+    Ok(sockets.into_iter().map(TcpListener::from).collect())
+}
+
+/// Has the kernel notice a peer that vanished without a word.
+pub(super) fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES);
-    for socket in &sockets {
-        // Accepted sockets inherit both, which saves two calls a connection.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.listen(BACKLOG)?;
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
+
+/// Has a listener that is about to be closed ignore new handshakes. A client that begins one
+/// meanwhile repeats it and is refused then; one whom the closing met with its handshake done
+/// would be reset.
+pub(super) fn refuse_new(listener: &TcpListener) {
+    let instruction = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
+    // The filter sees the segment from its TCP header on (RFC 9293, section 3.1).
+    let filter = [
+        instruction(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, TCP_FLAGS_OFFSET),
+        instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, TCP_SYN | TCP_ACK),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, TCP_SYN),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    // Without it all that is lost is that nicety.
+    let _ = SockRef::from(listener).attach_filter(&filter);
+}
+
+/// A socket that has begun to connect.
+///
+/// `sends_first`: bytes for the endpoint are there. Then the kernel need not acknowledge the
+/// handshake apart: they do (tcp(7), `TCP_QUICKACK`).
+pub(super) fn connecting(addr: SocketAddr, sends_first: bool) -> Result<OwnedFd, Errno> {
+    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    if sends_first {
+        set_tcp_quickack(&socket, false)?;
     }
-    Ok(sockets.into_iter().map(TcpListener::from).collect())
+    match connect(&socket, &addr) {
+        Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
+        Err(error) => Err(error),
+    }
+}
+
+/// What `sends_first` asked for has been had. An endpoint that sends its answer in two pieces may
+/// wait for the first one's acknowledgement, and must not wait long.
+pub(super) fn acknowledge_at_once(socket: &OwnedFd) {
+    // It fails only for a socket that is gone, which the next call will tell.
+    let _ = set_tcp_quickack(socket, true);
 }
 
 /// Binds `count` UDP sockets to one address. A socket on a wildcard address tells of each
@@ -147,6 +202,16 @@ mod tests {
             |addr, count| bind_udp(addr, count, BindOptions::default()),
             |addr, count| bind_udp(addr, count, BindOptions::default())?[0].local_addr(),
         );
+    }
+
+    #[test]
+    fn a_vanished_endpoint_is_looked_for() {
+        let listener = &listen_tcp(loopback(3), 1, BindOptions::default()).unwrap()[0];
+        let socket = connecting(listener.local_addr().unwrap(), true).unwrap();
+        assert!(!SockRef::from(&socket).keepalive().unwrap());
+        set_keepalive(&socket).unwrap();
+        assert!(SockRef::from(&socket).keepalive().unwrap());
+        assert_eq!(SockRef::from(&socket).tcp_keepalive_time().unwrap(), KEEPALIVE_IDLE);
     }
 
     #[test]

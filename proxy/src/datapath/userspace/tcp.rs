@@ -1,215 +1,395 @@
-//! TCP: accepts connections of one frontend, connects each to the endpoint whose turn it is, on
-//! failure to the next one, and relays until both ends are done.
+//! The TCP half of a data thread: one epoll loop that accepts on its listeners and serves its
+//! connections.
 //!
-//! A connection that ends in any other way than by both ends closing it is reset, so that no
-//! client takes half an answer for a whole one.
+//! A loop of its own, and not a task a connection on a runtime: what a proxied connection costs
+//! is system calls, and only here does each of them stand in the open. Nothing in it waits but
+//! the loop itself.
 
-use std::future::{Future, poll_fn};
-use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
-use std::rc::Rc;
+use std::collections::HashMap;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::task::{Poll, ready};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
 
-use feed::Protocol;
-use nix::libc;
-use smallvec::SmallVec;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{Event, EventData, EventFlags};
+use rustix::event::{Timespec, epoll};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+use slab::Slab;
 use tokio::sync::oneshot;
-use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep, timeout};
 
-use super::relay::{self, End};
-use super::room::Permit;
-use super::serving::{Cell, Endpoint};
+use super::connection::{Connection, Shared, Step, from_token, is_shortage};
+use super::relay::Tools;
+use super::serving::Cell;
 use super::sockets;
-use super::worker::{Context, Stop};
-use crate::metrics::{Active, Meter, count};
+use super::splice::Pipes;
+use super::worker::{Bound, Opened, Order, WorkerLimits};
 
 /// How long a listener waits for room when there is none: short beside the second within which
 /// room must be used again, long enough to cost nothing.
 const ROOM_RETRY: Duration = Duration::from_millis(100);
-/// Endpoints tried for one client: a Service whose many endpoints are all dead must not make a
-/// thousand connects of one.
-const MAX_TRIES: usize = 16;
-/// All tries for one client together take at most this many connect time-outs.
-const TOTAL_CONNECT_TIMEOUTS: u32 = 4;
+/// Events taken from epoll at once.
+const EVENTS: usize = 256;
+/// Clients accepted on one listener before the connections get a turn.
+const MAX_ACCEPTS: usize = 64;
+/// How often connections are looked at that may have lost their endpoint; the first look of a
+/// connection turns keepalive on.
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Accepts until stopped, then what the kernel has queued by then, and closes the listener.
-pub(super) async fn accept(
-    listener: TcpListener,
+/// The token of the inbox; listeners have this bit and their key, connections do not have it.
+const LISTENER: u64 = 1 << 63;
+const INBOX: u64 = u64::MAX;
+
+/// An order and the way to say that it has been carried out.
+pub(super) type Letter = (Order, oneshot::Sender<()>);
+
+#[derive(Debug)]
+struct Listener {
+    bound: Bound,
+    socket: Arc<TcpListener>,
     cell: Arc<Cell>,
-    mut stopped: oneshot::Receiver<Stop>,
-    context: Rc<Context>,
-) {
-    loop {
-        let next = poll_fn(|cx| {
-            if Pin::new(&mut stopped).poll(cx).is_ready() {
-                return Poll::Ready(Next::Stop);
+    /// How many clients are likely to wait.
+    batch: usize,
+}
+
+pub(super) struct TcpThread {
+    letters: Receiver<Letter>,
+    inbox: Arc<OwnedFd>,
+    shared: Shared,
+    listeners: Slab<Listener>,
+    by_bound: HashMap<Bound, usize>,
+    connections: Slab<Connection>,
+    /// Connections that could go on.
+    ready: Vec<usize>,
+    /// Listeners that are not watched, because there was no room for a connection.
+    paused: Vec<usize>,
+    /// Connections without a descriptor for their endpoint.
+    starved: Vec<usize>,
+    /// Connections that ended in this round. Their keys are not given away before its end, lest
+    /// an event meant for one reaches another.
+    over: Vec<usize>,
+    /// When paused listeners and starved connections try again.
+    retry: Option<Instant>,
+    probe: Instant,
+}
+
+impl TcpThread {
+    /// # Errors
+    ///
+    /// When the kernel refuses the descriptors.
+    pub(super) fn new(
+        letters: Receiver<Letter>,
+        inbox: Arc<OwnedFd>,
+        limits: &WorkerLimits,
+    ) -> Result<TcpThread, Errno> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &inbox, EventData::new_u64(INBOX), EventFlags::IN | EventFlags::ET)?;
+        let now = Instant::now();
+        let shared = Shared {
+            epoll,
+            room: limits.room.clone(),
+            own: limits.own.clone(),
+            tools: Tools::new(Pipes::new(limits.room.clone())),
+            connect_timeout: limits.connect_timeout,
+            connects: std::collections::VecDeque::new(),
+            now,
+            attempts: 0,
+        };
+        Ok(TcpThread {
+            letters,
+            inbox,
+            shared,
+            listeners: Slab::new(),
+            by_bound: HashMap::new(),
+            connections: Slab::new(),
+            ready: Vec::new(),
+            paused: Vec::new(),
+            starved: Vec::new(),
+            over: Vec::new(),
+            retry: None,
+            probe: now + PROBE_INTERVAL,
+        })
+    }
+
+    /// Serves until control lets go, then resets what is left.
+    pub(super) fn run(mut self) {
+        let mut events: Vec<Event> = Vec::with_capacity(EVENTS);
+        loop {
+            let wait = self.wait();
+            let waited =
+                epoll::wait(&self.shared.epoll, spare_capacity(&mut events), wait.as_ref());
+            if let Err(error) = waited
+                && error != Errno::INTR
+            {
+                // Only a bug could make it fail, and going on would turn in circles.
+                panic!("epoll_wait: {error}");
             }
-            poll_accept(&listener, &context, cx)
-        });
-        match next.await {
-            Next::Connection(client, permit) => begin(client, permit, &cell, &context),
-            // What waits is accepted when something else has ended.
-            Next::NoRoom => match timeout(ROOM_RETRY, &mut stopped).await {
-                Err(_) => {}
-                Ok(_) => break,
-            },
-            Next::Stop => break,
+            self.shared.now = Instant::now();
+            let mut ordered = false;
+            for event in events.drain(..) {
+                match event.data.u64() {
+                    INBOX => ordered = true,
+                    token if token & LISTENER != 0 => self.accept((token & !LISTENER) as usize),
+                    token => self.event(token, event.flags),
+                }
+            }
+            self.go_on();
+            self.keep_time();
+            if ordered && !self.read_orders() {
+                break;
+            }
+            self.forget_over();
+        }
+        for (_, connection) in &mut self.connections {
+            connection.reset();
         }
     }
-    accept_queued(listener, &cell, &context);
-}
 
-/// Accepts what the kernel has queued, which closing the listener would reset.
-///
-/// Not through the runtime: that may not have heard of it yet, and lets a task make only so many
-/// calls before it gives way to others.
-fn accept_queued(listener: TcpListener, cell: &Arc<Cell>, context: &Rc<Context>) {
-    let Ok(listener) = listener.into_std() else { return };
-    // What was queued before is not more than the backlog; clients that come without a pause
-    // must not hold up the rest.
-    for _ in 0..sockets::BACKLOG {
-        let Some(permit) = context.room.connection() else { return };
-        let client = listener.accept().and_then(|(client, _)| {
-            client.set_nonblocking(true)?;
-            TcpStream::from_std(client)
-        });
-        match client {
-            Ok(client) => begin(client, permit, cell, context),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Err(error) if is_shortage(&error) => return,
-            Err(error) => tracing::debug!(%error, "accept"),
+    /// How long nothing can be due.
+    fn wait(&mut self) -> Option<Timespec> {
+        let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if !self.ready.is_empty() {
+            return Some(nothing);
+        }
+        let is_over = |connections: &Slab<Connection>, key: usize, attempt| {
+            !connections.get(key).is_some_and(|connection| connection.is_connecting(attempt))
+        };
+        while let Some(connect) = self.shared.connects.front()
+            && is_over(&self.connections, connect.key, connect.attempt)
+        {
+            self.shared.connects.pop_front();
+        }
+        let connect = self.shared.connects.front().map(|connect| connect.until);
+        let probe = (!self.connections.is_empty()).then_some(self.probe);
+        let due = [connect, self.retry, probe].into_iter().flatten().min()?;
+        let wait = due.saturating_duration_since(self.shared.now);
+        // Rounded up by epoll_wait's milliseconds, so that it does not return just before.
+        Some(Timespec::try_from(wait).unwrap_or(nothing))
+    }
+
+    fn event(&mut self, token: u64, flags: EventFlags) {
+        let (key, which) = from_token(token);
+        if let Some(connection) = self.connections.get_mut(key).filter(|c| !c.is_over()) {
+            let step = connection.event(which, flags, &mut self.shared);
+            self.take(key, step);
         }
     }
-}
 
-enum Next {
-    Connection(TcpStream, Permit),
-    NoRoom,
-    Stop,
-}
+    fn take(&mut self, key: usize, step: Step) {
+        match step {
+            Step::Waits => {}
+            Step::HasMore => self.ready.push(key),
+            Step::Starved => {
+                self.starved.push(key);
+                self.retry.get_or_insert(self.shared.now + ROOM_RETRY);
+            }
+            Step::Over => self.over.push(key),
+        }
+    }
 
-fn poll_accept(
-    listener: &TcpListener,
-    context: &Context,
-    cx: &mut std::task::Context<'_>,
-) -> Poll<Next> {
-    // Room is taken for the poll only: an idle listener must not hold any.
-    let Some(permit) = context.room.connection() else { return Poll::Ready(Next::NoRoom) };
-    loop {
-        match ready!(listener.poll_accept(cx)) {
-            Ok((client, _)) => return Poll::Ready(Next::Connection(client, permit)),
-            Err(error) if is_shortage(&error) => return Poll::Ready(Next::NoRoom),
+    /// Gives a turn to the connections that had more than one turn's work.
+    fn go_on(&mut self) {
+        for key in std::mem::take(&mut self.ready) {
+            if let Some(connection) = self.connections.get_mut(key).filter(|c| !c.is_over()) {
+                let step = connection.go_on(&mut self.shared);
+                self.take(key, step);
+            }
+        }
+    }
+
+    /// Accepts about as many clients as are likely to wait; more at the next turn.
+    fn accept(&mut self, key: usize) {
+        let Some(listener) = self.listeners.get(key) else { return };
+        let (socket, cell) = (listener.socket.clone(), listener.cell.clone());
+        let batch = listener.batch;
+        for accepted in 0..batch {
+            match self.accept_one(&socket, &cell) {
+                Accepted::Begun => {}
+                Accepted::NoneLeft => {
+                    self.listeners[key].batch = accepted.max(1);
+                    return;
+                }
+                Accepted::NoRoom => return self.pause(key),
+            }
+        }
+        self.listeners[key].batch = (batch * 2).min(MAX_ACCEPTS);
+    }
+
+    fn accept_one(&mut self, socket: &TcpListener, cell: &Arc<Cell>) -> Accepted {
+        // Room comes first, so that what does not fit waits in the kernel's queue.
+        let Some(permit) = self.shared.room.connection() else { return Accepted::NoRoom };
+        match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((client, addr)) => {
+                // A TCP client has an address.
+                let Some(addr) = addr.and_then(|addr| SocketAddr::try_from(addr).ok()) else {
+                    return Accepted::Begun;
+                };
+                let entry = self.connections.vacant_entry();
+                let key = entry.key();
+                let (connection, step) =
+                    Connection::begin(key, (client, addr), cell.clone(), permit, &mut self.shared);
+                entry.insert(connection);
+                self.take(key, step);
+                Accepted::Begun
+            }
+            Err(Errno::AGAIN) => Accepted::NoneLeft,
+            Err(error) if is_shortage(error) => Accepted::NoRoom,
             // The client is gone already, or the network broke: the next one is unaffected.
-            Err(error) => tracing::debug!(%error, "accept"),
+            Err(error) => {
+                tracing::debug!(%error, "accept");
+                Accepted::Begun
+            }
+        }
+    }
+
+    /// Stops watching a listener until there may be room.
+    fn pause(&mut self, key: usize) {
+        let _ = epoll::delete(&self.shared.epoll, &*self.listeners[key].socket);
+        self.paused.push(key);
+        self.retry.get_or_insert(self.shared.now + ROOM_RETRY);
+    }
+
+    fn keep_time(&mut self) {
+        let now = self.shared.now;
+        if self.retry.is_some_and(|at| at <= now) {
+            self.retry = None;
+            self.try_again();
+        }
+        while let Some(connect) = self.shared.connects.front().copied()
+            && connect.until <= now
+        {
+            self.shared.connects.pop_front();
+            if let Some(connection) = self.connections.get_mut(connect.key)
+                && !connection.is_over()
+                && connection.is_connecting(connect.attempt)
+            {
+                let step = connection.connect_timed_out(&mut self.shared);
+                self.take(connect.key, step);
+            }
+        }
+        if self.probe <= now {
+            self.probe = now + PROBE_INTERVAL;
+            self.connections.iter_mut().for_each(|(_, connection)| connection.probe());
+        }
+    }
+
+    /// Tries what there was no room for.
+    fn try_again(&mut self) {
+        for key in std::mem::take(&mut self.starved) {
+            if let Some(connection) = self.connections.get_mut(key).filter(|c| !c.is_over()) {
+                let step = connection.go_on(&mut self.shared);
+                self.take(key, step);
+            }
+        }
+        if self.paused.is_empty() {
+            return;
+        }
+        let has_room = self.shared.room.connection().is_some();
+        for key in std::mem::take(&mut self.paused) {
+            // One that cannot be watched now is tried again with the others.
+            if !has_room || self.watch(key).is_err() {
+                self.paused.push(key);
+                self.retry = Some(self.shared.now + ROOM_RETRY);
+            }
+        }
+    }
+
+    /// Watches a listener: for its level, so that clients whom one turn left are not forgotten,
+    /// and in one thread only of those that share it.
+    fn watch(&mut self, key: usize) -> Result<(), Errno> {
+        let flags = EventFlags::IN | EventFlags::EXCLUSIVE;
+        let data = EventData::new_u64(LISTENER | key as u64);
+        epoll::add(&self.shared.epoll, &*self.listeners[key].socket, data, flags)
+    }
+
+    /// Carries out what control has ordered; false when control has gone.
+    fn read_orders(&mut self) -> bool {
+        let _ = rustix::io::read(&self.inbox, &mut [0; 8]);
+        loop {
+            let (order, done) = match self.letters.try_recv() {
+                Ok(letter) => letter,
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            };
+            match order {
+                Order::OpenTcp(opened) => opened.into_iter().for_each(|one| self.open(one)),
+                Order::Close(bound) => bound.iter().for_each(|bound| self.close(bound)),
+                Order::End => self.end_removed(),
+                Order::Drain => {
+                    let bound: Vec<Bound> = self.by_bound.keys().copied().collect();
+                    let listeners = self.listeners.iter();
+                    listeners.for_each(|(_, listener)| sockets::refuse_new(&listener.socket));
+                    bound.iter().for_each(|bound| self.close(bound));
+                }
+                Order::OpenUdp(_) | Order::Refresh(_) => {}
+            }
+            let _ = done.send(());
+        }
+    }
+
+    fn open(&mut self, opened: Opened<Arc<TcpListener>>) {
+        let Opened { bound, cell, socket } = opened;
+        let listener = Listener { bound, socket, cell, batch: 1 };
+        let key = self.listeners.insert(listener);
+        if let Err(error) = self.watch(key) {
+            // Only epoll's own limit can be hit here (fs.epoll.max_user_watches).
+            tracing::error!(%error, address = %bound.1, "cannot watch a listener");
+            self.listeners.remove(key);
+            return;
+        }
+        self.by_bound.insert(bound, key);
+    }
+
+    /// Closes a listener, after it has accepted what the kernel has queued, which closing it
+    /// would reset.
+    fn close(&mut self, bound: &Bound) {
+        let Some(key) = self.by_bound.remove(bound) else { return };
+        let socket = self.listeners[key].socket.clone();
+        // What was queued before is not more than the backlog; clients that come without a pause
+        // must not hold up the rest.
+        for _ in 0..sockets::BACKLOG {
+            let cell = self.listeners[key].cell.clone();
+            match self.accept_one(&socket, &cell) {
+                Accepted::Begun => {}
+                Accepted::NoneLeft | Accepted::NoRoom => break,
+            }
+        }
+        self.paused.retain(|paused| *paused != key);
+        let listener = self.listeners.remove(key);
+        debug_assert_eq!(listener.bound, *bound, "the map names the listener of the address");
+        // Another thread may hold the socket too, and only a closed socket leaves by itself.
+        let _ = epoll::delete(&self.shared.epoll, &*listener.socket);
+    }
+
+    /// Ends the connections to endpoints whose drain time-out is over.
+    fn end_removed(&mut self) {
+        for (key, connection) in &mut self.connections {
+            if !connection.is_over() && connection.end_if_removed(&mut self.shared) == Step::Over {
+                self.over.push(key);
+            }
+        }
+    }
+
+    /// Closes the connections that ended in this round.
+    fn forget_over(&mut self) {
+        if self.over.is_empty() {
+            return;
+        }
+        for key in self.over.drain(..) {
+            self.connections.remove(key);
+        }
+        // There is room now.
+        if self.retry.is_some() {
+            self.retry = Some(self.shared.now);
         }
     }
 }
 
-fn begin(client: TcpStream, permit: Permit, cell: &Arc<Cell>, context: &Rc<Context>) {
-    spawn_local(serve(client, cell.clone(), permit, context.clone()));
-}
-
-/// Whether the error says that this process or the host has run out of something.
-fn is_shortage(error: &io::Error) -> bool {
-    const SHORTAGES: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
-    error.raw_os_error().is_some_and(|code| SHORTAGES.contains(&code))
-}
-
-/// A connection that is reset when dropped, unless it was closed in order.
-struct ResetOnDrop {
-    stream: TcpStream,
-    in_order: bool,
-}
-
-impl ResetOnDrop {
-    fn new(stream: TcpStream) -> ResetOnDrop {
-        ResetOnDrop { stream, in_order: false }
-    }
-}
-
-impl Drop for ResetOnDrop {
-    fn drop(&mut self) {
-        if !self.in_order {
-            let _ = self.stream.set_zero_linger();
-        }
-    }
-}
-
-async fn serve(client: TcpStream, cell: Arc<Cell>, _permit: Permit, context: Rc<Context>) {
-    let (meter, source, admitted) = {
-        let serving = cell.serving.load();
-        // Asked only where it matters: it is a system call.
-        let source = serving.rules.as_ref().and_then(|_| client.peer_addr().ok());
-        let source = source.map(|addr| addr.ip());
-        (serving.meter.clone(), source, serving.admits(source))
-    };
-    count(&meter.accepted);
-    let active = Active::new(meter, |meter| &meter.active);
-    let mut client = ResetOnDrop::new(client);
-    if !admitted {
-        count(&active.meter().denied);
-        return;
-    }
-    let Some((endpoint, upstream)) = connect(&cell, source, active.meter(), &context).await else {
-        count(&active.meter().failed);
-        return;
-    };
-    let stay = cell.serving.load().stay(source, &endpoint);
-    // Only the endpoint is needed from here on; a frontend that goes frees its cell.
-    drop(cell);
-    let mut upstream = ResetOnDrop::new(upstream);
-    let end = relay::relay(&mut client.stream, &mut upstream.stream, &endpoint, active.meter());
-    let end = end.await;
-    if let Some(stay) = stay {
-        stay.refresh(Instant::now());
-    }
-    match end {
-        End::Closed => (client.in_order, upstream.in_order) = (true, true),
-        End::Reset => {}
-        End::Removed => count(&active.meter().ended),
-    }
-}
-
-/// Connects to the endpoint whose turn it is, or to the next that can be connected to.
-async fn connect(
-    cell: &Cell,
-    source: Option<IpAddr>,
-    meter: &Meter,
-    context: &Context,
-) -> Option<(Arc<Endpoint>, TcpStream)> {
-    let begun = Instant::now();
-    let limit = context.patience.timeout() * TOTAL_CONNECT_TIMEOUTS;
-    let mut tried: SmallVec<[SocketAddr; 4]> = SmallVec::new();
-    while tried.len() < MAX_TRIES && begun.elapsed() < limit {
-        // Loaded anew for each try: the set may have changed while the last one timed out.
-        let suits = |endpoint: &Arc<Endpoint>| {
-            !tried.contains(&endpoint.addr) && !context.own.has(Protocol::Tcp, endpoint.addr)
-        };
-        let endpoint = cell.serving.load().pick(source, suits)?.clone();
-        let failure = match context.patience.limit(dial(endpoint.addr)).await {
-            Some(Ok(stream)) => return Some((endpoint, stream)),
-            Some(Err(error)) => error,
-            None => io::ErrorKind::TimedOut.into(),
-        };
-        if is_shortage(&failure) {
-            sleep(ROOM_RETRY).await;
-            continue;
-        }
-        count(&meter.connect_failures);
-        tracing::debug!(endpoint = %endpoint.addr, error = %failure, "connect failed");
-        tried.push(endpoint.addr);
-    }
-    None
-}
-
-async fn dial(addr: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // What the client sent in one piece must not wait for an acknowledgement of the last piece.
-    socket.set_nodelay(true)?;
-    socket.connect(addr).await
+enum Accepted {
+    /// Or given up by its client; there may be more.
+    Begun,
+    NoneLeft,
+    NoRoom,
 }

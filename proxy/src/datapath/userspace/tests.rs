@@ -178,10 +178,11 @@ fn is_refused(addr: SocketAddr) -> bool {
     ask(addr).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// Waits until a drain has closed the listener.
+/// Waits until a drain has closed the listener, or is about to: a listener that ignores a
+/// handshake takes no other.
 fn wait_until_refused(addr: SocketAddr) {
     let begun = std::time::Instant::now();
-    while dial(addr).is_ok() {
+    while TcpStream::connect_timeout(&addr, Duration::from_millis(100)).is_ok() {
         assert!(begun.elapsed() < PATIENCE, "still accepting");
         thread::sleep(Duration::from_millis(2));
     }
@@ -290,6 +291,7 @@ fn a_reset_is_passed_on_as_a_reset() {
     let (heard, hears) = std::sync::mpsc::channel();
     let told = heard.clone();
     listen(fixture.addr(12, 8080), move |mut stream| {
+        stream.write_all(b"x").unwrap();
         told.send(is_reset(stream.read(&mut [0; 9]))).unwrap();
     });
     // The client has ended its direction, and nothing comes from the endpoint.
@@ -310,7 +312,8 @@ fn a_reset_is_passed_on_as_a_reset() {
     assert!(is_reset(client.read(&mut [0; 9])));
 
     fixture.serve(&[12]);
-    let client = dial(fixture.vip()).unwrap();
+    let mut client = dial(fixture.vip()).unwrap();
+    client.read_exact(&mut [0; 1]).unwrap();
     reset(&client);
     drop(client);
     assert!(hears.recv_timeout(PATIENCE).unwrap());
@@ -758,6 +761,27 @@ fn udp_sessions_over_the_limit_are_dropped() {
 }
 
 #[test]
+fn a_flood_from_ever_new_ports_holds_no_session_for_long() {
+    let limits = Limits { connections: None, sessions: Some(4) };
+    let mut fixture = Fixture::with(1, |_| {}, limits);
+    udp_endpoints(&fixture, &[11]);
+    fixture.serve(&[11]);
+    let talks = udp_client(&fixture, fixture.vip());
+    assert_eq!([udp_ask(&talks), udp_ask(&talks)], [11; 2]);
+    let room = fixture.datapath().room.clone();
+    let flood: Vec<_> = (0..3).map(|_| udp_client(&fixture, fixture.vip())).collect();
+    for client in &flood {
+        client.send(b"x").unwrap();
+    }
+    fixture.tend_until("the flood takes all", |_| room.open_sessions() == 4);
+    // Long before the idle time-out of a minute.
+    let late = udp_client(&fixture, fixture.vip());
+    assert_eq!(udp_ask(&late), 11);
+    assert!(room.open_sessions() <= 4);
+    assert_eq!(udp_ask(&talks), 11);
+}
+
+#[test]
 fn a_drain_waits_for_the_replies_that_clients_wait_for() {
     let mut fixture = Fixture::new();
     let endpoint = UdpSocket::bind(fixture.addr(11, 8080)).unwrap();
@@ -817,4 +841,26 @@ fn a_node_port_answers_on_every_address_from_that_address() {
         seen.sort_unstable();
         assert_eq!(seen, [11, 12], "{addr}");
     }
+}
+
+#[test]
+fn an_answer_in_two_small_pieces_does_not_wait_for_an_acknowledgement() {
+    let mut fixture = Fixture::new();
+    // Nagle's algorithm is on: the second piece leaves when the first is acknowledged.
+    listen(fixture.addr(11, 8080), |mut stream| {
+        stream.read_exact(&mut [0; 7]).unwrap();
+        stream.write_all(b"head").unwrap();
+        stream.write_all(b"body").unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    fixture.serve(&[11]);
+    let begun = std::time::Instant::now();
+    for _ in 0..25 {
+        let mut client = dial(fixture.vip()).unwrap();
+        client.write_all(b"request").unwrap();
+        client.read_exact(&mut [0; 8]).unwrap();
+    }
+    // Each delayed acknowledgement would be one of 40 ms (TCP_ATO_MIN).
+    let elapsed = begun.elapsed();
+    assert!(elapsed < Duration::from_millis(25 * 40 / 2), "{elapsed:?}");
 }

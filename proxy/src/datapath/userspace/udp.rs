@@ -25,7 +25,8 @@ use super::downstream::{Downstream, MAX_DATAGRAM};
 use super::room::Permit;
 use super::rules::Stay;
 use super::serving::{Cell, Endpoint};
-use super::worker::{Context, Stop};
+use super::udp_thread::Stop;
+use super::worker::WorkerLimits;
 use crate::metrics::{Active, add, count};
 
 /// Datagrams handled before other tasks of the thread get a turn.
@@ -36,8 +37,13 @@ const MAX_TRIES: usize = 4;
 /// well takes, and most UDP clients ask again after a second anyway.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_POLL: Duration = Duration::from_millis(5);
-/// Idle sessions are looked for this many times in the idle time-out.
+/// Idle sessions are looked for this many times in the idle time-out, and at least this often.
 const SWEEPS: u32 = 4;
+const MAX_SWEEP: Duration = Duration::from_secs(1);
+/// When sessions are scarce, a client that has sent a single datagram is given this long: it has
+/// its answer by then, or asks again. Else a flood from ever new ports would hold every session
+/// for the whole idle time-out.
+const BRIEF_IDLE: Duration = Duration::from_secs(2);
 
 thread_local! {
     static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
@@ -50,7 +56,7 @@ type Key = (SocketAddr, Option<IpAddr>);
 pub(super) struct Table {
     downstream: Rc<Downstream>,
     cell: Arc<Cell>,
-    context: Rc<Context>,
+    limits: Rc<WorkerLimits>,
     sessions: HashMap<Key, Session>,
 }
 
@@ -65,6 +71,8 @@ struct Flow {
     upstream: tokio::net::UdpSocket,
     endpoint: Arc<Endpoint>,
     last_used: Mutable<Instant>,
+    /// The client has sent more than one datagram.
+    talks: Mutable<bool>,
     /// The endpoint has not answered the client's last datagram.
     awaited: Mutable<bool>,
     /// The endpoint refused a datagram (ICMP port unreachable).
@@ -128,14 +136,14 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 impl Table {
-    pub(super) fn new(downstream: Downstream, cell: Arc<Cell>, context: Rc<Context>) -> Table {
+    pub(super) fn new(downstream: Downstream, cell: Arc<Cell>, limits: Rc<WorkerLimits>) -> Table {
         let downstream = Rc::new(downstream);
-        Table { downstream, cell, context, sessions: HashMap::new() }
+        Table { downstream, cell, limits, sessions: HashMap::new() }
     }
 
     /// Serves the frontend until stopped.
     pub(super) async fn serve(mut self, mut stopped: oneshot::Receiver<Stop>, refresh: Rc<Notify>) {
-        let mut sweep = interval(self.context.udp_idle_timeout / SWEEPS);
+        let mut sweep = interval((self.limits.udp_idle_timeout / SWEEPS).min(MAX_SWEEP));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let downstream = self.downstream.clone();
         loop {
@@ -168,8 +176,15 @@ impl Table {
     }
 
     fn end_idle(&mut self, now: Instant) {
-        let timeout = self.context.udp_idle_timeout;
-        let keep = |session: &Session| !session.is_idle(now, timeout) && session.is_usable();
+        let timeout = self.limits.udp_idle_timeout;
+        let brief = match self.limits.room.sessions_are_scarce() {
+            true => timeout.min(BRIEF_IDLE),
+            false => timeout,
+        };
+        let keep = |session: &Session| {
+            let timeout = if session.flow.talks.get() { timeout } else { brief };
+            !session.is_idle(now, timeout) && session.is_usable()
+        };
         self.sessions.retain(|_, session| keep(session));
         self.sessions.values().for_each(Session::refresh_stay);
     }
@@ -204,6 +219,7 @@ impl Table {
         if let Entry::Occupied(entry) = self.sessions.entry(key) {
             let session = entry.get();
             if session.is_usable() && session.flow.send(datagram) {
+                session.flow.talks.set(true);
                 return;
             }
             entry.remove();
@@ -219,14 +235,14 @@ impl Table {
         let (client, _) = key;
         let mut tried: SmallVec<[SocketAddr; MAX_TRIES]> = SmallVec::new();
         while tried.len() < MAX_TRIES {
-            let permit = self.context.room.session()?;
+            let permit = self.limits.room.session()?;
             let serving = self.cell.serving.load();
             if !serving.admits(Some(client.ip())) {
                 count(&serving.meter.denied);
                 return None;
             }
             let suits = |endpoint: &Arc<Endpoint>| {
-                let own = &self.context.own;
+                let own = &self.limits.own;
                 !tried.contains(&endpoint.addr) && !own.has(Protocol::Udp, endpoint.addr)
             };
             let endpoint = serving.pick(Some(client.ip()), suits)?.clone();
@@ -238,6 +254,7 @@ impl Table {
                         upstream,
                         endpoint,
                         last_used: Mutable::new(Instant::now()),
+                        talks: Mutable::new(false),
                         awaited: Mutable::new(false),
                         refused: Mutable::new(false),
                         active,

@@ -1,67 +1,54 @@
-//! A data thread: one current-thread runtime with its own listeners, connections and sessions.
+//! A data thread's pair: one that serves TCP connections and one that serves UDP sessions, each
+//! with its own listeners.
 //!
 //! Control opens the sockets and hands them over in batches; nothing here waits for control, and
 //! a connection never moves to another thread. An order is answered when it has been carried out.
 
-use std::collections::HashMap;
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use feed::Protocol;
-use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::spawn_local;
+use rustix::event::{EventfdFlags, eventfd};
+use smallvec::{SmallVec, smallvec};
+use tokio::sync::{mpsc, oneshot};
 
-use super::downstream::Downstream;
 use super::own::Own;
-use super::patience::Patience;
 use super::room::Room;
 use super::serving::Cell;
-use super::{tcp, udp};
-
-/// Listeners taken over before other tasks of the thread get a turn.
-const OPEN_BATCH: usize = 64;
+use super::tcp::{Letter, TcpThread};
+use super::udp_thread;
 
 /// A bound address: what identifies the listeners on it.
 pub(super) type Bound = (Protocol, SocketAddr);
 
 /// A socket for one worker, ready to serve.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct Opened<S> {
     pub(super) bound: Bound,
     pub(super) cell: Arc<Cell>,
-    pub(super) socket: ListenSocket,
-}
-
-#[derive(Debug)]
-pub(super) enum ListenSocket {
-    Tcp(TcpListener),
-    Udp(UdpSocket),
+    pub(super) socket: S,
 }
 
 #[derive(Debug)]
 pub(super) enum Order {
-    Open(Vec<Opened>),
+    OpenTcp(Vec<Opened<Arc<TcpListener>>>),
+    OpenUdp(Vec<Opened<UdpSocket>>),
     /// Their frontends are gone or have no endpoint: refuse at once.
     Close(Arc<[Bound]>),
     /// Endpoints of their frontends went: end UDP sessions that lead to them.
     Refresh(Arc<[Bound]>),
+    /// The drain time-out of some endpoints is over: end the TCP connections to them.
+    End,
     /// Stop accepting, and answer once all UDP clients that wait for a reply have it.
     Drain,
 }
 
-/// How a listener ends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Stop {
-    Close,
-    Drain,
-}
-
 /// What a data thread is started with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct WorkerLimits {
     pub(super) room: Arc<Room>,
     pub(super) own: Arc<Own>,
@@ -69,147 +56,90 @@ pub(super) struct WorkerLimits {
     pub(super) udp_idle_timeout: Duration,
 }
 
-/// What all tasks of a data thread share.
-#[derive(Debug)]
-pub(super) struct Context {
-    pub(super) room: Arc<Room>,
-    pub(super) own: Arc<Own>,
-    pub(super) patience: Rc<Patience>,
-    pub(super) udp_idle_timeout: Duration,
-}
-
-/// Control's end of a data thread. Dropping it resets all connections that are left.
+/// Control's end of the two threads. Dropping it resets all connections that are left.
 #[derive(Debug)]
 pub(super) struct Worker {
-    orders: Option<mpsc::UnboundedSender<(Order, oneshot::Sender<()>)>>,
-    thread: Option<JoinHandle<()>>,
+    tcp: Option<std::sync::mpsc::Sender<Letter>>,
+    /// Wakes the TCP thread to read its orders.
+    tcp_inbox: Arc<OwnedFd>,
+    udp: Option<mpsc::UnboundedSender<Letter>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Worker {
     /// # Errors
     ///
-    /// When the kernel refuses a thread or the descriptors of its runtime.
-    pub(super) fn start(number: usize, limits: WorkerLimits) -> std::io::Result<Worker> {
+    /// When the kernel refuses a thread or its descriptors.
+    pub(super) fn start(number: usize, limits: &WorkerLimits) -> io::Result<Worker> {
         // Unbounded, but control waits for the answers before it sends more.
-        let (orders, received) = mpsc::unbounded_channel();
+        let (tcp, letters) = std::sync::mpsc::channel();
+        let tcp_inbox = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let tcp_inbox = Arc::new(tcp_inbox);
+        let tcp_thread = TcpThread::new(letters, tcp_inbox.clone(), limits)?;
+        let mut worker =
+            Worker { tcp: Some(tcp), tcp_inbox, udp: None, threads: Vec::with_capacity(2) };
+        worker.spawn(format!("tcp-{number}"), || tcp_thread.run())?;
+        let (udp, letters) = mpsc::unbounded_channel();
         let (started, outcome) = std::sync::mpsc::sync_channel(1);
-        let body = move || {
-            let runtime =
-                Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            match runtime {
-                Ok(runtime) => {
-                    let _ = started.send(Ok(()));
-                    runtime.block_on(carry_out(received, limits));
-                }
-                Err(error) => drop(started.send(Err(error))),
-            }
-        };
-        let thread = std::thread::Builder::new().name(format!("proxy-{number}")).spawn(body)?;
+        let limits = limits.clone();
+        worker
+            .spawn(format!("udp-{number}"), move || udp_thread::run(letters, limits, &started))?;
         outcome.recv().expect("the thread reports before it ends")?;
-        Ok(Worker { orders: Some(orders), thread: Some(thread) })
+        worker.udp = Some(udp);
+        Ok(worker)
     }
 
-    /// Sends an order; the receiver resolves when it has been carried out.
-    pub(super) fn order(&self, order: Order) -> oneshot::Receiver<()> {
+    fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.threads.push(std::thread::Builder::new().name(name).spawn(body)?);
+        Ok(())
+    }
+
+    /// Gives an order to those of the threads whom it concerns; each receiver resolves when one
+    /// of them has carried it out.
+    pub(super) fn order(&self, order: Order) -> SmallVec<[oneshot::Receiver<()>; 2]> {
+        match order {
+            Order::OpenTcp(_) | Order::End => smallvec![self.order_tcp(order)],
+            Order::OpenUdp(_) | Order::Refresh(_) => smallvec![self.order_udp(order)],
+            Order::Close(bound) => smallvec![
+                self.order_tcp(Order::Close(bound.clone())),
+                self.order_udp(Order::Close(bound)),
+            ],
+            Order::Drain => {
+                smallvec![self.order_tcp(Order::Drain), self.order_udp(Order::Drain)]
+            }
+        }
+    }
+
+    fn order_tcp(&self, order: Order) -> oneshot::Receiver<()> {
         let (done, carried_out) = oneshot::channel();
-        if let Some(orders) = &self.orders {
+        if let Some(tcp) = &self.tcp {
             // A thread that is gone drops `done`, which its receiver sees.
-            let _ = orders.send((order, done));
+            let _ = tcp.send((order, done));
+            self.wake_tcp();
         }
         carried_out
+    }
+
+    fn order_udp(&self, order: Order) -> oneshot::Receiver<()> {
+        let (done, carried_out) = oneshot::channel();
+        if let Some(udp) = &self.udp {
+            let _ = udp.send((order, done));
+        }
+        carried_out
+    }
+
+    fn wake_tcp(&self) {
+        // It fails only when the counter is full, and then the thread is awake.
+        let _ = rustix::io::write(&*self.tcp_inbox, &1_u64.to_ne_bytes());
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.orders = None;
-        if let Some(thread) = self.thread.take() {
+        (self.tcp, self.udp) = (None, None);
+        self.wake_tcp();
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
-    }
-}
-
-/// A listener's task and the way to stop it.
-struct Listening {
-    stop: oneshot::Sender<Stop>,
-    refresh: Rc<Notify>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-async fn carry_out(
-    mut orders: mpsc::UnboundedReceiver<(Order, oneshot::Sender<()>)>,
-    limits: WorkerLimits,
-) {
-    let WorkerLimits { room, own, connect_timeout, udp_idle_timeout } = limits;
-    let patience = Patience::new(connect_timeout);
-    spawn_local(patience.clone().keep_time());
-    let context = Rc::new(Context { room, own, patience, udp_idle_timeout });
-    let mut listening: HashMap<Bound, Listening> = HashMap::new();
-    while let Some((order, done)) = orders.recv().await {
-        match order {
-            Order::Open(opened) => open(opened, &mut listening, &context).await,
-            Order::Close(bound) => {
-                let gone = bound.iter().filter_map(|bound| listening.remove(bound)).collect();
-                stop(gone, Stop::Close).await;
-            }
-            Order::Refresh(bound) => {
-                let touched = bound.iter().filter_map(|bound| listening.get(bound));
-                touched.for_each(|listening| listening.refresh.notify_one());
-            }
-            Order::Drain => {
-                let all = std::mem::take(&mut listening).into_values().collect();
-                stop(all, Stop::Drain).await;
-            }
-        }
-        let _ = done.send(());
-    }
-}
-
-async fn open(
-    opened: Vec<Opened>,
-    listening: &mut HashMap<Bound, Listening>,
-    context: &Rc<Context>,
-) {
-    for (place, Opened { bound, cell, socket }) in opened.into_iter().enumerate() {
-        if place % OPEN_BATCH == OPEN_BATCH - 1 {
-            tokio::task::yield_now().await;
-        }
-        let refresh = Rc::new(Notify::new());
-        let (stop, stopped) = oneshot::channel();
-        match start(socket, cell, context, stopped, refresh.clone()) {
-            Ok(task) => drop(listening.insert(bound, Listening { stop, refresh, task })),
-            // Only epoll's own limit can be hit here (fs.epoll.max_user_watches).
-            Err(error) => tracing::error!(%error, address = %bound.1, "cannot watch a listener"),
-        }
-    }
-}
-
-fn start(
-    socket: ListenSocket,
-    cell: Arc<Cell>,
-    context: &Rc<Context>,
-    stopped: oneshot::Receiver<Stop>,
-    refresh: Rc<Notify>,
-) -> std::io::Result<tokio::task::JoinHandle<()>> {
-    match socket {
-        ListenSocket::Tcp(listener) => {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            Ok(spawn_local(tcp::accept(listener, cell, stopped, context.clone())))
-        }
-        ListenSocket::Udp(socket) => {
-            let table = udp::Table::new(Downstream::new(socket)?, cell, context.clone());
-            Ok(spawn_local(table.serve(stopped, refresh)))
-        }
-    }
-}
-
-async fn stop(gone: Vec<Listening>, how: Stop) {
-    let mut tasks = Vec::with_capacity(gone.len());
-    for listening in gone {
-        let _ = listening.stop.send(how);
-        tasks.push(listening.task);
-    }
-    for task in tasks {
-        let _ = task.await;
     }
 }

@@ -462,7 +462,7 @@ fn told_to(here: &mut Objects, listing: &mut Objects, told: &Told<'_>) {
         Told::Delete(meta) => {
             here.remove(&meta.name.parse().unwrap());
         }
-        Told::Bookmark(_) | Told::TooLong(_) => {}
+        Told::Bookmark(_) | Told::TooLong { .. } => {}
     }
 }
 

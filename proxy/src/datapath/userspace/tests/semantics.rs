@@ -152,6 +152,49 @@ fn udp_clients_keep_their_endpoint_from_whatever_port() {
 }
 
 #[test]
+fn connections_stay_with_an_endpoint_that_is_listed_and_end_when_it_is_not() {
+    let short = |settings: &mut Settings| settings.drain_timeout = Duration::from_millis(50);
+    let mut fixture = Fixture::with(2, short, Limits::default());
+    talkers(&fixture, &[11, 12, 13]);
+    fixture.serve(&[11, 12, 13]);
+    let mut clients: Vec<_> = (0..3).map(|_| dial(fixture.vip()).unwrap()).collect();
+    clients.sort_by_key(|client| exchange(&mut client.try_clone().unwrap()).unwrap());
+    let with = |fixture: &Fixture, conditions: &[(u8, &str)]| {
+        let ports = [("t", Protocol::Tcp, 8080), ("u", Protocol::Udp, 8080)];
+        let texts: Vec<_> =
+            conditions.iter().map(|(last, c)| format!("{}{c}", fixture.ip(*last))).collect();
+        let texts: Vec<_> = texts.iter().map(String::as_str).collect();
+        Object::EndpointSlice(Arc::new(slice("web", "web", &ports, &texts)))
+    };
+    // One is not ready, one terminates and does not serve, one is gone.
+    let slices = with(&fixture, &[(11, "/unready"), (12, "/gone")]);
+    fixture.change(vec![slices], &[]);
+    assert!(is_refused(fixture.vip()));
+    let gone = clients.pop().unwrap();
+    fixture.tend_until("its connection ends", |_| is_over(&gone));
+    assert_eq!(exchange(&mut clients[0]).unwrap(), 11);
+    assert_eq!(exchange(&mut clients[1]).unwrap(), 12);
+    // One recovers, the other goes for good.
+    let slices = with(&fixture, &[(11, "")]);
+    fixture.change(vec![slices], &[]);
+    let gone = clients.pop().unwrap();
+    fixture.tend_until("its connection ends", |_| is_over(&gone));
+    assert_eq!(exchange(&mut clients[0]).unwrap(), 11);
+    // One that drains and is listed again may stay as well.
+    fixture.serve(&[12]);
+    let slices = with(&fixture, &[(11, "/unready"), (12, "")]);
+    fixture.change(vec![slices], &[]);
+    fixture.tend_until("nothing is due", |fixture| fixture.datapath().due().is_none());
+    assert_eq!(exchange(&mut clients[0]).unwrap(), 11);
+}
+
+/// Whether the connection has ended, looked at without waiting.
+fn is_over(client: &TcpStream) -> bool {
+    client.set_nonblocking(true).unwrap();
+    !client.peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+#[test]
 fn source_ranges_close_the_load_balancers_ip_and_nothing_else() {
     let mut fixture = Fixture::new();
     name_endpoints(&fixture, &[11]);

@@ -1,0 +1,492 @@
+//! One TCP connection: connects it to the endpoint whose turn it is, on failure to the next one,
+//! and relays until both ends are done.
+//!
+//! What the client has already sent goes out with the handshake's last acknowledgement. A
+//! connection that ends in any other way than by both ends closing it is reset, so that no client
+//! takes half an answer for a whole one.
+//!
+//! Left out: when it is called, which is the data thread's to know.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use feed::Protocol;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_linger, socket_error};
+use rustix::net::{SendFlags, getsockname};
+use smallvec::SmallVec;
+
+use super::own::Own;
+use super::relay::{self, End, Flow, Progress, Side, Tools, waits_to_write};
+use super::room::{Permit, Room};
+use super::rules::Stay;
+use super::serving::{Cell, Endpoint};
+use super::sockets;
+use crate::metrics::{Active, count};
+use crate::proxy_protocol;
+
+/// Endpoints tried for one client: a Service whose many endpoints are all dead must not make a
+/// thousand connects of one.
+const MAX_TRIES: usize = 16;
+/// All tries for one client together take at most this many connect time-outs.
+const TOTAL_CONNECT_TIMEOUTS: u32 = 4;
+/// What is read of a client before it has an endpoint: a request, not an upload.
+const EARLY_BYTES: usize = 16 * 1024;
+
+/// Which socket of a connection.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Which {
+    Client,
+    Upstream,
+}
+
+/// What names a socket of a connection to epoll.
+pub(super) fn token(key: usize, which: Which) -> u64 {
+    (key as u64) << 1 | u64::from(which == Which::Upstream)
+}
+
+pub(super) fn from_token(token: u64) -> (usize, Which) {
+    let which = if token & 1 == 1 { Which::Upstream } else { Which::Client };
+    ((token >> 1) as usize, which)
+}
+
+/// What the connections of a data thread share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) epoll: OwnedFd,
+    pub(super) room: Arc<Room>,
+    pub(super) own: Arc<Own>,
+    pub(super) tools: Tools,
+    pub(super) connect_timeout: Duration,
+    /// Connects under way in the order in which their time-outs strike.
+    pub(super) connects: VecDeque<Connect>,
+    /// When the thread last woke.
+    pub(super) now: Instant,
+    pub(super) attempts: u64,
+}
+
+/// A connect under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Connect {
+    pub(super) until: Instant,
+    pub(super) key: usize,
+    pub(super) attempt: u64,
+}
+
+/// What a connection asks of its data thread.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Step {
+    Waits,
+    /// Call [`Connection::go_on`] once the others had their turn.
+    HasMore,
+    /// There was no descriptor for the endpoint: call [`Connection::go_on`] in a while.
+    Starved,
+    Over,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Connecting(Search),
+    Relaying,
+}
+
+/// What is needed until an endpoint is connected. After that only the endpoint is: a frontend
+/// that goes frees its cell.
+#[derive(Debug)]
+struct Search {
+    cell: Arc<Cell>,
+    client: SocketAddr,
+    begun: Instant,
+    tried: SmallVec<[SocketAddr; 2]>,
+    /// The number of the connect under way.
+    attempt: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    key: usize,
+    stage: Stage,
+    client: Side,
+    upstream: Option<Side>,
+    up: Flow,
+    down: Flow,
+    endpoint: Option<Arc<Endpoint>>,
+    active: Active,
+    /// Its client keeps the endpoint.
+    stay: Option<Stay>,
+    /// Whether a vanished endpoint would be noticed.
+    probes: bool,
+    over: bool,
+    _permit: Permit,
+}
+
+impl Connection {
+    /// Begins to serve a client that has just been accepted.
+    pub(super) fn begin(
+        key: usize,
+        (client, addr): (OwnedFd, SocketAddr),
+        cell: Arc<Cell>,
+        permit: Permit,
+        shared: &mut Shared,
+    ) -> (Connection, Step) {
+        let (meter, admitted, proxy_protocol) = {
+            let serving = cell.serving.load();
+            let admitted = serving.admits(Some(addr.ip()));
+            (serving.meter.clone(), admitted, serving.proxy_protocol)
+        };
+        count(&meter.accepted);
+        let search = Search {
+            cell,
+            client: addr,
+            begun: shared.now,
+            tried: SmallVec::new(),
+            attempt: shared.attempts,
+        };
+        let mut connection = Connection {
+            key,
+            stage: Stage::Connecting(search),
+            client: Side::new(client),
+            upstream: None,
+            up: Flow::new(false),
+            // Inherited from the listener.
+            down: Flow::new(true),
+            endpoint: None,
+            active: Active::new(meter, |meter| &meter.active),
+            stay: None,
+            probes: false,
+            over: false,
+            _permit: permit,
+        };
+        connection.client.writable = true;
+        let step = if admitted {
+            connection.start(proxy_protocol.then_some(addr), shared)
+        } else {
+            count(&connection.active.meter().denied);
+            connection.end(End::Reset, shared)
+        };
+        (connection, step)
+    }
+
+    /// Reads what the client has sent already and connects.
+    ///
+    /// `told`: the endpoint is to be told of this client, ahead of its bytes.
+    fn start(&mut self, told: Option<SocketAddr>, shared: &mut Shared) -> Step {
+        let header = match told {
+            None => 0,
+            Some(addr) => match self.write_header(addr, &mut shared.tools.scratch) {
+                Ok(length) => length,
+                Err(error) => {
+                    tracing::debug!(%error, "no local address");
+                    return self.end(End::Reset, shared);
+                }
+            },
+        };
+        let room = &mut shared.tools.scratch[header..header + EARLY_BYTES];
+        let early = match self.client.read(room) {
+            Ok((length, _)) => length,
+            Err(Errno::AGAIN) => 0,
+            Err(_) => return self.end(End::Reset, shared),
+        };
+        let watched = watch(shared, self.key, Which::Client, &self.client, EventFlags::empty());
+        if watched.is_err() {
+            return self.end(End::Reset, shared);
+        }
+        self.up.count(early);
+        self.connect(header + early, shared)
+    }
+
+    fn write_header(&self, client: SocketAddr, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let local = getsockname(&self.client.socket)?;
+        let local = SocketAddr::try_from(local).map_err(|_| Errno::AFNOSUPPORT)?;
+        let header = proxy_protocol::header(client, local);
+        buffer[..header.len()].copy_from_slice(&header);
+        Ok(header.len())
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Takes note of what epoll says of one of the sockets, and acts on it.
+    pub(super) fn event(&mut self, which: Which, flags: EventFlags, shared: &mut Shared) -> Step {
+        match (which, &mut self.upstream) {
+            (Which::Client, _) => self.client.note(flags),
+            (Which::Upstream, Some(upstream)) => upstream.note(flags),
+            (Which::Upstream, None) => return Step::Waits,
+        }
+        match (&self.stage, which) {
+            (Stage::Relaying, _) => self.relay(shared),
+            (Stage::Connecting(_), Which::Client) => Step::Waits,
+            (Stage::Connecting(_), Which::Upstream) => self.connected_or_not(flags, shared),
+        }
+    }
+
+    /// Goes on with what it could not do at once.
+    pub(super) fn go_on(&mut self, shared: &mut Shared) -> Step {
+        match (&self.stage, &self.upstream) {
+            (Stage::Relaying, _) => self.relay(shared),
+            (Stage::Connecting(_), None) => self.connect(0, shared),
+            (Stage::Connecting(_), Some(_)) => Step::Waits,
+        }
+    }
+
+    /// Whether this connect is still under way.
+    pub(super) fn is_connecting(&self, attempt: u64) -> bool {
+        matches!(&self.stage, Stage::Connecting(search) if search.attempt == attempt)
+            && self.upstream.is_some()
+    }
+
+    /// The connect under way has taken too long.
+    pub(super) fn connect_timed_out(&mut self, shared: &mut Shared) -> Step {
+        self.connect_failed(Errno::TIMEDOUT);
+        self.connect(0, shared)
+    }
+
+    /// Ends it if the drain time-out of its endpoint is over.
+    pub(super) fn end_if_removed(&mut self, shared: &mut Shared) -> Step {
+        match (&self.stage, &self.endpoint) {
+            (Stage::Relaying, Some(endpoint)) if endpoint.has_ended() => {
+                count(&self.active.meter().ended);
+                self.end(End::Removed, shared)
+            }
+            _ => Step::Waits,
+        }
+    }
+
+    /// Has the kernel look whether the endpoint is still there. Called now and then, because most
+    /// connections do not live long enough to need it.
+    pub(super) fn probe(&mut self) {
+        if let (false, Some(upstream)) = (self.probes, &self.upstream) {
+            self.probes = true;
+            if let Err(error) = sockets::set_keepalive(&upstream.socket) {
+                tracing::debug!(%error, "no keepalive");
+            }
+        }
+    }
+
+    /// Resets both ends, as when the process ends.
+    pub(super) fn reset(&mut self) {
+        let sockets = std::iter::once(&self.client).chain(&self.upstream);
+        for side in sockets {
+            let _ = set_socket_linger(&side.socket, Some(Duration::ZERO));
+        }
+    }
+
+    /// Connects to the endpoint whose turn it is, or to the next that can be connected to.
+    ///
+    /// `early`: how much of the client's bytes is in the thread's buffer; at later tries they
+    /// are kept in the flow.
+    fn connect(&mut self, mut early: usize, shared: &mut Shared) -> Step {
+        loop {
+            let Some(endpoint) = self.next_endpoint(shared) else {
+                count(&self.active.meter().failed);
+                return self.end(End::Reset, shared);
+            };
+            let first = if early > 0 { &shared.tools.scratch[..early] } else { self.up.unsent() };
+            match dial(endpoint.addr, first) {
+                Ok(dialled) => {
+                    self.endpoint = Some(endpoint);
+                    if early > 0 {
+                        self.up.begin_with(&shared.tools.scratch[..early], dialled.sent);
+                    } else if dialled.sent > 0 {
+                        let rest = self.up.unsent().to_vec();
+                        self.up.begin_with(&rest, dialled.sent);
+                    }
+                    return self.watch_upstream(dialled, shared);
+                }
+                Err(error) => {
+                    if early > 0 {
+                        self.up.begin_with(&shared.tools.scratch[..early], 0);
+                        early = 0;
+                    }
+                    if is_shortage(error) {
+                        return Step::Starved;
+                    }
+                    self.endpoint = Some(endpoint);
+                    self.connect_failed(error);
+                }
+            }
+        }
+    }
+
+    /// The endpoint to try next; `None` when enough have been tried.
+    fn next_endpoint(&self, shared: &Shared) -> Option<Arc<Endpoint>> {
+        let Stage::Connecting(search) = &self.stage else { return None };
+        let limit = shared.connect_timeout * TOTAL_CONNECT_TIMEOUTS;
+        if search.tried.len() >= MAX_TRIES || shared.now - search.begun >= limit {
+            return None;
+        }
+        // Loaded anew for each try: the set may have changed while the last one timed out.
+        let serving = search.cell.serving.load();
+        let suits = |endpoint: &Arc<Endpoint>| {
+            !search.tried.contains(&endpoint.addr) && !shared.own.has(Protocol::Tcp, endpoint.addr)
+        };
+        serving.pick(Some(search.client.ip()), suits).cloned()
+    }
+
+    fn watch_upstream(&mut self, dialled: Dialled, shared: &mut Shared) -> Step {
+        let Dialled { socket, sent } = dialled;
+        let mut upstream = Side::new(socket);
+        let connected = sent > 0;
+        // A connect under way ends with the socket's being writable.
+        upstream.watches_writes = !connected || !self.up.unsent().is_empty();
+        let writes = if upstream.watches_writes { EventFlags::OUT } else { EventFlags::empty() };
+        if watch(shared, self.key, Which::Upstream, &upstream, writes).is_err() {
+            return self.end(End::Reset, shared);
+        }
+        upstream.writable = connected && !upstream.watches_writes;
+        self.upstream = Some(upstream);
+        if connected {
+            self.found();
+            return if self.client.readable { self.relay(shared) } else { Step::Waits };
+        }
+        shared.attempts += 1;
+        let attempt = shared.attempts;
+        if let Stage::Connecting(search) = &mut self.stage {
+            search.attempt = attempt;
+        }
+        let until = shared.now + shared.connect_timeout;
+        shared.connects.push_back(Connect { until, key: self.key, attempt });
+        Step::Waits
+    }
+
+    fn connected_or_not(&mut self, flags: EventFlags, shared: &mut Shared) -> Step {
+        let Some(upstream) = &self.upstream else { return Step::Waits };
+        if flags.contains(EventFlags::ERR) {
+            let error = socket_error(&upstream.socket).map_or_else(
+                |e| e,
+                |e| match e {
+                    Err(error) => error,
+                    Ok(()) => Errno::CONNREFUSED,
+                },
+            );
+            self.connect_failed(error);
+            return self.connect(0, shared);
+        }
+        if !upstream.writable {
+            return Step::Waits;
+        }
+        let sends_first = !self.up.unsent().is_empty();
+        self.found();
+        let step = self.relay(shared);
+        if let (true, Some(upstream)) = (sends_first, &self.upstream) {
+            sockets::acknowledge_at_once(&upstream.socket);
+        }
+        step
+    }
+
+    /// The endpoint is connected, and the search for one over.
+    fn found(&mut self) {
+        let Stage::Connecting(search) = &self.stage else { return };
+        if let Some(endpoint) = &self.endpoint {
+            self.stay = search.cell.serving.load().stay(Some(search.client.ip()), endpoint);
+        }
+        self.stage = Stage::Relaying;
+    }
+
+    fn connect_failed(&mut self, error: Errno) {
+        self.upstream = None;
+        count(&self.active.meter().connect_failures);
+        let Some(endpoint) = self.endpoint.take() else { return };
+        tracing::debug!(endpoint = %endpoint.addr, %error, "connect failed");
+        if let Stage::Connecting(search) = &mut self.stage {
+            search.tried.push(endpoint.addr);
+        }
+    }
+
+    fn relay(&mut self, shared: &mut Shared) -> Step {
+        let Connection { client, upstream: Some(upstream), up, down, .. } = self else {
+            return Step::Waits;
+        };
+        let meter = self.active.meter();
+        match relay::drive((client, upstream), (up, down), &mut shared.tools, meter) {
+            Progress::Over(end) => return self.end(end, shared),
+            Progress::HasMore => return Step::HasMore,
+            Progress::Waits => {}
+        }
+        for (flow, side, which) in
+            [(&*up, upstream, Which::Upstream), (&*down, client, Which::Client)]
+        {
+            if waits_to_write(flow, side) {
+                side.watches_writes = true;
+                let (flags, data) = (WATCHED | EventFlags::OUT, token(self.key, which));
+                // It fails only for a socket that is not watched, and this one is.
+                let _ = epoll::modify(&shared.epoll, &side.socket, EventData::new_u64(data), flags);
+            }
+        }
+        Step::Waits
+    }
+
+    fn end(&mut self, end: End, shared: &mut Shared) -> Step {
+        if end != End::Closed {
+            self.reset();
+        }
+        if let Some(stay) = &self.stay {
+            stay.refresh(tokio::time::Instant::from_std(shared.now));
+        }
+        relay::finish((&mut self.up, &mut self.down), &mut shared.tools, self.active.meter());
+        self.over = true;
+        Step::Over
+    }
+}
+
+/// What is always watched of a socket. Edges only; an urgent byte changes what a short read means.
+const WATCHED: EventFlags =
+    EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::PRI).union(EventFlags::ET);
+
+fn watch(
+    shared: &Shared,
+    key: usize,
+    which: Which,
+    side: &Side,
+    more: EventFlags,
+) -> Result<(), Errno> {
+    let data = EventData::new_u64(token(key, which));
+    epoll::add(&shared.epoll, &side.socket, data, WATCHED | more)
+}
+
+/// A socket that connects or, if bytes have been sent, is connected.
+struct Dialled {
+    socket: OwnedFd,
+    sent: usize,
+}
+
+/// Begins to connect, and sends the first bytes if the connection is there at once, as it is to
+/// endpoints of the same host.
+fn dial(addr: SocketAddr, first: &[u8]) -> Result<Dialled, Errno> {
+    let socket = sockets::connecting(addr, !first.is_empty())?;
+    let mut side = Side::new(socket);
+    let sent = if first.is_empty() { 0 } else { side.write(first, SendFlags::empty())? };
+    if sent > 0 {
+        sockets::acknowledge_at_once(&side.socket);
+    }
+    Ok(Dialled { socket: side.socket, sent })
+}
+
+/// Whether the error says that this process or the host has run out of something.
+pub(super) fn is_shortage(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // It owns nothing else while nothing is unsent.
+        let size = size_of::<Connection>();
+        assert!(size <= 512, "{size}");
+    }
+
+    #[test]
+    fn a_token_names_a_socket() {
+        for (key, which) in [(0, Which::Client), (0, Which::Upstream), (77, Which::Upstream)] {
+            assert_eq!(from_token(token(key, which)), (key, which));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The UDP half of a data thread: a current-thread runtime with a task for each listener.
+//!
+//! Left out: sessions and datagrams, which are [`udp`]'s.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::UdpSocket;
+use std::rc::Rc;
+use std::sync::mpsc::SyncSender;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::downstream::Downstream;
+use super::tcp::Letter;
+use super::udp;
+use super::worker::{Bound, Opened, Order, WorkerLimits};
+
+/// Listeners taken over before other tasks of the thread get a turn.
+const OPEN_BATCH: usize = 64;
+
+/// How a listener ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Stop {
+    Close,
+    Drain,
+}
+
+/// A listener's task and the way to stop it.
+struct Listening {
+    stop: oneshot::Sender<Stop>,
+    refresh: Rc<Notify>,
+    task: JoinHandle<()>,
+}
+
+/// Serves until control lets go. Says first whether the kernel granted what that takes.
+pub(super) fn run(
+    letters: mpsc::UnboundedReceiver<Letter>,
+    limits: WorkerLimits,
+    started: &SyncSender<io::Result<()>>,
+) {
+    match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+        Ok(runtime) => {
+            let _ = started.send(Ok(()));
+            runtime.block_on(carry_out(letters, Rc::new(limits)));
+        }
+        Err(error) => drop(started.send(Err(error))),
+    }
+}
+
+async fn carry_out(mut letters: mpsc::UnboundedReceiver<Letter>, limits: Rc<WorkerLimits>) {
+    let mut listening: HashMap<Bound, Listening> = HashMap::new();
+    while let Some((order, done)) = letters.recv().await {
+        match order {
+            Order::OpenUdp(opened) => open(opened, &mut listening, &limits).await,
+            Order::Close(bound) => {
+                let gone = bound.iter().filter_map(|bound| listening.remove(bound)).collect();
+                stop(gone, Stop::Close).await;
+            }
+            Order::Refresh(bound) => {
+                let touched = bound.iter().filter_map(|bound| listening.get(bound));
+                touched.for_each(|listening| listening.refresh.notify_one());
+            }
+            Order::Drain => {
+                let all = std::mem::take(&mut listening).into_values().collect();
+                stop(all, Stop::Drain).await;
+            }
+            Order::OpenTcp(_) | Order::End => {}
+        }
+        let _ = done.send(());
+    }
+}
+
+async fn open(
+    opened: Vec<Opened<UdpSocket>>,
+    listening: &mut HashMap<Bound, Listening>,
+    limits: &Rc<WorkerLimits>,
+) {
+    for (place, Opened { bound, cell, socket }) in opened.into_iter().enumerate() {
+        if place % OPEN_BATCH == OPEN_BATCH - 1 {
+            tokio::task::yield_now().await;
+        }
+        let refresh = Rc::new(Notify::new());
+        let (stop, stopped) = oneshot::channel();
+        match Downstream::new(socket) {
+            Ok(downstream) => {
+                let table = udp::Table::new(downstream, cell, limits.clone());
+                let task = spawn_local(table.serve(stopped, refresh.clone()));
+                listening.insert(bound, Listening { stop, refresh, task });
+            }
+            // Only epoll's own limit can be hit here (fs.epoll.max_user_watches).
+            Err(error) => tracing::error!(%error, address = %bound.1, "cannot watch a listener"),
+        }
+    }
+}
+
+async fn stop(gone: Vec<Listening>, how: Stop) {
+    let mut tasks = Vec::with_capacity(gone.len());
+    for listening in gone {
+        let _ = listening.stop.send(how);
+        tasks.push(listening.task);
+    }
+    for task in tasks {
+        let _ = task.await;
+    }
+}

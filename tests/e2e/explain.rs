@@ -1,0 +1,241 @@
+//! `switchyard explain`: what it says of each trouble, and that it says what the data path does.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
+
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+
+use crate::dns::kit::{client_of, exchange, question};
+use crate::support::{Folder, Net, Switchyard, http_get};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
+
+/// Each kind of Service, and Ingresses that lead to them.
+const OBJECTS: &str = include_str!("explain/objects.yaml");
+
+/// The explanations of these targets, by a folder.
+fn explain(folder: &Folder, net: Net, targets: &[String]) -> Vec<Value> {
+    let mut command = Command::new(BINARY);
+    command.arg("explain").args(targets).arg("--feed").arg(folder.path());
+    command.args(["--output", "json", "--node-ip", &net.ip(200).to_string()]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn cause_and_fix_of_each_trouble() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("objects.yaml", &net.fill(OBJECTS));
+    let table = [
+        ("http://nowhere.example/", "404", "no Ingress has a rule for host nowhere.example"),
+        ("http://shp.example/", "404", "use shop.example"),
+        ("http://shop.example/none", "404", "no rule of host shop.example matches path /none"),
+        ("http://shop.example/none", "404", "Prefix /web"),
+        ("http://shop.example/missing", "503", "the Service does not exist"),
+        ("http://shop.example/missing", "503", "create Service shop/nobody"),
+        ("http://shop.example/port", "503", "the Service has no such port"),
+        ("http://shop.example/port", "503", "http (80)"),
+        ("http://shop.example/unready", "503", "the Service has no ready endpoint"),
+        ("http://shop.example/unready", "503", "make one of its 1 endpoints ready"),
+        ("http://foreign.example/", "404", "its class is nginx"),
+        ("http://shop.example/%zz", "400", "no single meaning"),
+        ("web", "forwarded", "ask web.shop.svc.cluster.local, which exists"),
+        ("web.shop", "forwarded", "ask web.shop.svc.cluster.local, which exists"),
+        ("web.shop.cluster.local", "NXDOMAIN", "ask web.shop.svc.cluster.local"),
+        ("wbe.shop.svc.cluster.local", "NXDOMAIN", "did you mean web.shop.svc.cluster.local?"),
+        ("web.default.svc.cluster.local", "NXDOMAIN", "it is in shop: ask web.shop.svc"),
+        ("web.nowhere.svc.cluster.local", "NXDOMAIN", "is not in namespace nowhere"),
+        ("_x._tcp.web.shop.svc.cluster.local", "NXDOMAIN", "no such named port"),
+        ("silent.shop.svc.cluster.local", "NXDOMAIN", "is headless and has no endpoint"),
+        ("127.N.N.3:80", "refused", "no endpoint is ready"),
+        ("127.N.N.3:80", "refused", "publishNotReadyAddresses"),
+        ("127.N.N.4:80", "refused", "write an EndpointSlice with label"),
+        ("127.N.N.1:81", "refused", "Service shop/web has no port 81"),
+        ("127.N.N.1:8080", "refused", "is the target port of Service shop/web"),
+        ("127.N.N.1:80/udp", "refused", "has this port over TCP only"),
+        ("127.N.N.11:8080", "refused", "is an endpoint of Service shop/web"),
+        ("127.N.N.200:30999", "refused", "none has NodePort 30999"),
+    ];
+    let targets: Vec<_> = table.iter().map(|(target, ..)| net.fill(target)).collect();
+    let explained = explain(&folder, net, &targets);
+    for ((target, answer, words), explained) in table.iter().zip(&explained) {
+        let trouble = &explained["trouble"];
+        let (cause, fix) = (trouble["cause"].as_str(), trouble["fix"].as_str());
+        let said = format!("{}\n{}", cause.unwrap_or_default(), fix.unwrap_or_default());
+        assert!(!said.trim().is_empty() && said.lines().count() == 2, "{target}: {explained}");
+        assert_eq!(explained["answer"], *answer, "{target}: {explained}");
+        assert!(said.contains(words), "{target}: {said}");
+    }
+}
+
+#[test]
+fn a_node_port_that_another_has_and_rules_that_lost() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("objects.yaml", &net.fill(OBJECTS));
+    let node_port = net.addr(200, 30080).to_string();
+    let targets = [node_port, "http://shop.example/web/deep".to_owned()];
+    let explained = explain(&folder, net, &targets);
+    let lost = explained[0]["lost"].to_string();
+    assert!(lost.contains("Service shop/late") && lost.contains("shop/web"), "{lost}");
+    assert_eq!(explained[0]["answer"], "forwarded");
+    assert_eq!(
+        explained[1]["because"][0],
+        "Ingress shop/shop: host shop.example, Prefix /web/deep"
+    );
+    let lost = explained[1]["lost"].to_string();
+    assert!(lost.contains("Prefix /web: its path is less exact"), "{lost}");
+}
+
+#[test]
+fn as_text_two_lines_say_what_is_wrong() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("objects.yaml", &net.fill(OBJECTS));
+    let mut command = Command::new(BINARY);
+    command.args(["explain", "http://shop.example/missing", "--feed"]).arg(folder.path());
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("http://shop.example/missing: 503"));
+    assert!(lines.next().unwrap().starts_with("  cause:   the Service does not exist"), "{text}");
+    assert!(lines.next().unwrap().starts_with("  fix:     create Service shop/nobody"), "{text}");
+    let bad = Command::new(BINARY).args(["explain", "10.0.0.1", "--feed", "x"]).output().unwrap();
+    assert_eq!(bad.status.code(), Some(2));
+}
+
+/// The dataplane of a folder, in one net.
+struct World {
+    net: Net,
+    folder: Folder,
+    _processes: [Switchyard; 3],
+    _endpoints: Vec<Switchyard>,
+}
+
+impl World {
+    fn start() -> World {
+        let (net, folder) = (Net::new(), Folder::new());
+        folder.replace("objects.yaml", &net.fill(OBJECTS));
+        let feed = folder.path().display().to_string();
+        let addr = |last, port| net.addr(last, port).to_string();
+        let (node, http, https, dns) =
+            (net.ip(200).to_string(), addr(200, 8080), addr(200, 8443), addr(200, 5311));
+        let ready = |port, args: &[&str]| {
+            Switchyard::ready(net.addr(250, port), &[args, &["--feed", &feed]].concat())
+        };
+        let processes = [
+            ready(7411, &["proxy", "--node-ip", &node]),
+            ready(7421, &["ingress", "--http", &http, "--https", &https]),
+            ready(7431, &["dns", "--listen", &dns, "--upstream", "none"]),
+        ];
+        let endpoints = [11, 12, 13].map(|last| {
+            let address = net.addr(last, 8080);
+            let mut command = Command::new(BINARY);
+            let name = address.to_string();
+            command.args(["echo", "--listen", &name, "--name", &name]);
+            command.stdout(std::process::Stdio::null());
+            let process = Switchyard::spawn(command, address);
+            crate::support::eventually("echo answers", || http_get(address, "echo", "/").ok());
+            process
+        });
+        World { net, folder, _processes: processes, _endpoints: endpoints.into() }
+    }
+
+    /// What the data path does: the answer, and who gave it.
+    fn ask(&self, target: &str) -> (String, Vec<String>) {
+        if let Some(rest) = target.strip_prefix("http://") {
+            let (host, path) = rest.split_at(rest.find('/').unwrap());
+            return answer_of(http_get(self.net.addr(200, 8080), host, path));
+        }
+        match target.parse::<SocketAddr>() {
+            Ok(address) if TcpStream::connect(address).is_err() => ("refused".into(), Vec::new()),
+            Ok(address) => answer_of(http_get(address, "echo", "/")),
+            Err(_) => self.resolve(target),
+        }
+    }
+
+    fn resolve(&self, name: &str) -> (String, Vec<String>) {
+        let client = client_of(self.net.addr(200, 5311));
+        let kind = if name.starts_with('_') { "SRV" } else { "A" };
+        let reply = exchange(&client, &question(&format!("{name} {kind}")));
+        let code = match reply.metadata.response_code {
+            hickory_proto::op::ResponseCode::NoError => "NOERROR",
+            hickory_proto::op::ResponseCode::NXDomain => "NXDOMAIN",
+            hickory_proto::op::ResponseCode::Refused => "forwarded",
+            other => panic!("{name}: {other}"),
+        };
+        let data = reply.answers.iter().map(|record| match &record.data {
+            hickory_proto::rr::RData::SRV(srv) => {
+                format!("SRV {}:{}", srv.target.to_string().trim_end_matches('.'), srv.port)
+            }
+            data => format!("{} {}", record.record_type(), data.to_string().trim_end_matches('.')),
+        });
+        (code.to_owned(), data.collect())
+    }
+}
+
+fn answer_of(answer: std::io::Result<(u16, String)>) -> (String, Vec<String>) {
+    let (status, body) = answer.unwrap();
+    let body: Value = serde_json::from_str(&body).unwrap_or_default();
+    match body["name"].as_str() {
+        Some(name) if status == 200 => ("forwarded".to_owned(), vec![name.to_owned()]),
+        _ => (status.to_string(), Vec::new()),
+    }
+}
+
+fn random_target(rng: &mut StdRng, net: Net) -> String {
+    let mut pick = |words: &[&str]| (*words.choose(rng).unwrap()).to_owned();
+    match pick(&["url", "name", "address"]).as_str() {
+        "url" => {
+            let hosts = ["shop.example", "eu.shop.example", "a.b.shop.example", "other.example"];
+            let paths = ["/", "/web", "/web/", "/web/deep", "/web/deep/er", "/webx", "/exact"];
+            let more = ["/exact/", "/missing", "/port", "/unready", "/%77eb", "/x/../web", "//web"];
+            format!("http://{}{}", pick(&hosts), pick(&[&paths[..], &more].concat()))
+        }
+        "name" => {
+            let names = ["web", "unready", "pods", "silent", "none", "alias", "pod-a.pods"];
+            let port = ["", "", "_http._tcp.", "_none._tcp.", "_http._udp."];
+            let namespaces = ["shop", "shop", "shop", "other"];
+            let ends = ["svc.cluster.local", "svc.cluster.local", "cluster.local", "example"];
+            format!("{}{}.{}.{}", pick(&port), pick(&names), pick(&namespaces), pick(&ends))
+        }
+        _ => {
+            let last = rng.random_range(1..8);
+            let ports = [80, 81, 8080, 443];
+            match rng.random_range(0..6) {
+                0 => net.addr(200, *[30080, 30081].choose(rng).unwrap()).to_string(),
+                _ => net.addr(last, *ports.choose(rng).unwrap()).to_string(),
+            }
+        }
+    }
+}
+
+/// For random requests, names and addresses the explanation is what happens.
+#[test]
+fn explanations_equal_what_the_data_path_does() {
+    const REQUESTS: usize = 1000;
+    let world = World::start();
+    let mut rng = StdRng::seed_from_u64(11);
+    let targets: Vec<_> = (0..REQUESTS).map(|_| random_target(&mut rng, world.net)).collect();
+    let explained = explain(&world.folder, world.net, &targets);
+    assert_eq!(explained.len(), REQUESTS);
+    let mut answers = BTreeMap::<String, usize>::new();
+    for (target, explained) in targets.iter().zip(&explained) {
+        let (answer, by) = world.ask(target);
+        assert_eq!(explained["answer"], *answer, "{target}: {explained}");
+        let listed: Vec<_> = explained["endpoints"].as_array().unwrap().iter().collect();
+        let says = |who: &String| listed.iter().any(|one| *one == who);
+        assert!(by.iter().all(says), "{target}: {by:?}, {explained}");
+        assert_eq!(by.is_empty(), listed.is_empty() || answer == "503", "{target}: {explained}");
+        *answers.entry(answer).or_default() += 1;
+    }
+    // Every kind of answer was among them.
+    for answer in ["forwarded", "refused", "404", "503", "NOERROR", "NXDOMAIN"] {
+        assert!(answers.get(answer).is_some_and(|count| *count > 10), "{answers:?}");
+    }
+}
