@@ -307,8 +307,10 @@ fn no_request_is_lost(kills: usize, bound: Duration) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), (told + "\n").as_bytes());
     assert!(most < bound, "{took:?}");
     assert!(answers as usize > kills, "there was a load");
-    // Kinds of which nothing changed come back at their own pace.
-    eventually("in sync", || (world.ingress.status()["feed"]["state"] == "synced").then_some(()));
+    // Kinds come back one by one, and those that are there are served.
+    eventually("all kinds are back", || {
+        (world.ingress.status()["feed"]["state"] == "synced").then_some(())
+    });
 }
 
 #[test]

@@ -66,8 +66,8 @@ mod tests {
         let rest = "01 00000000:00000000 00:00000000 00000000  1000        0 27436 1";
         let check = |ends: &str, server: &str, client: &str, user| {
             let rows = format!(
-                "  sl  local_address rem_address   st\n   0: 0100007F:1CE8 00000000:0000 0A 0:0 0:0 \
-                 0 7\n  17: {ends} {rest}\n"
+                "  sl  local_address rem_address   st\n   0: 0100007F:1CE8 00000000:0000 0A 0:0 \
+                 0:0 0 7\n  17: {ends} {rest}\n"
             );
             let (server, client) = (server.parse().unwrap(), client.parse().unwrap());
             assert_eq!(owner(rows.as_bytes(), server, client), user, "{ends}");
