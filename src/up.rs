@@ -49,6 +49,11 @@ pub(crate) struct Config {
     /// Address that the admin endpoints are on, at ports 7401, 7411, 7421 and 7431
     #[arg(long, env = "SWITCHYARD_ADMIN_IP", value_name = "IP", default_value = "127.0.0.1")]
     admin_ip: IpAddr,
+
+    /// Where the processes keep the last good state for a cold start; default: the feed alone keeps
+    /// one, in a folder that goes with this process
+    #[arg(long, env = "SWITCHYARD_STATE_DIR", value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 }
 
 /// The admin ports of the processes.
@@ -69,6 +74,7 @@ impl Config {
             node_ip: vec![ip],
             feed_listen: SocketAddr::new(ip, 7400),
             admin_ip: ip,
+            state_dir: None,
         }
     }
 
@@ -103,7 +109,9 @@ impl Config {
 
     fn plan(&self, name: &'static str, admin_port: u16, own: Vec<String>) -> Plan {
         let admin = SocketAddr::new(self.admin_ip, admin_port).to_string();
-        let args = flag("--admin", admin).into_iter().chain(own).collect();
+        let state_dir = self.state_dir.as_ref().map(|dir| dir.display().to_string());
+        let state_dir = state_dir.into_iter().flat_map(|dir| flag("--state-dir", dir));
+        let args = flag("--admin", admin).into_iter().chain(state_dir).chain(own).collect();
         Plan { name, args, vital: None }
     }
 }
@@ -132,14 +140,15 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let end = end_signal().map_err(|error| Failure::failed("cannot listen to signals", error))?;
     // The feed stops after those that follow it: they need not drain with a fault.
     let (mut feed, mut followers) = (Group::default(), Group::default());
-    let feed_is_up = feed.supervise(config.feed_plan(), std::future::ready(()));
+    let (feed_plan, _private) = with_private_state(&config)?;
+    let feed_is_up = feed.supervise(feed_plan, std::future::ready(()));
     for plan in config.plans() {
         // Not merely when somebody answers at its address, who may be anyone.
         let mut feed_is_up = feed_is_up.clone();
         followers.supervise(plan, async move {
             if feed_is_up.wait_for(|up| *up).await.is_err() {
                 // It will never be: the error that says why ends this process.
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         });
     }
@@ -150,6 +159,20 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     };
     let rest = followers.stop().await.into_iter().chain(feed.stop().await);
     failed.into_iter().chain(rest).collect()
+}
+
+/// The feed's process with a state folder, so that one that is started again does not forget the
+/// last good state of a manifest that is broken meanwhile. Unless the flags name it, it goes with
+/// the value beside the plan.
+fn with_private_state(config: &Config) -> Result<(Plan, Option<tempfile::TempDir>), Failure> {
+    if config.state_dir.is_some() {
+        return Ok((config.feed_plan(), None));
+    }
+    let made = tempfile::Builder::new().prefix("switchyard-up-").tempdir();
+    let made =
+        made.map_err(|error| Failure::failed("cannot make a folder for the state", error))?;
+    let state_dir = Some(made.path().to_owned());
+    Ok((Config { state_dir, ..config.clone() }.feed_plan(), Some(made)))
 }
 
 /// Processes that are stopped together.

@@ -15,7 +15,8 @@ pub struct Flags {
     #[command(flatten)]
     pub log: LogFlags,
 
-    /// Where to keep the last good state for a cold start without the feed
+    /// Where to keep the last good state for a cold start without the feed; of the feed itself, for
+    /// one without its folder or with a manifest that is broken
     #[arg(long, env = "SWITCHYARD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 

@@ -22,6 +22,7 @@ mod status;
 mod transport;
 mod trust;
 mod version;
+mod weight;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -49,6 +50,9 @@ use crate::update::{Updates, mailbox};
 /// Longer objects are skipped. The API refuses what takes more than 1.5 MiB in its store, where
 /// it is written more densely than as JSON.
 const MAX_OBJECT: usize = 8 << 20;
+/// What one list may take until it is complete, in bytes and decoded: ten times what a hundred
+/// thousand endpoints take. A server that never ends its list must not fill the memory.
+const MAX_LIST: usize = 256 << 20;
 /// Pieces of news between the followers and the hub; each is what one read of a socket brought.
 const NEWS: usize = 64;
 
@@ -98,7 +102,8 @@ pub(crate) fn follow_url(
         ca_file: config.ca_file.clone(),
     };
     let address = url.to_string();
-    let follow = Follow { place, address: address.trim_end_matches('/').to_owned(), is_local };
+    let address = address.trim_end_matches('/').to_owned();
+    let follow = Follow { place, address, is_local, max_list: MAX_LIST };
     follow.begin(config, &Patience::default(), kinds, daemon)
 }
 
@@ -112,7 +117,8 @@ pub(crate) fn follow_kube(
     kinds: Kinds,
     daemon: &Daemon,
 ) -> Result<Updates, Failure> {
-    let follow = Follow { place: Place::Kube, address: "kube".to_owned(), is_local: false };
+    let (place, address) = (Place::Kube, "kube".to_owned());
+    let follow = Follow { place, address, is_local: false, max_list: MAX_LIST };
     follow.begin(config, &Patience::default(), kinds, daemon)
 }
 
@@ -121,6 +127,7 @@ struct Follow {
     /// As the flag has it.
     address: String,
     is_local: bool,
+    max_list: usize,
 }
 
 impl Follow {
@@ -158,6 +165,10 @@ impl Follow {
                 session: Session::new(machine, MAX_OBJECT),
                 transport: transport.clone(),
                 decoder: Decoder::new(kind, local_endpoints),
+                doubted: false,
+                told: false,
+                listed: 0,
+                max_list: self.max_list,
                 hub: sender.clone(),
                 reloads: daemon.shutdown.reloads(),
             };

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use daemon::Daemon;
 
 pub(crate) use catalogue::Catalogue;
-use catalogue::Wholes;
+pub(crate) use catalogue::{Whole, Wholes};
 pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
 use scan::{Look, Stat};
@@ -61,7 +61,8 @@ pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Res
 fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates, Status)> {
     let (publisher, updates) = mailbox();
     let output = Output::Mailbox(publisher);
-    let status = spawn(vec![root.to_owned()], Catalogue::new(kinds), kinds, output, daemon)?;
+    let catalogue = Catalogue::new(kinds);
+    let status = spawn(vec![root.to_owned()], vec![], catalogue, kinds, output, daemon)?;
     Ok((updates, status))
 }
 
@@ -75,38 +76,58 @@ pub(crate) struct Batch {
     pub(crate) received: Instant,
 }
 
+/// What an earlier process served of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Restored {
+    pub(crate) path: PathBuf,
+    /// The objects as JSON, each on a line.
+    pub(crate) objects: String,
+}
+
 /// Follows several folders as one, on a thread that lives as long as the process, and hands
-/// over each look with whole objects.
+/// over each look with whole objects. What is restored is the last good state of files, as if
+/// this process had read it: the first look is compared with it.
 ///
 /// # Errors
 ///
-/// When one of the folders cannot be read at the start.
+/// When one of the folders cannot be read at the start, and nothing of it was restored.
 pub(crate) fn follow_whole(
     roots: Vec<PathBuf>,
+    restored: Vec<Restored>,
     daemon: &Daemon,
     take: impl FnMut(Batch) + Send + 'static,
 ) -> std::io::Result<()> {
     let output = Output::Batches(Box::new(take));
-    spawn(roots, Catalogue::of_wholes(), Kinds::all(), output, daemon).map(|_| ())
+    spawn(roots, restored, Catalogue::of_wholes(), Kinds::all(), output, daemon).map(|_| ())
 }
 
 fn spawn(
     roots: Vec<PathBuf>,
+    restored: Vec<Restored>,
     catalogue: Catalogue,
     kinds: Kinds,
     output: Output,
     daemon: &Daemon,
 ) -> std::io::Result<Status> {
-    scan::look_at_all(&roots)?;
+    if let Err(error) = scan::look_at_all(&roots) {
+        // With something to serve, a folder that is away is a fault as at any other time.
+        let below = |file: &Restored| roots.iter().any(|root| file.path.starts_with(root));
+        if !restored.iter().any(below) {
+            return Err(error);
+        }
+    }
     let (sender, wakes) = channel();
     forward_reloads(daemon, sender.clone());
     let names: Vec<_> = roots.iter().map(|root| root.display().to_string()).collect();
-    let status = Status::new(names.join(", ").into());
+    let status = Status::new(names.join(", ").into(), daemon.readiness.clone());
     status.show(daemon);
     let watches = roots.iter().map(|root| Watch::new(root, sender.clone())).collect();
     let store = Store::new(kinds);
-    let folder = Folder::new(roots, watches, catalogue, store, output, status.clone());
-    std::thread::Builder::new().name("feed-folder".into()).spawn(move || folder.run(&wakes))?;
+    let mut folder = Folder::new(roots, watches, catalogue, store, output, status.clone());
+    std::thread::Builder::new().name("feed-folder".into()).spawn(move || {
+        folder.restore(restored);
+        folder.run(&wakes);
+    })?;
     Ok(status)
 }
 
@@ -157,6 +178,10 @@ struct Folder {
     /// Looks put off in a row.
     postponed: u32,
     begun: Instant,
+    /// There is a state of an earlier process.
+    restored: bool,
+    /// There was a batch.
+    published: bool,
 }
 
 impl Folder {
@@ -185,6 +210,24 @@ impl Folder {
             heard: None,
             postponed: 0,
             begun: Instant::now(),
+            restored: false,
+            published: false,
+        }
+    }
+
+    /// Takes what an earlier process served for what was read last.
+    fn restore(&mut self, restored: Vec<Restored>) {
+        for Restored { path, objects } in restored {
+            let path = FilePath::from(path);
+            self.restored = true;
+            self.catalogue.restore(&path, &objects);
+            self.files.restore(path);
+        }
+        if self.restored {
+            // Services keep the ports and addresses that they have, as they would in one process.
+            for event in self.events(true) {
+                self.store.handle(event);
+            }
         }
     }
 
@@ -202,6 +245,9 @@ impl Folder {
                     self.hints.clear();
                     self.soon = None;
                     self.next = Instant::now() + RESCAN;
+                    if self.restored && !self.published {
+                        self.publish(Instant::now());
+                    }
                 }
             }
         }
@@ -249,7 +295,14 @@ impl Folder {
         }
         self.rested = Instant::now() + now.elapsed() * BREAK;
         if self.roots.iter().any(|root| self.was_emptied(root, &look)) {
-            return Err("the folder was replaced by one without manifests".to_owned());
+            let why = match self.folders.is_empty() {
+                false => "the folder was replaced by one without manifests",
+                true => {
+                    "the folder has no manifests, but had some when the state was saved; if that \
+                     is meant, stop the feed and empty its --state-dir"
+                }
+            };
+            return Err(why.to_owned());
         }
         self.folders.clone_from(&look.folders);
         self.next = Instant::now() + RESCAN;
@@ -278,7 +331,7 @@ impl Folder {
     /// Reads what changed and publishes it as one batch.
     fn take(&mut self, look: &Look) {
         let begun = Instant::now();
-        let first = !self.store.is_synced();
+        let first = !self.published;
         let patient = self.postponed < MAX_POSTPONED;
         let mood = Mood { first, patient, now: SystemTime::now(), clock: begun };
         let catalogue = &mut self.catalogue;
@@ -314,8 +367,8 @@ impl Folder {
     }
 
     fn publish(&mut self, begun: Instant) {
-        let first = !self.store.is_synced();
-        for event in self.events(first) {
+        let first = !std::mem::replace(&mut self.published, true);
+        for event in self.events(first && !self.restored) {
             self.store.handle(event);
         }
         let (model, changes) = self.store.commit();
@@ -336,7 +389,11 @@ impl Folder {
             }
             Output::Mailbox(_) => {}
             Output::Batches(take) => {
-                let wholes = self.catalogue.take_wholes();
+                let mut wholes = self.catalogue.take_wholes();
+                if first && self.restored {
+                    // What was restored may have been read anew: the last state counts.
+                    wholes = BTreeMap::from_iter(wholes).into_iter().collect();
+                }
                 take(Batch { wholes, model, changes, reports, received });
             }
         }

@@ -5,10 +5,12 @@
 //! [`crate::tree::decode`] and [`crate::schema`]; what the values mean, of [`crate::validate`].
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// A string, borrowed from the text it was read from where that is possible.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +74,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for TextMap<'a> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TextMap<'de>, A::Error> {
                 let mut entries = Vec::with_capacity(map.size_hint().unwrap_or(0));
                 while let Some((key, value)) = map.next_entry::<Text<'de>, Option<Text<'de>>>()? {
+                    spend::<(Text<'_>, Text<'_>), A::Error>()?;
                     entries.push((key, value.unwrap_or_default()));
                 }
                 Ok(TextMap(entries))
@@ -79,6 +82,82 @@ impl<'de: 'a, 'a> Deserialize<'de> for TextMap<'a> {
         }
         deserializer.deserialize_map(MapVisitor)
     }
+}
+
+/// A sequence. What decodes an object of a stranger bounds them: [`within`].
+#[derive(Clone, Debug, Default)]
+pub(crate) struct List<T>(Vec<T>);
+
+impl<T> Deref for List<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.0
+    }
+}
+
+impl<T> IntoIterator for List<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a, T> IntoIterator for &'a List<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.iter()
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<List<T>, D::Error> {
+        struct ListVisitor<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListVisitor<T> {
+            type Value = List<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a sequence")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<List<T>, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = sequence.next_element()? {
+                    spend::<T, A::Error>()?;
+                    elements.push(element);
+                }
+                Ok(List(elements))
+            }
+        }
+        deserializer.deserialize_seq(ListVisitor(PhantomData))
+    }
+}
+
+thread_local! {
+    /// What the elements of the object that is being decoded may still take, in bytes.
+    static ROOM: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// Decodes one object whose sequences and mappings may take so many bytes together; beyond that
+/// it fails. Three bytes of JSON, `{},`, make an endpoint of hundreds, so a limit of the text's
+/// length alone does not bound the memory.
+pub(crate) fn within<R>(room: usize, decode: impl FnOnce() -> R) -> R {
+    let before = ROOM.replace(room);
+    let decoded = decode();
+    ROOM.set(before);
+    decoded
+}
+
+/// Takes the room of one element.
+fn spend<T, E: de::Error>() -> Result<(), E> {
+    let room = ROOM.get().checked_sub(size_of::<T>());
+    let room = room.ok_or_else(|| E::custom("more elements than any object of the API has"))?;
+    ROOM.set(room);
+    Ok(())
 }
 
 /// A port by number or by name.
@@ -175,21 +254,21 @@ objects! { 'a
         #[serde(rename = "clusterIP")]
         cluster_ip: Text<'a>,
         #[serde(rename = "clusterIPs")]
-        cluster_ips: Vec<Text<'a>>,
+        cluster_ips: List<Text<'a>>,
         #[serde(rename = "externalIPs")]
-        external_ips: Vec<Text<'a>>,
+        external_ips: List<Text<'a>>,
         external_name: Text<'a>,
-        ports: Vec<ServicePort<'a>>,
+        ports: List<ServicePort<'a>>,
         selector: TextMap<'a>,
         publish_not_ready_addresses: bool,
         session_affinity: Text<'a>,
         session_affinity_config: SessionAffinityConfig,
         internal_traffic_policy: Text<'a>,
         external_traffic_policy: Text<'a>,
-        load_balancer_source_ranges: Vec<Text<'a>>,
+        load_balancer_source_ranges: List<Text<'a>>,
         health_check_node_port: i64,
         traffic_distribution: Text<'a>,
-        ip_families: Vec<Text<'a>>,
+        ip_families: List<Text<'a>>,
         ip_family_policy: Text<'a>,
     }
     struct ServicePort {
@@ -204,7 +283,7 @@ objects! { 'a
         load_balancer: LoadBalancerStatus<'a>,
     }
     struct LoadBalancerStatus {
-        ingress: Vec<LoadBalancerIngress<'a>>,
+        ingress: List<LoadBalancerIngress<'a>>,
     }
     struct LoadBalancerIngress {
         ip: Text<'a>,
@@ -214,11 +293,11 @@ objects! { 'a
     struct EndpointSlice {
         metadata: Meta<'a>,
         address_type: Text<'a>,
-        endpoints: Vec<Endpoint<'a>>,
-        ports: Vec<EndpointPort<'a>>,
+        endpoints: List<Endpoint<'a>>,
+        ports: List<EndpointPort<'a>>,
     }
     struct Endpoint {
-        addresses: Vec<Text<'a>>,
+        addresses: List<Text<'a>>,
         conditions: EndpointConditions,
         hostname: Text<'a>,
         node_name: Text<'a>,
@@ -226,8 +305,8 @@ objects! { 'a
         hints: EndpointHints<'a>,
     }
     struct EndpointHints {
-        for_zones: Vec<Named<'a>>,
-        for_nodes: Vec<Named<'a>>,
+        for_zones: List<Named<'a>>,
+        for_nodes: List<Named<'a>>,
     }
     /// A `ForZone` or a `ForNode`.
     struct Named {
@@ -243,12 +322,12 @@ objects! { 'a
 
     struct Endpoints {
         metadata: Meta<'a>,
-        subsets: Vec<EndpointSubset<'a>>,
+        subsets: List<EndpointSubset<'a>>,
     }
     struct EndpointSubset {
-        addresses: Vec<EndpointAddress<'a>>,
-        not_ready_addresses: Vec<EndpointAddress<'a>>,
-        ports: Vec<EndpointPort<'a>>,
+        addresses: List<EndpointAddress<'a>>,
+        not_ready_addresses: List<EndpointAddress<'a>>,
+        ports: List<EndpointPort<'a>>,
     }
     struct EndpointAddress {
         ip: Text<'a>,
@@ -265,12 +344,12 @@ objects! { 'a
         node_name: Text<'a>,
         hostname: Text<'a>,
         subdomain: Text<'a>,
-        containers: Vec<Container<'a>>,
-        init_containers: Vec<Container<'a>>,
+        containers: List<Container<'a>>,
+        init_containers: List<Container<'a>>,
     }
     struct Container {
         name: Text<'a>,
-        ports: Vec<ContainerPort<'a>>,
+        ports: List<ContainerPort<'a>>,
         restart_policy: Text<'a>,
     }
     struct ContainerPort {
@@ -283,8 +362,8 @@ objects! { 'a
         #[serde(rename = "podIP")]
         pod_ip: Text<'a>,
         #[serde(rename = "podIPs")]
-        pod_ips: Vec<PodIp<'a>>,
-        conditions: Vec<Condition<'a>>,
+        pod_ips: List<PodIp<'a>>,
+        conditions: List<Condition<'a>>,
     }
     struct PodIp {
         ip: Text<'a>,
@@ -302,15 +381,15 @@ objects! { 'a
     struct IngressSpec {
         ingress_class_name: Text<'a>,
         default_backend: IngressBackend<'a>,
-        rules: Vec<IngressRule<'a>>,
-        tls: Vec<IngressTls<'a>>,
+        rules: List<IngressRule<'a>>,
+        tls: List<IngressTls<'a>>,
     }
     struct IngressRule {
         host: Text<'a>,
         http: HttpIngressRuleValue<'a>,
     }
     struct HttpIngressRuleValue {
-        paths: Vec<HttpIngressPath<'a>>,
+        paths: List<HttpIngressPath<'a>>,
     }
     struct HttpIngressPath {
         path: Text<'a>,
@@ -334,7 +413,7 @@ objects! { 'a
         name: Text<'a>,
     }
     struct IngressTls {
-        hosts: Vec<Text<'a>>,
+        hosts: List<Text<'a>>,
         secret_name: Text<'a>,
     }
 
@@ -363,7 +442,7 @@ objects! { 'a
         status: NodeStatus<'a>,
     }
     struct NodeStatus {
-        addresses: Vec<NodeAddress<'a>>,
+        addresses: List<NodeAddress<'a>>,
     }
     struct NodeAddress {
         #[serde(rename = "type")]

@@ -7,6 +7,8 @@
 //! while nobody else can write or read them. Left out: what the token permits (the server's
 //! `access`).
 
+mod owner;
+
 use std::fmt;
 use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
@@ -120,6 +122,13 @@ pub(crate) fn address_of(url: &Uri) -> Option<SocketAddr> {
     };
     let port = if url.scheme_str() == Some("https") { 443 } else { 80 };
     ip.is_loopback().then(|| SocketAddr::new(ip, url.port_u16().unwrap_or(port)))
+}
+
+/// Whether a token may be shown on a connection on loopback: to a server of the same user only.
+/// Blocking.
+pub(crate) fn may_be_shown(server: SocketAddr, client: SocketAddr) -> bool {
+    let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+    owner::is_users(plain(server), plain(client), user())
 }
 
 /// The token for an address, if a feed of this user has left one.

@@ -12,6 +12,7 @@ mod connections;
 mod defaults;
 mod derived;
 mod discovery;
+mod dues;
 mod entry;
 mod grant;
 mod history;
@@ -24,6 +25,7 @@ mod reload;
 mod resource;
 mod route;
 mod selector;
+mod share;
 mod stall;
 mod state;
 mod status;
@@ -40,7 +42,6 @@ use std::time::{Duration, SystemTime};
 
 use daemon::{Daemon, Failure};
 use serde_json::{Map, Value, json};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use access::{Access, Tokens};
@@ -52,9 +53,11 @@ use live::Live;
 use metrics::Metrics;
 use publish::Publisher;
 use resource::Resource;
-use state::{AHEAD, Saved, StateDir};
+use share::Shares;
+use state::{AHEAD, Kept, Saver, StateDir};
 use watch::Server;
 
+use crate::folder::Restored;
 use crate::own_token::{self, OwnToken};
 
 /// Connections at once, by default: more clients than one machine's folder has, few enough for
@@ -62,6 +65,9 @@ use crate::own_token::{self, OwnToken};
 const MAX_CONNECTIONS: &str = "1024";
 /// Watches and lists at once, by default: eight kinds on each connection.
 const MAX_WATCHES: &str = "8192";
+/// What one client address may take of both: one that takes all it can leaves as much to the
+/// others, and a whole cluster behind one address is served.
+const MAX_SHARE_PER_CLIENT: &str = "50";
 /// Descriptors besides connections: files, inotify, the admin endpoint.
 const OTHER_DESCRIPTORS: u64 = 256;
 
@@ -108,6 +114,18 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_MAX_WATCHES", value_name = "N", default_value = MAX_WATCHES)]
     max_watches: usize,
 
+    /// What one client address may take of --max-connections and --max-watches, in percent
+    ///
+    /// This machine may take all but a sixteenth, whatever the address.
+    #[arg(
+        long,
+        env = "SWITCHYARD_MAX_SHARE_PER_CLIENT",
+        value_name = "PERCENT",
+        default_value = MAX_SHARE_PER_CLIENT,
+        value_parser = clap::value_parser!(u8).range(1..=100)
+    )]
+    max_share_per_client: u8,
+
     /// How long connections may take to end after SIGTERM; watches end at once
     #[arg(
         long,
@@ -148,25 +166,27 @@ pub async fn run(
 
     let state = state_dir.map(|path| open_state(&path)).transpose()?;
     let saved = state.as_ref().map(StateDir::load).unwrap_or_default();
-    let version = saved.ceiling.max(clock_version());
-    if let Some(state) = &state {
-        let ahead = Saved { ceiling: version + AHEAD, ..saved.clone() };
-        // A full disk is no reason not to serve. Versions begin at the clock all the same.
-        if let Err(error) = state.save(&ahead) {
-            tracing::warn!(%error, "cannot write the state: it is tried again");
-        }
+    let version = saved.ceiling().max(clock_version());
+    if let Some(state) = &state
+        && let Err(error) = state.raise(&saved, version + AHEAD)
+    {
+        // The disk may be full. It is tried again; to serve is what matters more.
+        tracing::warn!(%error, "cannot write the state");
     }
     let live = Arc::new(Live::new(History::new(version, Limits::DEFAULT)));
     let metrics = Metrics::new(&daemon.metrics);
-    let (publisher, loaded) = Publisher::new(live.clone(), metrics.clone(), &saved);
-    follow(&config.dir, publisher, &daemon)?;
-    if let Some(state) = state {
-        state::keep(state, live.clone(), version + AHEAD);
-    }
+    let kept = Arc::new(Kept::default());
+    let (publisher, loaded) = Publisher::new(live.clone(), metrics.clone(), &saved, kept.clone());
+    follow(&config.dir, saved.files, publisher, &daemon)?;
+    let saving = state.map(|dir| {
+        let saver = Saver { dir, kept, live: live.clone(), ceiling: version + AHEAD };
+        saver.begin(daemon.shutdown.clone())
+    });
 
     let server = Server { live: live.clone(), metrics };
     show(&daemon, &server, &config);
-    let api = Api::new(server, access, config.max_watches);
+    let share = |what, total| Shares::new(what, total, config.max_share_per_client);
+    let api = Api::new(server, access, share("watches", config.max_watches));
     reload::keep(&config, &api, own, &tls, &daemon);
     tokio::select! {
         loaded = loaded => loaded.map_err(|e| Failure::failed("the folder's thread ended", e))?,
@@ -175,11 +195,14 @@ pub async fn run(
     let gate = Gate {
         api,
         tls,
-        room: Arc::new(Semaphore::new(config.max_connections)),
+        room: share("connections", config.max_connections),
         shutdown: daemon.shutdown.clone(),
     };
     drop(starting);
     serve(gate, listeners, &daemon, config.drain_timeout).await;
+    if let Some(saving) = saving {
+        saving.await.map_err(|e| Failure::failed("the state was not saved", e))?;
+    }
     Ok(())
 }
 
@@ -205,9 +228,14 @@ async fn serve(gate: Gate, listeners: Vec<Listener>, daemon: &Daemon, drain_time
     runtime.shutdown_background();
 }
 
-fn follow(dirs: &[PathBuf], mut publisher: Publisher, daemon: &Daemon) -> Result<(), Failure> {
+fn follow(
+    dirs: &[PathBuf],
+    restored: Vec<Restored>,
+    mut publisher: Publisher,
+    daemon: &Daemon,
+) -> Result<(), Failure> {
     let take = move |batch| publisher.take(batch);
-    crate::folder::follow_whole(dirs.to_vec(), daemon, take).map_err(|error| {
+    crate::folder::follow_whole(dirs.to_vec(), restored, daemon, take).map_err(|error| {
         let names: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
         Failure::Configuration(format!("cannot read the folder {}: {error}", names.join(", ")))
     })

@@ -1,22 +1,19 @@
 //! `--state-dir`: the last good state in a file, for a cold start while the feed is away.
 //!
-//! The file holds one Kubernetes object a line, as JSON ([`encode`]), between a line that says
-//! what it is and a line with the checksum of all before it: any program can read it, and it is
-//! read back through the same decoding and validation as an API's answers, so a later version of
-//! this program can too. It is written beside its place, synced, and renamed over it; only its
-//! owner may read it, because it holds Secrets if the process follows them.
+//! The file ([`mod@file`]) holds one Kubernetes object a line, as JSON ([`encode`]), after a line
+//! that says what it is: any program can read it, and it is read back through the same decoding
+//! and validation as an API's answers, so a later version of this program can too.
 
 mod encode;
+pub(crate) mod file;
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use aws_lc_rs::digest::{Context, SHA256};
+use file::FileError;
 use serde::{Deserialize, Serialize};
 
 use crate::client::decode::Decoder;
@@ -32,8 +29,6 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 const WAIT_FOR_FEED: Duration = Duration::from_secs(3);
 /// Counts changes of the file's form that an older program could not read.
 const FORMAT: u32 = 1;
-/// A file beyond this is not ours.
-const MAX_BYTES: u64 = 1 << 30;
 
 /// The state of one process, in its file.
 #[derive(Debug)]
@@ -69,22 +64,11 @@ struct Header {
     saved_unix: u64,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Trailer {
-    sha256: String,
-}
-
 /// Why a file is not used.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     #[error(transparent)]
-    Read(#[from] io::Error),
-    #[error("it is longer than any state of ours")]
-    TooLong,
-    #[error("its end is missing")]
-    NoTrailer,
-    #[error("its checksum does not fit: it was changed, or cut")]
-    Checksum,
+    File(#[from] FileError),
     #[error("its first line cannot be read")]
     Header,
     #[error("it is of format {0}, which this version cannot read")]
@@ -165,7 +149,7 @@ impl State {
                 }
                 Ok(Some(saved))
             }
-            Err(Unusable::Read(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(Unusable::File(error)) if error.is_absent() => Ok(None),
             Err(error) => {
                 tracing::warn!(%file, %error, "the saved state is ignored");
                 Err(error.to_string())
@@ -233,58 +217,12 @@ fn unix(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Writes through to a file and computes its checksum.
-struct Summed<W> {
-    inner: W,
-    sum: Context,
-    bytes: u64,
-}
-
-impl<W: Write> Write for Summed<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
-        self.sum.update(&bytes[..written]);
-        self.bytes += written as u64;
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 fn write(path: &Path, header: &Header, kinds: Kinds, model: &Model) -> io::Result<u64> {
-    let beside = path.with_extension("objects.new");
-    // What an earlier process left half-written may have other permissions.
-    match std::fs::remove_file(&beside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    let mut out = Summed { inner: BufWriter::new(file), sum: Context::new(&SHA256), bytes: 0 };
-    line(&mut out, header)?;
-    for kind in Kind::ALL.into_iter().filter(|kind| kinds.contains(*kind)) {
-        encode::objects(model, kind, &mut out)?;
-    }
-    let trailer = Trailer { sha256: hex(out.sum.clone().finish().as_ref()) };
-    line(&mut out, &trailer)?;
-    let file = out.inner.into_inner().map_err(io::IntoInnerError::into_error)?;
-    file.sync_all()?;
-    std::fs::rename(&beside, path)?;
-    // The rename is not safe from a power cut before its folder is.
-    if let Some(dir) = path.parent() {
-        File::open(dir)?.sync_all()?;
-    }
-    Ok(out.bytes)
-}
-
-fn line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
-    serde_json::to_writer(&mut *out, value)?;
-    out.write_all(b"\n")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    file::write(path, |out| {
+        out.line(header)?;
+        let mut kinds = Kind::ALL.into_iter().filter(|kind| kinds.contains(*kind));
+        kinds.try_for_each(|kind| encode::objects(model, kind, out))
+    })
 }
 
 fn load(
@@ -293,19 +231,7 @@ fn load(
     kinds: Kinds,
     local_endpoints: bool,
 ) -> Result<Saved, Unusable> {
-    if std::fs::metadata(path)?.len() > MAX_BYTES {
-        return Err(Unusable::TooLong);
-    }
-    let text = std::fs::read(path)?;
-    let body = text.strip_suffix(b"\n").ok_or(Unusable::NoTrailer)?;
-    let end = memchr::memrchr(b'\n', body).ok_or(Unusable::NoTrailer)? + 1;
-    let (body, trailer) = body.split_at(end);
-    let trailer: Trailer = serde_json::from_slice(trailer).map_err(|_| Unusable::NoTrailer)?;
-    let mut sum = Context::new(&SHA256);
-    sum.update(body);
-    if trailer.sha256 != hex(sum.finish().as_ref()) {
-        return Err(Unusable::Checksum);
-    }
+    let body = file::read(path)?;
     let mut lines = body.split(|byte| *byte == b'\n');
     let header = lines.next().unwrap_or_default();
     let header: Header = serde_json::from_slice(header).map_err(|_| Unusable::Header)?;

@@ -92,6 +92,11 @@ impl Store {
         }
     }
 
+    /// The list that began will never be complete.
+    pub(crate) fn forget_list(&mut self, kind: RecordKind) {
+        self.listing.remove(&kind);
+    }
+
     /// Ends a batch: the model after it, and what changed since the last one.
     pub(crate) fn commit(&mut self) -> (Model, Changes) {
         if let Some(derivation) = &mut self.derivation {

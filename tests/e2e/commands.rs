@@ -168,6 +168,48 @@ fn up_does_not_start_beside_a_stranger_at_its_address() {
     assert!(stranger.accept().is_err(), "nobody even called");
 }
 
+#[test]
+fn up_serves_what_a_broken_manifest_was_when_its_feed_is_killed() {
+    let up = Up::start();
+    let service = |ip: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: one}}\nspec:\n  clusterIP: {ip}\n  \
+             ports: [{{port: 80}}]\n"
+        )
+    };
+    up.folder.replace("one.yaml", &service("10.96.7.8"));
+    let served = || {
+        let page = http_get(up.net.addr(1, 7431), "localhost", "/snapshot");
+        page.is_ok_and(|(_, page)| page.contains("10.96.7.8"))
+    };
+    eventually("it is served", || served().then_some(()));
+    let state = eventually("the feed's state", || {
+        let command =
+            std::fs::read_to_string(format!("/proc/{}/cmdline", up.child("feed"))).ok()?;
+        let mut words = command.split('\0');
+        words.find(|word| *word == "--state-dir")?;
+        Some(std::path::PathBuf::from(words.next()?))
+    });
+    eventually("it is saved", || {
+        let text = std::fs::read_to_string(state.join("feed.objects")).ok()?;
+        text.contains("10.96.7.8").then_some(())
+    });
+    up.folder.replace("one.yaml", &service("wrong"));
+    let killed = up.child("feed");
+    nix::sys::signal::kill(killed, Signal::SIGKILL).unwrap();
+    eventually("another feed", || (up.child("feed") != killed).then_some(()));
+    up.wait_ready(7401);
+    up.folder.replace("two.yaml", &service("10.96.7.9").replace("one", "two"));
+    eventually("the next feed is followed", || {
+        let page = http_get(up.net.addr(1, 7431), "localhost", "/snapshot").ok()?.1;
+        page.contains("10.96.7.9").then_some(())
+    });
+    assert!(served());
+    up.process.signal(Signal::SIGTERM);
+    assert!(up.process.wait().success());
+    assert!(!state.exists(), "the state goes with it");
+}
+
 /// What is wrong now was well once, so it may be again.
 #[test]
 fn up_outlives_its_folder_and_a_feed_that_cannot_start_without_it() {

@@ -307,7 +307,8 @@ fn no_request_is_lost(kills: usize, bound: Duration) {
     let _ = std::io::Write::write_all(&mut std::io::stderr(), (told + "\n").as_bytes());
     assert!(most < bound, "{took:?}");
     assert!(answers as usize > kills, "there was a load");
-    assert_eq!(world.ingress.status()["feed"]["state"], "synced");
+    // Kinds of which nothing changed come back at their own pace.
+    eventually("in sync", || (world.ingress.status()["feed"]["state"] == "synced").then_some(()));
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What the beginning of an object's JSON tells of it, where the rest was too long to be kept.
+//! What the beginning of an object's JSON tells of it, where the rest was too long to be kept or
+//! is not valid.
 //!
 //! Pure. Read as JSON, not searched for keys: a label may be called `name` too.
 
@@ -9,6 +10,9 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
 use super::envelope::{Event, Meta};
 use super::version::Version;
+
+/// The longest name or namespace of any object.
+const MAX_NAME: usize = 253;
 
 /// The strings that stood in the text before it was cut; the others are empty.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -32,7 +36,8 @@ impl Beginning {
 
     /// Namespace and name.
     pub(crate) fn name(&self) -> Option<(String, String)> {
-        (!self.name.is_empty()).then(|| (self.namespace.clone(), self.name.clone()))
+        let fits = !self.name.is_empty() && self.name.len().max(self.namespace.len()) <= MAX_NAME;
+        fits.then(|| (self.namespace.clone(), self.name.clone()))
     }
 
     /// The event of the line, if it is one of an object whose name and version are known.

@@ -219,15 +219,22 @@ impl Credentials {
         self
     }
 
-    /// The headers that prove who we are; may read a token file or run a plugin again.
+    /// Whether there may be a token that only a server of this user may see.
+    pub(crate) fn has_own_token(&self) -> bool {
+        self.token.as_ref().is_some_and(|token| matches!(token.place, TokenPlace::Own(_)))
+    }
+
+    /// The headers that prove who we are; may read a token file or run a plugin again. `to_own`:
+    /// the server is this user's.
     ///
     /// # Errors
     ///
     /// When that fails.
-    pub(crate) async fn headers(&self) -> Result<HeaderMap, BoxError> {
+    pub(crate) async fn headers(&self, to_own: bool) -> Result<HeaderMap, BoxError> {
         let response = self.sign.clone().oneshot(Request::new(Empty::new())).await?;
         let mut headers = response.into_body();
-        let token = self.token.as_ref().map(TokenFile::read);
+        let token = self.token.as_ref().filter(|_| to_own || !self.has_own_token());
+        let token = token.map(TokenFile::read);
         if let Some(token) = token.filter(|token| !token.is_empty()) {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
             value.set_sensitive(true);

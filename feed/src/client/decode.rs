@@ -8,14 +8,15 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use super::beginning::Beginning;
 use super::session::Text;
 use crate::model::{Address, EndpointSlice};
 use crate::name::{Kind, ObjectName};
 use crate::object;
 use crate::problem::Level;
-use crate::record::{Record, RecordKind};
+use crate::record::Record;
 use crate::tree::Path;
-use crate::validate::{self, Check, Interner, object_name};
+use crate::validate::{self, Check, Interner};
 
 /// Why an object is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,11 @@ pub(crate) struct Decoder {
     decoded: u32,
 }
 
+/// What the members of one object may take while it is decoded. A thousand endpoints with all
+/// that the API allows them take a quarter of it.
+const MAX_DECODED: usize = 16 << 20;
+/// What may be said of one object; a message may quote it.
+const MAX_MESSAGE: usize = 2000;
 /// Decoded objects between two looks at which strings nothing uses any more.
 const SHRINK_EVERY: u32 = 50_000;
 
@@ -80,9 +86,12 @@ impl Decoder {
 
     /// The name of an object in a text that may be no valid object.
     pub(crate) fn name_of(&self, text: Text<'_>) -> Option<ObjectName> {
-        let meta = parse::<object::Namespace<'_>>(text).ok()?.metadata.unwrap_or_default();
-        let named = meta.name.as_ref().is_some_and(|name| !name.is_empty());
-        named.then(|| object_name(&meta, RecordKind::Of(self.kind)))
+        let (namespace, name) = match text {
+            Text::Line(line) => Beginning::of_line(line).name()?,
+            Text::Object(object) => Beginning::of_object(object).name()?,
+        };
+        let namespace = if namespace.is_empty() { "default" } else { &namespace };
+        Some(self.name(namespace, &name))
     }
 
     /// The name of an object of this kind that is not decoded.
@@ -128,7 +137,11 @@ impl Decoder {
         Ok(record)
     }
 
-    fn reject(&self, text: Text<'_>, message: String) -> Rejection {
+    fn reject(&self, text: Text<'_>, mut message: String) -> Rejection {
+        if message.len() > MAX_MESSAGE {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+            message.push('…');
+        }
         Rejection { name: self.name_of(text), message }
     }
 }
@@ -140,10 +153,10 @@ struct WatchLine<T> {
 }
 
 fn parse<'a, T: Deserialize<'a>>(text: Text<'a>) -> serde_json::Result<T> {
-    match text {
+    object::within(MAX_DECODED, || match text {
         Text::Line(line) => serde_json::from_slice(line).map(|line: WatchLine<T>| line.object),
         Text::Object(object) => serde_json::from_slice(object),
-    }
+    })
 }
 
 /// Why a slice from another machine is refused: an endpoint of it would be on this one, and
@@ -272,8 +285,48 @@ mod tests {
     }
 
     #[test]
+    fn an_object_of_a_million_empty_members_is_refused_and_named() {
+        let metadata = r#"{"metadata":{"name":"web","namespace":"shop","#;
+        let slice = r#""labels":{"kubernetes.io/service-name":"web"}},"addressType":"IPv4","#;
+        let empty = |element: &str| vec![element; 1_000_000].join(",");
+        for (kind, json) in [
+            (Kind::EndpointSlice, format!("{metadata}{slice}\"endpoints\":[{}]}}", empty("{}"))),
+            (
+                Kind::EndpointSlice,
+                format!("{metadata}{slice}\"endpoints\":[{{\"addresses\":[{}]}}]}}", empty("\"\"")),
+            ),
+            (Kind::Pod, format!("{metadata}\"labels\":{{{}}}}}}}", empty("\"\":\"\""))),
+        ] {
+            let (name, message) = rejection(kind, &json);
+            assert_eq!(name, "shop/web");
+            assert!(
+                message.starts_with("more elements than any object of the API has"),
+                "{message}"
+            );
+        }
+        // What is beyond a limit of the API's own is still told in its words.
+        let many = vec![r#"{"addresses":["10.0.0.1"]}"#; 1001].join(",");
+        let (_, message) =
+            rejection(Kind::EndpointSlice, &format!("{metadata}{slice}\"endpoints\":[{many}]}}"));
+        assert_eq!(message, "endpoints: Too many: 1001: must have at most 1000 items");
+    }
+
+    #[test]
+    fn what_is_said_of_an_object_is_bounded() {
+        let long = "x".repeat(1_000_000);
+        let json = format!(
+            r#"{{"metadata":{{"name":"web","namespace":"shop"}},"spec":{{"ports":"é{long}"}}}}"#
+        );
+        let (name, message) = rejection(Kind::Service, &json);
+        assert_eq!(name, "shop/web");
+        assert!(message.len() < MAX_MESSAGE + 10 && message.ends_with('…'), "{message}");
+        let json = format!(r#"{{"metadata":{{"name":"{long}"}},"spec":{{"type":"x"}}}}"#);
+        assert_eq!(rejection(Kind::Service, &json).0, "", "longer than any name");
+    }
+
+    #[test]
     fn deep_nesting_is_refused() {
         let json = format!(r#"{{"metadata":{{"name":"web"}},"spec":{}"#, "[".repeat(100_000));
-        assert_eq!(rejection(Kind::Service, &json).0, "");
+        assert_eq!(rejection(Kind::Service, &json).0, "default/web");
     }
 }

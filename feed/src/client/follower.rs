@@ -17,6 +17,7 @@ use super::machine::{Fault, Next, Server};
 use super::session::{Session, Told};
 use super::transport::{Link, Transport, chain, retry_after};
 use super::version::Version;
+use super::weight;
 use crate::name::{Kind, ObjectName};
 use crate::record::{RecordKey, RecordKind};
 use crate::store::Event;
@@ -40,7 +41,7 @@ pub(crate) enum Item {
     Bookmark(Version),
     /// An object is not served, or not as it is now; which list named it shows in the order.
     Rejected(Rejection),
-    /// The server answers.
+    /// A watch is open and nothing is missing from it; what is told shows the same by itself.
     Well,
     Fault(Fault),
 }
@@ -51,7 +52,16 @@ pub(crate) struct Follower {
     pub(crate) session: Session,
     pub(crate) transport: Arc<Transport>,
     pub(crate) decoder: Decoder,
+    /// What the list under way takes, in bytes.
+    pub(crate) listed: usize,
+    /// What it may take.
+    pub(crate) max_list: usize,
     pub(crate) hub: mpsc::Sender<News>,
+    /// The last watch broke and had told nothing: another that is merely open is no proof that
+    /// the server answers.
+    pub(crate) doubted: bool,
+    /// Something was told in the last response.
+    pub(crate) told: bool,
     /// Changes at each SIGHUP.
     pub(crate) reloads: watch::Receiver<u64>,
 }
@@ -93,6 +103,8 @@ impl Follower {
                 Fault::Unreachable(_) => self.transport.refresh_files().await,
                 _ => {}
             }
+            let broke = matches!(fault, Fault::Broken(_) | Fault::Silent(_) | Fault::Unreadable(_));
+            self.doubted |= broke && !self.told;
             self.tell(vec![Item::Fault(fault)], Instant::now()).await?;
         }
         Ok(())
@@ -114,6 +126,7 @@ impl Follower {
     /// One request and all of its response.
     async fn exchange(&mut self, link: &mut Link) -> Result<Result<(), Fault>, Unread> {
         let Next::Ask(ask) = self.session.next() else { return Ok(Ok(())) };
+        self.told = false;
         let path = target(self.kind, &ask.query());
         let patience = self.session.machine().patience().response;
         let response = match timeout(patience, link.get(&path)).await {
@@ -125,18 +138,22 @@ impl Follower {
         let code = head.status.as_u16();
         let mut items = Vec::new();
         let mut received = Instant::now();
-        let (session, decoder) = (&mut self.session, &mut self.decoder);
-        session.response(code, retry_after(&head.headers), received, &mut |told| {
-            note(decoder, told, &mut items);
-        });
-        if code == 200 {
-            items.push(Item::Well);
-        }
+        let (session, mut notes) =
+            (&mut self.session, Notes::new(&mut self.decoder, &mut self.listed, &mut items));
+        let retry_after = retry_after(&head.headers);
+        session.response(code, retry_after, received, &mut |told| notes.take(told));
+        let proven = received + self.session.machine().patience().healthy;
+        let mut is_proven = self.doubted;
         loop {
             self.tell(std::mem::take(&mut items), received).await?;
             let silence = self.session.machine().silence();
             let frame = tokio::select! {
                 frame = timeout(silence, body.frame()) => frame,
+                () = sleep_until(proven.into()), if !is_proven && self.session.is_whole() => {
+                    is_proven = true;
+                    items.push(Item::Well);
+                    continue;
+                }
                 changed = self.reloads.changed() => {
                     self.reload(changed.is_ok());
                     return Ok(Err(Fault::Ended));
@@ -158,16 +175,21 @@ impl Follower {
                 return Ok(Err(fault));
             }
         }
-        let (session, decoder) = (&mut self.session, &mut self.decoder);
-        let mut tell = |told: Told<'_>| note(decoder, told, &mut items);
-        let outcome = session.end(received, &mut tell);
+        let (session, mut notes) =
+            (&mut self.session, Notes::new(&mut self.decoder, &mut self.listed, &mut items));
+        let outcome = session.end(received, &mut |told| notes.take(told));
         self.tell(items, received).await?;
         Ok(outcome)
     }
 
     fn chunk(&mut self, bytes: &[u8], at: Instant, items: &mut Vec<Item>) -> ControlFlow<Fault> {
-        let decoder = &mut self.decoder;
-        self.session.chunk(bytes, at, &mut |told| note(decoder, told, items))
+        let (session, mut notes) =
+            (&mut self.session, Notes::new(&mut self.decoder, &mut self.listed, items));
+        session.chunk(bytes, at, &mut |told| notes.take(told))?;
+        if self.listed > self.max_list && self.session.machine().is_listing() {
+            return ControlFlow::Break(self.failed(Fault::TooMuch(self.max_list >> 20)));
+        }
+        ControlFlow::Continue(())
     }
 
     fn failed(&mut self, fault: Fault) -> Fault {
@@ -182,54 +204,87 @@ impl Follower {
         }
     }
 
-    async fn tell(&self, items: Vec<Item>, received: Instant) -> Result<(), Unread> {
+    async fn tell(&mut self, items: Vec<Item>, received: Instant) -> Result<(), Unread> {
         if items.is_empty() {
             return Ok(());
+        }
+        if items.iter().any(|item| matches!(item, Item::Change(..) | Item::Bookmark(_))) {
+            self.told = true;
+            self.doubted = false;
         }
         let news = News { kind: self.kind, received, items };
         self.hub.send(news).await.map_err(|_| Unread)
     }
 }
 
-/// Decodes what was told.
-fn note(decoder: &mut Decoder, told: Told<'_>, items: &mut Vec<Item>) {
-    let kind = RecordKind::Of(decoder.kind());
-    let key = |name: ObjectName| RecordKey { kind, name };
-    match told {
-        Told::Init => items.push(Item::InList(Event::Init(kind))),
-        Told::InitApply(text) => match decoder.decode(text) {
-            Ok(Some(record)) => items.push(Item::InList(Event::InitApply(record))),
-            Ok(None) => {}
-            Err(rejection) => {
-                let kept = rejection.name.clone().map(key);
-                items.extend(kept.map(|key| Item::InList(Event::InitKeep(key))));
+/// Decodes what is told.
+struct Notes<'f> {
+    decoder: &'f mut Decoder,
+    listed: &'f mut usize,
+    items: &'f mut Vec<Item>,
+}
+
+impl<'f> Notes<'f> {
+    fn new(decoder: &'f mut Decoder, listed: &'f mut usize, items: &'f mut Vec<Item>) -> Notes<'f> {
+        Notes { decoder, listed, items }
+    }
+
+    fn take(&mut self, told: Told<'_>) {
+        let kind = RecordKind::Of(self.decoder.kind());
+        let key = |name: ObjectName| RecordKey { kind, name };
+        let Notes { decoder, listed, items } = self;
+        match told {
+            Told::Init => {
+                **listed = 0;
+                items.push(Item::InList(Event::Init(kind)));
+            }
+            Told::InitApply(text) => match decoder.decode(text) {
+                Ok(Some(record)) => {
+                    **listed += weight::of(&record);
+                    items.push(Item::InList(Event::InitApply(record)));
+                }
+                Ok(None) => {}
+                Err(rejection) => self.keep(rejection),
+            },
+            Told::InitDelete(meta) => {
+                let name = decoder.name(&meta.namespace, &meta.name);
+                items.push(Item::InList(Event::InitDelete(key(name))));
+            }
+            Told::InitDone(version) => items.push(Item::Change(Event::InitDone(kind), version)),
+            Told::Apply(text, version) => match decoder.decode(text) {
+                Ok(Some(record)) => items.push(Item::Change(Event::Apply(record), version)),
+                // It may have meant something before: a slice that lost its Service.
+                Ok(None) => items.extend(
+                    decoder
+                        .name_of(text)
+                        .map(|name| Item::Change(Event::Delete(key(name)), version)),
+                ),
+                Err(rejection) => items.push(Item::Rejected(rejection)),
+            },
+            Told::Delete(meta) => {
+                let name = decoder.name(&meta.namespace, &meta.name);
+                items.push(Item::Change(Event::Delete(key(name)), meta.version));
+            }
+            Told::Bookmark(version) => items.push(Item::Bookmark(version)),
+            Told::TooLong { name, in_list } => {
+                let name = name.map(|(namespace, name)| decoder.name(&namespace, &name));
+                let rejection = Rejection::too_long(name);
+                if in_list {
+                    return self.keep(rejection);
+                }
                 items.push(Item::Rejected(rejection));
             }
-        },
-        Told::InitDelete(meta) => {
-            let name = decoder.name(&meta.namespace, &meta.name);
-            items.push(Item::InList(Event::InitDelete(key(name))));
         }
-        Told::InitDone(version) => items.push(Item::Change(Event::InitDone(kind), version)),
-        Told::Apply(text, version) => match decoder.decode(text) {
-            Ok(Some(record)) => items.push(Item::Change(Event::Apply(record), version)),
-            // It may have meant something before: a slice that lost its Service.
-            Ok(None) => items.extend(
-                decoder.name_of(text).map(|name| Item::Change(Event::Delete(key(name)), version)),
-            ),
-            Err(rejection) => items.push(Item::Rejected(rejection)),
-        },
-        Told::Delete(meta) => {
-            let name = decoder.name(&meta.namespace, &meta.name);
-            items.push(Item::Change(Event::Delete(key(name)), meta.version));
+    }
+
+    /// An object of the list under way is not valid: its last good state stays.
+    fn keep(&mut self, rejection: Rejection) {
+        let kind = RecordKind::Of(self.decoder.kind());
+        if let Some(name) = rejection.name.clone() {
+            *self.listed += weight::of_name(&name);
+            self.items.push(Item::InList(Event::InitKeep(RecordKey { kind, name })));
         }
-        Told::Bookmark(version) => items.push(Item::Bookmark(version)),
-        Told::TooLong { name, in_list } => {
-            let name = name.map(|(namespace, name)| decoder.name(&namespace, &name));
-            let kept = name.clone().filter(|_| in_list).map(key);
-            items.extend(kept.map(|key| Item::InList(Event::InitKeep(key))));
-            items.push(Item::Rejected(Rejection::too_long(name)));
-        }
+        self.items.push(Item::Rejected(rejection));
     }
 }
 

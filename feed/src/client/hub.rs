@@ -24,6 +24,8 @@ pub(crate) struct Hub {
     kinds: Vec<Kind>,
     store: Store,
     cuts: Cuts<Event>,
+    /// By stream: whether a list is under way.
+    listing: Vec<bool>,
     publisher: Publisher,
     status: Status,
     state: Option<State>,
@@ -56,6 +58,7 @@ impl Hub {
         }
         Hub {
             cuts: Cuts::new(followed.len()),
+            listing: vec![false; followed.len()],
             kinds: followed,
             store,
             publisher,
@@ -92,7 +95,9 @@ impl Hub {
         let kind = news.kind;
         let stream = self.kinds.iter().position(|other| *other == kind);
         let stream = stream.expect("only kinds that are followed have news");
-        self.status.heard(kind);
+        if news.items.iter().any(|item| !matches!(item, Item::Well | Item::Fault(_))) {
+            self.status.heard(kind);
+        }
         for item in news.items {
             match item {
                 Item::Connected(server) => {
@@ -105,14 +110,17 @@ impl Hub {
                     self.note(&event);
                     self.cuts.push(stream, &version, event, news.received);
                     if is_list {
+                        self.listing[stream] = false;
                         self.cuts.told(stream, &version);
                         self.status.list_ends(kind);
                     }
-                    self.status.version(kind, version);
+                    self.cuts.found(stream);
+                    self.status.told(kind, version);
                 }
                 Item::Bookmark(version) => {
                     self.cuts.told(stream, &version);
-                    self.status.version(kind, version);
+                    self.cuts.found(stream);
+                    self.status.told(kind, version);
                 }
                 Item::Rejected(rejection) => self.status.rejected(kind, rejection),
                 Item::Well => {
@@ -121,6 +129,10 @@ impl Hub {
                 }
                 Item::Fault(fault) => {
                     self.cuts.lost(stream, news.received);
+                    // It begins anew, if at all: until then it need not fill the memory.
+                    if std::mem::take(&mut self.listing[stream]) {
+                        self.store.forget_list(RecordKind::Of(kind));
+                    }
                     self.status.fault(kind, &fault);
                 }
             }
@@ -135,6 +147,7 @@ impl Hub {
                 self.store.handle(earlier);
             }
             self.status.list_begins(kind);
+            self.listing[stream] = true;
         }
         self.note(&event);
         self.store.handle(event);

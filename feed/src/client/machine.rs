@@ -81,6 +81,8 @@ pub(crate) enum Fault {
     Unreadable(String),
     #[error("the server was set back to an earlier state")]
     SetBack,
+    #[error("the list takes more than {0} MiB")]
+    TooMuch(usize),
 }
 
 /// Who answers at the feed's address.
@@ -302,7 +304,7 @@ impl Machine {
     }
 
     /// A page, or the probe's answer, is complete.
-    pub(crate) fn page(&mut self, meta: &ListMeta, now: Instant) -> Verdict {
+    pub(crate) fn page(&mut self, meta: &ListMeta, is_empty: bool, now: Instant) -> Verdict {
         let State::Asked { ask, .. } = &self.state else { return Verdict::Stop };
         match ask {
             Ask::Probe => {
@@ -315,11 +317,18 @@ impl Machine {
                 Verdict::Nothing
             }
             Ask::Page { limit, .. } => {
+                let limit = *limit;
                 // All pages show the state at one version; should they not, then the watch from
                 // the first one's tells what the first ones missed.
                 let version = self.list_version.get_or_insert(meta.version.clone()).clone();
                 if meta.next.is_some() {
-                    self.state = State::Ready(Ask::Page { next: meta.next.clone(), limit: *limit });
+                    let then = Ask::Page { next: meta.next.clone(), limit };
+                    // A server that says for ever that there is more is not asked in a loop.
+                    self.state = if is_empty {
+                        State::Waiting { until: now + self.backoff.next(self.cap()), then }
+                    } else {
+                        State::Ready(then)
+                    };
                     return Verdict::Nothing;
                 }
                 self.in_one_piece = false;
@@ -356,6 +365,11 @@ impl Machine {
                 self.count_refusal();
                 self.wait(Duration::ZERO, now);
             }
+            // It is so again next time, most likely, and costs both sides much.
+            Fault::TooMuch(_) => {
+                self.backoff.next(self.patience.backoff);
+                self.wait_for(self.patience.backoff, now);
+            }
             _ => self.wait(Duration::ZERO, now),
         }
     }
@@ -370,7 +384,6 @@ impl Machine {
     }
 
     /// Whether changes come in: the list is complete and its watch open.
-    #[cfg(test)]
     pub(crate) fn is_watching(&self) -> bool {
         matches!(self.state, State::Asked { in_list: false, .. })
     }

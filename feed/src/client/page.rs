@@ -30,6 +30,7 @@ pub(crate) struct Page {
     inside: Option<Inside>,
     begun: bool,
     has_items: bool,
+    is_empty: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,7 @@ impl Page {
             inside: None,
             begun: false,
             has_items: false,
+            is_empty: true,
         }
     }
 
@@ -74,6 +76,11 @@ impl Page {
     /// for a list without objects.
     pub(crate) fn has_items(&self) -> bool {
         self.has_items
+    }
+
+    /// Whether no object came.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.is_empty
     }
 
     /// Passes on each part that the chunk completes.
@@ -144,6 +151,7 @@ impl Page {
         if self.depth == 1 {
             self.key_follows = true;
         }
+        self.is_empty &= !(self.depth == 3 && self.key == b"items");
         let part = match (self.depth, &*self.key, bracket) {
             (2, b"metadata", b'{') => Inside::Metadata,
             (3, b"items", b'{') => Inside::Item,

@@ -74,6 +74,12 @@ impl Session {
         self.machine.next()
     }
 
+    /// Whether a watch is open and no line of it has begun.
+    pub(crate) fn is_whole(&self) -> bool {
+        let is_inside = matches!(&self.reading, Reading::Watch(lines) if lines.is_inside());
+        self.machine.is_watching() && !is_inside
+    }
+
     pub(crate) fn wake(&mut self) {
         self.machine.wake();
     }
@@ -164,7 +170,7 @@ impl Session {
                 Fault::Broken("the list ended before its end".to_owned())
             }
             Reading::List { page, meta: Some(Ok(meta)) } if page.has_items() => {
-                return match self.machine.page(&meta, now) {
+                return match self.machine.page(&meta, page.is_empty(), now) {
                     Verdict::InitDone(version) => {
                         tell(Told::InitDone(version));
                         Ok(())

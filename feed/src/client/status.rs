@@ -1,8 +1,10 @@
 //! What operators see of the feed: `/status`, readiness, metrics and the log.
 //!
-//! A kind is lost from its first fault until the server answers for it again; a watch that ends
-//! as asked for is no fault. The feed is connected while no kind is lost, and stale once one has
-//! been lost for as long as `--stale-after` says.
+//! A kind is lost from its first fault until the server answers for it again: until something is
+//! told of it, or a watch stays open. That an answer begins well is not enough. A watch that ends
+//! as asked for is no fault, unless that is all that it ever does. The feed is connected while no
+//! kind is lost, and stale once one has been lost, or listed anew, for as long as `--stale-after`
+//! says.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +26,9 @@ use crate::name::{Kind, ObjectKey};
 const MAX_LISTED: usize = 1000;
 /// Rejected objects kept; a server that sends nothing else must not fill the memory.
 const MAX_KEPT: usize = 10_000;
+/// A watch that ends as asked for, or an answer that asks for a new list, is no fault; as many in
+/// a row without anything told between them are.
+const FRUITLESS: u32 = 3;
 /// Rejected objects logged of one list; more would hide the first ones.
 const MAX_LOGGED: u32 = 20;
 
@@ -55,6 +60,10 @@ struct KindState {
     listed: bool,
     heard: Instant,
     lost: Option<Lost>,
+    /// A new list is under way, since then, in the place of one that is served.
+    listing: Option<Lost>,
+    /// Watches that ended since anything was told.
+    endings: u32,
     version: Option<Version>,
     server: Server,
     /// Counts this kind's lists.
@@ -100,6 +109,8 @@ impl Status {
             listed: false,
             heard: now,
             lost: Some(Lost { since: now, at: SystemTime::now(), fault: None }),
+            listing: None,
+            endings: 0,
             version: None,
             server: Server::default(),
             list: 0,
@@ -143,31 +154,34 @@ impl Status {
         state.server = server;
     }
 
+    /// Something of a kind was told, up to that version.
+    pub(crate) fn told(&self, kind: Kind, version: Version) {
+        let mut inner = self.lock();
+        inner.kind(kind).version = Some(version);
+        inner.well(kind);
+    }
+
     /// The server answers for a kind.
     pub(crate) fn well(&self, kind: Kind) {
-        let mut inner = self.lock();
-        let was_lost = inner.is_lost();
-        inner.kind(kind).lost = None;
-        if was_lost && !inner.is_lost() {
-            inner.stale = None;
-            tracing::info!(address = inner.address, "the feed answers");
-        }
+        self.lock().well(kind);
     }
 
     pub(crate) fn fault(&self, kind: Kind, fault: &Fault) {
-        match fault {
-            // As it was asked to, after some minutes; or to be listed anew, which is no loss.
-            Fault::Ended | Fault::SetBack => {
+        let is_ending = match fault {
+            // As it was asked to, after some minutes; or to be listed anew.
+            Fault::Ended | Fault::SetBack => true,
+            Fault::Refused(status) => status.code == 410,
+            _ => false,
+        };
+        let mut inner = self.lock();
+        if is_ending {
+            let state = inner.kind(kind);
+            state.endings += 1;
+            if state.endings < FRUITLESS {
                 tracing::debug!(kind = kind.as_str(), %fault, "a watch ended");
                 return;
             }
-            Fault::Refused(status) if status.code == 410 => {
-                tracing::debug!(kind = kind.as_str(), %fault, "to be listed anew");
-                return;
-            }
-            _ => {}
         }
-        let mut inner = self.lock();
         let (address, readiness) = (inner.address.clone(), inner.readiness.clone());
         let text = fault.to_string();
         // All kinds come from one server: what they have in common is said once.
@@ -203,6 +217,11 @@ impl Status {
         let state = inner.kind(kind);
         state.list += 1;
         state.logged = 0;
+        if state.listed {
+            let fault = Some("the list that began does not end".to_owned());
+            let (since, at) = (Instant::now(), SystemTime::now());
+            state.listing.get_or_insert(Lost { since, at, fault });
+        }
         state.nameless.before_list += std::mem::take(&mut state.nameless.since_list);
     }
 
@@ -213,12 +232,9 @@ impl Status {
         inner.rejected.retain(|key, rejected| key.kind != kind || rejected.list >= list);
         let state = inner.kind(kind);
         state.listed = true;
+        state.listing = None;
         state.waiting = None;
         state.nameless.before_list = 0;
-    }
-
-    pub(crate) fn version(&self, kind: Kind, version: Version) {
-        self.lock().kind(kind).version = Some(version);
     }
 
     pub(crate) fn rejected(&self, kind: Kind, rejection: Rejection) {
@@ -279,8 +295,7 @@ impl Status {
     /// Says in readiness that the feed is stale, once it is; when to look again.
     pub(crate) fn look_at_staleness(&self, now: Instant) -> Option<Instant> {
         let mut inner = self.lock();
-        let lost = inner.kinds.iter().filter_map(|state| state.lost.as_ref());
-        let first = lost.min_by_key(|lost| lost.since)?;
+        let first = inner.behind().min_by_key(|lost| lost.since)?;
         let due = first.since + inner.stale_after;
         if now < due || inner.stale.is_some() {
             return Some(due).filter(|due| *due > now);
@@ -326,6 +341,23 @@ impl Inner {
         self.kinds.iter().any(|state| state.lost.is_some())
     }
 
+    /// The kinds of which what is served may be old.
+    fn behind(&self) -> impl Iterator<Item = &Lost> {
+        self.kinds.iter().flat_map(|state| state.lost.iter().chain(&state.listing))
+    }
+
+    fn well(&mut self, kind: Kind) {
+        let state = self.kind(kind);
+        state.endings = 0;
+        let was_lost = state.lost.take().is_some();
+        if was_lost && !self.is_lost() {
+            tracing::info!(address = self.address, "the feed answers");
+        }
+        if self.stale.is_some() && self.behind().next().is_none() {
+            self.stale = None;
+        }
+    }
+
     /// Whether a kind is lost for that reason.
     fn is_known(&self, fault: &str) -> bool {
         let mut lost = self.kinds.iter().filter_map(|state| state.lost.as_ref());
@@ -368,8 +400,9 @@ impl Inner {
 
 fn kind_state(state: &KindState) -> (&'static str, Value) {
     let condition = match (&state.lost, state.listed) {
-        (Some(_), _) => "lost",
-        (None, false) => "listing",
+        (Some(Lost { fault: Some(_), .. }), _) => "lost",
+        (_, false) => "listing",
+        (Some(_), true) => "lost",
         (None, true) => "synced",
     };
     let value = json!({

@@ -7,6 +7,7 @@
 //! the conversation's business.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,7 @@ use tokio_rustls::TlsConnector;
 use super::credentials::{Credentials, Place};
 use super::envelope::Status;
 use super::machine::{Fault, Patience, Server};
+use crate::own_token;
 
 /// Idle time before the kernel's first probe, time between probes, and how many go unanswered:
 /// a dead peer is found after 5 + 3 · 3 = 14 s.
@@ -45,6 +47,9 @@ const REFRESH_EVERY: Duration = Duration::from_secs(5);
 /// A connection's read buffer. It grows to this during the first list and then stays, one for
 /// each kind; more would not make that list faster.
 const MAX_BUFFER: usize = 32 << 10;
+
+/// What takes the token of a feed of this user.
+const SECRETS: &str = "/api/v1/secrets";
 
 const AGENT: &str = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
 
@@ -77,6 +82,9 @@ pub(crate) struct Link {
     sender: Sender,
     server: Server,
     credentials: Arc<Credentials>,
+    ends: Ends,
+    /// Whether the server is a process of this user, once somebody wanted to know.
+    own: Option<bool>,
     _driver: Arc<Driver>,
 }
 
@@ -189,12 +197,14 @@ impl Transport {
         let url = &credentials.url;
         let dialled = timeout(self.patience.connect, open(credentials, self.patience.ping)).await;
         let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let (sender, driver) =
+        let (sender, driver, ends) =
             dialled.map_err(|error| Fault::Unreachable(format!("{url}: {error}")))?;
         let mut link = Link {
             sender,
             server: Server::default(),
             credentials: credentials.clone(),
+            ends,
+            own: None,
             _driver: Arc::new(driver),
         };
         let identified = timeout(self.patience.response, identify(&mut link)).await;
@@ -224,6 +234,8 @@ impl Link {
     pub(crate) async fn get(&mut self, path: &str) -> Result<Response<Incoming>, Fault> {
         let credentials = self.credentials.clone();
         let broken = |error: hyper::Error| Fault::Broken(chain(&error));
+        // All else is for everybody to read.
+        let needs_own = path.starts_with(SECRETS) && credentials.has_own_token();
         let url = &credentials.url;
         let authority = url.authority().map(ToString::to_string).unwrap_or_default();
         let path = format!("{}{path}", url.path().trim_end_matches('/'));
@@ -233,7 +245,8 @@ impl Link {
         };
         let malformed = |error: http::Error| Fault::Unreachable(error.to_string());
         let mut request = Request::get(uri).body(Empty::new()).map_err(malformed)?;
-        let headers = credentials.headers().await;
+        let to_own = needs_own && self.is_own().await;
+        let headers = credentials.headers(to_own).await;
         *request.headers_mut() =
             headers.map_err(|error| Fault::Unreachable(format!("credentials: {error}")))?;
         let headers = request.headers_mut();
@@ -252,6 +265,22 @@ impl Link {
             }
             Sender::Http1(None) => Err(Fault::Broken("the connection is another's".to_owned())),
         }
+    }
+
+    /// Whether the server is a process of this user. It has answered before, so somebody has
+    /// accepted the connection: the one who would see a token.
+    async fn is_own(&mut self) -> bool {
+        if let Some(own) = self.own {
+            return own;
+        }
+        let Ends { server, client } = self.ends;
+        let look = move || own_token::may_be_shown(server, client);
+        let own = tokio::task::spawn_blocking(look).await.unwrap_or_default();
+        if !own {
+            tracing::debug!(%server, "another user's process answers: it is shown no token");
+        }
+        self.own = Some(own);
+        own
     }
 
     /// Asks for something small: the whole reply.
@@ -279,8 +308,25 @@ impl Small {
     }
 }
 
-async fn open(credentials: &Credentials, ping: Duration) -> io::Result<(Sender, Driver)> {
+/// The addresses of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    server: SocketAddr,
+    client: SocketAddr,
+}
+
+async fn open(credentials: &Credentials, ping: Duration) -> io::Result<(Sender, Driver, Ends)> {
     let stream = connect(&credentials.url).await?;
+    let ends = Ends { server: stream.peer_addr()?, client: stream.local_addr()? };
+    let (sender, driver) = speak(credentials, stream, ping).await?;
+    Ok((sender, driver, ends))
+}
+
+async fn speak(
+    credentials: &Credentials,
+    stream: TcpStream,
+    ping: Duration,
+) -> io::Result<(Sender, Driver)> {
     let Some(tls) = &credentials.tls else {
         return http1(stream).await;
     };

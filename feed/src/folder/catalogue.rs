@@ -26,8 +26,16 @@ use crate::report::Report;
 use crate::store::Event;
 use crate::validate::Interner;
 
-/// Objects whose whole JSON changed; `None`: they are no longer served.
-pub(crate) type Wholes = Vec<(RecordKey, Option<Arc<str>>)>;
+/// Objects whose whole JSON changed, or their file; `None`: they are no longer served.
+pub(crate) type Wholes = Vec<(RecordKey, Option<Whole>)>;
+
+/// An object as its file has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Whole {
+    pub(crate) file: FilePath,
+    /// All of it, as JSON on one line.
+    pub(crate) text: Arc<str>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Catalogue {
@@ -99,6 +107,15 @@ impl Catalogue {
         }
         self.touched.extend(touched);
         self.files.insert(path.clone(), file);
+    }
+
+    /// Takes over what an earlier process served of a file, as JSON documents.
+    pub(crate) fn restore(&mut self, path: &FilePath, text: &str) {
+        self.put(path, text, Format::Json);
+        if let Some(file) = self.files.get_mut(path) {
+            file.forget_text();
+        }
+        self.reports = None;
     }
 
     /// A file is gone, and with it what only it defined.
@@ -219,8 +236,11 @@ impl Catalogue {
         };
         let path = wanted.as_ref().map(|(path, _)| path);
         let whole = path.and_then(|path| self.files.get(path)?.whole(key)).cloned();
-        if object.whole != whole {
-            self.wholes.push((key.clone(), whole.clone()));
+        let moved = whole.is_some() && object.served.as_ref().map(|(path, _)| path) != path;
+        if moved || object.whole != whole {
+            let news = whole.clone().zip(path);
+            let news = news.map(|(text, path)| Whole { file: path.clone(), text });
+            self.wholes.push((key.clone(), news));
             object.whole = whole;
         }
         let count = self.served.entry(key.kind.as_str()).or_default();

@@ -119,6 +119,12 @@ enum Step {
 }
 
 impl Files {
+    /// Takes a file as known by what an earlier process read of it.
+    pub(super) fn restore(&mut self, path: FilePath) {
+        // Some document is what lets an empty file change nothing.
+        self.known.insert(path, Known { documents: 1, ..Known::default() });
+    }
+
     /// Whether any file below a folder is known.
     pub(super) fn any_below(&self, root: &Path) -> bool {
         self.known.keys().any(|path| path.starts_with(root))

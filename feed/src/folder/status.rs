@@ -1,10 +1,11 @@
-//! What operators see of the folder: `/status`, metrics and the log.
+//! What operators see of the folder: `/status`, readiness, metrics and the log.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use daemon::{Guard, Readiness};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -19,6 +20,10 @@ const MAX_LISTED: usize = 1000;
 /// Problems logged after one scan; more would hide the first ones.
 const MAX_LOGGED: usize = 20;
 
+/// How long a folder may be at fault until readiness says so: it may be on its way to be
+/// replaced. What was read is served all the while.
+const FAULT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Shared between the folder's thread and the admin endpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Status(Arc<Mutex<Inner>>);
@@ -26,8 +31,10 @@ pub(super) struct Status(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct Inner {
     source: PathBuf,
-    /// Why the folder cannot be read now.
-    fault: Option<String>,
+    /// Why the folder cannot be read now, and since when.
+    fault: Option<(String, Instant)>,
+    readiness: Readiness,
+    at_fault: Option<Guard>,
     synced: bool,
     heard: Instant,
     updated: Option<SystemTime>,
@@ -37,10 +44,12 @@ struct Inner {
 }
 
 impl Status {
-    pub(super) fn new(source: PathBuf) -> Status {
+    pub(super) fn new(source: PathBuf, readiness: Readiness) -> Status {
         Status(Arc::new(Mutex::new(Inner {
             source,
             fault: None,
+            readiness,
+            at_fault: None,
             synced: false,
             heard: Instant::now(),
             updated: None,
@@ -70,20 +79,30 @@ impl Status {
     /// A scan ended: `Err` says why the folder could not be read.
     pub(super) fn scanned(&self, outcome: Result<(), String>) {
         let mut inner = self.lock();
-        match outcome {
+        let fault = match outcome {
+            Err(fault) => fault,
             Ok(()) => {
                 if inner.fault.take().is_some() {
                     tracing::info!(folder = %inner.source.display(), "the folder is back");
                 }
+                inner.at_fault = None;
                 inner.heard = Instant::now();
+                return;
             }
-            Err(fault) if inner.fault.as_ref() == Some(&fault) => {}
-            Err(fault) => {
-                let folder = inner.source.display();
-                tracing::warn!(%folder, %fault, "folder at fault: everything stays as it was");
-                inner.fault = Some(fault);
-            }
+        };
+        let before = inner.fault.as_ref();
+        let since = before.map_or_else(Instant::now, |(_, since)| *since);
+        if before.is_none_or(|(before, _)| *before != fault) {
+            let folder = inner.source.display();
+            tracing::warn!(%folder, %fault, "folder at fault: everything stays as it was");
+            // Its reason has changed.
+            inner.at_fault = None;
         }
+        if inner.at_fault.is_none() && since.elapsed() >= FAULT_PATIENCE {
+            let reason = format!("folder at fault: {}: {fault}", inner.source.display());
+            inner.at_fault = Some(inner.readiness.block(reason));
+        }
+        inner.fault = Some((fault, since));
     }
 
     /// Takes the state after a batch; returns what was not wrong before.
@@ -123,7 +142,7 @@ impl Inner {
         json!({
             "source": self.source.display().to_string(),
             "state": state,
-            "fault": self.fault,
+            "fault": self.fault.as_ref().map(|(fault, _)| fault),
             "lastUpdate": self.updated.map(timestamp),
             "lastScanSeconds": self.heard.elapsed().as_secs_f64(),
             "objects": self.served,

@@ -372,6 +372,23 @@ async fn a_folder_that_is_missing_or_new_and_empty_is_a_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_stays_at_fault_is_not_ready() {
+    let folder = Followed::start(&[("a.yaml", &service("a", "10.0.0.1"))]).await;
+    assert_eq!(folder.daemon.readiness.reasons(), [""; 0]);
+    let away = folder.above.path().join("away");
+    fs::rename(folder.root(), &away).unwrap();
+    let readiness = folder.daemon.readiness.clone();
+    folder.until_status("at fault", |_| !readiness.reasons().is_empty()).await;
+    let reason = folder.daemon.readiness.reasons().remove(0);
+    let expected = format!("folder at fault: {}: ", folder.root().display());
+    assert!(reason.starts_with(&expected), "{reason}");
+    assert_eq!(folder.held(), "a=10.0.0.1", "it is served all the while");
+    fs::rename(&away, folder.root()).unwrap();
+    let readiness = folder.daemon.readiness.clone();
+    folder.until_status("back", |_| readiness.reasons().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn folders_in_the_folder_come_and_go() {
     let mut folder = Followed::start(&[("a.yaml", &service("a", "10.0.0.1"))]).await;
     fs::create_dir_all(folder.file("x/y")).unwrap();
@@ -418,7 +435,7 @@ async fn without_inotify_the_scan_finds_all() {
     fs::write(&file, service("a", "10.0.0.1")).unwrap();
     let (publisher, mut updates) = mailbox();
     let (_sender, wakes) = channel();
-    let status = Status::new(above.path().to_owned());
+    let status = Status::new(above.path().to_owned(), daemon::Readiness::default());
     let folder = Folder::new(
         vec![above.path().to_owned()],
         vec![Watch::deaf()],
@@ -459,7 +476,7 @@ async fn a_file_that_is_always_being_replaced_is_served_without_inotify() {
         Catalogue::new(Kinds::all()),
         Store::new(Kinds::all()),
         Output::Mailbox(publisher),
-        Status::new(above.path().to_owned()),
+        Status::new(above.path().to_owned(), daemon::Readiness::default()),
     );
     let thread = std::thread::spawn(move || folder.run(&wakes));
     updates.next().await.unwrap();

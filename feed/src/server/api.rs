@@ -26,11 +26,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::{Access, Peer, User};
 use super::discovery;
+use super::dues::Dues;
 use super::grant::Grant;
 use super::list::{self, Page, Pieces, Scope};
 use super::query::{self, List, Options, Verb};
 use super::resource::Resource;
 use super::route::Route;
+use super::share::{Client, Share, Shares};
 use super::status::Status;
 use super::text::Text;
 use super::view::{View, Writer};
@@ -45,25 +47,33 @@ const MAX_COMPRESSED: usize = 64;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
+/// Who asks: one client on one connection.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) peer: Peer,
+    pub(crate) client: Client,
+    pub(crate) dues: Dues,
+}
+
 /// Answers requests. `clone` shares everything.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
     pub(crate) server: Server,
     pub(crate) access: Arc<Access>,
     /// Watches and lists that may still be begun.
-    streams: Arc<Semaphore>,
+    streams: Shares,
     /// Lists that may still be compressed.
     compressors: Arc<Semaphore>,
 }
 
 impl Api {
-    pub(crate) fn new(server: Server, access: Arc<Access>, max_streams: usize) -> Api {
+    pub(crate) fn new(server: Server, access: Arc<Access>, streams: Shares) -> Api {
         let compressors = Arc::new(Semaphore::new(MAX_COMPRESSED));
-        Api { server, access, streams: Arc::new(Semaphore::new(max_streams)), compressors }
+        Api { server, access, streams, compressors }
     }
 
-    pub(crate) fn answer<B>(&self, request: &Request<B>, peer: &Peer) -> Response<Body> {
-        let response = self.decide(request, peer).unwrap_or_else(|status| failure(&status));
+    pub(crate) fn answer<B>(&self, request: &Request<B>, caller: &Caller) -> Response<Body> {
+        let response = self.decide(request, caller).unwrap_or_else(|status| failure(&status));
         self.server.metrics.answered(response.status());
         tracing::debug!(
             method = %request.method(),
@@ -74,7 +84,8 @@ impl Api {
         response
     }
 
-    fn decide<B>(&self, request: &Request<B>, peer: &Peer) -> Answer {
+    fn decide<B>(&self, request: &Request<B>, caller: &Caller) -> Answer {
+        let peer = &caller.peer;
         if peer.rebindable && !is_local(request) {
             return Err(Status::foreign_host());
         }
@@ -88,6 +99,7 @@ impl Api {
         }
         let authorization = header(request.headers(), &AUTHORIZATION);
         let user = self.access.user(authorization).ok_or_else(Status::unauthorized)?;
+        caller.dues.admitted();
         let shown = (user, authorization);
         if method != Method::GET {
             return match route {
@@ -102,7 +114,7 @@ impl Api {
             Route::Resources(group) => found(discovery::resources(&group)),
             Route::OpenApi => Ok(open_api(request.headers())),
             Route::Collection { resource, namespace } => {
-                self.collection(request, peer, shown, resource, namespace)
+                self.collection(request, caller, shown, resource, namespace)
             }
             Route::Object { resource, namespace, name } => {
                 self.object(request, peer, user, &Named { resource, namespace, name })
@@ -115,7 +127,7 @@ impl Api {
     fn collection<B>(
         &self,
         request: &Request<B>,
-        peer: &Peer,
+        caller: &Caller,
         shown: (User, Option<&str>),
         resource: Resource,
         namespace: Option<String>,
@@ -131,17 +143,18 @@ impl Api {
             namespace: namespace.clone().unwrap_or_default(),
             name: String::new(),
         };
-        self.check_secrets(peer, shown.0, verb, &named)?;
+        self.check_secrets(&caller.peer, shown.0, verb, &named)?;
         let Options { selector, verb, include } = options?;
         let view = View::accepted(header(request.headers(), &ACCEPT), include)
             .ok_or_else(Status::not_acceptable)?;
         let scope = Scope { resource, namespace, selector };
         let (access, live) = (self.access.clone(), self.server.live.clone());
-        let grant = Grant::new(access, live, shown, peer.clone(), resource);
+        let grant = Grant::new(access, live, shown, caller.peer.clone(), resource);
+        let place = self.streams.take(caller.client).ok_or_else(Status::too_many_streams)?;
         match verb {
-            Verb::List(list) => self.list(request.headers(), scope, view, &list, grant),
+            Verb::List(list) => self.list(request.headers(), scope, view, &list, (grant, place)),
             Verb::Watch(watch) => {
-                let open = Open::new(self.server.metrics.watchers(resource), self.stream()?);
+                let open = Open::new(self.server.metrics.watchers(resource), place);
                 let begun = Stream::begin(self.server.clone(), scope, view, &watch, (grant, open));
                 // The error of a version is part of the stream: kube-rs asks again and again
                 // for ever where the answer itself has that code.
@@ -156,9 +169,8 @@ impl Api {
         scope: Scope,
         view: View,
         list: &List,
-        grant: Grant,
+        (grant, place): (Grant, Share),
     ) -> Answer {
-        let open = self.stream()?;
         let state = self.server.live.read(|h| list::state(h, scope.resource, list))?;
         let writer = Writer::new(scope.resource, view);
         let page = Page::of(state.snapshot(), scope, list);
@@ -174,7 +186,7 @@ impl Api {
         });
         let gzip = encoder.is_some();
         let pieces = Pieces::new(writer, page, Timestamp::now(), Text::default());
-        let body = stream::unfold(Listing { pieces, encoder, grant, _open: open }, |mut body| {
+        let body = stream::unfold(Listing { pieces, encoder, grant, _place: place }, |mut body| {
             std::future::ready(body.next().map(|piece| (Ok(Frame::data(piece)), body)))
         });
         let mut response = Response::new(StreamBody::new(body).boxed_unsync());
@@ -186,11 +198,6 @@ impl Api {
             set(&mut response, CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         Ok(uncached(response))
-    }
-
-    /// Leave for an answer that takes as long as its client does.
-    fn stream(&self) -> Result<OwnedSemaphorePermit, Status> {
-        self.streams.clone().try_acquire_owned().map_err(|_| Status::too_many_streams())
     }
 
     fn object<B>(&self, request: &Request<B>, peer: &Peer, user: User, named: &Named) -> Answer {
@@ -244,7 +251,7 @@ struct Listing {
     pieces: Pieces,
     encoder: Option<Encoder>,
     grant: Grant,
-    _open: OwnedSemaphorePermit,
+    _place: Share,
 }
 
 struct Encoder {

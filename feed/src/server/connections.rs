@@ -1,8 +1,9 @@
 //! Sockets: listeners over TCP, TLS and Unix sockets, and what HTTP is spoken on them.
 //!
 //! HTTP/1.1 and HTTP/2 on every listener (with or without TLS). A client that says nothing, or
-//! takes nothing, is given up ([`Stall`]); one that comes when there are too many is sent away
-//! at once, so that the others' reconnects never wait behind it. Left out: what is answered.
+//! takes nothing, is given up ([`Dues`], [`Stall`]); one that comes when there are too many, or
+//! too many of its own, is sent away at once, so that the others' reconnects never wait behind
+//! it. Left out: what is answered.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -15,17 +16,18 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use prometheus_client::metrics::gauge::Gauge;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::access::Peer;
-use super::api::Api;
+use super::api::{Api, Caller};
+use super::dues::{Dues, Verdict};
+use super::share::{Client, Shares};
 use super::stall::Stall;
+use super::watch::Open;
 
 /// A request's head, and the time to the next one on a connection that is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,6 +47,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(15);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Pending connections: as many as reconnect at once after a restart.
 const BACKLOG: i32 = 4096;
+/// Between looks at what a client owes.
+const LOOK: Duration = Duration::from_secs(5);
 /// After an accept that failed: descriptors have run out, and come back as clients go.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -165,7 +169,7 @@ pub(crate) struct Gate {
     pub(crate) api: Api,
     pub(crate) tls: Arc<Tls>,
     /// Connections that may still be opened.
-    pub(crate) room: Arc<Semaphore>,
+    pub(crate) room: Shares,
     pub(crate) shutdown: daemon::Shutdown,
 }
 
@@ -178,17 +182,18 @@ impl Gate {
                 let socket = TcpListener::from_std(socket)?;
                 let local = listener.address.is_local();
                 let accept = || async {
-                    let (stream, peer) = socket.accept().await?;
-                    Ok((stream, Some(peer)))
+                    let (stream, from) = socket.accept().await?;
+                    let to = stream.local_addr()?;
+                    Ok((stream, Client::of(from.ip(), to.ip())))
                 };
-                self.accept(accept, &mut connections, |gate, stream, peer| {
-                    gate.tcp(stream, peer, local)
+                self.accept(accept, &mut connections, |gate, stream, client| {
+                    gate.tcp(stream, client, local)
                 })
                 .await;
             }
             Bound::Unix(socket) => {
                 let socket = UnixListener::from_std(socket)?;
-                let accept = || async { Ok((socket.accept().await?.0, None)) };
+                let accept = || async { Ok((socket.accept().await?.0, Client::Local)) };
                 self.accept(accept, &mut connections, |gate, stream, _| gate.unix(stream)).await;
                 if let Address::Unix(path) = &listener.address {
                     let _ = std::fs::remove_file(path);
@@ -204,9 +209,9 @@ impl Gate {
         &self,
         accept: impl Fn() -> A,
         connections: &mut JoinSet<()>,
-        serve: impl Fn(Gate, S, Option<SocketAddr>) -> F,
+        serve: impl Fn(Gate, S, Client) -> F,
     ) where
-        A: Future<Output = std::io::Result<(S, Option<SocketAddr>)>>,
+        A: Future<Output = std::io::Result<(S, Client)>>,
         F: Future<Output = ()> + Send + 'static,
     {
         loop {
@@ -216,7 +221,7 @@ impl Gate {
                 accepted = accept() => accepted,
                 () = self.shutdown.draining() => return,
             };
-            let (stream, peer) = match accepted {
+            let (stream, client) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::debug!(%error, "accept");
@@ -225,12 +230,12 @@ impl Gate {
                 }
             };
             let metrics = &self.api.server.metrics;
-            let Ok(permit) = self.room.clone().try_acquire_owned() else {
-                metrics.refuse_connection();
+            let Some(place) = self.room.take(client) else {
+                metrics.refused_connections.inc();
                 continue;
             };
-            let connection = serve(self.clone(), stream, peer);
-            let open = Open::new(metrics.connections.clone(), permit);
+            let connection = serve(self.clone(), stream, client);
+            let open = Open::new(metrics.connections.clone(), place);
             connections.spawn(async move {
                 connection.await;
                 drop(open);
@@ -241,76 +246,74 @@ impl Gate {
     async fn unix(self, stream: tokio::net::UnixStream) {
         let peer = Peer { private: true, rebindable: false, address: "localhost".into() };
         let cut = self.api.server.metrics.slow_watchers.clone();
-        self.http(Stall::new(stream, cut), peer).await;
+        self.http(Stall::new(stream, cut), peer, Client::Local).await;
     }
 
-    async fn tcp(self, stream: TcpStream, from: Option<SocketAddr>, local: bool) {
+    async fn tcp(self, stream: TcpStream, client: Client, local: bool) {
         if let Err(error) = prepare(&stream) {
             return tracing::debug!(%error, "connection");
         }
         let address = stream.local_addr().map(|addr| addr.to_string()).unwrap_or_default();
         let loopback = |addr: SocketAddr| addr.ip().to_canonical().is_loopback();
         // Traffic between two loopback addresses never leaves the machine.
-        let inside = from.is_some_and(loopback) && stream.local_addr().is_ok_and(loopback);
+        let inside =
+            stream.peer_addr().is_ok_and(loopback) && stream.local_addr().is_ok_and(loopback);
         let stream = Stall::new(stream, self.api.server.metrics.slow_watchers.clone());
         let Some(config) = self.tls.current() else {
             let peer = Peer { private: inside, rebindable: local, address };
-            return self.http(stream, peer).await;
+            return self.http(stream, peer, client).await;
         };
         let accept = TlsAcceptor::from(config).accept(stream);
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await {
             Ok(Ok(stream)) => {
                 // A browser that is led here by a foreign name refuses the certificate.
                 let peer = Peer { private: true, rebindable: false, address };
-                self.http(stream, peer).await;
+                self.http(stream, peer, client).await;
             }
             Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
             Err(_) => tracing::debug!("TLS handshake: too slow"),
         }
     }
 
-    async fn http<S>(self, stream: S, peer: Peer)
+    async fn http<S>(self, stream: S, peer: Peer, client: Client)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let api = self.api.clone();
+        let dues = Dues::new();
+        let caller = Caller { peer, client, dues: dues.clone() };
         let service = service_fn(move |request| {
-            let response = api.answer(&request, &peer);
+            let response = api.answer(&request, &caller);
+            let response = response.map(|body| caller.dues.answer(body));
             async move { Ok::<_, Infallible>(response) }
         });
         let builder = protocols();
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = self.shutdown.draining() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let mut look = tokio::time::interval(LOOK);
+        let mut draining = std::pin::pin!(self.shutdown.draining());
+        let mut drains = false;
+        let ended = loop {
+            tokio::select! {
+                ended = connection.as_mut() => break ended,
+                () = draining.as_mut(), if !drains => {
+                    drains = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                _ = look.tick() => match dues.verdict() {
+                    Verdict::Keep => {}
+                    Verdict::End => connection.as_mut().graceful_shutdown(),
+                    Verdict::Cut => return tracing::debug!(%client, "the client says nothing"),
+                    Verdict::Slow => {
+                        self.api.server.metrics.slow_watchers.inc();
+                        return tracing::debug!(%client, "the client takes nothing");
+                    }
+                }
             }
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "connection");
         }
-    }
-}
-
-/// Counts an open connection, however it ends.
-#[derive(Debug)]
-struct Open {
-    gauge: Gauge,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Open {
-    fn new(gauge: Gauge, permit: OwnedSemaphorePermit) -> Open {
-        gauge.inc();
-        Open { gauge, _permit: permit }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.gauge.dec();
     }
 }
 
@@ -340,7 +343,52 @@ fn protocols() -> auto::Builder<TokioExecutor> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::time::Instant;
+
     use super::*;
+    use crate::server::history::{History, Limits};
+    use crate::server::live::Live;
+    use crate::server::metrics::Metrics;
+    use crate::server::watch::Server;
+
+    fn gate() -> Gate {
+        let daemon = daemon::Daemon::detached("feed", 1);
+        let live = Arc::new(Live::new(History::new(0, Limits::DEFAULT)));
+        let server = Server { live, metrics: Metrics::new(&daemon.metrics) };
+        let shares = |what| Shares::new(what, 8, 50);
+        let api = Api::new(server, Arc::default(), shares("watches and lists"));
+        let (tls, room) = (Arc::default(), shares("connections"));
+        Gate { api, tls, room, shutdown: daemon.shutdown }
+    }
+
+    /// How long a connection is served on which a client says this and no more.
+    async fn lasts(said: &[u8]) -> Duration {
+        let (mut client, stream) = duplex(4096);
+        let peer = Peer { private: true, rebindable: false, address: String::new() };
+        let begun = Instant::now();
+        let serving = tokio::spawn(gate().http(stream, peer, Client::Local));
+        client.write_all(said).await.unwrap();
+        client.read_to_end(&mut Vec::new()).await.unwrap();
+        serving.await.unwrap();
+        begun.elapsed()
+    }
+
+    /// One byte that HTTP/2 may begin with held a connection for ever.
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_nothing_whole_is_given_up() {
+        for said in [
+            &b""[..],
+            b"P",
+            b"GET /version HTTP/1.1\r\nHost: x\r\nX: ",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        ] {
+            let lasted = lasts(said).await;
+            assert!(lasted < Duration::from_secs(16), "{said:?}: {lasted:?}");
+        }
+        let lasted = lasts(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(Duration::from_secs(16) < lasted, "it may ask again: {lasted:?}");
+    }
 
     #[test]
     fn addresses() {

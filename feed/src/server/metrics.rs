@@ -1,8 +1,5 @@
 //! What the server counts.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,10 +8,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::resource::Resource;
-
-/// Between two lines of the log that say that connections are refused: clients try again soon,
-/// and more lines would say the same.
-const WARN_EVERY: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResourceLabel {
@@ -32,9 +25,7 @@ pub(crate) struct Metrics {
     watchers: Family<ResourceLabel, Gauge>,
     requests: Family<CodeLabel, Counter>,
     pub(crate) connections: Gauge,
-    refused_connections: Counter,
-    /// When it was last said that connections are refused.
-    warned: Arc<Mutex<Option<Instant>>>,
+    pub(crate) refused_connections: Counter,
     pub(crate) events: Counter,
     /// Watches that asked for what was forgotten, and clients that read nothing for too long.
     pub(crate) slow_watchers: Counter,
@@ -52,7 +43,6 @@ impl Metrics {
             requests: Family::default(),
             connections: Gauge::default(),
             refused_connections: Counter::default(),
-            warned: Arc::default(),
             events: Counter::default(),
             slow_watchers: Counter::default(),
             changes: Counter::default(),
@@ -67,7 +57,8 @@ impl Metrics {
         r.register(name("watchers"), "Watches that are open", self.watchers.clone());
         r.register(name("requests"), "Requests answered", self.requests.clone());
         r.register(name("connections"), "Connections that are open", self.connections.clone());
-        let refused = "Connections closed at once because too many were open";
+        let refused =
+            "Connections closed at once because too many were open, or too many of their client";
         r.register(name("refused_connections"), refused, self.refused_connections.clone());
         r.register(name("events"), "Events sent to watchers", self.events.clone());
         let slow = "Watchers cut off because they did not keep up";
@@ -86,17 +77,6 @@ impl Metrics {
             _ => "5xx",
         };
         self.requests.get_or_create(&CodeLabel { code }).inc();
-    }
-
-    /// Counts a connection that was closed because too many are open, and says so now and then.
-    pub(crate) fn refuse_connection(&self) {
-        self.refused_connections.inc();
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
-            *warned = Some(Instant::now());
-            let (open, refused) = (self.connections.get(), self.refused_connections.get());
-            tracing::warn!(open, refused, "connections are refused: raise --max-connections");
-        }
     }
 
     /// The number of open watches of a resource.

@@ -9,8 +9,8 @@ use super::derived::Rejection;
 use super::live::{Live, now};
 use super::metrics::Metrics;
 use super::resource::Resource;
-use super::state::Saved;
-use crate::folder::Batch;
+use super::state::{Kept, Saved};
+use crate::folder::{Batch, Whole};
 use crate::record::RecordKey;
 use crate::report::Report;
 
@@ -20,6 +20,8 @@ pub(super) struct Publisher {
     live: Arc<Live>,
     metrics: Metrics,
     assembler: Assembler,
+    /// What outlives the process.
+    kept: Arc<Kept>,
     /// What was wrong after the last batch.
     reports: Arc<[Report]>,
     /// Taken by the first batch.
@@ -32,12 +34,14 @@ impl Publisher {
         live: Arc<Live>,
         metrics: Metrics,
         saved: &Saved,
+        kept: Arc<Kept>,
     ) -> (Publisher, oneshot::Receiver<()>) {
         let (sender, loaded) = oneshot::channel();
         let publisher = Publisher {
             live,
             metrics,
             assembler: Assembler::new(saved.created()),
+            kept,
             reports: Arc::default(),
             loaded: Some(sender),
         };
@@ -53,7 +57,9 @@ impl Publisher {
         if self.loaded.is_none() && wholes.is_empty() && changes.services.is_empty() && same {
             return;
         }
-        let objects = wholes.into_iter().map(|(key, whole)| (key_of(&key), whole));
+        self.kept.apply(&wholes);
+        let text = |whole: Option<Whole>| whole.map(|whole| whole.text);
+        let objects = wholes.into_iter().map(|(key, whole)| (key_of(&key), text(whole)));
         let batch = assemble::Batch {
             objects: objects.collect(),
             model,
@@ -72,6 +78,7 @@ impl Publisher {
             }
             None => self.live.commit(changes),
         };
+        self.kept.published();
         tracing::debug!(changed, build = ?received.elapsed(), "published");
         self.metrics.changes.inc_by(changed as u64);
         self.metrics.programming.observe(received.elapsed().as_secs_f64());

@@ -16,6 +16,10 @@ use super::selector::Selector;
 use super::status::Status;
 use crate::name::ObjectName;
 
+/// Longer selectors are refused: each watch and list holds its own, and this one names hundreds
+/// of values.
+const MAX_SELECTOR: usize = 16 << 10;
+
 /// Options of a list or a watch.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
@@ -137,6 +141,9 @@ impl Options {
     pub(crate) fn parse(resource: Resource, query: &str) -> Result<Options, Status> {
         let values = Values::of(query);
         let (labels, fields) = (values.text("labelSelector"), values.text("fieldSelector"));
+        if labels.len() + fields.len() > MAX_SELECTOR {
+            return Err(Status::bad_request("labelSelector and fieldSelector exceed 16 KiB"));
+        }
         let selector = Selector::parse(resource, labels, fields)
             .map_err(|error| Status::bad_request(error.to_string()))?;
         let verb = match values.flag("watch") {
@@ -337,6 +344,13 @@ mod tests {
         assert_eq!(options.selector, same);
         check_error("labelSelector=%3D", 400, "found '=', expected: identifier");
         check_error("fieldSelector=spec.foo%3D1", 400, "is not a known field selector");
+    }
+
+    #[test]
+    fn a_selector_has_a_greatest_length() {
+        let of = |length: usize| format!("labelSelector=a+in+({})", "b,".repeat(length / 2));
+        check(&of(MAX_SELECTOR - 100), &listing(None, ListFrom::Newest));
+        check_error(&of(MAX_SELECTOR), 400, "exceed 16 KiB");
     }
 
     #[test]

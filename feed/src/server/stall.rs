@@ -1,5 +1,5 @@
-//! A connection that gives up on a client that says nothing at first, or takes nothing for too
-//! long: its buffers and its place among the connections belong to those who read.
+//! A connection that gives up on a client whose socket takes nothing for too long: its buffers
+//! and its place among the connections belong to those who read.
 
 use std::future::Future;
 use std::io;
@@ -11,17 +11,12 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// To the first bytes of a request: longer than any handshake, shorter than many such clients
-/// need to take all connections.
-const FIRST_BYTES: Duration = Duration::from_secs(10);
 /// Without taking a byte that waits for it, longer than the events are kept that it misses.
-const WRITE_STALL: Duration = Duration::from_secs(90);
+pub(crate) const WRITE_STALL: Duration = Duration::from_secs(90);
 
 #[derive(Debug)]
 pub(crate) struct Stall<S> {
     stream: S,
-    /// Until the client has said something.
-    first: Option<Pin<Box<Sleep>>>,
     /// While the client takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     cut: Counter,
@@ -30,8 +25,7 @@ pub(crate) struct Stall<S> {
 impl<S> Stall<S> {
     /// `cut` counts clients that were given up while something waited for them.
     pub(crate) fn new(stream: S, cut: Counter) -> Stall<S> {
-        let first = Some(Box::pin(sleep_until(Instant::now() + FIRST_BYTES)));
-        Stall { stream, first, stalled: None, cut }
+        Stall { stream, stalled: None, cut }
     }
 
     /// The outcome of an attempt to write.
@@ -58,17 +52,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Stall<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if outcome.is_ready() {
-            self.first = None;
-            return outcome;
-        }
-        if let Some(first) = &mut self.first {
-            ready!(first.as_mut().poll(cx));
-            let message = "the client says nothing";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
-        }
-        Poll::Pending
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
@@ -111,25 +95,6 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn who_says_nothing_is_given_up() {
-        let (_client, server) = duplex(64);
-        let begun = Instant::now();
-        let error = Stall::new(server, Counter::default()).read_u8().await.unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(begun.elapsed(), FIRST_BYTES);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_said_something_may_be_silent() {
-        let (mut client, server) = duplex(64);
-        let mut server = Stall::new(server, Counter::default());
-        client.write_u8(1).await.unwrap();
-        server.read_u8().await.unwrap();
-        let more = tokio::time::timeout(FIRST_BYTES * 100, server.read_u8()).await;
-        assert!(more.is_err(), "it waits");
-    }
 
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_is_given_up_and_who_takes_a_little_is_not() {

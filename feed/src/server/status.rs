@@ -9,6 +9,10 @@ use serde_json::{Map, Value, json};
 use super::history::VersionError;
 use super::resource::Resource;
 
+/// What a client sent is repeated up to this length: longer texts would be kept for each of its
+/// requests until it takes the answers, and no name is longer.
+const REPEATED: usize = 1024;
+
 /// An answer that is no object.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Status {
@@ -24,7 +28,11 @@ pub(crate) struct Status {
 
 impl Status {
     fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Status {
-        let message = message.into();
+        let mut message = message.into();
+        if message.len() > REPEATED {
+            message.truncate(message.floor_char_boundary(REPEATED));
+            message.push('…');
+        }
         Status { code, reason, message, details: None, continue_token: None, retry_after: None }
     }
 
@@ -178,10 +186,29 @@ impl Status {
 fn details(resource: Resource, name: &str) -> Value {
     let mut details = json!({"kind": resource.plural()});
     if !name.is_empty() {
-        details["name"] = name.into();
+        details["name"] = name[..name.floor_char_boundary(REPEATED)].into();
     }
     if !resource.group().is_empty() {
         details["group"] = resource.group().into();
     }
     details
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_is_not_repeated_whole() {
+        let long = "ä".repeat(30_000);
+        for status in [
+            Status::bad_request(long.clone()),
+            Status::not_found(Resource::Services, &long),
+            Status::forbidden(Resource::Secrets, &long, "sentence", "why"),
+        ] {
+            let json = status.to_json();
+            assert!(json.len() < 3 * REPEATED, "{}", json.len());
+            assert!(json.contains("ää") && json.contains('…'), "{json}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::entry::EventType;
@@ -22,6 +22,7 @@ use super::list::Scope;
 use super::live::{Bell, Live};
 use super::metrics::Metrics;
 use super::query::{Start, Watch};
+use super::share::Share;
 use super::status::Status;
 use super::text::Text;
 use super::view::{View, Writer};
@@ -78,17 +79,17 @@ enum Phase {
     Ended,
 }
 
-/// Counts an open watch.
+/// Counts an open watch, or an open connection, however it ends.
 #[derive(Debug)]
 pub(crate) struct Open {
     gauge: Gauge,
-    _permit: OwnedSemaphorePermit,
+    _place: Share,
 }
 
 impl Open {
-    pub(crate) fn new(gauge: Gauge, permit: OwnedSemaphorePermit) -> Open {
+    pub(crate) fn new(gauge: Gauge, place: Share) -> Open {
         gauge.inc();
-        Open { gauge, _permit: permit }
+        Open { gauge, _place: place }
     }
 }
 

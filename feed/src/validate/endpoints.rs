@@ -118,7 +118,7 @@ fn endpoint(
         check.expect(at.key("hostname"), hostname, format::dns_label);
     }
     let hints = object.hints.clone().unwrap_or_default();
-    let mut names = |list: Option<Vec<object::Named<'_>>>| {
+    let mut names = |list: Option<object::List<object::Named<'_>>>| {
         let list = list.unwrap_or_default();
         list.iter().filter_map(|hint| check.optional(hint.name.as_ref())).collect()
     };

@@ -24,6 +24,20 @@ pub(crate) const WEB: &str = "web.ns.svc.Z A";
 /// Not the usual port: a responder that somebody runs here has that on all addresses.
 pub(crate) const PORT: u16 = 5311;
 
+/// A port that nobody has on any address, over UDP or TCP. Not of the kernel's choice: from
+/// those, it gives one to each connection that other tests open.
+pub(crate) fn free_port(ip: &str) -> u16 {
+    // Tests that run beside each other begin at ports of their own.
+    static CALLS: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let call = CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let first = 20_000 + (std::process::id() % 5_000) as u16 + call * 100;
+    let is_free = |port: &u16| {
+        let address = format!("{ip}:{port}");
+        UdpSocket::bind(&address).is_ok() && std::net::TcpListener::bind(&address).is_ok()
+    };
+    (first..first + 5_000).find(is_free).unwrap()
+}
+
 /// A responder that follows a folder of its own.
 #[derive(Debug)]
 pub(crate) struct Dns {

@@ -104,7 +104,7 @@ fn replies_come_from_the_address_that_was_asked() {
     let folder = crate::support::Folder::new();
     folder.replace("objects.yaml", OBJECTS);
     // All addresses share a port, so it must be one that nobody else has.
-    let port = std::net::UdpSocket::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let port = super::kit::free_port("0.0.0.0");
     let listen = format!("0.0.0.0:{port}");
     let path = folder.path().to_str().unwrap();
     let args = ["dns", "--feed", path, "--upstream", "none", "--listen", &listen];
@@ -130,7 +130,7 @@ fn both_families() {
     let path = folder.path().to_str().unwrap();
     for listeners in ["[::]:PORT", "0.0.0.0:PORT,[::]:PORT"] {
         let net = crate::support::Net::new();
-        let port = std::net::UdpSocket::bind("[::]:0").unwrap().local_addr().unwrap().port();
+        let port = super::kit::free_port("[::]");
         let listen = listeners.replace("PORT", &port.to_string());
         let args = ["dns", "--feed", path, "--upstream", "none", "--listen", &listen];
         let _process = crate::support::Switchyard::ready(net.addr(53, 7431), &args);

@@ -91,12 +91,13 @@ fn tokens_and_tls_guard_what_leaves_the_machine() {
     let named = ["Host: feed.example", &bearer(READER)];
     assert_eq!(get(SERVICES, &named).code, 200, "names are fine where a certificate has them");
 
-    let mut secrets =
-        tls_send(addr, &certificate, &format!("{SECRETS}?{STREAMING}"), &[&bearer(TRUSTED)])
-            .unwrap();
-    let mut services =
-        tls_send(addr, &certificate, &format!("{SERVICES}?{STREAMING}"), &[&bearer(TRUSTED)])
-            .unwrap();
+    let open = |path: &str| {
+        let path = format!("{path}?{STREAMING}");
+        let mut stream = tls_send(addr, &certificate, &path, &[&bearer(TRUSTED)]).unwrap();
+        assert!(!stream.fill_buf().unwrap().is_empty(), "it began");
+        stream
+    };
+    let (mut secrets, mut services) = (open(SECRETS), open(SERVICES));
     keys.replace("tokens", &format!("{TRUSTED}\n"));
     let told = answer(&mut secrets);
     assert_eq!(told.code, 200);

@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
-use super::kit::{Feed, SERVICES, STREAMING, service};
-use crate::support::Folder;
+use super::kit::{Feed, SERVICES, SLICES, STREAMING, service};
+use crate::support::{Folder, Switchyard, eventually};
+
+const WEB: &str = "/api/v1/namespaces/shop/services/web";
 
 #[test]
 fn watches_end_in_order_at_sigterm() {
@@ -59,7 +62,7 @@ fn ages_outlive_the_process_with_a_state_folder() {
     let feed = Feed::with(&["--state-dir", &dir]);
     let first = created(&feed);
     crate::support::eventually("the state is written", || {
-        let text = std::fs::read_to_string(state.file("feed-server.json")).ok()?;
+        let text = std::fs::read_to_string(state.file("feed.objects")).ok()?;
         text.contains("services/shop/web").then_some(())
     });
     let Feed { process, net, folder, .. } = feed;
@@ -74,18 +77,105 @@ fn ages_outlive_the_process_with_a_state_folder() {
     assert_eq!(created(&feed), first);
 }
 
+/// Kills the feed and starts another with the same state.
+fn killed(feed: Feed, dir: &str) -> Feed {
+    let Feed { process, net, folder, .. } = feed;
+    process.signal(Signal::SIGKILL);
+    assert!(!process.wait().success());
+    Feed::serving(net, folder, &["--state-dir", dir])
+}
+
 #[test]
-fn a_state_folder_that_cannot_be_written_keeps_nobody_from_serving() {
+fn the_last_good_state_outlives_a_feed_that_is_killed() {
     let state = Folder::new();
     let dir = state.path().display().to_string();
-    // As good as a full disk, also for root: the file cannot be made beside the old one.
-    let in_the_way = state.file(".feed-server.json.new");
-    std::fs::create_dir(&in_the_way).unwrap();
     let feed = Feed::with(&["--state-dir", &dir]);
-    assert_eq!(feed.json(SERVICES)["items"].as_array().map(Vec::len), Some(1));
-    assert!(!state.file("feed-server.json").exists());
-    std::fs::remove_dir(&in_the_way).unwrap();
-    crate::support::eventually("the state is written", || {
-        state.file("feed-server.json").exists().then_some(())
+    let ip = |feed: &Feed| feed.json(WEB)["spec"]["clusterIP"].clone();
+    let saved = |what: &str| {
+        eventually("the state is written", || {
+            let text = std::fs::read_to_string(state.file("feed.objects")).ok()?;
+            text.contains(what).then_some(())
+        });
+    };
+    saved("10.96.0.10");
+    // Nobody can tell which objects this was to define.
+    feed.folder.replace("shop.yaml", "kind: Service\nspec: [");
+    let feed = killed(feed, &dir);
+    assert_eq!(ip(&feed), "10.96.0.10");
+    assert_eq!(feed.json(SLICES)["items"].as_array().unwrap().len(), 1);
+    let rejected = feed.process.status()["feed"]["rejected"].clone();
+    assert_eq!(rejected.as_array().unwrap().len(), 1, "{rejected}");
+    // One bad object beside a good one, after a second restart.
+    let broken = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
+                  spec: {clusterIP: wrong, ports: [{port: 80}]}\n";
+    feed.folder.replace("shop.yaml", &(service("more", "10.96.0.77") + broken));
+    let feed = killed(feed, &dir);
+    assert_eq!(ip(&feed), "10.96.0.10");
+    let more = feed.json("/api/v1/namespaces/shop/services/more");
+    assert_eq!(more["spec"]["clusterIP"], "10.96.0.77");
+    assert_eq!(feed.json(SLICES)["items"], json!([]), "it is in no file any more");
+    // What is mended counts, and what is deleted while no feed runs goes.
+    saved("10.96.0.77");
+    std::fs::remove_file(feed.folder.file("shop.yaml")).unwrap();
+    feed.folder.replace("other.yaml", &service("other", "10.96.0.78"));
+    let feed = killed(feed, &dir);
+    eventually("what no file has is gone", || (feed.get(WEB).code == 404).then_some(()));
+    assert_eq!(feed.json(SERVICES)["items"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_folder_that_is_emptied_or_away_at_the_start_takes_nothing_away() {
+    let state = Folder::new();
+    let dir = state.path().display().to_string();
+    let feed = Feed::with(&["--state-dir", &dir]);
+    let Feed { process, net, folder, .. } = feed;
+    process.signal(Signal::SIGTERM);
+    assert!(process.wait().success());
+    let aside = folder.path().with_extension("aside");
+    std::fs::rename(folder.path(), &aside).unwrap();
+    let mut feed = Feed::serving(net, folder, &["--state-dir", &dir]);
+    for what in ["away", "empty"] {
+        assert_eq!(feed.json(WEB)["spec"]["clusterIP"], "10.96.0.10", "{what}");
+        assert_eq!(feed.process.status()["feed"]["state"], "fault", "{what}");
+        if what == "away" {
+            std::fs::create_dir(feed.folder.path()).unwrap();
+            feed = killed(feed, &dir);
+        }
+    }
+    std::fs::remove_dir(feed.folder.path()).unwrap();
+    std::fs::rename(&aside, feed.folder.path()).unwrap();
+    eventually("the folder is back", || {
+        (feed.process.status()["feed"]["state"] == "synced").then_some(())
     });
+    feed.folder.replace("shop.yaml", &service("web", "10.96.0.99"));
+    eventually("and is followed", || {
+        (feed.json(WEB)["spec"]["clusterIP"] == "10.96.0.99").then_some(())
+    });
+}
+
+#[test]
+fn a_state_that_cannot_be_written_stops_no_feed() {
+    let state = Folder::new();
+    // In the way of every write.
+    std::fs::create_dir_all(state.file("feed.objects.new/x")).unwrap();
+    let dir = state.path().display().to_string();
+    let feed = Feed::with(&["--state-dir", &dir]);
+    assert_eq!(feed.json(WEB)["spec"]["clusterIP"], "10.96.0.10");
+    std::fs::remove_dir_all(state.file("feed.objects.new")).unwrap();
+    feed.process.signal(Signal::SIGTERM);
+    assert!(feed.process.wait().success());
+    let text = std::fs::read_to_string(state.file("feed.objects")).unwrap();
+    assert!(text.contains("10.96.0.10"), "it was tried again: {text}");
+}
+
+#[test]
+fn a_state_folder_is_one_feeds_alone() {
+    let state = Folder::new();
+    let dir = state.path().display().to_string();
+    let feed = Feed::with(&["--state-dir", &dir]);
+    let manifests = feed.folder.path().display().to_string();
+    let listen = feed.net.addr(2, 7400).to_string();
+    let args = ["feed", "--dir", &manifests, "--listen", &listen, "--state-dir", &dir];
+    let second = Switchyard::start(feed.net.addr(2, 7401), &args);
+    assert_eq!(second.wait().code(), Some(1));
 }

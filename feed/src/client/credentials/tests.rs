@@ -11,7 +11,7 @@ async fn authorization(config: &kube::Config) -> Result<String, String> {
 }
 
 async fn header(credentials: &Credentials) -> Result<String, String> {
-    let headers = credentials.headers().await.map_err(|error| error.to_string())?;
+    let headers = credentials.headers(true).await.map_err(|error| error.to_string())?;
     let value = headers.get(AUTHORIZATION);
     Ok(value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default())
 }

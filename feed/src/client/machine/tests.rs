@@ -93,7 +93,7 @@ impl Bench {
 
     fn page(&mut self, version: &str, next: Option<&str>) -> Verdict {
         let next = next.map(str::to_owned);
-        self.machine.page(&ListMeta { version: Version::new(version), next }, self.now)
+        self.machine.page(&ListMeta { version: Version::new(version), next }, false, self.now)
     }
 
     /// Resumes after the connection broke, up to the watch's request.
@@ -207,6 +207,33 @@ fn pages_follow_each_other_and_an_expired_token_asks_for_all_in_one() {
     assert!(bench.open(), "the list begins anew");
     assert_eq!(bench.page("12", None), Verdict::InitDone(version("12")));
     assert!(is_watch_from(&bench.ask(), "12"));
+}
+
+#[test]
+fn empty_pages_without_an_end_are_asked_for_ever_more_slowly() {
+    let mut bench = Bench::new();
+    bench.open();
+    bench.error(500, None);
+    let begun = bench.now;
+    for _ in 0..20 {
+        assert!(matches!(bench.ask(), Ask::Page { .. }), "{:?}", bench.ask());
+        bench.open();
+        let meta = ListMeta { version: Version::new("7"), next: Some("more".to_owned()) };
+        assert_eq!(bench.machine.page(&meta, true, bench.now), Verdict::Nothing);
+        bench.wait_if_any();
+    }
+    let more = Ask::Page { next: Some("more".to_owned()), limit: Some(PAGE_LIMIT) };
+    assert_eq!(bench.ask(), more, "the list goes on where it was");
+    assert!(bench.now - begun > Duration::from_secs(2), "{:?}", bench.now - begun);
+}
+
+#[test]
+fn a_list_that_takes_too_much_is_asked_for_after_the_longest_wait() {
+    let mut bench = Bench::new();
+    bench.open();
+    bench.fail(&Fault::TooMuch(256));
+    let until = bench.now + Patience::default().backoff;
+    assert_eq!(bench.machine.next(), Next::WaitUntil(until));
 }
 
 #[test]

@@ -27,6 +27,19 @@ pub(super) enum Act {
     Raw(String),
 }
 
+/// What the server does with every watch instead of serving it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Misdeed {
+    /// Breaks off within the first line.
+    Half,
+    /// Says 410.
+    Gone,
+    /// Ends at once.
+    Empty,
+    /// Says half a line and no more.
+    Stuck,
+}
+
 /// What the server has, and how it behaves.
 pub(super) struct State {
     pub(super) ours: bool,
@@ -34,6 +47,10 @@ pub(super) struct State {
     pub(super) version: u64,
     /// Name → version.
     pub(super) services: BTreeMap<String, u64>,
+    /// Streaming lists begin, and nothing comes of them.
+    pub(super) held: bool,
+    /// Streaming lists never end.
+    pub(super) endless: bool,
     /// The Service that lists hold with more JSON than a client reads.
     pub(super) giant: Option<&'static str>,
     history: Vec<(u64, &'static str, String)>,
@@ -48,6 +65,7 @@ pub(super) struct State {
     pub(super) refuse: VecDeque<(u16, String)>,
     /// What answers at `/version` instead: status, headers and body.
     pub(super) impostor: Option<(u16, &'static str, &'static str)>,
+    pub(super) misdeed: Option<Misdeed>,
     /// Accepts connections, and says nothing.
     pub(super) frozen: bool,
     /// Bookmarks after each change, as our feed sends them.
@@ -75,6 +93,8 @@ impl Fake {
             identity: "first".into(),
             version: 1000,
             services: BTreeMap::new(),
+            held: false,
+            endless: false,
             giant: None,
             history: Vec::new(),
             oldest: 1000,
@@ -83,6 +103,7 @@ impl Fake {
             expire_tokens: 0,
             refuse: VecDeque::new(),
             impostor: None,
+            misdeed: None,
             frozen: false,
             bookmarks: true,
             forbid: None,
@@ -355,8 +376,37 @@ impl Connection {
             return self.respond(422, "", "{\"kind\":\"Status\",\"message\":\"no\"}").await;
         }
         self.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+        let misdeed = self.state.lock().unwrap().misdeed;
+        match misdeed {
+            None => {}
+            Some(Misdeed::Gone) => {
+                self.chunk(&error(410)).await?;
+                return self.write("0\r\n\r\n").await;
+            }
+            Some(Misdeed::Empty) => return self.write("0\r\n\r\n").await,
+            Some(Misdeed::Half) => {
+                self.chunk("{\"type\":\"ADD").await?;
+                return Err(Over);
+            }
+            Some(Misdeed::Stuck) => {
+                self.chunk("{\"type\":\"ADD").await?;
+                while self.state.lock().unwrap().misdeed.is_some() {
+                    self.next().await?;
+                }
+                return Err(Over);
+            }
+        }
         let services = path.ends_with("/services");
         let mut from: u64 = query.get("resourceVersion").map_or(0, |v| v.parse().unwrap());
+        while streaming && self.state.lock().unwrap().held {
+            self.next().await?;
+        }
+        let mut more = 0;
+        while streaming && services && self.state.lock().unwrap().endless {
+            let lines = (0..100).map(|n| line("ADDED", &format!("more-{}", more + n), 900));
+            self.chunk(&lines.collect::<String>()).await?;
+            more += 100;
+        }
         if streaming {
             let (lines, version) = {
                 let state = self.state.lock().unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use super::fake::{Act, Fake, bookmark, error, line};
+use super::fake::{Act, Fake, Misdeed, bookmark, error, line};
 use super::*;
 use crate::model::Model;
 use crate::name::Kind;
@@ -18,6 +18,8 @@ const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingre
 /// busy machine takes besides. The two seconds are held exactly in simulated time, in the faults
 /// of the conversation.
 pub(super) const RECOVERY: Duration = Duration::from_secs(5);
+/// What a list of these tests may take.
+const MAX_LIST: usize = 1 << 20;
 /// How long other conditions may take on a busy machine.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -81,7 +83,8 @@ impl World {
     ) -> World {
         let (url, token_file) = (url.clone(), config.token_file.clone());
         let place = Place::Url { url, token_file, ca_file: config.ca_file.clone() };
-        let follow = Follow { place, address: "fake".into(), is_local: true };
+        let address = "fake".into();
+        let follow = Follow { place, address, is_local: true, max_list: MAX_LIST };
         let updates = follow.begin(config, patience, KINDS, &daemon).unwrap();
         let seen = Arc::new(Mutex::new(Seen::default()));
         tokio::spawn(consume(updates, seen.clone()));
@@ -251,9 +254,9 @@ async fn retry_after_is_heeded() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_server_is_left_and_found_again() {
     let patience = Patience {
-        silence_ours: Duration::from_millis(300),
-        silence_in_list: Duration::from_millis(300),
-        response: Duration::from_millis(300),
+        silence_ours: Duration::from_secs(1),
+        silence_in_list: Duration::from_secs(1),
+        response: Duration::from_secs(1),
         ..Patience::default()
     };
     let world = World::with(patience, |_| ()).await;
@@ -565,4 +568,71 @@ async fn what_has_no_name_is_an_error_until_the_next_list() {
     world.until("counted", |world| world.page()["errors"] == 1).await;
     world.fake.act(Act::Raw(error(410)));
     world.until("listed anew", |world| world.page()["errors"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_without_an_end_is_left() {
+    let patience = Patience { backoff: Duration::from_millis(300), ..Patience::default() };
+    let world = World::with(patience, |_| ()).await;
+    world.fake.state().endless = true;
+    world.fake.put_untold(&["third"], &["second"]);
+    world.fake.act(Act::Raw(error(410)));
+    let fault = "the list takes more than 1 MiB";
+    world.until("left", |world| world.page()["kinds"]["Service"]["fault"] == fault).await;
+    assert_eq!(world.here().len(), 2, "nothing of it is served, and nothing is gone");
+    world.fake.state().endless = false;
+    world.in_sync(PATIENCE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_whose_watches_tell_nothing_is_stale() {
+    for misdeed in [Misdeed::Half, Misdeed::Gone, Misdeed::Empty, Misdeed::Stuck] {
+        let world = World::new().await;
+        world.fake.state().misdeed = Some(misdeed);
+        let ends = matches!(misdeed, Misdeed::Gone | Misdeed::Empty);
+        world.fake.act(if ends { Act::End } else { Act::Break });
+        world.until("stale", |world| !world.daemon.readiness.reasons().is_empty()).await;
+        let reason = world.daemon.readiness.reasons().remove(0);
+        assert!(reason.starts_with("feed stale: lost fake at 2"), "{misdeed:?}: {reason}");
+        world.until("lost", |world| world.page()["connected"] == false).await;
+        // It asks again and again, and is answered, in a way, each time.
+        let asked = world.requests("watch=1");
+        if misdeed != Misdeed::Stuck {
+            world.until("asked again", |world| world.requests("watch=1") > asked + 6).await;
+        }
+        assert_eq!(world.daemon.readiness.reasons(), [reason], "{misdeed:?}");
+        world.fake.state().misdeed = None;
+        world.fake.wake();
+        world.fake.put("third");
+        world.in_sync(RECOVERY).await;
+        world.until("well", |world| world.daemon.readiness.reasons().is_empty()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_list_that_does_not_end_is_stale() {
+    let patience = Patience { silence_in_list: PATIENCE, ..Patience::default() };
+    let world = World::with(patience, |_| ()).await;
+    {
+        let mut state = world.fake.state();
+        state.oldest = state.version + 1;
+        state.held = true;
+    }
+    world.fake.act(Act::Raw(error(410)));
+    world.until("stale", |world| !world.daemon.readiness.reasons().is_empty()).await;
+    let reason = world.daemon.readiness.reasons().remove(0);
+    assert!(reason.ends_with("the list that began does not end"), "{reason}");
+    world.fake.state().held = false;
+    world.fake.act(Act::Break);
+    world.until("well", |world| world.daemon.readiness.reasons().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quiet_watch_shows_that_the_server_answers() {
+    let world = World::new().await;
+    world.fake.act(Act::Break);
+    world.until("lost", |world| world.page()["connected"] == false).await;
+    // No bookmark, no event: it is open, and that is all that a quiet server can show.
+    world.until("found", |world| world.page()["connected"] == true).await;
+    assert!(world.daemon.metrics.encode().contains("switchyard_feed_connected 1"));
 }

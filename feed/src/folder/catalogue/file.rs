@@ -119,6 +119,17 @@ impl File {
         (file, touched)
     }
 
+    /// Keeps the objects and forgets the text that they were read from, which was not the file's:
+    /// none of its documents is known again, and no problem has a place in it.
+    pub(super) fn forget_text(&mut self) {
+        for document in &mut self.documents {
+            document.hash = ALWAYS_READ;
+            document.problems.clear();
+            document.nameless = false;
+        }
+        self.problems = 0;
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = &RecordKey> {
         self.objects.keys()
     }

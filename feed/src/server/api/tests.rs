@@ -67,11 +67,16 @@ fn api() -> Api {
         put(Resource::Ingresses, "shop", "web", json!({"spec": {}})),
     ]);
     let metrics = Metrics::new(&daemon::Daemon::detached("feed", 1).metrics);
-    Api::new(Server { live: Arc::new(live), metrics }, Arc::default(), 3)
+    let streams = Shares::new("watches and lists", 3, 100);
+    Api::new(Server { live: Arc::new(live), metrics }, Arc::default(), streams)
 }
 
 fn loopback() -> Peer {
     Peer { private: true, rebindable: true, address: "127.0.0.1:7400".to_owned() }
+}
+
+fn caller(peer: &Peer) -> Caller {
+    Caller { peer: peer.clone(), client: Client::Local, dues: Dues::new() }
 }
 
 /// An answer whose body was read for as long as it came at once.
@@ -102,7 +107,7 @@ async fn send(api: &Api, peer: &Peer, method: &str, path: &str, headers: &[(&str
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = api.answer(&request.body(()).unwrap(), peer);
+    let response = api.answer(&request.body(()).unwrap(), &caller(peer));
     let (head, mut body) = response.into_parts();
     let mut seen = Seen { code: head.status.as_u16(), headers: head.headers, body: Vec::new() };
     let soon = Duration::from_secs(1);
@@ -429,13 +434,13 @@ async fn there_are_no_more_watches_than_the_limit() {
         let path = format!("{SERVICES}?watch=1&resourceVersion=230");
         Request::builder().uri(path).body(()).unwrap()
     };
-    let mut open: Vec<_> = (0..3).map(|_| api.answer(&request(), &loopback())).collect();
+    let mut open: Vec<_> = (0..3).map(|_| api.answer(&request(), &caller(&loopback()))).collect();
     assert!(open.iter().all(|response| response.status() == 200));
-    let refused = api.answer(&request(), &loopback());
+    let refused = api.answer(&request(), &caller(&loopback()));
     assert_eq!(refused.status(), 429);
     assert_eq!(refused.headers()["retry-after"], "1");
     open.pop();
-    assert_eq!(api.answer(&request(), &loopback()).status(), 200);
+    assert_eq!(api.answer(&request(), &caller(&loopback())).status(), 200);
 }
 
 /// Short lists held their whole text for as long as nobody took it, and nobody counted them.
@@ -443,13 +448,13 @@ async fn there_are_no_more_watches_than_the_limit() {
 async fn lists_that_are_not_taken_are_counted() {
     let api = api();
     let request = || Request::builder().uri(SERVICES).body(()).unwrap();
-    let mut open: Vec<_> = (0..3).map(|_| api.answer(&request(), &loopback())).collect();
+    let mut open: Vec<_> = (0..3).map(|_| api.answer(&request(), &caller(&loopback()))).collect();
     assert!(open.iter().all(|response| response.status() == 200));
-    assert_eq!(api.answer(&request(), &loopback()).status(), 429);
+    assert_eq!(api.answer(&request(), &caller(&loopback())).status(), 429);
     let list = open.pop().unwrap().into_body().collect().await.unwrap().to_bytes();
     let list: Value = serde_json::from_slice(&list).unwrap();
     assert_eq!(list["items"].as_array().unwrap().len(), 4);
-    assert_eq!(api.answer(&request(), &loopback()).status(), 200);
+    assert_eq!(api.answer(&request(), &caller(&loopback())).status(), 200);
 }
 
 #[tokio::test(start_paused = true)]

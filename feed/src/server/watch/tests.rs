@@ -1,7 +1,6 @@
 //! Watches as their clients see them, on a paused clock.
 
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
 
 use super::*;
 use crate::server::access::{Peer, User};
@@ -9,6 +8,7 @@ use crate::server::entry::Content;
 use crate::server::history::{Change, History, Limits};
 use crate::server::query::{Options, Verb};
 use crate::server::resource::Resource;
+use crate::server::share::{Client, Shares};
 use crate::server::text::{PIECE, SHARED};
 
 fn put(resource: Resource, name: &str, app: &str) -> Change {
@@ -32,8 +32,8 @@ fn watch_in(server: &Server, resource: Resource, query: &str) -> Result<Stream, 
     let options = Options::parse(resource, &format!("watch=1&{query}"))?;
     let Verb::Watch(watch) = options.verb else { panic!("{query} is no watch") };
     let scope = Scope { resource, namespace: None, selector: options.selector };
-    let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    let open = Open::new(server.metrics.watchers(resource), permit);
+    let place = Shares::new("watches", 1, 100).take(Client::Local).unwrap();
+    let open = Open::new(server.metrics.watchers(resource), place);
     let peer = Peer { private: true, rebindable: false, address: String::new() };
     let anonymous = (User::Anonymous, None);
     let grant = Grant::new(Arc::default(), server.live.clone(), anonymous, peer, resource);

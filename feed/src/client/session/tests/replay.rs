@@ -196,7 +196,8 @@ fn stand(at: At) -> Session {
             session.end(now, &mut |_| ()).unwrap_err();
             if at == At::NextPage {
                 session.response(200, None, now, &mut |_| ());
-                let page = br#"{"metadata":{"resourceVersion":"200","continue":"x"},"items":[]}"#;
+                let page = br#"{"metadata":{"resourceVersion":"200","continue":"x"},
+                    "items":[{}]}"#;
                 assert!(session.chunk(page, now, &mut |_| ()).is_continue());
                 session.end(now, &mut |_| ()).unwrap();
             }
