@@ -317,7 +317,9 @@ fn a_service_changes_its_type_goes_and_comes_back() {
     fixture.eventually_refuses(vip);
     fixture.eventually_refuses(node);
     // Both ports are free for anyone.
-    drop((TcpListener::bind(vip).unwrap(), UdpSocket::bind(vip).unwrap()));
+    eventually("both ports are free", || {
+        Some((TcpListener::bind(vip).ok()?, UdpSocket::bind(vip).ok()?))
+    });
     assert_eq!(ask(other).unwrap(), 21);
     fixture.edit(&manifest(NODE_PORT, &[11]));
     fixture.eventually_answers(vip, &[11]);
