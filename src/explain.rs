@@ -102,7 +102,18 @@ impl Target {
     /// The kinds that the process follows which serves it.
     fn kinds(&self) -> Kinds {
         match self {
-            Target::Url(_) => ingress::KINDS,
+            Target::Url(url) => {
+                let ingress = ingress::KINDS;
+                let is_name = url.host().is_some_and(|host| host.contains(".svc."));
+                let is_ip = url
+                    .host()
+                    .is_some_and(|host| host.starts_with('[') || host.parse::<IpAddr>().is_ok());
+                match (is_ip, is_name) {
+                    (true, _) => ingress.and(proxy::KINDS),
+                    (_, true) => ingress.and(proxy::KINDS).and(dns::KINDS),
+                    _ => ingress,
+                }
+            }
             Target::Address(..) => proxy::KINDS,
             Target::Name(_) => dns::KINDS,
         }
@@ -137,13 +148,47 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
 
 fn explain(config: &Config, target: &Target, update: &Update) -> Result<Explanation, Failure> {
     match target {
-        Target::Url(url) => ingress::explain(update, &config.ingress_class, url),
+        Target::Url(url) => match of_service(config, update, url)? {
+            Some(explanation) => Ok(explanation),
+            None => ingress::explain(update, &config.ingress_class, url),
+        },
         Target::Address(address, protocol) => {
-            let node = proxy::node_of(config.node_name.as_deref(), &config.node_ip);
-            Ok(proxy::explain(update, &node, *address, *protocol))
+            Ok(proxy::explain(update, &node_of(config), *address, *protocol))
         }
         Target::Name(name) => dns::explain(update, &Responder::of(&config.domain)?, name),
     }
+}
+
+fn node_of(config: &Config) -> proxy::resolver::Node {
+    proxy::node_of(config.node_name.as_deref(), &config.node_ip)
+}
+
+/// Of a URL whose host is a Service's name or address: that goes to the proxy, not the ingress.
+fn of_service(config: &Config, update: &Update, url: &Uri) -> Result<Option<Explanation>, Failure> {
+    let host = url.host().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let mut because = Vec::new();
+    let ip = match bare.parse::<IpAddr>() {
+        Ok(ip) => ip,
+        Err(_) if !bare.ends_with(&format!(".svc.{}", config.domain)) => return Ok(None),
+        Err(_) => {
+            let named = dns::explain(update, &Responder::of(&config.domain)?, bare)?;
+            let address = named.endpoints.iter().find_map(|data| data.strip_prefix("A "));
+            let Some(ip) = address.and_then(|ip| ip.parse().ok()) else {
+                return Ok(Some(Explanation { target: url.to_string(), ..named }));
+            };
+            because = named.because;
+            ip
+        }
+    };
+    let usual = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    let address = SocketAddr::new(ip, url.port_u16().unwrap_or(usual));
+    let mut explanation = proxy::explain(update, &node_of(config), address, Protocol::Tcp);
+    if explanation.to.is_none() && because.is_empty() {
+        return Ok(None);
+    }
+    because.append(&mut explanation.because);
+    Ok(Some(Explanation { target: url.to_string(), because, ..explanation }))
 }
 
 /// The responder's own flags: by its environment, as it would have them.

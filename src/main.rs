@@ -106,7 +106,7 @@ fn main() -> ExitCode {
                 Err(error) => Err(Failure::failed("the demo failed", error)),
             }
         }),
-        Command::Up(t) => run_tool(&t.log, up::run(t.own)),
+        Command::Up(t) => run_tool(&t.log, up::run(t.own, &t.log)),
         Command::Check(config) => check::run(&config),
         Command::Explain(t) => {
             // Its output is the answer.

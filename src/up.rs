@@ -126,7 +126,7 @@ fn flag(name: &str, value: String) -> [String; 2] {
 ///
 /// When a process says that its configuration cannot work, the feed does not come up, or the
 /// folder is not there.
-pub(crate) async fn run(config: Config) -> Result<(), Failure> {
+pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Failure> {
     if !config.dir.is_dir() {
         return Err(Failure::Configuration(format!("{}: not a folder", config.dir.display())));
     }
@@ -140,9 +140,11 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let end = end_signal().map_err(|error| Failure::failed("cannot listen to signals", error))?;
     // The feed stops after those that follow it: they need not drain with a fault.
     let (mut feed, mut followers) = (Group::default(), Group::default());
-    let (feed_plan, _private) = with_private_state(&config)?;
+    let (mut feed_plan, _private) = with_private_state(&config)?;
+    feed_plan.args.extend(log.args());
     let feed_is_up = feed.supervise(feed_plan, std::future::ready(()));
-    for plan in config.plans() {
+    for mut plan in config.plans() {
+        plan.args.extend(log.args());
         // Not merely when somebody answers at its address, who may be anyone.
         let mut feed_is_up = feed_is_up.clone();
         followers.supervise(plan, async move {

@@ -43,6 +43,18 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFlags {
+    /// The flags as a child process is to be given them.
+    pub fn args(&self) -> Vec<String> {
+        let format = self.format.map(|format| match format {
+            LogFormat::Text => ["--log-format".to_owned(), "text".to_owned()],
+            LogFormat::Json => ["--log-format".to_owned(), "json".to_owned()],
+        });
+        let filter = self.filter.as_ref().map(|filter| ["--log".to_owned(), filter.clone()]);
+        format.into_iter().chain(filter).flatten().collect()
+    }
+}
+
 impl Flags {
     /// `--workers`, else the cores that the affinity mask and the cgroup quota leave.
     pub fn workers(&self) -> usize {

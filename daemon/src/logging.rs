@@ -9,7 +9,10 @@ use crate::flags::{LogFlags, LogFormat};
 /// Installs the process's subscriber; a second call changes nothing.
 pub fn init(flags: &LogFlags) {
     let filter = flags.filter.as_deref().unwrap_or("info");
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    // What it says of a certificate at each try, we say once and with what to do.
+    let quiet = |filter: &str| format!("rustls_platform_verifier=off,{filter}");
+    let filter =
+        EnvFilter::try_new(quiet(filter)).unwrap_or_else(|_| EnvFilter::new(quiet("info")));
     let terminal = std::io::stderr().is_terminal();
     let format = flags.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

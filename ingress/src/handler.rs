@@ -165,6 +165,9 @@ fn find_route(
         }
     }
     let Some(route) = snapshot.route(&host, path) else {
+        if !snapshot.synced {
+            return Err(Refusal::Unserved("not ready: the feed has not been listed yet"));
+        }
         let known = snapshot.knows_host(&host);
         return Err(Refusal::NoRoute { host: known.then(|| host.into_owned()) });
     };

@@ -281,6 +281,10 @@ fn bind_all(config: &Config, workers: usize) -> Result<Vec<Sockets>, Failure> {
         let failed = |e| Failure::failed(format!("cannot listen on {what} address {address}"), e);
         listener::bind(address).map_err(failed)
     };
+    for (what, address) in [("HTTP", config.http), ("HTTPS", config.https)] {
+        let taken = |e| Failure::failed(format!("cannot listen on {what} address {address}"), e);
+        listener::claim(address).map_err(taken)?;
+    }
     let first = Sockets { http: bind("HTTP", config.http)?, https: bind("HTTPS", config.https)? };
     // Port 0 is a port of the kernel's choice, which the others must share.
     let (http, https) = addresses(std::slice::from_ref(&first))?;
@@ -338,9 +342,8 @@ impl Publisher {
                 None => source_is_there = false,
                 Some(update) => {
                     self.publish(&update);
-                    if update.synced && blocked.is_some() {
-                        self.orders.send_modify(|orders| orders.serve = true);
-                        blocked = None;
+                    if update.synced {
+                        drop(blocked.take());
                     }
                 }
             }
@@ -350,7 +353,8 @@ impl Publisher {
     fn publish(&self, update: &Update) {
         let begun = Instant::now();
         let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
-        let compiled = compiler.update(&update.model, &update.changes, update.generation);
+        let mut compiled = compiler.update(&update.model, &update.changes, update.generation);
+        compiled.snapshot.synced = update.synced;
         let ingresses = compiler.served();
         drop(compiler);
         self.snapshot.store(Arc::new(compiled.snapshot));

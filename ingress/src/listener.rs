@@ -25,6 +25,18 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 /// How long to wait before accepting again when there are no descriptors left.
 const BREATH: Duration = Duration::from_millis(50);
 
+/// Whether nobody listens at that address: a second process of this user could share it, and
+/// would get a part of the connections.
+///
+/// # Errors
+///
+/// When somebody does, or the address is not to be had.
+pub(crate) fn claim(address: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
+}
+
 /// A socket at that address that others of ours may share.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;

@@ -28,6 +28,8 @@ use crate::route::{HostKey, HostTable, PathTable};
 pub(crate) struct Snapshot {
     /// Of the update that it was made from.
     pub(crate) generation: u64,
+    /// Every kind has been listed. Until then nothing is taken for absent.
+    pub(crate) synced: bool,
     hosts: HostTable<Arc<HostRoutes>>,
     certificates: HostTable<Arc<Certificate>>,
     /// Served where no other certificate is.
@@ -62,6 +64,7 @@ impl Snapshot {
     pub(crate) fn new(self_signed: Arc<Certificate>) -> Snapshot {
         Snapshot {
             generation: 0,
+            synced: false,
             hosts: HostTable::new(),
             certificates: HostTable::new(),
             self_signed,

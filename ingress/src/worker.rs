@@ -45,8 +45,6 @@ pub(crate) struct Shared {
 /// What workers are told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
-    /// Every kind has been listed: connections may be accepted.
-    pub(crate) serve: bool,
     /// Counts the updates that took endpoints away.
     pub(crate) endpoints_left: u64,
     pub(crate) drain: bool,
@@ -127,12 +125,6 @@ async fn run(
     tokio::task::spawn_local(sweep(worker.clone()));
     // A closed channel is the end of the process: the same as a drain.
     let mut told = *orders.borrow_and_update();
-    while !told.serve && !told.drain {
-        if orders.changed().await.is_err() {
-            return;
-        }
-        told = *orders.borrow_and_update();
-    }
     let tls = TlsAcceptor::from(worker.shared.tls.clone());
     let listeners = [
         listener::start(&worker, sockets.http, None),

@@ -1,7 +1,7 @@
 //! Why an address is answered as it is: by the snapshot that listeners are opened from.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ pub fn explain(
     address: SocketAddr,
     protocol: Protocol,
 ) -> Explanation {
+    let listens = node.ips.clone();
     let node = node.with_objects(&update.model);
     let services = &update.changes.services;
     let (snapshot, _) = Snapshot::default().next(&update.model, services, &node, update.generation);
@@ -26,11 +27,21 @@ pub fn explain(
     };
     let ip = address.ip().to_canonical();
     let asked = Asked { update, snapshot: &snapshot, target, ip, port, protocol };
-    let own = asked.at(Place::Ip(ip), protocol);
-    match own.or_else(|| asked.at(Place::Node(Family::of(ip)), protocol)) {
-        Some(frontend) => asked.found(frontend),
+    if let Some(frontend) = asked.at(Place::Ip(ip), protocol) {
+        return asked.found(frontend);
+    }
+    match asked.at(Place::Node(Family::of(ip)), protocol) {
+        Some(frontend) if is_of_node(&listens, ip) => asked.found(frontend),
+        Some(frontend) => asked.elsewhere(frontend, &listens),
         None => asked.nothing(),
     }
+}
+
+/// Whether NodePorts are served at an address, as far as `--node-ip` says.
+fn is_of_node(listens: &[IpAddr], ip: IpAddr) -> bool {
+    let own = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    let adds_loopback = !listens.iter().any(IpAddr::is_loopback);
+    listens.is_empty() || listens.contains(&ip) || (adds_loopback && own.contains(&ip))
 }
 
 struct Asked<'a> {
@@ -84,6 +95,15 @@ impl Asked<'_> {
         }
     }
 
+    /// A NodePort that is served, but not at that address.
+    fn elsewhere(&self, frontend: &Frontend, listens: &[IpAddr]) -> Explanation {
+        let ips: Vec<_> = listens.iter().map(ToString::to_string).collect();
+        let (ips, service) = (ips.join(", "), &frontend.service);
+        let cause = format!("NodePort {} of Service {service} is served on {ips} only", self.port);
+        let fix = format!("dial one of those, or give --node-ip {} as well", self.ip);
+        Explanation::of_trouble(&self.target, "not served", cause, fix)
+    }
+
     fn no_endpoint(&self, frontend: &Frontend) -> Trouble {
         let service = &frontend.service;
         let entry = self.update.model.service(service);
@@ -126,7 +146,8 @@ impl Asked<'_> {
             .or_else(|| self.is_endpoint())
             .or_else(|| self.skipped())
             .unwrap_or_else(|| self.unknown());
-        Explanation::of_trouble(&self.target, "refused", cause, fix)
+        // Another process may listen there, of which nothing is known here.
+        Explanation::of_trouble(&self.target, "not served", cause, fix)
     }
 
     fn other_protocol(&self) -> Option<(String, String)> {

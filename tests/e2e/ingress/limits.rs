@@ -414,3 +414,28 @@ async fn a_body_that_its_client_breaks_off_never_looks_whole() {
         assert!(seen.ends_with("\r\n\r\n4\r\nhalf\r\n"), "no last chunk: {speaks:?} {seen:?}");
     }
 }
+
+/// Clients are told that the state is not there yet, instead of waiting for it.
+#[tokio::test]
+async fn before_the_feed_is_there_every_request_is_503() {
+    let net = Net::new();
+    let (http, https) = (net.addr(1, 8080).to_string(), net.addr(1, 8443).to_string());
+    let feed = format!("http://{}", net.addr(9, 7400));
+    let args = ["ingress", "--feed", &feed, "--http", &http, "--https", &https];
+    let process = crate::support::Switchyard::start(net.addr(1, 7421), &args);
+    let answer = crate::support::eventually("an answer", || {
+        crate::support::http_get(net.addr(1, 8080), "shop.example", "/").ok()
+    });
+    assert!(answer.0 == 503 && answer.1.contains("not ready"), "{answer:?}");
+    assert_eq!(process.admin_get("/readyz").0, 503);
+}
+
+#[tokio::test]
+async fn an_address_that_another_ingress_has_is_not_shared() {
+    let world = World::start_in(Net::new(), &service("s", &[]), &[]);
+    let (http, https) = (world.http.to_string(), world.net.addr(2, 8443).to_string());
+    let path = world.folder.path().display().to_string();
+    let args = ["ingress", "--feed", &path, "--http", &http, "--https", &https];
+    let second = crate::support::Switchyard::start(world.net.addr(2, 7421), &args);
+    assert_eq!(second.wait().code(), Some(1));
+}
