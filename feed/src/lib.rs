@@ -131,7 +131,10 @@ pub struct Config {
 pub fn follow(config: &Config, kinds: Kinds, daemon: &Daemon) -> Result<Updates, Failure> {
     let updates = match &config.source {
         Source::Folder(path) => folder::follow(path, kinds, daemon).map_err(|error| {
-            Failure::Configuration(format!("cannot read the folder {}: {error}", path.display()))
+            let name = path.display().to_string();
+            let is_address = name.parse::<SocketAddr>().is_ok() || name.starts_with("localhost:");
+            let help = if is_address { "; for a feed there write http://" } else { "" };
+            Failure::Configuration(format!("cannot read the folder {name}: {error}{help}"))
         })?,
         Source::Api(url) => client::follow_url(url, &config.api, kinds, daemon)?,
         Source::Kube => client::follow_kube(&config.api, kinds, daemon)?,

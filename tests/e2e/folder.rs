@@ -278,6 +278,7 @@ fn a_source_that_cannot_work_is_a_configuration_error() {
         ("https://user:secret@feed.example", "--feed-token-file"),
         ("http://feed.example/?watch=1", "it has a query"),
         ("no-such-folder", "cannot read the folder"),
+        ("127.0.0.1:7400", "for a feed there write http://"),
         ("", "empty"),
     ] {
         let (code, _, err) = run(&["dns", "--feed", source, "--admin", "127.0.0.1:0"]);

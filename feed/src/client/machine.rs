@@ -85,6 +85,26 @@ pub(crate) enum Fault {
     TooMuch(usize),
 }
 
+impl Fault {
+    /// What an operator can do about it, where that is known.
+    pub(crate) fn help(&self) -> Option<&'static str> {
+        match self {
+            Fault::Refused(status) if status.code == 401 => {
+                Some("give a token that the feed knows: --feed-token-file")
+            }
+            Fault::Refused(status) if status.code == 403 => Some("the token may not read this"),
+            Fault::Unreachable(text) if text.contains("certificate") => {
+                Some("give the certificate that signed the feed's: --feed-ca-file")
+            }
+            // What hyper says of a TLS alert.
+            Fault::Broken(text) if text.contains("invalid HTTP version") => {
+                Some("it may speak TLS: write https://")
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Who answers at the feed's address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Server {

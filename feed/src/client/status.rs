@@ -183,7 +183,8 @@ impl Status {
             }
         }
         let (address, readiness) = (inner.address.clone(), inner.readiness.clone());
-        let text = fault.to_string();
+        let help = fault.help().map(|help| format!("; {help}")).unwrap_or_default();
+        let text = format!("{fault}{help}");
         // All kinds come from one server: what they have in common is said once.
         let is_known = inner.is_known(&text);
         // What was saved is served instead: that is no reason not to be asked.
