@@ -15,8 +15,8 @@ use http::Uri;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
-    /// What to explain: a URL (http://shop.example/api), a DNS name (web.shop.svc.cluster.local),
-    /// or IP:PORT, with /udp for UDP (10.96.0.10:53/udp)
+    /// What to explain: a URL as `http://shop.example/api`, a DNS name as
+    /// `web.shop.svc.cluster.local`, or IP:PORT, with /udp for UDP (10.96.0.10:53/udp)
     #[arg(required = true, value_name = "TARGET")]
     targets: Vec<Target>,
 

@@ -3,7 +3,7 @@
 //! Pure: a [`ServiceEntry`] of the model and the [`Node`] that asks → [`Resolution`]. Readiness,
 //! `publishNotReadyAddresses`, terminating endpoints, traffic policies, topology, address families
 //! and who may come are decided here and nowhere else, for every mode. How endpoints are chosen is
-//! in [`endpoints`].
+//! in `endpoints`.
 //!
 //! Left out: which of several Services that claim one address gets it (the snapshot's work).
 
