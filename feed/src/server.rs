@@ -1,6 +1,6 @@
 //! `switchyard feed`: a folder of manifests as a Kubernetes API to list and watch.
 //!
-//! folder → batch → [`assemble`] → [`history`] → lists and watches. The folder's thread hands
+//! folder → batch → `assemble` → `history` → lists and watches. The folder's thread hands
 //! over what each look found; it becomes one change of the versioned store, which all clients
 //! read at their own pace. Reading only: the manifests are the place to change. Left out: what a
 //! dataplane would do with the objects.
