@@ -20,6 +20,7 @@ mod splice;
 mod tcp;
 mod udp;
 mod udp_thread;
+mod unanswered;
 mod worker;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
