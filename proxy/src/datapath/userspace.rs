@@ -10,6 +10,7 @@
 mod affinities;
 mod connection;
 mod downstream;
+mod eviction;
 pub(crate) mod own;
 mod relay;
 pub(crate) mod room;

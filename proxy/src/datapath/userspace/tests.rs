@@ -600,7 +600,7 @@ fn an_address_of_another_host_says_what_to_do() {
 
 #[test]
 fn connections_over_the_limit_wait_until_there_is_room() {
-    let limits = Limits { connections: Some(3), sessions: None };
+    let limits = Limits { connections: Some(3), ..Limits::default() };
     let mut fixture = Fixture::with(2, |_| {}, limits);
     talkers(&fixture, &[11]);
     fixture.serve(&[11]);
@@ -787,7 +787,7 @@ fn idle_udp_sessions_end() {
 
 #[test]
 fn udp_sessions_over_the_limit_are_dropped() {
-    let limits = Limits { connections: None, sessions: Some(1) };
+    let limits = Limits { sessions: Some(1), ..Limits::default() };
     let mut fixture = Fixture::with(1, |_| {}, limits);
     udp_endpoints(&fixture, &[11]);
     fixture.serve(&[11]);
@@ -803,7 +803,7 @@ fn udp_sessions_over_the_limit_are_dropped() {
 
 #[test]
 fn a_flood_from_ever_new_ports_holds_no_session_for_long() {
-    let limits = Limits { connections: None, sessions: Some(4) };
+    let limits = Limits { sessions: Some(4), sessions_per_client: Some(4), ..Limits::default() };
     let mut fixture = Fixture::with(1, |_| {}, limits);
     udp_endpoints(&fixture, &[11]);
     fixture.serve(&[11]);
@@ -820,6 +820,31 @@ fn a_flood_from_ever_new_ports_holds_no_session_for_long() {
     assert_eq!(udp_ask(&late), 11);
     assert!(room.open_sessions() <= 4);
     assert_eq!(udp_ask(&talks), 11);
+}
+
+#[test]
+fn one_udp_client_cannot_take_the_sessions_of_others() {
+    let limits = Limits { sessions: Some(16), ..Limits::default() };
+    let mut fixture = Fixture::with(1, |_| {}, limits);
+    udp_endpoints(&fixture, &[11]);
+    fixture.serve(&[11]);
+    // Each talks, so that it would have its session for a minute.
+    let greedy: Vec<_> = (0..30).map(|_| udp_client(&fixture, fixture.vip())).collect();
+    for client in &greedy {
+        let _ = (client.send(b"one"), client.send(b"two"));
+    }
+    let room = fixture.datapath().room.clone();
+    fixture.tend_until("it has its share", |_| room.open_sessions() == 4);
+    for last in 101..=112 {
+        let other = UdpSocket::bind(fixture.addr(last, 0)).unwrap();
+        other.connect(fixture.vip()).unwrap();
+        other.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        assert_eq!(udp_ask(&other), 11);
+    }
+    assert_eq!(room.open_sessions(), 16);
+    // Its latest socket gets the session of one that it has left.
+    assert_eq!(udp_ask(&udp_client(&fixture, fixture.vip())), 11);
+    assert!(room.open_sessions() <= 16);
 }
 
 #[test]

@@ -24,7 +24,8 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::downstream::{Downstream, MAX_DATAGRAM};
-use super::room::Permit;
+use super::eviction::evicted;
+use super::room::{Scarcity, SessionPermit};
 use super::rules::Stay;
 use super::serving::{Cell, Endpoint};
 use super::udp_thread::Stop;
@@ -47,6 +48,13 @@ const MAX_SWEEP: Duration = Duration::from_secs(1);
 /// its answer by then, or asks again. Else a flood from ever new ports would hold every session
 /// for the whole idle time-out.
 const BRIEF_IDLE: Duration = Duration::from_secs(2);
+/// When nearly all sessions are taken, the others are given this share of the idle time-out, one
+/// part in so many: a flood of two datagrams a port would hold them as long as one talks.
+const SHORT_IDLE_SHARE: u32 = 4;
+/// Sessions that may be looked at for each that makes room, which takes some microseconds, as
+/// does a new session; when it takes more to find one, nobody looks for a while.
+const LOOKED_AT: usize = 1024;
+const EVICTION_PAUSE: Duration = Duration::from_millis(100);
 
 thread_local! {
     static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
@@ -61,6 +69,8 @@ pub(super) struct Table {
     cell: Arc<Cell>,
     limits: Rc<WorkerLimits>,
     sessions: HashMap<Key, Session>,
+    /// Until then no session makes room for another.
+    evict_from: Instant,
     /// Sessions whose endpoint refused, for [`Table::move_on`]: at most one entry for each session
     /// and each endpoint that it tries.
     refusals: mpsc::UnboundedReceiver<Key>,
@@ -71,6 +81,9 @@ pub(super) struct Table {
 struct Session {
     flow: Rc<Flow>,
     replies: tokio::task::JoinHandle<()>,
+    /// Not in the flow: that goes a moment later, with its task, and another session may be
+    /// waiting for the room. Of descriptors, the others than clients' have enough for that moment.
+    _permit: SessionPermit,
 }
 
 /// What a session shares with the task that passes its replies on.
@@ -87,7 +100,6 @@ struct Flow {
     unanswered: RefCell<Unanswered>,
     active: Active,
     stay: Option<Stay>,
-    _permit: Permit,
 }
 
 impl Drop for Session {
@@ -165,7 +177,8 @@ impl Table {
     pub(super) fn new(downstream: Downstream, cell: Arc<Cell>, limits: Rc<WorkerLimits>) -> Table {
         let downstream = Rc::new(downstream);
         let (refuse, refusals) = mpsc::unbounded_channel();
-        Table { downstream, cell, limits, sessions: HashMap::new(), refusals, refuse }
+        let (sessions, evict_from) = (HashMap::new(), Instant::now());
+        Table { downstream, cell, limits, sessions, evict_from, refusals, refuse }
     }
 
     /// Serves the frontend until stopped.
@@ -205,12 +218,14 @@ impl Table {
 
     fn end_idle(&mut self, now: Instant) {
         let timeout = self.limits.udp_idle_timeout;
-        let brief = match self.limits.room.sessions_are_scarce() {
-            true => timeout.min(BRIEF_IDLE),
-            false => timeout,
+        let brief = timeout.min(BRIEF_IDLE);
+        let (once, often) = match self.limits.room.session_scarcity() {
+            Scarcity::None => (timeout, timeout),
+            Scarcity::Scarce => (brief, timeout),
+            Scarcity::NearlyFull => (brief, brief.max(timeout / SHORT_IDLE_SHARE)),
         };
         let keep = |session: &Session| {
-            let timeout = if session.flow.talks.get() { timeout } else { brief };
+            let timeout = if session.flow.talks.get() { often } else { once };
             !session.is_idle(now, timeout) && session.is_usable()
         };
         self.sessions.retain(|_, session| keep(session));
@@ -294,11 +309,11 @@ impl Table {
     }
 
     /// Begins a session with the endpoint whose turn it is, or the next that takes the datagram.
-    fn begin(&self, datagram: &[u8], key: Key, tried: &[SocketAddr]) -> Option<Session> {
+    fn begin(&mut self, datagram: &[u8], key: Key, tried: &[SocketAddr]) -> Option<Session> {
         let (client, _) = key;
         let mut tried: SmallVec<[SocketAddr; MAX_TRIES]> = tried.into();
         while tried.len() < MAX_TRIES {
-            let permit = self.limits.room.session()?;
+            let permit = self.permit(client.ip())?;
             let serving = self.cell.serving.load();
             if !serving.admits(Some(client.ip())) {
                 count(&serving.meter.denied);
@@ -322,12 +337,11 @@ impl Table {
                         refused: Mutable::new(false),
                         unanswered: RefCell::default(),
                         active,
-                        _permit: permit,
                     };
                     if flow.send(datagram) {
                         count(&serving.meter.sessions);
                         flow.unanswered.borrow_mut().tried = tried.to_vec();
-                        return Some(self.start(flow, key));
+                        return Some(self.start(flow, key, permit));
                     }
                     tried.push(flow.endpoint.addr);
                 }
@@ -341,11 +355,33 @@ impl Table {
         None
     }
 
-    fn start(&self, flow: Flow, key: Key) -> Session {
+    /// Room for a session of the client, if need be that of others.
+    fn permit(&mut self, client: IpAddr) -> Option<SessionPermit> {
+        let full = match self.limits.room.session(client) {
+            Ok(permit) => return Some(permit),
+            Err(full) => full,
+        };
+        let now = Instant::now();
+        if now < self.evict_from {
+            return None;
+        }
+        let sessions = self.sessions.iter();
+        let sessions = sessions.map(|(key, s)| (*key, key.0.ip(), s.flow.last_used.get()));
+        let evicted = evicted(sessions, client, full, now);
+        if evicted.len() * LOOKED_AT < self.sessions.len() || evicted.is_empty() {
+            self.evict_from = now + EVICTION_PAUSE;
+        }
+        for key in evicted {
+            self.sessions.remove(&key);
+        }
+        self.limits.room.session(client).ok()
+    }
+
+    fn start(&self, flow: Flow, key: Key, permit: SessionPermit) -> Session {
         let flow = Rc::new(flow);
         let (downstream, refuse) = (self.downstream.clone(), self.refuse.clone());
         let replies = spawn_local(pass_replies(flow.clone(), downstream, key, refuse));
-        Session { flow, replies }
+        Session { flow, replies, _permit: permit }
     }
 }
 
