@@ -95,6 +95,11 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS", value_name = "N")]
     pub max_udp_sessions: Option<NonZeroUsize>,
 
+    /// UDP sessions that one client address (of IPv6, one /64 network) has at most; beyond that
+    /// those that it has not used for longest make room. Default: a quarter of all
+    #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS_PER_CLIENT", value_name = "N")]
+    pub max_udp_sessions_per_client: Option<NonZeroUsize>,
+
     /// Clients whose endpoint a service port with session affinity remembers; beyond that those
     /// who were away longest are forgotten
     #[arg(
@@ -126,6 +131,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let limits = Limits {
         connections: config.max_connections.map(NonZeroUsize::get),
         sessions: config.max_udp_sessions.map(NonZeroUsize::get),
+        sessions_per_client: config.max_udp_sessions_per_client.map(NonZeroUsize::get),
     };
     // The threads of each worker hold a few descriptors of its own.
     let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;

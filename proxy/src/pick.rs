@@ -5,11 +5,20 @@
 //! [`Rotation::succeed`] carries the order over: whoever was next stays next, nobody who stays
 //! is skipped or served twice, and newcomers line up behind them.
 //!
+//! A member that failed rests: the others take their turns without it, as exactly as before. Only
+//! when all rest are they picked all the same. Its [`Rest`] over, one pick tries it again, and the
+//! others wait for what becomes of that.
+//!
 //! Left out: weights and affinity.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How long a member that failed is passed over: as long as nginx does it (`fail_timeout`). A
+/// dead endpoint then costs one client in ten seconds a wait, and one that is back has its turns
+/// again soon.
+const REST_MS: u64 = 10_000;
 
 /// Members in a fixed cyclic order, and whose turn it is.
 #[derive(Debug)]
@@ -35,17 +44,34 @@ impl<T> Rotation<T> {
         &self.members
     }
 
-    /// Takes a turn: the member whose turn it is, or after it the first that `suits`.
+    /// Takes a turn: the next member that `suits` and does not rest, or if there is none, the
+    /// next that `suits`.
     ///
-    /// A retry takes a turn of its own, so that a member behind a dead one does not get the
-    /// dead one's share on top of its own.
-    pub fn pick(&self, suits: impl Fn(&T) -> bool) -> Option<&T> {
+    /// Whoever is passed over loses the turn, so that the member behind does not get a dead one's
+    /// share on top of its own. A retry takes a turn as well.
+    pub fn pick(&self, suits: impl Fn(&T) -> bool, rests: impl Fn(&T) -> bool) -> Option<&T> {
+        let mut turn = self.turns.load(Ordering::Relaxed);
+        loop {
+            let ahead = self
+                .ahead(turn, |member| !rests(member) && suits(member))
+                .or_else(|| self.ahead(turn, &suits))?;
+            let picked = turn + ahead as u64;
+            let (relaxed, next) = (Ordering::Relaxed, picked + 1);
+            match self.turns.compare_exchange_weak(turn, next, relaxed, relaxed) {
+                Ok(_) => return Some(&self.members[self.place(picked)]),
+                // Another worker took a turn meanwhile.
+                Err(current) => turn = current,
+            }
+        }
+    }
+
+    /// How many members whose turns come before it the first that `suits` is away.
+    fn ahead(&self, turn: u64, suits: impl Fn(&T) -> bool) -> Option<usize> {
         if self.members.is_empty() {
             return None;
         }
-        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let (before, from) = self.members.split_at(self.place(turn));
-        from.iter().chain(before).find(|member| suits(member))
+        from.iter().chain(before).position(suits)
     }
 
     fn place(&self, turn: u64) -> usize {
@@ -73,6 +99,44 @@ impl<T: Clone + Eq + Hash> Rotation<T> {
     }
 }
 
+/// Whether a member that failed is passed over. Times are milliseconds of any one clock.
+#[derive(Debug, Default)]
+pub struct Rest {
+    /// 0 when it works, as far as anybody knows.
+    until_ms: AtomicU64,
+}
+
+impl Rest {
+    /// It failed.
+    pub fn begin(&self, now_ms: u64) {
+        self.until_ms.store(now_ms + REST_MS, Ordering::Relaxed);
+    }
+
+    /// It works.
+    pub fn end(&self) {
+        // A load alone costs the data threads no cache line of each other's.
+        if self.has_begun() {
+            self.until_ms.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The clock is only asked about one that failed.
+    pub fn lasts(&self, now_ms: impl FnOnce() -> u64) -> bool {
+        self.has_begun() && now_ms() < self.until_ms.load(Ordering::Relaxed)
+    }
+
+    /// It has been picked: if it failed the last time, the others wait for how it goes.
+    pub fn tried(&self, now_ms: impl FnOnce() -> u64) {
+        if self.has_begun() {
+            self.begin(now_ms());
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.until_ms.load(Ordering::Relaxed) != 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -83,7 +147,7 @@ mod tests {
     use super::*;
 
     fn picks(rotation: &Rotation<char>, count: usize) -> String {
-        (0..count).filter_map(|_| rotation.pick(|_| true)).collect()
+        (0..count).filter_map(|_| rotation.pick(|_| true, |_| false)).collect()
     }
 
     /// Picks `taken` from `before`, changes the set, and expects the next picks.
@@ -112,23 +176,64 @@ mod tests {
     fn a_retry_skips_the_tried_and_takes_a_turn() {
         let rotation = Rotation::new(vec!['a', 'b', 'c']);
         // Each connection that draws `a` fails there and is retried.
-        let served = (0..6).map(|_| match rotation.pick(|_| true) {
-            Some('a') => *rotation.pick(|member| *member != 'a').unwrap(),
+        let served = (0..6).map(|_| match rotation.pick(|_| true, |_| false) {
+            Some('a') => *rotation.pick(|member| *member != 'a', |_| false).unwrap(),
             Some(other) => *other,
             None => unreachable!(),
         });
         assert_eq!(served.collect::<String>(), "bcbcbc");
-        assert_eq!(rotation.pick(|_| false), None);
-        assert_eq!(Rotation::<char>::default().pick(|_| true), None);
+        assert_eq!(rotation.pick(|_| false, |_| false), None);
+        assert_eq!(Rotation::<char>::default().pick(|_| true, |_| false), None);
+    }
+
+    /// The next picks of `abcd` when these rest and only those suit.
+    fn check_resting(resting: &str, suiting: &str, expected: &str) {
+        let rotation = Rotation::new("abcd".chars().collect());
+        let rests = |member: &char| resting.contains(*member);
+        let suits = |member: &char| suiting.contains(*member);
+        let picked: String = (0..8).filter_map(|_| rotation.pick(suits, rests)).collect();
+        assert_eq!(picked, expected, "{resting} rest, {suiting} suit");
+    }
+
+    #[test]
+    fn those_who_rest_are_passed_over_and_the_others_stay_in_turn() {
+        check_resting("", "abcd", "abcdabcd");
+        check_resting("a", "abcd", "bcdbcdbc");
+        check_resting("bc", "abcd", "adadadad");
+        check_resting("abc", "abcd", "dddddddd");
+        check_resting("abcd", "abcd", "abcdabcd");
+        check_resting("ab", "bcd", "cdcdcdcd");
+        check_resting("ab", "ab", "abababab");
+        check_resting("ab", "", "");
+    }
+
+    #[test]
+    fn one_pick_tries_again_whoever_has_rested() {
+        let rest = Rest::default();
+        let lasts = |at_ms| rest.lasts(|| at_ms);
+        assert!(!lasts(0));
+        rest.tried(|| unreachable!("the clock is not asked about one that works"));
+        rest.begin(5);
+        assert!(lasts(5) && lasts(10_004) && !lasts(10_005));
+        rest.tried(|| 10_005);
+        assert!(lasts(10_006) && !lasts(20_005));
+        rest.end();
+        assert!(!lasts(10_006));
     }
 
     #[test]
     fn workers_share_the_turns() {
+        check_workers(&[], [400; 7]);
+        check_workers(&[2, 3], [560, 560, 0, 0, 560, 560, 560]);
+    }
+
+    fn check_workers(resting: &[usize], expected: [usize; 7]) {
         let rotation = Rotation::new((0..7).collect());
         let mut counts = [0; 7];
         std::thread::scope(|scope| {
             let worker = || {
-                let draw = |_| *rotation.pick(|_| true).unwrap();
+                let rests = |member: &usize| resting.contains(member);
+                let draw = |_| *rotation.pick(|_| true, rests).unwrap();
                 (0..700).map(draw).collect::<Vec<usize>>()
             };
             let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
@@ -136,7 +241,7 @@ mod tests {
                 counts[member] += 1;
             }
         });
-        assert_eq!(counts, [400; 7]);
+        assert_eq!(counts, expected);
     }
 
     proptest! {
@@ -154,7 +259,7 @@ mod tests {
                 (0..6).filter(|m| steps.iter().all(|(set, _)| set.contains(m))).collect();
             for (set, count) in steps {
                 rotation = rotation.succeed(set.iter().copied().collect());
-                picked.extend((0..count).filter_map(|_| rotation.pick(|_| true)));
+                picked.extend((0..count).filter_map(|_| rotation.pick(|_| true, |_| false)));
             }
             let mut seen: BTreeMap<u8, usize> = stays.iter().map(|m| (*m, 0)).collect();
             for member in picked.into_iter().filter(|m| stays.contains(m)) {
@@ -165,7 +270,7 @@ mod tests {
             let members = rotation.members().len();
             let mut counts: BTreeMap<u8, usize> = BTreeMap::new();
             for _ in 0..k * members {
-                *counts.entry(*rotation.pick(|_| true).unwrap()).or_default() += 1;
+                *counts.entry(*rotation.pick(|_| true, |_| false).unwrap()).or_default() += 1;
             }
             prop_assert_eq!(counts.len(), members);
             prop_assert!(counts.values().all(|count| *count == k), "{:?}", counts);

@@ -4,19 +4,24 @@
 //! The kernel then takes connections to all ClusterIPs, refuses those that nothing listens on,
 //! and answers for them on a bridge (ARP), so that a container can own a part of its network as
 //! ClusterIPs. Needs CAP_NET_ADMIN. The route is removed when the process has drained: what is
-//! left of a process that was killed is taken over by the next one with the same range.
+//! left of a process that was killed is taken over by the next one with the same range. Until
+//! then a route that somebody removes, as a predecessor does that ends later, is added again.
 //!
 //! Left out: binding. An IPv6 address of the range is bound with `IPV6_FREEBIND`, because there
 //! the kernel asks for an address of an interface.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use daemon::Failure;
 use ipnet::IpNet;
 use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{Error, Handle, RouteMessageBuilder};
-use std::net::IpAddr;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// `lo` is the first interface of every network namespace, so the kernel gives it this index.
 const LOOPBACK_INDEX: u32 = 1;
@@ -28,11 +33,32 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(83);
 /// A wider range is a slip: the host would take most of the network for itself.
 const SHORTEST_PREFIX: (u8, u8) = (8, 16);
 
-/// The routes that this process added.
+/// How often the routes are looked after. Where two processes overlap, as in a rolling update,
+/// the one that ends takes the route along that the other needs: so long nobody has it, which is
+/// less than a client's first retransmission takes (a second, RFC 6298, 2.1). Asking for a route
+/// that is there costs the kernel microseconds.
+const ASSERT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The routes that this process has, for as long as it needs them.
 #[derive(Debug)]
 pub(crate) struct ServiceRoutes {
-    handle: Option<Handle>,
-    added: Vec<IpNet>,
+    keeper: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+}
+
+/// Adds the routes, again if somebody takes them away, and removes them at the end.
+#[derive(Debug)]
+struct Keeper {
+    handle: Handle,
+    routes: Vec<Route>,
+}
+
+#[derive(Debug)]
+struct Route {
+    range: IpNet,
+    /// This process added it.
+    ours: bool,
+    /// It is not there and could not be added, which has been said.
+    missing: bool,
 }
 
 /// A range as a flag gives it.
@@ -64,40 +90,81 @@ fn loopback_of(ip: IpAddr) -> IpAddr {
 }
 
 impl ServiceRoutes {
-    /// Adds a route for each range. Either all of them are there afterwards or none.
+    /// Adds a route for each range, and looks after them from then on. Either all of them are
+    /// there afterwards or none.
     ///
     /// # Errors
     ///
     /// When the kernel refuses, most often because the process lacks CAP_NET_ADMIN.
     pub(crate) async fn add(ranges: &[IpNet]) -> Result<ServiceRoutes, Failure> {
-        let mut routes = ServiceRoutes { handle: None, added: Vec::new() };
         if ranges.is_empty() {
-            return Ok(routes);
+            return Ok(ServiceRoutes { keeper: None });
         }
         let (connection, handle, _) = rtnetlink::new_connection()
             .map_err(|error| Failure::failed("--service-cidr: no netlink socket", error))?;
         tokio::spawn(connection);
-        for range in ranges {
-            match add(&handle, *range).await {
-                Ok(true) => routes.added.push(*range),
-                Ok(false) => {}
+        let mut keeper = Keeper { handle, routes: Vec::new() };
+        for range in ranges.iter().copied() {
+            match add(&keeper.handle, range).await {
+                Ok(ours) => keeper.routes.push(Route { range, ours, missing: false }),
                 Err(error) => {
-                    routes.handle = Some(handle);
-                    routes.remove().await;
-                    return Err(refused(*range, &error));
+                    keeper.remove().await;
+                    return Err(refused(range, &error));
                 }
             }
         }
-        routes.handle = Some(handle);
-        Ok(routes)
+        let (stop, stopped) = oneshot::channel();
+        Ok(ServiceRoutes { keeper: Some((stop, tokio::spawn(keeper.keep(stopped)))) })
     }
 
     /// Removes what was added.
     pub(crate) async fn remove(self) {
-        let Some(handle) = self.handle else { return };
-        for range in self.added {
-            match handle.route().del(route(range)).execute().await {
+        let Some((stop, keeper)) = self.keeper else { return };
+        let _ = stop.send(());
+        if let Err(error) = keeper.await {
+            tracing::warn!(%error, "the local routes may have stayed");
+        }
+    }
+}
+
+impl Keeper {
+    async fn keep(mut self, mut stopped: oneshot::Receiver<()>) {
+        let mut interval = interval(ASSERT_INTERVAL);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = &mut stopped => break,
+                _ = interval.tick() => self.assert().await,
+            }
+        }
+        self.remove().await;
+    }
+
+    /// Adds again what somebody else removed.
+    async fn assert(&mut self) {
+        for Route { range, ours, missing } in &mut self.routes {
+            match self.handle.route().add(route(*range)).execute().await {
+                Ok(()) => {
+                    tracing::warn!(%range, "somebody removed the local route: added again");
+                    (*ours, *missing) = (true, false);
+                }
+                Err(error) if code(&error) == -nix::libc::EEXIST => *missing = false,
+                Err(error) => {
+                    if !std::mem::replace(missing, true) {
+                        let hint = refused(*range, &error);
+                        tracing::error!(%hint, "the local route is gone");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn remove(self) {
+        for Route { range, .. } in self.routes.into_iter().filter(|route| route.ours) {
+            match self.handle.route().del(route(range)).execute().await {
                 Ok(()) => tracing::info!(%range, "local route removed"),
+                // Another process with the same range ended a moment ago.
+                Err(error) if code(&error) == -nix::libc::ESRCH => {}
                 Err(error) => tracing::warn!(%range, %error, "cannot remove the local route"),
             }
         }

@@ -205,6 +205,34 @@ fn a_service_range_is_owned_while_the_proxy_runs() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_service_range_outlives_whoever_removes_its_route() {
+    let mut cluster = Cluster::start(&manifest("", &ALL), &[]);
+    for route in
+        ["del local 10.96.0.0/16 dev lo table local", "flush table local root fd00:96::/112"]
+    {
+        let family = if route.contains("fd00") { "-6 " } else { "" };
+        cluster.node.set(&format!("{family}route {route}"));
+    }
+    for vip in [VIP, VIP6] {
+        cluster.eventually_answers(&cluster.client, vip, &ALL_NAMES);
+    }
+    // The next proxy starts before this one has ended, and takes its route over.
+    let next = "127.0.0.1:7412";
+    let feed = cluster.folder.path().to_str().unwrap();
+    let args = ["proxy", "--feed", feed, "--service-cidr", RANGES];
+    let successor = cluster.node.run(|| Switchyard::ready(next.parse().unwrap(), &args));
+    assert!(cluster.stop());
+    cluster.proxy = Some(successor);
+    for vip in [VIP, VIP6] {
+        cluster.eventually_answers(&cluster.client, vip, &ALL_NAMES);
+    }
+    assert!(cluster.stop());
+    let routes = cluster.node.show("route show table local");
+    assert!(!routes.contains("10.96."), "{routes}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_service_range_needs_a_capability() {
     let (lab, folder) = (Lab::new(), Folder::new());
     let node = lab.host(1);

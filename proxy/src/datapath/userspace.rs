@@ -10,6 +10,7 @@
 mod affinities;
 mod connection;
 mod downstream;
+mod eviction;
 pub(crate) mod own;
 mod relay;
 pub(crate) mod room;
@@ -20,6 +21,7 @@ mod splice;
 mod tcp;
 mod udp;
 mod udp_thread;
+mod unanswered;
 mod worker;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};

@@ -383,6 +383,7 @@ impl Connection {
     fn found(&mut self) {
         let Stage::Connecting(search) = &self.stage else { return };
         if let Some(endpoint) = &self.endpoint {
+            endpoint.worked();
             self.stay = search.cell.serving.load().stay(Some(search.client.ip()), endpoint);
         }
         self.stage = Stage::Relaying;
@@ -393,6 +394,10 @@ impl Connection {
         count(&self.active.meter().connect_failures);
         let Some(endpoint) = self.endpoint.take() else { return };
         tracing::debug!(endpoint = %endpoint.addr, %error, "connect failed");
+        // Without a local port left towards it, it is not the endpoint that failed.
+        if error != Errno::ADDRNOTAVAIL {
+            endpoint.failed();
+        }
         if let Stage::Connecting(search) = &mut self.stage {
             search.tried.push(endpoint.addr);
         }

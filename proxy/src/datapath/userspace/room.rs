@@ -4,8 +4,10 @@
 //! client is accepted for whom no endpoint could be connected. What does not fit waits in the
 //! kernel's queue until something ends.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
@@ -20,6 +22,14 @@ const EXTRA_LISTENER_SHARE: usize = 5;
 /// The share, one in so many, of what listeners leave that UDP sessions may take unless a flag
 /// says more: a flood of datagrams from ever new ports must not cost TCP clients their room.
 const SESSION_SHARE: usize = 2;
+/// The share, one in so many, of the UDP sessions that one client may have unless a flag says
+/// otherwise: three that take all they can get leave room for others.
+const CLIENT_SHARE: usize = 4;
+/// The bits of an IPv6 address that tell one client from another: a host commonly has all the
+/// addresses of such a network (RFC 7934), and could take a share with each.
+const CLIENT_PREFIX_V6: u32 = 64;
+/// The share, one in so many, of the UDP sessions that are left when they are all but used up.
+const LAST_SHARE: usize = 8;
 /// The share, one in so many, of what listeners leave that TCP connections leave to UDP sessions.
 const SESSION_RESERVE: usize = 8;
 /// The share, one in so many, of what listeners leave that pipes may take, and at most so many:
@@ -36,6 +46,7 @@ const CONNECTION_DESCRIPTORS: usize = 2;
 pub(crate) struct Limits {
     pub(crate) connections: Option<usize>,
     pub(crate) sessions: Option<usize>,
+    pub(crate) sessions_per_client: Option<usize>,
 }
 
 /// The process's descriptors and what has been taken of them.
@@ -48,6 +59,8 @@ pub(crate) struct Room {
     limits: Limits,
     connections: AtomicUsize,
     sessions: AtomicUsize,
+    /// The sessions of each client, by [`client_of`].
+    clients: Mutex<HashMap<IpAddr, usize>>,
     pipes: AtomicUsize,
 }
 
@@ -59,6 +72,13 @@ pub(crate) struct Permit {
     kind: Kind,
 }
 
+/// Room for a session of a client, which has one less when this is dropped.
+#[derive(Debug)]
+pub(crate) struct SessionPermit {
+    permit: Permit,
+    client: IpAddr,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     /// The first of these descriptors is the address's own, the others are extra.
@@ -66,6 +86,25 @@ enum Kind {
     Connection,
     Session,
     Pipe,
+}
+
+/// Why there is no room for another UDP session.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Full {
+    /// The client has its share.
+    Client,
+    /// All sessions, or all descriptors, are taken.
+    All,
+}
+
+/// How many of the UDP sessions are taken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scarcity {
+    None,
+    /// More than half.
+    Scarce,
+    /// All but an eighth.
+    NearlyFull,
 }
 
 /// Raises the soft limit of descriptors to the hard one, and returns it.
@@ -92,6 +131,7 @@ impl Room {
             limits,
             connections: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
+            clients: Mutex::default(),
             pipes: AtomicUsize::new(0),
         })
     }
@@ -120,13 +160,51 @@ impl Room {
         self.admit((&self.connections, max), CONNECTION_DESCRIPTORS, Kind::Connection)
     }
 
-    pub(crate) fn session(self: &Arc<Room>) -> Option<Permit> {
-        self.admit((&self.sessions, self.max_sessions()), 1, Kind::Session)
+    pub(crate) fn session(self: &Arc<Room>, client: IpAddr) -> Result<SessionPermit, Full> {
+        let max = self.max_sessions();
+        let share = max.div_ceil(CLIENT_SHARE).max(1);
+        let share = self.limits.sessions_per_client.unwrap_or(share);
+        let client = client_of(client);
+        let mut clients = self.clients();
+        let taken = clients.entry(client).or_default();
+        if *taken >= share {
+            return Err(Full::Client);
+        }
+        *taken += 1;
+        drop(clients);
+        match self.admit((&self.sessions, max), 1, Kind::Session) {
+            Some(permit) => Ok(SessionPermit { permit, client }),
+            None => {
+                self.give_back(client);
+                Err(Full::All)
+            }
+        }
     }
 
-    /// Whether more than half of the UDP sessions that fit are open.
-    pub(crate) fn sessions_are_scarce(&self) -> bool {
-        self.open_sessions() * 2 > self.max_sessions()
+    pub(crate) fn session_scarcity(&self) -> Scarcity {
+        let (open, max) = (self.open_sessions(), self.max_sessions());
+        if open >= max - max / LAST_SHARE {
+            Scarcity::NearlyFull
+        } else if open * 2 > max {
+            Scarcity::Scarce
+        } else {
+            Scarcity::None
+        }
+    }
+
+    /// One session of the client less.
+    fn give_back(&self, client: IpAddr) {
+        let mut clients = self.clients();
+        if let Some(taken) = clients.get_mut(&client) {
+            *taken -= 1;
+            if *taken == 0 {
+                clients.remove(&client);
+            }
+        }
+    }
+
+    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn max_sessions(&self) -> usize {
@@ -179,6 +257,17 @@ impl Room {
     }
 }
 
+/// What counts as one client: an address, or a network of IPv6.
+pub(crate) fn client_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => {
+            let mask = !(u128::MAX >> CLIENT_PREFIX_V6);
+            Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+        }
+        v4 => v4,
+    }
+}
+
 /// Adds `amount` unless that would go over `max`.
 fn take(counter: &AtomicUsize, amount: usize, max: usize) -> bool {
     let before = counter.fetch_add(amount, Ordering::Relaxed);
@@ -192,6 +281,12 @@ fn take(counter: &AtomicUsize, amount: usize, max: usize) -> bool {
 impl Permit {
     pub(crate) fn descriptors(&self) -> usize {
         self.descriptors
+    }
+}
+
+impl Drop for SessionPermit {
+    fn drop(&mut self) {
+        self.permit.room.give_back(self.client);
     }
 }
 
@@ -221,6 +316,49 @@ mod tests {
         (permits.len(), permits.iter().map(Permit::descriptors).sum())
     }
 
+    fn client(number: u32) -> IpAddr {
+        IpAddr::from(number.to_be_bytes())
+    }
+
+    /// Takes sessions of ever new clients until none fits.
+    fn sessions(room: &Arc<Room>) -> Vec<SessionPermit> {
+        (0..).map_while(|number| room.session(client(number)).ok()).collect()
+    }
+
+    #[test]
+    fn one_udp_client_leaves_sessions_toothers() {
+        let limits = Limits { sessions: Some(40), ..Limits::default() };
+        let room = Room::new(1000, 10, limits);
+        let of = |ip: IpAddr| -> Vec<SessionPermit> {
+            std::iter::from_fn(|| room.session(ip).ok()).collect()
+        };
+        let mut first = of(client(1));
+        assert_eq!(first.len(), 10);
+        assert_eq!(room.session(client(1)).unwrap_err(), Full::Client);
+        assert_eq!(room.session_scarcity(), Scarcity::None);
+        // What a session leaves is the client's again.
+        first.pop();
+        assert_eq!(of(client(1)).len(), 1);
+        // All addresses of one IPv6 network are one client.
+        let v6 = |text: &str| text.parse::<IpAddr>().unwrap();
+        let six = of(v6("fd00:0:0:1::1"));
+        assert_eq!(room.session(v6("fd00:0:0:1:2::")).unwrap_err(), Full::Client);
+        let other = of(v6("fd00:0:0:2::1"));
+        assert_eq!(room.session(v6("::ffff:0.0.0.1")).err(), None);
+        let rest = sessions(&room);
+        assert_eq!(rest.len() + first.len() + 20, 40);
+        assert_eq!(room.session_scarcity(), Scarcity::NearlyFull);
+        assert_eq!(room.session(client(99)).unwrap_err(), Full::All);
+        drop((first, six, other, rest));
+        assert!(room.clients().is_empty());
+        let limits =
+            Limits { sessions: Some(40), sessions_per_client: Some(30), connections: None };
+        let room = Room::new(1000, 10, limits);
+        let count =
+            std::iter::from_fn(|| room.session(client(1)).ok().map(std::mem::forget)).count();
+        assert_eq!((count, room.session_scarcity()), (30, Scarcity::Scarce));
+    }
+
     #[test]
     fn ten_thousand_frontends_fit_for_any_number_of_workers() {
         for workers in [1, 2, 3, 8, 64, 1000] {
@@ -241,15 +379,15 @@ mod tests {
 
     #[test]
     fn what_is_dropped_makes_room_again() {
-        let limits = Limits { connections: Some(3), sessions: Some(2) };
+        let limits = Limits { connections: Some(3), sessions: Some(2), ..Limits::default() };
         let room = Room::new(1000, 10, limits);
         let mut connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
-        let sessions: Vec<_> = std::iter::from_fn(|| room.session()).collect();
-        assert_eq!((connections.len(), sessions.len()), (3, 2));
+        let taken = sessions(&room);
+        assert_eq!((connections.len(), taken.len()), (3, 2));
         assert_eq!((room.open_connections(), room.open_sessions()), (3, 2));
         connections.pop();
         assert!(room.connection().is_some());
-        drop((connections, sessions));
+        drop((connections, taken));
         assert_eq!(room.used.load(Ordering::Relaxed), 0);
         let listeners = room.listeners(4).unwrap();
         assert_eq!(room.open_listeners(), 4);
@@ -263,7 +401,7 @@ mod tests {
         let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
         // All of 64 - 20 - 16 descriptors but an eighth.
         assert_eq!(connections.len(), (28 - 3) / 2);
-        let limits = Limits { connections: Some(100), sessions: None };
+        let limits = Limits { connections: Some(100), ..Limits::default() };
         let room = Room::new(64, 20, limits);
         let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
         assert_eq!(connections.len(), 28 / 2);
@@ -271,17 +409,17 @@ mod tests {
     }
 
     #[test]
-    fn udp_clients_do_not_cost_tcp_clients_their_room_nor_the_other_way_round() {
+    fn udp_clients_do_not_cost_tcp_clients_their_room_nor_theother_way_round() {
         let room = Room::new(1096, 0, Limits::default());
         let listeners: Vec<_> = (0..200).map(|_| room.listeners(1).unwrap()).collect();
-        let sessions: Vec<_> = std::iter::from_fn(|| room.session()).collect();
-        assert_eq!((listeners.len(), sessions.len()), (200, 400));
+        let taken = sessions(&room);
+        assert_eq!((listeners.len(), taken.len()), (200, 400));
         let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
         assert_eq!(connections.len(), 200);
-        drop((sessions, connections));
+        drop((taken, connections));
         let connections: Vec<_> = std::iter::from_fn(|| room.connection()).collect();
-        let sessions: Vec<_> = std::iter::from_fn(|| room.session()).collect();
-        assert_eq!((connections.len(), sessions.len()), (350, 100));
+        let taken = sessions(&room);
+        assert_eq!((connections.len(), taken.len()), (350, 100));
     }
 
     #[test]

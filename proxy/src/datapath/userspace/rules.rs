@@ -68,6 +68,9 @@ impl Serving {
     }
 
     /// The endpoint for a new connection or session: the client's own, or whose turn it is.
+    ///
+    /// A client keeps its endpoint until that fails itself: what it did to another client is no
+    /// reason to lose a session.
     pub(super) fn pick(
         &self,
         client: Option<IpAddr>,
@@ -75,15 +78,21 @@ impl Serving {
     ) -> Option<&Arc<Endpoint>> {
         let sticky = self.rules.as_ref().and_then(|rules| rules.sticky.as_ref());
         let (Some(sticky), Some(client)) = (sticky, client) else {
-            return self.rotation.pick(suits);
+            return self.next_in_turn(suits);
         };
         let keep = |addr| {
             let place = sticky.endpoints.binary_search_by_key(&addr, |endpoint| endpoint.addr);
             sticky.endpoints.get(place.ok()?).filter(|endpoint| suits(endpoint))
         };
-        let pick = || self.rotation.pick(&suits).map(|endpoint| (endpoint.addr, endpoint));
+        let pick = || self.next_in_turn(&suits).map(|endpoint| (endpoint.addr, endpoint));
         let time = (sticky.timeout, Instant::now().into_std());
         sticky.affinity.endpoint(client, time, keep, pick)
+    }
+
+    fn next_in_turn(&self, suits: impl Fn(&Arc<Endpoint>) -> bool) -> Option<&Arc<Endpoint>> {
+        let picked = self.rotation.pick(suits, |endpoint| endpoint.rests())?;
+        picked.picked();
+        Some(picked)
     }
 
     /// Notes that the client uses an endpoint, if it is to keep it.

@@ -5,14 +5,15 @@
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
 use super::rules::Rules;
 use crate::metrics::Meter;
-use crate::pick::Rotation;
+use crate::pick::{Rest, Rotation};
 
 /// A frontend as the data threads see it.
 #[derive(Debug, Default)]
@@ -42,11 +43,13 @@ const ENDED: u8 = 2;
 pub(super) struct Endpoint {
     pub(super) addr: SocketAddr,
     state: AtomicU8,
+    /// It refused or did not answer the last time.
+    rest: Rest,
 }
 
 impl Endpoint {
     pub(super) fn new(addr: SocketAddr) -> Endpoint {
-        Endpoint { addr, state: AtomicU8::new(SERVING) }
+        Endpoint { addr, state: AtomicU8::new(SERVING), rest: Rest::default() }
     }
 
     pub(super) fn is_serving(&self) -> bool {
@@ -59,7 +62,30 @@ impl Endpoint {
 
     /// Into the set, or out of it and into its drain.
     pub(super) fn set_serving(&self, serving: bool) {
-        self.state.store(if serving { SERVING } else { DRAINING }, Ordering::Release);
+        let state = if serving { SERVING } else { DRAINING };
+        if self.state.swap(state, Ordering::AcqRel) != state {
+            // Who comes back may be another by now.
+            self.rest.end();
+        }
+    }
+
+    /// It could not be connected to, or refused a datagram: others are preferred for a while.
+    pub(super) fn failed(&self) {
+        self.rest.begin(now_ms());
+    }
+
+    /// It was connected to, or answered.
+    pub(super) fn worked(&self) {
+        self.rest.end();
+    }
+
+    pub(super) fn rests(&self) -> bool {
+        self.rest.lasts(now_ms)
+    }
+
+    /// A connection or session begins with it.
+    pub(super) fn picked(&self) {
+        self.rest.tried(now_ms);
     }
 
     /// The connections that are left end when the data threads are told to look.
@@ -80,4 +106,10 @@ impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.addr.hash(state);
     }
+}
+
+/// Milliseconds since this was first asked.
+fn now_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
 }

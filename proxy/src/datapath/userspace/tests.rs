@@ -396,7 +396,10 @@ fn a_failed_connect_is_retried_on_the_next_endpoint() {
     fixture.serve(&[9, 10, 11, 12, 13]);
     let answers: Vec<u8> = (0..50).map(|_| ask(fixture.vip()).unwrap()[0]).collect();
     let elevens = answers.iter().filter(|last| **last == 11).count();
-    assert!((20..=30).contains(&elevens), "{elevens} of 50 at one of two that live");
+    assert_eq!(elevens, 25, "{answers:?} of two that live");
+    // Each dead endpoint cost one client a try.
+    let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "web"));
+    assert_eq!(meter.connect_failures.load(Ordering::Relaxed), 3);
     fixture.serve(&[9, 10]);
     assert!(is_reset(ask(fixture.vip())));
     let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "web"));
@@ -419,9 +422,12 @@ fn a_connect_that_hangs_is_given_up_for_the_next_endpoint() {
             .collect();
     assert!(queued.len() < 10, "the queue never filled");
     fixture.serve(&[11, 12]);
-    for _ in 0..4 {
+    for _ in 0..10 {
         assert_eq!(ask(fixture.vip()).unwrap(), [11]);
     }
+    // One client waited for it.
+    let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "web"));
+    assert_eq!(meter.connect_failures.load(Ordering::Relaxed), 1);
 }
 
 /// An endpoint that answers each byte with its name.
@@ -594,7 +600,7 @@ fn an_address_of_another_host_says_what_to_do() {
 
 #[test]
 fn connections_over_the_limit_wait_until_there_is_room() {
-    let limits = Limits { connections: Some(3), sessions: None };
+    let limits = Limits { connections: Some(3), ..Limits::default() };
     let mut fixture = Fixture::with(2, |_| {}, limits);
     talkers(&fixture, &[11]);
     fixture.serve(&[11]);
@@ -734,6 +740,41 @@ fn a_udp_endpoint_that_refuses_is_left() {
 }
 
 #[test]
+fn no_udp_datagram_is_lost_at_an_endpoint_that_refuses() {
+    let mut fixture = Fixture::new();
+    udp_endpoints(&fixture, &[12, 14]);
+    // Nobody listens at the others.
+    fixture.serve(&[11, 12, 13, 14]);
+    let mut counts = [0; 2];
+    let clients: Vec<_> = (0..20).map(|_| udp_client(&fixture, fixture.vip())).collect();
+    for client in &clients {
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        // Two at once, as a resolver asks.
+        client.send(b"A").unwrap();
+        client.send(b"AAAA").unwrap();
+        let answer = || {
+            let mut buffer = [0; 9];
+            let length = client.recv(&mut buffer).unwrap();
+            buffer[..length].to_vec()
+        };
+        let (first, second) = (answer(), answer());
+        assert_eq!((&first[1..], &second[1..]), (&b"A"[..], &b"AAAA"[..]));
+        assert_eq!(first[0], second[0]);
+        counts[usize::from(first[0] == 14)] += 1;
+    }
+    assert_eq!(counts, [10; 2]);
+    let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "web"));
+    assert_eq!(meter.connect_failures.load(Ordering::Relaxed), 2);
+    assert_eq!(meter.dropped_datagrams.load(Ordering::Relaxed), 0);
+    // When all refuse, nobody goes round in circles.
+    fixture.serve(&[11, 13]);
+    let client = udp_client(&fixture, fixture.vip());
+    client.send(b"A").unwrap();
+    let dropped = || meter.dropped_datagrams.load(Ordering::Relaxed) == 1;
+    fixture.tend_until("a datagram that all refuse is dropped", |_| dropped());
+}
+
+#[test]
 fn idle_udp_sessions_end() {
     let short = |settings: &mut Settings| settings.udp_idle_timeout = Duration::from_millis(40);
     let mut fixture = Fixture::with(2, short, Limits::default());
@@ -746,7 +787,7 @@ fn idle_udp_sessions_end() {
 
 #[test]
 fn udp_sessions_over_the_limit_are_dropped() {
-    let limits = Limits { connections: None, sessions: Some(1) };
+    let limits = Limits { sessions: Some(1), ..Limits::default() };
     let mut fixture = Fixture::with(1, |_| {}, limits);
     udp_endpoints(&fixture, &[11]);
     fixture.serve(&[11]);
@@ -762,7 +803,7 @@ fn udp_sessions_over_the_limit_are_dropped() {
 
 #[test]
 fn a_flood_from_ever_new_ports_holds_no_session_for_long() {
-    let limits = Limits { connections: None, sessions: Some(4) };
+    let limits = Limits { sessions: Some(4), sessions_per_client: Some(4), ..Limits::default() };
     let mut fixture = Fixture::with(1, |_| {}, limits);
     udp_endpoints(&fixture, &[11]);
     fixture.serve(&[11]);
@@ -779,6 +820,31 @@ fn a_flood_from_ever_new_ports_holds_no_session_for_long() {
     assert_eq!(udp_ask(&late), 11);
     assert!(room.open_sessions() <= 4);
     assert_eq!(udp_ask(&talks), 11);
+}
+
+#[test]
+fn one_udp_client_cannot_take_the_sessions_of_others() {
+    let limits = Limits { sessions: Some(16), ..Limits::default() };
+    let mut fixture = Fixture::with(1, |_| {}, limits);
+    udp_endpoints(&fixture, &[11]);
+    fixture.serve(&[11]);
+    // Each talks, so that it would have its session for a minute.
+    let greedy: Vec<_> = (0..30).map(|_| udp_client(&fixture, fixture.vip())).collect();
+    for client in &greedy {
+        let _ = (client.send(b"one"), client.send(b"two"));
+    }
+    let room = fixture.datapath().room.clone();
+    fixture.tend_until("it has its share", |_| room.open_sessions() == 4);
+    for last in 101..=112 {
+        let other = UdpSocket::bind(fixture.addr(last, 0)).unwrap();
+        other.connect(fixture.vip()).unwrap();
+        other.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        assert_eq!(udp_ask(&other), 11);
+    }
+    assert_eq!(room.open_sessions(), 16);
+    // Its latest socket gets the session of one that it has left.
+    assert_eq!(udp_ask(&udp_client(&fixture, fixture.vip())), 11);
+    assert!(room.open_sessions() <= 16);
 }
 
 #[test]

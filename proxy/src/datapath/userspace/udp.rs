@@ -2,8 +2,9 @@
 //! whose turn it was when the session began.
 //!
 //! A session ends when it is idle, when its endpoint leaves the set or refuses, or with its
-//! frontend; the client's next datagram begins a new one on another endpoint. Replies leave from
-//! the address that the client sent to.
+//! frontend; the client's next datagram begins a new one on another endpoint, and so does what it
+//! sent to an endpoint that refused before it answered anything. Replies leave from the address
+//! that the client sent to.
 
 use std::cell::{Cell as Mutable, RefCell};
 use std::collections::HashMap;
@@ -17,15 +18,18 @@ use std::time::Duration;
 use feed::Protocol;
 use smallvec::SmallVec;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
-use tokio::sync::{Notify, oneshot};
+use tokio::io::Interest;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::downstream::{Downstream, MAX_DATAGRAM};
-use super::room::Permit;
+use super::eviction::evicted;
+use super::room::{Scarcity, SessionPermit};
 use super::rules::Stay;
 use super::serving::{Cell, Endpoint};
 use super::udp_thread::Stop;
+use super::unanswered::Unanswered;
 use super::worker::WorkerLimits;
 use crate::metrics::{Active, add, count};
 
@@ -44,6 +48,13 @@ const MAX_SWEEP: Duration = Duration::from_secs(1);
 /// its answer by then, or asks again. Else a flood from ever new ports would hold every session
 /// for the whole idle time-out.
 const BRIEF_IDLE: Duration = Duration::from_secs(2);
+/// When nearly all sessions are taken, the others are given this share of the idle time-out, one
+/// part in so many: a flood of two datagrams a port would hold them as long as one talks.
+const SHORT_IDLE_SHARE: u32 = 4;
+/// Sessions that may be looked at for each that makes room, which takes some microseconds, as
+/// does a new session; when it takes more to find one, nobody looks for a while.
+const LOOKED_AT: usize = 1024;
+const EVICTION_PAUSE: Duration = Duration::from_millis(100);
 
 thread_local! {
     static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
@@ -58,12 +69,21 @@ pub(super) struct Table {
     cell: Arc<Cell>,
     limits: Rc<WorkerLimits>,
     sessions: HashMap<Key, Session>,
+    /// Until then no session makes room for another.
+    evict_from: Instant,
+    /// Sessions whose endpoint refused, for [`Table::move_on`]: at most one entry for each session
+    /// and each endpoint that it tries.
+    refusals: mpsc::UnboundedReceiver<Key>,
+    refuse: mpsc::UnboundedSender<Key>,
 }
 
 /// Dropping it ends the session.
 struct Session {
     flow: Rc<Flow>,
     replies: tokio::task::JoinHandle<()>,
+    /// Not in the flow: that goes a moment later, with its task, and another session may be
+    /// waiting for the room. Of descriptors, the others than clients' have enough for that moment.
+    _permit: SessionPermit,
 }
 
 /// What a session shares with the task that passes its replies on.
@@ -77,9 +97,9 @@ struct Flow {
     awaited: Mutable<bool>,
     /// The endpoint refused a datagram (ICMP port unreachable).
     refused: Mutable<bool>,
+    unanswered: RefCell<Unanswered>,
     active: Active,
     stay: Option<Stay>,
-    _permit: Permit,
 }
 
 impl Drop for Session {
@@ -117,16 +137,34 @@ impl Flow {
             Ok(_) => {
                 self.last_used.set(Instant::now());
                 self.awaited.set(true);
+                self.unanswered.borrow_mut().keep(datagram);
                 add(&self.active.meter().upstream_bytes, datagram.len() as u64);
                 true
             }
             Err(error) if is_refusal(&error) => {
-                self.refused.set(true);
+                self.refuse();
                 false
             }
             // A full buffer, or a datagram too large for the path: lost, as UDP loses.
             Err(_) => true,
         }
+    }
+
+    fn refuse(&self) {
+        if !self.refused.replace(true) {
+            self.endpoint.failed();
+            count(&self.active.meter().connect_failures);
+        }
+    }
+
+    /// What another endpoint is to get instead, if this one refused.
+    fn take_unanswered(&self) -> Unanswered {
+        if !self.refused.get() {
+            return Unanswered::default();
+        }
+        let mut unanswered = self.unanswered.take();
+        unanswered.tried.push(self.endpoint.addr);
+        unanswered
     }
 }
 
@@ -138,7 +176,9 @@ fn is_refusal(error: &io::Error) -> bool {
 impl Table {
     pub(super) fn new(downstream: Downstream, cell: Arc<Cell>, limits: Rc<WorkerLimits>) -> Table {
         let downstream = Rc::new(downstream);
-        Table { downstream, cell, limits, sessions: HashMap::new() }
+        let (refuse, refusals) = mpsc::unbounded_channel();
+        let (sessions, evict_from) = (HashMap::new(), Instant::now());
+        Table { downstream, cell, limits, sessions, evict_from, refusals, refuse }
     }
 
     /// Serves the frontend until stopped.
@@ -161,6 +201,7 @@ impl Table {
                         session.flow.endpoint.is_serving() && serving.admits(Some(client.ip()))
                     });
                 }
+                Some(key) = self.refusals.recv() => self.move_on(key),
                 readable = downstream.readable() => {
                     // It fails only when the runtime ends.
                     if readable.is_err() {
@@ -177,16 +218,23 @@ impl Table {
 
     fn end_idle(&mut self, now: Instant) {
         let timeout = self.limits.udp_idle_timeout;
-        let brief = match self.limits.room.sessions_are_scarce() {
-            true => timeout.min(BRIEF_IDLE),
-            false => timeout,
+        let brief = timeout.min(BRIEF_IDLE);
+        let (once, often) = match self.limits.room.session_scarcity() {
+            Scarcity::None => (timeout, timeout),
+            Scarcity::Scarce => (brief, timeout),
+            Scarcity::NearlyFull => (brief, brief.max(timeout / SHORT_IDLE_SHARE)),
         };
         let keep = |session: &Session| {
-            let timeout = if session.flow.talks.get() { timeout } else { brief };
+            let timeout = if session.flow.talks.get() { often } else { once };
             !session.is_idle(now, timeout) && session.is_usable()
         };
         self.sessions.retain(|_, session| keep(session));
-        self.sessions.values().for_each(Session::refresh_stay);
+        for session in self.sessions.values() {
+            session.refresh_stay();
+            if session.is_idle(now, REPLY_TIMEOUT) {
+                session.flow.unanswered.borrow_mut().forget();
+            }
+        }
     }
 
     /// Waits until no client waits for a reply, or long enough.
@@ -222,20 +270,50 @@ impl Table {
                 session.flow.talks.set(true);
                 return;
             }
-            entry.remove();
+            let unanswered = entry.remove().flow.take_unanswered();
+            return self.begin_anew(key, &unanswered, Some(datagram));
         }
-        match self.begin(datagram, key) {
-            Some(session) => drop(self.sessions.insert(key, session)),
-            None => count(&self.cell.serving.load().meter.dropped_datagrams),
+        self.begin_anew(key, &Unanswered::default(), Some(datagram));
+    }
+
+    /// Its endpoint refused: what that had not answered goes to another.
+    fn move_on(&mut self, key: Key) {
+        if self.sessions.get(&key).is_some_and(|session| session.flow.refused.get())
+            && let Some(session) = self.sessions.remove(&key)
+        {
+            let unanswered = session.flow.take_unanswered();
+            // Before another is picked, so that its client does not keep this endpoint.
+            drop(session);
+            self.begin_anew(key, &unanswered, None);
         }
     }
 
+    /// Begins a session with what an earlier one left over, then this datagram.
+    fn begin_anew(&mut self, key: Key, left: &Unanswered, datagram: Option<&[u8]>) {
+        let mut datagrams = left.datagrams().chain(datagram);
+        let Some(first) = datagrams.next() else { return };
+        let Some(session) = self.begin(first, key, &left.tried) else {
+            let lost = 1 + datagrams.count();
+            add(&self.cell.serving.load().meter.dropped_datagrams, lost as u64);
+            return;
+        };
+        for datagram in datagrams {
+            session.flow.talks.set(true);
+            if !session.flow.send(datagram) {
+                session.flow.unanswered.borrow_mut().keep(datagram);
+                // The table holds the other end.
+                let _ = self.refuse.send(key);
+            }
+        }
+        self.sessions.insert(key, session);
+    }
+
     /// Begins a session with the endpoint whose turn it is, or the next that takes the datagram.
-    fn begin(&self, datagram: &[u8], key: Key) -> Option<Session> {
+    fn begin(&mut self, datagram: &[u8], key: Key, tried: &[SocketAddr]) -> Option<Session> {
         let (client, _) = key;
-        let mut tried: SmallVec<[SocketAddr; MAX_TRIES]> = SmallVec::new();
+        let mut tried: SmallVec<[SocketAddr; MAX_TRIES]> = tried.into();
         while tried.len() < MAX_TRIES {
-            let permit = self.limits.room.session()?;
+            let permit = self.permit(client.ip())?;
             let serving = self.cell.serving.load();
             if !serving.admits(Some(client.ip())) {
                 count(&serving.meter.denied);
@@ -257,44 +335,93 @@ impl Table {
                         talks: Mutable::new(false),
                         awaited: Mutable::new(false),
                         refused: Mutable::new(false),
+                        unanswered: RefCell::default(),
                         active,
-                        _permit: permit,
                     };
                     if flow.send(datagram) {
                         count(&serving.meter.sessions);
-                        return Some(self.start(flow, key));
+                        flow.unanswered.borrow_mut().tried = tried.to_vec();
+                        return Some(self.start(flow, key, permit));
                     }
                     tried.push(flow.endpoint.addr);
                 }
                 Err(error) => {
                     tracing::debug!(endpoint = %endpoint.addr, %error, "no UDP session");
+                    count(&serving.meter.connect_failures);
                     tried.push(endpoint.addr);
                 }
             }
-            count(&serving.meter.connect_failures);
         }
         None
     }
 
-    fn start(&self, flow: Flow, key: Key) -> Session {
+    /// Room for a session of the client, if need be that of others.
+    fn permit(&mut self, client: IpAddr) -> Option<SessionPermit> {
+        let full = match self.limits.room.session(client) {
+            Ok(permit) => return Some(permit),
+            Err(full) => full,
+        };
+        let now = Instant::now();
+        if now < self.evict_from {
+            return None;
+        }
+        let sessions = self.sessions.iter();
+        let sessions = sessions.map(|(key, s)| (*key, key.0.ip(), s.flow.last_used.get()));
+        let evicted = evicted(sessions, client, full, now);
+        if evicted.len() * LOOKED_AT < self.sessions.len() || evicted.is_empty() {
+            self.evict_from = now + EVICTION_PAUSE;
+        }
+        for key in evicted {
+            self.sessions.remove(&key);
+        }
+        self.limits.room.session(client).ok()
+    }
+
+    fn start(&self, flow: Flow, key: Key, permit: SessionPermit) -> Session {
         let flow = Rc::new(flow);
-        let replies = spawn_local(pass_replies(flow.clone(), self.downstream.clone(), key));
-        Session { flow, replies }
+        let (downstream, refuse) = (self.downstream.clone(), self.refuse.clone());
+        let replies = spawn_local(pass_replies(flow.clone(), downstream, key, refuse));
+        Session { flow, replies, _permit: permit }
     }
 }
 
 /// Passes an endpoint's datagrams to the client until the session ends.
-async fn pass_replies(flow: Rc<Flow>, downstream: Rc<Downstream>, key: Key) {
-    while flow.upstream.readable().await.is_ok() {
-        let more = DATAGRAM.with_borrow_mut(|buffer| reply_batch(&flow, &downstream, key, buffer));
+async fn pass_replies(
+    flow: Rc<Flow>,
+    downstream: Rc<Downstream>,
+    key: Key,
+    refuse: mpsc::UnboundedSender<Key>,
+) {
+    // An error alone makes no socket readable.
+    while let Ok(ready) = flow.upstream.ready(Interest::READABLE | Interest::ERROR).await {
+        let error = if ready.is_error() { take_refusal(&flow.upstream) } else { Ok(()) };
+        let more = error.and_then(|()| {
+            DATAGRAM.with_borrow_mut(|buffer| reply_batch(&flow, &downstream, key, buffer))
+        });
         match more {
             Ok(true) => tokio::task::yield_now().await,
             Ok(false) => {}
             Err(_) => {
-                flow.refused.set(true);
+                flow.refuse();
+                // A table that is gone has nothing to move.
+                let _ = refuse.send(key);
                 return;
             }
         }
+    }
+}
+
+/// Takes what the kernel has to report of an earlier datagram.
+///
+/// # Errors
+///
+/// When the endpoint refuses.
+fn take_refusal(upstream: &tokio::net::UdpSocket) -> io::Result<()> {
+    // It blocks, so to say, where there is nothing to report: that ends the readiness.
+    let take = || upstream.take_error()?.ok_or_else(|| io::ErrorKind::WouldBlock.into());
+    match upstream.try_io(Interest::ERROR, take) {
+        Ok(error) if is_refusal(&error) => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -319,6 +446,9 @@ fn reply_batch(
         };
         flow.last_used.set(Instant::now());
         flow.awaited.set(false);
+        if flow.unanswered.borrow_mut().answered() {
+            flow.endpoint.worked();
+        }
         // A full buffer or a client that is gone: lost, as UDP loses.
         if downstream.send(&buffer[..length], client, local).is_ok() {
             add(&flow.active.meter().downstream_bytes, length as u64);

@@ -146,7 +146,7 @@ fn udp_clients_keep_their_endpoint_from_whatever_port() {
     // Nothing listens at the endpoint that the client would keep.
     fixture.serve_sticky(HOUR, &[19]);
     let socket = udp_from(client, fixture.vip());
-    socket.send(b"?").unwrap();
+    socket.send(b"question").unwrap();
     fixture.serve_sticky(HOUR, &[11, 19]);
     assert_eq!(udp_ask(&socket), 11);
 }
