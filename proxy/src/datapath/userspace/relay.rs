@@ -77,6 +77,8 @@ pub(super) struct Side {
     /// And the end of what is queued is the end of the stream.
     ended: bool,
     failed: bool,
+    /// A write has met a reset. The kernel tells of it once, and reads end then as if in order.
+    reset: bool,
     /// Whether epoll has been asked to tell when it can be written to.
     pub(super) watches_writes: bool,
 }
@@ -91,6 +93,7 @@ impl Side {
             hung_up: false,
             ended: false,
             failed: false,
+            reset: false,
             watches_writes: false,
         }
     }
@@ -125,7 +128,10 @@ impl Side {
             }
         };
         let drained = length < room;
-        let last = length == 0 || drained && self.ended;
+        if length == 0 && self.reset {
+            return Err(Errno::CONNRESET);
+        }
+        let last = length == 0 || drained && self.ended && !self.reset;
         // What arrives after a short read is a new edge (epoll(7)).
         self.readable = self.hung_up || last || !drained;
         Ok((length, last))
@@ -268,7 +274,7 @@ impl Flow {
             };
             match written {
                 Ok(length) => self.sent += length,
-                Err(_) => self.stage = Stage::Broken,
+                Err(error) => self.break_off(to, error),
             }
         }
         if !self.unsent.is_empty() {
@@ -281,6 +287,7 @@ impl Flow {
     fn splice_once(&mut self, from: &mut Side, tools: &mut Tools) -> Result<(), Errno> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         match pipe.fill(&from.socket) {
+            Ok(0) if from.reset => return Err(Errno::CONNRESET),
             Ok(0) => self.stage = Stage::Flushing,
             Ok(length) => {
                 self.count(length);
@@ -330,9 +337,16 @@ impl Flow {
                     self.unsent = scratch[written..length].to_vec();
                 }
             }
-            Err(_) => self.stage = Stage::Broken,
+            Err(error) => self.break_off(to, error),
         }
         Ok(())
+    }
+
+    /// The receiver takes no more, as this error of a write says.
+    fn break_off(&mut self, to: &mut Side, error: Errno) {
+        // A peer that was reset after its end of stream gives EPIPE: its stream was whole.
+        to.reset |= error != Errno::PIPE;
+        self.stage = Stage::Broken;
     }
 
     /// Passes the end of stream on once all before it has gone out. When the other direction
@@ -394,3 +408,6 @@ pub(super) fn finish((up, down): (&mut Flow, &mut Flow), tools: &mut Tools, mete
 pub(super) fn waits_to_write(flow: &Flow, to: &Side) -> bool {
     flow.holds_bytes() && !to.writable && !to.watches_writes
 }
+
+#[cfg(test)]
+mod tests;
