@@ -77,6 +77,8 @@ pub(super) struct Side {
     /// And the end of what is queued is the end of the stream.
     ended: bool,
     failed: bool,
+    /// There may be an urgent byte, at which a read stops short (tcp(7)).
+    urgent: bool,
     /// A write has met a reset. The kernel tells of it once, and reads end then as if in order.
     reset: bool,
     /// Whether epoll has been asked to tell when it can be written to.
@@ -93,6 +95,7 @@ impl Side {
             hung_up: false,
             ended: false,
             failed: false,
+            urgent: false,
             reset: false,
             watches_writes: false,
         }
@@ -105,8 +108,8 @@ impl Side {
         self.readable |= self.hung_up || flags.contains(EventFlags::IN);
         self.writable |= gone || flags.contains(EventFlags::OUT);
         self.failed |= flags.contains(EventFlags::ERR);
-        // A read stops short at an urgent byte (tcp(7)), so with one a short read is not the last.
-        let ordinary = !flags.intersects(EventFlags::ERR | EventFlags::PRI);
+        self.urgent |= flags.contains(EventFlags::PRI);
+        let ordinary = !self.urgent && !flags.contains(EventFlags::ERR);
         self.ended = ordinary && flags.contains(EventFlags::RDHUP);
     }
 
@@ -122,7 +125,9 @@ impl Side {
                 Ok((length, _)) => break length,
                 Err(Errno::INTR) => {}
                 Err(error) => {
-                    self.readable &= error != Errno::AGAIN;
+                    if error == Errno::AGAIN {
+                        (self.readable, self.urgent) = (false, false);
+                    }
                     return Err(error);
                 }
             }
@@ -132,8 +137,9 @@ impl Side {
             return Err(Errno::CONNRESET);
         }
         let last = length == 0 || drained && self.ended && !self.reset;
-        // What arrives after a short read is a new edge (epoll(7)).
-        self.readable = self.hung_up || last || !drained;
+        // What arrives after a short read is a new edge (epoll(7)), unless it was short for an
+        // urgent byte.
+        self.readable = self.hung_up || self.urgent || last || !drained;
         Ok((length, last))
     }
 
@@ -283,21 +289,18 @@ impl Flow {
         true
     }
 
-    /// Takes what the source has into the pipe, and gives the pipe back when it has nothing.
-    fn splice_once(&mut self, from: &mut Side, tools: &mut Tools) -> Result<(), Errno> {
+    /// Takes what the source has into the pipe, and gives the pipe back when it gets nothing:
+    /// at an urgent byte that looks like the end of stream, or like there being nothing, and only
+    /// a read passes it.
+    fn splice_once(&mut self, from: &Side, tools: &mut Tools) -> Result<(), Errno> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         match pipe.fill(&from.socket) {
-            Ok(0) if from.reset => return Err(Errno::CONNRESET),
-            Ok(0) => self.stage = Stage::Flushing,
+            Ok(0) | Err(Errno::AGAIN) => self.full_reads = 0,
             Ok(length) => {
                 self.count(length);
                 return Ok(());
             }
             Err(Errno::INTR) => return Ok(()),
-            Err(Errno::AGAIN) => {
-                from.readable = false;
-                self.full_reads = 0;
-            }
             Err(error) => return Err(error),
         }
         self.pipe.take().into_iter().for_each(|pipe| tools.pipes.put(pipe));

@@ -13,7 +13,7 @@ use super::super::room::{Limits, Room};
 use super::*;
 
 /// How long any read may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A relay, and the far ends of its two connections.
 struct Fixture {
@@ -159,4 +159,41 @@ fn a_request_that_ended_before_its_client_was_reset_is_passed_on_whole() {
     let mut request = String::new();
     fixture.ends_by_a_reset().1.read_to_string(&mut request).unwrap();
     assert_eq!(request, "a request");
+}
+
+fn send_urgent(stream: &TcpStream) {
+    assert_eq!(SockRef::from(stream).send_out_of_band(b"!").unwrap(), 1);
+}
+
+#[test]
+fn what_follows_an_urgent_byte_does_not_wait() {
+    let mut fixture = Fixture::new();
+    fixture.client.write_all(b"ab").unwrap();
+    send_urgent(&fixture.client);
+    fixture.client.write_all(b"cd").unwrap();
+    assert_eq!(fixture.turn(), Progress::Waits);
+    let mut got = [0; 4];
+    fixture.endpoint.read_exact(&mut got).unwrap();
+    assert_eq!(&got, b"abcd");
+}
+
+#[test]
+fn a_stream_goes_on_after_an_urgent_byte() {
+    for ends in [false, true] {
+        let mut fixture = Fixture::new();
+        fixture.up.full_reads = SPLICE_AFTER;
+        fixture.client.write_all(&[b'a'; 10_000]).unwrap();
+        send_urgent(&fixture.client);
+        fixture.client.write_all(&[b'b'; 10_000]).unwrap();
+        if ends {
+            fixture.client.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        assert_eq!(fixture.turn(), Progress::Waits);
+        let mut got = vec![0; 20_000];
+        fixture.endpoint.read_exact(&mut got).unwrap();
+        assert_eq!(got, [[b'a'; 10_000], [b'b'; 10_000]].concat());
+        if ends {
+            assert_eq!(fixture.endpoint.read(&mut got).unwrap(), 0);
+        }
+    }
 }
