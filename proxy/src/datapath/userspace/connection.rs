@@ -370,6 +370,11 @@ impl Connection {
         if !upstream.writable {
             return Step::Waits;
         }
+        if self.is_misled() {
+            // Closed before it has sent anything, it costs the endpoint nothing.
+            self.leave_endpoint();
+            return self.connect(0, shared);
+        }
         let sends_first = !self.up.unsent().is_empty();
         self.found();
         let step = self.relay(shared);
@@ -377,6 +382,19 @@ impl Connection {
             sockets::acknowledge_at_once(&upstream.socket);
         }
         step
+    }
+
+    /// Whether the endpoint went while it was being connected to, and is not to be kept: its
+    /// drain is over, or another can be tried.
+    fn is_misled(&self) -> bool {
+        let (Stage::Connecting(search), Some(endpoint)) = (&self.stage, &self.endpoint) else {
+            return false;
+        };
+        let others = || {
+            let serving = search.cell.serving.load();
+            serving.rotation.members().iter().any(|other| !search.tried.contains(&other.addr))
+        };
+        !endpoint.is_serving() && (endpoint.has_ended() || others())
     }
 
     /// The endpoint is connected, and the search for one over.
@@ -389,10 +407,17 @@ impl Connection {
     }
 
     fn connect_failed(&mut self, error: Errno) {
-        self.upstream = None;
         count(&self.active.meter().connect_failures);
+        if let Some(endpoint) = &self.endpoint {
+            tracing::debug!(endpoint = %endpoint.addr, %error, "connect failed");
+        }
+        self.leave_endpoint();
+    }
+
+    /// Gives up the endpoint, which is not tried again.
+    fn leave_endpoint(&mut self) {
+        self.upstream = None;
         let Some(endpoint) = self.endpoint.take() else { return };
-        tracing::debug!(endpoint = %endpoint.addr, %error, "connect failed");
         if let Stage::Connecting(search) = &mut self.stage {
             search.tried.push(endpoint.addr);
         }
