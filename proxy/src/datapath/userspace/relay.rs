@@ -31,6 +31,8 @@ const UNCOUNTED_BYTES: u64 = 256 * 1024;
 const SPLICE_AFTER: u32 = 2;
 /// Reads of one direction before other connections of the thread get a turn.
 const MAX_READS: usize = 16;
+/// And bytes: what that many copies move, because a pipe takes much more at once.
+const MAX_TURN_BYTES: u64 = (MAX_READS * SCRATCH_BYTES) as u64;
 
 /// What all relays of a data thread share.
 #[derive(Debug)]
@@ -225,6 +227,11 @@ impl Flow {
         self.uncounted += bytes as u64;
     }
 
+    #[cfg(test)]
+    pub(super) fn uncounted(&self) -> u64 {
+        self.uncounted
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Finished | Stage::Broken)
     }
@@ -240,7 +247,11 @@ impl Flow {
     ///
     /// When the source was reset: nothing that it sent is owed to anyone any more.
     fn drive(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<bool, Errno> {
+        let before = self.uncounted;
         for _ in 0..MAX_READS {
+            if self.uncounted - before >= MAX_TURN_BYTES {
+                break;
+            }
             if !self.flush(to) {
                 return Ok(false);
             }
