@@ -120,6 +120,8 @@ pub(super) struct Connection {
     stay: Option<Stay>,
     /// Whether a vanished endpoint would be noticed.
     probes: bool,
+    /// It has asked for a turn, and gets no other before it.
+    queued: bool,
     over: bool,
     _permit: Permit,
 }
@@ -158,6 +160,7 @@ impl Connection {
             active: Active::new(meter, |meter| &meter.active),
             stay: None,
             probes: false,
+            queued: false,
             over: false,
             _permit: permit,
         };
@@ -207,6 +210,11 @@ impl Connection {
         Ok(header.len())
     }
 
+    /// Whether [`Connection::go_on`] is still to be called.
+    pub(super) fn is_queued(&self) -> bool {
+        self.queued
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.over
     }
@@ -218,6 +226,9 @@ impl Connection {
             (Which::Upstream, Some(upstream)) => upstream.note(flags),
             (Which::Upstream, None) => return Step::Waits,
         }
+        if self.queued {
+            return Step::Waits;
+        }
         match (&self.stage, which) {
             (Stage::Relaying, _) => self.relay(shared),
             (Stage::Connecting(_), Which::Client) => Step::Waits,
@@ -227,6 +238,7 @@ impl Connection {
 
     /// Goes on with what it could not do at once.
     pub(super) fn go_on(&mut self, shared: &mut Shared) -> Step {
+        self.queued = false;
         match (&self.stage, &self.upstream) {
             (Stage::Relaying, _) => self.relay(shared),
             (Stage::Connecting(_), None) => self.connect(0, shared),
@@ -370,6 +382,11 @@ impl Connection {
         if !upstream.writable {
             return Step::Waits;
         }
+        if self.is_misled() {
+            // Closed before it has sent anything, it costs the endpoint nothing.
+            self.leave_endpoint();
+            return self.connect(0, shared);
+        }
         let sends_first = !self.up.unsent().is_empty();
         self.found();
         let step = self.relay(shared);
@@ -377,6 +394,19 @@ impl Connection {
             sockets::acknowledge_at_once(&upstream.socket);
         }
         step
+    }
+
+    /// Whether the endpoint went while it was being connected to, and is not to be kept: its
+    /// drain is over, or another can be tried.
+    fn is_misled(&self) -> bool {
+        let (Stage::Connecting(search), Some(endpoint)) = (&self.stage, &self.endpoint) else {
+            return false;
+        };
+        let others = || {
+            let serving = search.cell.serving.load();
+            serving.rotation.members().iter().any(|other| !search.tried.contains(&other.addr))
+        };
+        !endpoint.is_serving() && (endpoint.has_ended() || others())
     }
 
     /// The endpoint is connected, and the search for one over.
@@ -390,14 +420,21 @@ impl Connection {
     }
 
     fn connect_failed(&mut self, error: Errno) {
-        self.upstream = None;
         count(&self.active.meter().connect_failures);
-        let Some(endpoint) = self.endpoint.take() else { return };
-        tracing::debug!(endpoint = %endpoint.addr, %error, "connect failed");
-        // Without a local port left towards it, it is not the endpoint that failed.
-        if error != Errno::ADDRNOTAVAIL {
-            endpoint.failed();
+        if let Some(endpoint) = &self.endpoint {
+            tracing::debug!(endpoint = %endpoint.addr, %error, "connect failed");
+            // Without a local port left towards it, it is not the endpoint that failed.
+            if error != Errno::ADDRNOTAVAIL {
+                endpoint.failed();
+            }
         }
+        self.leave_endpoint();
+    }
+
+    /// Gives up the endpoint, which is not tried again.
+    fn leave_endpoint(&mut self) {
+        self.upstream = None;
+        let Some(endpoint) = self.endpoint.take() else { return };
         if let Stage::Connecting(search) = &mut self.stage {
             search.tried.push(endpoint.addr);
         }
@@ -410,7 +447,10 @@ impl Connection {
         let meter = self.active.meter();
         match relay::drive((client, upstream), (up, down), &mut shared.tools, meter) {
             Progress::Over(end) => return self.end(end, shared),
-            Progress::HasMore => return Step::HasMore,
+            Progress::HasMore => {
+                self.queued = true;
+                return Step::HasMore;
+            }
             Progress::Waits => {}
         }
         for (flow, side, which) in
@@ -493,5 +533,68 @@ mod tests {
         for (key, which) in [(0, Which::Client), (0, Which::Upstream), (77, Which::Upstream)] {
             assert_eq!(from_token(token(key, which)), (key, which));
         }
+    }
+
+    #[test]
+    fn a_stream_that_waits_for_its_turn_gets_no_other() {
+        use std::io::{Read, Write};
+        use std::net::{TcpListener, TcpStream};
+        let pair = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let near = listener.accept().unwrap().0;
+            near.set_nonblocking(true).unwrap();
+            (far, Side::new(near.into()))
+        };
+        let ((mut sender, client), (mut receiver, upstream)) = (pair(), pair());
+        std::thread::spawn(move || while sender.write_all(&[0; 1 << 18]).is_ok() {});
+        std::thread::spawn(move || while receiver.read(&mut [0; 1 << 18]).is_ok_and(|n| n > 0) {});
+        let room = Room::new(10_000, 100, super::super::room::Limits::default());
+        let mut shared = Shared {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(),
+            own: Arc::default(),
+            tools: Tools::new(super::super::splice::Pipes::new(room.clone())),
+            connect_timeout: Duration::from_secs(1),
+            connects: VecDeque::new(),
+            now: Instant::now(),
+            attempts: 0,
+            room,
+        };
+        let mut stream = Connection {
+            key: 0,
+            stage: Stage::Relaying,
+            client,
+            upstream: Some(upstream),
+            up: Flow::new(true),
+            down: Flow::new(true),
+            endpoint: None,
+            active: Active::new(Arc::default(), |meter| &meter.active),
+            stay: None,
+            probes: true,
+            queued: false,
+            over: false,
+            _permit: shared.room.connection().unwrap(),
+        };
+        let moved = |stream: &Connection| {
+            let meter = stream.active.meter();
+            let counted = meter.upstream_bytes.load(std::sync::atomic::Ordering::Relaxed);
+            (counted, stream.up.uncounted())
+        };
+        let begun = Instant::now();
+        let event = |stream: &mut Connection, shared: &mut Shared| {
+            stream.upstream.as_mut().unwrap().note(EventFlags::OUT);
+            stream.event(Which::Client, EventFlags::IN, shared)
+        };
+        while event(&mut stream, &mut shared) != Step::HasMore {
+            assert!(begun.elapsed() < Duration::from_secs(20), "never more than one turn's work");
+        }
+        for _ in 0..100 {
+            let before = moved(&stream);
+            assert_eq!(event(&mut stream, &mut shared), Step::Waits);
+            assert!(stream.is_queued() && moved(&stream) == before);
+        }
+        let before = moved(&stream);
+        stream.go_on(&mut shared);
+        assert_ne!(moved(&stream), before);
     }
 }

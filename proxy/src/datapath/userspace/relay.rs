@@ -31,6 +31,8 @@ const UNCOUNTED_BYTES: u64 = 256 * 1024;
 const SPLICE_AFTER: u32 = 2;
 /// Reads of one direction before other connections of the thread get a turn.
 const MAX_READS: usize = 16;
+/// And bytes: what that many copies move, because a pipe takes much more at once.
+const MAX_TURN_BYTES: u64 = (MAX_READS * SCRATCH_BYTES) as u64;
 
 /// What all relays of a data thread share.
 #[derive(Debug)]
@@ -77,6 +79,10 @@ pub(super) struct Side {
     /// And the end of what is queued is the end of the stream.
     ended: bool,
     failed: bool,
+    /// There may be an urgent byte, at which a read stops short (tcp(7)).
+    urgent: bool,
+    /// A write has met a reset. The kernel tells of it once, and reads end then as if in order.
+    reset: bool,
     /// Whether epoll has been asked to tell when it can be written to.
     pub(super) watches_writes: bool,
 }
@@ -91,6 +97,8 @@ impl Side {
             hung_up: false,
             ended: false,
             failed: false,
+            urgent: false,
+            reset: false,
             watches_writes: false,
         }
     }
@@ -102,8 +110,8 @@ impl Side {
         self.readable |= self.hung_up || flags.contains(EventFlags::IN);
         self.writable |= gone || flags.contains(EventFlags::OUT);
         self.failed |= flags.contains(EventFlags::ERR);
-        // A read stops short at an urgent byte (tcp(7)), so with one a short read is not the last.
-        let ordinary = !flags.intersects(EventFlags::ERR | EventFlags::PRI);
+        self.urgent |= flags.contains(EventFlags::PRI);
+        let ordinary = !self.urgent && !flags.contains(EventFlags::ERR);
         self.ended = ordinary && flags.contains(EventFlags::RDHUP);
     }
 
@@ -119,15 +127,21 @@ impl Side {
                 Ok((length, _)) => break length,
                 Err(Errno::INTR) => {}
                 Err(error) => {
-                    self.readable &= error != Errno::AGAIN;
+                    if error == Errno::AGAIN {
+                        (self.readable, self.urgent) = (false, false);
+                    }
                     return Err(error);
                 }
             }
         };
         let drained = length < room;
-        let last = length == 0 || drained && self.ended;
-        // What arrives after a short read is a new edge (epoll(7)).
-        self.readable = self.hung_up || last || !drained;
+        if length == 0 && self.reset {
+            return Err(Errno::CONNRESET);
+        }
+        let last = length == 0 || drained && self.ended && !self.reset;
+        // What arrives after a short read is a new edge (epoll(7)), unless it was short for an
+        // urgent byte.
+        self.readable = self.hung_up || self.urgent || last || !drained;
         Ok((length, last))
     }
 
@@ -213,6 +227,11 @@ impl Flow {
         self.uncounted += bytes as u64;
     }
 
+    #[cfg(test)]
+    pub(super) fn uncounted(&self) -> u64 {
+        self.uncounted
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.stage, Stage::Finished | Stage::Broken)
     }
@@ -228,7 +247,11 @@ impl Flow {
     ///
     /// When the source was reset: nothing that it sent is owed to anyone any more.
     fn drive(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<bool, Errno> {
+        let before = self.uncounted;
         for _ in 0..MAX_READS {
+            if self.uncounted - before >= MAX_TURN_BYTES {
+                break;
+            }
             if !self.flush(to) {
                 return Ok(false);
             }
@@ -268,7 +291,7 @@ impl Flow {
             };
             match written {
                 Ok(length) => self.sent += length,
-                Err(_) => self.stage = Stage::Broken,
+                Err(error) => self.break_off(to, error),
             }
         }
         if !self.unsent.is_empty() {
@@ -277,20 +300,18 @@ impl Flow {
         true
     }
 
-    /// Takes what the source has into the pipe, and gives the pipe back when it has nothing.
-    fn splice_once(&mut self, from: &mut Side, tools: &mut Tools) -> Result<(), Errno> {
+    /// Takes what the source has into the pipe, and gives the pipe back when it gets nothing:
+    /// at an urgent byte that looks like the end of stream, or like there being nothing, and only
+    /// a read passes it.
+    fn splice_once(&mut self, from: &Side, tools: &mut Tools) -> Result<(), Errno> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         match pipe.fill(&from.socket) {
-            Ok(0) => self.stage = Stage::Flushing,
+            Ok(0) | Err(Errno::AGAIN) => self.full_reads = 0,
             Ok(length) => {
                 self.count(length);
                 return Ok(());
             }
             Err(Errno::INTR) => return Ok(()),
-            Err(Errno::AGAIN) => {
-                from.readable = false;
-                self.full_reads = 0;
-            }
             Err(error) => return Err(error),
         }
         self.pipe.take().into_iter().for_each(|pipe| tools.pipes.put(pipe));
@@ -330,9 +351,16 @@ impl Flow {
                     self.unsent = scratch[written..length].to_vec();
                 }
             }
-            Err(_) => self.stage = Stage::Broken,
+            Err(error) => self.break_off(to, error),
         }
         Ok(())
+    }
+
+    /// The receiver takes no more, as this error of a write says.
+    fn break_off(&mut self, to: &mut Side, error: Errno) {
+        // A peer that was reset after its end of stream gives EPIPE: its stream was whole.
+        to.reset |= error != Errno::PIPE;
+        self.stage = Stage::Broken;
     }
 
     /// Passes the end of stream on once all before it has gone out. When the other direction
@@ -394,3 +422,6 @@ pub(super) fn finish((up, down): (&mut Flow, &mut Flow), tools: &mut Tools, mete
 pub(super) fn waits_to_write(flow: &Flow, to: &Side) -> bool {
     flow.holds_bytes() && !to.writable && !to.watches_writes
 }
+
+#[cfg(test)]
+mod tests;

@@ -377,6 +377,11 @@ impl TcpThread {
         if self.over.is_empty() {
             return;
         }
+        if self.over.iter().any(|key| self.connections[*key].is_queued()) {
+            // Its key may be another's by then.
+            let live = |key: &usize| self.connections.get(*key).is_some_and(|c| !c.is_over());
+            self.ready.retain(live);
+        }
         for key in self.over.drain(..) {
             self.connections.remove(key);
         }

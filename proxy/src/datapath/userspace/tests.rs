@@ -411,16 +411,7 @@ fn a_connect_that_hangs_is_given_up_for_the_next_endpoint() {
     let short = |settings: &mut Settings| settings.connect_timeout = Duration::from_millis(50);
     let mut fixture = Fixture::with(1, short, Limits::default());
     name_endpoints(&fixture, &[11]);
-    // A listener whose queue is full drops further handshakes: connects to it hang.
-    let full = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    full.bind(&fixture.addr(12, 8080).into()).unwrap();
-    full.listen(0).unwrap();
-    let hang = Duration::from_millis(200);
-    let queued: Vec<TcpStream> =
-        std::iter::from_fn(|| TcpStream::connect_timeout(&fixture.addr(12, 8080), hang).ok())
-            .take(10)
-            .collect();
-    assert!(queued.len() < 10, "the queue never filled");
+    let _full = full_listener(fixture.addr(12, 8080));
     fixture.serve(&[11, 12]);
     for _ in 0..10 {
         assert_eq!(ask(fixture.vip()).unwrap(), [11]);
@@ -428,6 +419,42 @@ fn a_connect_that_hangs_is_given_up_for_the_next_endpoint() {
     // One client waited for it.
     let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "web"));
     assert_eq!(meter.connect_failures.load(Ordering::Relaxed), 1);
+}
+
+/// A listener whose queue is full drops further handshakes: connects to it hang.
+fn full_listener(addr: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+    let full = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    full.bind(&addr.into()).unwrap();
+    full.listen(0).unwrap();
+    let hang = Duration::from_millis(200);
+    let queued: Vec<TcpStream> =
+        std::iter::from_fn(|| TcpStream::connect_timeout(&addr, hang).ok()).take(10).collect();
+    assert!(queued.len() < 10, "the queue never filled");
+    (full.into(), queued)
+}
+
+#[test]
+fn an_endpoint_that_goes_while_it_is_connected_to_gets_no_client() {
+    let long = |settings: &mut Settings| settings.connect_timeout = PATIENCE;
+    let mut fixture = Fixture::with(1, long, Limits::default());
+    name_endpoints(&fixture, &[11]);
+    let (full, queued) = full_listener(fixture.addr(12, 8080));
+    fixture.serve(&[12]);
+    let mut client = dial(fixture.vip()).unwrap();
+    let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "web"));
+    fixture.tend_until("it is accepted", |_| meter.accepted.load(Ordering::Relaxed) == 1);
+    fixture.serve(&[11]);
+    // Now the one that went takes connections.
+    drop(queued);
+    thread::spawn(move || {
+        for stream in full.incoming() {
+            let _ = stream.unwrap().write_all(&[12]);
+        }
+    });
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, [11]);
+    assert_eq!(meter.connect_failures.load(Ordering::Relaxed), 0);
 }
 
 /// An endpoint that answers each byte with its name.
