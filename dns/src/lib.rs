@@ -29,7 +29,6 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use daemon::{Daemon, Failure};
 use feed::{Kind, Kinds, Update, Updates};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -58,7 +57,8 @@ pub const KINDS: Kinds =
 /// When the flags cannot work together, an address cannot be bound, or a data thread ends.
 pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result<(), Failure> {
     let unready = daemon.readiness.block("the first snapshot is not served yet");
-    raise_descriptor_limit();
+    // Connections and questions in flight need a descriptor each.
+    daemon::descriptors::raise_limit();
     let metrics = Metrics::register(&daemon.metrics);
     let (threads, server) = start(&config, &daemon, &metrics)?;
     let before = server.zone.load_full();
@@ -323,14 +323,4 @@ impl Publisher {
 fn next_serial(last: u32) -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     last.wrapping_add(1).max(now as u32)
-}
-
-/// Connections and questions in flight need a descriptor each; the usual soft limit of 1,024 is
-/// there for programs that use select(2).
-fn raise_descriptor_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of open descriptors");
-    }
 }

@@ -68,8 +68,6 @@ const MAX_WATCHES: &str = "8192";
 /// What one client address may take of both: one that takes all it can leaves as much to the
 /// others, and a whole cluster behind one address is served.
 const MAX_SHARE_PER_CLIENT: &str = "50";
-/// Descriptors besides connections: files, inotify, the admin endpoint.
-const OTHER_DESCRIPTORS: u64 = 256;
 
 /// The flags of the feed server.
 #[derive(Clone, Debug, clap::Args)]
@@ -155,7 +153,7 @@ pub async fn run(
     let tls = Arc::new(Tls::new(load_certificate(&config)?));
     let tokens = load_tokens(&config)?;
     warn_of_openness(&config);
-    allow_descriptors(config.max_connections as u64 + OTHER_DESCRIPTORS);
+    daemon::descriptors::raise_limit();
     let listeners = bind(&config.listen)?;
     // After binding: the addresses are this process's, and so are their tokens.
     let own = own_tokens(&config);
@@ -301,19 +299,6 @@ fn warn_of_openness(config: &Config) {
         } else if config.tls_cert.is_none() {
             tracing::warn!(%address, "tokens travel in the clear (no --tls-cert)");
         }
-    }
-}
-
-/// Raises the soft limit of open files as far as it is needed and allowed.
-fn allow_descriptors(wanted: u64) {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_none_or(|current| current >= wanted) {
-        return;
-    }
-    limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "cannot raise the limit of open files");
     }
 }
 

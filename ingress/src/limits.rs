@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::forward::is_trusted;
 
@@ -24,16 +23,9 @@ const DESCRIPTORS_EACH: usize = 2;
 /// Descriptors for listeners, the feed, the admin endpoint and the libraries.
 const OTHER_DESCRIPTORS: usize = 256;
 
-/// Raises the limit of open descriptors as far as it may be: the usual soft limit of 1,024 is
-/// there for programs that use select(2). Gives the connections that it has room for.
+/// Raises the limit of open descriptors, and gives the connections that it has room for.
 pub(crate) fn default_max_connections() -> usize {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    if let Err(error) = &raised {
-        tracing::warn!(%error, "cannot raise the limit of open descriptors");
-    }
-    let descriptors = if raised.is_ok() { maximum } else { current };
-    let descriptors = descriptors.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+    let descriptors = daemon::descriptors::raise_limit();
     let room = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_EACH;
     room.clamp(1, DEFAULT_MAX)
 }

@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep_until};
 
 pub use explain::explain;
 
-use datapath::userspace::room::{Limits, Room, open_descriptors, raise_descriptor_limit};
+use datapath::userspace::room::{Limits, Room, open_descriptors};
 use datapath::userspace::{Settings, Userspace, node_families, node_ips};
 use health_check::HealthChecks;
 use metrics::ProxyMetrics;
@@ -127,7 +127,7 @@ pub enum Mode {
 pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(), Failure> {
     let unprogrammed = daemon.readiness.block("waiting for the first snapshot");
     check(&config)?;
-    let limit = raise_descriptor_limit();
+    let limit = daemon::descriptors::raise_limit();
     let limits = Limits {
         connections: config.max_connections.map(NonZeroUsize::get),
         sessions: config.max_udp_sessions.map(NonZeroUsize::get),

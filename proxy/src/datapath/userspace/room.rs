@@ -9,8 +9,6 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
 /// Descriptors kept for the admin endpoint, the feed and the libraries, at most a quarter of
 /// all: 64 admin connections and some files.
 const CONTROL_DESCRIPTORS: usize = 96;
@@ -105,13 +103,6 @@ pub(crate) enum Scarcity {
     Scarce,
     /// All but an eighth.
     NearlyFull,
-}
-
-/// Raises the soft limit of descriptors to the hard one, and returns it.
-pub(crate) fn raise_descriptor_limit() -> usize {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    let raised = soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
-    usize::try_from(if raised { hard } else { soft }).unwrap_or(usize::MAX)
 }
 
 /// Descriptors that are open now.
