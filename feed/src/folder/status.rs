@@ -138,6 +138,7 @@ impl Inner {
             (None, true) => "synced",
             (None, false) => "listing",
         };
+        let warnings = self.reports.iter().filter(|report| report.is_warning()).count();
         let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(Report::summary).collect();
         json!({
             "source": self.source.display().to_string(),
@@ -147,7 +148,7 @@ impl Inner {
             "lastScanSeconds": self.heard.elapsed().as_secs_f64(),
             "objects": self.served,
             "errors": errors,
-            "warnings": self.reports.len() - errors,
+            "warnings": warnings,
             "rejected": rejected,
         })
     }
@@ -166,8 +167,9 @@ fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
 /// Logs problems: each once, when it is new.
 pub(super) fn log(news: &[Report]) {
     let errors = news.iter().filter(|report| report.is_error());
-    let warnings = news.iter().filter(|report| !report.is_error());
-    for report in errors.chain(warnings).take(MAX_LOGGED) {
+    let warnings = news.iter().filter(|report| report.is_warning());
+    let notes = news.iter().filter(|report| !report.is_error() && !report.is_warning());
+    for report in errors.chain(warnings).chain(notes).take(MAX_LOGGED) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
         let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -177,6 +179,7 @@ pub(super) fn log(news: &[Report]) {
         match problem.level {
             Level::Error => tracing::warn!(place, object, help, lines, "rejected: {message}"),
             Level::Warning => tracing::warn!(place, object, help, lines, "{message}"),
+            Level::Note => tracing::debug!(place, object, help, lines, "{message}"),
         }
     }
     if let Some(more) = news.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
