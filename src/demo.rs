@@ -226,7 +226,7 @@ fn print_what_next(stage: &Stage) -> std::io::Result<()> {
         "
 Now try it yourself, in another terminal:
 
-  curl http://{cluster_ip}:8080/                                    a ClusterIP
+  curl http://{cluster_ip}:8000/                                    a ClusterIP
   curl http://{node}:30080/                                     a NodePort
   curl -H 'Host: shop.example' http://{node}:8080/api           the ingress
   curl --resolve shop.example:8443:{node} --cacert {folder}/shop.pem https://shop.example:8443/

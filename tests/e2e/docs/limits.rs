@@ -6,15 +6,22 @@ use super::{help_of, root};
 
 /// The flags of a command, with their defaults where help tells one.
 fn flags(command: &str) -> BTreeMap<String, Option<String>> {
-    let help = help_of(command).split_whitespace().collect::<Vec<_>>().join(" ");
     let mut found = BTreeMap::new();
-    for part in help.split(" --").skip(1) {
-        let name = part.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).next().unwrap();
-        let is_definition = part[name.len()..].starts_with(" <");
-        let value = part.split_once("[default: ").and_then(|(_, rest)| rest.split(']').next());
-        if is_definition {
-            found.insert(format!("--{name}"), value.map(str::to_owned));
+    let mut name = None;
+    let mut about = String::new();
+    // Each begins a line, and what is said of it may go on below.
+    for line in help_of(command).lines().chain(["      --end"]) {
+        let Some(flag) = line.strip_prefix("      --") else {
+            about += &format!("{} ", line.trim());
+            continue;
+        };
+        let value = about.split_once("[default: ").and_then(|(_, rest)| rest.split(']').next());
+        if let Some(name) = name {
+            found.insert(format!("--{name}"), value.map(|value: &str| value.trim().to_owned()));
         }
+        let (begin, rest) = flag.split_once(' ').unwrap_or((flag, ""));
+        name = Some(begin);
+        about = format!("{} ", rest.trim());
     }
     assert!(found.len() > 3, "{command}: {found:?}");
     found

@@ -66,13 +66,24 @@ fn live() -> BTreeMap<&'static str, Series> {
     command.args(["--dns", &at(1053), "--node-ip", &ip, "--admin-ip", &ip]);
     command.args(["--feed-listen", &at(7400), "--log", "error"]);
     let _up = Switchyard::spawn(command, net.addr(1, 7411));
+    let get = |port, path| http_get(net.addr(1, port), "localhost", path).ok();
+    for (name, port) in PROCESSES {
+        let is_ready = || get(port, "/readyz").filter(|(status, _)| *status == 200);
+        eventually(&format!("{name} is ready"), is_ready);
+    }
+    // What has labels is told once it happened: a query, a request.
+    let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01";
+    let client = std::net::UdpSocket::bind(net.addr(2, 0)).unwrap();
+    client.send_to(query, net.addr(1, 1053)).unwrap();
+    http_get(net.addr(1, 8080), "web.example", "/").unwrap();
+    eventually("the query is counted", || {
+        get(7431, "/metrics").filter(|(_, page)| page.contains("switchyard_dns_queries"))
+    });
+    let build = "switchyard_build_info{version=\"";
     let metrics = |port| {
-        let ready = || {
-            let get = |path| http_get(net.addr(1, port), "localhost", path).ok();
-            get("/readyz").filter(|(status, _)| *status == 200)?;
-            get("/metrics").map(|(_, page)| told(&page))
-        };
-        eventually("a process of up is ready", ready)
+        let (_, page) = get(port, "/metrics").unwrap();
+        assert!(page.contains(build) && page.contains("commit=\""), "{page}");
+        told(&page)
     };
     PROCESSES.map(|(name, port)| (name, metrics(port))).into()
 }
