@@ -148,7 +148,7 @@ pub fn help_of(command: &str) -> &'static str {
 #[test]
 fn every_flag_in_the_text_exists() {
     let all: String = COMMANDS.map(help_of).concat();
-    let of_others = ["--release", "--workspace", "--server"];
+    let of_others = ["--release", "--workspace", "--server", "--version"];
     let mut found = Vec::new();
     for page in pages().iter().filter(|page| page.name != "bench/README.md") {
         for (line, code) in page.code_spans() {
