@@ -43,11 +43,7 @@ impl<T> Default for Rotation<T> {
 impl<T> Rotation<T> {
     /// The first pick is the first member.
     pub fn new(members: Vec<T>) -> Rotation<T> {
-        Rotation {
-            members: members.into(),
-            turns: AtomicU64::new(0),
-            successor: OnceLock::new(),
-        }
+        Rotation { members: members.into(), turns: AtomicU64::new(0), successor: OnceLock::new() }
     }
 
     pub fn members(&self) -> &[T] {

@@ -245,6 +245,16 @@ impl Userspace {
         self.failures.clone()
     }
 
+    /// Why nobody is served although there are frontends with endpoints, if it is so.
+    pub(crate) fn nothing_bound(&self) -> Option<String> {
+        let (address, reason) = self.failures.get_min().filter(|_| self.bound.is_empty())?;
+        let service = self.hosted.get(address)?.service.as_ref()?;
+        let count = self.failures.len();
+        Some(format!(
+            "none of {count} frontends could be opened; {address} of Service {service}: {reason}"
+        ))
+    }
+
     /// The addresses that this data path listens on, which are nobody's endpoints.
     pub(crate) fn own(&self) -> Arc<Own> {
         self.own.clone()
