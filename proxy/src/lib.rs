@@ -90,13 +90,14 @@ pub struct Config {
         value_parser = parse_duration)]
     pub udp_idle_timeout: Duration,
 
-    /// UDP sessions open at once; datagrams of further clients are dropped. Default: half of the
-    /// file descriptors that listeners leave
+    /// UDP sessions open at once; beyond that, the client address (of IPv6, the /64 network) that
+    /// has most of them loses one to a client that has fewer. Default: half of the file
+    /// descriptors that listeners leave
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS", value_name = "N")]
     pub max_udp_sessions: Option<NonZeroUsize>,
 
-    /// UDP sessions that one client address (of IPv6, one /64 network) has at most; beyond that
-    /// those that it has not used for longest make room. Default: a quarter of all
+    /// UDP sessions that one client address (of IPv6, one /64 network) has at most, even while
+    /// others are free; beyond that those that it does not use make room. Default: no such limit
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS_PER_CLIENT", value_name = "N")]
     pub max_udp_sessions_per_client: Option<NonZeroUsize>,
 

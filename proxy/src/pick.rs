@@ -100,7 +100,7 @@ impl<T: Clone + Eq + Hash> Rotation<T> {
     ///
     /// When there is one already.
     #[must_use]
-    pub fn succeed(&self, members: Vec<T>) -> Arc<Rotation<T>> {
+    pub fn succeed(&self, members: &[T]) -> Arc<Rotation<T>> {
         let stay: HashSet<&T> = members.iter().collect();
         let old: HashSet<&T> = self.members.iter().collect();
         // Until the successor is there, picks wait: what can be done before is done.
@@ -184,7 +184,7 @@ mod tests {
     fn check(before: &str, taken: usize, after: &str, expected: &str) {
         let rotation = Rotation::new(before.chars().collect());
         picks(&rotation, taken);
-        let next = rotation.succeed(after.chars().collect());
+        let next = rotation.succeed(&after.chars().collect::<Vec<_>>());
         let pick = |place| if place % 2 == 0 { picks(&rotation, 1) } else { picks(&next, 1) };
         let picked: String = (0..expected.len()).map(pick).collect();
         assert_eq!(picked, expected, "{before} -{taken}-> {after}");
@@ -293,7 +293,7 @@ mod tests {
             let workers: Vec<_> = (0..3).map(|_| scope.spawn(worker)).collect();
             while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
                 let before = current.lock().unwrap().clone();
-                let next = before.succeed((0..5).collect());
+                let next = before.succeed(&[0, 1, 2, 3, 4]);
                 *current.lock().unwrap() = next;
             }
             for member in workers.into_iter().flat_map(|worker| worker.join().unwrap()) {
@@ -317,7 +317,7 @@ mod tests {
             let stays: Vec<u8> =
                 (0..6).filter(|m| steps.iter().all(|(set, _)| set.contains(m))).collect();
             for (set, count) in steps {
-                rotation = rotation.succeed(set.iter().copied().collect());
+                rotation = rotation.succeed(&Vec::from_iter(set));
                 picked.extend((0..count).filter_map(|_| rotation.pick(|_| true, |_| false)));
             }
             let mut seen: BTreeMap<u8, usize> = stays.iter().map(|m| (*m, 0)).collect();

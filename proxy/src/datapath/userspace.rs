@@ -9,8 +9,8 @@
 
 mod affinities;
 mod connection;
+mod crowd;
 mod downstream;
-mod eviction;
 pub(crate) mod own;
 mod relay;
 pub(crate) mod room;
@@ -302,7 +302,7 @@ impl Userspace {
         let rules = Rules::new(sources, affinity, &members);
         let before = hosted.cell.serving.load();
         let proxy_protocol = frontend.is_some_and(|frontend| frontend.proxy_protocol);
-        let rotation = before.rotation.succeed(members);
+        let rotation = before.rotation.succeed(&members);
         let serving = Serving { rotation, meter, rules, proxy_protocol };
         let sources_changed = before.sources() != serving.sources();
         hosted.cell.serving.store(Arc::new(serving));
