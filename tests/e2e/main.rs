@@ -6,6 +6,7 @@
 
 mod commands;
 mod dns;
+mod docs;
 mod explain;
 mod feed_client;
 mod feed_kill;
