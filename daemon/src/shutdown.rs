@@ -114,8 +114,10 @@ impl Shutdown {
                     shutdown.0.reloads.send_modify(|count| *count += 1);
                 } else if shutdown.is_draining() {
                     tracing::warn!("second signal: ending without drain");
+                    // Before they are told, and wait no more.
+                    let waiting = shutdown.0.ending.receiver_count();
                     shutdown.0.ending.send_replace(true);
-                    if shutdown.0.ending.receiver_count() > 0 {
+                    if waiting > 0 {
                         tokio::time::sleep(TIDY_TIMEOUT).await;
                     }
                     std::process::exit(1);

@@ -78,7 +78,7 @@ fn replace_all(fixture: &Fixture) {
     for _ in 0..3 {
         load.add(move || {
             let mut client = dial(node).unwrap();
-            (0..3).for_each(|_| drop(exchange(&mut client).unwrap()));
+            (0..3).for_each(|_| _ = exchange(&mut client).unwrap());
         });
     }
     // On the ClusterIP: one connection after another, so that their order can be told.
