@@ -53,7 +53,7 @@ fn pages() -> Vec<Page> {
 fn every_page_is_followed() {
     for page in pages() {
         let listed = PAGES.iter().any(|(name, _)| *name == page.name);
-        let runs = page.blocks.iter().any(|block| block.is_session());
+        let runs = page.blocks.iter().any(|block| block.is_session() && block.not_run.is_none());
         assert!(listed || !runs, "{}: no test follows it; add one, and it to PAGES", page.name);
     }
 }

@@ -1,6 +1,6 @@
 //! `--feed URL` and `--feed kube`, driven from outside: the proxy follows an API server.
 
-mod api;
+pub mod api;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -95,6 +95,19 @@ fn kubeconfig(folder: &Folder, address: SocketAddr, pki: &Pki, user: &str) -> St
          contexts:\n- name: test\n  context: {{ cluster: test, user: test }}\n\
          users:\n- name: test\n  user:\n{user}\n",
         folder.file("ca.pem").display()
+    );
+    std::fs::write(&path, config).unwrap();
+    path.display().to_string()
+}
+
+/// A kubeconfig for a server without TLS, which lets everybody read.
+pub fn kubeconfig_without_tls(folder: &Folder, address: SocketAddr) -> String {
+    let path = folder.file("kubeconfig");
+    let config = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+         clusters:\n- {{ name: test, cluster: {{ server: 'http://{address}' }} }}\n\
+         contexts:\n- {{ name: test, context: {{ cluster: test, user: test }} }}\n\
+         users:\n- {{ name: test, user: {{}} }}\n",
     );
     std::fs::write(&path, config).unwrap();
     path.display().to_string()

@@ -1,7 +1,7 @@
 //! The proxy between machines: pods, a node, a second node and a client outside, each a network
 //! namespace. Here the semantics are tested that loopback cannot show.
 
-mod lab;
+pub mod lab;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
