@@ -128,7 +128,11 @@ where
         .await
     });
     runtime.shutdown_background();
-    exit_code(outcome)
+    match outcome {
+        // It did not finish what it had begun.
+        Ok(()) if daemon.shutdown.is_ending() => ExitCode::FAILURE,
+        outcome => exit_code(outcome),
+    }
 }
 
 /// Says once to the parent that the process is ready, on the socket that standard input is then.

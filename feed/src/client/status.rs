@@ -58,6 +58,8 @@ struct KindState {
     /// Until the first list is complete.
     waiting: Option<Guard>,
     listed: bool,
+    /// The server forbids to read it, and it is done without.
+    forbidden: Option<String>,
     heard: Instant,
     lost: Option<Lost>,
     /// A new list is under way, since then, in the place of one that is served.
@@ -107,6 +109,7 @@ impl Status {
             kind: *kind,
             waiting: Some(readiness.block(waiting_for(*kind, None))),
             listed: false,
+            forbidden: None,
             heard: now,
             lost: Some(Lost { since: now, at: SystemTime::now(), fault: None }),
             listing: None,
@@ -212,6 +215,20 @@ impl Status {
         lost.fault = Some(text);
     }
 
+    /// A kind that is not vital may not be read.
+    pub(crate) fn forbidden(&self, kind: Kind, refusal: &str) {
+        let mut inner = self.lock();
+        let (address, name) = (inner.address.clone(), plural(kind));
+        inner.well(kind);
+        let state = inner.kind(kind);
+        (state.listed, state.waiting, state.listing) = (true, None, None);
+        if state.forbidden.as_deref() != Some(refusal) {
+            let help = "allow to list and watch them, for endpoints that are near to be preferred";
+            tracing::warn!(address, refusal, help, "goes on without {name}");
+            state.forbidden = Some(refusal.to_owned());
+        }
+    }
+
     /// A list of a kind begins.
     pub(crate) fn list_begins(&self, kind: Kind) {
         let mut inner = self.lock();
@@ -232,7 +249,7 @@ impl Status {
         let list = inner.kind(kind).list;
         inner.rejected.retain(|key, rejected| key.kind != kind || rejected.list >= list);
         let state = inner.kind(kind);
-        state.listed = true;
+        (state.listed, state.forbidden) = (true, None);
         state.listing = None;
         state.waiting = None;
         state.nameless.before_list = 0;
@@ -404,6 +421,7 @@ fn kind_state(state: &KindState) -> (&'static str, Value) {
         (Some(Lost { fault: Some(_), .. }), _) => "lost",
         (_, false) => "listing",
         (Some(_), true) => "lost",
+        (None, true) if state.forbidden.is_some() => "forbidden",
         (None, true) => "synced",
     };
     let value = json!({
@@ -411,7 +429,7 @@ fn kind_state(state: &KindState) -> (&'static str, Value) {
         "server": if state.server.is_ours { "switchyard feed" } else { "Kubernetes API" },
         "resourceVersion": state.version.as_ref().map(Version::as_str),
         "lastHeardSeconds": state.heard.elapsed().as_secs_f64(),
-        "fault": state.lost.as_ref().and_then(|lost| lost.fault.clone()),
+        "fault": state.lost.as_ref().map_or(state.forbidden.clone(), |lost| lost.fault.clone()),
     });
     (state.kind.as_str(), value)
 }
