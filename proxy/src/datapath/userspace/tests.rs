@@ -994,7 +994,29 @@ fn an_answer_in_two_small_pieces_does_not_wait_for_an_acknowledgement() {
         client.write_all(b"request").unwrap();
         client.read_exact(&mut [0; 8]).unwrap();
     }
-    // Each delayed acknowledgement would be one of 40 ms (TCP_ATO_MIN).
+    is_not_delayed(begun, 25);
+}
+
+#[test]
+fn a_request_in_two_small_pieces_waits_hardly_for_an_acknowledgement() {
+    let mut fixture = Fixture::new();
+    listen(fixture.addr(11, 8080), |mut stream| {
+        stream.read_exact(&mut [0; 8]).unwrap();
+        stream.write_all(b"answer").unwrap();
+    });
+    fixture.serve(&[11]);
+    let begun = std::time::Instant::now();
+    for _ in 0..25 {
+        let mut client = dial(fixture.vip()).unwrap();
+        client.write_all(b"head").unwrap();
+        client.write_all(b"body").unwrap();
+        client.read_exact(&mut [0; 6]).unwrap();
+    }
+    is_not_delayed(begun, 25);
+}
+
+/// Each delayed acknowledgement would be one of 40 ms (TCP_ATO_MIN).
+fn is_not_delayed(begun: std::time::Instant, exchanges: u32) {
     let elapsed = begun.elapsed();
-    assert!(elapsed < Duration::from_millis(25 * 40 / 2), "{elapsed:?}");
+    assert!(elapsed < exchanges * Duration::from_millis(40) / 2, "{elapsed:?}");
 }
