@@ -221,6 +221,7 @@ fn print_what_next(stage: &Stage) -> std::io::Result<()> {
     let (node, cluster_ip) = (stage.ip(0, 1), stage.ip(0, 10));
     let proxy = up::PROXY_ADMIN;
     let pem = format!("--resolve shop.example:8443:{node} --cacert {folder}/shop.pem");
+    let kinds = "services,endpointslices,ingresses";
     let commands = [
         (format!("curl http://{cluster_ip}:8000/"), "a ClusterIP"),
         (format!("curl http://{node}:30080/"), "a NodePort"),
@@ -228,12 +229,7 @@ fn print_what_next(stage: &Stage) -> std::io::Result<()> {
         (format!("curl {pem} https://shop.example:8443/"), ""),
         (format!("dig -p 1053 @{node} web.demo.svc.cluster.local"), "cluster DNS"),
         (format!("curl http://{node}:{proxy}/status"), "what the proxy knows"),
-        (
-            format!(
-                "kubectl --server http://{node}:{FEED_PORT} get services,endpointslices,ingresses -A"
-            ),
-            "",
-        ),
+        (format!("kubectl --server http://{node}:{FEED_PORT} get {kinds} -A"), ""),
     ];
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nNow try it yourself, in another terminal:\n")?;
