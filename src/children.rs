@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     /// What it means when it ends before it was ever ready: an error for good. `None`: it is
     /// started again.
     pub(crate) vital: Option<String>,
+    /// What helps one that does not come up: the flags that move its addresses.
+    pub(crate) help: &'static str,
 }
 
 /// A started process; killed when dropped.
@@ -119,7 +121,9 @@ impl Plan {
             if started.elapsed() > LIVED {
                 wait = RESTART_FIRST;
             }
-            tracing::warn!(process = self.name, cause, ?wait, "ended, will be started again");
+            // One that was ready once has addresses that work.
+            let help = if *up.borrow() { "" } else { self.help };
+            tracing::warn!(process = self.name, cause, ?wait, help, "ended, will be started again");
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(RESTART_MOST),

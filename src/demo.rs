@@ -12,6 +12,8 @@ mod traffic;
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -61,6 +63,8 @@ pub(crate) struct Stage {
     second: u8,
     folder: PathBuf,
     certificate: CertificateDer<'static>,
+    /// Keeps other demos off its network.
+    _claim: UnixListener,
 }
 
 impl Stage {
@@ -156,18 +160,29 @@ async fn perform(stage: &Stage, children: &mut [Running], once: bool) -> anyhow:
 }
 
 fn set_stage(folder: &Path) -> anyhow::Result<Stage> {
-    let free = NETWORKS.into_iter().find(|second| is_free(*second));
-    let second = free.context("no free network from 127.96.0.0/16 to 127.126.0.0/16")?;
+    let mut free = NETWORKS.filter_map(|second| Some((second, claim(second)?)));
+    let free = free.find(|(second, _)| is_free(*second));
+    let (second, claim) = free.context("no free network from 127.96.0.0/16 to 127.126.0.0/16")?;
     let hosts = ["shop.example".to_owned(), "*.shop.example".to_owned()];
     let tls = rcgen::generate_simple_self_signed(hosts)?;
-    let stage = Stage { second, folder: folder.to_owned(), certificate: tls.cert.der().clone() };
+    let (folder, certificate) = (folder.to_owned(), tls.cert.der().clone());
+    let stage = Stage { second, folder, certificate, _claim: claim };
     for (name, _) in MANIFESTS {
         stage.replace(name, &stage.manifest(name).context("a manifest of the demo")?)?;
     }
     let (certificate, key) = (tls.cert.pem(), tls.signing_key.serialize_pem());
     stage.replace("tls.yaml", &tls_secret(&certificate, &key))?;
-    std::fs::write(folder.join("shop.pem"), certificate)?;
+    std::fs::write(stage.folder.join("shop.pem"), certificate)?;
     Ok(stage)
+}
+
+/// Takes a network for this demo, unless another has it: what it binds only later is free until
+/// then, and two that start together would both take it. The kernel lets go of an abstract name
+/// with the process.
+fn claim(second: u8) -> Option<UnixListener> {
+    let name = format!("switchyard-demo-127.{second}");
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name).ok()?;
+    UnixListener::bind_addr(&address).ok()
 }
 
 /// Whether the demo's main addresses in that network can be bound.

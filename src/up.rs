@@ -110,8 +110,14 @@ impl Config {
         let https = flag("--https", self.https.to_string());
         vec![
             plan("proxy", PROXY_ADMIN, node_ips.collect()),
-            plan("ingress", INGRESS_ADMIN, [http, https].concat()),
-            plan("dns", DNS_ADMIN, flag("--listen", self.dns.to_string()).into()),
+            Plan {
+                help: "if an address is in use, --http and --https give it others",
+                ..plan("ingress", INGRESS_ADMIN, [http, https].concat())
+            },
+            Plan {
+                help: "if its address is in use, --dns gives it another",
+                ..plan("dns", DNS_ADMIN, flag("--listen", self.dns.to_string()).into())
+            },
         ]
     }
 
@@ -122,7 +128,7 @@ impl Config {
         let drain = flag("--drain-timeout", format!("{}ms", self.drain_timeout.as_millis()));
         let args = flag("--admin", admin).into_iter().chain(drain).chain(state_dir).chain(own);
         let args = args.collect();
-        Plan { name, args, vital: None }
+        Plan { name, args, vital: None, help: "" }
     }
 }
 

@@ -304,6 +304,21 @@ fn up_does_not_start_beside_a_stranger_at_its_address() {
     assert!(stranger.accept().is_err(), "nobody even called");
 }
 
+/// Whoever has another server at port 8080 is told what to do.
+#[test]
+fn up_says_which_flag_moves_an_address_that_is_taken() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
+    let _other = std::net::TcpListener::bind(net.addr(1, 8080)).unwrap();
+    let mut up = up_command(net, &folder).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(up.stderr.take().unwrap()).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("--http and --https give it others")), "it ended");
+    let pid = nix::unistd::Pid::from_raw(up.id() as i32);
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    std::thread::spawn(move || log.count());
+    assert!(up.wait().unwrap().success());
+}
+
 #[test]
 fn up_serves_what_a_broken_manifest_was_when_its_feed_is_killed() {
     let up = Up::start();
