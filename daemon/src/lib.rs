@@ -15,6 +15,7 @@ pub mod shutdown;
 
 use std::future::Future;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use flags::{Flags, LogFlags};
 pub use metrics::Metrics;
@@ -110,17 +111,21 @@ where
         .expect("a runtime can be built at start");
     let daemon = Daemon::detached(name, flags.workers());
     let daemon = Daemon { state_dir: flags.state_dir.clone(), ..daemon };
+    let ended = Arc::new(Mutex::new(false));
     let outcome = runtime.block_on(async {
         let _signals = daemon.shutdown.listen_to_signals();
         let mut starting = Some(daemon.readiness.block("starting"));
         if let Some(parent) = flags.parent {
             daemon.shutdown.end_with(parent);
-            tokio::spawn(tell_parent(daemon.readiness.clone()));
+            tokio::spawn(tell_parent(daemon.readiness.clone(), ended.clone()));
         }
         admin::serve(admin, &daemon).await?;
         let mut work = std::pin::pin!(run(daemon.clone()));
         std::future::poll_fn(|cx| {
+            // The guards of work that fails go before anybody knows that it has failed.
+            let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
             let polled = work.as_mut().poll(cx);
+            *ended = polled.is_ready();
             // By the first time that it waits, a process holds the guards it has reason for.
             starting = None;
             polled
@@ -135,13 +140,22 @@ where
     }
 }
 
-/// Says once to the parent that the process is ready, on the socket that standard input is then.
-async fn tell_parent(readiness: Readiness) {
-    while !readiness.reasons().is_empty() {
+/// Says once to the parent that the process is ready, on the socket that standard input is then;
+/// nothing when its work has ended, which is held while it is polled.
+async fn tell_parent(readiness: Readiness, ended: Arc<Mutex<bool>>) {
+    loop {
         tokio::time::sleep(READY_POLL).await;
+        // It is being polled: this thread has other work, too.
+        let Ok(ended) = ended.try_lock() else { continue };
+        if *ended {
+            return;
+        }
+        if readiness.reasons().is_empty() {
+            // Whoever started this by hand does not listen.
+            let _ = rustix::io::write(std::io::stdin(), b"+");
+            return;
+        }
     }
-    // Whoever started this by hand does not listen.
-    let _ = rustix::io::write(std::io::stdin(), b"+");
 }
 
 /// Logs how a command ended, each cause of a failure on its own line, and gives its exit code.
