@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod flags;
 pub mod logging;
 pub mod metrics;
+mod notify;
 pub mod readiness;
 pub mod shutdown;
 
@@ -115,6 +116,7 @@ where
             daemon.shutdown.end_with(parent);
             tokio::spawn(tell_parent(daemon.readiness.clone()));
         }
+        tokio::spawn(notify::follow(daemon.readiness.clone(), daemon.shutdown.clone()));
         admin::serve(admin, &daemon).await?;
         let mut work = std::pin::pin!(run(daemon.clone()));
         std::future::poll_fn(|cx| {
