@@ -43,8 +43,8 @@ const ENDPOINT_PORT: u16 = 8080;
 const FEED_PORT: u16 = 7400;
 const ADMIN_PORTS: [u16; 4] = [up::FEED_ADMIN, up::PROXY_ADMIN, up::INGRESS_ADMIN, up::DNS_ADMIN];
 
-/// The table is the output. That loopback endpoints are not portable is no news here.
-const LOG: &str = "warn,feed=error";
+/// The table is the output; an edit that is rejected is told as well.
+const LOG: &str = "warn";
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -193,7 +193,7 @@ fn tls_secret(certificate: &str, key: &str) -> String {
 }
 
 fn start(mut plan: Plan) -> anyhow::Result<Running> {
-    let quiet = ["--log", LOG, "--log-format", "text", "--drain-timeout", "2s"];
+    let quiet = ["--log", LOG, "--log-format", "text"];
     plan.args.extend(quiet.map(str::to_owned));
     plan.start().with_context(|| format!("cannot start {}", plan.name))
 }
@@ -226,7 +226,7 @@ fn print_what_next(stage: &Stage) -> std::io::Result<()> {
         "
 Now try it yourself, in another terminal:
 
-  curl http://{cluster_ip}:8080/                                    a ClusterIP
+  curl http://{cluster_ip}:8000/                                    a ClusterIP
   curl http://{node}:30080/                                     a NodePort
   curl -H 'Host: shop.example' http://{node}:8080/api           the ingress
   curl --resolve shop.example:8443:{node} --cacert {folder}/shop.pem https://shop.example:8443/

@@ -137,6 +137,36 @@ fn a_server_at_a_url_is_followed() {
 }
 
 #[test]
+fn nodes_that_may_not_be_read_are_done_without() {
+    let net = Net::new();
+    endpoint(net.addr(10, 8080));
+    let _api = Api::start(net.addr(2, 7400), Access::Without("/nodes"), None, objects(net));
+    let feed = format!("http://{}", net.addr(2, 7400));
+    let node_ip = net.ip(200).to_string();
+    // Not even when it lasts is the feed stale for that.
+    let args = ["proxy", "--feed", &feed, "--node-ip", &node_ip, "--stale-after", "0s"];
+    let proxy = Switchyard::ready(net.addr(250, 7411), &args);
+    eventually_served(net.addr(1, 80));
+    let status = &proxy.status()["feed"];
+    assert_eq!((&status["state"], &status["connected"]), (&"synced".into(), &true.into()));
+    assert_eq!(status["kinds"]["Node"]["state"], "forbidden");
+    assert_eq!(status["kinds"]["Node"]["fault"], "nodes is forbidden");
+    assert_eq!(proxy.admin_get("/readyz").0, 200);
+}
+
+#[test]
+fn services_that_may_not_be_read_are_waited_for() {
+    let net = Net::new();
+    let _api = Api::start(net.addr(2, 7400), Access::Without("/services"), None, objects(net));
+    let feed = format!("http://{}", net.addr(2, 7400));
+    let proxy = Proxy::start(net, &["--feed", &feed], &[]);
+    eventually("it says why", || {
+        let (code, reasons) = http_get(proxy.admin, "localhost", "/readyz").unwrap_or_default();
+        (code == 503 && reasons.contains("waiting for the list of Services: 403")).then_some(())
+    });
+}
+
+#[test]
 fn a_lost_server_changes_nothing_but_readiness() {
     let net = Net::new();
     endpoint(net.addr(10, 8080));

@@ -3,7 +3,8 @@
 
 pub mod lab;
 
-use std::net::SocketAddr;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use self::lab::{Host, Lab, udp_ask};
-use crate::support::{Folder, Switchyard, eventually, http_get};
+use crate::support::{Folder, PATIENCE, Switchyard, eventually, http_get};
 
 const ADMIN: &str = "127.0.0.1:7411";
 /// ClusterIPs, and the addresses of load balancers.
@@ -195,6 +196,21 @@ fn a_service_range_is_owned_while_the_proxy_runs() {
     cluster.run_proxy(&[]);
     cluster.eventually_answers(&cluster.client, VIP, &ALL_NAMES);
     assert!(cluster.stop());
+    assert_eq!(routes(&cluster.node), 0);
+    // A second signal ends it at once, and leaves nothing behind either.
+    cluster.run_proxy(&[]);
+    let mut kept = cluster.client.run(|| TcpStream::connect(VIP).unwrap());
+    kept.set_read_timeout(Some(PATIENCE)).unwrap();
+    kept.write_all(b"?").unwrap();
+    kept.read_exact(&mut [0]).unwrap();
+    let proxy = cluster.proxy.take().unwrap();
+    proxy.signal(Signal::SIGTERM);
+    cluster.eventually_refuses(&cluster.client, VIP);
+    proxy.signal(Signal::SIGTERM);
+    assert_eq!(proxy.wait().code(), Some(1));
+    let mut rest = Vec::new();
+    let error = kept.read_to_end(&mut rest).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(routes(&cluster.node), 0);
     // What the operator made stays.
     cluster.node.set("route add local 10.96.0.0/16 dev lo");

@@ -14,6 +14,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 #[derive(Clone, Debug)]
 pub enum Access {
     Everybody,
+    /// Everybody, but for the list whose path ends so.
+    Without(&'static str),
     /// The bearer of this token.
     Token(String),
     /// The holder of a certificate by the CA.
@@ -162,6 +164,11 @@ impl Shared {
             return respond(401, r#"{"kind":"Status","message":"Unauthorized","code":401}"#);
         }
         let path = target.split('?').next().unwrap();
+        if let Access::Without(list) = self.access
+            && path.ends_with(list)
+        {
+            return respond(403, r#"{"kind":"Status","message":"nodes is forbidden","code":403}"#);
+        }
         if path == "/version" {
             return respond(200, r#"{"gitVersion":"v1.36.2"}"#);
         }
