@@ -89,7 +89,9 @@ pub struct LostHost {
 pub async fn rejected(config: &Config, daemon: &Daemon) -> Result<Vec<Rejected>, Failure> {
     let status = daemon.admin.status();
     let reports = status.get("feed").and_then(|feed| feed["rejected"].as_array().cloned());
-    let errors = reports.into_iter().flatten().filter(|report| report["level"] != "warning");
+    // What an API sent has no level: it is all rejected.
+    let is_error = |report: &Value| report["level"].as_str().is_none_or(|level| level == "error");
+    let errors = reports.into_iter().flatten().filter(is_error);
     let mut rejected: Vec<_> = errors.map(|report| of_report(&report)).collect();
     if let Source::Api(url) = &config.source {
         rejected.extend(client::rejected(url, &config.api).await?);
