@@ -98,7 +98,9 @@ where
     F: FnOnce(Daemon) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
-    logging::init(&flags.log);
+    // Beside others it says whose lines these are.
+    let beside_others = flags.parent.is_some();
+    logging::init(&flags.log, Some(logging::Process { name, beside_others }));
     // The control work is small: one worker, so that data threads keep their cores.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -50,7 +50,7 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7411")]
     pub admin: SocketAddr,
 
-    /// How connections reach their endpoints; auto takes the best mode that works here
+    /// How connections reach their endpoints
     #[arg(long, env = "SWITCHYARD_MODE", value_name = "MODE", default_value = "auto")]
     pub mode: Mode,
 
@@ -114,9 +114,13 @@ pub struct Config {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
+    /// The best mode that works here
     Auto,
+    /// The proxy relays each connection; the only mode of this version
     Userspace,
+    /// Not in this version: refused
     Nftables,
+    /// Not in this version: refused
     Ebpf,
 }
 
