@@ -26,7 +26,8 @@ fn main() {
 /// the folder that it builds in is named after the profile itself.
 fn is_release() -> bool {
     let built_in = std::env::var("OUT_DIR").unwrap_or_default();
-    Path::new(&built_in).ancestors().any(|folder| folder.ends_with("release"))
+    // …/release/build/switchyard-HASH/out
+    Path::new(&built_in).ancestors().nth(3).is_some_and(|folder| folder.ends_with("release"))
 }
 
 /// The commit, shortened, with `-dirty` when what is built differs from it. Nothing without git,

@@ -1,6 +1,8 @@
 //! The commands that are no dataplane process by themselves: demo, up, check and echo, and the
 //! examples of `configs`.
 
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,25 @@ fn the_demo_shows_every_part_as_expected() {
     for part in ["dns ", "proxy ", "ingress ", "feed "] {
         assert!(table.lines().any(|line| line.starts_with(part)), "no row of {part}: {table}");
     }
+}
+
+#[test]
+fn the_demo_tells_of_an_edit_that_is_rejected() {
+    let mut command = Command::new(BINARY);
+    command.arg("demo").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut demo = command.spawn().unwrap();
+    let (stdout, stderr) = (demo.stdout.take().unwrap(), demo.stderr.take().unwrap());
+    let mut said = BufReader::new(stdout).lines().map_while(Result::ok);
+    let begin = "The manifests are in ";
+    let folder = said.find_map(|line| line.strip_prefix(begin).map(PathBuf::from)).unwrap();
+    let file = folder.join("web.yaml");
+    let manifest = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, manifest.replace("clusterIP:", "clusterIp:")).unwrap();
+    let mut log = BufReader::new(stderr).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("did you mean `clusterIP`?")), "nothing was said");
+    let pid = nix::unistd::Pid::from_raw(demo.id() as i32);
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    assert!(demo.wait().unwrap().success());
 }
 
 /// Every folder of `configs` that a user can start from.
