@@ -50,17 +50,18 @@ fn send(place: &OsStr, state: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+
     use super::*;
 
     #[test]
     fn a_state_reaches_a_socket_by_path_and_an_abstract_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notify");
+        let path = std::env::temp_dir().join(format!("switchyard-notify-{}", std::process::id()));
         let name = format!("@switchyard-{}", std::process::id());
         let abstract_name = SocketAddr::from_abstract_name(&name.as_bytes()[1..]).unwrap();
         let table = [
-            (path.clone().into_os_string(), UnixDatagram::bind(&path).unwrap()),
-            (name.into(), UnixDatagram::bind_addr(&abstract_name).unwrap()),
+            (OsString::from(&path), UnixDatagram::bind(&path).unwrap()),
+            (OsString::from(name), UnixDatagram::bind_addr(&abstract_name).unwrap()),
         ];
         for (place, socket) in table {
             send(&place, "READY=1").unwrap();
@@ -68,6 +69,7 @@ mod tests {
             let len = socket.recv(&mut buf).unwrap();
             assert_eq!(&buf[..len], b"READY=1", "{place:?}");
         }
-        assert!(send(OsStr::new("/nonexistent/socket"), "READY=1").is_err());
+        std::fs::remove_file(&path).unwrap();
+        assert!(send(path.as_os_str(), "READY=1").is_err(), "nobody listens");
     }
 }
