@@ -7,7 +7,7 @@ use feed::{Explanation, Model, ObjectName, Trouble, Update, nearest};
 use http::Uri;
 
 use crate::route::{HostKey, PathTable, host_of, normalise};
-use crate::snapshot::{Backend, Compiler, HostRoutes, Route, Snapshot, Unserved};
+use crate::snapshot::{Backend, Compiler, HostRoutes, Problem, Route, Snapshot, Unserved};
 use crate::tls;
 
 /// Explains URLs by what an ingress would serve of a model.
@@ -18,6 +18,7 @@ pub struct Explainer<'a> {
     snapshot: Snapshot,
     /// All of the snapshot's, in order.
     routes: Vec<(HostKey, Arc<HostRoutes>)>,
+    problems: Vec<Problem>,
 }
 
 impl<'a> Explainer<'a> {
@@ -32,8 +33,8 @@ impl<'a> Explainer<'a> {
         let mut compiler = Compiler::new(class, provider, self_signed);
         let compiled = compiler.update(&update.model, &update.changes, update.generation);
         let snapshot = compiled.snapshot;
-        let routes = snapshot.routes();
-        Ok(Explainer { model: &update.model, compiler, snapshot, routes })
+        let (routes, problems) = (snapshot.routes(), compiler.problems());
+        Ok(Explainer { model: &update.model, compiler, snapshot, routes, problems })
     }
 
     /// The explanation of a request for an absolute URL.
@@ -217,7 +218,7 @@ impl Asked<'_> {
                 lost.push(format!("{}: {why}", self.rule(route)));
             }
         }
-        let problems = self.all.compiler.problems().into_iter();
+        let problems = self.all.problems.iter();
         let of_host = problems.filter(|p| p.problem.starts_with(&format!("host {own}")));
         lost.extend(of_host.map(|p| format!("Ingress {}: {}", p.ingress, p.problem)));
         lost
@@ -233,8 +234,7 @@ impl Asked<'_> {
             None => "a self-signed certificate is shown".to_owned(),
         };
         // An Ingress whose TLS is for the host, and what became of its Secret.
-        let problems = self.all.compiler.problems();
-        let wanted = problems.iter().find_map(|problem| {
+        let wanted = self.all.problems.iter().find_map(|problem| {
             let (host, what) = problem.problem.strip_prefix("TLS for ")?.split_once(": ")?;
             is_for(self.host, &HostKey::of(Some(&host.into()))).then_some((problem, what))
         });
