@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod flags;
 pub mod logging;
 pub mod metrics;
+mod notify;
 pub mod readiness;
 pub mod shutdown;
 
@@ -112,16 +113,18 @@ where
     let daemon = Daemon::detached(name, flags.workers());
     let daemon = Daemon { state_dir: flags.state_dir.clone(), ..daemon };
     let ended = Arc::new(Mutex::new(false));
+    let mut starting = Some(daemon.readiness.block("starting"));
     let outcome = runtime.block_on(async {
         let _signals = daemon.shutdown.listen_to_signals();
-        let mut starting = Some(daemon.readiness.block("starting"));
         if let Some(parent) = flags.parent {
             daemon.shutdown.end_with(parent);
             tokio::spawn(tell_parent(daemon.readiness.clone(), ended.clone()));
         }
+        let manager = notify::follow(daemon.readiness.clone(), daemon.shutdown.clone());
+        let manager = tokio::spawn(manager);
         admin::serve(admin, &daemon).await?;
         let mut work = std::pin::pin!(run(daemon.clone()));
-        std::future::poll_fn(|cx| {
+        let outcome = std::future::poll_fn(|cx| {
             // The guards of work that fails go before anybody knows that it has failed.
             let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
             let polled = work.as_mut().poll(cx);
@@ -130,7 +133,12 @@ where
             starting = None;
             polled
         })
-        .await
+        .await;
+        if daemon.shutdown.is_draining() {
+            // The service manager is told of the drain even if there was nothing to drain.
+            let _ = manager.await;
+        }
+        outcome
     });
     runtime.shutdown_background();
     match outcome {

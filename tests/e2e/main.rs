@@ -18,3 +18,4 @@ mod ingress;
 mod proxy;
 mod proxy_netns;
 mod support;
+mod systemd;
