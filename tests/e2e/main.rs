@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "modules of one binary have nowhere to export to")]
 
 mod commands;
+mod compose;
 mod dns;
 mod explain;
 mod feed_client;
