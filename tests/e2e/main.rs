@@ -7,6 +7,7 @@
 mod commands;
 mod compose;
 mod dns;
+mod docs;
 mod explain;
 mod feed_client;
 mod feed_kill;
