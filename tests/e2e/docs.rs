@@ -27,11 +27,12 @@ use self::session::{Place, follow};
 const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
 
 /// Each page, and where it is followed. A page that is not here fails a test.
-const PAGES: [(&str, &str); 1] = [("README.md", "this file")];
+const PAGES: [(&str, &str); 2] =
+    [("README.md", "this file"), ("docs/compose.md", "tests/e2e/compose.rs")];
 
 /// Commands of `switchyard`, for what is said of flags.
-const COMMANDS: [&str; 9] =
-    ["demo", "up", "feed", "proxy", "ingress", "dns", "check", "explain", "echo"];
+const COMMANDS: [&str; 10] =
+    ["demo", "up", "feed", "proxy", "ingress", "dns", "check", "explain", "ready", "echo"];
 
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -89,7 +89,7 @@ impl World {
             .current_dir(self.clone.file("configs/compose"))
             .env("COMPOSE_PROJECT_NAME", PROJECT)
             .env("SWITCHYARD_IMAGE", IMAGE)
-            .env("SWITCHYARD_BUILD", "prebuilt")
+            .env("BUILD_TARGET", "prebuilt")
             .env("CLIENT_IMAGE", CLIENT_IMAGE);
         command
     }
