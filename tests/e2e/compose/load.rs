@@ -24,9 +24,11 @@ pub struct Aim {
 
 #[derive(Debug)]
 pub struct Fault {
-    /// When its connection was made; none if it was not.
-    pub connected: Option<Instant>,
+    /// When its connection was begun.
+    pub begun: Instant,
     pub at: Instant,
+    /// The endpoint had taken the connection, and took it down.
+    pub was_open: bool,
     pub what: String,
 }
 
@@ -50,28 +52,31 @@ impl Load {
     pub fn client(&self, aim: Aim) {
         let mut connection: Option<Connection> = None;
         while !self.stop.load(Ordering::Relaxed) {
-            let begun = Instant::now();
-            let answered = match &mut connection {
+            let asked = Instant::now();
+            let begun = connection.as_ref().map_or(asked, |connection| connection.begun);
+            let answered = match connection.take() {
                 Some(connection) => connection.ask(aim),
-                None => Connection::open(aim.address)
-                    .and_then(|fresh| connection.insert(fresh).ask(aim)),
+                None => Connection::open(aim.address).and_then(|fresh| fresh.ask(aim)),
             };
-            let connected = connection.as_ref().map(|connection| connection.since);
-            let used_up = connection.as_ref().is_some_and(|c| c.requests >= aim.requests_each);
-            if used_up || answered.is_err() {
-                connection = None;
-            }
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.slowest = seen.slowest.max(begun.elapsed());
-            let what = match answered {
-                Ok(name) if name.starts_with(aim.answerer) => {
-                    *seen.answers.entry(name).or_default() += 1;
-                    continue;
+            seen.slowest = seen.slowest.max(asked.elapsed());
+            let fault = match answered {
+                Ok((name, rest)) => {
+                    connection = rest;
+                    if name.starts_with(aim.answerer) {
+                        *seen.answers.entry(name).or_default() += 1;
+                        continue;
+                    }
+                    (false, format!("answered by {name}"))
                 }
-                Ok(name) => format!("answered by {name}"),
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+                    let kinds = [BrokenPipe, ConnectionReset, UnexpectedEof];
+                    (kinds.contains(&error.kind()), error.to_string())
+                }
             };
-            seen.faults.push(Fault { connected, at: Instant::now(), what });
+            let (was_open, what) = fault;
+            seen.faults.push(Fault { begun, at: Instant::now(), was_open, what });
         }
     }
 
@@ -92,20 +97,22 @@ impl Load {
 
 struct Connection {
     stream: BufReader<TcpStream>,
-    since: Instant,
+    begun: Instant,
     requests: usize,
 }
 
 impl Connection {
     fn open(address: SocketAddr) -> io::Result<Connection> {
+        let begun = Instant::now();
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Connection { stream: BufReader::new(stream), since: Instant::now(), requests: 0 })
+        Ok(Connection { stream: BufReader::new(stream), begun, requests: 0 })
     }
 
-    /// Sends a GET; the name of the endpoint that answered.
-    fn ask(&mut self, aim: Aim) -> io::Result<String> {
+    /// Sends a GET; the name of the endpoint that answered, and the connection if it may be used
+    /// for another request.
+    fn ask(mut self, aim: Aim) -> io::Result<(String, Option<Connection>)> {
         self.requests += 1;
         let Aim { host, path, .. } = aim;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
@@ -114,7 +121,7 @@ impl Connection {
         loop {
             let mut line = String::new();
             if self.stream.read_line(&mut line)? == 0 {
-                return Err(io::Error::other(format!("closed after {head:?}")));
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
             if line == "\r\n" {
                 break;
@@ -128,10 +135,10 @@ impl Connection {
         let length = length.and_then(|length| length.parse().ok());
         let mut body = vec![0; length.ok_or_else(|| io::Error::other("no length"))?];
         self.stream.read_exact(&mut body)?;
-        if head.iter().any(|line| line == "connection: close") {
-            self.requests = usize::MAX;
-        }
+        let is_closed = head.iter().any(|line| line == "connection: close");
+        let is_used_up = is_closed || self.requests >= aim.requests_each;
         let body: serde_json::Value = serde_json::from_slice(&body)?;
-        Ok(body["name"].as_str().unwrap_or_default().to_owned())
+        let name = body["name"].as_str().unwrap_or_default().to_owned();
+        Ok((name, (!is_used_up).then_some(self)))
     }
 }

@@ -140,16 +140,25 @@ impl World {
     /// Runs `work` in a container's network, on this thread alone.
     pub fn within<T: Send>(&self, container: &str, work: impl FnOnce() -> T + Send) -> T {
         let pid = self.engine.docker(&["inspect", "--format", "{{.State.Pid}}", container]);
-        let namespace = File::open(format!("/proc/{}/ns/net", pid.trim())).unwrap();
-        let inside = move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        };
-        std::thread::scope(|scope| match scope.spawn(inside).join() {
-            Ok(value) => value,
-            Err(panic) => std::panic::resume_unwind(panic),
-        })
+        run_in(Path::new(&format!("/proc/{}/ns/net", pid.trim())), work)
     }
+
+    /// The same on the network that stands for the host's.
+    pub fn on_host<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        run_in(&self.engine.network(), work)
+    }
+}
+
+fn run_in<T: Send>(network: &Path, work: impl FnOnce() -> T + Send) -> T {
+    let namespace = File::open(network).unwrap();
+    let inside = move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| match scope.spawn(inside).join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
 }
 
 impl Drop for World {
