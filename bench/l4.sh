@@ -7,7 +7,8 @@
 # the load (ab, wrk, iperf3) and for the endpoints (nginx that answers from memory, iperf3 -s).
 # Each round drives one kind of load directly and through each proxy in turn, so that what else
 # the machine does falls on all. Kinds: a connection a request (ab), requests on kept connections
-# (wrk), one stream in each direction (iperf3). What counts is the proxy's CPU time an operation,
+# (wrk), one stream in each direction (iperf3), UDP queries of 64 sockets (dnsperf; NSD answers,
+# and HAProxy has no UDP). What counts is the proxy's CPU time an operation,
 # by the kernel's own count in nanoseconds, as a median of the rounds; the rate is told as well,
 # but the load's core, which also serves, may be what ends it. Then memory with idle connections,
 # and the time that 10,000 Services and a change of one of them take.
@@ -16,13 +17,13 @@
 # nginx: a buffer of 64 KiB, which serves it best. Both with one thread.
 #
 # Needs root (for the namespace), two cores, 20,000 file descriptors, and haproxy, nginx,
-# libnginx-mod-stream, wrk, ab (apache2-utils), iperf3, curl. SWITCHYARD=path takes a binary that
+# libnginx-mod-stream, wrk, ab (apache2-utils), iperf3, dnsperf, nsd, curl. SWITCHYARD=path takes a binary that
 # is built already. The table goes to bench/results/l4.md as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
 
-for tool in haproxy nginx wrk ab iperf3 curl taskset unshare ip; do
+for tool in haproxy nginx wrk ab iperf3 dnsperf nsd curl taskset unshare ip; do
   command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
 done
 stream=/usr/lib/nginx/modules/ngx_stream_module.so
@@ -91,8 +92,29 @@ stream {
   proxy_buffer_size 64k; proxy_timeout 600s;
   server { listen 127.0.0.1:8002 backlog=4096; proxy_pass 10.255.0.1:8000; }
   server { listen 127.0.0.1:9002 backlog=4096; proxy_pass 10.255.0.1:9000; }
+  server { listen 127.0.0.1:5302 udp; proxy_pass 10.255.0.1:5300; }
 }
 CONF
+# Its limit of answers to one address would be the first that ends the rate.
+cat >"$out/nsd.conf" <<CONF
+server:
+  server-count: 1
+  rrl-ratelimit: 0
+  ip-address: 10.255.0.1@5300
+  username: ""
+  zonesdir: "$out"
+  database: ""
+  pidfile: "$out/nsd.pid"
+  xfrdfile: ""
+  zonelistfile: "$out/nsd.zones"
+remote-control:
+  control-enable: no
+zone:
+  name: bench.test
+  zonefile: zone
+CONF
+printf '%s\n' '@ 60 IN SOA ns host 1 1 1 1 1' '@ 60 IN NS ns' 'ns 60 IN A 192.0.2.1' >"$out/zone"
+echo "ns.bench.test A" >"$out/queries"
 cat >"$out/haproxy.cfg" <<CONF
 global
   nbthread 1
@@ -129,6 +151,8 @@ endpoints: [{ addresses: [10.255.0.1] }]
 YAML
 }
 { service requests 127.0.0.3 8003 8000; service stream 127.0.0.4 9003 9000; } >"$out/folder/a.yaml"
+service queries 127.0.0.5 5303 5300 | sed -E 's/(port: [0-9]+)/\1, protocol: UDP/' \
+  >"$out/folder/udp.yaml"
 
 start() { # name core command…
   local name=$1 core=$2
@@ -139,6 +163,7 @@ start() { # name core command…
 }
 start endpoint "${cores[1]}" nginx -c "$out/endpoint.conf"
 start iperf "${cores[1]}" iperf3 -s -B 10.255.0.1 -p 9000
+start nsd "${cores[1]}" nsd -d -c "$out/nsd.conf"
 start haproxy "${cores[0]}" haproxy -f "$out/haproxy.cfg" -db
 start nginx "${cores[0]}" nginx -c "$out/nginx.conf"
 start switchyard "${cores[0]}" "$SWITCHYARD" proxy --feed "$out/folder" --workers 1 \
@@ -198,15 +223,28 @@ stream_gigabytes() { # name [-R]
   awk '/"sum_received"/ { found = 1 } found && /"bytes"/ { gsub(",", ""); print $2 / 1e9; exit }' "$out/load"
 }
 stream_upload() { stream_gigabytes "$1"; }
+udp_queries() {
+  local host=127.0.0.1
+  case $1 in
+    haproxy) return ;;
+    direct) host=10.255.0.1 ;;
+    switchyard) host=127.0.0.5 ;;
+  esac
+  taskset -c "${cores[1]}" dnsperf -s "$host" -p "530${port[$1]}" -d "$out/queries" -l "$seconds" \
+    -T 1 -c 64 -q 64 >"$out/load" 2>&1 || { cat "$out/load" >&2; exit 1; }
+  awk '/Queries completed/ { print $3; found = $3 > 0 } END { exit !found }' "$out/load" ||
+    { cat "$out/load" "$out/nsd.log" >&2; exit 1; }
+}
 stream_download() { stream_gigabytes "$1" -R; }
 
-kinds="new_connections kept_requests stream_upload stream_download"
+kinds="new_connections kept_requests stream_upload stream_download udp_queries"
 for round in $(seq "$rounds"); do
   for kind in $kinds; do
     for name in $proxies; do
       before=$(cpu_ns "$name")
       since=$(date +%s%N)
       done=$("$kind" "$name")
+      [ -n "$done" ] || continue
       after=$(cpu_ns "$name")
       # Rate, CPU microseconds (milliseconds for a gigabyte) each, share of the core.
       awk -v kind="$kind" -v name="$name" -v done="$done" -v ns=$((after - before)) \
@@ -292,9 +330,10 @@ table() {
   echo "|---|---|---|---|---|---|---|---|"
   for kind in $kinds; do
     direct=$(value "$kind" direct 3)
-    best_rate=$(for peer in haproxy nginx; do value "$kind" "$peer" 3; done | sort -n | tail -1)
-    best_cpu=$(for peer in haproxy nginx; do value "$kind" "$peer" 4; done | sort -n | head -1)
+    best_rate=$(for peer in haproxy nginx; do value "$kind" "$peer" 3; done | grep . | sort -n | tail -1)
+    best_cpu=$(for peer in haproxy nginx; do value "$kind" "$peer" 4; done | grep . | sort -n | head -1)
     for name in $proxies; do
+      [ -n "$(value "$kind" "$name" 3)" ] || continue
       awk -v kind="${kind/_/ }" -v name="$name" -v rate="$(value "$kind" "$name" 3)" \
         -v cpu="$(value "$kind" "$name" 4)" -v busy="$(value "$kind" "$name" 5)" \
         -v direct="$direct" -v best_rate="$best_rate" -v best_cpu="$best_cpu" 'BEGIN {

@@ -16,6 +16,10 @@ pub(crate) struct Config {
     /// How to print what was found
     #[arg(long, env = "SWITCHYARD_OUTPUT", value_name = "FORMAT", default_value = "text")]
     output: Output,
+
+    /// Exit with 2 for warnings as well, for a repository that is to have none
+    #[arg(long, env = "SWITCHYARD_STRICT")]
+    strict: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -24,7 +28,8 @@ enum Output {
     Json,
 }
 
-/// Checks, prints to standard output, and exits with 2 if there was an error, else with 0.
+/// Checks, prints to standard output, and exits with 2 if there was an error, with `--strict` also
+/// for a warning, else with 0.
 pub(crate) fn run(config: &Config) -> ExitCode {
     let checked = match feed::check(&config.paths) {
         Ok(checked) => checked,
@@ -41,5 +46,6 @@ pub(crate) fn run(config: &Config) -> ExitCode {
     };
     // A reader that had enough, such as `head`, changes nothing about the manifests.
     let _ = written.and_then(|()| out.flush());
-    ExitCode::from(if checked.errors() > 0 { INVALID } else { 0 })
+    let invalid = checked.errors() > 0 || config.strict && checked.warnings() > 0;
+    ExitCode::from(if invalid { INVALID } else { 0 })
 }

@@ -44,8 +44,8 @@ const ENDPOINT_PORT: u16 = 8080;
 const FEED_PORT: u16 = 7400;
 const ADMIN_PORTS: [u16; 4] = [up::FEED_ADMIN, up::PROXY_ADMIN, up::INGRESS_ADMIN, up::DNS_ADMIN];
 
-/// The table is the output. That loopback endpoints are not portable is no news here.
-const LOG: &str = "warn,feed=error";
+/// The table is the output; an edit that is rejected is told as well.
+const LOG: &str = "warn";
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -194,7 +194,7 @@ fn tls_secret(certificate: &str, key: &str) -> String {
 }
 
 fn start(mut plan: Plan) -> anyhow::Result<Running> {
-    let quiet = ["--log", LOG, "--log-format", "text", "--drain-timeout", "2s"];
+    let quiet = ["--log", LOG, "--log-format", "text"];
     plan.args.extend(quiet.map(str::to_owned));
     plan.start().with_context(|| format!("cannot start {}", plan.name))
 }
@@ -219,25 +219,29 @@ async fn wait_until_ready(stage: &Stage, children: &mut [Running]) -> anyhow::Re
 
 fn print_what_next(stage: &Stage) -> std::io::Result<()> {
     let folder = stage.folder.display();
-    let node = stage.ip(0, 1);
-    let cluster_ip = stage.ip(0, 10);
+    let (node, cluster_ip) = (stage.ip(0, 1), stage.ip(0, 10));
+    let proxy = up::PROXY_ADMIN;
+    let pem = format!("--resolve shop.example:8443:{node} --cacert {folder}/shop.pem");
+    let kinds = "services,endpointslices,ingresses";
+    let commands = [
+        (format!("curl http://{cluster_ip}:8000/"), "a ClusterIP"),
+        (format!("curl http://{node}:30080/"), "a NodePort"),
+        (format!("curl -H 'Host: shop.example' http://{node}:8080/api"), "the ingress"),
+        (format!("curl {pem} https://shop.example:8443/"), ""),
+        (format!("dig -p 1053 @{node} web.demo.svc.cluster.local"), "cluster DNS"),
+        (format!("curl http://{node}:{proxy}/status"), "what the proxy knows"),
+        (format!("kubectl --server http://{node}:{FEED_PORT} get {kinds} -A"), ""),
+    ];
     let mut out = std::io::stdout().lock();
+    writeln!(out, "\nNow try it yourself, in another terminal:\n")?;
+    for (command, what) in commands {
+        writeln!(out, "{}", format!("  {command:<64}  {what}").trim_end())?;
+    }
     writeln!(
         out,
         "
-Now try it yourself, in another terminal:
-
-  curl http://{cluster_ip}:8080/                                    a ClusterIP
-  curl http://{node}:30080/                                     a NodePort
-  curl -H 'Host: shop.example' http://{node}:8080/api           the ingress
-  curl --resolve shop.example:8443:{node} --cacert {folder}/shop.pem https://shop.example:8443/
-  dig -p 1053 @{node} web.demo.svc.cluster.local                cluster DNS
-  kubectl --server http://{node}:{FEED_PORT} get services,endpointslices,ingresses -A
-  curl http://{node}:{PROXY}/status                              what the proxy knows
-
 The manifests are in {folder}
 Edit one, save it, and send the request again: the change is served at once.
-Ctrl-C ends the demo and everything it started.",
-        PROXY = up::PROXY_ADMIN
+Ctrl-C ends the demo and everything it started."
     )
 }

@@ -6,21 +6,26 @@ mod demo;
 mod echo;
 mod explain;
 mod ready;
+mod shell;
 mod up;
 
 use std::future::Future;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use daemon::Failure;
 
 /// Responses and datagrams are small and short-lived; mimalloc serves them faster than malloc.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The version, and the commit in brackets when it is known: build.rs finds it.
+const VERSION: &str = env!("SWITCHYARD_BUILT_VERSION");
+const COMMIT: &str = env!("SWITCHYARD_BUILT_COMMIT");
+
 /// Kubernetes Services, Ingress and cluster DNS for containers anywhere
 #[derive(Debug, Parser)]
-#[command(name = "switchyard", version, max_term_width = 100)]
+#[command(name = "switchyard", version = VERSION, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -48,6 +53,10 @@ enum Command {
     Ready(ready::Config),
     /// A small HTTP, WebSocket, TCP and UDP endpoint for demos and tests
     Echo(Tool<echo::Config>),
+    /// Print the completions of this command line for a shell
+    Completions(shell::Completions),
+    /// Print the manual page of this command or a subcommand, or write all of them to a folder
+    Man(shell::Man),
 }
 
 /// The flags of a command that follows no feed itself.
@@ -83,6 +92,7 @@ fn main() -> ExitCode {
     // The allocator asks for huge pages, of which a small process leaves most empty: without them
     // an idle process takes 18 MB instead of 31. A kernel that cannot do this changes nothing.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+    daemon::metrics::built_from(COMMIT);
     match Cli::parse().command {
         Command::Proxy(p) => daemon::start("proxy", &p.shared, p.own.admin, |daemon| async {
             let updates = feed::follow(&p.feed, proxy::KINDS, &daemon)?;
@@ -121,12 +131,23 @@ fn main() -> ExitCode {
         Command::Echo(t) => run_tool(&t.log, async {
             echo::run(t.own).await.map_err(|error| Failure::failed("echo", error))
         }),
+        Command::Completions(config) => printed(shell::complete(&config, Cli::command())),
+        Command::Man(config) => printed(shell::manual(&config, Cli::command())),
     }
+}
+
+/// The exit code of a command that only prints.
+fn printed(outcome: Result<(), shell::Error>) -> ExitCode {
+    daemon::logging::init(&daemon::LogFlags::default(), None);
+    daemon::exit_code(outcome.map_err(|error| match &error {
+        shell::Error::Unknown(_) => Failure::Configuration(error.to_string()),
+        shell::Error::Write(_) => Failure::failed("nothing was written", error),
+    }))
 }
 
 /// Runs a command that is no dataplane process: a log and a runtime, no admin endpoint.
 fn run_tool(log: &daemon::LogFlags, run: impl Future<Output = Result<(), Failure>>) -> ExitCode {
-    daemon::logging::init(log);
+    daemon::logging::init(log, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => runtime.block_on(run),

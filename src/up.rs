@@ -7,8 +7,10 @@
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use daemon::Failure;
+use daemon::flags::parse_duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -54,6 +56,11 @@ pub(crate) struct Config {
     /// one, in a folder that goes with this process
     #[arg(long, env = "SWITCHYARD_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
+
+    /// How long work in flight may take to end after SIGTERM
+    #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
+        value_parser = parse_duration)]
+    drain_timeout: Duration,
 }
 
 /// The admin ports of the processes.
@@ -75,6 +82,7 @@ impl Config {
             feed_listen: SocketAddr::new(ip, 7400),
             admin_ip: ip,
             state_dir: None,
+            drain_timeout: Duration::from_secs(2),
         }
     }
 
@@ -111,7 +119,9 @@ impl Config {
         let admin = SocketAddr::new(self.admin_ip, admin_port).to_string();
         let state_dir = self.state_dir.as_ref().map(|dir| dir.display().to_string());
         let state_dir = state_dir.into_iter().flat_map(|dir| flag("--state-dir", dir));
-        let args = flag("--admin", admin).into_iter().chain(state_dir).chain(own).collect();
+        let drain = flag("--drain-timeout", format!("{}ms", self.drain_timeout.as_millis()));
+        let args = flag("--admin", admin).into_iter().chain(drain).chain(state_dir).chain(own);
+        let args = args.collect();
         Plan { name, args, vital: None }
     }
 }

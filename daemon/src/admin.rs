@@ -81,7 +81,7 @@ pub async fn serve(addr: SocketAddr, daemon: &Daemon) -> Result<(), Failure> {
     let listener = TcpListener::bind(addr)
         .await
         .map_err(|e| Failure::failed(format!("cannot listen on admin address {addr}"), e))?;
-    tracing::info!(process = daemon.name, admin = %addr, "started");
+    tracing::info!(admin = %addr, "started");
     tokio::spawn(accept(listener, daemon.clone()));
     Ok(())
 }

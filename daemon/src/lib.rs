@@ -98,7 +98,9 @@ where
     F: FnOnce(Daemon) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
-    logging::init(&flags.log);
+    // Beside others it says whose lines these are.
+    let beside_others = flags.parent.is_some();
+    logging::init(&flags.log, Some(logging::Process { name, beside_others }));
     // The control work is small: one worker, so that data threads keep their cores.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -126,7 +128,11 @@ where
         .await
     });
     runtime.shutdown_background();
-    exit_code(outcome)
+    match outcome {
+        // It did not finish what it had begun.
+        Ok(()) if daemon.shutdown.is_ending() => ExitCode::FAILURE,
+        outcome => exit_code(outcome),
+    }
 }
 
 /// Says once to the parent that the process is ready, on the socket that standard input is then.

@@ -3,10 +3,20 @@
 //! Metrics are registered once, under their full name, and updated through handles that share
 //! atomics: nothing on a data path takes the registry's lock.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+/// The commit that the binary was built from; empty when nobody knows.
+static COMMIT: OnceLock<&'static str> = OnceLock::new();
+
+/// Tells the commit that the binary was built from, for `switchyard_build_info`; before a process
+/// starts. Only the first call counts.
+pub fn built_from(commit: &'static str) {
+    // A second call would say the same: there is one binary.
+    let _ = COMMIT.set(commit);
+}
 
 /// The registry of one process. `clone` shares it.
 #[derive(Clone, Debug)]
@@ -15,8 +25,10 @@ pub struct Metrics(Arc<Mutex<Registry>>);
 impl Metrics {
     pub(crate) fn new() -> Metrics {
         let mut registry = Registry::default();
-        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
-        registry.register("switchyard_build", "Version of the binary", Info::new(version));
+        let commit = COMMIT.get().copied().unwrap_or_default();
+        let build = vec![("version", env!("CARGO_PKG_VERSION")), ("commit", commit)];
+        let help = "Version of the binary, and the commit it was built from";
+        registry.register("switchyard_build", help, Info::new(build));
         Metrics(Arc::new(Mutex::new(registry)))
     }
 

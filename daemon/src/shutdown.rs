@@ -1,12 +1,17 @@
-//! Drain: the first SIGTERM or SIGINT begins it, a second ends the process at once. SIGHUP
-//! asks for a re-read.
+//! Drain: the first SIGTERM or SIGINT begins it, a second ends the process at once, or after the
+//! moment that a process takes to leave nothing behind. SIGHUP asks for a re-read.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::readiness::{Guard, Readiness};
+
+/// How long a process may tidy up after a second signal: whoever sends one does not want to wait,
+/// and no data is awaited any more.
+const TIDY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Tells all parts of a process to drain. `clone` shares it.
 #[derive(Clone, Debug)]
@@ -15,6 +20,7 @@ pub struct Shutdown(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     draining: watch::Sender<bool>,
+    ending: watch::Sender<bool>,
     reloads: watch::Sender<u64>,
     readiness: Readiness,
     guard: Mutex<Option<Guard>>,
@@ -34,6 +40,7 @@ impl Shutdown {
     pub(crate) fn new(readiness: Readiness) -> Shutdown {
         Shutdown(Arc::new(Inner {
             draining: watch::Sender::new(false),
+            ending: watch::Sender::new(false),
             reloads: watch::Sender::new(0),
             readiness,
             guard: Mutex::new(None),
@@ -58,6 +65,18 @@ impl Shutdown {
         let mut draining = self.0.draining.subscribe();
         // The sender lives as long as `self`, so this cannot fail.
         let _ = draining.wait_for(|draining| *draining).await;
+    }
+
+    /// Resolves at the second signal. Who waits for this has a moment to leave nothing behind
+    /// (half-answered clients, routes), without which the process ends there and then.
+    pub async fn ending(&self) {
+        let mut ending = self.0.ending.subscribe();
+        // As in `draining`.
+        let _ = ending.wait_for(|ending| *ending).await;
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        *self.0.ending.borrow()
     }
 
     /// A receiver that changes at every SIGHUP.
@@ -95,6 +114,12 @@ impl Shutdown {
                     shutdown.0.reloads.send_modify(|count| *count += 1);
                 } else if shutdown.is_draining() {
                     tracing::warn!("second signal: ending without drain");
+                    // Before they are told, and wait no more.
+                    let waiting = shutdown.0.ending.receiver_count();
+                    shutdown.0.ending.send_replace(true);
+                    if waiting > 0 {
+                        tokio::time::sleep(TIDY_TIMEOUT).await;
+                    }
                     std::process::exit(1);
                 } else {
                     tracing::info!("draining");

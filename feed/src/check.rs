@@ -80,7 +80,7 @@ impl Checked {
     }
 
     pub fn warnings(&self) -> usize {
-        self.reports.len() - self.errors()
+        self.reports.iter().filter(|report| report.is_warning()).count()
     }
 
     /// For a person: each problem with its lines and what to do, then a summary.

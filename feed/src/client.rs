@@ -24,7 +24,6 @@ mod trust;
 mod version;
 mod weight;
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +43,7 @@ use status::Status;
 use transport::Transport;
 
 use crate::name::Kinds;
+use crate::own_token;
 use crate::state::State;
 use crate::update::{Updates, mailbox};
 
@@ -81,7 +81,7 @@ pub struct ApiConfig {
     pub stale_after: Duration,
 }
 
-/// Follows an API at a URL.
+/// Follows an API at a URL. `local_endpoints`: endpoints may be on this machine.
 ///
 /// # Errors
 ///
@@ -89,11 +89,12 @@ pub struct ApiConfig {
 pub(crate) fn follow_url(
     url: &Uri,
     config: &ApiConfig,
+    local_endpoints: bool,
     kinds: Kinds,
     daemon: &Daemon,
 ) -> Result<Updates, Failure> {
-    let is_local = is_this_machine(url);
-    if config.token_file.is_some() && url.scheme_str() == Some("http") && !is_local {
+    let is_clear = url.scheme_str() == Some("http") && !is_this_machine(url);
+    if config.token_file.is_some() && is_clear {
         tracing::warn!(%url, "the token travels in the clear: give the feed an https:// address");
     }
     let place = Place::Url {
@@ -103,7 +104,7 @@ pub(crate) fn follow_url(
     };
     let address = url.to_string();
     let address = address.trim_end_matches('/').to_owned();
-    let follow = Follow { place, address, is_local, max_list: MAX_LIST };
+    let follow = Follow { place, address, local_endpoints, max_list: MAX_LIST };
     follow.begin(config, &Patience::default(), kinds, daemon)
 }
 
@@ -114,11 +115,12 @@ pub(crate) fn follow_url(
 /// When there is neither.
 pub(crate) fn follow_kube(
     config: &ApiConfig,
+    local_endpoints: bool,
     kinds: Kinds,
     daemon: &Daemon,
 ) -> Result<Updates, Failure> {
     let (place, address) = (Place::Kube, "kube".to_owned());
-    let follow = Follow { place, address, is_local: false, max_list: MAX_LIST };
+    let follow = Follow { place, address, local_endpoints, max_list: MAX_LIST };
     follow.begin(config, &Patience::default(), kinds, daemon)
 }
 
@@ -126,7 +128,7 @@ struct Follow {
     place: Place,
     /// As the flag has it.
     address: String,
-    is_local: bool,
+    local_endpoints: bool,
     max_list: usize,
 }
 
@@ -141,7 +143,7 @@ impl Follow {
         let kube = self.place.configuration().map_err(|error| {
             Failure::Configuration(format!("--feed {}: {}", self.address, transport::chain(&error)))
         })?;
-        let local_endpoints = self.is_local || config.allow_local_endpoints;
+        let local_endpoints = self.local_endpoints;
         let address = match self.place {
             Place::Url { .. } => self.address.clone(),
             Place::Kube => kube.cluster_url.to_string(),
@@ -182,12 +184,7 @@ impl Follow {
 
 /// Whether a URL can only mean this machine.
 pub(crate) fn is_this_machine(url: &Uri) -> bool {
-    let host = url.host().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    match bare.parse::<IpAddr>() {
-        Ok(ip) => ip.to_canonical().is_loopback(),
-        Err(_) => bare.eq_ignore_ascii_case("localhost"),
-    }
+    own_token::address_of(url).is_some()
 }
 
 #[cfg(test)]

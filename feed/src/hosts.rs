@@ -172,7 +172,7 @@ impl Stage {
 
 /// Loopback and link-local addresses: they mean another machine's neighbourhood than that of
 /// whoever wrote the name.
-fn is_local(ip: &IpAddr) -> bool {
+pub(crate) fn is_local(ip: &IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),

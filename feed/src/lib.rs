@@ -12,6 +12,7 @@ mod client;
 mod document;
 mod explanation;
 mod folder;
+mod gauges;
 mod hosts;
 mod manifest;
 mod model;
@@ -129,6 +130,7 @@ pub struct Config {
 ///
 /// When the source cannot work at all, for example a folder that is not there.
 pub fn follow(config: &Config, kinds: Kinds, daemon: &Daemon) -> Result<Updates, Failure> {
+    let local_endpoints = config.takes_local_endpoints();
     let updates = match &config.source {
         Source::Folder(path) => folder::follow(path, kinds, daemon).map_err(|error| {
             let name = path.display().to_string();
@@ -136,11 +138,11 @@ pub fn follow(config: &Config, kinds: Kinds, daemon: &Daemon) -> Result<Updates,
             let help = if is_address { "; for a feed there write http://" } else { "" };
             Failure::Configuration(format!("cannot read the folder {name}: {error}{help}"))
         })?,
-        Source::Api(url) => client::follow_url(url, &config.api, kinds, daemon)?,
-        Source::Kube => client::follow_kube(&config.api, kinds, daemon)?,
+        Source::Api(url) => client::follow_url(url, &config.api, local_endpoints, kinds, daemon)?,
+        Source::Kube => client::follow_kube(&config.api, local_endpoints, kinds, daemon)?,
     };
     let lookup = Lookup::new(&config.host_resolver);
-    Ok(hosts::resolve(updates, lookup, config.takes_local_endpoints(), daemon))
+    Ok(hosts::resolve(updates, lookup, local_endpoints, daemon))
 }
 
 impl Config {

@@ -315,12 +315,15 @@ mod tests {
         for (url, address) in [
             ("http://127.0.0.1:7400", Some("127.0.0.1:7400")),
             ("http://localhost:7400/", Some("127.0.0.1:7400")),
+            ("https://localhost:6443/base", Some("127.0.0.1:6443")),
             ("http://LocalHost", Some("127.0.0.1:80")),
             ("https://[::1]", Some("[::1]:443")),
             ("http://[::ffff:127.0.0.2]:1", Some("127.0.0.2:1")),
             ("http://10.0.0.1:7400", None),
             ("http://0.0.0.0:7400", None),
             ("http://localhost.example:7400", None),
+            ("http://feed:7400", None),
+            ("http://[2001:db8::1]", None),
         ] {
             let address = address.map(|address| address.parse().unwrap());
             assert_eq!(address_of(&url.parse().unwrap()), address, "{url}");

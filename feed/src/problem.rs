@@ -17,6 +17,8 @@ pub(crate) enum Level {
     Error,
     /// The object is served, but perhaps not as its author expects.
     Warning,
+    /// The object is served, here; elsewhere it might not be.
+    Note,
 }
 
 impl fmt::Display for Level {
@@ -24,6 +26,7 @@ impl fmt::Display for Level {
         f.write_str(match self {
             Level::Error => "error",
             Level::Warning => "warning",
+            Level::Note => "note",
         })
     }
 }

@@ -33,6 +33,10 @@ impl Report {
         self.problem.level == Level::Error
     }
 
+    pub(crate) fn is_warning(&self) -> bool {
+        self.problem.level == Level::Warning
+    }
+
     /// The offending lines with a caret below the place; none where they must not be shown.
     ///
     /// What only turned out beside another file has no excerpt yet, so the file is read again.

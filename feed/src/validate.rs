@@ -99,7 +99,7 @@ pub(crate) struct Check<'i> {
     /// There was an error.
     failed: bool,
     interner: &'i mut Interner,
-    /// A loopback endpoint was warned of: once an object is enough.
+    /// A loopback endpoint was noted: once an object is enough.
     loopback: bool,
     of_api: bool,
 }
@@ -174,6 +174,10 @@ impl<'i> Check<'i> {
 
     fn warn(&mut self, at: At<'_>, message: impl Into<String>, help: &str) {
         self.say(Level::Warning, at, message.into(), Some(help));
+    }
+
+    fn note(&mut self, at: At<'_>, message: impl Into<String>, help: &str) {
+        self.say(Level::Note, at, message.into(), Some(help));
     }
 
     fn invalid(&mut self, at: At<'_>, value: impl Debug, why: impl Display) {

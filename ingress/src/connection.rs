@@ -5,11 +5,12 @@
 
 mod http1;
 mod http2;
+mod proxy_header;
 mod stream;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -21,8 +22,10 @@ use tokio_rustls::TlsAcceptor;
 
 use self::stream::Stream;
 use crate::deadline::{Deadline, Ticks};
-use crate::forward::Origin;
+use crate::forward::{Origin, is_trusted};
 use crate::limits::Permit;
+use crate::listener::turn_away;
+use crate::refusal::{NO_PROXY_HEADER, TOO_MANY_CONNECTIONS};
 use crate::settings::DRAIN_LINGER;
 use crate::snapshot::Policy;
 use crate::upstream::Upstream;
@@ -67,16 +70,29 @@ enum Phase {
 /// Serves a connection that was accepted, to its end.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
-    stream: TcpStream,
+    mut stream: TcpStream,
     peer: SocketAddr,
     tls: Option<TlsAcceptor>,
-    permit: Permit,
+    mut permit: Permit,
 ) {
     let settings = worker.settings();
     let deadline = worker.deadlines.add();
     let port = stream.local_addr().map_or(0, |address| address.port());
     let rules = &settings.rules;
-    let origin = Origin::new(peer.ip(), tls.is_some(), port, &rules.trusted_proxies);
+    let mut from = (peer.ip(), port);
+    if settings.proxy_protocol && is_trusted(peer.ip().to_canonical(), &rules.trusted_proxies) {
+        deadline.arm(settings.header_timeout);
+        match Box::pin(introduced(&worker, &mut stream, &mut permit, &deadline)).await {
+            Ok(client) => from = client.unwrap_or(from),
+            Err(answer) => {
+                if tls.is_none() {
+                    turn_away(stream, answer);
+                }
+                return;
+            }
+        }
+    }
+    let origin = Origin::new(from.0, tls.is_some(), from.1, &rules.trusted_proxies);
     let make = |server_name, is_http2, deadline| {
         let timeout = Cell::new(settings.read_timeout);
         Rc::new(Connection {
@@ -95,7 +111,6 @@ pub(crate) async fn serve(
     match tls {
         None => {
             deadline.arm(settings.header_timeout);
-            let mut stream = stream;
             let Some(first) = first_bytes(&mut stream, &deadline).await else { return };
             let is_http2 = first.starts_with(HTTP2_PREFACE);
             serve_http(make(None, is_http2, deadline), stream, first).await;
@@ -114,6 +129,31 @@ pub(crate) async fn serve(
             let name = session.server_name().map(|name| name.to_ascii_lowercase().into());
             deadline.arm(settings.header_timeout);
             serve_http(make(name, is_http2, deadline), stream, BytesMut::new()).await;
+        }
+    }
+}
+
+/// Reads from a proxy in front whom the connection is for, and at which port that client called;
+/// `Err` is what to answer when it may not go on.
+async fn introduced(
+    worker: &Worker,
+    stream: &mut TcpStream,
+    permit: &mut Permit,
+    deadline: &Deadline,
+) -> Result<Option<(IpAddr, u16)>, &'static [u8]> {
+    match in_time(proxy_header::read(stream), deadline).await {
+        Some(Ok(None)) => Ok(None),
+        Some(Ok(Some(told))) if permit.claim(told.client.ip()) => {
+            Ok(Some((told.client.ip(), told.local.port())))
+        }
+        Some(Ok(Some(_))) => {
+            worker.shard().connections_refused.add(1);
+            Err(TOO_MANY_CONNECTIONS)
+        }
+        failed => {
+            worker.shard().proxy_headers_rejected.add(1);
+            tracing::debug!(?failed, "no PROXY header");
+            Err(NO_PROXY_HEADER)
         }
     }
 }

@@ -89,6 +89,11 @@ pub struct Config {
     )]
     pub trusted_proxies: Vec<IpNet>,
 
+    /// Have the trusted proxies begin each connection with a PROXY protocol header, version 1 or
+    /// 2, and take the client from it; needs --trusted-proxies
+    #[arg(long, env = "SWITCHYARD_PROXY_PROTOCOL", requires = "trusted_proxies")]
+    pub proxy_protocol: bool,
+
     /// Forward header fields whose names have underscores; they are dropped otherwise, because
     /// many endpoints cannot tell them from those with hyphens
     #[arg(long, env = "SWITCHYARD_ALLOW_UNDERSCORES")]
@@ -197,6 +202,7 @@ impl Config {
                 trusted_proxies: self.trusted_proxies.clone(),
                 allow_underscores: self.allow_underscores,
             },
+            proxy_protocol: self.proxy_protocol,
             https_port,
             max_header_bytes: usize::try_from(limits.max_header_bytes).unwrap_or(usize::MAX),
             max_body_bytes: Some(limits.max_body_bytes).filter(|bytes| *bytes > 0),

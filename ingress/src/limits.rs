@@ -60,23 +60,13 @@ impl Limits {
 
     /// Room for one more connection of the client, if there is any.
     pub(crate) fn admit(self: &Arc<Limits>, client: IpAddr) -> Option<Permit> {
-        let client = client.to_canonical();
         if self.open.fetch_add(1, Ordering::Relaxed) >= self.max {
             self.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         // From here on the permit takes back what was counted.
         let mut permit = Permit { limits: self.clone(), client: None };
-        if !is_trusted(client, &self.trusted_proxies) {
-            let mut counts = self.shard(client).lock().unwrap_or_else(PoisonError::into_inner);
-            let count = counts.entry(client).or_default();
-            if *count >= self.max_per_client {
-                return None;
-            }
-            *count += 1;
-            permit.client = Some(client);
-        }
-        Some(permit)
+        permit.claim(client).then_some(permit)
     }
 
     fn shard(&self, client: IpAddr) -> &Mutex<HashMap<IpAddr, usize>> {
@@ -86,6 +76,25 @@ impl Limits {
             IpAddr::V6(ip) => ip.octets()[7],
         };
         &self.by_client[usize::from(last) % SHARDS]
+    }
+}
+
+impl Permit {
+    /// Makes a connection that is nobody's yet this client's; false when that has too many.
+    pub(crate) fn claim(&mut self, client: IpAddr) -> bool {
+        let client = client.to_canonical();
+        if is_trusted(client, &self.limits.trusted_proxies) {
+            return true;
+        }
+        let shard = self.limits.shard(client);
+        let mut counts = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(client).or_default();
+        if *count >= self.limits.max_per_client {
+            return false;
+        }
+        *count += 1;
+        self.client = Some(client);
+        true
     }
 }
 

@@ -146,17 +146,17 @@ fn admit(
         None => {
             worker.shard().connections_refused.add(1);
             if tls.is_none() {
-                turn_away(stream);
+                turn_away(stream, TOO_MANY_CONNECTIONS);
             }
         }
     }
 }
 
 /// Says why, as far as one write into an empty socket buffer can.
-fn turn_away(stream: tokio::net::TcpStream) {
+pub(crate) fn turn_away(stream: tokio::net::TcpStream, answer: &[u8]) {
     use io::Write as _;
     if let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write(TOO_MANY_CONNECTIONS);
+        let _ = stream.write(answer);
         let _ = stream.shutdown(std::net::Shutdown::Write);
     }
 }

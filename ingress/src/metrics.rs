@@ -66,6 +66,7 @@ pub(crate) struct Shard {
     pub(crate) connections: Count,
     pub(crate) connections_refused: Count,
     pub(crate) handshakes_rejected: Count,
+    pub(crate) proxy_headers_rejected: Count,
     pub(crate) upstream_connects: Count,
     pub(crate) upstream_connect_failures: Count,
     pub(crate) upstream_resends: Count,
@@ -124,10 +125,15 @@ impl Collector for Scrape {
         let open = ConstGauge::new(self.0.limits.open() as u64);
         encode(&mut encoder, "open_connections", "Connections of clients", &open)?;
         type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
-        let counters: [Row; 6] = [
+        let counters: [Row; 7] = [
             ("connections", "Connections of clients, since the start", |s| &s.connections),
             ("refused_connections", "Connections beyond a limit", |s| &s.connections_refused),
             ("rejected_handshakes", "TLS handshakes that failed", |s| &s.handshakes_rejected),
+            (
+                "rejected_proxy_headers",
+                "Connections of trusted proxies without a PROXY header",
+                |s| &s.proxy_headers_rejected,
+            ),
             ("upstream_connects", "Connections to endpoints", |s| &s.upstream_connects),
             (
                 "upstream_connect_failures",

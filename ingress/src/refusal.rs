@@ -131,6 +131,12 @@ pub(crate) const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailabl
     content-type: text/plain; charset=utf-8\r\nretry-after: 1\r\nconnection: close\r\n\
     content-length: 46\r\n\r\n503 Service Unavailable: too many connections\n";
 
+/// The whole of an answer to a trusted proxy that does not say whom it speaks for.
+pub(crate) const NO_PROXY_HEADER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain; charset=utf-8\r\nconnection: close\r\n\
+    content-length: 97\r\n\r\n400 Bad Request: with --proxy-protocol, trusted proxies \
+    begin a connection with a PROXY header\n";
+
 /// The whole of an answer to a client that did not finish its request's head.
 pub(crate) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
     content-type: text/plain; charset=utf-8\r\nconnection: close\r\n\
@@ -142,7 +148,7 @@ mod tests {
 
     #[test]
     fn answers_written_by_hand_have_the_length_that_they_say() {
-        for answer in [TOO_MANY_CONNECTIONS, HEAD_TIMEOUT] {
+        for answer in [TOO_MANY_CONNECTIONS, NO_PROXY_HEADER, HEAD_TIMEOUT] {
             let text = std::str::from_utf8(answer).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             let length = head.split("content-length: ").nth(1).unwrap();

@@ -55,6 +55,8 @@ pub(crate) const MAX_RESENDS: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) rules: Rules,
+    /// Trusted proxies say ahead of a connection's bytes whom it is for.
+    pub(crate) proxy_protocol: bool,
     pub(crate) https_port: u16,
     pub(crate) max_header_bytes: usize,
     pub(crate) max_body_bytes: Option<u64>,

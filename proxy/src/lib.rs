@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::flags::parse_duration;
-use daemon::{Daemon, Failure, Guard};
+use daemon::{Daemon, Failure, Guard, Readiness};
 use feed::{Kind, Kinds, ObjectName, Update, Updates};
 use ipnet::IpNet;
 use tokio::time::{Instant, sleep_until};
@@ -50,7 +50,7 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7411")]
     pub admin: SocketAddr,
 
-    /// How connections reach their endpoints; auto takes the best mode that works here
+    /// How connections reach their endpoints
     #[arg(long, env = "SWITCHYARD_MODE", value_name = "MODE", default_value = "auto")]
     pub mode: Mode,
 
@@ -90,13 +90,14 @@ pub struct Config {
         value_parser = parse_duration)]
     pub udp_idle_timeout: Duration,
 
-    /// UDP sessions open at once; datagrams of further clients are dropped. Default: half of the
-    /// file descriptors that listeners leave
+    /// UDP sessions open at once; beyond that, the client address (of IPv6, the /64 network) that
+    /// has most of them loses one to a client that has fewer. Default: half of the file
+    /// descriptors that listeners leave
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS", value_name = "N")]
     pub max_udp_sessions: Option<NonZeroUsize>,
 
-    /// UDP sessions that one client address (of IPv6, one /64 network) has at most; beyond that
-    /// those that it has not used for longest make room. Default: a quarter of all
+    /// UDP sessions that one client address (of IPv6, one /64 network) has at most, even while
+    /// others are free; beyond that those that it does not use make room. Default: no such limit
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS_PER_CLIENT", value_name = "N")]
     pub max_udp_sessions_per_client: Option<NonZeroUsize>,
 
@@ -113,9 +114,13 @@ pub struct Config {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
+    /// The best mode that works here
     Auto,
+    /// The proxy relays each connection; the only mode of this version
     Userspace,
+    /// Not in this version: refused
     Nftables,
+    /// Not in this version: refused
     Ebpf,
 }
 
@@ -156,9 +161,16 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let node = flags.clone();
     let snapshot = Snapshot::default();
     let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());
-    let proxy = Proxy { flags, node, metrics, published, datapath, health_checks, snapshot };
+    let readiness = NothingBound { readiness: daemon.readiness.clone(), held: None };
+    let proxy =
+        Proxy { flags, node, metrics, published, readiness, datapath, health_checks, snapshot };
     let routes = ServiceRoutes::add(&config.service_cidr).await?;
-    proxy.follow(updates, &daemon, unprogrammed).await;
+    tokio::select! {
+        () = proxy.follow(updates, &daemon, unprogrammed) => {}
+        // The proxy is dropped, which resets its connections: no client takes what it has got of
+        // an answer for all of it.
+        () = daemon.shutdown.ending() => {}
+    }
     // Only now: the connections that drained needed it.
     routes.remove().await;
     Ok(())
@@ -218,9 +230,29 @@ struct Proxy {
     node: Node,
     metrics: ProxyMetrics,
     published: Arc<Published>,
+    readiness: NothingBound,
     datapath: Userspace,
     health_checks: HealthChecks,
     snapshot: Snapshot,
+}
+
+/// A proxy that could open none of its frontends serves nobody, and is not ready. One that lacks
+/// some of them is: taking it out of service would cost the clients of the others theirs.
+struct NothingBound {
+    readiness: Readiness,
+    held: Option<(String, Guard)>,
+}
+
+impl NothingBound {
+    fn set(&mut self, reason: Option<String>) {
+        let before = self.held.as_ref().map(|(reason, _)| reason);
+        if before == reason.as_ref() {
+            return;
+        }
+        // The new one first: in between it would be ready.
+        let guard = reason.map(|reason| (reason.clone(), self.readiness.block(reason)));
+        self.held = guard;
+    }
 }
 
 impl Proxy {
@@ -300,7 +332,8 @@ impl Proxy {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.readiness.set(self.datapath.nothing_bound());
         let view = View {
             snapshot: self.snapshot.clone(),
             node: self.node.clone(),

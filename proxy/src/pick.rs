@@ -3,7 +3,9 @@
 //! Pure. All workers draw their turns from one counter, so any `k·N` picks in a row reach each
 //! of `N` endpoints exactly `k` times, whichever worker made which pick. When the set changes,
 //! [`Rotation::succeed`] carries the order over: whoever was next stays next, nobody who stays
-//! is skipped or served twice, and newcomers line up behind them.
+//! is skipped or served twice, and newcomers line up behind them. From then on a pick from the old
+//! rotation is one from its successor, so that a worker who still holds the old one takes no turn
+//! that counts for nothing.
 //!
 //! A member that failed rests: the others take their turns without it, as exactly as before. Only
 //! when all rest are they picked all the same. Its [`Rest`] over, one pick tries it again, and the
@@ -14,18 +16,22 @@
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// How long a member that failed is passed over: as long as nginx does it (`fail_timeout`). A
 /// dead endpoint then costs one client in ten seconds a wait, and one that is back has its turns
 /// again soon.
 const REST_MS: u64 = 10_000;
+/// Set in a rotation's turns when its successor has taken over.
+const HANDED_ON: u64 = 1 << 63;
 
 /// Members in a fixed cyclic order, and whose turn it is.
 #[derive(Debug)]
 pub struct Rotation<T> {
     members: Box<[T]>,
-    /// Turns taken so far. 64 bits do not wrap in the life of a process.
+    /// Turns taken so far, and [`HANDED_ON`]. 63 bits do not wrap in the life of a process.
     turns: AtomicU64,
+    successor: OnceLock<Arc<Rotation<T>>>,
 }
 
 impl<T> Default for Rotation<T> {
@@ -37,7 +43,7 @@ impl<T> Default for Rotation<T> {
 impl<T> Rotation<T> {
     /// The first pick is the first member.
     pub fn new(members: Vec<T>) -> Rotation<T> {
-        Rotation { members: members.into(), turns: AtomicU64::new(0) }
+        Rotation { members: members.into(), turns: AtomicU64::new(0), successor: OnceLock::new() }
     }
 
     pub fn members(&self) -> &[T] {
@@ -50,16 +56,23 @@ impl<T> Rotation<T> {
     /// Whoever is passed over loses the turn, so that the member behind does not get a dead one's
     /// share on top of its own. A retry takes a turn as well.
     pub fn pick(&self, suits: impl Fn(&T) -> bool, rests: impl Fn(&T) -> bool) -> Option<&T> {
-        let mut turn = self.turns.load(Ordering::Relaxed);
+        let mut rotation = self;
+        let mut turn = rotation.turns.load(Ordering::Relaxed);
         loop {
-            let ahead = self
+            if turn & HANDED_ON != 0 {
+                // Whoever set the mark is about to name the successor, if it has not yet.
+                rotation = rotation.successor.wait();
+                turn = rotation.turns.load(Ordering::Relaxed);
+                continue;
+            }
+            let ahead = rotation
                 .ahead(turn, |member| !rests(member) && suits(member))
-                .or_else(|| self.ahead(turn, &suits))?;
+                .or_else(|| rotation.ahead(turn, &suits))?;
             let picked = turn + ahead as u64;
             let (relaxed, next) = (Ordering::Relaxed, picked + 1);
-            match self.turns.compare_exchange_weak(turn, next, relaxed, relaxed) {
-                Ok(_) => return Some(&self.members[self.place(picked)]),
-                // Another worker took a turn meanwhile.
+            match rotation.turns.compare_exchange_weak(turn, next, relaxed, relaxed) {
+                Ok(_) => return Some(&rotation.members[rotation.place(picked)]),
+                // Another worker took a turn meanwhile, or the set changed.
                 Err(current) => turn = current,
             }
         }
@@ -80,22 +93,37 @@ impl<T> Rotation<T> {
 }
 
 impl<T: Clone + Eq + Hash> Rotation<T> {
-    /// The rotation that follows this one when its members become `members`.
+    /// The rotation that follows this one when its members become `members`. Picks from this one
+    /// are picks from that one from now on.
     ///
-    /// Picks made meanwhile from `self` are not seen by the new rotation: a set that changes
-    /// under concurrent picks may serve a member once more than its turn.
+    /// # Panics
+    ///
+    /// When there is one already.
     #[must_use]
-    pub fn succeed(&self, members: Vec<T>) -> Rotation<T> {
-        if self.members.is_empty() {
-            return Rotation::new(members);
-        }
-        let (before, from) = self.members.split_at(self.place(self.turns.load(Ordering::Relaxed)));
+    pub fn succeed(&self, members: &[T]) -> Arc<Rotation<T>> {
         let stay: HashSet<&T> = members.iter().collect();
-        let in_turn = from.iter().chain(before).filter(|member| stay.contains(member));
-        let mut order: Vec<T> = in_turn.cloned().collect();
         let old: HashSet<&T> = self.members.iter().collect();
-        order.extend(members.iter().filter(|member| !old.contains(member)).cloned());
-        Rotation::new(order)
+        // Until the successor is there, picks wait: what can be done before is done.
+        let turn = self.turns.fetch_or(HANDED_ON, Ordering::Relaxed) & !HANDED_ON;
+        let place = if self.members.is_empty() { 0 } else { self.place(turn) };
+        let (before, from) = self.members.split_at(place);
+        let in_turn = from.iter().chain(before).filter(|member| stay.contains(member));
+        let newcomers = members.iter().filter(|member| !old.contains(member));
+        let next = Arc::new(Rotation::new(in_turn.chain(newcomers).cloned().collect()));
+        let named = self.successor.set(next.clone());
+        assert!(named.is_ok(), "only control changes a set, one change after another");
+        next
+    }
+}
+
+/// Whoever held a rotation for long holds all that came after it: they go one by one, because
+/// each letting go of the next would take stack for all.
+impl<T> Drop for Rotation<T> {
+    fn drop(&mut self) {
+        let mut next = self.successor.take();
+        while let Some(mut rotation) = next.and_then(Arc::into_inner) {
+            next = rotation.successor.take();
+        }
     }
 }
 
@@ -140,6 +168,7 @@ impl Rest {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Mutex;
 
     use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
@@ -150,12 +179,15 @@ mod tests {
         (0..count).filter_map(|_| rotation.pick(|_| true, |_| false)).collect()
     }
 
-    /// Picks `taken` from `before`, changes the set, and expects the next picks.
+    /// Picks `taken` from `before`, changes the set, and expects the next picks, whether they
+    /// are made from the new rotation or from the old one.
     fn check(before: &str, taken: usize, after: &str, expected: &str) {
         let rotation = Rotation::new(before.chars().collect());
         picks(&rotation, taken);
-        let next = rotation.succeed(after.chars().collect());
-        assert_eq!(picks(&next, expected.len()), expected, "{before} -{taken}-> {after}");
+        let next = rotation.succeed(&after.chars().collect::<Vec<_>>());
+        let pick = |place| if place % 2 == 0 { picks(&rotation, 1) } else { picks(&next, 1) };
+        let picked: String = (0..expected.len()).map(pick).collect();
+        assert_eq!(picked, expected, "{before} -{taken}-> {after}");
     }
 
     #[test]
@@ -244,6 +276,33 @@ mod tests {
         assert_eq!(counts, expected);
     }
 
+    #[test]
+    fn a_set_that_changes_under_picks_costs_nobody_a_turn() {
+        const TURNS: usize = 2000;
+        let current = Mutex::new(Arc::new(Rotation::new((0..5).collect())));
+        let mut counts = [0; 5];
+        std::thread::scope(|scope| {
+            let worker = || {
+                let draw = |_| {
+                    let rotation = current.lock().unwrap().clone();
+                    // Here the set may change, before the pick and after the look.
+                    *rotation.pick(|_| true, |_| false).unwrap()
+                };
+                (0..5 * TURNS).map(draw).collect::<Vec<usize>>()
+            };
+            let workers: Vec<_> = (0..3).map(|_| scope.spawn(worker)).collect();
+            while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+                let before = current.lock().unwrap().clone();
+                let next = before.succeed(&[0, 1, 2, 3, 4]);
+                *current.lock().unwrap() = next;
+            }
+            for member in workers.into_iter().flat_map(|worker| worker.join().unwrap()) {
+                counts[member] += 1;
+            }
+        });
+        assert_eq!(counts, [3 * TURNS; 5]);
+    }
+
     proptest! {
         /// Between two picks of a member that stays, every other member that stays is picked
         /// exactly once, whatever came and went meanwhile; and after each change `k·N` picks
@@ -253,12 +312,12 @@ mod tests {
             steps in vec((btree_set(0_u8..6, 1..6), 0_usize..9), 1..12),
             k in 1_usize..4,
         ) {
-            let mut rotation = Rotation::default();
+            let mut rotation = Arc::new(Rotation::default());
             let mut picked: Vec<u8> = Vec::new();
             let stays: Vec<u8> =
                 (0..6).filter(|m| steps.iter().all(|(set, _)| set.contains(m))).collect();
             for (set, count) in steps {
-                rotation = rotation.succeed(set.iter().copied().collect());
+                rotation = rotation.succeed(&Vec::from_iter(set));
                 picked.extend((0..count).filter_map(|_| rotation.pick(|_| true, |_| false)));
             }
             let mut seen: BTreeMap<u8, usize> = stays.iter().map(|m| (*m, 0)).collect();

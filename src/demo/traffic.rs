@@ -18,6 +18,10 @@ use super::{FEED_PORT, Stage};
 /// Requests in a row that shows balance: a multiple of 2 and of 3 endpoints.
 const REQUESTS: usize = 30;
 
+/// The port of the Services: not the ingress's own, which would keep a ClusterIP's from being bound
+/// where it listens on all addresses.
+const SERVICE_PORT: u16 = 8000;
+
 /// How long a change of the folder may take to be served; at best it takes some 20 ms.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -83,7 +87,7 @@ fn brief(data: &RData) -> String {
 }
 
 async fn proxy<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()> {
-    let cluster_ip = SocketAddr::new(stage.ip(0, 10), 8080);
+    let cluster_ip = SocketAddr::new(stage.ip(0, 10), SERVICE_PORT);
     let sent = format!("{REQUESTS} connections to ClusterIP {cluster_ip}");
     let answered = tally(REQUESTS, || http_name(cluster_ip)).await;
     table.print(&even_row("proxy", sent, &answered, "web", 3))?;
@@ -101,7 +105,7 @@ async fn proxy<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<
     .await;
     table.print(&even_row("proxy", sent, &answered, "api", 2))?;
 
-    let refused = SocketAddr::new(stage.ip(0, 10), 8081);
+    let refused = SocketAddr::new(stage.ip(0, 10), SERVICE_PORT + 1);
     let outcome = tokio::net::TcpStream::connect(refused).await;
     let expected = matches!(&outcome,
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused);
@@ -165,7 +169,7 @@ async fn change<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result
     let gone = format!("  - addresses: [{}]\n", stage.ip(1, 3));
     stage.replace("web.yaml", &manifest.replace(&gone, ""))?;
     let begun = Instant::now();
-    let cluster_ip = SocketAddr::new(stage.ip(0, 10), 8080);
+    let cluster_ip = SocketAddr::new(stage.ip(0, 10), SERVICE_PORT);
     let mut since_change = Duration::ZERO;
     let mut answered = BTreeMap::new();
     while begun.elapsed() < CHANGE_TIMEOUT {

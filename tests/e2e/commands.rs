@@ -1,6 +1,8 @@
 //! The commands that are no dataplane process by themselves: demo, up, check and echo, and the
 //! examples of `configs`.
 
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,25 @@ fn the_demo_shows_every_part_as_expected() {
     }
 }
 
+#[test]
+fn the_demo_tells_of_an_edit_that_is_rejected() {
+    let mut command = Command::new(BINARY);
+    command.arg("demo").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut demo = command.spawn().unwrap();
+    let (stdout, stderr) = (demo.stdout.take().unwrap(), demo.stderr.take().unwrap());
+    let mut said = BufReader::new(stdout).lines().map_while(Result::ok);
+    let begin = "The manifests are in ";
+    let folder = said.find_map(|line| line.strip_prefix(begin).map(PathBuf::from)).unwrap();
+    let file = folder.join("web.yaml");
+    let manifest = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, manifest.replace("clusterIP:", "clusterIp:")).unwrap();
+    let mut log = BufReader::new(stderr).lines().map_while(Result::ok);
+    assert!(log.any(|line| line.contains("did you mean `clusterIP`?")), "nothing was said");
+    let pid = nix::unistd::Pid::from_raw(demo.id() as i32);
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    assert!(demo.wait().unwrap().success());
+}
+
 /// Every folder of `configs` that a user can start from.
 #[test]
 fn every_example_folder_is_clean() {
@@ -30,6 +51,10 @@ fn every_example_folder_is_clean() {
         // Beside other files, manifests have a folder of their own.
         let manifests = folder.join("manifests");
         let folder = if manifests.is_dir() { manifests } else { folder };
+        // What other programs read has tests of its own.
+        if ["grafana", "prometheus"].iter().any(|name| folder.ends_with(name)) {
+            continue;
+        }
         let output = Command::new(BINARY).arg("check").arg(&folder).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && !said.contains("error:"), "{folder:?}: {said}");
@@ -47,6 +72,114 @@ fn check_names_the_line_and_exits_2() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("web.yaml:6:3: error: ") && said.contains("ports"), "{said}");
+}
+
+#[test]
+fn check_forgives_warnings_unless_it_is_strict() {
+    let folder = Folder::new();
+    let service = "{ apiVersion: v1, kind: Service, metadata: { name: web }, \
+                   spec: { clusterIP: 10.96.0.9, ports: [{ port: 80 }] } }";
+    folder.replace("web.yaml", service);
+    for (strict, code) in [(None, 0), (Some("--strict"), 2)] {
+        let mut check = Command::new(BINARY);
+        let output = check.arg("check").args(strict).arg(folder.path()).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains("warning: Service default/web has no endpoints"), "{said}");
+    }
+}
+
+/// That this works on one machine only is no fault of a folder for one machine.
+#[test]
+fn a_loopback_endpoint_is_a_note() {
+    let folder = Folder::new();
+    let objects = "{ apiVersion: v1, kind: Service, metadata: { name: web }, \
+                   spec: { clusterIP: 127.1.2.9, ports: [{ port: 8000 }] } }\n---\n\
+                   { apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, \
+                   metadata: { name: web-1, labels: { kubernetes.io/service-name: web } }, \
+                   ports: [{ port: 8000 }], endpoints: [{ addresses: [127.1.2.3] }] }";
+    folder.replace("web.yaml", objects);
+    let mut check = Command::new(BINARY);
+    let output = check.args(["check", "--strict"]).arg(folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("note: ") && said.contains("0 errors, 0 warnings"), "{said}");
+}
+
+fn printed(arguments: &[&str]) -> String {
+    let output = Command::new(BINARY).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_version_is_that_of_the_package() {
+    let version = printed(&["--version"]);
+    let expected = concat!("switchyard ", env!("CARGO_PKG_VERSION"));
+    let rest = version.trim().strip_prefix(expected).unwrap();
+    assert!(rest.is_empty() || rest.starts_with(" (") && rest.ends_with(')'), "{version}");
+}
+
+#[test]
+fn every_shell_has_completions_and_every_command_a_page() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = printed(&["completions", shell]);
+        assert!(script.contains("explain") && script.contains("service-cidr"), "{shell}");
+    }
+    let folder = Folder::new();
+    printed(&["man", "--dir", folder.path().to_str().unwrap()]);
+    for command in ["", "-up", "-proxy", "-ingress", "-dns", "-feed", "-check", "-explain"] {
+        let page = std::fs::read_to_string(folder.file(&format!("switchyard{command}.1")));
+        assert!(page.unwrap().contains(".SH NAME"), "{command}");
+    }
+    assert_eq!(
+        printed(&["man", "up"]),
+        std::fs::read_to_string(folder.file("switchyard-up.1")).unwrap()
+    );
+    let unknown = Command::new(BINARY).args(["man", "upp"]).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+}
+
+#[test]
+#[ignore = "needs bash"]
+fn bash_completes() {
+    let table =
+        [("ex", "explain"), ("proxy --service", "--service-cidr"), ("check --output j", "json")];
+    for (typed, completed) in table {
+        let words: Vec<_> = typed.split(' ').collect();
+        let (last, before) = (words[words.len() - 1], words.len());
+        let previous = if before > 1 { words[before - 2] } else { "switchyard" };
+        let script = format!(
+            "eval \"$({BINARY} completions bash)\"; COMP_WORDS=(switchyard {typed}); \
+             COMP_CWORD={before}; _switchyard switchyard '{last}' '{previous}'; \
+             echo \"${{COMPREPLY[@]}}\""
+        );
+        let output = Command::new("bash").args(["-c", &script]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(said.trim(), completed, "{typed}: {output:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs mandoc"]
+fn mandoc_reads_the_pages() {
+    let folder = Folder::new();
+    printed(&["man", "--dir", folder.path().to_str().unwrap()]);
+    let mut read = 0;
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        let page = entry.unwrap().path();
+        let mandoc = |arguments: &[&str]| {
+            let output =
+                Command::new("mandoc").args(arguments).arg(&page).output().expect("mandoc");
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{page:?}: {said}");
+            said
+        };
+        mandoc(&["-T", "lint", "-W", "error"]);
+        assert!(mandoc(&["-T", "html"]).contains("OPTIONS"), "{page:?}");
+        read += 1;
+    }
+    assert!(read > 8);
 }
 
 #[test]
@@ -74,7 +207,7 @@ fn up_command(net: Net, folder: &Folder) -> Command {
     let mut command = Command::new(BINARY);
     command.arg("up").arg(folder.path()).args(["--http", &at(8080), "--https", &at(8443)]);
     command.args(["--dns", &at(1053), "--node-ip", &ip, "--admin-ip", &ip]);
-    command.args(["--feed-listen", &at(7400)]);
+    command.args(["--feed-listen", &at(7400), "--drain-timeout", "7s"]);
     command
 }
 
@@ -125,6 +258,8 @@ impl Up {
 fn up_starts_a_child_again_that_was_killed_and_drains_all() {
     let up = Up::start();
     let killed = up.child("dns");
+    let flags = std::fs::read_to_string(format!("/proc/{killed}/cmdline")).unwrap();
+    assert!(flags.contains("--drain-timeout\x007000ms\0"), "{flags}");
     nix::sys::signal::kill(killed, Signal::SIGKILL).unwrap();
     let again = eventually("another dns process", || {
         let now = up.child("dns");
@@ -167,6 +302,7 @@ fn up_does_not_start_beside_a_stranger_at_its_address() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     let address = stranger.local_addr().unwrap();
     assert!(said.contains(&format!("ended before it served {address}")), "{said}");
+    assert!(said.contains("{\"process\":\"feed\","), "it says whose line it is: {said}");
     stranger.set_nonblocking(true).unwrap();
     assert!(stranger.accept().is_err(), "nobody even called");
 }

@@ -1,6 +1,6 @@
 //! `--feed URL` and `--feed kube`, driven from outside: the proxy follows an API server.
 
-mod api;
+pub mod api;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -100,6 +100,19 @@ fn kubeconfig(folder: &Folder, address: SocketAddr, pki: &Pki, user: &str) -> St
     path.display().to_string()
 }
 
+/// A kubeconfig for a server without TLS, which lets everybody read.
+pub fn kubeconfig_without_tls(folder: &Folder, address: SocketAddr) -> String {
+    let path = folder.file("kubeconfig");
+    let config = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: test\n\
+         clusters:\n- {{ name: test, cluster: {{ server: 'http://{address}' }} }}\n\
+         contexts:\n- {{ name: test, context: {{ cluster: test, user: test }} }}\n\
+         users:\n- {{ name: test, user: {{}} }}\n",
+    );
+    std::fs::write(&path, config).unwrap();
+    path.display().to_string()
+}
+
 #[test]
 fn a_server_at_a_url_is_followed() {
     let net = Net::new();
@@ -121,6 +134,36 @@ fn a_server_at_a_url_is_followed() {
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
+}
+
+#[test]
+fn nodes_that_may_not_be_read_are_done_without() {
+    let net = Net::new();
+    endpoint(net.addr(10, 8080));
+    let _api = Api::start(net.addr(2, 7400), Access::Without("/nodes"), None, objects(net));
+    let feed = format!("http://{}", net.addr(2, 7400));
+    let node_ip = net.ip(200).to_string();
+    // Not even when it lasts is the feed stale for that.
+    let args = ["proxy", "--feed", &feed, "--node-ip", &node_ip, "--stale-after", "0s"];
+    let proxy = Switchyard::ready(net.addr(250, 7411), &args);
+    eventually_served(net.addr(1, 80));
+    let status = &proxy.status()["feed"];
+    assert_eq!((&status["state"], &status["connected"]), (&"synced".into(), &true.into()));
+    assert_eq!(status["kinds"]["Node"]["state"], "forbidden");
+    assert_eq!(status["kinds"]["Node"]["fault"], "nodes is forbidden");
+    assert_eq!(proxy.admin_get("/readyz").0, 200);
+}
+
+#[test]
+fn services_that_may_not_be_read_are_waited_for() {
+    let net = Net::new();
+    let _api = Api::start(net.addr(2, 7400), Access::Without("/services"), None, objects(net));
+    let feed = format!("http://{}", net.addr(2, 7400));
+    let proxy = Proxy::start(net, &["--feed", &feed], &[]);
+    eventually("it says why", || {
+        let (code, reasons) = http_get(proxy.admin, "localhost", "/readyz").unwrap_or_default();
+        (code == 503 && reasons.contains("waiting for the list of Services: 403")).then_some(())
+    });
 }
 
 #[test]

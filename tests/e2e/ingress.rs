@@ -4,6 +4,7 @@
 mod changes;
 mod kit;
 mod limits;
+mod proxy_protocol;
 mod proxying;
 mod routing;
 mod smuggling;

@@ -2,6 +2,7 @@
 //! folder edited while it runs.
 
 mod limits;
+mod rolling;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -34,8 +35,12 @@ impl Fixture {
     }
 
     fn run(&mut self, args: &[&str]) {
+        let feed = self.folder.path().to_str().unwrap().to_owned();
+        self.follow(&feed, args);
+    }
+
+    fn follow(&mut self, feed: &str, args: &[&str]) {
         let node_ip = self.net.ip(200).to_string();
-        let feed = self.folder.path().to_str().unwrap();
         let mut all = vec!["proxy", "--feed", feed, "--workers", "2", "--node-ip", &node_ip];
         all.extend(args);
         self.process = Some(Switchyard::ready(self.net.addr(250, 7411), &all));
@@ -622,6 +627,50 @@ fn the_drain_timeout_ends_what_does_not_end() {
     fixture.process().signal(Signal::SIGTERM);
     assert!(fixture.process.take().unwrap().wait().success());
     assert_eq!(open.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_second_signal_resets_what_is_open() {
+    let mut fixture = Fixture::start(&manifest(CLUSTER_IP, &[11]), &[]);
+    fixture.talkers(8080, &[11]);
+    let mut open = dial(fixture.addr(1, 80)).unwrap();
+    exchange(&mut open).unwrap();
+    fixture.process().signal(Signal::SIGTERM);
+    fixture.eventually_refuses(fixture.addr(1, 80));
+    exchange(&mut open).unwrap();
+    fixture.process().signal(Signal::SIGTERM);
+    // An end in order would pass half an answer for a whole one.
+    assert_eq!(open.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(fixture.process.take().unwrap().wait().code(), Some(1));
+}
+
+#[test]
+fn a_proxy_that_can_open_no_frontend_is_not_ready_and_says_what_to_do() {
+    let (net, folder) = (Net::new(), Folder::new());
+    // Of a network for documentation (RFC 5737): no host has it.
+    let foreign = manifest("  clusterIP: 192.0.2.1\n  ports: [{ name: t, port: 80 }]", &[11]);
+    folder.replace("web.yaml", &net.fill(&foreign));
+    let feed = folder.path().to_str().unwrap();
+    let process = Switchyard::start(net.addr(250, 7411), &["proxy", "--feed", feed]);
+    let reason = eventually("it says why", || {
+        let (status, reasons) = process.admin_get("/readyz");
+        (status == 503 && reasons.contains("none of 1 frontends")).then_some(reasons)
+    });
+    assert!(reason.contains("192.0.2.1:80/TCP of Service demo/web"), "{reason}");
+    assert!(reason.contains("--service-cidr"), "{reason}");
+    // One that can be opened is enough: the others are told of elsewhere.
+    let other = manifest("  clusterIP: 127.N.N.1\n  ports: [{ name: t, port: 80 }]", &[11]);
+    folder.replace("other.yaml", &net.fill(&other.replace("web", "other")));
+    eventually("it is ready", || (process.admin_get("/readyz").0 == 200).then_some(()));
+    assert_eq!(process.status()["proxy"]["problemCount"], 1);
+    let metrics = process.admin_get("/metrics").1;
+    assert!(metrics.contains("switchyard_proxy_frontends{state=\"failed\"} 1\n"), "{metrics}");
+    std::fs::remove_file(folder.file("other.yaml")).unwrap();
+    eventually("it is not ready", || (process.admin_get("/readyz").0 == 503).then_some(()));
+    // Without a Service there is nothing that it could fail to do.
+    std::fs::remove_file(folder.file("web.yaml")).unwrap();
+    folder.replace("empty.yaml", "");
+    eventually("it is ready", || (process.admin_get("/readyz").0 == 200).then_some(()));
 }
 
 #[test]

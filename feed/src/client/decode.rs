@@ -4,12 +4,11 @@
 //! newer than this program. An object that does not pass is named with what is wrong; it never
 //! takes anything else down.
 
-use std::net::IpAddr;
-
 use serde::Deserialize;
 
 use super::beginning::Beginning;
 use super::session::Text;
+use crate::hosts;
 use crate::model::{Address, EndpointSlice};
 use crate::name::{Kind, ObjectName};
 use crate::object;
@@ -163,8 +162,7 @@ fn parse<'a, T: Deserialize<'a>>(text: Text<'a>) -> serde_json::Result<T> {
 /// reach what listens for local users only.
 fn local_endpoint(slice: &EndpointSlice) -> Option<String> {
     let local = |address: &Address| match address {
-        Address::Ip(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local(),
-        Address::Ip(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unicast_link_local(),
+        Address::Ip(ip) => hosts::is_local(ip),
         Address::Host(host) => &**host == "localhost" || host.ends_with(".localhost"),
     };
     for (i, endpoint) in slice.endpoints.iter().enumerate() {

@@ -8,6 +8,7 @@ use tokio::time::sleep_until;
 
 use super::cut::Cuts;
 use super::follower::{Item, News};
+use super::machine::Fault;
 use super::status::Status;
 use crate::model::{Changes, Model};
 use crate::name::{Kind, Kinds, ObjectKey};
@@ -26,6 +27,8 @@ pub(crate) struct Hub {
     cuts: Cuts<Event>,
     /// By stream: whether a list is under way.
     listing: Vec<bool>,
+    /// By stream: whether the store has had a list of it.
+    listed: Vec<bool>,
     publisher: Publisher,
     status: Status,
     state: Option<State>,
@@ -59,6 +62,7 @@ impl Hub {
         Hub {
             cuts: Cuts::new(followed.len()),
             listing: vec![false; followed.len()],
+            listed: vec![false; followed.len()],
             kinds: followed,
             store,
             publisher,
@@ -110,7 +114,7 @@ impl Hub {
                     self.note(&event);
                     self.cuts.push(stream, &version, event, news.received);
                     if is_list {
-                        self.listing[stream] = false;
+                        (self.listing[stream], self.listed[stream]) = (false, true);
                         self.cuts.told(stream, &version);
                         self.status.list_ends(kind);
                     }
@@ -133,10 +137,26 @@ impl Hub {
                     if std::mem::take(&mut self.listing[stream]) {
                         self.store.forget_list(RecordKind::Of(kind));
                     }
-                    self.status.fault(kind, &fault);
+                    match fault {
+                        Fault::Refused(refusal) if refusal.code == 403 && is_optional(kind) => {
+                            self.do_without(stream, kind, &refusal.message);
+                        }
+                        fault => self.status.fault(kind, &fault),
+                    }
                 }
             }
         }
+    }
+
+    /// The server forbids to read a kind that is not vital: what is known of it stays, or there
+    /// is none. It is asked for again all the same.
+    fn do_without(&mut self, stream: usize, kind: Kind, refusal: &str) {
+        if !std::mem::replace(&mut self.listed[stream], true) {
+            self.store.handle(Event::Init(RecordKind::Of(kind)));
+            self.store.handle(Event::InitDone(RecordKind::Of(kind)));
+            self.uncommitted = true;
+        }
+        self.status.forbidden(kind, refusal);
     }
 
     fn in_list(&mut self, stream: usize, kind: Kind, event: Event) {
@@ -226,6 +246,12 @@ impl Hub {
             self.from_snapshot = Some(changes);
         }
     }
+}
+
+/// Nodes tell which endpoints are near. Many accounts may not read them, and all Services are
+/// served without.
+fn is_optional(kind: Kind) -> bool {
+    kind == Kind::Node
 }
 
 /// The kinds, in order.

@@ -11,15 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::{Daemon, Guard, Readiness};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
 use super::decode::Rejection;
 use super::machine::{Fault, Server};
 use super::version::Version;
+use crate::gauges::{self, Standing, timestamp};
 use crate::name::{Kind, ObjectKey};
 
 /// Rejected objects listed at `/status`; the count is always whole.
@@ -58,6 +55,8 @@ struct KindState {
     /// Until the first list is complete.
     waiting: Option<Guard>,
     listed: bool,
+    /// The server forbids to read it, and it is done without.
+    forbidden: Option<String>,
     heard: Instant,
     lost: Option<Lost>,
     /// A new list is under way, since then, in the place of one that is served.
@@ -107,6 +106,7 @@ impl Status {
             kind: *kind,
             waiting: Some(readiness.block(waiting_for(*kind, None))),
             listed: false,
+            forbidden: None,
             heard: now,
             lost: Some(Lost { since: now, at: SystemTime::now(), fault: None }),
             listing: None,
@@ -136,8 +136,12 @@ impl Status {
     pub(crate) fn show(&self, daemon: &Daemon) {
         let page = self.clone();
         daemon.admin.add_status("feed", move || page.lock().page());
-        let metrics = Gauges(self.clone());
-        daemon.metrics.register(|registry| registry.register_collector(Box::new(metrics)));
+        let status = self.clone();
+        gauges::show(
+            daemon,
+            "Seconds since the feed was last heard: of the kind that was heard longest ago",
+            move || status.lock().standing(),
+        );
     }
 
     /// Something came from the server.
@@ -212,6 +216,20 @@ impl Status {
         lost.fault = Some(text);
     }
 
+    /// A kind that is not vital may not be read.
+    pub(crate) fn forbidden(&self, kind: Kind, refusal: &str) {
+        let mut inner = self.lock();
+        let (address, name) = (inner.address.clone(), plural(kind));
+        inner.well(kind);
+        let state = inner.kind(kind);
+        (state.listed, state.waiting, state.listing) = (true, None, None);
+        if state.forbidden.as_deref() != Some(refusal) {
+            let help = "allow to list and watch them, for endpoints that are near to be preferred";
+            tracing::warn!(address, refusal, help, "goes on without {name}");
+            state.forbidden = Some(refusal.to_owned());
+        }
+    }
+
     /// A list of a kind begins.
     pub(crate) fn list_begins(&self, kind: Kind) {
         let mut inner = self.lock();
@@ -232,7 +250,7 @@ impl Status {
         let list = inner.kind(kind).list;
         inner.rejected.retain(|key, rejected| key.kind != kind || rejected.list >= list);
         let state = inner.kind(kind);
-        state.listed = true;
+        (state.listed, state.forbidden) = (true, None);
         state.listing = None;
         state.waiting = None;
         state.nameless.before_list = 0;
@@ -333,6 +351,20 @@ fn plural(kind: Kind) -> &'static str {
 }
 
 impl Inner {
+    fn standing(&self) -> Standing {
+        let mut rejected: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for key in self.rejected.keys() {
+            *rejected.entry(key.kind.as_str()).or_default() += 1;
+        }
+        let heard = self.kinds.iter().map(|state| state.heard.elapsed()).max();
+        Standing {
+            connected: !self.is_lost(),
+            heard: heard.unwrap_or_default(),
+            served: self.served.iter().map(|(kind, count)| (kind.as_str(), *count)).collect(),
+            rejected: rejected.into_iter().collect(),
+        }
+    }
+
     fn kind(&mut self, kind: Kind) -> &mut KindState {
         let found = self.kinds.iter_mut().find(|state| state.kind == kind);
         found.expect("only kinds that are followed are spoken of")
@@ -404,6 +436,7 @@ fn kind_state(state: &KindState) -> (&'static str, Value) {
         (Some(Lost { fault: Some(_), .. }), _) => "lost",
         (_, false) => "listing",
         (Some(_), true) => "lost",
+        (None, true) if state.forbidden.is_some() => "forbidden",
         (None, true) => "synced",
     };
     let value = json!({
@@ -411,54 +444,11 @@ fn kind_state(state: &KindState) -> (&'static str, Value) {
         "server": if state.server.is_ours { "switchyard feed" } else { "Kubernetes API" },
         "resourceVersion": state.version.as_ref().map(Version::as_str),
         "lastHeardSeconds": state.heard.elapsed().as_secs_f64(),
-        "fault": state.lost.as_ref().and_then(|lost| lost.fault.clone()),
+        "fault": state.lost.as_ref().map_or(state.forbidden.clone(), |lost| lost.fault.clone()),
     });
     (state.kind.as_str(), value)
 }
 
 fn rejection((key, rejected): (&ObjectKey, &Rejected)) -> Value {
     json!({ "object": key.to_string(), "message": rejected.message, "level": "error" })
-}
-
-fn timestamp(time: SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
-}
-
-#[derive(Debug)]
-struct Gauges(Status);
-
-impl Collector for Gauges {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let inner = self.0.lock();
-        let mut gauge = |name, help, value: f64| {
-            let metric = ConstGauge::new(value);
-            let encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
-            metric.encode(encoder)
-        };
-        let connected = f64::from(u8::from(!inner.is_lost()));
-        gauge("switchyard_feed_connected", "Whether the feed can be read", connected)?;
-        let heard = inner.kinds.iter().map(|state| state.heard.elapsed()).max();
-        gauge(
-            "switchyard_feed_last_event_seconds",
-            "Seconds since the feed was last heard: of the kind that was heard longest ago",
-            heard.unwrap_or_default().as_secs_f64(),
-        )?;
-        let mut family = encoder.encode_descriptor(
-            "switchyard_objects",
-            "Objects of the feed, served and rejected",
-            None,
-            MetricType::Gauge,
-        )?;
-        let mut rejected: BTreeMap<Kind, usize> = BTreeMap::new();
-        for key in inner.rejected.keys() {
-            *rejected.entry(key.kind).or_default() += 1;
-        }
-        let served = inner.served.iter().map(|(kind, count)| ("served", kind, count));
-        let rejected = rejected.iter().map(|(kind, count)| ("rejected", kind, count));
-        for (state, kind, count) in served.chain(rejected) {
-            let labels = [("kind", kind.as_str()), ("state", state)];
-            ConstGauge::new(*count as i64).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
 }

@@ -6,12 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::{Guard, Readiness};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
+use crate::gauges::{self, Standing, timestamp};
 use crate::problem::Level;
 use crate::report::Report;
 
@@ -67,8 +64,12 @@ impl Status {
     pub(super) fn show(&self, daemon: &daemon::Daemon) {
         let page = self.clone();
         daemon.admin.add_status("feed", move || page.page());
-        let metrics = Gauges(self.clone());
-        daemon.metrics.register(|registry| registry.register_collector(Box::new(metrics)));
+        let status = self.clone();
+        gauges::show(
+            daemon,
+            "Seconds since the feed was last heard: for a folder, since its last whole scan",
+            move || status.lock().standing(),
+        );
     }
 
     /// The member of `/status`.
@@ -131,6 +132,25 @@ impl Status {
 }
 
 impl Inner {
+    fn standing(&self) -> Standing {
+        let errors = self.reports.iter().filter(|report| report.is_error());
+        // An object with two problems is one rejected object; what has no name counts each time.
+        let mut objects = HashSet::new();
+        let mut rejected: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for report in errors {
+            let kind = report.object.as_ref().map_or("unknown", |key| key.kind.as_str());
+            if report.object.is_none() || objects.insert((&report.file, &report.object)) {
+                *rejected.entry(kind).or_default() += 1;
+            }
+        }
+        Standing {
+            connected: self.fault.is_none(),
+            heard: self.heard.elapsed(),
+            served: self.served.iter().map(|(kind, count)| (*kind, *count)).collect(),
+            rejected: rejected.into_iter().collect(),
+        }
+    }
+
     fn page(&self) -> Value {
         let errors = self.reports.iter().filter(|report| report.is_error()).count();
         let state = match (&self.fault, self.synced) {
@@ -138,6 +158,7 @@ impl Inner {
             (None, true) => "synced",
             (None, false) => "listing",
         };
+        let warnings = self.reports.iter().filter(|report| report.is_warning()).count();
         let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(Report::summary).collect();
         json!({
             "source": self.source.display().to_string(),
@@ -147,14 +168,10 @@ impl Inner {
             "lastScanSeconds": self.heard.elapsed().as_secs_f64(),
             "objects": self.served,
             "errors": errors,
-            "warnings": self.reports.len() - errors,
+            "warnings": warnings,
             "rejected": rejected,
         })
     }
-}
-
-fn timestamp(time: SystemTime) -> String {
-    jiff::Timestamp::try_from(time).map(|time| time.to_string()).unwrap_or_default()
 }
 
 /// What was not wrong before.
@@ -166,8 +183,9 @@ fn news(before: &[Report], now: &[Report]) -> Vec<Report> {
 /// Logs problems: each once, when it is new.
 pub(super) fn log(news: &[Report]) {
     let errors = news.iter().filter(|report| report.is_error());
-    let warnings = news.iter().filter(|report| !report.is_error());
-    for report in errors.chain(warnings).take(MAX_LOGGED) {
+    let warnings = news.iter().filter(|report| report.is_warning());
+    let notes = news.iter().filter(|report| !report.is_error() && !report.is_warning());
+    for report in errors.chain(warnings).chain(notes).take(MAX_LOGGED) {
         let problem = &report.problem;
         let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
         let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -177,6 +195,7 @@ pub(super) fn log(news: &[Report]) {
         match problem.level {
             Level::Error => tracing::warn!(place, object, help, lines, "rejected: {message}"),
             Level::Warning => tracing::warn!(place, object, help, lines, "{message}"),
+            Level::Note => tracing::debug!(place, object, help, lines, "{message}"),
         }
     }
     if let Some(more) = news.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
@@ -187,49 +206,4 @@ pub(super) fn log(news: &[Report]) {
 /// A problem that only moved to another line is the same one.
 fn identity(report: &Report) -> (&std::path::Path, Option<&crate::record::RecordKey>, &str) {
     (&report.file, report.object.as_ref(), &report.problem.message)
-}
-
-#[derive(Debug)]
-struct Gauges(Status);
-
-impl Collector for Gauges {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let inner = self.0.lock();
-        let mut gauge = |name, help, value: f64| {
-            let metric = ConstGauge::new(value);
-            let encoder = encoder.encode_descriptor(name, help, None, metric.metric_type())?;
-            metric.encode(encoder)
-        };
-        let connected = f64::from(u8::from(inner.fault.is_none()));
-        gauge("switchyard_feed_connected", "Whether the feed can be read", connected)?;
-        gauge(
-            "switchyard_feed_last_event_seconds",
-            "Seconds since the feed was last heard: for a folder, since its last whole scan",
-            inner.heard.elapsed().as_secs_f64(),
-        )?;
-        let errors = inner.reports.iter().filter(|report| report.is_error());
-        // An object with two problems is one rejected object; what has no name counts each time.
-        let mut objects = HashSet::new();
-        let mut rejected: BTreeMap<&str, usize> = BTreeMap::new();
-        for report in errors {
-            let kind = report.object.as_ref().map_or("unknown", |key| key.kind.as_str());
-            if report.object.is_none() || objects.insert((&report.file, &report.object)) {
-                *rejected.entry(kind).or_default() += 1;
-            }
-        }
-        let mut family = encoder.encode_descriptor(
-            "switchyard_objects",
-            "Objects of the feed, served and rejected",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (state, counts) in [("served", &inner.served), ("rejected", &rejected)] {
-            for (kind, count) in counts {
-                let metric = ConstGauge::new(*count as i64);
-                let labels = [("kind", *kind), ("state", state)];
-                metric.encode(family.encode_family(&labels)?)?;
-            }
-        }
-        Ok(())
-    }
 }

@@ -298,7 +298,7 @@ fn slices_may_hold_more_here_than_in_the_api() {
         &slice(
             "addressType: IPv4\nendpoints:\n- addresses: [127.0.0.2]\n- addresses: [127.0.0.3]\n",
         ),
-        &["9:15: warning: endpoints[0].addresses[0]: 127.0.0.2 is a loopback address: not \
+        &["9:15: note: endpoints[0].addresses[0]: 127.0.0.2 is a loopback address: not \
            portable (a Kubernetes API refuses it; it works for a folder on the same machine \
            only)"],
     );

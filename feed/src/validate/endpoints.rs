@@ -189,7 +189,7 @@ fn endpoint_ip(ip: IpAddr, at: At<'_>, check: &mut Check<'_>) -> Option<Address>
         "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
     } else {
         if ip.is_loopback() && !std::mem::replace(&mut check.loopback, true) {
-            check.warn(
+            check.note(
                 at,
                 format!("{text} is a loopback address: not portable"),
                 "a Kubernetes API refuses it; it works for a folder on the same machine only",

@@ -9,8 +9,9 @@
 
 mod affinities;
 mod connection;
+mod crowd;
 mod downstream;
-mod eviction;
+mod mmsg;
 pub(crate) mod own;
 mod relay;
 pub(crate) mod room;
@@ -129,8 +130,9 @@ enum Standing {
 struct Replaced {
     /// Those that serve, in the order of their addresses.
     members: Vec<Arc<Endpoint>>,
-    /// One of them serves no longer.
-    stopped: bool,
+    /// Those that serve no longer, to be told so once the others have their turns: a connection
+    /// that moves on from one of them must not take a turn of the old order.
+    stopped: Vec<Arc<Endpoint>>,
     /// Those whose drain time-out begins.
     leaving: Vec<SocketAddr>,
 }
@@ -139,6 +141,21 @@ struct Replaced {
 struct Retry {
     at: Instant,
     delay: Duration,
+    /// Another process has the address: it may be about to end, as in a rolling update.
+    taken: bool,
+}
+
+/// Why an address is not listened on.
+#[derive(Debug)]
+struct NotBound {
+    reason: String,
+    taken: bool,
+}
+
+impl From<String> for NotBound {
+    fn from(reason: String) -> NotBound {
+        NotBound { reason, taken: false }
+    }
 }
 
 /// Sockets that one worker gets.
@@ -245,6 +262,21 @@ impl Userspace {
         self.failures.clone()
     }
 
+    /// Why nobody is served although there are frontends with endpoints, if it is so. Not while
+    /// another process has one of them: that may wait for this one to be ready before it ends.
+    pub(crate) fn nothing_bound(&self) -> Option<String> {
+        let (address, reason) = self.failures.get_min().filter(|_| self.bound.is_empty())?;
+        let retry = |address| self.hosted.get(address).and_then(|hosted| hosted.retry);
+        if self.failures.keys().filter_map(retry).any(|retry| retry.taken) {
+            return None;
+        }
+        let service = self.hosted.get(address)?.service.as_ref()?;
+        let count = self.failures.len();
+        Some(format!(
+            "none of {count} frontends could be opened; {address} of Service {service}: {reason}"
+        ))
+    }
+
     /// The addresses that this data path listens on, which are nobody's endpoints.
     pub(crate) fn own(&self) -> Arc<Own> {
         self.own.clone()
@@ -292,10 +324,11 @@ impl Userspace {
         let rules = Rules::new(sources, affinity, &members);
         let before = hosted.cell.serving.load();
         let proxy_protocol = frontend.is_some_and(|frontend| frontend.proxy_protocol);
-        let rotation = before.rotation.succeed(members);
+        let rotation = before.rotation.succeed(&members);
         let serving = Serving { rotation, meter, rules, proxy_protocol };
         let sources_changed = before.sources() != serving.sources();
         hosted.cell.serving.store(Arc::new(serving));
+        stopped.iter().for_each(|endpoint| endpoint.set_serving(false));
         let bound = hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr));
         if addrs.is_empty() {
             work.close.extend(bound);
@@ -305,7 +338,7 @@ impl Userspace {
             }
             self.failures.remove(&address);
         } else {
-            if address.protocol == Protocol::Udp && (stopped || sources_changed) {
+            if address.protocol == Protocol::Udp && (!stopped.is_empty() || sources_changed) {
                 work.refresh.extend(bound);
             }
             work.open.push(address);
@@ -380,7 +413,7 @@ impl Userspace {
         &mut self,
         address: FrontendAddress,
         opened: &mut [ForWorker],
-    ) -> Option<String> {
+    ) -> Option<NotBound> {
         let mut failure = None;
         for addr in self.listen_addrs(address) {
             let hosted = self.hosted.get(&address)?;
@@ -404,12 +437,12 @@ impl Userspace {
         bound: Bound,
         cell: &Arc<Cell>,
         opened: &mut [ForWorker],
-    ) -> Result<Permit, String> {
+    ) -> Result<Permit, NotBound> {
         let (protocol, addr) = bound;
         if self.bound.has(bound) {
-            return Err(format!(
-                "{addr} is a ClusterIP as well as a node's address: one is enough"
-            ));
+            let reason =
+                format!("{addr} is a ClusterIP as well as a node's address: one is enough");
+            return Err(reason.into());
         }
         let permit = self.room.listeners(self.workers.len()).ok_or_else(|| {
             let fit = self.room.listener_capacity();
@@ -420,7 +453,10 @@ impl Userspace {
             beside_own: self.bound.overlap(bound),
             by_route: self.settings.service_cidrs.iter().any(|cidr| cidr.contains(&addr.ip())),
         };
-        let not_bound = |error| why_not_bound(addr, &error);
+        let not_bound = |error: io::Error| NotBound {
+            reason: why_not_bound(addr, &error),
+            taken: error.kind() == io::ErrorKind::AddrInUse,
+        };
         match protocol {
             Protocol::Tcp => {
                 let listeners = sockets::listen_tcp(addr, count, options).map_err(not_bound)?;
@@ -447,12 +483,12 @@ impl Userspace {
 
     /// Notes why a frontend cannot be served, or that it can, and when to try again; whether
     /// this is news.
-    fn note(&mut self, address: FrontendAddress, failure: Option<String>, warn: bool) -> bool {
+    fn note(&mut self, address: FrontendAddress, failure: Option<NotBound>, warn: bool) -> bool {
         let Some(hosted) = self.hosted.get_mut(&address) else { return false };
         if let Some(retry) = &hosted.retry {
             self.retries.remove(&(retry.at, address));
         }
-        let Some(failure) = failure else {
+        let Some(NotBound { reason, taken }) = failure else {
             hosted.retry = None;
             if self.failures.remove(&address).is_some() {
                 tracing::info!(frontend = %address, "bound at last");
@@ -462,13 +498,13 @@ impl Userspace {
         let service = hosted.service.as_ref().expect("only a frontend of a Service is opened");
         count(&self.metrics.meters.of(service).bind_failures);
         let delay = hosted.retry.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(MAX_RETRY));
-        let retry = Retry { at: Instant::now() + delay, delay };
+        let retry = Retry { at: Instant::now() + delay, delay, taken };
         hosted.retry = Some(retry);
         self.retries.insert((retry.at, address));
-        let before = self.failures.insert(address, failure.as_str().into());
-        let is_new = before.as_deref() != Some(failure.as_str());
+        let before = self.failures.insert(address, reason.as_str().into());
+        let is_new = before.as_deref() != Some(reason.as_str());
         if is_new && warn {
-            tracing::warn!(%service, frontend = %address, reason = %failure, "cannot serve");
+            tracing::warn!(%service, frontend = %address, reason, "cannot serve");
         }
         is_new
     }
@@ -512,8 +548,7 @@ impl Hosted {
                 continue;
             }
             if known.standing == Standing::Serving {
-                known.endpoint.set_serving(false);
-                replaced.stopped = true;
+                replaced.stopped.push(known.endpoint.clone());
             }
             if kept.binary_search(addr).is_ok() {
                 known.standing = Standing::Kept;

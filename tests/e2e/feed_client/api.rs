@@ -14,6 +14,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 #[derive(Clone, Debug)]
 pub enum Access {
     Everybody,
+    /// Everybody, but for the list whose path ends so.
+    Without(&'static str),
     /// The bearer of this token.
     Token(String),
     /// The holder of a certificate by the CA.
@@ -57,6 +59,7 @@ struct Shared {
     objects: Vec<(&'static str, String)>,
     open: Mutex<Option<Vec<TcpStream>>>,
     lists: AtomicUsize,
+    targets: Mutex<Vec<String>>,
 }
 
 impl Api {
@@ -70,7 +73,8 @@ impl Api {
         let listener = TcpListener::bind(address).unwrap();
         let tls = pki.map(|pki| tls(pki, &access));
         let open = Mutex::new(Some(Vec::new()));
-        let shared = Arc::new(Shared { access, tls, objects, open, lists: AtomicUsize::new(0) });
+        let (lists, targets) = (AtomicUsize::new(0), Mutex::default());
+        let shared = Arc::new(Shared { access, tls, objects, open, lists, targets });
         let serving = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -87,6 +91,11 @@ impl Api {
     /// Streaming lists that were asked for.
     pub fn lists(&self) -> usize {
         self.shared.lists.load(Ordering::Relaxed)
+    }
+
+    /// Paths and queries that were asked for.
+    pub fn targets(&self) -> Vec<String> {
+        self.shared.targets.lock().unwrap().clone()
     }
 }
 
@@ -144,6 +153,7 @@ impl Shared {
 
     fn answer(&self, head: &str) -> String {
         let target = head.split(' ').nth(1).unwrap();
+        self.targets.lock().unwrap().push(target.to_owned());
         let respond = |code: u16, body: &str| {
             let length = body.len();
             format!("HTTP/1.1 {code} X\r\nContent-Length: {length}\r\n\r\n{body}")
@@ -154,6 +164,11 @@ impl Shared {
             return respond(401, r#"{"kind":"Status","message":"Unauthorized","code":401}"#);
         }
         let path = target.split('?').next().unwrap();
+        if let Access::Without(list) = self.access
+            && path.ends_with(list)
+        {
+            return respond(403, r#"{"kind":"Status","message":"nodes is forbidden","code":403}"#);
+        }
         if path == "/version" {
             return respond(200, r#"{"gitVersion":"v1.36.2"}"#);
         }

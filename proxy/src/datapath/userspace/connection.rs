@@ -1,7 +1,8 @@
 //! One TCP connection: connects it to the endpoint whose turn it is, on failure to the next one,
 //! and relays until both ends are done.
 //!
-//! What the client has already sent goes out with the handshake's last acknowledgement. A
+//! What the client has already sent goes out with the handshake's last acknowledgement, and is
+//! itself acknowledged with the answer: each saves a connection for one request a segment. A
 //! connection that ends in any other way than by both ends closing it is reset, so that no client
 //! takes half an answer for a whole one.
 //!
@@ -36,6 +37,11 @@ const MAX_TRIES: usize = 16;
 const TOTAL_CONNECT_TIMEOUTS: u32 = 4;
 /// What is read of a client before it has an endpoint: a request, not an upload.
 const EARLY_BYTES: usize = 16 * 1024;
+/// How long a client's first bytes may wait for an answer to be acknowledged with: while the
+/// thread has nothing else to do, and at most. An answer of the same host comes sooner. A client
+/// that sends nothing more before (Nagle's algorithm) loses no more than that, once.
+pub(super) const LAZY: Duration = Duration::from_millis(1);
+pub(super) const LAZIEST: Duration = Duration::from_millis(10);
 
 /// Which socket of a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,16 +69,19 @@ pub(super) struct Shared {
     pub(super) tools: Tools,
     pub(super) connect_timeout: Duration,
     /// Connects under way in the order in which their time-outs strike.
-    pub(super) connects: VecDeque<Connect>,
+    pub(super) connects: VecDeque<Moment>,
+    /// Connections whose clients have waited for an acknowledgement since then, in that order.
+    pub(super) lazy: VecDeque<Moment>,
     /// When the thread last woke.
     pub(super) now: Instant,
+    /// How many attempts to connect there were.
     pub(super) attempts: u64,
 }
 
-/// A connect under way.
+/// When something began or ends for an attempt to connect, or for the connection that it became.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Connect {
-    pub(super) until: Instant,
+pub(super) struct Moment {
+    pub(super) at: Instant,
     pub(super) key: usize,
     pub(super) attempt: u64,
 }
@@ -81,6 +90,8 @@ pub(super) struct Connect {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Step {
     Waits,
+    /// Call [`Connection::go_on`] after the events of the next turn.
+    Fresh,
     /// Call [`Connection::go_on`] once the others had their turn.
     HasMore,
     /// There was no descriptor for the endpoint: call [`Connection::go_on`] in a while.
@@ -102,13 +113,13 @@ struct Search {
     client: SocketAddr,
     begun: Instant,
     tried: SmallVec<[SocketAddr; 2]>,
-    /// The number of the connect under way.
-    attempt: u64,
 }
 
 #[derive(Debug)]
 pub(super) struct Connection {
     key: usize,
+    /// The number of the latest attempt to connect.
+    attempt: u64,
     stage: Stage,
     client: Side,
     upstream: Option<Side>,
@@ -141,15 +152,10 @@ impl Connection {
             (serving.meter.clone(), admitted, serving.proxy_protocol)
         };
         count(&meter.accepted);
-        let search = Search {
-            cell,
-            client: addr,
-            begun: shared.now,
-            tried: SmallVec::new(),
-            attempt: shared.attempts,
-        };
+        let search = Search { cell, client: addr, begun: shared.now, tried: SmallVec::new() };
         let mut connection = Connection {
             key,
+            attempt: 0,
             stage: Stage::Connecting(search),
             client: Side::new(client),
             upstream: None,
@@ -174,7 +180,8 @@ impl Connection {
         (connection, step)
     }
 
-    /// Reads what the client has sent already and connects.
+    /// Leaves a client without anything ahead of its bytes for a turn: most speak first, and then
+    /// its bytes go out with the handshake.
     ///
     /// `told`: the endpoint is to be told of this client, ahead of its bytes.
     fn start(&mut self, told: Option<SocketAddr>, shared: &mut Shared) -> Step {
@@ -188,18 +195,29 @@ impl Connection {
                 }
             },
         };
-        let room = &mut shared.tools.scratch[header..header + EARLY_BYTES];
-        let early = match self.client.read(room) {
-            Ok((length, _)) => length,
-            Err(Errno::AGAIN) => 0,
-            Err(_) => return self.end(End::Reset, shared),
-        };
         let watched = watch(shared, self.key, Which::Client, &self.client, EventFlags::empty());
         if watched.is_err() {
             return self.end(End::Reset, shared);
         }
-        self.up.count(early);
-        self.connect(header + early, shared)
+        if header > 0 {
+            return self.connect(header, shared);
+        }
+        self.queued = true;
+        Step::Fresh
+    }
+
+    /// Connects, with what the client has sent meanwhile.
+    fn begin_search(&mut self, shared: &mut Shared) -> Step {
+        let mut early = 0;
+        if self.client.readable && self.up.unsent().is_empty() {
+            early = match self.client.read(&mut shared.tools.scratch[..EARLY_BYTES]) {
+                Ok((length, _)) => length,
+                Err(Errno::AGAIN) => 0,
+                Err(_) => return self.end(End::Reset, shared),
+            };
+            self.up.count(early);
+        }
+        self.connect(early, shared)
     }
 
     fn write_header(&self, client: SocketAddr, buffer: &mut [u8]) -> Result<usize, Errno> {
@@ -241,15 +259,26 @@ impl Connection {
         self.queued = false;
         match (&self.stage, &self.upstream) {
             (Stage::Relaying, _) => self.relay(shared),
-            (Stage::Connecting(_), None) => self.connect(0, shared),
+            (Stage::Connecting(_), None) => self.begin_search(shared),
             (Stage::Connecting(_), Some(_)) => Step::Waits,
         }
     }
 
     /// Whether this connect is still under way.
     pub(super) fn is_connecting(&self, attempt: u64) -> bool {
-        matches!(&self.stage, Stage::Connecting(search) if search.attempt == attempt)
+        self.attempt == attempt
+            && matches!(self.stage, Stage::Connecting(_))
             && self.upstream.is_some()
+    }
+
+    /// Whether it is what became of this attempt.
+    pub(super) fn is(&self, attempt: u64) -> bool {
+        self.attempt == attempt && !self.over
+    }
+
+    /// Its client waits for no answer any more before it hears that its bytes have come.
+    pub(super) fn acknowledge(&self) {
+        sockets::acknowledge_at_once(&self.client.socket);
     }
 
     /// The connect under way has taken too long.
@@ -352,17 +381,14 @@ impl Connection {
         }
         upstream.writable = connected && !upstream.watches_writes;
         self.upstream = Some(upstream);
+        shared.attempts += 1;
+        self.attempt = shared.attempts;
         if connected {
-            self.found();
+            self.found(shared);
             return if self.client.readable { self.relay(shared) } else { Step::Waits };
         }
-        shared.attempts += 1;
-        let attempt = shared.attempts;
-        if let Stage::Connecting(search) = &mut self.stage {
-            search.attempt = attempt;
-        }
-        let until = shared.now + shared.connect_timeout;
-        shared.connects.push_back(Connect { until, key: self.key, attempt });
+        let at = shared.now + shared.connect_timeout;
+        shared.connects.push_back(Moment { at, key: self.key, attempt: self.attempt });
         Step::Waits
     }
 
@@ -388,7 +414,7 @@ impl Connection {
             return self.connect(0, shared);
         }
         let sends_first = !self.up.unsent().is_empty();
-        self.found();
+        self.found(shared);
         let step = self.relay(shared);
         if let (true, Some(upstream)) = (sends_first, &self.upstream) {
             sockets::acknowledge_at_once(&upstream.socket);
@@ -410,13 +436,14 @@ impl Connection {
     }
 
     /// The endpoint is connected, and the search for one over.
-    fn found(&mut self) {
+    fn found(&mut self, shared: &mut Shared) {
         let Stage::Connecting(search) = &self.stage else { return };
         if let Some(endpoint) = &self.endpoint {
             endpoint.worked();
             self.stay = search.cell.serving.load().stay(Some(search.client.ip()), endpoint);
         }
         self.stage = Stage::Relaying;
+        shared.lazy.push_back(Moment { at: shared.now, key: self.key, attempt: self.attempt });
     }
 
     fn connect_failed(&mut self, error: Errno) {
@@ -556,12 +583,14 @@ mod tests {
             tools: Tools::new(super::super::splice::Pipes::new(room.clone())),
             connect_timeout: Duration::from_secs(1),
             connects: VecDeque::new(),
+            lazy: VecDeque::new(),
             now: Instant::now(),
             attempts: 0,
             room,
         };
         let mut stream = Connection {
             key: 0,
+            attempt: 0,
             stage: Stage::Relaying,
             client,
             upstream: Some(upstream),

@@ -58,6 +58,10 @@ impl Addresses {
         self.0.remove(&(protocol, addr.port(), addr.ip()));
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn has(&self, (protocol, addr): Bound) -> bool {
         self.0.contains(&(protocol, addr.port(), addr.ip()))
     }

@@ -20,9 +20,6 @@ const EXTRA_LISTENER_SHARE: usize = 5;
 /// The share, one in so many, of what listeners leave that UDP sessions may take unless a flag
 /// says more: a flood of datagrams from ever new ports must not cost TCP clients their room.
 const SESSION_SHARE: usize = 2;
-/// The share, one in so many, of the UDP sessions that one client may have unless a flag says
-/// otherwise: three that take all they can get leave room for others.
-const CLIENT_SHARE: usize = 4;
 /// The bits of an IPv6 address that tell one client from another: a host commonly has all the
 /// addresses of such a network (RFC 7934), and could take a share with each.
 const CLIENT_PREFIX_V6: u32 = 64;
@@ -57,7 +54,7 @@ pub(crate) struct Room {
     limits: Limits,
     connections: AtomicUsize,
     sessions: AtomicUsize,
-    /// The sessions of each client, by [`client_of`].
+    /// The sessions of each client, by [`client_of`], if there is a limit of those.
     clients: Mutex<HashMap<IpAddr, usize>>,
     pipes: AtomicUsize,
 }
@@ -74,7 +71,8 @@ pub(crate) struct Permit {
 #[derive(Debug)]
 pub(crate) struct SessionPermit {
     permit: Permit,
-    client: IpAddr,
+    /// Where sessions are counted by client.
+    client: Option<IpAddr>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -152,21 +150,20 @@ impl Room {
     }
 
     pub(crate) fn session(self: &Arc<Room>, client: IpAddr) -> Result<SessionPermit, Full> {
-        let max = self.max_sessions();
-        let share = max.div_ceil(CLIENT_SHARE).max(1);
-        let share = self.limits.sessions_per_client.unwrap_or(share);
-        let client = client_of(client);
-        let mut clients = self.clients();
-        let taken = clients.entry(client).or_default();
-        if *taken >= share {
-            return Err(Full::Client);
+        let limit = self.limits.sessions_per_client;
+        let client = limit.map(|_| client_of(client));
+        if let (Some(client), Some(limit)) = (client, limit) {
+            let mut clients = self.clients();
+            let taken = clients.entry(client).or_default();
+            if *taken >= limit {
+                return Err(Full::Client);
+            }
+            *taken += 1;
         }
-        *taken += 1;
-        drop(clients);
-        match self.admit((&self.sessions, max), 1, Kind::Session) {
+        match self.admit((&self.sessions, self.max_sessions()), 1, Kind::Session) {
             Some(permit) => Ok(SessionPermit { permit, client }),
             None => {
-                self.give_back(client);
+                client.into_iter().for_each(|client| self.give_back(client));
                 Err(Full::All)
             }
         }
@@ -277,7 +274,7 @@ impl Permit {
 
 impl Drop for SessionPermit {
     fn drop(&mut self) {
-        self.permit.room.give_back(self.client);
+        self.client.into_iter().for_each(|client| self.permit.room.give_back(client));
     }
 }
 
@@ -317,8 +314,9 @@ mod tests {
     }
 
     #[test]
-    fn one_udp_client_leaves_sessions_toothers() {
-        let limits = Limits { sessions: Some(40), ..Limits::default() };
+    fn a_limit_of_a_udp_client_is_kept() {
+        let limits =
+            Limits { sessions: Some(40), sessions_per_client: Some(10), connections: None };
         let room = Room::new(1000, 10, limits);
         let of = |ip: IpAddr| -> Vec<SessionPermit> {
             std::iter::from_fn(|| room.session(ip).ok()).collect()
@@ -342,12 +340,14 @@ mod tests {
         assert_eq!(room.session(client(99)).unwrap_err(), Full::All);
         drop((first, six, other, rest));
         assert!(room.clients().is_empty());
-        let limits =
-            Limits { sessions: Some(40), sessions_per_client: Some(30), connections: None };
-        let room = Room::new(1000, 10, limits);
-        let count =
-            std::iter::from_fn(|| room.session(client(1)).ok().map(std::mem::forget)).count();
-        assert_eq!((count, room.session_scarcity()), (30, Scarcity::Scarce));
+    }
+
+    #[test]
+    fn without_that_limit_a_udp_client_may_have_all() {
+        let room = Room::new(1000, 10, Limits { sessions: Some(40), ..Limits::default() });
+        let all: Vec<_> = std::iter::from_fn(|| room.session(client(1)).ok()).collect();
+        assert_eq!((all.len(), room.session(client(2)).unwrap_err()), (40, Full::All));
+        assert!(room.clients().is_empty());
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(super) struct Cell {
 /// The endpoints of a frontend, in turn, and where its Service's traffic is counted.
 #[derive(Debug, Default)]
 pub(super) struct Serving {
-    pub(super) rotation: Rotation<Arc<Endpoint>>,
+    pub(super) rotation: Arc<Rotation<Arc<Endpoint>>>,
     pub(super) meter: Arc<Meter>,
     /// Absent when all clients may come and none keeps its endpoint.
     pub(super) rules: Option<Box<Rules>>,

@@ -49,10 +49,12 @@ pub(crate) fn listen_tcp(
 ) -> io::Result<Vec<TcpListener>> {
     let sockets = bind(addr, Type::STREAM, count, options)?;
     for socket in &sockets {
-        // Accepted sockets inherit both, which saves several calls a connection.
+        // Accepted sockets inherit these, which saves several calls a connection.
         socket.set_tcp_nodelay(true)?;
         set_keepalive(socket)?;
         socket.listen(BACKLOG)?;
+        // It is for those of its clients, and listen(2) would undo it.
+        set_tcp_quickack(socket, false)?;
     }
     Ok(sockets.into_iter().map(TcpListener::from).collect())
 }
@@ -100,7 +102,7 @@ pub(super) fn connecting(addr: SocketAddr, sends_first: bool) -> Result<OwnedFd,
     }
 }
 
-/// What `sends_first` asked for has been had. An endpoint that sends its answer in two pieces may
+/// Acknowledges what has come, and for a while what comes. A peer that sends in two pieces may
 /// wait for the first one's acknowledgement, and must not wait long.
 pub(super) fn acknowledge_at_once(socket: &OwnedFd) {
     // It fails only for a socket that is gone, which the next call will tell.

@@ -5,7 +5,7 @@
 //! is system calls, and only here does each of them stand in the open. Nothing in it waits but
 //! the loop itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use super::connection::{Connection, Shared, Step, from_token, is_shortage};
+use super::connection::{Connection, LAZIEST, LAZY, Moment, Shared, Step, from_token, is_shortage};
 use super::relay::Tools;
 use super::serving::Cell;
 use super::sockets;
@@ -61,8 +61,10 @@ pub(super) struct TcpThread {
     listeners: Slab<Listener>,
     by_bound: HashMap<Bound, usize>,
     connections: Slab<Connection>,
-    /// Connections that could go on.
+    /// Connections that had more than one turn's work.
     ready: Vec<usize>,
+    /// Connections accepted at the last turn.
+    fresh: Vec<usize>,
     /// Listeners that are not watched, because there was no room for a connection.
     paused: Vec<usize>,
     /// Connections without a descriptor for their endpoint.
@@ -93,7 +95,8 @@ impl TcpThread {
             own: limits.own.clone(),
             tools: Tools::new(Pipes::new(limits.room.clone())),
             connect_timeout: limits.connect_timeout,
-            connects: std::collections::VecDeque::new(),
+            connects: VecDeque::new(),
+            lazy: VecDeque::new(),
             now,
             attempts: 0,
         };
@@ -105,6 +108,7 @@ impl TcpThread {
             by_bound: HashMap::new(),
             connections: Slab::new(),
             ready: Vec::new(),
+            fresh: Vec::new(),
             paused: Vec::new(),
             starved: Vec::new(),
             over: Vec::new(),
@@ -127,6 +131,8 @@ impl TcpThread {
                 panic!("epoll_wait: {error}");
             }
             self.shared.now = Instant::now();
+            let idle = events.is_empty() && self.ready.is_empty();
+            let fresh = std::mem::take(&mut self.fresh);
             let mut ordered = false;
             for event in events.drain(..) {
                 match event.data.u64() {
@@ -135,8 +141,9 @@ impl TcpThread {
                     token => self.event(token, event.flags),
                 }
             }
-            self.go_on();
-            self.keep_time();
+            let ready = std::mem::take(&mut self.ready);
+            fresh.into_iter().chain(ready).for_each(|key| self.go_on(key));
+            self.keep_time(idle);
             if ordered && !self.read_orders() {
                 break;
             }
@@ -150,20 +157,21 @@ impl TcpThread {
     /// How long nothing can be due.
     fn wait(&mut self) -> Option<Timespec> {
         let nothing = Timespec { tv_sec: 0, tv_nsec: 0 };
-        if !self.ready.is_empty() {
+        if !self.ready.is_empty() || !self.fresh.is_empty() {
             return Some(nothing);
         }
-        let is_over = |connections: &Slab<Connection>, key: usize, attempt| {
-            !connections.get(key).is_some_and(|connection| connection.is_connecting(attempt))
+        let connections = &self.connections;
+        let first = |queue: &mut VecDeque<Moment>, waits: fn(&Connection, u64) -> bool| {
+            let is_over = |one: &mut Moment| {
+                !connections.get(one.key).is_some_and(|connection| waits(connection, one.attempt))
+            };
+            while queue.pop_front_if(is_over).is_some() {}
+            queue.front().map(|one| one.at)
         };
-        while let Some(connect) = self.shared.connects.front()
-            && is_over(&self.connections, connect.key, connect.attempt)
-        {
-            self.shared.connects.pop_front();
-        }
-        let connect = self.shared.connects.front().map(|connect| connect.until);
+        let connect = first(&mut self.shared.connects, Connection::is_connecting);
+        let lazy = first(&mut self.shared.lazy, Connection::is).map(|since| since + LAZY);
         let probe = (!self.connections.is_empty()).then_some(self.probe);
-        let due = [connect, self.retry, probe].into_iter().flatten().min()?;
+        let due = [connect, lazy, self.retry, probe].into_iter().flatten().min()?;
         let wait = due.saturating_duration_since(self.shared.now);
         // Rounded up by epoll_wait's milliseconds, so that it does not return just before.
         Some(Timespec::try_from(wait).unwrap_or(nothing))
@@ -180,6 +188,7 @@ impl TcpThread {
     fn take(&mut self, key: usize, step: Step) {
         match step {
             Step::Waits => {}
+            Step::Fresh => self.fresh.push(key),
             Step::HasMore => self.ready.push(key),
             Step::Starved => {
                 self.starved.push(key);
@@ -189,13 +198,10 @@ impl TcpThread {
         }
     }
 
-    /// Gives a turn to the connections that had more than one turn's work.
-    fn go_on(&mut self) {
-        for key in std::mem::take(&mut self.ready) {
-            if let Some(connection) = self.connections.get_mut(key).filter(|c| !c.is_over()) {
-                let step = connection.go_on(&mut self.shared);
-                self.take(key, step);
-            }
+    fn go_on(&mut self, key: usize) {
+        if let Some(connection) = self.connections.get_mut(key).filter(|c| !c.is_over()) {
+            let step = connection.go_on(&mut self.shared);
+            self.take(key, step);
         }
     }
 
@@ -251,22 +257,26 @@ impl TcpThread {
         self.retry.get_or_insert(self.shared.now + ROOM_RETRY);
     }
 
-    fn keep_time(&mut self) {
+    fn keep_time(&mut self, idle: bool) {
         let now = self.shared.now;
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
             self.try_again();
         }
-        while let Some(connect) = self.shared.connects.front().copied()
-            && connect.until <= now
-        {
-            self.shared.connects.pop_front();
+        while let Some(connect) = self.shared.connects.pop_front_if(|one| one.at <= now) {
             if let Some(connection) = self.connections.get_mut(connect.key)
                 && !connection.is_over()
                 && connection.is_connecting(connect.attempt)
             {
                 let step = connection.connect_timed_out(&mut self.shared);
                 self.take(connect.key, step);
+            }
+        }
+        let lazy = if idle { LAZY } else { LAZIEST };
+        while let Some(lazy) = self.shared.lazy.pop_front_if(|one| one.at + lazy <= now) {
+            let connection = self.connections.get(lazy.key);
+            if let Some(connection) = connection.filter(|c| c.is(lazy.attempt)) {
+                connection.acknowledge();
             }
         }
         if self.probe <= now {
@@ -277,12 +287,7 @@ impl TcpThread {
 
     /// Tries what there was no room for.
     fn try_again(&mut self) {
-        for key in std::mem::take(&mut self.starved) {
-            if let Some(connection) = self.connections.get_mut(key).filter(|c| !c.is_over()) {
-                let step = connection.go_on(&mut self.shared);
-                self.take(key, step);
-            }
-        }
+        std::mem::take(&mut self.starved).into_iter().for_each(|key| self.go_on(key));
         if self.paused.is_empty() {
             return;
         }

@@ -849,29 +849,70 @@ fn a_flood_from_ever_new_ports_holds_no_session_for_long() {
     assert_eq!(udp_ask(&talks), 11);
 }
 
+/// A client of its own address.
+fn udp_client_at(fixture: &Fixture, last: u8, vip: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind(fixture.addr(last, 0)).unwrap();
+    socket.connect(vip).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    socket
+}
+
 #[test]
 fn one_udp_client_cannot_take_the_sessions_of_others() {
     let limits = Limits { sessions: Some(16), ..Limits::default() };
     let mut fixture = Fixture::with(1, |_| {}, limits);
     udp_endpoints(&fixture, &[11]);
     fixture.serve(&[11]);
-    // Each talks, so that it would have its session for a minute.
-    let greedy: Vec<_> = (0..30).map(|_| udp_client(&fixture, fixture.vip())).collect();
+    // On another frontend of the thread, and each talks, so that it would have its session for a
+    // minute.
+    let elsewhere = fixture.addr(200, 30080);
+    let greedy: Vec<_> = (0..30).map(|_| udp_client_at(&fixture, 100, elsewhere)).collect();
     for client in &greedy {
         let _ = (client.send(b"one"), client.send(b"two"));
     }
     let room = fixture.datapath().room.clone();
-    fixture.tend_until("it has its share", |_| room.open_sessions() == 4);
-    for last in 101..=112 {
-        let other = UdpSocket::bind(fixture.addr(last, 0)).unwrap();
-        other.connect(fixture.vip()).unwrap();
-        other.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        assert_eq!(udp_ask(&other), 11);
+    fixture.tend_until("it has all", |_| room.open_sessions() == 16);
+    let others: Vec<_> =
+        (101..=112).map(|last| udp_client_at(&fixture, last, fixture.vip())).collect();
+    for other in &others {
+        // The first datagram is served, however busy the greedy one is.
+        greedy.iter().for_each(|client| drop(client.send(b"more")));
+        other.set_read_timeout(Some(PATIENCE)).unwrap();
+        other.send(b"question").unwrap();
+        assert_eq!(other.recv(&mut [0; 100]).unwrap(), 9);
     }
     assert_eq!(room.open_sessions(), 16);
-    // Its latest socket gets the session of one that it has left.
-    assert_eq!(udp_ask(&udp_client(&fixture, fixture.vip())), 11);
-    assert!(room.open_sessions() <= 16);
+    // Nor can it have them back.
+    let begun = |fixture: &mut Fixture| {
+        let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "web"));
+        meter.sessions.load(Ordering::Relaxed)
+    };
+    let before = begun(&mut fixture);
+    greedy.iter().for_each(|client| drop(client.send(b"more")));
+    others.iter().for_each(|other| assert_eq!(udp_ask(other), 11));
+    assert!(begun(&mut fixture) <= before + greedy.len() as u64);
+    assert_eq!(room.open_sessions(), 16);
+}
+
+#[test]
+fn a_flood_from_many_addresses_leaves_every_client_a_session() {
+    let limits = Limits { sessions: Some(40), ..Limits::default() };
+    let mut fixture = Fixture::with(1, |_| {}, limits);
+    udp_endpoints(&fixture, &[11]);
+    fixture.serve(&[11]);
+    let vip = fixture.vip();
+    let calm = udp_client_at(&fixture, 99, vip);
+    calm.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut sockets = Vec::new();
+    for turn in 0..10 {
+        // Ever new ports of eighteen addresses.
+        let flood = (100..118).map(|last| udp_client_at(&fixture, last, vip));
+        sockets.extend(flood.inspect(|client| drop(client.send(b"x"))));
+        calm.send(b"question").unwrap();
+        assert_eq!(calm.recv(&mut [0; 100]).unwrap(), 9, "turn {turn}");
+    }
+    let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "web"));
+    assert!(meter.dropped_datagrams.load(Ordering::Relaxed) > 0, "it was no flood");
 }
 
 #[test]
@@ -953,7 +994,29 @@ fn an_answer_in_two_small_pieces_does_not_wait_for_an_acknowledgement() {
         client.write_all(b"request").unwrap();
         client.read_exact(&mut [0; 8]).unwrap();
     }
-    // Each delayed acknowledgement would be one of 40 ms (TCP_ATO_MIN).
+    is_not_delayed(begun, 25);
+}
+
+#[test]
+fn a_request_in_two_small_pieces_waits_hardly_for_an_acknowledgement() {
+    let mut fixture = Fixture::new();
+    listen(fixture.addr(11, 8080), |mut stream| {
+        stream.read_exact(&mut [0; 8]).unwrap();
+        stream.write_all(b"answer").unwrap();
+    });
+    fixture.serve(&[11]);
+    let begun = std::time::Instant::now();
+    for _ in 0..25 {
+        let mut client = dial(fixture.vip()).unwrap();
+        client.write_all(b"head").unwrap();
+        client.write_all(b"body").unwrap();
+        client.read_exact(&mut [0; 6]).unwrap();
+    }
+    is_not_delayed(begun, 25);
+}
+
+/// Each delayed acknowledgement would be one of 40 ms (TCP_ATO_MIN).
+fn is_not_delayed(begun: std::time::Instant, exchanges: u32) {
     let elapsed = begun.elapsed();
-    assert!(elapsed < Duration::from_millis(25 * 40 / 2), "{elapsed:?}");
+    assert!(elapsed < exchanges * Duration::from_millis(40) / 2, "{elapsed:?}");
 }

@@ -23,8 +23,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::downstream::{Downstream, MAX_DATAGRAM};
-use super::eviction::evicted;
+use super::crowd::{Crowd, Place};
+use super::downstream::Downstream;
+use super::mmsg::{Inbox, MAX_DATAGRAM, SLOTS};
 use super::room::{Scarcity, SessionPermit};
 use super::rules::Stay;
 use super::serving::{Cell, Endpoint};
@@ -33,8 +34,6 @@ use super::unanswered::Unanswered;
 use super::worker::WorkerLimits;
 use crate::metrics::{Active, add, count};
 
-/// Datagrams handled before other tasks of the thread get a turn.
-const BATCH: usize = 32;
 /// Endpoints tried for the datagram that begins a session.
 const MAX_TRIES: usize = 4;
 /// How long a drain waits for the replies that clients wait for: longer than an endpoint that is
@@ -51,17 +50,17 @@ const BRIEF_IDLE: Duration = Duration::from_secs(2);
 /// When nearly all sessions are taken, the others are given this share of the idle time-out, one
 /// part in so many: a flood of two datagrams a port would hold them as long as one talks.
 const SHORT_IDLE_SHARE: u32 = 4;
-/// Sessions that may be looked at for each that makes room, which takes some microseconds, as
-/// does a new session; when it takes more to find one, nobody looks for a while.
-const LOOKED_AT: usize = 1024;
-const EVICTION_PAUSE: Duration = Duration::from_millis(100);
 
 thread_local! {
+    static INBOX: RefCell<Inbox> = RefCell::new(Inbox::new());
     static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
 }
 
 /// Who talks to whom: the client, and on a wildcard address the local address that it chose.
 type Key = (SocketAddr, Option<IpAddr>);
+
+/// All sessions of a data thread.
+pub(super) type Sessions = Rc<RefCell<Crowd<Member>>>;
 
 /// The sessions of one socket of a frontend.
 pub(super) struct Table {
@@ -69,24 +68,31 @@ pub(super) struct Table {
     cell: Arc<Cell>,
     limits: Rc<WorkerLimits>,
     sessions: HashMap<Key, Session>,
-    /// Until then no session makes room for another.
-    evict_from: Instant,
-    /// Sessions whose endpoint refused, for [`Table::move_on`]: at most one entry for each session
-    /// and each endpoint that it tries.
-    refusals: mpsc::UnboundedReceiver<Key>,
-    refuse: mpsc::UnboundedSender<Key>,
+    crowd: Sessions,
+    /// Sessions whose endpoint refused or that made room for others, for [`Table::move_on`]: at
+    /// most one entry for each session and each endpoint that it tries.
+    over: mpsc::UnboundedReceiver<Key>,
+    end: mpsc::UnboundedSender<Key>,
 }
 
 /// Dropping it ends the session.
 struct Session {
     flow: Rc<Flow>,
     replies: tokio::task::JoinHandle<()>,
-    /// Not in the flow: that goes a moment later, with its task, and another session may be
-    /// waiting for the room. Of descriptors, the others than clients' have enough for that moment.
-    _permit: SessionPermit,
+    crowd: Sessions,
+    place: Place,
 }
 
-/// What a session shares with the task that passes its replies on.
+/// A session as its crowd knows it.
+#[derive(Debug)]
+pub(super) struct Member {
+    flow: Rc<Flow>,
+    key: Key,
+    table: mpsc::UnboundedSender<Key>,
+}
+
+/// What a session shares with the task that passes its replies on, and with its crowd.
+#[derive(Debug)]
 struct Flow {
     upstream: tokio::net::UdpSocket,
     endpoint: Arc<Endpoint>,
@@ -100,18 +106,37 @@ struct Flow {
     unanswered: RefCell<Unanswered>,
     active: Active,
     stay: Option<Stay>,
+    /// Taken away when the session ends, or when another needs the room: the flow itself goes a
+    /// moment later, with its task. Of descriptors, the others than clients' have enough for
+    /// that moment.
+    permit: RefCell<Option<SessionPermit>>,
+    /// The session has made room for another.
+    evicted: Mutable<bool>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.replies.abort();
         self.refresh_stay();
+        self.flow.permit.take();
+        self.crowd.borrow_mut().leave(&self.place);
+    }
+}
+
+impl Member {
+    /// Ends the session: its room is free at once, the rest goes when its table looks.
+    fn evict(self) {
+        self.flow.evicted.set(true);
+        self.flow.permit.take();
+        // A table that is gone has no session either.
+        let _ = self.table.send(self.key);
     }
 }
 
 impl Session {
     fn is_usable(&self) -> bool {
-        !self.flow.refused.get() && self.flow.endpoint.is_serving()
+        let flow = &self.flow;
+        !flow.refused.get() && !flow.evicted.get() && flow.endpoint.is_serving()
     }
 
     /// Its client keeps the endpoint for as long as it uses it, and some time on.
@@ -174,11 +199,15 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 impl Table {
-    pub(super) fn new(downstream: Downstream, cell: Arc<Cell>, limits: Rc<WorkerLimits>) -> Table {
-        let downstream = Rc::new(downstream);
-        let (refuse, refusals) = mpsc::unbounded_channel();
-        let (sessions, evict_from) = (HashMap::new(), Instant::now());
-        Table { downstream, cell, limits, sessions, evict_from, refusals, refuse }
+    pub(super) fn new(
+        downstream: Downstream,
+        cell: Arc<Cell>,
+        limits: Rc<WorkerLimits>,
+        crowd: Sessions,
+    ) -> Table {
+        let (downstream, sessions) = (Rc::new(downstream), HashMap::new());
+        let (end, over) = mpsc::unbounded_channel();
+        Table { downstream, cell, limits, sessions, crowd, over, end }
     }
 
     /// Serves the frontend until stopped.
@@ -201,7 +230,7 @@ impl Table {
                         session.flow.endpoint.is_serving() && serving.admits(Some(client.ip()))
                     });
                 }
-                Some(key) = self.refusals.recv() => self.move_on(key),
+                Some(key) = self.over.recv() => self.move_on(key),
                 readable = downstream.readable() => {
                     // It fails only when the runtime ends.
                     if readable.is_err() {
@@ -248,19 +277,37 @@ impl Table {
 
     /// Passes on what has arrived; false when nothing is left.
     fn receive_batch(&mut self) -> bool {
-        DATAGRAM.with_borrow_mut(|buffer| {
-            for _ in 0..BATCH {
-                match self.downstream.receive(buffer) {
-                    Ok((length, client, local)) => {
-                        self.pass_on(&buffer[..length], (client, local));
+        if self.downstream.is_wildcard() {
+            return DATAGRAM.with_borrow_mut(|buffer| self.receive_singly(buffer));
+        }
+        INBOX.with_borrow_mut(|inbox| match self.downstream.receive_all(inbox) {
+            Ok((count, more)) => {
+                for place in 0..count {
+                    if let Some(client) = inbox.sender(place) {
+                        self.pass_on(inbox.datagram(place), (client, None));
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                    // Of one datagram; those behind it are unaffected.
-                    Err(error) => tracing::debug!(%error, "receive from a client"),
                 }
+                more
             }
-            true
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    tracing::debug!(%error, "receive from clients");
+                }
+                false
+            }
         })
+    }
+
+    fn receive_singly(&mut self, buffer: &mut [u8]) -> bool {
+        for _ in 0..SLOTS {
+            match self.downstream.receive(buffer) {
+                Ok((length, client, local)) => self.pass_on(&buffer[..length], (client, local)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                // Of one datagram; those behind it are unaffected.
+                Err(error) => tracing::debug!(%error, "receive from a client"),
+            }
+        }
+        true
     }
 
     fn pass_on(&mut self, datagram: &[u8], key: Key) {
@@ -276,9 +323,11 @@ impl Table {
         self.begin_anew(key, &Unanswered::default(), Some(datagram));
     }
 
-    /// Its endpoint refused: what that had not answered goes to another.
+    /// Its endpoint refused: what that had not answered goes to another. Or it made room, and is
+    /// over.
     fn move_on(&mut self, key: Key) {
-        if self.sessions.get(&key).is_some_and(|session| session.flow.refused.get())
+        let is_over = |flow: &Flow| flow.refused.get() || flow.evicted.get();
+        if self.sessions.get(&key).is_some_and(|session| is_over(&session.flow))
             && let Some(session) = self.sessions.remove(&key)
         {
             let unanswered = session.flow.take_unanswered();
@@ -302,7 +351,7 @@ impl Table {
             if !session.flow.send(datagram) {
                 session.flow.unanswered.borrow_mut().keep(datagram);
                 // The table holds the other end.
-                let _ = self.refuse.send(key);
+                let _ = self.end.send(key);
             }
         }
         self.sessions.insert(key, session);
@@ -337,11 +386,13 @@ impl Table {
                         refused: Mutable::new(false),
                         unanswered: RefCell::default(),
                         active,
+                        permit: RefCell::new(Some(permit)),
+                        evicted: Mutable::new(false),
                     };
                     if flow.send(datagram) {
                         count(&serving.meter.sessions);
                         flow.unanswered.borrow_mut().tried = tried.to_vec();
-                        return Some(self.start(flow, key, permit));
+                        return Some(self.start(flow, key));
                     }
                     tried.push(flow.endpoint.addr);
                 }
@@ -355,33 +406,26 @@ impl Table {
         None
     }
 
-    /// Room for a session of the client, if need be that of others.
-    fn permit(&mut self, client: IpAddr) -> Option<SessionPermit> {
+    /// Room for a session of the client, if need be that of another.
+    fn permit(&self, client: IpAddr) -> Option<SessionPermit> {
         let full = match self.limits.room.session(client) {
             Ok(permit) => return Some(permit),
             Err(full) => full,
         };
         let now = Instant::now();
-        if now < self.evict_from {
-            return None;
-        }
-        let sessions = self.sessions.iter();
-        let sessions = sessions.map(|(key, s)| (*key, key.0.ip(), s.flow.last_used.get()));
-        let evicted = evicted(sessions, client, full, now);
-        if evicted.len() * LOOKED_AT < self.sessions.len() || evicted.is_empty() {
-            self.evict_from = now + EVICTION_PAUSE;
-        }
-        for key in evicted {
-            self.sessions.remove(&key);
-        }
+        let idle = |member: &Member| now.saturating_duration_since(member.flow.last_used.get());
+        let member = self.crowd.borrow_mut().make_room(client, full, idle)?;
+        member.evict();
         self.limits.room.session(client).ok()
     }
 
-    fn start(&self, flow: Flow, key: Key, permit: SessionPermit) -> Session {
+    fn start(&self, flow: Flow, key: Key) -> Session {
         let flow = Rc::new(flow);
-        let (downstream, refuse) = (self.downstream.clone(), self.refuse.clone());
-        let replies = spawn_local(pass_replies(flow.clone(), downstream, key, refuse));
-        Session { flow, replies, _permit: permit }
+        let (downstream, table) = (self.downstream.clone(), self.end.clone());
+        let replies = spawn_local(pass_replies(flow.clone(), downstream, key, table.clone()));
+        let member = Member { flow: flow.clone(), key, table };
+        let place = self.crowd.borrow_mut().join(key.0.ip(), member);
+        Session { flow, replies, crowd: self.crowd.clone(), place }
     }
 }
 
@@ -390,13 +434,13 @@ async fn pass_replies(
     flow: Rc<Flow>,
     downstream: Rc<Downstream>,
     key: Key,
-    refuse: mpsc::UnboundedSender<Key>,
+    table: mpsc::UnboundedSender<Key>,
 ) {
     // An error alone makes no socket readable.
     while let Ok(ready) = flow.upstream.ready(Interest::READABLE | Interest::ERROR).await {
         let error = if ready.is_error() { take_refusal(&flow.upstream) } else { Ok(()) };
         let more = error.and_then(|()| {
-            DATAGRAM.with_borrow_mut(|buffer| reply_batch(&flow, &downstream, key, buffer))
+            INBOX.with_borrow_mut(|inbox| reply_batch(&flow, &downstream, key, inbox))
         });
         match more {
             Ok(true) => tokio::task::yield_now().await,
@@ -404,7 +448,7 @@ async fn pass_replies(
             Err(_) => {
                 flow.refuse();
                 // A table that is gone has nothing to move.
-                let _ = refuse.send(key);
+                let _ = table.send(key);
                 return;
             }
         }
@@ -434,27 +478,28 @@ fn reply_batch(
     flow: &Flow,
     downstream: &Downstream,
     (client, local): Key,
-    buffer: &mut [u8],
+    inbox: &mut Inbox,
 ) -> io::Result<bool> {
-    for _ in 0..BATCH {
-        let length = match flow.upstream.try_recv(buffer) {
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) if is_refusal(&error) => return Err(error),
-            // Anything else is one datagram's trouble.
-            Err(_) => continue,
-        };
-        flow.last_used.set(Instant::now());
-        flow.awaited.set(false);
-        if flow.unanswered.borrow_mut().answered() {
-            flow.endpoint.worked();
-        }
+    let (count, more) = match inbox.receive(&flow.upstream) {
+        Ok(received) => received,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+        Err(error) if is_refusal(&error) => return Err(error),
+        // Anything else is one datagram's trouble.
+        Err(_) => return Ok(true),
+    };
+    flow.last_used.set(Instant::now());
+    flow.awaited.set(false);
+    if flow.unanswered.borrow_mut().answered() {
+        flow.endpoint.worked();
+    }
+    for place in 0..count {
+        let datagram = inbox.datagram(place);
         // A full buffer or a client that is gone: lost, as UDP loses.
-        if downstream.send(&buffer[..length], client, local).is_ok() {
-            add(&flow.active.meter().downstream_bytes, length as u64);
+        if downstream.send(datagram, client, local).is_ok() {
+            add(&flow.active.meter().downstream_bytes, datagram.len() as u64);
         }
     }
-    Ok(true)
+    Ok(more)
 }
 
 fn connect(addr: SocketAddr) -> io::Result<tokio::net::UdpSocket> {

@@ -51,9 +51,10 @@ pub(super) fn run(
 
 async fn carry_out(mut letters: mpsc::UnboundedReceiver<Letter>, limits: Rc<WorkerLimits>) {
     let mut listening: HashMap<Bound, Listening> = HashMap::new();
+    let sessions = udp::Sessions::default();
     while let Some((order, done)) = letters.recv().await {
         match order {
-            Order::OpenUdp(opened) => open(opened, &mut listening, &limits).await,
+            Order::OpenUdp(opened) => open(opened, &mut listening, &limits, &sessions).await,
             Order::Close(bound) => {
                 let gone = bound.iter().filter_map(|bound| listening.remove(bound)).collect();
                 stop(gone, Stop::Close).await;
@@ -76,6 +77,7 @@ async fn open(
     opened: Vec<Opened<UdpSocket>>,
     listening: &mut HashMap<Bound, Listening>,
     limits: &Rc<WorkerLimits>,
+    sessions: &udp::Sessions,
 ) {
     for (place, Opened { bound, cell, socket }) in opened.into_iter().enumerate() {
         if place % OPEN_BATCH == OPEN_BATCH - 1 {
@@ -85,7 +87,7 @@ async fn open(
         let (stop, stopped) = oneshot::channel();
         match Downstream::new(socket) {
             Ok(downstream) => {
-                let table = udp::Table::new(downstream, cell, limits.clone());
+                let table = udp::Table::new(downstream, cell, limits.clone(), sessions.clone());
                 let task = spawn_local(table.serve(stopped, refresh.clone()));
                 listening.insert(bound, Listening { stop, refresh, task });
             }

@@ -1,0 +1,63 @@
+//! Tells the binary which commit it was built from: `SWITCHYARD_COMMIT` of the environment, else
+//! what git says of this folder, else nothing.
+//!
+//! Git is asked for release builds alone: whoever commits and builds for tests again need not wait
+//! for a binary that differs in this word only.
+
+use std::path::Path;
+use std::process::Command;
+
+/// What the binary is made of.
+const SOURCES: [&str; 9] =
+    ["Cargo.lock", "Cargo.toml", "build.rs", "daemon", "dns", "feed", "ingress", "proxy", "src"];
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=SWITCHYARD_COMMIT");
+    println!("cargo::rerun-if-changed=build.rs");
+    let given = std::env::var("SWITCHYARD_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let commit = given.or_else(|| is_release().then(ask_git).flatten()).unwrap_or_default();
+    println!("cargo::rustc-env=SWITCHYARD_BUILT_COMMIT={commit}");
+    let in_brackets = if commit.is_empty() { String::new() } else { format!(" ({commit})") };
+    let version = env!("CARGO_PKG_VERSION");
+    println!("cargo::rustc-env=SWITCHYARD_BUILT_VERSION={version}{in_brackets}");
+}
+
+/// Whether this is the profile `release`. Cargo's PROFILE says so of profiles derived from it too;
+/// the folder that it builds in is named after the profile itself.
+fn is_release() -> bool {
+    let built_in = std::env::var("OUT_DIR").unwrap_or_default();
+    // …/release/build/switchyard-HASH/out
+    Path::new(&built_in).ancestors().nth(3).is_some_and(|folder| folder.ends_with("release"))
+}
+
+/// The commit, shortened, with `-dirty` when what is built differs from it. Nothing without git,
+/// or when this folder is part of another repository.
+fn ask_git() -> Option<String> {
+    let top = git(&["rev-parse", "--show-toplevel"])?;
+    let here = std::env::var("CARGO_MANIFEST_DIR").ok()?;
+    if Path::new(&top).canonicalize().ok()? != Path::new(&here).canonicalize().ok()? {
+        return None;
+    }
+    // HEAD names the branch, and its log grows with each commit.
+    for name in ["HEAD", "logs/HEAD"] {
+        let path = git(&["rev-parse", "--git-path", name])?;
+        // One that is not there would have this run at each build.
+        if Path::new(&path).exists() {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    for source in SOURCES {
+        println!("cargo::rerun-if-changed={source}");
+    }
+    let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+    let status = [&["status", "--porcelain", "--"], &SOURCES[..]].concat();
+    let dirty = if git(&status)?.is_empty() { "" } else { "-dirty" };
+    Some(format!("{commit}{dirty}"))
+}
+
+/// What git prints, trimmed.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    output.status.success().then(|| text.trim().to_owned())
+}

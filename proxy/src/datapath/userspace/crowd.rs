@@ -1,0 +1,262 @@
+//! Whose UDP session makes room when there is none for a new client.
+//!
+//! Pure: how long each session is idle is asked of the caller. Sessions are shared out among
+//! client addresses as a fair queue shares a link: who has most gives one up to whoever would
+//! still have fewer, and nobody has less than all can have. So an address may have every session
+//! while no other wants one, which many clients behind one address do, and a flood from a
+//! hundred addresses takes no more than what is left. Each step costs the logarithm of the
+//! number of sessions, whatever that is.
+//!
+//! Left out: sessions of other data threads. The kernel spreads the sockets of a client over all
+//! of them.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::room::{Full, client_of};
+
+/// A session that was used since is in use: by then an endpoint that is well has answered, and
+/// most clients have asked again.
+const IN_USE: Duration = Duration::from_secs(1);
+/// Sessions looked at, from the one that was not looked at for longest, to find one that is not
+/// in use.
+const MAX_LOOKS: usize = 8;
+
+/// The sessions of one data thread, by client. `M` says how to end one.
+#[derive(Debug)]
+pub(super) struct Crowd<M> {
+    next: u64,
+    /// In the order in which they are looked at.
+    members: BTreeMap<u64, Entry<M>>,
+    clients: HashMap<IpAddr, BTreeSet<u64>>,
+    /// How many each client has.
+    counts: BTreeSet<(usize, IpAddr)>,
+}
+
+#[derive(Debug)]
+struct Entry<M> {
+    client: IpAddr,
+    member: M,
+    place: Place,
+}
+
+/// Where a session stands in its crowd.
+#[derive(Clone, Debug)]
+pub(super) struct Place(Rc<Cell<u64>>);
+
+impl<M> Default for Crowd<M> {
+    fn default() -> Crowd<M> {
+        Crowd {
+            next: 0,
+            members: BTreeMap::new(),
+            clients: HashMap::new(),
+            counts: BTreeSet::new(),
+        }
+    }
+}
+
+impl<M> Crowd<M> {
+    pub(super) fn join(&mut self, client: IpAddr, member: M) -> Place {
+        let place = Place(Rc::new(Cell::new(self.next)));
+        self.insert(Entry { client: client_of(client), member, place: place.clone() });
+        place
+    }
+
+    /// The session is over. One that made room has left already.
+    pub(super) fn leave(&mut self, place: &Place) -> Option<M> {
+        self.remove(place.0.get()).map(|entry| entry.member)
+    }
+
+    /// The session that makes room for a new one of `newcomer`; it leaves the crowd.
+    pub(super) fn make_room(
+        &mut self,
+        newcomer: IpAddr,
+        full: Full,
+        idle: impl Fn(&M) -> Duration,
+    ) -> Option<M> {
+        let newcomer = client_of(newcomer);
+        let has = |client| self.clients.get(&client).map_or(0, BTreeSet::len);
+        let already = has(newcomer);
+        if full == Full::Client {
+            return self.least_used(Some(newcomer), idle, false);
+        }
+        let (most, client) = *self.counts.last()?;
+        if most >= already + 2 {
+            // In use or not: it has more than its share.
+            return self.least_used(Some(client), idle, true);
+        }
+        if most == already && most > 1 {
+            return self.least_used(Some(newcomer), idle, false);
+        }
+        // All have as many as each other, or one more.
+        if already == 0 { self.least_used(None, idle, false) } else { None }
+    }
+
+    /// One of a client, or of all, that is not in use; if all that were looked at are, and it
+    /// `must` be one, the one that was idle for longest.
+    fn least_used(
+        &mut self,
+        client: Option<IpAddr>,
+        idle: impl Fn(&M) -> Duration,
+        must: bool,
+    ) -> Option<M> {
+        let mut longest: Option<(Duration, Place)> = None;
+        for _ in 0..MAX_LOOKS {
+            let number = match client {
+                Some(client) => *self.clients.get(&client)?.first()?,
+                None => *self.members.first_key_value()?.0,
+            };
+            let entry = self.remove(number)?;
+            let unused = idle(&entry.member);
+            if unused >= IN_USE {
+                return Some(entry.member);
+            }
+            if longest.as_ref().is_none_or(|(most, _)| unused > *most) {
+                longest = Some((unused, entry.place.clone()));
+            }
+            // The others have their turn to be looked at.
+            self.insert(entry);
+        }
+        let (_, place) = longest.filter(|_| must)?;
+        self.leave(&place)
+    }
+
+    fn insert(&mut self, entry: Entry<M>) {
+        let number = self.next;
+        self.next += 1;
+        entry.place.0.set(number);
+        let held = self.clients.entry(entry.client).or_default();
+        self.counts.remove(&(held.len(), entry.client));
+        held.insert(number);
+        self.counts.insert((held.len(), entry.client));
+        self.members.insert(number, entry);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Entry<M>> {
+        let entry = self.members.remove(&number)?;
+        if let Some(held) = self.clients.get_mut(&entry.client) {
+            self.counts.remove(&(held.len(), entry.client));
+            held.remove(&number);
+            match held.len() {
+                0 => drop(self.clients.remove(&entry.client)),
+                count => drop(self.counts.insert((count, entry.client))),
+            }
+        }
+        Some(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    /// Client, and milliseconds without a datagram.
+    type Held = (u8, u64);
+
+    fn crowd(held: &[Held]) -> Crowd<Held> {
+        let mut crowd = Crowd::default();
+        held.iter().for_each(|held| drop(crowd.join(ip(held.0), *held)));
+        crowd
+    }
+
+    fn idle(held: &Held) -> Duration {
+        Duration::from_millis(held.1)
+    }
+
+    /// `held`: in the order in which they began; `expected`: who makes room.
+    fn check(held: &[Held], (newcomer, full): (u8, Full), expected: Option<Held>) {
+        let mut crowd = crowd(held);
+        let gone = crowd.make_room(ip(newcomer), full, idle);
+        assert_eq!(gone, expected, "{held:?} {newcomer} {full:?}");
+        let left = held.len() - usize::from(gone.is_some());
+        assert_eq!(crowd.members.len(), left);
+        assert_eq!(crowd.clients.values().map(BTreeSet::len).sum::<usize>(), left);
+        assert_eq!(crowd.counts.iter().map(|(count, _)| count).sum::<usize>(), left);
+    }
+
+    #[test]
+    fn whoever_has_most_gives_one_up() {
+        let all = Full::All;
+        check(&[], (1, all), None);
+        check(&[(1, 9000), (1, 2000), (2, 9000)], (3, all), Some((1, 9000)));
+        // The first that is not in use, and if all are, the one that is so least.
+        check(&[(1, 900), (1, 2000), (2, 9000)], (3, all), Some((1, 2000)));
+        check(&[(1, 10), (1, 30), (1, 20), (2, 9000)], (3, all), Some((1, 30)));
+        // A client with as many as anybody gives one up itself, unless all of its are in use.
+        check(&[(1, 10), (1, 2000), (2, 10), (2, 2001)], (2, all), Some((2, 2001)));
+        check(&[(1, 10), (1, 2000), (2, 10), (2, 11)], (2, all), None);
+        // Nobody gives one up to a client that would then have more.
+        check(&[(1, 9000), (1, 9000), (2, 10)], (2, all), None);
+        check(&[(1, 9000), (1, 9000), (1, 9000), (2, 10)], (2, all), Some((1, 9000)));
+    }
+
+    #[test]
+    fn where_each_has_one_a_newcomer_gets_one_that_nobody_uses() {
+        check(&[(1, 10), (2, 3000), (3, 9000)], (4, Full::All), Some((2, 3000)));
+        check(&[(1, 10), (2, 20)], (4, Full::All), None);
+        check(&[(1, 9000), (2, 9000)], (1, Full::All), None);
+    }
+
+    #[test]
+    fn a_client_with_a_limit_of_its_own_makes_room_for_itself() {
+        check(&[(1, 10), (1, 2000), (2, 9000), (2, 9000)], (1, Full::Client), Some((1, 2000)));
+        check(&[(1, 10), (2, 9000), (2, 9000)], (1, Full::Client), None);
+        check(&[(2, 9000)], (1, Full::Client), None);
+    }
+
+    #[test]
+    fn those_in_use_do_not_hide_the_others_for_long() {
+        let mut held = vec![(1, 10); 3 * MAX_LOOKS];
+        held.push((1, 5000));
+        let mut crowd = crowd(&held);
+        let mut looks = || crowd.make_room(ip(1), Full::Client, idle);
+        assert_eq!([looks(), looks(), looks(), looks()], [None, None, None, Some((1, 5000))]);
+    }
+
+    #[test]
+    fn networks_of_ipv6_are_one_client_and_who_left_is_forgotten() {
+        let six = |text: &str| text.parse::<IpAddr>().unwrap();
+        let mut crowd = Crowd::default();
+        let places: Vec<Place> = ["fd00:0:0:1::1", "fd00:0:0:1::2", "fd00:0:0:2::1"]
+            .iter()
+            .enumerate()
+            .map(|(number, addr)| crowd.join(six(addr), number))
+            .collect();
+        let made = crowd.make_room(ip(1), Full::All, |_| Duration::ZERO);
+        assert_eq!(made, Some(0));
+        assert_eq!(
+            places.iter().map(|place| crowd.leave(place)).collect::<Vec<_>>(),
+            [None, Some(1), Some(2)]
+        );
+        assert!(crowd.members.is_empty() && crowd.clients.is_empty() && crowd.counts.is_empty());
+    }
+
+    #[test]
+    fn a_hundred_addresses_leave_each_other_and_newcomers_their_share() {
+        const SESSIONS: usize = 300;
+        let mut crowd: Crowd<Held> = Crowd::default();
+        // Some that flood, and one that asks now and then: all are in use.
+        let mut served = 0;
+        for turn in 0..20_000_u64 {
+            let calm = turn % 50 == 0;
+            let client = if calm { 200 } else { (turn * 7 % 101) as u8 };
+            let full = crowd.members.len() >= SESSIONS;
+            if full && crowd.make_room(ip(client), Full::All, |_| Duration::ZERO).is_none() {
+                continue;
+            }
+            crowd.join(ip(client), (client, 0));
+            served += usize::from(calm);
+        }
+        let counts: Vec<usize> = crowd.counts.iter().map(|(count, _)| *count).collect();
+        assert_eq!((counts.len(), counts.iter().sum::<usize>()), (102, SESSIONS));
+        assert!(counts.iter().all(|count| (2..=3).contains(count)), "{counts:?}");
+        assert!(served >= 2, "{served}");
+    }
+}
