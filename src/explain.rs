@@ -1,7 +1,10 @@
 //! `switchyard explain TARGET`: what becomes of a URL, a name or an address, and why.
 //!
 //! It follows the feed like the process that would serve the target, until everything is listed,
-//! and asks that process's crate. Left out: sending anything.
+//! and asks that process's crate. What keeps a target from being served may also be what the feed
+//! does not pass on ([`suspects`]). Left out: sending anything.
+
+mod suspects;
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -10,8 +13,14 @@ use std::time::Duration;
 
 use clap::Parser;
 use daemon::{Daemon, Failure};
-use feed::{Explanation, Kinds, Protocol, Update};
+use feed::{Explanation, Kind, Kinds, Protocol, Update};
 use http::Uri;
+
+use self::suspects::Suspects;
+
+/// What an ingress follows, but for its certificates.
+const PLAIN_INGRESS: Kinds =
+    Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingress, Kind::IngressClass]);
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
@@ -44,6 +53,10 @@ pub(crate) struct Config {
     /// The responder's --domain
     #[arg(long, env = "SWITCHYARD_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
     domain: String,
+
+    /// The responder's --pods
+    #[arg(long, env = "SWITCHYARD_PODS", value_name = "MODE", default_value = "disabled")]
+    pods: dns::PodMode,
 
     /// The proxy's --node-name; default: the host's name
     #[arg(long, env = "SWITCHYARD_NODE_NAME", value_name = "NAME")]
@@ -98,20 +111,41 @@ impl FromStr for Target {
     }
 }
 
+/// Whom the host of a URL leads to.
+#[derive(Debug)]
+enum Host<'a> {
+    /// The proxy, unless no Service has the address: then the ingress may be there.
+    Ip(IpAddr),
+    /// The proxy, by way of the responder.
+    Service(&'a str),
+    /// The ingress.
+    Other,
+}
+
+impl Host<'_> {
+    fn of<'a>(url: &'a Uri, domain: &str) -> Host<'a> {
+        let host = url.host().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        match bare.parse() {
+            Ok(ip) => Host::Ip(ip),
+            Err(_) if bare.ends_with(&format!(".svc.{domain}")) => Host::Service(bare),
+            Err(_) => Host::Other,
+        }
+    }
+}
+
 impl Target {
-    /// The kinds that the process follows which serves it.
-    fn kinds(&self) -> Kinds {
+    /// The kinds that the processes follow which serve it.
+    fn kinds(&self, domain: &str) -> Kinds {
         match self {
             Target::Url(url) => {
-                let ingress = ingress::KINDS;
-                let is_name = url.host().is_some_and(|host| host.contains(".svc."));
-                let is_ip = url
-                    .host()
-                    .is_some_and(|host| host.starts_with('[') || host.parse::<IpAddr>().is_ok());
-                match (is_ip, is_name) {
-                    (true, _) => ingress.and(proxy::KINDS),
-                    (_, true) => ingress.and(proxy::KINDS).and(dns::KINDS),
-                    _ => ingress,
+                // Over plain HTTP no certificate counts, and not everybody may read Secrets.
+                let is_https = url.scheme_str() == Some("https");
+                let ingress = if is_https { ingress::KINDS } else { PLAIN_INGRESS };
+                match Host::of(url, domain) {
+                    Host::Ip(_) => ingress.and(proxy::KINDS),
+                    Host::Service(_) => proxy::KINDS.and(dns::KINDS),
+                    Host::Other => ingress,
                 }
             }
             Target::Address(..) => proxy::KINDS,
@@ -128,11 +162,16 @@ impl Target {
 pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let daemon = Daemon::detached("explain", 1);
     let update = first_update(&config, &daemon).await?;
-    let rejected = rejected(&daemon);
+    let suspects = Suspects {
+        rejected: feed::rejected(&config.feed, &daemon).await?,
+        hosts: feed::lost_hosts(&daemon),
+    };
+    let responder = Responder::of(&config)?;
+    let explainers = Explainers::new(&config, &responder, &update)?;
     let mut out = std::io::stdout().lock();
     for target in &config.targets {
-        let mut explanation = explain(&config, target, &update)?;
-        note_rejected(&mut explanation, target, &rejected);
+        let mut explanation = explainers.explain(target);
+        suspects.look_at(&mut explanation, target);
         let text = match config.output {
             Output::Text => as_text(&explanation),
             Output::Json => {
@@ -146,49 +185,88 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-fn explain(config: &Config, target: &Target, update: &Update) -> Result<Explanation, Failure> {
-    match target {
-        Target::Url(url) => match of_service(config, update, url)? {
-            Some(explanation) => Ok(explanation),
-            None => ingress::explain(update, &config.ingress_class, url),
-        },
-        Target::Address(address, protocol) => {
-            Ok(proxy::explain(update, &node_of(config), *address, *protocol))
-        }
-        Target::Name(name) => dns::explain(update, &Responder::of(&config.domain)?, name),
-    }
+/// What each process would serve, of those that the targets ask for.
+struct Explainers<'a> {
+    domain: &'a str,
+    proxy: Option<proxy::Explainer<'a>>,
+    ingress: Option<ingress::Explainer<'a>>,
+    dns: Option<dns::Explainer<'a>>,
 }
 
-fn node_of(config: &Config) -> proxy::resolver::Node {
-    proxy::node_of(config.node_name.as_deref(), &config.node_ip)
-}
+/// What [`Explainers::new`] has seen to.
+const MADE: &str = "made, as a target asks for it";
 
-/// Of a URL whose host is a Service's name or address: that goes to the proxy, not the ingress.
-fn of_service(config: &Config, update: &Update, url: &Uri) -> Result<Option<Explanation>, Failure> {
-    let host = url.host().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    let mut because = Vec::new();
-    let ip = match bare.parse::<IpAddr>() {
-        Ok(ip) => ip,
-        Err(_) if !bare.ends_with(&format!(".svc.{}", config.domain)) => return Ok(None),
-        Err(_) => {
-            let named = dns::explain(update, &Responder::of(&config.domain)?, bare)?;
-            let address = named.endpoints.iter().find_map(|data| data.strip_prefix("A "));
-            let Some(ip) = address.and_then(|ip| ip.parse().ok()) else {
-                return Ok(Some(Explanation { target: url.to_string(), ..named }));
-            };
-            because = named.because;
-            ip
-        }
-    };
-    let usual = if url.scheme_str() == Some("https") { 443 } else { 80 };
-    let address = SocketAddr::new(ip, url.port_u16().unwrap_or(usual));
-    let mut explanation = proxy::explain(update, &node_of(config), address, Protocol::Tcp);
-    if explanation.to.is_none() && because.is_empty() {
-        return Ok(None);
+impl<'a> Explainers<'a> {
+    fn new(
+        config: &'a Config,
+        responder: &'a dns::Config,
+        update: &'a Update,
+    ) -> Result<Explainers<'a>, Failure> {
+        let domain = &*config.domain;
+        let any = |asks: &dyn Fn(&Target) -> bool| config.targets.iter().any(asks);
+        let url = |target: &Target, to: fn(Host<'_>) -> bool| match target {
+            Target::Url(url) => to(Host::of(url, domain)),
+            _ => false,
+        };
+        let to_proxy = |target: &Target| {
+            matches!(target, Target::Address(..)) || url(target, |h| !matches!(h, Host::Other))
+        };
+        let to_ingress = |target: &Target| url(target, |host| !matches!(host, Host::Service(_)));
+        let to_dns = |target: &Target| {
+            matches!(target, Target::Name(_)) || url(target, |h| matches!(h, Host::Service(_)))
+        };
+        let proxy = any(&to_proxy).then(|| {
+            let node = proxy::node_of(config.node_name.as_deref(), &config.node_ip);
+            proxy::Explainer::new(update, &node)
+        });
+        let ingress = || ingress::Explainer::new(update, &config.ingress_class);
+        let ingress = any(&to_ingress).then(ingress).transpose()?;
+        let dns = any(&to_dns).then(|| dns::Explainer::new(update, responder)).transpose()?;
+        Ok(Explainers { domain, proxy, ingress, dns })
     }
-    because.append(&mut explanation.because);
-    Ok(Some(Explanation { target: url.to_string(), because, ..explanation }))
+
+    fn explain(&self, target: &Target) -> Explanation {
+        match target {
+            Target::Url(url) => match Host::of(url, self.domain) {
+                Host::Other => self.by_ingress(url),
+                Host::Ip(ip) => {
+                    let explanation = self.at(ip, url);
+                    let is_ours = explanation.to.is_some();
+                    if is_ours { explanation } else { self.by_ingress(url) }
+                }
+                Host::Service(name) => self.by_name(name, url),
+            },
+            Target::Address(address, protocol) => {
+                self.proxy.as_ref().expect(MADE).explain(*address, *protocol)
+            }
+            Target::Name(name) => self.dns.as_ref().expect(MADE).explain(name),
+        }
+    }
+
+    fn by_ingress(&self, url: &Uri) -> Explanation {
+        self.ingress.as_ref().expect(MADE).explain(url)
+    }
+
+    /// Of a URL whose host is a Service's name: what that resolves to.
+    fn by_name(&self, name: &str, url: &Uri) -> Explanation {
+        let named = self.dns.as_ref().expect(MADE).explain(name);
+        let address = named.endpoints.iter().find_map(|data| data.strip_prefix("A "));
+        let address = address.or(named.endpoints.iter().find_map(|d| d.strip_prefix("AAAA ")));
+        let Some(ip) = address.and_then(|ip| ip.parse().ok()) else {
+            return Explanation { target: url.to_string(), ..named };
+        };
+        let mut explanation = self.at(ip, url);
+        explanation.because.splice(0..0, named.because);
+        explanation
+    }
+
+    /// Of a URL that goes to an IP.
+    fn at(&self, ip: IpAddr, url: &Uri) -> Explanation {
+        let usual = if url.scheme_str() == Some("https") { 443 } else { 80 };
+        let address = SocketAddr::new(ip, url.port_u16().unwrap_or(usual));
+        let explanation = self.proxy.as_ref().expect(MADE).explain(address, Protocol::Tcp);
+        Explanation { target: url.to_string(), ..explanation }
+    }
 }
 
 /// The responder's own flags: by its environment, as it would have them.
@@ -199,16 +277,17 @@ struct Responder {
 }
 
 impl Responder {
-    fn of(domain: &str) -> Result<dns::Config, Failure> {
-        let parsed = Responder::try_parse_from(["dns", "--domain", domain]);
+    fn of(config: &Config) -> Result<dns::Config, Failure> {
+        let parsed = Responder::try_parse_from(["dns", "--domain", &config.domain]);
         let responder = parsed.map_err(|error| Failure::Configuration(error.to_string()))?;
-        Ok(responder.config)
+        Ok(dns::Config { pods: config.pods, ..responder.config })
     }
 }
 
 /// The first update that holds everything.
 async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failure> {
-    let kinds = config.targets.iter().map(Target::kinds).fold(Kinds::of(&[]), Kinds::and);
+    let kinds = config.targets.iter().map(|target| target.kinds(&config.domain));
+    let kinds = kinds.fold(Kinds::of(&[]), Kinds::and);
     let mut updates = feed::follow(&config.feed, kinds, daemon)?;
     let mut first: Option<Update> = None;
     let synced = async {
@@ -233,49 +312,8 @@ async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failur
     }
 }
 
-/// An object of the feed that is not served: its name, and what is wrong.
-struct Rejected {
-    object: String,
-    problem: String,
-}
-
-fn rejected(daemon: &Daemon) -> Vec<Rejected> {
-    let status = daemon.admin.status();
-    let list = status.get("feed").and_then(|feed| feed["rejected"].as_array().cloned());
-    let errors = list.into_iter().flatten().filter(|report| report["level"] != "warning");
-    let text = |report: &serde_json::Value, field: &str| {
-        report[field].as_str().map(str::to_owned).filter(|text| !text.is_empty())
-    };
-    let of = |report: serde_json::Value| {
-        let said = [text(&report, "message"), text(&report, "help")];
-        let problem = said.into_iter().flatten().collect::<Vec<_>>().join("; ");
-        Rejected { object: text(&report, "object").unwrap_or_default(), problem }
-    };
-    errors.map(of).collect()
-}
-
-/// Names the rejected objects that speak of the target; where something is wrong, all of them.
-fn note_rejected(explanation: &mut Explanation, target: &Target, rejected: &[Rejected]) {
-    const NAMED: usize = 5;
-    let word = match target {
-        Target::Address(address, _) => address.port().to_string(),
-        Target::Url(url) => url.host().unwrap_or_default().to_owned(),
-        Target::Name(name) => name.split('.').next().unwrap_or_default().to_owned(),
-    };
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    let speaks_of = |rejected: &&Rejected| {
-        let Rejected { object, problem } = rejected;
-        let mut words = object.split(|c| !is_part(c)).chain(problem.split(|c| !is_part(c)));
-        words.any(|other| other.trim_matches('.') == word)
-    };
-    let all = explanation.trouble.is_some();
-    let told = rejected.iter().filter(|rejected| all || speaks_of(rejected));
-    let told = told.take(NAMED).map(|r| format!("rejected: {}: {}", r.object, r.problem));
-    explanation.lost.extend(told);
-}
-
 fn as_text(explanation: &Explanation) -> String {
-    let Explanation { target, answer, to, endpoints, because, lost, trouble } = explanation;
+    let Explanation { target, answer, to, endpoints, because, lost, trouble, .. } = explanation;
     let mut text = format!("{target}: {answer}\n");
     let mut line = |label: &str, value: &str| text.push_str(&format!("  {label:<9}{value}\n"));
     if let Some(trouble) = trouble {

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod flags;
 pub mod logging;
 pub mod metrics;
+mod notify;
 pub mod readiness;
 pub mod shutdown;
 
@@ -117,15 +118,22 @@ where
             daemon.shutdown.end_with(parent);
             tokio::spawn(tell_parent(daemon.readiness.clone()));
         }
+        let manager = notify::follow(daemon.readiness.clone(), daemon.shutdown.clone());
+        let manager = tokio::spawn(manager);
         admin::serve(admin, &daemon).await?;
         let mut work = std::pin::pin!(run(daemon.clone()));
-        std::future::poll_fn(|cx| {
+        let outcome = std::future::poll_fn(|cx| {
             let polled = work.as_mut().poll(cx);
             // By the first time that it waits, a process holds the guards it has reason for.
             starting = None;
             polled
         })
-        .await
+        .await;
+        if daemon.shutdown.is_draining() {
+            // The service manager is told of the drain even if there was nothing to drain.
+            let _ = manager.await;
+        }
+        outcome
     });
     runtime.shutdown_background();
     match outcome {

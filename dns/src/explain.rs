@@ -4,38 +4,55 @@ use feed::{Explanation, Model, ObjectName, Trouble, Update, nearest};
 use hickory_proto::op::{Message, Query as Question, ResponseCode};
 use hickory_proto::rr::{Name as OtherName, RData, RecordType};
 
-use crate::Config;
 use crate::respond::{Outcome, Policy, respond};
 use crate::wire::reply::Transport;
 use crate::wire::{Name, Query};
 use crate::zone::{Node, Service, ServiceKind, Zone};
+use crate::{Config, PodMode};
 
 use daemon::Failure;
 
-/// The explanation of a name, with or without a final dot.
-///
-/// # Errors
-///
-/// When the configuration makes no zone.
-pub fn explain(update: &Update, config: &Config, name: &str) -> Result<Explanation, Failure> {
-    let mut zone = Zone::new(config.zone_settings()?);
-    zone.apply(&update.model, &update.changes, true);
-    let absolute = name.trim_end_matches('.');
-    let Some(wire) = Name::from_text(absolute).filter(|_| !absolute.is_empty()) else {
-        let fix = "a name has labels of 1 to 63 letters with dots between, 253 in all";
-        return Ok(Explanation::of_trouble(name, "none", "not a DNS name", fix));
-    };
-    let asked = Asked { zone: &zone, model: &update.model, config, target: name, name: absolute };
-    let Some(found) = zone.find(&wire) else { return Ok(asked.outside()) };
-    let mut explanation = Explanation { target: name.to_owned(), ..Explanation::default() };
-    let (code, data) = asked.answers();
-    explanation.answer = code;
-    explanation.endpoints = data;
-    match found.node {
-        Node::Absent => explanation.trouble = Some(asked.absent()),
-        node => asked.describe(&node, &mut explanation),
+/// Explains names by the zone that a responder would make of a model.
+#[derive(Debug)]
+pub struct Explainer<'a> {
+    zone: Zone,
+    model: &'a Model,
+    config: &'a Config,
+}
+
+impl<'a> Explainer<'a> {
+    /// # Errors
+    ///
+    /// When the configuration makes no zone.
+    pub fn new(update: &'a Update, config: &'a Config) -> Result<Explainer<'a>, Failure> {
+        let mut zone = Zone::new(config.zone_settings()?);
+        zone.apply(&update.model, &update.changes, true);
+        Ok(Explainer { zone, model: &update.model, config })
     }
-    Ok(explanation)
+
+    /// The explanation of a name, with or without a final dot.
+    pub fn explain(&self, name: &str) -> Explanation {
+        let Explainer { zone, model, config } = self;
+        let absolute = name.trim_end_matches('.');
+        let Some(wire) = Name::from_text(absolute).filter(|_| !absolute.is_empty()) else {
+            let fix = "a name has labels of 1 to 63 letters with dots between, 253 in all";
+            return Explanation::of_trouble(name, "none", "not a DNS name", fix);
+        };
+        let asked = Asked { zone, model, config, target: name, name: absolute };
+        let Some(found) = zone.find(&wire) else { return asked.outside() };
+        let mut explanation = Explanation { target: name.to_owned(), ..Explanation::default() };
+        let (code, data) = asked.answers();
+        explanation.answer = code;
+        explanation.endpoints = data;
+        match found.node {
+            Node::Absent => {
+                explanation.trouble = Some(asked.absent());
+                explanation.service = asked.meant();
+            }
+            node => asked.describe(&node, &mut explanation),
+        }
+        explanation
+    }
 }
 
 struct Asked<'a> {
@@ -105,6 +122,7 @@ impl Asked<'_> {
                 let name = name_of(service);
                 explanation.to = Some(format!("Service {name}"));
                 explanation.trouble = self.trouble_of(service, &name);
+                explanation.service = Some(name.clone());
                 match &service.kind {
                     ServiceKind::Cluster => format!("Service {name} has these ClusterIPs"),
                     ServiceKind::Headless => {
@@ -183,6 +201,9 @@ impl Asked<'_> {
         };
         let labels: Vec<_> = below.split('.').collect();
         let Some(at) = labels.iter().position(|label| *label == "svc") else {
+            if labels.last() == Some(&"pod") {
+                return self.absent_pod(&labels);
+            }
             let fix = match &labels[..] {
                 [.., name, namespace] if self.service(name, namespace).is_some() => {
                     format!("ask {name}.{namespace}.svc.{domain}")
@@ -200,18 +221,55 @@ impl Asked<'_> {
         }
     }
 
+    /// Why a Pod's name does not exist.
+    fn absent_pod(&self, labels: &[&str]) -> Trouble {
+        let (cause, fix) = match (self.config.pods, labels) {
+            (PodMode::Disabled, _) => (
+                "names of Pods are not answered: --pods is disabled".to_owned(),
+                "start the responder with --pods insecure, or verified".to_owned(),
+            ),
+            (_, [_, namespace, _]) if !self.model.has_namespace(namespace) => (
+                format!("namespace {namespace} does not exist"),
+                "name the namespace that the Pod is in".to_owned(),
+            ),
+            (PodMode::Verified, [address, namespace, _]) => (
+                format!("no Pod and no endpoint in namespace {namespace} has address {address}"),
+                "see its address, or give --pods insecure to answer any".to_owned(),
+            ),
+            _ => (
+                "a Pod's name begins with its address".to_owned(),
+                format!("write it with dashes: 10-1-0-2.NAMESPACE.pod.{}", self.config.domain),
+            ),
+        };
+        Trouble { cause, fix }
+    }
+
+    /// The Service that a name below `svc` is of, be it there or not.
+    fn meant(&self) -> Option<ObjectName> {
+        let lower = self.name.to_ascii_lowercase();
+        let domain = self.config.domain.to_ascii_lowercase();
+        let below = lower.strip_suffix(&format!(".svc.{domain}"))?;
+        let mut labels = below.rsplit('.');
+        let namespace = labels.next()?;
+        Some(ObjectName::new(namespace, labels.next()?))
+    }
+
     fn absent_service(&self, name: &str, namespace: &str) -> Trouble {
         let domain = &self.config.domain;
         let full = format!("{namespace}/{name}");
         if let Some(entry) = self.service(name, namespace) {
             let ports: Vec<_> = entry.service.ports.iter().map(|p| p.name.to_string()).collect();
-            let count: usize = entry.slices.iter().map(|slice| slice.endpoints.len()).sum();
+            let endpoints = || entry.slices.iter().flat_map(|slice| &slice.endpoints);
+            let (count, ready) = (endpoints().count(), endpoints().filter(|e| e.ready).count());
+            let any_state = entry.service.publish_not_ready_addresses;
             if self.name.starts_with('_') {
                 let cause = format!("Service {full} has no such named port for that protocol");
                 return Trouble { cause, fix: format!("its ports: {}", ports.join(", ")) };
             }
             let cause = if entry.service.headless && count == 0 {
                 format!("Service {full} is headless and has no endpoint")
+            } else if entry.service.headless && ready == 0 && !any_state {
+                format!("Service {full} is headless, and none of its {count} endpoints is ready")
             } else if entry.service.headless {
                 format!("Service {full} is headless, and of {count} endpoints none is so named")
             } else {

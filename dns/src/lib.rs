@@ -35,7 +35,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use config::{Config, Upstream};
-pub use explain::explain;
+pub use explain::Explainer;
 pub use zone::PodMode;
 
 use forward::Forwarder;

@@ -12,6 +12,7 @@ mod credentials;
 mod cut;
 pub(crate) mod decode;
 mod envelope;
+mod events;
 mod follower;
 mod hub;
 mod lines;
@@ -42,6 +43,7 @@ use session::Session;
 use status::Status;
 use transport::Transport;
 
+use crate::explanation::Rejected;
 use crate::name::Kinds;
 use crate::own_token;
 use crate::state::State;
@@ -97,11 +99,7 @@ pub(crate) fn follow_url(
     if config.token_file.is_some() && is_clear {
         tracing::warn!(%url, "the token travels in the clear: give the feed an https:// address");
     }
-    let place = Place::Url {
-        url: url.clone(),
-        token_file: config.token_file.clone(),
-        ca_file: config.ca_file.clone(),
-    };
+    let place = place_of(url, config);
     let address = url.to_string();
     let address = address.trim_end_matches('/').to_owned();
     let follow = Follow { place, address, local_endpoints, max_list: MAX_LIST };
@@ -122,6 +120,23 @@ pub(crate) fn follow_kube(
     let (place, address) = (Place::Kube, "kube".to_owned());
     let follow = Follow { place, address, local_endpoints, max_list: MAX_LIST };
     follow.begin(config, &Patience::default(), kinds, daemon)
+}
+
+/// What the feed at a URL rejects, if it is a `switchyard feed`.
+///
+/// # Errors
+///
+/// When a file of the flags cannot be used.
+pub(crate) async fn rejected(url: &Uri, config: &ApiConfig) -> Result<Vec<Rejected>, Failure> {
+    events::rejected(place_of(url, config)).await
+}
+
+fn place_of(url: &Uri, config: &ApiConfig) -> Place {
+    Place::Url {
+        url: url.clone(),
+        token_file: config.token_file.clone(),
+        ca_file: config.ca_file.clone(),
+    }
 }
 
 struct Follow {

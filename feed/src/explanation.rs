@@ -1,9 +1,15 @@
 //! What becomes of traffic to a target, and why: the answer of `switchyard explain`.
 //!
 //! Each process's crate explains by its own snapshot, made by the same code as what it serves.
-//! Left out: how an explanation is printed.
+//! What else may be the cause, the feed knows: manifests that it rejects, and hosts that nobody
+//! finds. Left out: how an explanation is printed.
 
-use serde::Serialize;
+use daemon::{Daemon, Failure};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::name::ObjectName;
+use crate::{Config, Source, client};
 
 /// Why a target is served as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -26,6 +32,9 @@ pub struct Explanation {
     /// What is wrong, if the target is not served as somebody would wish.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+    /// The Service that it is about, be it there or not.
+    #[serde(skip)]
+    pub service: Option<ObjectName>,
 }
 
 /// One line of what is wrong, and one of what to do.
@@ -48,6 +57,67 @@ impl Explanation {
         let target = target.to_owned();
         Explanation { target, answer: answer.into(), trouble, ..Explanation::default() }
     }
+}
+
+/// A manifest, or a document of one, that is not served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Kind and name, as far as it could be read.
+    pub object: Option<String>,
+    /// `file:line:column`, of a folder or of a `switchyard feed`.
+    pub place: Option<String>,
+    pub problem: String,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+/// A host that names endpoints and cannot be looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct LostHost {
+    pub host: String,
+    pub problem: String,
+    /// The Services whose endpoints it names, as `namespace/name`.
+    pub services: Vec<String>,
+}
+
+/// What the feed that `daemon` follows rejects: of a folder or an API by what was read, and of a
+/// `switchyard feed` also by its Events.
+///
+/// # Errors
+///
+/// When a file of the flags cannot be used.
+pub async fn rejected(config: &Config, daemon: &Daemon) -> Result<Vec<Rejected>, Failure> {
+    let status = daemon.admin.status();
+    let reports = status.get("feed").and_then(|feed| feed["rejected"].as_array().cloned());
+    // What an API sent has no level: it is all rejected.
+    let is_error = |report: &Value| report["level"].as_str().is_none_or(|level| level == "error");
+    let errors = reports.into_iter().flatten().filter(is_error);
+    let mut rejected: Vec<_> = errors.map(|report| of_report(&report)).collect();
+    if let Source::Api(url) = &config.source {
+        rejected.extend(client::rejected(url, &config.api).await?);
+    }
+    Ok(rejected)
+}
+
+fn of_report(report: &Value) -> Rejected {
+    let text = |field: &str| {
+        let text = report[field].as_str().map(str::to_owned);
+        text.filter(|text| !text.is_empty())
+    };
+    let place = text("file").map(|file| format!("{file}:{}:{}", report["line"], report["column"]));
+    Rejected {
+        object: text("object"),
+        place,
+        problem: text("message").unwrap_or_default(),
+        help: text("help"),
+    }
+}
+
+/// The hosts of the feed that `daemon` follows which cannot be looked up.
+pub fn lost_hosts(daemon: &Daemon) -> Vec<LostHost> {
+    let status = daemon.admin.status();
+    let problems = status.get("hosts").map(|hosts| hosts["problems"].clone());
+    problems.and_then(|list| serde_json::from_value(list).ok()).unwrap_or_default()
 }
 
 /// The name among these that is most like the one that was asked for, if one is like it.

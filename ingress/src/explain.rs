@@ -7,45 +7,56 @@ use feed::{Explanation, Model, ObjectName, Trouble, Update, nearest};
 use http::Uri;
 
 use crate::route::{HostKey, PathTable, host_of, normalise};
-use crate::snapshot::{Backend, Compiler, HostRoutes, Route, Snapshot, Unserved};
+use crate::snapshot::{Backend, Compiler, HostRoutes, Problem, Route, Snapshot, Unserved};
 use crate::tls;
 
-/// The explanation of a request for an absolute URL.
-///
-/// # Errors
-///
-/// When cryptography is not to be had, as for the process itself.
-pub fn explain(update: &Update, class: &str, url: &Uri) -> Result<Explanation, Failure> {
-    let provider = tls::provider();
-    let self_signed = tls::self_signed(&provider)?;
-    let mut compiler = Compiler::new(class, provider, self_signed);
-    let snapshot = compiler.update(&update.model, &update.changes, update.generation).snapshot;
-    let target = url.to_string();
-    let authority = url.authority().map_or("", |authority| authority.as_str());
-    let (Ok(host), Ok(path)) = (host_of(authority), normalise(url.path())) else {
-        let cause = "host or path has no single meaning";
-        return Ok(Explanation::of_trouble(&target, "400", cause, "write it without escapes"));
-    };
-    let asked = Asked {
-        model: &update.model,
-        compiler: &compiler,
-        snapshot: &snapshot,
-        target: &target,
-        host: &host,
-        path: &path,
-        is_https: url.scheme_str() == Some("https"),
-    };
-    Ok(match snapshot.route(&host, &path) {
-        Some(route) => asked.routed(route),
-        None => asked.unrouted(),
-    })
+/// Explains URLs by what an ingress would serve of a model.
+#[derive(Debug)]
+pub struct Explainer<'a> {
+    model: &'a Model,
+    compiler: Compiler,
+    snapshot: Snapshot,
+    /// All of the snapshot's, in order.
+    routes: Vec<(HostKey, Arc<HostRoutes>)>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Explainer<'a> {
+    /// For an ingress of that `--ingress-class`.
+    ///
+    /// # Errors
+    ///
+    /// When cryptography is not to be had, as for the process itself.
+    pub fn new(update: &'a Update, class: &str) -> Result<Explainer<'a>, Failure> {
+        let provider = tls::provider();
+        let self_signed = tls::self_signed(&provider)?;
+        let mut compiler = Compiler::new(class, provider, self_signed);
+        let compiled = compiler.update(&update.model, &update.changes, update.generation);
+        let snapshot = compiled.snapshot;
+        let (routes, problems) = (snapshot.routes(), compiler.problems());
+        Ok(Explainer { model: &update.model, compiler, snapshot, routes, problems })
+    }
+
+    /// The explanation of a request for an absolute URL.
+    pub fn explain(&self, url: &Uri) -> Explanation {
+        let target = url.to_string();
+        let authority = url.authority().map_or("", |authority| authority.as_str());
+        let (Ok(host), Ok(path)) = (host_of(authority), normalise(url.path())) else {
+            let cause = "host or path has no single meaning";
+            return Explanation::of_trouble(&target, "400", cause, "write it without escapes");
+        };
+        let is_https = url.scheme_str() == Some("https");
+        let asked = Asked { all: self, target: &target, host: &host, path: &path, is_https };
+        match self.snapshot.route(&host, &path) {
+            Some(route) => asked.routed(route),
+            None => asked.unrouted(),
+        }
+    }
 }
 
 /// A request, with what it is looked up in.
 struct Asked<'a> {
-    model: &'a Model,
-    compiler: &'a Compiler,
-    snapshot: &'a Snapshot,
+    all: &'a Explainer<'a>,
     target: &'a str,
     host: &'a str,
     path: &'a str,
@@ -59,28 +70,18 @@ impl Asked<'_> {
             to: Some(format!("Service {}", route.backend.key)),
             because: vec![self.rule(route)],
             lost: self.lost(route),
+            service: Some(route.backend.key.service.clone()),
             ..Explanation::default()
         };
-        if self.is_https {
-            explanation.because.push(self.certificate());
-        }
         if route.redirect && !self.is_https {
             explanation.answer = "308".to_owned();
-            explanation
-                .because
-                .push(format!("plain HTTP is redirected: Ingress {} asks for it", route.ingress));
+            let why = format!("plain HTTP is redirected: Ingress {} asks for it", route.ingress);
+            explanation.because.push(why);
             return explanation;
         }
         if let Some(annotation) = route.policy.refused {
             explanation.answer = "503".to_owned();
-            explanation.trouble = Some(Trouble {
-                cause: format!(
-                    "Ingress {} restricts access by annotation {annotation}, which is not \
-                     supported",
-                    route.ingress
-                ),
-                fix: "remove the annotation, or restrict access before this ingress".to_owned(),
-            });
+            explanation.trouble = Some(refused_by(annotation, &route.ingress));
             return explanation;
         }
         let endpoints = route.backend.endpoints();
@@ -91,6 +92,11 @@ impl Asked<'_> {
             explanation.answer = "503".to_owned();
             explanation.trouble = Some(self.unserved(route, unserved));
         }
+        if self.is_https {
+            let (because, trouble) = self.certificate(route);
+            explanation.because.push(because);
+            explanation.trouble = explanation.trouble.or(trouble);
+        }
         explanation
     }
 
@@ -99,7 +105,7 @@ impl Asked<'_> {
         let (service, ingress) = (&key.service, &route.ingress);
         let cause = format!("{}: backend {key} of Ingress {ingress}", unserved.reason());
         let ports = || {
-            let entry = self.model.service(service);
+            let entry = self.all.model.service(service);
             let ports = entry.iter().flat_map(|entry| entry.service.ports.iter());
             let names = ports.map(|port| match port.name.is_empty() {
                 true => port.port.to_string(),
@@ -117,20 +123,21 @@ impl Asked<'_> {
             Unserved::ExternalName => {
                 format!("give Service {service} a FQDN EndpointSlice instead of an externalName")
             }
-            Unserved::NoEndpoints => no_endpoints(self.model, service),
+            Unserved::NoEndpoints => no_endpoints(self.all.model, service),
         };
         Trouble { cause, fix }
     }
 
     /// A Service in the namespace whose name is like that one.
     fn like(&self, service: &ObjectName) -> Option<String> {
-        let names: Vec<_> = self.model.services().map(|entry| entry.service.name.clone()).collect();
+        let names: Vec<_> =
+            self.all.model.services().map(|entry| entry.service.name.clone()).collect();
         let there = names.iter().filter(|name| name.namespace == service.namespace);
         nearest(&service.name, there.map(|name| &*name.name)).map(str::to_owned)
     }
 
     fn unrouted(&self) -> Explanation {
-        let routes = self.snapshot.routes();
+        let routes = &self.all.routes;
         let of = |key: &HostKey| {
             let found = routes.iter().find(|(host, _)| host == key);
             found.map(|(_, routes)| paths(routes)).unwrap_or_default()
@@ -165,8 +172,11 @@ impl Asked<'_> {
             let mut rules = ingress.rules.iter();
             rules.any(|rule| is_for(self.host, &HostKey::of(rule.host.as_ref())))
         };
-        let mut others =
-            self.model.ingresses().filter(|ingress| !self.compiler.is_ours(ingress, self.model));
+        let mut others = self
+            .all
+            .model
+            .ingresses()
+            .filter(|ingress| !self.all.compiler.is_ours(ingress, self.all.model));
         others.find(names_host)
     }
 
@@ -181,19 +191,19 @@ impl Asked<'_> {
         }
     }
 
-    fn host_of(&self, route: &Route) -> HostKey {
-        let routes = self.snapshot.routes();
+    fn host_of(&self, route: &Route) -> &HostKey {
         let has = |of_host: &HostRoutes| of_host.routes().iter().any(|r| std::ptr::eq(&**r, route));
-        let found = routes.into_iter().find(|(_, of_host)| has(of_host));
-        found.map_or(HostKey::Any, |(host, _)| host)
+        // A route that holds for the request is one of a host that does.
+        let mut routes = self.all.routes.iter().filter(|(host, _)| is_for(self.host, host));
+        routes.find(|(_, of_host)| has(of_host)).map_or(&HostKey::Any, |(host, _)| host)
     }
 
     /// Other rules that match the request, and what of an Ingress was not taken at all.
     fn lost(&self, winner: &Arc<Route>) -> Vec<String> {
         let own = self.host_of(winner);
         let mut lost = Vec::new();
-        for (host, routes) in self.snapshot.routes() {
-            if !is_for(self.host, &host) {
+        for (host, routes) in &self.all.routes {
+            if !is_for(self.host, host) {
                 continue;
             }
             for route in routes.routes() {
@@ -208,20 +218,55 @@ impl Asked<'_> {
                 lost.push(format!("{}: {why}", self.rule(route)));
             }
         }
-        let problems = self.compiler.problems().into_iter();
+        let problems = self.all.problems.iter();
         let of_host = problems.filter(|p| p.problem.starts_with(&format!("host {own}")));
         lost.extend(of_host.map(|p| format!("Ingress {}: {}", p.ingress, p.problem)));
         lost
     }
 
-    fn certificate(&self) -> String {
-        let certificate = self.snapshot.certificate(Some(self.host));
-        match &certificate.secret {
+    /// The certificate that is shown, and what is wrong with it.
+    fn certificate(&self, route: &Route) -> (String, Option<Trouble>) {
+        let certificate = self.all.snapshot.certificate(Some(self.host));
+        let because = match &certificate.secret {
             Some(secret) => {
                 format!("certificate of Secret {secret}, for {}", certificate.names.join(", "))
             }
-            None => "no Secret has a certificate for the host: a self-signed one is shown".into(),
-        }
+            None => "a self-signed certificate is shown".to_owned(),
+        };
+        // An Ingress whose TLS is for the host, and what became of its Secret.
+        let wanted = self.all.problems.iter().find_map(|problem| {
+            let (host, what) = problem.problem.strip_prefix("TLS for ")?.split_once(": ")?;
+            is_for(self.host, &HostKey::of(Some(&host.into()))).then_some((problem, what))
+        });
+        let host = self.host;
+        let trouble = match (wanted, &certificate.secret) {
+            (Some((problem, what)), _) => Some(Trouble {
+                cause: format!("{what}: Ingress {} wants it for {host}", problem.ingress),
+                fix: format!(
+                    "write a Secret of type kubernetes.io/tls with tls.crt for {host}, and tls.key"
+                ),
+            }),
+            (None, None) => Some(Trouble {
+                cause: format!(
+                    "no Ingress names a Secret for {host}: clients see a self-signed \
+                                certificate"
+                ),
+                fix: format!(
+                    "add tls: [{{hosts: [{host}], secretName: NAME}}] to the spec of Ingress {}",
+                    route.ingress
+                ),
+            }),
+            (None, Some(_)) => None,
+        };
+        (because, trouble)
+    }
+}
+
+fn refused_by(annotation: &str, ingress: &ObjectName) -> Trouble {
+    let why = format!("by annotation {annotation}, which is not supported");
+    Trouble {
+        cause: format!("Ingress {ingress} restricts access {why}"),
+        fix: "remove the annotation, or restrict access before this ingress".to_owned(),
     }
 }
 

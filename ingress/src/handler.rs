@@ -15,7 +15,7 @@ use crate::body::Body;
 use crate::connection::{Connection, InFlight};
 use crate::deadline::Ticks;
 use crate::forward::{Framing, Occurs, RequestHead, Survey, upgrade_of, write_request};
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, Refused};
 use crate::route::{host_of, normalise, port_of};
 use crate::settings::{CONNECT_PATIENCE, MAX_CONNECT_TIMEOUTS, MAX_CONNECT_TRIES, MAX_RESENDS};
 use crate::snapshot::{Endpoint, Route};
@@ -32,9 +32,10 @@ pub(crate) async fn handle(
     let mut routed = None;
     let mut response = match answer(&in_flight, request, &mut routed).await {
         Ok(response) => response,
-        Err(refusal) => {
+        Err(refused) => {
+            let refusal = &refused.refusal;
             tracing::debug!(status = refusal.status().as_u16(), ?refusal, "refused");
-            refusal.into_response(is_http2)
+            refused.into_response(is_http2)
         }
     };
     let status = response.status().as_u16();
@@ -53,19 +54,22 @@ async fn answer(
     in_flight: &InFlight,
     request: Request<Incoming>,
     routed: &mut Option<Arc<Route>>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, Refused> {
     let (mut parts, body) = request.into_parts();
     let survey = Survey::of(&parts.headers);
     let framing = check_form(&parts, &survey, &body)?;
     let authority = authority_of(&parts, &survey)?;
     let path = normalise(parts.uri.path()).map_err(|_| Refusal::Malformed("bad path"))?;
-    let route = find_route(&in_flight.connection, &parts, authority, &path)?;
+    let told = |refusal: Refusal| {
+        refusal.of(in_flight.connection.origin.is_https(&parts.headers), authority, &path)
+    };
+    let route = find_route(&in_flight.connection, &parts, authority, &path).map_err(told)?;
     let route = routed.insert(route).clone();
     let limit = check_body(&in_flight.connection, &route, framing)?;
     in_flight.apply(&route.policy);
 
-    let mut exchange = Exchange::begin(in_flight, &route)?;
-    let mut upstream = exchange.first_connection(&parts.method, framing).await?;
+    let mut exchange = Exchange::begin(in_flight, &route).map_err(told)?;
+    let mut upstream = exchange.first_connection(&parts.method, framing).await.map_err(told)?;
     let asked = {
         let is_plain = parts.version == Version::HTTP_11 && framing == Framing::None;
         let may_upgrade = is_plain && survey.may_upgrade();

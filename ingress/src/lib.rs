@@ -23,7 +23,7 @@ mod tls;
 mod upstream;
 mod worker;
 
-pub use explain::explain;
+pub use explain::Explainer;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};

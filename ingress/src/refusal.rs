@@ -1,7 +1,8 @@
 //! Answers of our own: why a request was not forwarded, as a status and one line of text.
 //!
-//! Nothing of the request is repeated in them but the host, and only after it was found to hold
-//! nothing but letters, digits, dots and hyphens.
+//! Nothing of the request is repeated in them but host and path, and only if they hold nothing that
+//! means something to a shell or a page. Nothing of the configuration is told: who may see it asks
+//! `switchyard explain`, by the command in the answer.
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -15,8 +16,8 @@ const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH
 /// When to come again after a 503: endpoints and limits change within seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
-/// What operators who see such an answer can do.
-const EXPLAIN: &str = "To see why: switchyard explain URL --feed SOURCE\n";
+/// Longer URLs are not repeated.
+const MAX_URL: usize = 512;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
@@ -46,7 +47,41 @@ pub(crate) enum Refusal {
     EndpointTimeout,
 }
 
+/// A refusal, with the URL that was asked for if it may be repeated.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) refusal: Refusal,
+    url: Option<String>,
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Refused {
+        Refused { refusal, url: None }
+    }
+}
+
+impl Refused {
+    /// The answer; over HTTP/1.1 also whether the connection ends with it.
+    pub(crate) fn into_response(self, is_http2: bool) -> Response<Body> {
+        self.refusal.into_response(self.url.as_deref(), is_http2)
+    }
+}
+
+/// The URL of a request, if it can be pasted into a shell as it is.
+fn plain_url(is_https: bool, authority: &str, path: &str) -> Option<String> {
+    let is_plain = |c: u8| c.is_ascii_alphanumeric() || b"-._~/%:".contains(&c);
+    let scheme = if is_https { "https" } else { "http" };
+    let url = format!("{scheme}://{authority}{path}");
+    (url.len() <= MAX_URL && url.bytes().all(is_plain)).then_some(url)
+}
+
 impl Refusal {
+    /// The refusal of a request for that path of a host.
+    pub(crate) fn of(self, is_https: bool, authority: &str, path: &str) -> Refused {
+        let url = if self.is_explained() { plain_url(is_https, authority, path) } else { None };
+        Refused { refusal: self, url }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -91,13 +126,13 @@ impl Refusal {
         status == StatusCode::NOT_FOUND || unserved.contains(&status)
     }
 
-    /// The answer; over HTTP/1.1 also whether the connection ends with it.
-    pub(crate) fn into_response(self, is_http2: bool) -> Response<Body> {
+    fn into_response(self, url: Option<&str>, is_http2: bool) -> Response<Body> {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
         let mut text = format!("{} {title}: {}\n", status.as_str(), self.reason());
         if self.is_explained() {
-            text.push_str(EXPLAIN);
+            let url = url.unwrap_or("URL");
+            text.push_str(&format!("To see why: switchyard explain {url} --feed SOURCE\n"));
         }
         let mut response = Response::new(Body::text(Bytes::from(text)));
         *response.status_mut() = status;
@@ -171,6 +206,26 @@ mod tests {
     }
 
     #[test]
+    fn a_url_is_repeated_only_if_it_means_nothing_to_a_shell_or_a_page() {
+        let unserved = || Refusal::Unserved("x");
+        let table = [
+            (unserved(), "shop.example", "/a-b/c.d/%20", Some("http://shop.example/a-b/c.d/%20")),
+            (unserved(), "127.0.0.1:8080", "/", Some("http://127.0.0.1:8080/")),
+            (unserved(), "shop.example", "/$(reboot)", None),
+            (unserved(), "shop.example", "/a;b", None),
+            (unserved(), "shop.example", "/'", None),
+            (unserved(), "shop.example", "/&", None),
+            (unserved(), "shop.example", "/<b>", None),
+            (unserved(), "[::1]", "/", None),
+            (unserved(), "shop.example", &format!("/{}", "a".repeat(MAX_URL)), None),
+            (Refusal::Method, "shop.example", "/", None),
+        ];
+        for (refusal, authority, path, url) in table {
+            assert_eq!(refusal.of(false, authority, path).url.as_deref(), url, "{path}");
+        }
+    }
+
+    #[test]
     fn fields_that_a_status_demands() {
         let table = [
             (Refusal::Method, "allow"),
@@ -180,11 +235,11 @@ mod tests {
             (Refusal::TooLarge, "connection"),
         ];
         for (refusal, field) in table {
-            let response = refusal.into_response(false);
+            let response = Refused::from(refusal).into_response(false);
             assert!(response.headers().contains_key(field), "{response:?}");
             assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
         }
-        let over_http2 = Refusal::TooLarge.into_response(true);
+        let over_http2 = Refused::from(Refusal::TooLarge).into_response(true);
         assert!(!over_http2.headers().contains_key("connection"));
     }
 }

@@ -18,7 +18,7 @@ use feed::{ObjectName, PathType};
 
 pub(crate) use backend::{Answers, Backend, Endpoint, Unserved};
 pub(crate) use certificate::Certificate;
-pub(crate) use compile::{Compiler, by_ingress};
+pub(crate) use compile::{Compiler, Problem, by_ingress};
 pub(crate) use policy::{Policy, parse_bytes};
 
 use crate::route::{HostKey, HostTable, PathTable};

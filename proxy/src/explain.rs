@@ -5,35 +5,50 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use feed::{Explanation, Protocol, ServiceEntry, ServiceType, TargetPort, Trouble, Update};
+use feed::{
+    Explanation, ObjectName, Protocol, ServiceEntry, ServiceType, TargetPort, Trouble, Update,
+};
 
 use crate::resolver::{Family, Frontend, FrontendAddress, FrontendKind, Node, Place, Scope, Why};
 use crate::snapshot::Snapshot;
 
-/// The explanation of a connection, or of a datagram, to an address.
-pub fn explain(
-    update: &Update,
-    node: &Node,
-    address: SocketAddr,
-    protocol: Protocol,
-) -> Explanation {
-    let listens = node.ips.clone();
-    let node = node.with_objects(&update.model);
-    let services = &update.changes.services;
-    let (snapshot, _) = Snapshot::default().next(&update.model, services, &node, update.generation);
-    let target = format!("{address}/{protocol}");
-    let Some(port) = NonZeroU16::new(address.port()) else {
-        return Explanation::of_trouble(&target, "none", "port 0 is no port", "name another port");
-    };
-    let ip = address.ip().to_canonical();
-    let asked = Asked { update, snapshot: &snapshot, target, ip, port, protocol };
-    if let Some(frontend) = asked.at(Place::Ip(ip), protocol) {
-        return asked.found(frontend);
+/// Explains addresses by what a proxy on a node would serve of a model.
+#[derive(Debug)]
+pub struct Explainer<'a> {
+    update: &'a Update,
+    snapshot: Snapshot,
+    /// `--node-ip`.
+    listens: Vec<IpAddr>,
+}
+
+impl<'a> Explainer<'a> {
+    pub fn new(update: &'a Update, node: &Node) -> Explainer<'a> {
+        let listens = node.ips.clone();
+        let node = node.with_objects(&update.model);
+        let services = &update.changes.services;
+        let (snapshot, _) =
+            Snapshot::default().next(&update.model, services, &node, update.generation);
+        Explainer { update, snapshot, listens }
     }
-    match asked.at(Place::Node(Family::of(ip)), protocol) {
-        Some(frontend) if is_of_node(&listens, ip) => asked.found(frontend),
-        Some(frontend) => asked.elsewhere(frontend, &listens),
-        None => asked.nothing(),
+
+    /// The explanation of a connection, or of a datagram, to an address.
+    pub fn explain(&self, address: SocketAddr, protocol: Protocol) -> Explanation {
+        let target = format!("{address}/{protocol}");
+        let Some(port) = NonZeroU16::new(address.port()) else {
+            let cause = "port 0 is no port";
+            return Explanation::of_trouble(&target, "none", cause, "name another port");
+        };
+        let ip = address.ip().to_canonical();
+        let Explainer { update, snapshot, listens } = self;
+        let asked = Asked { update, snapshot, target, ip, port, protocol };
+        if let Some(frontend) = asked.at(Place::Ip(ip), protocol) {
+            return asked.found(frontend);
+        }
+        match asked.at(Place::Node(Family::of(ip)), protocol) {
+            Some(frontend) if is_of_node(listens, ip) => asked.found(frontend),
+            Some(frontend) => asked.elsewhere(frontend, listens),
+            None => asked.nothing(),
+        }
     }
 }
 
@@ -43,6 +58,9 @@ fn is_of_node(listens: &[IpAddr], ip: IpAddr) -> bool {
     let adds_loopback = !listens.iter().any(IpAddr::is_loopback);
     listens.is_empty() || listens.contains(&ip) || (adds_loopback && own.contains(&ip))
 }
+
+/// A Service that has something like what was asked for, cause and fix.
+type Near = (ObjectName, String, String);
 
 struct Asked<'a> {
     update: &'a Update,
@@ -92,6 +110,7 @@ impl Asked<'_> {
             because,
             lost: lost.collect(),
             trouble: (!is_served).then(|| self.no_endpoint(frontend)),
+            service: Some(service.clone()),
         }
     }
 
@@ -101,7 +120,8 @@ impl Asked<'_> {
         let (ips, service) = (ips.join(", "), &frontend.service);
         let cause = format!("NodePort {} of Service {service} is served on {ips} only", self.port);
         let fix = format!("dial one of those, or give --node-ip {} as well", self.ip);
-        Explanation::of_trouble(&self.target, "not served", cause, fix)
+        let elsewhere = Explanation::of_trouble(&self.target, "not served", cause, fix);
+        Explanation { service: Some(service.clone()), ..elsewhere }
     }
 
     fn no_endpoint(&self, frontend: &Frontend) -> Trouble {
@@ -140,27 +160,35 @@ impl Asked<'_> {
 
     /// Nobody has the address: what comes nearest to it.
     fn nothing(&self) -> Explanation {
-        let (cause, fix) = self
+        let near = self
             .other_protocol()
             .or_else(|| self.other_port())
             .or_else(|| self.is_endpoint())
-            .or_else(|| self.skipped())
-            .unwrap_or_else(|| self.unknown());
+            .or_else(|| self.skipped());
+        let (service, cause, fix) = match near {
+            Some((service, cause, fix)) => (Some(service), cause, fix),
+            None => {
+                let (cause, fix) = self.unknown();
+                (None, cause, fix)
+            }
+        };
         // Another process may listen there, of which nothing is known here.
-        Explanation::of_trouble(&self.target, "not served", cause, fix)
+        let nothing = Explanation::of_trouble(&self.target, "not served", cause, fix);
+        Explanation { service, ..nothing }
     }
 
-    fn other_protocol(&self) -> Option<(String, String)> {
+    fn other_protocol(&self) -> Option<Near> {
         let other = match self.protocol {
             Protocol::Tcp => Protocol::Udp,
             _ => Protocol::Tcp,
         };
         let frontend = self.at(Place::Ip(self.ip), other)?;
         let cause = format!("Service {} has this port over {other} only", frontend.service);
-        Some((cause, format!("use {other}, or add a port with protocol: {}", self.protocol)))
+        let fix = format!("use {other}, or add a port with protocol: {}", self.protocol);
+        Some((frontend.service.clone(), cause, fix))
     }
 
-    fn other_port(&self) -> Option<(String, String)> {
+    fn other_port(&self) -> Option<Near> {
         let mut services = self.update.model.services();
         let entry = services.find(|entry| has_address(entry, self.ip))?;
         let service = &*entry.service;
@@ -176,10 +204,11 @@ impl Asked<'_> {
             ),
             None => format!("Service {} has no port {}", service.name, self.port),
         };
-        Some((cause, format!("dial a port that it has: {}", ports.join(", "))))
+        let fix = format!("dial a port that it has: {}", ports.join(", "));
+        Some((service.name.clone(), cause, fix))
     }
 
-    fn is_endpoint(&self) -> Option<(String, String)> {
+    fn is_endpoint(&self) -> Option<Near> {
         let at = |entry: &ServiceEntry| {
             let mut endpoints = entry.slices.iter().flat_map(|slice| slice.endpoints.iter());
             endpoints.any(|endpoint| endpoint.ip() == Some(self.ip))
@@ -194,13 +223,13 @@ impl Asked<'_> {
             Some(ip) => format!("dial the Service at {ip} to be balanced"),
             None => "it is dialled directly".to_owned(),
         };
-        Some((cause, fix))
+        Some((name.clone(), cause, fix))
     }
 
-    fn skipped(&self) -> Option<(String, String)> {
+    fn skipped(&self) -> Option<Near> {
         let (name, skipped) = self.snapshot.skipped().find(|(_, part)| part.port == self.port)?;
         let cause = format!("Service {name} asks for port {}: {}", self.port, skipped.reason);
-        Some((cause, "give the port another protocol or number".to_owned()))
+        Some((name.clone(), cause, "give the port another protocol or number".to_owned()))
     }
 
     fn unknown(&self) -> (String, String) {

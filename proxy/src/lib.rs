@@ -29,7 +29,7 @@ use feed::{Kind, Kinds, ObjectName, Update, Updates};
 use ipnet::IpNet;
 use tokio::time::{Instant, sleep_until};
 
-pub use explain::explain;
+pub use explain::Explainer;
 
 use datapath::userspace::room::{Limits, Room, open_descriptors};
 use datapath::userspace::{Settings, Userspace, node_families, node_ips};

@@ -19,11 +19,44 @@ const REFUSED: &str = "refused";
 /// Each kind of Service, and Ingresses that lead to them.
 const OBJECTS: &str = include_str!("explain/objects.yaml");
 
+/// Manifests with a mistake in each.
+const BROKEN: &str = "\
+apiVersion: v1
+kind: Service
+metadata: { name: broken, namespace: shop }
+spec: { clusterIP: 127.N.N.7, ports: [{ port: 99999 }] }
+---
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: { name: slip, namespace: shop }
+spec:
+  rules:
+    - host: slip.example
+      http: { paths: [{ path: web, pathType: Prefix, backend: { service: { name: web } } }] }
+";
+
+/// A server of names that knows none.
+fn resolver(net: Net) -> (Folder, Switchyard, String) {
+    let empty = Folder::new();
+    empty.replace("empty.yaml", "# Nothing yet.\n");
+    let (feed, listen) = (empty.path().display().to_string(), net.addr(9, 5399).to_string());
+    let args = ["dns", "--feed", &feed, "--listen", &listen, "--upstream", "none"];
+    let process = Switchyard::ready(net.addr(249, 7431), &args);
+    (empty, process, listen)
+}
+
 /// The explanations of these targets, by a folder.
 fn explain(folder: &Folder, net: Net, targets: &[String]) -> Vec<Value> {
+    explain_by(&folder.path().display().to_string(), net, targets, &[])
+}
+
+/// The explanations of these targets, with these flags.
+fn explain_by(feed: &str, net: Net, targets: &[String], args: &[&str]) -> Vec<Value> {
+    let (_empty, _resolver, resolver) = resolver(net);
     let mut command = Command::new(BINARY);
-    command.arg("explain").args(targets).arg("--feed").arg(folder.path());
-    command.args(["--output", "json", "--node-ip", &net.ip(200).to_string()]);
+    command.arg("explain").args(targets).args(["--feed", feed, "--host-resolver", &resolver]);
+    command.args(["--output", "json", "--node-ip", &net.ip(200).to_string()]).args(args);
+    command.env("XDG_RUNTIME_DIR", crate::support::runtime_dir());
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
@@ -35,6 +68,7 @@ fn explain(folder: &Folder, net: Net, targets: &[String]) -> Vec<Value> {
 fn cause_and_fix_of_each_trouble() {
     let (net, folder) = (Net::new(), Folder::new());
     folder.replace("objects.yaml", &net.fill(OBJECTS));
+    folder.replace("broken.yaml", &net.fill(BROKEN));
     let table = [
         ("http://nowhere.example/", "404", "no Ingress has a rule for host nowhere.example"),
         ("http://shp.example/", "404", "use shop.example"),
@@ -58,6 +92,25 @@ fn cause_and_fix_of_each_trouble() {
         ("web.nowhere.svc.cluster.local", "NXDOMAIN", "is not in namespace nowhere"),
         ("_x._tcp.web.shop.svc.cluster.local", "NXDOMAIN", "no such named port"),
         ("silent.shop.svc.cluster.local", "NXDOMAIN", "is headless and has no endpoint"),
+        ("asleep.shop.svc.cluster.local", "NXDOMAIN", "none of its 1 endpoints is ready"),
+        ("a.asleep.shop.svc.cluster.local", "NXDOMAIN", "none of its 1 endpoints is ready"),
+        ("x.pods.shop.svc.cluster.local", "NXDOMAIN", "of 2 endpoints none is so named"),
+        ("127-0-0-1.shop.pod.cluster.local", "NXDOMAIN", "--pods is disabled"),
+        ("https://secure.example/", "forwarded", "Secret shop/secure-tls does not exist: Ingress"),
+        ("https://secure.example/", "forwarded", "shop/secure wants it for secure.example"),
+        ("https://shop.example/web", "forwarded", "no Ingress names a Secret for shop.example"),
+        ("http://shop.example/lost", "503", "host container-1.shop.svc.cluster.local, an endpoint"),
+        (
+            "http://lost.shop.svc.cluster.local/",
+            "refused",
+            "endpoint of Service shop/lost: no such",
+        ),
+        ("127.N.N.6:80", "refused", "start what has that name"),
+        ("http://shop.example/broken", "503", "Service shop/broken is rejected"),
+        ("http://shop.example/broken", "503", "broken.yaml:4:"),
+        ("broken.shop.svc.cluster.local", "NXDOMAIN", "Service shop/broken is rejected"),
+        ("http://slip.example/web", "404", "Ingress shop/slip is rejected"),
+        ("127.N.N.8:80", "not served", "no Service has 127.N.N.8"),
         ("127.N.N.3:80", "refused", "no endpoint is ready"),
         ("127.N.N.3:80", "refused", "publishNotReadyAddresses"),
         ("127.N.N.4:80", "refused", "write an EndpointSlice with label"),
@@ -70,7 +123,22 @@ fn cause_and_fix_of_each_trouble() {
     ];
     let targets: Vec<_> = table.iter().map(|(target, ..)| net.fill(target)).collect();
     let explained = explain(&folder, net, &targets);
-    for ((target, answer, words), explained) in table.iter().zip(&explained) {
+    check(net, &table, &explained);
+    // Only its own machine can look into a manifest for an address.
+    let address = [net.addr(7, 80).to_string()];
+    let table_of_address = [("127.N.N.7:80", "not served", "Service shop/broken is rejected")];
+    check(net, &table_of_address, &explain(&folder, net, &address));
+    // A feed server says the same, though it serves nothing of what is rejected.
+    let (dir, listen) = (folder.path().display().to_string(), net.addr(1, 7400).to_string());
+    let server = ["feed", "--dir", &dir, "--listen", &listen];
+    let _server = Switchyard::ready(net.addr(1, 7401), &server);
+    let explained = explain_by(&format!("http://{listen}"), net, &targets, &[]);
+    check(net, &table, &explained);
+}
+
+fn check(net: Net, table: &[(&str, &str, &str)], explained: &[Value]) {
+    assert_eq!(table.len(), explained.len());
+    for ((target, answer, words), explained) in table.iter().zip(explained) {
         let trouble = &explained["trouble"];
         let (cause, fix) = (trouble["cause"].as_str(), trouble["fix"].as_str());
         let said = format!("{}\n{}", cause.unwrap_or_default(), fix.unwrap_or_default());
@@ -78,6 +146,44 @@ fn cause_and_fix_of_each_trouble() {
         assert_eq!(explained["answer"], *answer, "{target}: {explained}");
         assert!(said.contains(&net.fill(words)), "{target}: {said}");
     }
+}
+
+#[test]
+fn names_of_pods_as_the_responder_is_told_to_answer_them() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("objects.yaml", &net.fill(OBJECTS));
+    let feed = folder.path().display().to_string();
+    let targets = ["10-1-0-2.shop.pod.cluster.local", "127-0-0-1.none.pod.cluster.local"];
+    let targets = targets.map(str::to_owned);
+    let table = [
+        ("insecure", ["NOERROR", "NXDOMAIN"], ["", "namespace none does not exist"]),
+        ("verified", ["NXDOMAIN"; 2], ["has address 10-1-0-2", "namespace none does not exist"]),
+    ];
+    for (mode, answers, causes) in table {
+        let explained = explain_by(&feed, net, &targets, &["--pods", mode]);
+        for ((explained, answer), cause) in explained.iter().zip(answers).zip(causes) {
+            assert_eq!(explained["answer"], answer, "{mode}: {explained}");
+            let said = explained["trouble"]["cause"].as_str().unwrap_or_default();
+            assert!(said.contains(cause), "{mode}: {explained}");
+        }
+    }
+}
+
+/// Over plain HTTP no certificate counts, so that whoever may not read Secrets can ask.
+#[test]
+fn a_url_without_tls_is_explained_without_secrets() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("objects.yaml", &net.fill(OBJECTS));
+    let (dir, listen) = (folder.path().display().to_string(), net.addr(1, 7400).to_string());
+    let tokens = folder.file("tokens");
+    std::fs::write(&tokens, "reader-0123456789abcdef\n").unwrap();
+    let tokens = tokens.display().to_string();
+    let server = ["feed", "--dir", &dir, "--listen", &listen, "--token-file", &tokens];
+    let _server = Switchyard::ready(net.addr(1, 7401), &server);
+    let feed = format!("http://{listen}");
+    let targets = ["http://shop.example/web".to_owned()];
+    let explained = explain_by(&feed, net, &targets, &["--feed-token-file", &tokens]);
+    assert_eq!(explained[0]["answer"], "forwarded", "{explained:?}");
 }
 
 #[test]
@@ -218,6 +324,41 @@ fn random_target(rng: &mut StdRng, net: Net) -> String {
             }
         }
     }
+}
+
+/// What stands in an answer of the ingress itself is pasted, and says why.
+#[test]
+fn the_ingress_says_how_to_ask() {
+    let world = World::start();
+    // An endpoint that is ready, and refuses: 502.
+    let objects = world.net.fill(OBJECTS).replace("conditions: { ready: false }", "");
+    let table = [
+        ("shop.example", "/none", 404, "no rule of host shop.example matches path /none"),
+        ("nowhere.example", "/", 404, "no Ingress has a rule for host nowhere.example"),
+        ("shop.example", "/missing", 503, "the Service does not exist"),
+        ("shop.example", "/unready", 502, "forwarded"),
+    ];
+    for (host, path, status, words) in table {
+        if status == 502 {
+            world.folder.replace("objects.yaml", &objects);
+        }
+        let ask = || http_get(world.net.addr(200, 8080), host, path).unwrap();
+        let body = crate::support::eventually("the answer", || {
+            let (code, body) = ask();
+            (code == status).then_some(body)
+        });
+        let command = body.lines().find_map(|line| line.strip_prefix("To see why: ")).unwrap();
+        let folder = world.folder.path().display().to_string();
+        assert!(!body.contains(&folder) && !body.contains("127."), "told to a stranger: {body}");
+        let command = command.replace("SOURCE", &folder);
+        let words_of_it: Vec<_> = command.split(' ').collect();
+        assert_eq!(words_of_it[0], "switchyard");
+        let output = Command::new(BINARY).args(&words_of_it[1..]).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains(words), "{command}: {said}");
+    }
+    let (_, body) = http_get(world.net.addr(200, 8080), "nowhere.example", "/$(id)").unwrap();
+    assert!(body.contains("explain URL --feed") && !body.contains("id"), "{body}");
 }
 
 /// For random requests, names and addresses the explanation is what happens.

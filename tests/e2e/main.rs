@@ -19,3 +19,4 @@ mod ingress;
 mod proxy;
 mod proxy_netns;
 mod support;
+mod systemd;

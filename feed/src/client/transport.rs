@@ -284,6 +284,16 @@ impl Link {
         own
     }
 
+    /// Asks for something small that must be there.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses it, or the connection breaks.
+    pub(crate) async fn get_all(&mut self, path: &str) -> Result<Bytes, Fault> {
+        let reply = self.get_small(path).await?;
+        if reply.code == 200 { Ok(reply.body) } else { Err(Fault::Refused(reply.status())) }
+    }
+
     /// Asks for something small: the whole reply.
     async fn get_small(&mut self, path: &str) -> Result<Small, Fault> {
         let response = self.get(path).await?;

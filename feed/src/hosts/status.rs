@@ -1,5 +1,6 @@
 //! What operators see of host names: `/status` and the count of lookups.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use daemon::Daemon;
@@ -13,6 +14,8 @@ use super::table::{Faults, Table};
 
 /// Hosts listed at `/status` with what is wrong; the count is always whole.
 const MAX_LISTED: usize = 1000;
+/// Services listed of one such host: more do not say more.
+const MAX_USERS: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Label {
@@ -29,6 +32,8 @@ pub(crate) struct Status {
 struct Page {
     hosts: usize,
     faults: Faults,
+    /// The Services of the hosts with faults.
+    users: BTreeMap<Arc<str>, Vec<String>>,
 }
 
 impl Status {
@@ -39,7 +44,10 @@ impl Status {
         daemon.admin.add_status("hosts", move || {
             let page = shown.lock().unwrap_or_else(PoisonError::into_inner);
             let faults = page.faults.iter().take(MAX_LISTED);
-            let faults = faults.map(|(host, fault)| json!({"host": &**host, "problem": &**fault}));
+            let faults = faults.map(|(host, fault)| {
+                let services = page.users.get(host).cloned().unwrap_or_default();
+                json!({"host": &**host, "problem": &**fault, "services": services})
+            });
             json!({
                 "count": page.hosts,
                 "failing": page.faults.len(),
@@ -70,6 +78,13 @@ impl Status {
         if let Some(fault) = fault.filter(|fault| page.faults.get(host) != Some(fault)) {
             tracing::warn!(host, %fault, "a host that names endpoints");
         }
-        *page = Page { hosts: table.len(), faults: table.faults().clone() };
+        page.hosts = table.len();
+        page.faults = table.faults().clone();
+        let Page { faults, users, .. } = &mut *page;
+        users.retain(|host, _| faults.contains_key(host));
+        if faults.contains_key(host) {
+            let services = table.users(host).take(MAX_USERS).map(ToString::to_string);
+            users.insert(host.into(), services.collect());
+        }
     }
 }

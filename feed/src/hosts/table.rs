@@ -169,6 +169,11 @@ impl Table {
         &self.faults
     }
 
+    /// The Services whose endpoints a host names.
+    pub(crate) fn users(&self, host: &str) -> impl Iterator<Item = &ObjectName> {
+        self.hosts.get(host).into_iter().flat_map(|host| &host.users)
+    }
+
     fn release(&mut self, name: &Arc<str>, service: &ObjectName) {
         let Some(host) = self.hosts.get_mut(name) else { return };
         host.users.remove(service);

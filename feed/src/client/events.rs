@@ -1,0 +1,117 @@
+//! What a `switchyard feed` says of the manifests that it rejects: its Events, read once.
+//!
+//! For `explain`, which has no folder to look into. Processes follow no Events: what is rejected
+//! changes nothing for them.
+
+use std::time::Duration;
+
+use daemon::Failure;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::credentials::Place;
+use super::machine::Patience;
+use super::transport::Transport;
+use crate::explanation::Rejected;
+
+/// The newest of them are enough to say what is wrong, and fit into what is read at once.
+const PATH: &str = "/api/v1/events?limit=100";
+/// The objects have been listed by then: whoever answers does so at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// What the feed server calls itself in its Events.
+const COMPONENT: &str = "switchyard-feed";
+
+#[derive(Deserialize)]
+struct List {
+    items: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Event {
+    involved_object: Involved,
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    reporting_component: String,
+}
+
+#[derive(Deserialize)]
+struct Involved {
+    kind: String,
+    name: String,
+    namespace: String,
+}
+
+/// The rejected manifests of the feed at a place; none of a cluster, or where they may not be
+/// read.
+pub(super) async fn rejected(place: Place) -> Result<Vec<Rejected>, Failure> {
+    let unusable = |error| Failure::failed("cannot ask the feed for its Events", error);
+    let config = place.configuration().map_err(unusable)?;
+    let transport = Transport::new(place, config, Patience::default());
+    let ask = async {
+        let mut link = transport.connect().await.ok().filter(|link| link.server().is_ours)?;
+        link.get_all(PATH).await.ok()
+    };
+    let body = timeout(PATIENCE, ask).await.ok().flatten();
+    Ok(body.map(|body| read(&body)).unwrap_or_default())
+}
+
+/// The rejections in a list of Events.
+fn read(body: &[u8]) -> Vec<Rejected> {
+    let list = serde_json::from_slice::<List>(body);
+    let events = list.map(|list| list.items).unwrap_or_default().into_iter();
+    let of_ours =
+        events.filter(|event| event.reporting_component == COMPONENT && event.reason == "Rejected");
+    of_ours.map(Event::into_rejected).collect()
+}
+
+impl Event {
+    fn into_rejected(self) -> Rejected {
+        let Involved { kind, name, namespace } = self.involved_object;
+        // A document that is not read so far that it has a name.
+        let object = (kind != "Manifest").then(|| format!("{kind} {namespace}/{name}"));
+        let (place, problem) = self.message.split_once(": error: ").unwrap_or(("", &self.message));
+        Rejected {
+            object,
+            place: Some(place.to_owned()).filter(|place| !place.is_empty()),
+            problem: problem.to_owned(),
+            help: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_of_the_feed_and_of_nobody_else() {
+        let event = |kind: &str, component: &str, reason: &str| {
+            serde_json::json!({
+                "involvedObject": {"kind": kind, "name": "web", "namespace": "shop"},
+                "reason": reason, "reportingComponent": component,
+                "message": "shop.yaml:3:9: error: spec.ports[0]: no port (write one)",
+            })
+        };
+        let list = serde_json::json!({"items": [
+            event("Service", COMPONENT, "Rejected"),
+            event("Manifest", COMPONENT, "Rejected"),
+            event("Pod", "kubelet", "Rejected"),
+            event("Service", COMPONENT, "Else"),
+            {"involvedObject": {"kind": "Node", "name": "a", "namespace": ""}},
+        ]});
+        let found = read(list.to_string().as_bytes());
+        let rejected = |object: Option<&str>| Rejected {
+            object: object.map(Into::into),
+            place: Some("shop.yaml:3:9".into()),
+            problem: "spec.ports[0]: no port (write one)".into(),
+            help: None,
+        };
+        assert_eq!(found, [rejected(Some("Service shop/web")), rejected(None)]);
+        assert_eq!(read(b"no JSON"), []);
+        assert_eq!(read(b"{}"), []);
+    }
+}
