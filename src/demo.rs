@@ -10,6 +10,7 @@ mod client;
 mod table;
 mod traffic;
 
+use std::future::pending;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
@@ -111,7 +112,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
     let stage = set_stage(folder.path())?;
     for (name, third, last) in ENDPOINTS {
         let address = SocketAddr::new(stage.ip(third, last), ENDPOINT_PORT);
-        tokio::spawn(echo::serve(echo::Config::named(address, name)));
+        tokio::spawn(echo::serve(echo::Config::named(address, name), pending()));
     }
     let config_of_up = up::Config::on(folder.path().to_owned(), stage.ip(0, 1));
     let mut feed = start(config_of_up.feed_plan())?;

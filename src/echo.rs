@@ -2,16 +2,20 @@
 //! (prior knowledge), WebSocket, raw TCP and UDP.
 //!
 //! It says who answered, which is what one wants to know behind a load balancer: HTTP gets JSON,
-//! raw TCP and UDP get their bytes back, behind the name and a space when a name was given.
+//! raw TCP and UDP get their bytes back, behind the name and a space when a name was given. Told to
+//! end, it takes no more connections and finishes those that it has, as an endpoint should that is
+//! stopped under load.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -21,6 +25,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch::{Receiver, Sender};
+use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -37,6 +43,16 @@ pub(crate) struct Config {
     /// Name to answer with; raw TCP and UDP answers begin with it
     #[arg(long, env = "SWITCHYARD_NAME", value_name = "NAME")]
     name: Option<String>,
+
+    /// Answer with the host's name: in a container its own, which differs in each replica
+    #[arg(long, env = "SWITCHYARD_HOST_NAME", conflicts_with = "name")]
+    host_name: bool,
+
+    /// How long open connections may go on when told to end; shorter than the 10 s that
+    /// `docker stop` waits
+    #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "5s",
+        value_parser = daemon::flags::parse_duration)]
+    drain_timeout: Duration,
 }
 
 /// What an HTTP request gets back.
@@ -53,36 +69,87 @@ struct Answer<'a> {
 
 impl Config {
     pub(crate) fn named(listen: SocketAddr, name: &str) -> Config {
-        Config { listen, name: Some(name.to_owned()) }
+        let name = Some(name.to_owned());
+        Config { listen, name, host_name: false, drain_timeout: Duration::ZERO }
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, then finishes what it has; a second signal ends it at once.
 ///
 /// # Errors
 ///
 /// When the address cannot be bound.
-pub(crate) async fn run(config: Config) -> io::Result<()> {
+pub(crate) async fn run(mut config: Config) -> io::Result<()> {
     let end = crate::children::end_signal()?;
-    tokio::select! {
-        served = serve(config) => served,
-        () = end => Ok(()),
+    if config.host_name {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
+        config.name = Some(name.trim().to_owned());
     }
+    serve(config, end).await
 }
 
-/// Serves until dropped.
+/// Serves until `end`, then drains.
 ///
 /// # Errors
 ///
 /// When the address cannot be bound.
-pub(crate) async fn serve(config: Config) -> io::Result<()> {
+pub(crate) async fn serve(config: Config, end: impl Future<Output = ()>) -> io::Result<()> {
     let tcp = TcpListener::bind(config.listen).await?;
     let udp = UdpSocket::bind(tcp.local_addr()?).await?;
     tracing::info!(listen = %tcp.local_addr()?, name = config.name, "echo");
     let name: Option<Arc<str>> = config.name.map(Into::into);
+    let mut open = Open { name: name.clone(), tasks: JoinSet::new(), draining: Sender::new(false) };
     tokio::select! {
-        served = serve_tcp(&tcp, name.clone()) => served,
-        served = serve_udp(&udp, name.as_deref()) => served,
+        () = serve_tcp(&tcp, &mut open) => {}
+        served = serve_udp(&udp, name.as_deref()) => return served,
+        () = end => {}
+    }
+    // Clients whose connection the kernel has taken already count as ours.
+    while let Some(accepted) = tcp.accept().now_or_never() {
+        open.take(accepted).await;
+    }
+    drop(tcp);
+    tracing::info!(connections = open.tasks.len(), "draining");
+    open.drain(config.drain_timeout).await
+}
+
+/// The connections that are open.
+struct Open {
+    name: Option<Arc<str>>,
+    tasks: JoinSet<()>,
+    draining: Sender<bool>,
+}
+
+impl Open {
+    async fn take(&mut self, accepted: io::Result<(TcpStream, SocketAddr)>) {
+        let (stream, client) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                return;
+            }
+        };
+        let (name, draining) = (self.name.clone(), self.draining.subscribe());
+        self.tasks.spawn(async move {
+            if let Err(error) = serve_stream(stream, client, name, draining).await {
+                tracing::debug!(%client, error, "connection");
+            }
+        });
+    }
+
+    /// Waits until they have ended, but not longer than that, nor beyond a second signal.
+    async fn drain(mut self, limit: Duration) -> io::Result<()> {
+        let second = crate::children::end_signal()?;
+        self.draining.send_replace(true);
+        tokio::select! {
+            () = async { while self.tasks.join_next().await.is_some() {} } => {}
+            () = tokio::time::sleep(limit) => {
+                tracing::info!(connections = self.tasks.len(), "closed after --drain-timeout");
+            }
+            () = second => {}
+        }
+        Ok(())
     }
 }
 
@@ -101,22 +168,13 @@ async fn serve_udp(socket: &UdpSocket, name: Option<&str>) -> io::Result<()> {
     }
 }
 
-async fn serve_tcp(listener: &TcpListener, name: Option<Arc<str>>) -> io::Result<()> {
+async fn serve_tcp(listener: &TcpListener, open: &mut Open) {
     loop {
-        let (stream, client) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "accept");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let name = name.clone();
-        tokio::spawn(async move {
-            if let Err(error) = serve_stream(stream, client, name).await {
-                tracing::debug!(%client, error, "connection");
-            }
-        });
+        tokio::select! {
+            accepted = listener.accept() => open.take(accepted).await,
+            // Those that have ended need not be remembered.
+            Some(_) = open.tasks.join_next() => {}
+        }
     }
 }
 
@@ -126,6 +184,7 @@ async fn serve_stream(
     mut stream: TcpStream,
     client: SocketAddr,
     name: Option<Arc<str>>,
+    mut draining: Receiver<bool>,
 ) -> Result<(), StreamError> {
     stream.set_nodelay(true)?;
     let mut first = Vec::with_capacity(64);
@@ -147,14 +206,27 @@ async fn serve_stream(
     let name: Arc<str> = name.unwrap_or_else(|| "echo".into());
     let service = service_fn(move |request| answer(request, client, name.clone()));
     let stream = TokioIo::new(stream);
+    // The sender may be gone, as at the end of the demo: then nobody drains any more.
+    let told = async { drop(draining.wait_for(|draining| *draining).await) };
     match protocol {
         Protocol::Http2 => {
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            builder.serve_connection(stream, service).await?;
+            let mut connection = pin!(builder.serve_connection(stream, service));
+            tokio::select! {
+                served = connection.as_mut() => return Ok(served?),
+                () = told => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await?;
         }
         _ => {
             let builder = hyper::server::conn::http1::Builder::new();
-            builder.serve_connection(stream, service).with_upgrades().await?;
+            let connection = builder.serve_connection(stream, service).with_upgrades();
+            let mut connection = pin!(connection);
+            tokio::select! {
+                served = connection.as_mut() => return Ok(served?),
+                () = told => connection.as_mut().graceful_shutdown(),
+            }
+            connection.await?;
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ mod children;
 mod demo;
 mod echo;
 mod explain;
+mod ready;
 mod shell;
 mod up;
 
@@ -48,6 +49,8 @@ enum Command {
     Check(check::Config),
     /// Say what becomes of a URL, a DNS name or IP:PORT, and why
     Explain(Tool<explain::Config>),
+    /// Say whether a process on this machine is ready; exits with 1 if not
+    Ready(ready::Config),
     /// A small HTTP, WebSocket, TCP and UDP endpoint for demos and tests
     Echo(Tool<echo::Config>),
     /// Print the completions of this command line for a shell
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         }),
         Command::Up(t) => run_tool(&t.log, up::run(t.own, &t.log)),
         Command::Check(config) => check::run(&config),
+        Command::Ready(config) => ready::run(&config),
         Command::Explain(t) => {
             // Its output is the answer.
             let filter = t.log.filter.or_else(|| Some("error".to_owned()));

@@ -18,8 +18,7 @@ use daemon::Daemon;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
-pub(crate) use lookup::Lookup;
-use lookup::Outcome;
+pub(crate) use lookup::{Lookup, Outcome};
 use status::Status;
 use table::Table;
 

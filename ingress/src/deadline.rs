@@ -61,7 +61,7 @@ pub(crate) struct Deadline {
 }
 
 /// A number of ticks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticks(u64);
 
 impl From<Duration> for Ticks {

@@ -17,7 +17,7 @@ use crate::deadline::Ticks;
 use crate::forward::{Framing, Occurs, RequestHead, Survey, upgrade_of, write_request};
 use crate::refusal::{Refusal, Refused};
 use crate::route::{host_of, normalise, port_of};
-use crate::settings::{MAX_CONNECT_TIMEOUTS, MAX_CONNECT_TRIES, MAX_RESENDS};
+use crate::settings::{CONNECT_PATIENCE, MAX_CONNECT_TIMEOUTS, MAX_CONNECT_TRIES, MAX_RESENDS};
 use crate::snapshot::{Endpoint, Route};
 use crate::upstream::codec::{Asked, Head};
 use crate::upstream::{Failure, Outgoing, Upstream, framing};
@@ -227,7 +227,8 @@ struct Exchange<'a> {
     route: &'a Route,
     /// Our place in the rotation; the endpoints after it are tried in its order.
     turn: usize,
-    connect_tries: usize,
+    /// Those that have failed. Not their number: meanwhile some may have left and others come.
+    tried: Vec<Arc<Endpoint>>,
     connect_timeouts: usize,
     resends: usize,
 }
@@ -239,8 +240,21 @@ impl<'a> Exchange<'a> {
             return Err(Refusal::Unserved("nothing serves this path at the moment"));
         }
         let turn = endpoints.take_turn();
-        let (connect_tries, connect_timeouts, resends) = (0, 0, 0);
-        Ok(Exchange { in_flight, route, turn, connect_tries, connect_timeouts, resends })
+        let (tried, connect_timeouts, resends) = (Vec::new(), 0, 0);
+        let mut exchange = Exchange { in_flight, route, turn, tried, connect_timeouts, resends };
+        // Whoever is passed over loses the turn, so that the one behind it does not get two.
+        for _ in 1..endpoints.list().len() {
+            let rests = |endpoint: &Arc<Endpoint>| endpoint.rests(|| exchange.now());
+            if !endpoints.at(exchange.turn).is_some_and(rests) {
+                break;
+            }
+            exchange.turn = endpoints.take_turn();
+        }
+        Ok(exchange)
+    }
+
+    fn now(&self) -> u64 {
+        self.in_flight.connection.worker.deadlines.now()
     }
 
     /// A connection to the endpoint whose turn it is, kept or new.
@@ -249,7 +263,7 @@ impl<'a> Exchange<'a> {
         method: &Method,
         framing: Framing,
     ) -> Result<Box<Upstream>, Refusal> {
-        let endpoint = self.endpoint()?;
+        let (endpoint, _) = self.endpoint()?;
         let pool = &self.in_flight.connection.worker.pool;
         // What cannot be sent twice is worth a system call to see that it arrives once.
         let must_arrive = framing != Framing::None || !is_idempotent(method);
@@ -272,8 +286,9 @@ impl<'a> Exchange<'a> {
         let own_timeout = self.in_flight.connection.worker.settings().connect_timeout;
         let timeout = self.route.policy.connect_timeout.map_or(own_timeout, Ticks::from);
         loop {
-            let endpoint = self.endpoint()?;
-            self.in_flight.arm(timeout);
+            let (endpoint, is_last) = self.endpoint()?;
+            let patience = if is_last { timeout } else { timeout.min(CONNECT_PATIENCE.into()) };
+            self.in_flight.arm(patience);
             let mut connecting = std::pin::pin!(Upstream::connect(endpoint.clone()));
             let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
                 Poll::Ready(connected) => Poll::Ready(Some(connected)),
@@ -282,6 +297,7 @@ impl<'a> Exchange<'a> {
             })
             .await;
             shard.upstream_connects.add(1);
+            endpoint.connected(matches!(connected, Some(Ok(_))), self.now());
             let refusal = match connected {
                 Some(Ok(upstream)) => return Ok(upstream),
                 Some(Err(error)) => {
@@ -289,25 +305,39 @@ impl<'a> Exchange<'a> {
                     Refusal::Unreachable
                 }
                 None => {
-                    self.connect_timeouts += 1;
+                    tracing::debug!(endpoint = %endpoint.address, "no connection in time");
+                    self.connect_timeouts += usize::from(patience == timeout);
                     Refusal::EndpointTimeout
                 }
             };
             shard.upstream_connect_failures.add(1);
-            self.turn = self.turn.wrapping_add(1);
-            self.connect_tries += 1;
-            let endpoints = self.route.backend.endpoints().list().len();
-            let all_tried = self.connect_tries >= endpoints.min(MAX_CONNECT_TRIES);
-            if all_tried || self.connect_timeouts >= MAX_CONNECT_TIMEOUTS {
+            self.tried.push(endpoint);
+            let is_over = self.tried.len() >= MAX_CONNECT_TRIES
+                || self.connect_timeouts >= MAX_CONNECT_TIMEOUTS;
+            if is_over || self.endpoint().is_err() {
                 return Err(refusal);
             }
         }
     }
 
-    fn endpoint(&self) -> Result<Arc<Endpoint>, Refusal> {
+    /// The next endpoint that has not failed, of those that are there now, and whether it is the
+    /// last. One that rests comes after the others.
+    fn endpoint(&self) -> Result<(Arc<Endpoint>, bool), Refusal> {
         let endpoints = self.route.backend.endpoints();
-        let endpoint = endpoints.at(self.turn).cloned();
-        endpoint.ok_or(Refusal::Unserved("nothing serves this path at the moment"))
+        let in_turn = (0..endpoints.list().len())
+            .filter_map(|step| endpoints.at(self.turn.wrapping_add(step)));
+        let untried = || {
+            let was_tried = |endpoint: &Arc<Endpoint>| {
+                self.tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
+            };
+            in_turn.clone().filter(move |endpoint| !was_tried(endpoint))
+        };
+        let mut first = untried().next();
+        if !self.tried.is_empty() {
+            first = untried().find(|endpoint| !endpoint.rests(|| self.now())).or(first);
+        }
+        let first = first.ok_or(Refusal::Unserved("nothing serves this path at the moment"))?;
+        Ok((first.clone(), untried().nth(1).is_none()))
     }
 
     /// Sends the request and waits for the head of its response.
@@ -359,7 +389,10 @@ impl<'a> Exchange<'a> {
         let is_safe = is_idempotent || !upstream.outgoing.is_begun();
         // A kept connection may have been closed for no other reason than its age; a new one was
         // closed because of the request, or because its endpoint is going away.
-        let elsewhere = upstream.reused || self.route.backend.endpoints().list().len() > 1;
+        if !upstream.reused {
+            self.tried.push(upstream.endpoint.clone());
+        }
+        let elsewhere = upstream.reused || self.endpoint().is_ok();
         let may_resend = is_safe && elsewhere && self.resends < MAX_RESENDS;
         if !may_resend || !upstream.outgoing.rewind() {
             return Err(Refusal::Unanswered);

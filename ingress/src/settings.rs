@@ -37,6 +37,11 @@ pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
 /// Endpoints that are tried for one request when connections cannot be opened.
 pub(crate) const MAX_CONNECT_TRIES: usize = 8;
 
+/// How long an endpoint may take to accept a connection while there are others to ask: long enough
+/// for the kernel to have sent a lost handshake again (after 1 s, RFC 6298). Whoever is asked last
+/// has the whole connect time-out.
+pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_millis(1500);
+
 /// Endpoints that may let a request wait for the whole of the connect time-out: clients do not
 /// wait for all of them in turn.
 pub(crate) const MAX_CONNECT_TIMEOUTS: usize = 2;

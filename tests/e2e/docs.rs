@@ -42,7 +42,7 @@ const PAGES: [&str; 8] = [
 ];
 
 /// Commands of `switchyard`, for what is said of flags.
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 12] = [
     "demo",
     "up",
     "feed",
@@ -51,6 +51,7 @@ const COMMANDS: [&str; 11] = [
     "dns",
     "check",
     "explain",
+    "ready",
     "echo",
     "completions",
     "man",

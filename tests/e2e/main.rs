@@ -6,6 +6,7 @@
 
 mod cluster;
 mod commands;
+mod compose;
 mod dns;
 mod docs;
 mod explain;

@@ -17,6 +17,9 @@ const ATTEMPTS: usize = 2;
 /// for long: Docker's server says ten minutes of addresses that change at any restart.
 const MIN_AGE: Duration = Duration::from_secs(1);
 const MAX_AGE: Duration = Duration::from_secs(5);
+/// The same for a name of one label, which is a neighbour's, such as a container's. Docker gives an
+/// address that has become free to the next container that starts, which is another Service's.
+const MAX_AGE_OF_NEIGHBOUR: Duration = Duration::from_secs(1);
 
 /// What became of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +63,9 @@ impl Lookup {
         match resolver.lookup_ip(host).await {
             Ok(found) => {
                 let age = found.valid_until().saturating_duration_since(Instant::now());
-                Outcome::Found(super::sorted(found.iter()), age.clamp(MIN_AGE, MAX_AGE))
+                let is_neighbour = !host.trim_end_matches('.').contains('.');
+                let max_age = if is_neighbour { MAX_AGE_OF_NEIGHBOUR } else { MAX_AGE };
+                Outcome::Found(super::sorted(found.iter()), age.clamp(MIN_AGE, max_age))
             }
             Err(error) if error.is_no_records_found() => Outcome::None,
             Err(error) => Outcome::Failed(error.to_string()),

@@ -14,6 +14,10 @@ use feed::{
     AddressType, BackendPort, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
 
+/// How long an endpoint that took no connection is passed over, 10 s in ticks: as long as nginx
+/// does it (`fail_timeout`).
+const REST_TICKS: u64 = 100;
+
 /// What a backend is named by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct BackendKey {
@@ -78,11 +82,37 @@ impl Answers {
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     gone: AtomicBool,
+    /// The tick until which it is passed over; 0 if it took its last connection. The workers'
+    /// clocks differ by less than a tick.
+    rests_until: AtomicU64,
 }
 
 impl Endpoint {
     pub(crate) fn new(address: SocketAddr) -> Endpoint {
-        Endpoint { address, gone: AtomicBool::new(false) }
+        Endpoint { address, gone: AtomicBool::new(false), rests_until: AtomicU64::new(0) }
+    }
+
+    /// Whether others are to be asked in its place, because it took no connection of late. Of
+    /// those who ask once it has rested only the first is told that it has: he tries it, and the
+    /// others wait for how that goes.
+    pub(crate) fn rests(&self, now: impl Fn() -> u64) -> bool {
+        let until = self.rests_until.load(Ordering::Relaxed);
+        if until == 0 {
+            return false;
+        }
+        let now = now();
+        let next = now + REST_TICKS;
+        let (order, cell) = (Ordering::Relaxed, &self.rests_until);
+        now < until || cell.compare_exchange(until, next, order, order).is_err()
+    }
+
+    /// It took a connection, or did not.
+    pub(crate) fn connected(&self, succeeded: bool, now: u64) {
+        let until = if succeeded { 0 } else { now + REST_TICKS };
+        // What stays the same is not written: all workers read it.
+        if self.rests_until.load(Ordering::Relaxed) != until {
+            self.rests_until.store(until, Ordering::Relaxed);
+        }
     }
 
     /// It takes no new requests: kept connections to it are to be closed.

@@ -468,6 +468,21 @@ fn the_rotation_is_strict_over_changes() {
 }
 
 #[test]
+fn an_endpoint_that_took_no_connection_rests_until_one_has_tried_it() {
+    let endpoint = Endpoint::new("10.0.0.1:80".parse().unwrap());
+    let rests = |now: u64| endpoint.rests(|| now);
+    assert!(!endpoint.rests(|| unreachable!("the clock is not asked about one that works")));
+    endpoint.connected(false, 7);
+    assert!(rests(7) && rests(106));
+    // One is sent to try it; the others wait for how it goes.
+    assert!(!rests(107) && rests(107) && rests(206));
+    endpoint.connected(false, 110);
+    assert!(rests(209) && !rests(210));
+    endpoint.connected(true, 211);
+    assert!(!rests(211));
+}
+
+#[test]
 fn both_families_count_an_endpoint_once() {
     let mut v6 = slice("web-6", "web", vec![endpoint("fd00::1"), endpoint("fd00::2")]);
     v6.address_type = AddressType::Ipv6;

@@ -236,7 +236,8 @@ async fn unreachable_endpoints_are_502_and_others_are_asked() {
         let answer = Answer::read(client.send(request).await.unwrap()).await;
         assert!(answer.body.ends_with("posted"), "{speaks:?}: {answer:?}");
     }
-    assert!(world.metric("switchyard_ingress_upstream_connect_failures_total") > 10.0);
+    // Both of `dead` each time, for there is nobody else; those of `mixed` rest.
+    assert!(world.metric("switchyard_ingress_upstream_connect_failures_total") >= 10.0);
 }
 
 #[tokio::test]

@@ -1,0 +1,54 @@
+# The image: one static binary, nothing else. Works with BuildKit and with the classic builder.
+#
+#   docker build -t switchyard .                        from source; pulls the rust image
+#   docker build -t switchyard --target prebuilt .      from a binary that cargo has built here
+#
+# The second one pulls nothing. Its binary comes from:
+#
+#   RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
+#     --target x86_64-unknown-linux-gnu
+
+# What both have. This stage and the next come first, so that the classic builder, which builds all
+# stages above the one that it was asked for, does not pull the rust image for them.
+FROM scratch AS image
+LABEL org.opencontainers.image.title="Switchyard" \
+      org.opencontainers.image.description="Kubernetes Services, Ingress and cluster DNS for containers anywhere" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# A number, because there is no /etc/passwd. The one process that needs more is the proxy with
+# --service-cidr: see configs/compose/compose.yaml.
+USER 65532:65532
+# For documentation: the feed; HTTP, HTTPS and DNS as the processes listen by default.
+EXPOSE 7400/tcp 8080/tcp 8443/tcp 1053/tcp 1053/udp
+ENTRYPOINT ["/switchyard"]
+
+FROM image AS prebuilt
+ARG BINARY=target/x86_64-unknown-linux-gnu/release/switchyard
+COPY ${BINARY} /switchyard
+
+FROM rust:1.95-bookworm AS source
+WORKDIR /source
+ENV RUSTFLAGS="-C target-feature=+crt-static"
+# Dependencies first, with empty crates in place of ours: this layer stays until they change.
+COPY Cargo.toml Cargo.lock ./
+COPY daemon/Cargo.toml daemon/
+COPY dns/Cargo.toml dns/
+COPY feed/Cargo.toml feed/
+COPY ingress/Cargo.toml ingress/
+COPY proxy/Cargo.toml proxy/
+# With --target, the flags are for the binary alone and not for what builds it.
+RUN mkdir -p src tests/e2e daemon/src dns/src feed/src ingress/src proxy/src \
+ && echo 'fn main() {}' | tee src/main.rs tests/tidy.rs > tests/e2e/main.rs \
+ && touch daemon/src/lib.rs dns/src/lib.rs feed/src/lib.rs ingress/src/lib.rs proxy/src/lib.rs \
+ && rustc -vV | sed -n 's/^host: //p' > /target \
+ && cargo build --release --locked --target "$(cat /target)"
+COPY . .
+# What `--version` says: docker build --build-arg COMMIT="$(git rev-parse --short=12 HEAD)".
+ARG COMMIT
+ENV SWITCHYARD_COMMIT=${COMMIT}
+# Files are as old as they were; cargo would take the empty crates for newer.
+RUN find . -name '*.rs' -exec touch {} + \
+ && cargo build --release --locked --target "$(cat /target)" \
+ && cp "target/$(cat /target)/release/switchyard" /switchyard
+
+FROM image AS from-source
+COPY --from=source /switchyard /switchyard
