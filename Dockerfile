@@ -46,7 +46,7 @@ COPY . .
 ARG COMMIT
 ENV SWITCHYARD_COMMIT=${COMMIT}
 # Files are as old as they were; cargo would take the empty crates for newer.
-RUN find . -name '*.rs' -exec touch {} + \
+RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --target "$(cat /target)" \
  && cp "target/$(cat /target)/release/switchyard" /switchyard
 
