@@ -213,6 +213,7 @@ async fn serve_stream(
             let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             let mut connection = pin!(builder.serve_connection(stream, service));
             tokio::select! {
+                biased; // A request that has come is in flight before the end is told of.
                 served = connection.as_mut() => return Ok(served?),
                 () = told => connection.as_mut().graceful_shutdown(),
             }
@@ -223,6 +224,7 @@ async fn serve_stream(
             let connection = builder.serve_connection(stream, service).with_upgrades();
             let mut connection = pin!(connection);
             tokio::select! {
+                biased; // A request that has come is in flight before the end is told of.
                 served = connection.as_mut() => return Ok(served?),
                 () = told => connection.as_mut().graceful_shutdown(),
             }
