@@ -11,7 +11,6 @@ mod affinities;
 mod connection;
 mod crowd;
 mod downstream;
-mod mmsg;
 pub(crate) mod own;
 mod relay;
 pub(crate) mod room;

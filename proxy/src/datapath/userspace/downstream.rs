@@ -18,7 +18,8 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::mmsg::Inbox;
+/// No UDP datagram is longer (RFC 768: a 16-bit length).
+pub(super) const MAX_DATAGRAM: usize = 65_536;
 
 /// Space for the larger of the two messages with its header, aligned as the kernel aligns them.
 #[repr(align(8))]
@@ -42,21 +43,7 @@ impl Downstream {
         self.socket.readable().await
     }
 
-    /// Whether each datagram tells where it was sent to: then they come one at a time.
-    pub(super) fn is_wildcard(&self) -> bool {
-        self.wildcard
-    }
-
-    /// Receives several datagrams at once: see [`Inbox::receive`].
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` when there is none.
-    pub(super) fn receive_all(&self, inbox: &mut Inbox) -> io::Result<(usize, bool)> {
-        inbox.receive(&self.socket)
-    }
-
-    /// The next datagram's length, its sender, and where it was sent to.
+    /// The next datagram's length, its sender, and on a wildcard socket where it was sent to.
     ///
     /// # Errors
     ///
@@ -65,7 +52,11 @@ impl Downstream {
         &self,
         buffer: &mut [u8],
     ) -> io::Result<(usize, SocketAddr, Option<IpAddr>)> {
-        self.socket.try_io(Interest::READABLE, || self.receive_addressed(buffer))
+        if self.wildcard {
+            return self.socket.try_io(Interest::READABLE, || self.receive_addressed(buffer));
+        }
+        let (length, client) = self.socket.try_recv_from(buffer)?;
+        Ok((length, client, None))
     }
 
     /// Sends a reply; `local` as [`Downstream::receive`] gave it.

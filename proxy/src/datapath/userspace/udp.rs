@@ -24,8 +24,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::crowd::{Crowd, Place};
-use super::downstream::Downstream;
-use super::mmsg::{Inbox, MAX_DATAGRAM, SLOTS};
+use super::downstream::{Downstream, MAX_DATAGRAM};
 use super::room::{Scarcity, SessionPermit};
 use super::rules::Stay;
 use super::serving::{Cell, Endpoint};
@@ -34,6 +33,8 @@ use super::unanswered::Unanswered;
 use super::worker::WorkerLimits;
 use crate::metrics::{Active, add, count};
 
+/// Datagrams handled before other tasks of the thread get a turn.
+const BATCH: usize = 32;
 /// Endpoints tried for the datagram that begins a session.
 const MAX_TRIES: usize = 4;
 /// How long a drain waits for the replies that clients wait for: longer than an endpoint that is
@@ -52,7 +53,6 @@ const BRIEF_IDLE: Duration = Duration::from_secs(2);
 const SHORT_IDLE_SHARE: u32 = 4;
 
 thread_local! {
-    static INBOX: RefCell<Inbox> = RefCell::new(Inbox::new());
     static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
 }
 
@@ -277,37 +277,19 @@ impl Table {
 
     /// Passes on what has arrived; false when nothing is left.
     fn receive_batch(&mut self) -> bool {
-        if self.downstream.is_wildcard() {
-            return DATAGRAM.with_borrow_mut(|buffer| self.receive_singly(buffer));
-        }
-        INBOX.with_borrow_mut(|inbox| match self.downstream.receive_all(inbox) {
-            Ok((count, more)) => {
-                for place in 0..count {
-                    if let Some(client) = inbox.sender(place) {
-                        self.pass_on(inbox.datagram(place), (client, None));
+        DATAGRAM.with_borrow_mut(|buffer| {
+            for _ in 0..BATCH {
+                match self.downstream.receive(buffer) {
+                    Ok((length, client, local)) => {
+                        self.pass_on(&buffer[..length], (client, local));
                     }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                    // Of one datagram; those behind it are unaffected.
+                    Err(error) => tracing::debug!(%error, "receive from a client"),
                 }
-                more
             }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::WouldBlock {
-                    tracing::debug!(%error, "receive from clients");
-                }
-                false
-            }
+            true
         })
-    }
-
-    fn receive_singly(&mut self, buffer: &mut [u8]) -> bool {
-        for _ in 0..SLOTS {
-            match self.downstream.receive(buffer) {
-                Ok((length, client, local)) => self.pass_on(&buffer[..length], (client, local)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                // Of one datagram; those behind it are unaffected.
-                Err(error) => tracing::debug!(%error, "receive from a client"),
-            }
-        }
-        true
     }
 
     fn pass_on(&mut self, datagram: &[u8], key: Key) {
@@ -440,7 +422,7 @@ async fn pass_replies(
     while let Ok(ready) = flow.upstream.ready(Interest::READABLE | Interest::ERROR).await {
         let error = if ready.is_error() { take_refusal(&flow.upstream) } else { Ok(()) };
         let more = error.and_then(|()| {
-            INBOX.with_borrow_mut(|inbox| reply_batch(&flow, &downstream, key, inbox))
+            DATAGRAM.with_borrow_mut(|buffer| reply_batch(&flow, &downstream, key, buffer))
         });
         match more {
             Ok(true) => tokio::task::yield_now().await,
@@ -478,28 +460,27 @@ fn reply_batch(
     flow: &Flow,
     downstream: &Downstream,
     (client, local): Key,
-    inbox: &mut Inbox,
+    buffer: &mut [u8],
 ) -> io::Result<bool> {
-    let (count, more) = match inbox.receive(&flow.upstream) {
-        Ok(received) => received,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-        Err(error) if is_refusal(&error) => return Err(error),
-        // Anything else is one datagram's trouble.
-        Err(_) => return Ok(true),
-    };
-    flow.last_used.set(Instant::now());
-    flow.awaited.set(false);
-    if flow.unanswered.borrow_mut().answered() {
-        flow.endpoint.worked();
-    }
-    for place in 0..count {
-        let datagram = inbox.datagram(place);
+    for _ in 0..BATCH {
+        let length = match flow.upstream.try_recv(buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if is_refusal(&error) => return Err(error),
+            // Anything else is one datagram's trouble.
+            Err(_) => continue,
+        };
+        flow.last_used.set(Instant::now());
+        flow.awaited.set(false);
+        if flow.unanswered.borrow_mut().answered() {
+            flow.endpoint.worked();
+        }
         // A full buffer or a client that is gone: lost, as UDP loses.
-        if downstream.send(datagram, client, local).is_ok() {
-            add(&flow.active.meter().downstream_bytes, datagram.len() as u64);
+        if downstream.send(&buffer[..length], client, local).is_ok() {
+            add(&flow.active.meter().downstream_bytes, length as u64);
         }
     }
-    Ok(more)
+    Ok(true)
 }
 
 fn connect(addr: SocketAddr) -> io::Result<tokio::net::UdpSocket> {
