@@ -169,7 +169,7 @@ pub(crate) const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailabl
 /// The whole of an answer to a trusted proxy that does not say whom it speaks for.
 pub(crate) const NO_PROXY_HEADER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: text/plain; charset=utf-8\r\nconnection: close\r\n\
-    content-length: 97\r\n\r\n400 Bad Request: with --proxy-protocol, trusted proxies \
+    content-length: 95\r\n\r\n400 Bad Request: with --proxy-protocol, trusted proxies \
     begin a connection with a PROXY header\n";
 
 /// The whole of an answer to a client that did not finish its request's head.
