@@ -1,29 +1,8 @@
-# The image: one static binary, nothing else. Works with BuildKit and with the classic builder.
+# The image: one static binary, nothing else, built from source. Works with BuildKit and with the
+# classic builder, and pulls the rust image. Where cargo has built the binary already, see
+# Dockerfile.prebuilt, which makes the same image and pulls nothing.
 #
-#   docker build -t switchyard .                        from source; pulls the rust image
-#   docker build -t switchyard --target prebuilt .      from a binary that cargo has built here
-#
-# The second one pulls nothing. Its binary comes from:
-#
-#   RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked \
-#     --target x86_64-unknown-linux-gnu
-
-# What both have. This stage and the next come first, so that the classic builder, which builds all
-# stages above the one that it was asked for, does not pull the rust image for them.
-FROM scratch AS image
-LABEL org.opencontainers.image.title="Switchyard" \
-      org.opencontainers.image.description="Kubernetes Services, Ingress and cluster DNS for containers anywhere" \
-      org.opencontainers.image.licenses="Apache-2.0"
-# A number, because there is no /etc/passwd. The one process that needs more is the proxy with
-# --service-cidr: see configs/compose/compose.yaml.
-USER 65532:65532
-# For documentation: the feed; HTTP, HTTPS and DNS as the processes listen by default.
-EXPOSE 7400/tcp 8080/tcp 8443/tcp 1053/tcp 1053/udp
-ENTRYPOINT ["/switchyard"]
-
-FROM image AS prebuilt
-ARG BINARY=target/x86_64-unknown-linux-gnu/release/switchyard
-COPY ${BINARY} /switchyard
+#   docker build -t switchyard .
 
 FROM rust:1.95-bookworm AS source
 WORKDIR /source
@@ -50,5 +29,14 @@ RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
  && cargo build --release --locked --target "$(cat /target)" \
  && cp "target/$(cat /target)/release/switchyard" /switchyard
 
-FROM image AS from-source
+FROM scratch
+LABEL org.opencontainers.image.title="Switchyard" \
+      org.opencontainers.image.description="Kubernetes Services, Ingress and cluster DNS for containers anywhere" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# A number, because there is no /etc/passwd. The one process that needs more is the proxy with
+# --service-cidr: see configs/compose/compose.yaml.
+USER 65532:65532
+# For documentation: the feed; HTTP, HTTPS and DNS as the processes listen by default.
+EXPOSE 7400/tcp 8080/tcp 8443/tcp 1053/tcp 1053/udp
+ENTRYPOINT ["/switchyard"]
 COPY --from=source /switchyard /switchyard

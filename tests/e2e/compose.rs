@@ -70,6 +70,42 @@ fn the_image_is_one_small_static_binary_that_runs_as_nobody() {
     assert_eq!(files, ["switchyard"]);
 }
 
+/// The engine reaches no registry, so from source the build has to end where it pulls.
+#[test]
+#[ignore = "needs root and Docker"]
+fn the_rust_image_is_pulled_to_build_from_source_and_nothing_for_a_binary_that_is_there() {
+    let world = World::new();
+    let build = |file: &str| {
+        let path = world.clone.path().display().to_string();
+        let mut docker = world.engine.command("docker");
+        docker.args(["build", "--file", &format!("{path}/{file}"), &path]).output().unwrap()
+    };
+    let prebuilt = build("Dockerfile.prebuilt");
+    let printed = String::from_utf8_lossy(&prebuilt.stdout);
+    assert!(prebuilt.status.success(), "{prebuilt:?}");
+    assert!(printed.contains("FROM scratch") && !printed.contains("rust"), "{printed}");
+    let from_source = build("Dockerfile");
+    let (printed, said) = (
+        String::from_utf8_lossy(&from_source.stdout),
+        String::from_utf8_lossy(&from_source.stderr),
+    );
+    assert!(!from_source.status.success(), "{printed}");
+    let last = printed.lines().rfind(|line| line.starts_with("Step "));
+    assert!(last.is_some_and(|step| step.contains("FROM rust:")), "{printed}{said}");
+    assert!(said.contains("registry") || said.contains("lookup"), "{said}");
+}
+
+#[test]
+fn both_dockerfiles_describe_one_image() {
+    let description = |text: &'static str| -> Vec<_> {
+        let lines = text.lines().skip_while(|line| !line.starts_with("LABEL "));
+        lines.take_while(|line| !line.starts_with("COPY ")).collect()
+    };
+    let from_source = description(include_str!("../../Dockerfile"));
+    assert!(from_source.contains(&"USER 65532:65532"), "{from_source:?}");
+    assert_eq!(from_source, description(include_str!("../../Dockerfile.prebuilt")));
+}
+
 #[test]
 #[ignore = "needs root, Docker, curl, dig, kubectl and openssl"]
 fn the_page_can_be_followed() {

@@ -32,7 +32,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The static binary, as the Dockerfile says to build it.
+/// The static binary, as Dockerfile.prebuilt says to build it.
 pub fn binary() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root()).args(["build", "--release", "--locked", "--target", TRIPLE]);
@@ -51,7 +51,7 @@ impl World {
     pub fn new() -> World {
         let engine = Engine::start();
         let clone = Folder::new();
-        for file in ["Dockerfile", ".dockerignore"] {
+        for file in ["Dockerfile", "Dockerfile.prebuilt", ".dockerignore"] {
             std::fs::copy(root().join(file), clone.file(file)).unwrap();
         }
         copy(&root().join("configs/compose"), &clone.file("configs/compose"));
@@ -89,7 +89,7 @@ impl World {
             .current_dir(self.clone.file("configs/compose"))
             .env("COMPOSE_PROJECT_NAME", PROJECT)
             .env("SWITCHYARD_IMAGE", IMAGE)
-            .env("BUILD_TARGET", "prebuilt")
+            .env("DOCKERFILE", "Dockerfile.prebuilt")
             .env("CLIENT_IMAGE", CLIENT_IMAGE);
         command
     }
