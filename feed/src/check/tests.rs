@@ -145,10 +145,8 @@ fn an_ingress_of_a_class_that_nothing_defines_is_warned_of() {
     finds(&of_class("switchyard"), &[]);
     finds(
         &of_class("switchyrad"),
-        &[
-            "f.yaml:30:21: warning: there is no IngressClass \"switchyrad\", so an ingress of class \
-           \"switchyard\" serves none of Ingress default/web",
-        ],
+        &["f.yaml:30:21: warning: there is no IngressClass \"switchyrad\", so an ingress of \
+             class \"switchyard\" serves none of Ingress default/web"],
     );
     let defined = "---\napiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: \
                    yard}\nspec: {controller: switchyard.dev/ingress}\n";
