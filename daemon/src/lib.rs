@@ -118,10 +118,10 @@ where
         let _signals = daemon.shutdown.listen_to_signals();
         if let Some(parent) = flags.parent {
             daemon.shutdown.end_with(parent);
-            tokio::spawn(tell_parent(daemon.readiness.clone(), ended.clone()));
+            tokio::spawn(tell_parent(ready(daemon.readiness.clone(), ended.clone())));
         }
-        let manager = notify::follow(daemon.readiness.clone(), daemon.shutdown.clone());
-        let manager = tokio::spawn(manager);
+        let is_ready = ready(daemon.readiness.clone(), ended.clone());
+        let manager = tokio::spawn(notify::follow(is_ready, daemon.shutdown.clone()));
         admin::serve(admin, &daemon).await?;
         let mut work = std::pin::pin!(run(daemon.clone()));
         let outcome = std::future::poll_fn(|cx| {
@@ -148,21 +148,24 @@ where
     }
 }
 
-/// Says once to the parent that the process is ready, on the socket that standard input is then;
-/// nothing when its work has ended, which is held while it is polled.
-async fn tell_parent(readiness: Readiness, ended: Arc<Mutex<bool>>) {
+/// Ends once the process is ready, or with false when its work has ended, which is held while it
+/// is polled.
+async fn ready(readiness: Readiness, ended: Arc<Mutex<bool>>) -> bool {
     loop {
         tokio::time::sleep(READY_POLL).await;
         // It is being polled: this thread has other work, too.
         let Ok(ended) = ended.try_lock() else { continue };
-        if *ended {
-            return;
+        if *ended || readiness.reasons().is_empty() {
+            return !*ended;
         }
-        if readiness.reasons().is_empty() {
-            // Whoever started this by hand does not listen.
-            let _ = rustix::io::write(std::io::stdin(), b"+");
-            return;
-        }
+    }
+}
+
+/// Says once to the parent that the process is ready, on the socket that standard input is then.
+async fn tell_parent(ready: impl Future<Output = bool>) {
+    if ready.await {
+        // Whoever started this by hand does not listen.
+        let _ = rustix::io::write(std::io::stdin(), b"+");
     }
 }
 

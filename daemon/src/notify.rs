@@ -8,25 +8,17 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
 
-use crate::{Readiness, Shutdown};
+use crate::Shutdown;
 
-/// How often to look whether the process is ready, until it is: nobody waits for less.
-const POLL: Duration = Duration::from_millis(50);
-
-/// Sends `READY=1` once nothing keeps the process from it, then `STOPPING=1` at its drain.
-pub(crate) async fn follow(readiness: Readiness, shutdown: Shutdown) {
+/// Sends `READY=1` once the process is `ready`, unless it never will be, then `STOPPING=1` at its
+/// drain.
+pub(crate) async fn follow(ready: impl Future<Output = bool>, shutdown: Shutdown) {
     let Some(place) = std::env::var_os("NOTIFY_SOCKET").filter(|place| !place.is_empty()) else {
         return;
     };
-    let ready = async {
-        while !readiness.reasons().is_empty() {
-            tokio::time::sleep(POLL).await;
-        }
-    };
     tokio::select! {
-        () = ready => report(&place, "READY=1"),
+        true = ready => report(&place, "READY=1"),
         () = shutdown.draining() => {}
     }
     shutdown.draining().await;

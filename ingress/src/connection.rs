@@ -10,7 +10,7 @@ mod stream;
 mod tunnel;
 
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use self::proxy_header::Told;
 use self::stream::Stream;
 use crate::deadline::{Deadline, Ticks};
 use crate::forward::{Origin, is_trusted};
@@ -80,10 +81,14 @@ pub(crate) async fn serve(
     let port = stream.local_addr().map_or(0, |address| address.port());
     let rules = &settings.rules;
     let mut from = (peer.ip(), port);
+    let mut trusted_proxies = &rules.trusted_proxies[..];
     if settings.proxy_protocol && is_trusted(peer.ip().to_canonical(), &rules.trusted_proxies) {
         deadline.arm(settings.header_timeout);
         match Box::pin(introduced(&worker, &mut stream, &mut permit, &deadline)).await {
-            Ok(client) => from = client.unwrap_or(from),
+            Ok(Told::Itself) => {}
+            // Whoever it is, it is not the proxy, and may not say who sent a request.
+            Ok(Told::Somebody) => trusted_proxies = &[],
+            Ok(Told::Client { client, local }) => from = (client.ip(), local.port()),
             Err(answer) => {
                 if tls.is_none() {
                     turn_away(stream, answer);
@@ -92,7 +97,7 @@ pub(crate) async fn serve(
             }
         }
     }
-    let origin = Origin::new(from.0, tls.is_some(), from.1, &rules.trusted_proxies);
+    let origin = Origin::new(from.0, tls.is_some(), from.1, trusted_proxies);
     let make = |server_name, is_http2, deadline| {
         let timeout = Cell::new(settings.read_timeout);
         Rc::new(Connection {
@@ -133,23 +138,20 @@ pub(crate) async fn serve(
     }
 }
 
-/// Reads from a proxy in front whom the connection is for, and at which port that client called;
-/// `Err` is what to answer when it may not go on.
+/// Reads from a proxy in front whom the connection is for; `Err` is what to answer when it may not
+/// go on.
 async fn introduced(
     worker: &Worker,
     stream: &mut TcpStream,
     permit: &mut Permit,
     deadline: &Deadline,
-) -> Result<Option<(IpAddr, u16)>, &'static [u8]> {
+) -> Result<Told, &'static [u8]> {
     match in_time(proxy_header::read(stream), deadline).await {
-        Some(Ok(None)) => Ok(None),
-        Some(Ok(Some(told))) if permit.claim(told.client.ip()) => {
-            Ok(Some((told.client.ip(), told.local.port())))
-        }
-        Some(Ok(Some(_))) => {
+        Some(Ok(Told::Client { client, .. })) if !permit.claim(client.ip()) => {
             worker.shard().connections_refused.add(1);
             Err(TOO_MANY_CONNECTIONS)
         }
+        Some(Ok(told)) => Ok(told),
         failed => {
             worker.shard().proxy_headers_rejected.add(1);
             tracing::debug!(?failed, "no PROXY header");

@@ -21,20 +21,23 @@ const MAX_LINE: usize = 107;
 /// What version 2 may say in all: addresses, and what else a proxy knows of a connection.
 const MAX_LENGTH: usize = 4 << 10;
 
-/// A client, and the address at which it reached the first proxy.
+/// Whom a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Told {
-    pub(super) client: SocketAddr,
-    pub(super) local: SocketAddr,
+pub(super) enum Told {
+    /// The proxy itself, such as its health check.
+    Itself,
+    /// A client of which it knows no address.
+    Somebody,
+    /// A client, and the address at which it reached the first proxy.
+    Client { client: SocketAddr, local: SocketAddr },
 }
 
-/// Reads a header, and nothing that follows it; `None` when the proxy speaks for itself, or for a
-/// client without an address.
+/// Reads a header, and nothing that follows it.
 ///
 /// # Errors
 ///
 /// When there is no such header, or the connection ends in it.
-pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Option<Told>> {
+pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Told> {
     let mut header = vec![0; FIRST_BYTES];
     stream.read_exact(&mut header).await?;
     if header == v2::PROTOCOL_PREFIX {
@@ -73,9 +76,10 @@ async fn read_line(stream: &mut TcpStream, line: &mut Vec<u8>) -> io::Result<()>
     Ok(())
 }
 
-fn parse(header: &[u8]) -> io::Result<Option<Told>> {
-    let told = |client: (std::net::IpAddr, u16), local: (std::net::IpAddr, u16)| {
-        Some(Told { client: client.into(), local: local.into() })
+fn parse(header: &[u8]) -> io::Result<Told> {
+    let told = |client: (std::net::IpAddr, u16), local: (std::net::IpAddr, u16)| Told::Client {
+        client: client.into(),
+        local: local.into(),
     };
     let v4 = |a: ppp::v2::IPv4| {
         let source = (a.source_address.into(), a.source_port);
@@ -87,17 +91,17 @@ fn parse(header: &[u8]) -> io::Result<Option<Told>> {
     };
     match HeaderResult::parse(header) {
         HeaderResult::V1(parsed) => match parsed.map_err(invalid)?.addresses {
-            v1::Addresses::Unknown => Ok(None),
+            v1::Addresses::Unknown => Ok(Told::Somebody),
             v1::Addresses::Tcp4(addresses) => Ok(v4(addresses)),
             v1::Addresses::Tcp6(addresses) => Ok(v6(addresses)),
         },
         HeaderResult::V2(parsed) => {
             let parsed = parsed.map_err(invalid)?;
             if parsed.command == v2::Command::Local {
-                return Ok(None);
+                return Ok(Told::Itself);
             }
             match parsed.addresses {
-                v2::Addresses::Unspecified | v2::Addresses::Unix(_) => Ok(None),
+                v2::Addresses::Unspecified | v2::Addresses::Unix(_) => Ok(Told::Somebody),
                 v2::Addresses::IPv4(addresses) => Ok(v4(addresses)),
                 v2::Addresses::IPv6(addresses) => Ok(v6(addresses)),
             }
@@ -123,10 +127,10 @@ mod tests {
 
     #[test]
     fn who_is_told_of() {
-        let told = Some(Told {
+        let told = Told::Client {
             client: "192.0.2.7:4711".parse().unwrap(),
             local: "198.51.100.1:443".parse().unwrap(),
-        });
+        };
         let v4 = [192, 0, 2, 7, 198, 51, 100, 1, 0x12, 0x67, 0x01, 0xbb];
         let mut with_tlv = v4.to_vec();
         with_tlv.extend([0x04, 0, 1, 0]);
@@ -137,19 +141,20 @@ mod tests {
         v6[35] = 2;
         let table = [
             (b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n".to_vec(), told),
-            (b"PROXY UNKNOWN\r\n".to_vec(), None),
-            (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), None),
+            (b"PROXY UNKNOWN\r\n".to_vec(), Told::Somebody),
+            (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), Told::Somebody),
             (v2(0x21, 0x11, &v4), told),
             (v2(0x21, 0x11, &with_tlv), told),
-            (v2(0x20, 0x11, &v4), None),
-            (v2(0x20, 0x00, &[]), None),
-            (v2(0x21, 0x31, &[0; 216]), None),
+            (v2(0x20, 0x11, &v4), Told::Itself),
+            (v2(0x20, 0x00, &[]), Told::Itself),
+            (v2(0x21, 0x31, &[0; 216]), Told::Somebody),
+            (v2(0x21, 0x00, &[]), Told::Somebody),
             (
                 v2(0x21, 0x21, &v6),
-                Some(Told {
+                Told::Client {
                     client: "[::9]:1".parse().unwrap(),
                     local: "[::8]:2".parse().unwrap(),
-                }),
+                },
             ),
         ];
         for (header, expected) in table {

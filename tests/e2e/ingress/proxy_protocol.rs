@@ -79,6 +79,18 @@ async fn the_client_is_whom_the_proxy_tells_of() {
         assert_eq!(last_seen(&endpoint, "x-forwarded-for"), client);
         assert_eq!(last_seen(&endpoint, "x-forwarded-port"), port);
     }
+    // Whom it knows nothing of is not believed.
+    let forged =
+        "GET / HTTP/1.1\r\nHost: a.com\r\nX-Forwarded-For: 192.0.2.9\r\nConnection: close\r\n\r\n";
+    for (header, expected) in [
+        (LOCAL, format!("192.0.2.9, {proxy}")),
+        (b"PROXY UNKNOWN\r\n", proxy.clone()),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\0\0\0", proxy.clone()),
+        (V2, "192.0.2.7".to_owned()),
+    ] {
+        assert_eq!(status_of(&exchange(&world, &[header, forged.as_bytes()]).await), 200);
+        assert_eq!(last_seen(&endpoint, "x-forwarded-for"), expected);
+    }
     // Nobody else is asked for one, and nobody else is believed.
     assert_eq!(status_of(&raw(world.http, request).await), 200);
     assert_eq!(last_seen(&endpoint, "x-real-ip"), "127.0.0.1");

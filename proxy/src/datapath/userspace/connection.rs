@@ -37,11 +37,10 @@ const MAX_TRIES: usize = 16;
 const TOTAL_CONNECT_TIMEOUTS: u32 = 4;
 /// What is read of a client before it has an endpoint: a request, not an upload.
 const EARLY_BYTES: usize = 16 * 1024;
-/// How long a client's first bytes may wait for an answer to be acknowledged with: while the
-/// thread has nothing else to do, and at most. An answer of the same host comes sooner. A client
-/// that sends nothing more before (Nagle's algorithm) loses no more than that, once.
-pub(super) const LAZY: Duration = Duration::from_millis(1);
-pub(super) const LAZIEST: Duration = Duration::from_millis(10);
+/// How long a client's first bytes may wait for an answer to be acknowledged with, at least and at
+/// most. A client that sends nothing more before (Nagle's algorithm) waits as long.
+const LAZY: Duration = Duration::from_millis(1);
+const LAZIEST: Duration = Duration::from_millis(8);
 
 /// Which socket of a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,10 +71,30 @@ pub(super) struct Shared {
     pub(super) connects: VecDeque<Moment>,
     /// Connections whose clients have waited for an acknowledgement since then, in that order.
     pub(super) lazy: VecDeque<Moment>,
+    /// How long first answers take at the moment: a moving average.
+    pub(super) answer_time: Duration,
     /// When the thread last woke.
     pub(super) now: Instant,
     /// How many attempts to connect there were.
     pub(super) attempts: u64,
+}
+
+impl Shared {
+    /// A first answer has come to what had been waiting since then.
+    fn note_answer(&mut self, since: Instant) {
+        self.answer_time = (self.answer_time * 15 + (self.now - since)) / 16;
+    }
+
+    /// One that has not come must not make the next clients wait longer.
+    fn note_no_answer(&mut self) {
+        self.answer_time = self.answer_time * 15 / 16;
+    }
+
+    /// How long a client's first bytes may wait for an answer: as long again as answers take, so
+    /// that most are in time. Where they take longer than it is worth, hardly at all.
+    pub(super) fn patience(&self) -> Duration {
+        Some(self.answer_time * 2).filter(|time| *time <= LAZIEST).unwrap_or_default().max(LAZY)
+    }
 }
 
 /// When something began or ends for an attempt to connect, or for the connection that it became.
@@ -126,6 +145,8 @@ pub(super) struct Connection {
     up: Flow,
     down: Flow,
     endpoint: Option<Arc<Endpoint>>,
+    /// Since when its client has waited for an answer, or at least for an acknowledgement.
+    unanswered: Option<Instant>,
     active: Active,
     /// Its client keeps the endpoint.
     stay: Option<Stay>,
@@ -163,6 +184,7 @@ impl Connection {
             // Inherited from the listener.
             down: Flow::new(true),
             endpoint: None,
+            unanswered: None,
             active: Active::new(meter, |meter| &meter.active),
             stay: None,
             probes: false,
@@ -271,13 +293,15 @@ impl Connection {
             && self.upstream.is_some()
     }
 
-    /// Whether it is what became of this attempt.
-    pub(super) fn is(&self, attempt: u64) -> bool {
-        self.attempt == attempt && !self.over
+    /// Whether this attempt led to an endpoint that has not answered.
+    pub(super) fn is_unanswered(&self, attempt: u64) -> bool {
+        self.attempt == attempt && !self.over && self.unanswered.is_some()
     }
 
     /// Its client waits for no answer any more before it hears that its bytes have come.
-    pub(super) fn acknowledge(&self) {
+    pub(super) fn acknowledge(&mut self, shared: &mut Shared) {
+        self.unanswered = None;
+        shared.note_no_answer();
         sockets::acknowledge_at_once(&self.client.socket);
     }
 
@@ -443,6 +467,7 @@ impl Connection {
             self.stay = search.cell.serving.load().stay(Some(search.client.ip()), endpoint);
         }
         self.stage = Stage::Relaying;
+        self.unanswered = Some(shared.now);
         shared.lazy.push_back(Moment { at: shared.now, key: self.key, attempt: self.attempt });
     }
 
@@ -472,7 +497,11 @@ impl Connection {
             return Step::Waits;
         };
         let meter = self.active.meter();
-        match relay::drive((client, upstream), (up, down), &mut shared.tools, meter) {
+        let progress = relay::drive((client, upstream), (up, down), &mut shared.tools, meter);
+        if let Some(since) = self.unanswered.take_if(|_| up.has_moved() && down.has_moved()) {
+            shared.note_answer(since);
+        }
+        match progress {
             Progress::Over(end) => return self.end(end, shared),
             Progress::HasMore => {
                 self.queued = true;
@@ -584,6 +613,7 @@ mod tests {
             connect_timeout: Duration::from_secs(1),
             connects: VecDeque::new(),
             lazy: VecDeque::new(),
+            answer_time: Duration::ZERO,
             now: Instant::now(),
             attempts: 0,
             room,
@@ -597,6 +627,7 @@ mod tests {
             up: Flow::new(true),
             down: Flow::new(true),
             endpoint: None,
+            unanswered: None,
             active: Active::new(Arc::default(), |meter| &meter.active),
             stay: None,
             probes: true,

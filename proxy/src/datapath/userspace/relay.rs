@@ -227,6 +227,11 @@ impl Flow {
         self.uncounted += bytes as u64;
     }
 
+    /// Whether anything has come this way.
+    pub(super) fn has_moved(&self) -> bool {
+        self.has_sent || self.uncounted > 0
+    }
+
     #[cfg(test)]
     pub(super) fn uncounted(&self) -> u64 {
         self.uncounted

@@ -19,6 +19,10 @@ use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type}
 /// The kernel lowers it to `net.core.somaxconn`, 4096 by default since Linux 5.4.
 pub(super) const BACKLOG: i32 = 4096;
 
+/// Room for a burst of UDP datagrams while the thread does other work, some thousands of small ones;
+/// the kernel takes the smaller of this and `net.core.rmem_max`. Memory is taken by what waits.
+const UDP_RECEIVE_BYTES: usize = 1 << 20;
+
 /// A client that vanished without a word is noticed after about two minutes of silence; without
 /// this its connection would stay for good.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -117,6 +121,9 @@ pub(super) fn bind_udp(
     options: BindOptions,
 ) -> io::Result<Vec<UdpSocket>> {
     let sockets = bind(addr, Type::DGRAM, count, options)?;
+    for socket in &sockets {
+        socket.set_recv_buffer_size(UDP_RECEIVE_BYTES)?;
+    }
     if addr.ip().is_unspecified() {
         for socket in &sockets {
             if addr.is_ipv4() {

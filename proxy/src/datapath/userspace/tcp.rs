@@ -20,7 +20,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use slab::Slab;
 use tokio::sync::oneshot;
 
-use super::connection::{Connection, LAZIEST, LAZY, Moment, Shared, Step, from_token, is_shortage};
+use super::connection::{Connection, Moment, Shared, Step, from_token, is_shortage};
 use super::relay::Tools;
 use super::serving::Cell;
 use super::sockets;
@@ -97,6 +97,7 @@ impl TcpThread {
             connect_timeout: limits.connect_timeout,
             connects: VecDeque::new(),
             lazy: VecDeque::new(),
+            answer_time: Duration::ZERO,
             now,
             attempts: 0,
         };
@@ -131,7 +132,6 @@ impl TcpThread {
                 panic!("epoll_wait: {error}");
             }
             self.shared.now = Instant::now();
-            let idle = events.is_empty() && self.ready.is_empty();
             let fresh = std::mem::take(&mut self.fresh);
             let mut ordered = false;
             for event in events.drain(..) {
@@ -143,7 +143,7 @@ impl TcpThread {
             }
             let ready = std::mem::take(&mut self.ready);
             fresh.into_iter().chain(ready).for_each(|key| self.go_on(key));
-            self.keep_time(idle);
+            self.keep_time();
             if ordered && !self.read_orders() {
                 break;
             }
@@ -169,7 +169,9 @@ impl TcpThread {
             queue.front().map(|one| one.at)
         };
         let connect = first(&mut self.shared.connects, Connection::is_connecting);
-        let lazy = first(&mut self.shared.lazy, Connection::is).map(|since| since + LAZY);
+        let patience = self.shared.patience();
+        let lazy = first(&mut self.shared.lazy, Connection::is_unanswered);
+        let lazy = lazy.map(|since| since + patience);
         let probe = (!self.connections.is_empty()).then_some(self.probe);
         let due = [connect, lazy, self.retry, probe].into_iter().flatten().min()?;
         let wait = due.saturating_duration_since(self.shared.now);
@@ -257,7 +259,7 @@ impl TcpThread {
         self.retry.get_or_insert(self.shared.now + ROOM_RETRY);
     }
 
-    fn keep_time(&mut self, idle: bool) {
+    fn keep_time(&mut self) {
         let now = self.shared.now;
         if self.retry.is_some_and(|at| at <= now) {
             self.retry = None;
@@ -272,11 +274,11 @@ impl TcpThread {
                 self.take(connect.key, step);
             }
         }
-        let lazy = if idle { LAZY } else { LAZIEST };
-        while let Some(lazy) = self.shared.lazy.pop_front_if(|one| one.at + lazy <= now) {
-            let connection = self.connections.get(lazy.key);
-            if let Some(connection) = connection.filter(|c| c.is(lazy.attempt)) {
-                connection.acknowledge();
+        let patience = self.shared.patience();
+        while let Some(lazy) = self.shared.lazy.pop_front_if(|one| one.at + patience <= now) {
+            let connection = self.connections.get_mut(lazy.key);
+            if let Some(connection) = connection.filter(|c| c.is_unanswered(lazy.attempt)) {
+                connection.acknowledge(&mut self.shared);
             }
         }
         if self.probe <= now {
