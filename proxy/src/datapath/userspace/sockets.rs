@@ -19,8 +19,9 @@ use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type}
 /// The kernel lowers it to `net.core.somaxconn`, 4096 by default since Linux 5.4.
 pub(super) const BACKLOG: i32 = 4096;
 
-/// Room for a burst of UDP datagrams while the thread does other work, some thousands of small ones;
-/// the kernel takes the smaller of this and `net.core.rmem_max`. Memory is taken by what waits.
+/// Room for a burst of UDP datagrams, some thousands of small ones, while the thread does other
+/// work; the kernel takes the smaller of this and `net.core.rmem_max`. Memory is taken by what
+/// waits.
 const UDP_RECEIVE_BYTES: usize = 1 << 20;
 
 /// A client that vanished without a word is noticed after about two minutes of silence; without
