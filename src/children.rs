@@ -6,6 +6,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -53,8 +54,17 @@ pub(crate) struct Plan {
     /// What it means when it ends before it was ever ready: an error for good. `None`: it is
     /// started again.
     pub(crate) vital: Option<String>,
-    /// What helps one that does not come up: the flags that move its addresses.
-    pub(crate) help: &'static str,
+    /// What it listens on: told of when it does not come up and one of them is why.
+    pub(crate) addresses: Vec<Address>,
+}
+
+/// An address of a process, and the flag that moves it.
+#[derive(Clone, Debug)]
+pub(crate) struct Address {
+    pub(crate) at: SocketAddr,
+    pub(crate) flag: &'static str,
+    /// Besides TCP.
+    pub(crate) udp: bool,
 }
 
 /// A started process; killed when dropped.
@@ -122,7 +132,7 @@ impl Plan {
                 wait = RESTART_FIRST;
             }
             // One that was ready once has addresses that work.
-            let help = if *up.borrow() { "" } else { self.help };
+            let help = if *up.borrow() { String::new() } else { self.help() };
             tracing::warn!(process = self.name, cause, ?wait, help, "ended, will be started again");
             tokio::select! {
                 () = &mut stop => return Ok(()),
@@ -150,9 +160,39 @@ impl Plan {
                 let what = format!("{name}: its configuration cannot work, see its message above");
                 Err(Failure::Configuration(what))
             }
-            Some(what) => Err(Failure::Failed { what: format!("{what} ({cause})"), source: None }),
+            Some(what) => {
+                let help = self.help();
+                let help = if help.is_empty() { help } else { format!("; {help}") };
+                Err(Failure::Failed { what: format!("{what} ({cause}){help}"), source: None })
+            }
             None => Ok(cause),
         }
+    }
+
+    /// What helps it to come up: for each of its addresses that cannot be bound now, the flag
+    /// that moves it.
+    fn help(&self) -> String {
+        let words = |address: &Address| {
+            let (error, flag) = (address.bind().err()?, address.flag);
+            let another = if error.kind() == io::ErrorKind::AddrInUse {
+                ", or is another `switchyard up` running?"
+            } else {
+                ""
+            };
+            Some(format!("{}: {error}: give another with {flag}{another}", address.at))
+        };
+        self.addresses.iter().filter_map(words).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Address {
+    /// Binds it and lets go of it at once.
+    fn bind(&self) -> io::Result<()> {
+        TcpListener::bind(self.at)?;
+        if self.udp {
+            UdpSocket::bind(self.at)?;
+        }
+        Ok(())
     }
 }
 

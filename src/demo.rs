@@ -40,7 +40,7 @@ const NETWORKS: std::ops::RangeInclusive<u8> = 96..=126;
 /// Endpoints: name, and the last two numbers of the address.
 const ENDPOINTS: [(&str, u8, u8); 5] =
     [("web-1", 1, 1), ("web-2", 1, 2), ("web-3", 1, 3), ("api-1", 2, 1), ("api-2", 2, 2)];
-const ENDPOINT_PORT: u16 = 8080;
+const ENDPOINT_PORT: u16 = 9000;
 
 /// Where the feed serves the manifests.
 const FEED_PORT: u16 = 7400;
@@ -161,9 +161,7 @@ async fn perform(stage: &Stage, children: &mut [Running], once: bool) -> anyhow:
 }
 
 fn set_stage(folder: &Path) -> anyhow::Result<Stage> {
-    let mut free = NETWORKS.filter_map(|second| Some((second, claim(second)?)));
-    let free = free.find(|(second, _)| is_free(*second));
-    let (second, claim) = free.context("no free network from 127.96.0.0/16 to 127.126.0.0/16")?;
+    let (second, claim) = free_network()?;
     let hosts = ["shop.example".to_owned(), "*.shop.example".to_owned()];
     let tls = rcgen::generate_simple_self_signed(hosts)?;
     let (folder, certificate) = (folder.to_owned(), tls.cert.der().clone());
@@ -177,6 +175,29 @@ fn set_stage(folder: &Path) -> anyhow::Result<Stage> {
     Ok(stage)
 }
 
+/// The first network that no other demo has and whose addresses can be bound; if there is none,
+/// the error says which address of the first could not be, and why.
+fn free_network() -> anyhow::Result<(u8, UnixListener)> {
+    let mut why = None;
+    for second in NETWORKS {
+        let Some(claim) = claim(second) else { continue };
+        match bind_all(second) {
+            Ok(()) => return Ok((second, claim)),
+            Err((address, error)) => {
+                why.get_or_insert_with(|| {
+                    format!(
+                        "{address}: {error}; does another program, such as `switchyard up`, \
+                         listen on port {} of all addresses?",
+                        address.port()
+                    )
+                });
+            }
+        }
+    }
+    let why = why.unwrap_or_else(|| "each has a demo that runs".to_owned());
+    bail!("no free network from 127.96.0.0/16 to 127.126.0.0/16: {why}")
+}
+
 /// Takes a network for this demo, unless another has it: what it binds only later is free until
 /// then, and two that start together would both take it. The kernel lets go of an abstract name
 /// with the process.
@@ -186,15 +207,20 @@ fn claim(second: u8) -> Option<UnixListener> {
     UnixListener::bind_addr(&address).ok()
 }
 
-/// Whether the demo's main addresses in that network can be bound.
-fn is_free(second: u8) -> bool {
-    let node = Ipv4Addr::new(127, second, 0, 1);
-    let tcp = [8080, 8443, 1053, 30080, FEED_PORT];
-    tcp.iter().chain(&ADMIN_PORTS).all(|port| TcpListener::bind((node, *port)).is_ok())
-        && [1053, 30080].iter().all(|port| UdpSocket::bind((node, *port)).is_ok())
-        && ENDPOINTS.iter().all(|(_, third, last)| {
-            TcpListener::bind((Ipv4Addr::new(127, second, *third, *last), ENDPOINT_PORT)).is_ok()
-        })
+/// Binds the demo's main addresses in that network, and lets go of them at once.
+fn bind_all(second: u8) -> Result<(), (SocketAddr, std::io::Error)> {
+    let at =
+        |third, last, port| SocketAddr::new(Ipv4Addr::new(127, second, third, last).into(), port);
+    let node = [8080, 8443, 1053, 30080, FEED_PORT].into_iter().chain(ADMIN_PORTS);
+    let node = node.map(|port| at(0, 1, port));
+    let endpoints = ENDPOINTS.iter().map(|(_, third, last)| at(*third, *last, ENDPOINT_PORT));
+    for address in node.chain(endpoints) {
+        TcpListener::bind(address).map_err(|error| (address, error))?;
+    }
+    for address in [1053, 30080].map(|port| at(0, 1, port)) {
+        UdpSocket::bind(address).map_err(|error| (address, error))?;
+    }
+    Ok(())
 }
 
 fn tls_secret(certificate: &str, key: &str) -> String {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::flags::parse_address;
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
@@ -37,7 +38,8 @@ const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
     /// Address for HTTP, WebSocket, raw TCP and UDP
-    #[arg(long, env = "SWITCHYARD_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8000")]
+    #[arg(long, env = "SWITCHYARD_LISTEN", value_name = "ADDR",
+        default_value = "127.0.0.1:8000", value_parser = parse_address)]
     listen: SocketAddr,
 
     /// Name to answer with; raw TCP and UDP answers begin with it

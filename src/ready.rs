@@ -9,6 +9,8 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use daemon::flags::parse_address;
+
 /// Reasons not to be ready are a few lines.
 const MAX_ANSWER: u64 = 64 << 10;
 
@@ -19,7 +21,7 @@ pub(crate) struct Config {
     process: Process,
 
     /// Its admin endpoint; default: loopback, at the port that the process has by default
-    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR")]
+    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", value_parser = parse_address)]
     admin: Option<SocketAddr>,
 
     /// How long it may take to connect, and as long to answer

@@ -10,11 +10,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use daemon::Failure;
-use daemon::flags::parse_duration;
+use daemon::flags::{parse_address, parse_duration};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::children::{Plan, end_signal};
+use crate::children::{Address, Plan, end_signal};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
@@ -22,15 +22,18 @@ pub(crate) struct Config {
     dir: PathBuf,
 
     /// Plain HTTP address of the ingress
-    #[arg(long, env = "SWITCHYARD_HTTP", value_name = "ADDR", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "SWITCHYARD_HTTP", value_name = "ADDR",
+        default_value = "0.0.0.0:8080", value_parser = parse_address)]
     http: SocketAddr,
 
     /// HTTPS address of the ingress
-    #[arg(long, env = "SWITCHYARD_HTTPS", value_name = "ADDR", default_value = "0.0.0.0:8443")]
+    #[arg(long, env = "SWITCHYARD_HTTPS", value_name = "ADDR",
+        default_value = "0.0.0.0:8443", value_parser = parse_address)]
     https: SocketAddr,
 
     /// DNS address, UDP and TCP
-    #[arg(long, env = "SWITCHYARD_DNS", value_name = "ADDR", default_value = "0.0.0.0:1053")]
+    #[arg(long, env = "SWITCHYARD_DNS", value_name = "ADDR",
+        default_value = "0.0.0.0:1053", value_parser = parse_address)]
     dns: SocketAddr,
 
     /// Address to serve NodePorts on; default: all
@@ -44,7 +47,8 @@ pub(crate) struct Config {
         long,
         env = "SWITCHYARD_FEED_LISTEN",
         value_name = "ADDR",
-        default_value = "127.0.0.1:7400"
+        default_value = "127.0.0.1:7400",
+        value_parser = parse_address
     )]
     feed_listen: SocketAddr,
 
@@ -91,45 +95,52 @@ impl Config {
         let dir = flag("--dir", self.dir.display().to_string());
         let listen = flag("--listen", self.feed_listen.to_string());
         let address = self.feed_listen;
-        let vital = format!(
-            "the feed ended before it served {address}: its message is above; if the address is \
-             in use, give another with --feed-listen"
-        );
-        let plan = self.plan("feed", FEED_ADMIN, [dir, listen].concat());
+        let vital = format!("the feed ended before it served {address}: its message is above");
+        let own = tcp(self.feed_listen, "--feed-listen");
+        let plan = self.plan("feed", FEED_ADMIN, [dir, listen].concat(), vec![own]);
         Plan { vital: Some(vital), ..plan }
     }
 
     /// The processes that follow the feed.
     pub(crate) fn plans(&self) -> Vec<Plan> {
-        let plan = |name, admin_port, own: Vec<String>| {
+        let plan = |name, admin_port, own: Vec<String>, addresses| {
             let feed = flag("--feed", format!("http://{}", self.feed_listen));
-            self.plan(name, admin_port, feed.into_iter().chain(own).collect())
+            self.plan(name, admin_port, feed.into_iter().chain(own).collect(), addresses)
         };
         let node_ips = self.node_ip.iter().flat_map(|ip| flag("--node-ip", ip.to_string()));
         let http = flag("--http", self.http.to_string());
         let https = flag("--https", self.https.to_string());
+        let dns = flag("--listen", self.dns.to_string()).into();
+        let of_ingress = vec![tcp(self.http, "--http"), tcp(self.https, "--https")];
+        let of_dns = vec![Address { udp: true, ..tcp(self.dns, "--dns") }];
         vec![
-            plan("proxy", PROXY_ADMIN, node_ips.collect()),
-            Plan {
-                help: "if an address is in use, --http and --https give it others",
-                ..plan("ingress", INGRESS_ADMIN, [http, https].concat())
-            },
-            Plan {
-                help: "if its address is in use, --dns gives it another",
-                ..plan("dns", DNS_ADMIN, flag("--listen", self.dns.to_string()).into())
-            },
+            plan("proxy", PROXY_ADMIN, node_ips.collect(), vec![]),
+            plan("ingress", INGRESS_ADMIN, [http, https].concat(), of_ingress),
+            plan("dns", DNS_ADMIN, dns, of_dns),
         ]
     }
 
-    fn plan(&self, name: &'static str, admin_port: u16, own: Vec<String>) -> Plan {
-        let admin = SocketAddr::new(self.admin_ip, admin_port).to_string();
+    fn plan(
+        &self,
+        name: &'static str,
+        admin_port: u16,
+        own: Vec<String>,
+        mut addresses: Vec<Address>,
+    ) -> Plan {
+        let admin = SocketAddr::new(self.admin_ip, admin_port);
+        addresses.push(tcp(admin, "--admin-ip"));
+        let admin = admin.to_string();
         let state_dir = self.state_dir.as_ref().map(|dir| dir.display().to_string());
         let state_dir = state_dir.into_iter().flat_map(|dir| flag("--state-dir", dir));
         let drain = flag("--drain-timeout", format!("{}ms", self.drain_timeout.as_millis()));
         let args = flag("--admin", admin).into_iter().chain(drain).chain(state_dir).chain(own);
         let args = args.collect();
-        Plan { name, args, vital: None, help: "" }
+        Plan { name, args, vital: None, addresses }
     }
+}
+
+fn tcp(at: SocketAddr, flag: &'static str) -> Address {
+    Address { at, flag, udp: false }
 }
 
 fn flag(name: &str, value: String) -> [String; 2] {

@@ -1,5 +1,6 @@
 //! The flags that all processes share, each with its environment twin.
 
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -62,6 +63,15 @@ impl Flags {
             .or_else(|| std::thread::available_parallelism().ok())
             .map_or(1, NonZeroUsize::get)
     }
+}
+
+/// Parses the address of a flag.
+///
+/// # Errors
+///
+/// Says how one is written.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write IP:PORT, such as 0.0.0.0:8080".to_owned())
 }
 
 /// Reads a time as flags spell it: a whole number and a unit, `500ms`, `30s`, `5m` or `2h`.

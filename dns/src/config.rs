@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use daemon::Failure;
-use daemon::flags::parse_duration;
+use daemon::flags::{parse_address, parse_duration};
 use ipnet::IpNet;
 
 use crate::forward::upstreams::{self, parse_upstream};
@@ -30,7 +30,8 @@ const PRIVATE: [&str; 9] = [
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Admin endpoint (/livez /readyz /metrics /snapshot /status)
-    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7431")]
+    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR",
+        default_value = "127.0.0.1:7431", value_parser = parse_address)]
     pub admin: SocketAddr,
 
     /// Addresses to answer on, UDP and TCP
@@ -39,7 +40,8 @@ pub struct Config {
         env = "SWITCHYARD_LISTEN",
         value_name = "ADDR",
         value_delimiter = ',',
-        default_value = "0.0.0.0:1053"
+        default_value = "0.0.0.0:1053",
+        value_parser = parse_address
     )]
     pub listen: Vec<SocketAddr>,
 

@@ -63,11 +63,18 @@ pub fn check(paths: &[PathBuf]) -> io::Result<Checked> {
     }
     let (model, _) = store.commit();
     reports.extend(catalogue.reports().iter().cloned());
-    let surprises = surprise::of(&model, &|key| catalogue.defines(key));
+    // Whatever seems to be missing may stand in a document that could not be read.
+    let unread = reports.iter().any(|report| report.is_error() && report.object.is_none());
+    let surprises = surprise::of(&model, &|key| unread || catalogue.defines(key));
     reports.extend(place(&catalogue, surprises));
-    reports.sort_by(|a, b| (&a.file, a.line(), a.column()).cmp(&(&b.file, b.line(), b.column())));
+    // Errors first: a warning may be but their consequence.
+    reports.sort_by(|a, b| order(a).cmp(&order(b)));
     let objects = catalogue.served().values().sum();
     Ok(Checked { reports, files: files.len(), objects })
+}
+
+fn order(report: &Report) -> (bool, &FilePath, u32, u32) {
+    (!report.is_error(), &report.file, report.line(), report.column())
 }
 
 fn named(path: &Path, error: &io::Error) -> io::Error {

@@ -40,6 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use daemon::flags::parse_address;
 use daemon::{Daemon, Failure};
 use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
@@ -135,7 +136,8 @@ pub struct Config {
     drain_timeout: Duration,
 
     /// Admin endpoint
-    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7401")]
+    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR",
+        default_value = "127.0.0.1:7401", value_parser = parse_address)]
     pub admin: SocketAddr,
 }
 

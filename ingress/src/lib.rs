@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use daemon::flags::parse_duration;
+use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure};
 use feed::{Kind, Kinds, Update, Updates};
 use ipnet::IpNet;
@@ -57,15 +57,18 @@ pub const KINDS: Kinds = Kinds::of(&[
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Admin endpoint (/livez /readyz /metrics /snapshot /status)
-    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7421")]
+    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR",
+        default_value = "127.0.0.1:7421", value_parser = parse_address)]
     pub admin: SocketAddr,
 
     /// Address of plain HTTP: HTTP/1.1, and HTTP/2 with prior knowledge
-    #[arg(long, env = "SWITCHYARD_HTTP", value_name = "ADDR", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "SWITCHYARD_HTTP", value_name = "ADDR",
+        default_value = "0.0.0.0:8080", value_parser = parse_address)]
     pub http: SocketAddr,
 
     /// Address of HTTPS: HTTP/2 and HTTP/1.1
-    #[arg(long, env = "SWITCHYARD_HTTPS", value_name = "ADDR", default_value = "0.0.0.0:8443")]
+    #[arg(long, env = "SWITCHYARD_HTTPS", value_name = "ADDR",
+        default_value = "0.0.0.0:8443", value_parser = parse_address)]
     pub https: SocketAddr,
 
     /// Class of the Ingresses to serve. Also served are those of any IngressClass whose

@@ -23,7 +23,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::flags::parse_duration;
+use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure, Guard, Readiness};
 use feed::{Kind, Kinds, ObjectName, Update, Updates};
 use ipnet::IpNet;
@@ -47,7 +47,8 @@ pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::N
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
     /// Admin endpoint (/livez /readyz /metrics /snapshot /status)
-    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:7411")]
+    #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR",
+        default_value = "127.0.0.1:7411", value_parser = parse_address)]
     pub admin: SocketAddr,
 
     /// How connections reach their endpoints

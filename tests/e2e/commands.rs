@@ -302,6 +302,7 @@ fn up_does_not_start_beside_a_stranger_at_its_address() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     let address = stranger.local_addr().unwrap();
     assert!(said.contains(&format!("ended before it served {address}")), "{said}");
+    assert!(said.contains("give another with --feed-listen, or is another"), "{said}");
     assert!(said.contains("{\"process\":\"feed\","), "it says whose line it is: {said}");
     stranger.set_nonblocking(true).unwrap();
     assert!(stranger.accept().is_err(), "nobody even called");
@@ -315,11 +316,58 @@ fn up_says_which_flag_moves_an_address_that_is_taken() {
     let _other = std::net::TcpListener::bind(net.addr(1, 8080)).unwrap();
     let mut up = up_command(net, &folder).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(up.stderr.take().unwrap()).lines().map_while(Result::ok);
-    assert!(log.any(|line| line.contains("--http and --https give it others")), "it ended");
+    let help = log.find(|line| line.contains("will be started again")).expect("it ended");
+    let taken = format!("{}: Address already in use", net.addr(1, 8080));
+    assert!(help.contains(&taken) && help.contains("give another with --http,"), "{help}");
+    assert!(!help.contains("--https") && !help.contains("--admin-ip"), "{help}");
     let pid = nix::unistd::Pid::from_raw(up.id() as i32);
     nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
     std::thread::spawn(move || log.count());
     assert!(up.wait().unwrap().success());
+}
+
+/// The flag is that of the very address: another `--feed-listen` would not mend this.
+#[test]
+fn up_says_so_when_its_feeds_admin_address_is_taken() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
+    let _other = std::net::TcpListener::bind(net.addr(1, 7401)).unwrap();
+    let output = up_command(net, &folder).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let taken = format!("{}: Address already in use", net.addr(1, 7401));
+    assert!(said.contains(&taken) && said.contains("another with --admin-ip"), "{said}");
+    assert!(!said.contains("--feed-listen"), "{said}");
+}
+
+/// What the ingress listens on is never an endpoint of the folder that it serves.
+#[test]
+fn the_demos_endpoints_are_not_on_a_port_of_up() {
+    for name in ["web.yaml", "api.yaml", "db.yaml", "ingress.yaml"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/demo").join(name);
+        let text = std::fs::read_to_string(path).unwrap();
+        for port in ["8080", "8443", "1053", "7400"] {
+            assert!(!text.contains(port), "{name} has port {port}");
+        }
+    }
+}
+
+#[test]
+fn an_address_without_its_ip_is_told_how_to_be_written() {
+    let folder = Folder::new();
+    let folder = folder.path().to_str().unwrap();
+    let table: [&[&str]; 4] = [
+        &["up", folder, "--http", "8080"],
+        &["ingress", "--feed", folder, "--https", "8443"],
+        &["dns", "--feed", folder, "--listen", "53"],
+        &["echo", "--listen", "localhost"],
+    ];
+    for arguments in table {
+        let output = Command::new(BINARY).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains("write IP:PORT, such as 0.0.0.0:8080"), "{arguments:?}: {said}");
+    }
 }
 
 #[test]

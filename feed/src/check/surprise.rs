@@ -16,6 +16,9 @@ use crate::problem::{Level, Mark, Problem};
 use crate::record::{RecordKey, RecordKind};
 use crate::tree::Step;
 
+/// The class that an ingress serves unless its flags name another.
+const USUAL_CLASS: &str = "switchyard";
+
 /// All that surprises in a model.
 ///
 /// Of an object that `is_defined` knows although the model does not, an error is reported
@@ -35,6 +38,7 @@ pub(super) fn of(model: &Model, is_defined: &dyn Fn(&RecordKey) -> bool) -> Vec<
         backends(ingress, model, is_defined, &mut found);
         tls(ingress, model, is_defined, &mut found);
         duplicates(ingress, &mut routes, &mut found);
+        class(ingress, is_defined, &mut found);
     }
     found.0
 }
@@ -234,6 +238,23 @@ fn tls(
             }
         }
     }
+}
+
+/// A class that no IngressClass of the manifests defines, and that is not the usual one.
+fn class(ingress: &Ingress, is_defined: &dyn Fn(&RecordKey) -> bool, found: &mut Found) {
+    let Some(class) = &ingress.class else { return };
+    let name = ObjectName::new("", class);
+    if **class == *USUAL_CLASS || is_defined(&key(Kind::IngressClass, &name)) {
+        return;
+    }
+    let message = format!(
+        "there is no IngressClass {class:?}, so an ingress of class {USUAL_CLASS:?} serves none of \
+         Ingress {}",
+        ingress.name
+    );
+    let help = "write the class switchyard, an IngressClass of that name with controller: \
+                switchyard.dev/ingress, or run the ingress with --ingress-class";
+    found.add(Kind::Ingress, &ingress.name, path("spec.ingressClassName"), message, help);
 }
 
 /// Class, host, path and its type.

@@ -94,6 +94,23 @@ fn a_slice_for_no_service_is_warned_of() {
     assert_eq!(problems(&[("a.yaml", &bad), ("b.yaml", SLICE)]).len(), 2, "port and targetPort");
 }
 
+/// What is missing may stand in what could not be read.
+#[test]
+fn nothing_is_said_to_be_missing_beside_a_document_that_cannot_be_read() {
+    let broken = SERVICE.replace("kind: Service", "kind: [");
+    let found = problems(&[("a.yaml", SLICE), ("b.yaml", &broken)]);
+    assert!(found.len() == 1 && found[0].starts_with("b.yaml:"), "{found:?}");
+}
+
+#[test]
+fn an_error_is_told_before_a_warning() {
+    let broken = SERVICE.replace("port: 80", "prot: 80").replace("web", "other");
+    let found = problems(&[("a.yaml", SERVICE), ("b.yaml", &broken)]);
+    let warning = found.iter().position(|line| line.contains(": warning: "));
+    assert_eq!(warning, Some(found.len() - 1), "{found:?}");
+    assert!(found.len() > 1, "{found:?}");
+}
+
 #[test]
 fn an_ingress_that_leads_nowhere_is_warned_of() {
     let served = SERVICE.to_owned() + SLICE;
@@ -115,6 +132,25 @@ fn an_ingress_that_leads_nowhere_is_warned_of() {
              Service default/web has no port 81, so requests get 503",
         ]
     );
+}
+
+#[test]
+fn an_ingress_of_a_class_that_nothing_defines_is_warned_of() {
+    let served = SERVICE.to_owned() + SLICE;
+    let of_class = |class: &str| {
+        let backend = "service: {name: web, port: {name: http}}";
+        let rest = format!("  ingressClassName: {class}\n  defaultBackend: {{{backend}}}\n");
+        served.clone() + &ingress(&rest)
+    };
+    finds(&of_class("switchyard"), &[]);
+    finds(
+        &of_class("switchyrad"),
+        &["f.yaml:30:21: warning: there is no IngressClass \"switchyrad\", so an ingress of \
+             class \"switchyard\" serves none of Ingress default/web"],
+    );
+    let defined = "---\napiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: \
+                   yard}\nspec: {controller: switchyard.dev/ingress}\n";
+    finds(&(of_class("yard") + defined), &[]);
 }
 
 #[test]
@@ -188,17 +224,17 @@ fn a_problem_is_shown_with_its_lines_and_what_to_do() {
             |   ^^^^^
           help: did you mean `ports`?
 
-        g.yaml:5:9: warning: Service default/web has no endpoints, so nothing answers there
-          4 | metadata:
-          5 |   name: web
-            |         ^^^
-          help: add an EndpointSlice labelled kubernetes.io/service-name, or Pods that it selects
-
         h.yaml:2:1: error: Service default/web is defined a second time, so this one is not served
           1 | ---
           2 | apiVersion: v1
             | ^
           help: it is served as default/web (g.yaml:2) has it
+
+        g.yaml:5:9: warning: Service default/web has no endpoints, so nothing answers there
+          4 | metadata:
+          5 |   name: web
+            |         ^^^
+          help: add an EndpointSlice labelled kubernetes.io/service-name, or Pods that it selects
 
         1 object in 3 files: 2 errors, 1 warning
     "#]]
