@@ -8,6 +8,7 @@ use daemon::{Daemon, Failure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::model::{Protocol, ServiceEntry, SlicePort};
 use crate::name::ObjectName;
 use crate::{Config, Source, client};
 
@@ -56,6 +57,48 @@ impl Explanation {
         let trouble = Some(Trouble { cause: cause.into(), fix: fix.into() });
         let target = target.to_owned();
         Explanation { target, answer: answer.into(), trouble, ..Explanation::default() }
+    }
+}
+
+/// What to do for a Service whose slices have no endpoint on a port: how the slices fail to fit it.
+///
+/// `family` is a word on the addresses that would do, such as ` of this address family`.
+pub fn fix_of_slices(
+    entry: &ServiceEntry,
+    port_name: &str,
+    protocol: Protocol,
+    family: &str,
+) -> String {
+    let ports = || entry.slices.iter().flat_map(|slice| &slice.ports);
+    let mut there: Vec<_> = ports().map(name_of_port).collect();
+    there.sort_unstable();
+    there.dedup();
+    let name = &entry.service.name.name;
+    let fits = |port: &SlicePort| &*port.name == port_name && port.protocol == protocol;
+    if there.is_empty() {
+        format!(
+            "write an EndpointSlice with label kubernetes.io/service-name: {name}, or Pods that \
+             the Service selects"
+        )
+    } else if ports().any(|port| fits(port) && port.port.is_some()) {
+        format!("add an endpoint{family} to an EndpointSlice of {name}: none has one on the port")
+    } else {
+        let wanted = match port_name {
+            "" => "without a name".to_owned(),
+            port_name => format!("named {port_name}"),
+        };
+        format!(
+            "give an EndpointSlice of {name} a port {wanted} over {protocol}, as the Service has \
+             it; there are: {}",
+            there.join(", ")
+        )
+    }
+}
+
+fn name_of_port(port: &SlicePort) -> String {
+    match &*port.name {
+        "" => format!("one without a name ({})", port.protocol),
+        name => format!("{name} ({})", port.protocol),
     }
 }
 

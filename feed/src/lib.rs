@@ -33,7 +33,9 @@ mod validate;
 
 pub use check::{Checked, check};
 pub use client::ApiConfig;
-pub use explanation::{Explanation, LostHost, Rejected, Trouble, lost_hosts, nearest, rejected};
+pub use explanation::{
+    Explanation, LostHost, Rejected, Trouble, fix_of_slices, lost_hosts, nearest, rejected,
+};
 pub use model::*;
 pub use name::{Kind, Kinds, ObjectKey, ObjectName};
 pub use update::{Publisher, Update, Updates, mailbox};

@@ -49,6 +49,7 @@ use access::{Access, Tokens};
 use api::Api;
 pub use connections::Address;
 use connections::{Gate, Listener, Tls};
+pub(crate) use derived::{HELP, bracketed};
 use history::{History, Limits};
 use live::Live;
 use metrics::Metrics;

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use daemon::Failure;
-use feed::{Explanation, Model, ObjectName, Trouble, Update, nearest};
+use feed::{Explanation, Model, ObjectName, SlicePort, Trouble, Update, fix_of_slices, nearest};
 use http::Uri;
 
 use crate::route::{HostKey, PathTable, host_of, normalise};
-use crate::snapshot::{Backend, Compiler, HostRoutes, Problem, Route, Snapshot, Unserved};
+use crate::snapshot::{
+    Backend, BackendKey, Compiler, HostRoutes, Problem, Route, Snapshot, Unserved,
+};
 use crate::tls;
 
 /// Explains URLs by what an ingress would serve of a model.
@@ -103,7 +105,7 @@ impl Asked<'_> {
     fn unserved(&self, route: &Route, unserved: Unserved) -> Trouble {
         let Backend { key, .. } = &*route.backend;
         let (service, ingress) = (&key.service, &route.ingress);
-        let cause = format!("{}: backend {key} of Ingress {ingress}", unserved.reason());
+        let mut reason = unserved.reason();
         let ports = || {
             let entry = self.all.model.service(service);
             let ports = entry.iter().flat_map(|entry| entry.service.ports.iter());
@@ -123,9 +125,13 @@ impl Asked<'_> {
             Unserved::ExternalName => {
                 format!("give Service {service} a FQDN EndpointSlice instead of an externalName")
             }
-            Unserved::NoEndpoints => no_endpoints(self.all.model, service),
+            Unserved::NoEndpoints => {
+                let (more, fix) = no_endpoints(self.all.model, key);
+                reason = more.unwrap_or(reason);
+                fix
+            }
         };
-        Trouble { cause, fix }
+        Trouble { cause: format!("{reason}: backend {key} of Ingress {ingress}"), fix }
     }
 
     /// A Service in the namespace whose name is like that one.
@@ -270,17 +276,20 @@ fn refused_by(annotation: &str, ingress: &ObjectName) -> Trouble {
     }
 }
 
-/// Why a Service has no ready endpoint, as what to do.
-fn no_endpoints(model: &Model, service: &ObjectName) -> String {
-    let entry = model.service(service);
-    let count = entry.map_or(0, |entry| entry.slices.iter().map(|s| s.endpoints.len()).sum());
-    match count {
-        0 => format!(
-            "write an EndpointSlice with label kubernetes.io/service-name: {}, or Pods that the \
-             Service selects",
-            service.name
-        ),
-        count => format!("make one of its {count} endpoints ready; see their conditions"),
+/// Why a Service has no ready endpoint on a port: a cause that says more, and what to do.
+fn no_endpoints(model: &Model, key: &BackendKey) -> (Option<&'static str>, String) {
+    let entry = model.service(&key.service);
+    let found = entry.as_ref().and_then(|entry| Some((entry, entry.service.port(&key.port)?)));
+    let Some((entry, port)) = found else { return (None, "create the Service".to_owned()) };
+    let fits = |p: &SlicePort| p.name == port.name && p.protocol == port.protocol;
+    let slices = entry.slices.iter().filter(|slice| slice.ports.iter().any(fits));
+    match slices.map(|slice| slice.endpoints.len()).sum::<usize>() {
+        0 => {
+            let none = entry.slices.iter().all(|slice| slice.endpoints.is_empty());
+            let cause = (!none).then_some("the Service has no endpoint on this port");
+            (cause, fix_of_slices(entry, &port.name, port.protocol, ""))
+        }
+        count => (None, format!("make one of its {count} endpoints ready; see their conditions")),
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use feed::{ObjectName, PathType};
 
-pub(crate) use backend::{Answers, Backend, Endpoint, Unserved};
+pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Unserved};
 pub(crate) use certificate::Certificate;
 pub(crate) use compile::{Compiler, Problem, by_ingress};
 pub(crate) use policy::{Policy, parse_bytes};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use feed::{
     Explanation, ObjectName, Protocol, ServiceEntry, ServiceType, TargetPort, Trouble, Update,
+    fix_of_slices,
 };
 
 use crate::resolver::{Family, Frontend, FrontendAddress, FrontendKind, Node, Place, Scope, Why};
@@ -134,28 +135,14 @@ impl Asked<'_> {
             Why::NoneLocal => {
                 "use traffic policy Cluster, or give --node-name as its endpoints spell it".into()
             }
-            _ => entry.as_ref().map_or_else(String::new, |entry| self.no_such_endpoint(entry)),
+            _ => {
+                let (name, protocol) = (&frontend.port_name, frontend.address.protocol);
+                let family = " of this address family";
+                let fix = |entry: &ServiceEntry| fix_of_slices(entry, name, protocol, family);
+                entry.as_ref().map_or_else(String::new, fix)
+            }
         };
         Trouble { cause: format!("Service {service}: {}", frontend.why.as_str()), fix }
-    }
-
-    /// What a Service lacks of which no slice fits.
-    fn no_such_endpoint(&self, entry: &ServiceEntry) -> String {
-        let name = &entry.service.name.name;
-        let mut ports: Vec<_> =
-            entry.slices.iter().flat_map(|slice| slice.ports.iter().map(|p| &*p.name)).collect();
-        ports.sort_unstable();
-        ports.dedup();
-        match &ports[..] {
-            [] => format!(
-                "write an EndpointSlice with label kubernetes.io/service-name: {name}, or Pods \
-                 that the Service selects"
-            ),
-            names => format!(
-                "its slices have no endpoint of this address family on a port of the same name \
-                 and protocol; they have ports named {names:?}"
-            ),
-        }
     }
 
     /// Nobody has the address: what comes nearest to it.

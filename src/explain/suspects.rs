@@ -3,7 +3,7 @@
 
 use std::io::Read as _;
 
-use feed::{Explanation, LostHost, Rejected, Trouble};
+use feed::{Explanation, LostHost, ObjectName, Rejected, Trouble};
 
 use super::Target;
 
@@ -18,10 +18,10 @@ pub(super) struct Suspects {
 }
 
 impl Suspects {
-    /// Puts the blame where it belongs, and names the rejections that speak of the target; where
-    /// something is wrong, all of them.
+    /// Puts the blame where it belongs, and names the rejections that have the target's host,
+    /// name, address or port.
     pub(super) fn look_at(&self, explanation: &mut Explanation, target: &Target) {
-        let words = words_of(explanation, target);
+        let words = words_of(target);
         let culprit = explanation.trouble.as_ref().and_then(|_| self.culprit(explanation, &words));
         if let Some(rejected) = culprit {
             blame(explanation, trouble_of(rejected));
@@ -34,9 +34,11 @@ impl Suspects {
                 explanation.lost.push(format!("host {host}: {problem}, so it is no endpoint"));
             }
         }
-        let all = explanation.trouble.is_some();
         let others = self.rejected.iter().filter(|one| culprit.is_none_or(|by| !by.eq(one)));
-        let told = others.filter(|rejected| all || words.iter().any(|w| speaks_of(rejected, w)));
+        let service = explanation.service.as_ref();
+        let told = others.filter(|one| {
+            service.is_some_and(|service| is_of(one, service)) || words.iter().any(|w| has(one, w))
+        });
         explanation.lost.extend(told.take(TOLD).map(with_help));
     }
 
@@ -48,39 +50,29 @@ impl Suspects {
         };
         if let Some(service) = &explanation.service {
             let whole = format!("Service {service}");
-            let of_endpoints = ["EndpointSlice", "Endpoints", "Pod"];
-            let starts = of_endpoints.map(|kind| format!("{kind} {service}"));
-            // Slices have the name of their Service and more.
-            let begins = |name: &str, start: &String| {
-                name.strip_prefix(start)
-                    .is_some_and(|more| more.is_empty() || more.starts_with('-'))
-            };
-            let is_part = |_: &Rejected, name: &str| starts.iter().any(|s| begins(name, s));
-            let found = find(&|_, name| name == whole).or_else(|| find(&is_part));
+            let found = find(&|_, name| name == whole);
+            let found = found.or_else(|| find(&|one, _| is_of(one, service)));
             if found.is_some() {
                 return found;
             }
         }
-        if explanation.answer == "404" {
-            let is_rule = |one: &Rejected, name: &str| {
-                name.starts_with("Ingress ") && words.iter().any(|word| may_hold(one, word))
-            };
-            return find(&is_rule).or_else(|| self.nameless(words));
-        }
-        // Of an address that no Service has.
         let is_unknown = explanation.service.is_none() && explanation.answer == "not served";
-        let has_address = |one: &Rejected, name: &str| {
-            name.starts_with("Service ") && words.iter().any(|w| holds(one, w) == Some(true))
+        let kind = match &*explanation.answer {
+            "404" => "Ingress ",
+            // Of an address that no Service has.
+            "not served" if is_unknown => "Service ",
+            _ => return self.nameless(words),
         };
-        let service = is_unknown.then(|| find(&has_address)).flatten();
-        service.or_else(|| self.nameless(words))
+        let has_word = |one: &Rejected, name: &str| {
+            name.starts_with(kind) && words.iter().any(|word| has(one, word))
+        };
+        find(&has_word).or_else(|| self.nameless(words))
     }
 
-    /// A document that could not be read so far that it has a name, in a file that speaks of the
-    /// target.
+    /// A document that could not be read so far that it has a name, and speaks of the target.
     fn nameless(&self, words: &[String]) -> Option<&Rejected> {
         let mut nameless = self.rejected.iter().filter(|one| one.object.is_none());
-        nameless.find(|one| words.iter().any(|word| holds(one, word) == Some(true)))
+        nameless.find(|one| words.iter().any(|word| has(one, word)))
     }
 
     fn host(&self, explanation: &Explanation) -> Option<&LostHost> {
@@ -89,20 +81,20 @@ impl Suspects {
     }
 }
 
-/// What a manifest that is about the target has in it.
-fn words_of(explanation: &Explanation, target: &Target) -> Vec<String> {
-    let mut words = match target {
-        Target::Address(address, _) => vec![address.ip().to_string()],
-        Target::Url(url) => vec![url.host().unwrap_or_default().to_owned()],
-        Target::Name(_) => Vec::new(),
-    };
-    if let Target::Address(address, _) = target
-        && address.port() >= NODE_PORTS
-    {
-        words.push(address.port().to_string());
+/// What a manifest that is about the target has in it, besides its own name.
+fn words_of(target: &Target) -> Vec<String> {
+    match target {
+        Target::Address(address, _) => {
+            let port = (address.port() >= NODE_PORTS).then(|| address.port().to_string());
+            [address.ip().to_string()].into_iter().chain(port).collect()
+        }
+        Target::Url(url) => {
+            let host = url.host().unwrap_or_default().to_ascii_lowercase();
+            let wildcard = host.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+            [host].into_iter().chain(wildcard).collect()
+        }
+        Target::Name(name) => vec![name.trim_end_matches('.').to_ascii_lowercase()],
     }
-    words.extend(explanation.service.as_ref().map(|service| service.name.to_string()));
-    words
 }
 
 /// The first port of the usual range of NodePorts: lower ones are in every other manifest.
@@ -143,21 +135,116 @@ fn with_help(rejected: &Rejected) -> String {
     line(rejected) + &help
 }
 
-fn speaks_of(rejected: &Rejected, word: &str) -> bool {
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-    let text = [rejected.object.as_deref().unwrap_or_default(), &rejected.problem];
-    let mut words = text.iter().flat_map(|text| text.split(|c| !is_part(c)));
-    words.any(|other| other.trim_matches('.') == word)
+/// Whether it is a Service, or carries that Service's endpoints: slices have its name and more.
+fn is_of(rejected: &Rejected, service: &ObjectName) -> bool {
+    const KINDS: [&str; 4] = ["Service ", "EndpointSlice ", "Endpoints ", "Pod "];
+    let object = rejected.object.as_deref().unwrap_or_default();
+    KINDS.iter().any(|kind| {
+        let name = object.strip_prefix(kind);
+        let more = name.and_then(|name| name.strip_prefix(&service.to_string()));
+        more.is_some_and(|more| more.is_empty() || (more.starts_with('-') && *kind != KINDS[0]))
+    })
 }
 
-/// Whether its file has the word in it; nothing of a file that is on another machine.
-fn holds(rejected: &Rejected, word: &str) -> Option<bool> {
-    let path = rejected.place.as_ref()?.rsplitn(3, ':').nth(2)?;
+/// Whether its document has the word, or what is wrong with it; of a file on another machine only
+/// the latter is known.
+fn has(rejected: &Rejected, word: &str) -> bool {
+    has_word(&rejected.problem, word)
+        || document(rejected).is_some_and(|document| has_word(&document, word))
+}
+
+/// The document of its file that it is about.
+fn document(rejected: &Rejected) -> Option<String> {
+    let mut place = rejected.place.as_ref()?.rsplitn(3, ':');
+    let line: usize = place.nth(1)?.parse().ok()?;
     let mut text = Vec::new();
-    std::fs::File::open(path).ok()?.take(MAX_READ).read_to_end(&mut text).ok()?;
-    Some(String::from_utf8_lossy(&text).contains(word))
+    std::fs::File::open(place.next()?).ok()?.take(MAX_READ).read_to_end(&mut text).ok()?;
+    Some(document_at(&String::from_utf8_lossy(&text), line))
 }
 
-fn may_hold(rejected: &Rejected, word: &str) -> bool {
-    speaks_of(rejected, word) || holds(rejected, word).unwrap_or(true)
+/// The document of a text that a line is in, from 1.
+fn document_at(text: &str, line: usize) -> String {
+    let lines: Vec<_> = text.lines().collect();
+    let (above, below) = lines.split_at(line.saturating_sub(1).min(lines.len()));
+    let ends = |line: &&&str| line.starts_with("---");
+    let above = above.iter().rev().take_while(|line| !ends(line)).collect::<Vec<_>>();
+    // The line itself may be the one that begins it.
+    let first = below.iter().take(1);
+    let rest = below.iter().skip(1).take_while(|line| !ends(line));
+    let all = above.into_iter().rev().chain(first).chain(rest);
+    all.copied().collect::<Vec<_>>().join("\n")
+}
+
+/// Whether a text has the word, and not as a part of another one.
+fn has_word(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    let text = text.to_ascii_lowercase();
+    text.match_indices(word).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        let mut after = text[at + word.len()..].chars();
+        let next = after.next();
+        // A dot may be the end of a sentence.
+        let ends = match next {
+            Some('.') => !after.next().is_some_and(is_part),
+            next => !next.is_some_and(is_part),
+        };
+        ends && !before.is_some_and(is_part)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_no_parts_of_them() {
+        let table = [
+            ("host: shop.example", "shop.example", true),
+            ("host: \"*.shop.example\"", "shop.example", false),
+            ("host: \"*.shop.example\"", "*.shop.example", true),
+            ("host: my-shop.example", "shop.example", false),
+            ("host: shop.example.org", "shop.example", false),
+            ("of shop.example.", "shop.example", true),
+            ("[{nodePort: 30080}]", "30080", true),
+            ("Invalid value: 30080: taken", "30080", true),
+            ("130080", "30080", false),
+            ("10.96.0.10", "10.96.0.1", false),
+            ("", "a", false),
+        ];
+        for (text, word, expected) in table {
+            assert_eq!(has_word(text, word), expected, "{word} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_document_ends_where_the_next_begins() {
+        let text = "a: 1\nb: 2\n---\nc: 3\n---\nd: 4";
+        let table = [(1, "a: 1\nb: 2"), (2, "a: 1\nb: 2"), (4, "c: 3"), (6, "d: 4"), (9, "d: 4")];
+        for (line, expected) in table {
+            assert_eq!(document_at(text, line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn objects_of_a_service() {
+        let service = ObjectName::new("shop", "web");
+        let table = [
+            ("Service shop/web", true),
+            ("EndpointSlice shop/web-1", true),
+            ("Pod shop/web-7f", true),
+            ("Service shop/web-2", false),
+            ("Service shop/spare", false),
+            ("EndpointSlice shop/webs", false),
+            ("Ingress shop/web", false),
+        ];
+        for (object, expected) in table {
+            let rejected = Rejected {
+                object: Some(object.to_owned()),
+                place: None,
+                problem: String::new(),
+                help: None,
+            };
+            assert_eq!(is_of(&rejected, &service), expected, "{object}");
+        }
+    }
 }

@@ -80,6 +80,11 @@ fn cause_and_fix_of_each_trouble() {
         ("http://shop.example/port", "503", "http (80)"),
         ("http://shop.example/unready", "503", "the Service has no ready endpoint"),
         ("http://shop.example/unready", "503", "make one of its 1 endpoints ready"),
+        ("http://shop.example/renamed", "503", "the Service has no endpoint on this port: backend"),
+        ("http://shop.example/renamed", "503", "a port named http over TCP, as the Service has"),
+        ("http://shop.example/renamed", "503", "there are: web (TCP)"),
+        ("127.N.N.9:80", "refused", "a port named http over TCP, as the Service has"),
+        ("127.N.N.9:80", "refused", "there are: web (TCP)"),
         ("http://foreign.example/", "404", "its class is nginx"),
         ("http://shop.example/%zz", "400", "no single meaning"),
         ("http://127.N.N.3/", "refused", "no endpoint is ready"),
@@ -202,6 +207,46 @@ fn a_node_port_that_another_has_and_rules_that_lost() {
     );
     let lost = explained[1]["lost"].to_string();
     assert!(lost.contains("Prefix /web: its path is less exact"), "{lost}");
+}
+
+/// By a folder and by its feed: a rejected Service is the cause of its own address, with what to
+/// do, and no part of what has nothing to do with it.
+#[test]
+fn a_rejected_object_is_named_only_where_it_counts() {
+    let (net, folder) = (Net::new(), Folder::new());
+    folder.replace("objects.yaml", &net.fill(OBJECTS));
+    let (dir, listen) = (folder.path().display().to_string(), net.addr(1, 7400).to_string());
+    let server = ["feed", "--dir", &dir, "--listen", &listen];
+    let _server = Switchyard::ready(net.addr(1, 7401), &server);
+    let own = ["127.N.N.5:80", "http://late.shop.svc.cluster.local/"];
+    let port = "127.N.N.200:30080";
+    let others = [
+        "http://shp.example/",
+        "http://shop.example/unready",
+        "web.shop",
+        "_x._tcp.web.shop.svc.cluster.local",
+        "127.N.N.4:80",
+    ];
+    let targets = own.iter().chain(&others).chain([&port]).map(|target| net.fill(target));
+    let targets: Vec<_> = targets.collect();
+    for feed in [dir.clone(), format!("http://{listen}")] {
+        let explained = explain_by(&feed, net, &targets, &[]);
+        let (of_own, rest) = explained.split_at(own.len());
+        for explained in of_own {
+            let trouble = &explained["trouble"];
+            let (cause, fix) = (trouble["cause"].to_string(), trouble["fix"].to_string());
+            assert!(cause.contains("Service shop/late is rejected"), "{feed}: {explained}");
+            assert!(cause.ends_with("provided port is already allocated\""), "{feed}: {cause}");
+            assert!(fix.starts_with("\"shop/web ("), "{feed}: {fix}");
+            assert!(fix.ends_with("has it; choose another\""), "{feed}: {fix}");
+        }
+        for explained in &rest[..others.len()] {
+            assert!(explained["trouble"].is_object(), "{feed}: {explained}");
+            assert!(!explained.to_string().contains("shop/late"), "{feed}: {explained}");
+        }
+        let lost = rest[others.len()]["lost"].to_string();
+        assert!(lost.contains("Service shop/late is rejected"), "{feed}: {lost}");
+    }
 }
 
 #[test]

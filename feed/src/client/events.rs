@@ -3,6 +3,7 @@
 //! For `explain`, which has no folder to look into. Processes follow no Events: what is rejected
 //! changes nothing for them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use daemon::Failure;
@@ -13,6 +14,7 @@ use super::credentials::Place;
 use super::machine::Patience;
 use super::transport::Transport;
 use crate::explanation::Rejected;
+use crate::server::{HELP, bracketed};
 
 /// The newest of them are enough to say what is wrong, and fit into what is read at once.
 const PATH: &str = "/api/v1/events?limit=100";
@@ -29,6 +31,8 @@ struct List {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Event {
+    #[serde(default)]
+    metadata: Metadata,
     involved_object: Involved,
     #[serde(default)]
     reason: String,
@@ -36,6 +40,12 @@ struct Event {
     message: String,
     #[serde(default)]
     reporting_component: String,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -73,12 +83,14 @@ impl Event {
         let Involved { kind, name, namespace } = self.involved_object;
         // A document that is not read so far that it has a name.
         let object = (kind != "Manifest").then(|| format!("{kind} {namespace}/{name}"));
-        let (place, problem) = self.message.split_once(": error: ").unwrap_or(("", &self.message));
+        let (place, whole) = self.message.split_once(": error: ").unwrap_or(("", &self.message));
+        let help = self.metadata.annotations.get(HELP);
+        let problem = whole.strip_suffix(&bracketed(help.map(|help| &**help)));
         Rejected {
             object,
             place: Some(place.to_owned()).filter(|place| !place.is_empty()),
-            problem: problem.to_owned(),
-            help: None,
+            problem: problem.unwrap_or(whole).to_owned(),
+            help: help.cloned(),
         }
     }
 }
@@ -103,6 +115,8 @@ mod tests {
             event("Service", COMPONENT, "Else"),
             {"involvedObject": {"kind": "Node", "name": "a", "namespace": ""}},
         ]});
+        let mut with_help = event("Service", COMPONENT, "Rejected");
+        with_help["metadata"] = serde_json::json!({"annotations": {HELP: "write one"}});
         let found = read(list.to_string().as_bytes());
         let rejected = |object: Option<&str>| Rejected {
             object: object.map(Into::into),
@@ -111,6 +125,9 @@ mod tests {
             help: None,
         };
         assert_eq!(found, [rejected(Some("Service shop/web")), rejected(None)]);
+        let found = read(serde_json::json!({"items": [with_help]}).to_string().as_bytes());
+        assert_eq!(found[0].problem, "spec.ports[0]: no port");
+        assert_eq!(found[0].help.as_deref(), Some("write one"));
         assert_eq!(read(b"no JSON"), []);
         assert_eq!(read(b"{}"), []);
     }

@@ -26,6 +26,9 @@ pub(crate) struct Rejection {
     pub(crate) help: Option<String>,
 }
 
+/// The annotation of an Event that has the help of its message alone, for programs.
+pub(crate) const HELP: &str = "switchyard.dev/help";
+
 /// A stable number for an object: the same after every restart, and on every machine.
 pub(crate) fn uid(resource: Resource, name: &ObjectName) -> String {
     let text = format!("{}/{}/{}", resource.kind(), name.namespace, name.name);
@@ -200,16 +203,16 @@ pub(crate) fn event(rejection: &Rejection, since: &str) -> (ObjectName, Value) {
     let stem = if rejection.object.is_some() { &*object.name } else { "manifest" };
     let name = ObjectName::new(namespace, &format!("{stem}.{hash:016x}"));
     let Rejection { file, line, column, message, help, .. } = rejection;
-    let help = help.as_ref().map(|help| format!(" ({help})")).unwrap_or_default();
     let mut involved = json!({"kind": kind, "name": &*object.name, "namespace": namespace});
+    let with_help = format!("{message}{}", bracketed(help.as_deref()));
     if let Some(uid) = uid {
         involved["apiVersion"] = api_version.into();
         involved["uid"] = uid.into();
     }
-    let event = json!({
+    let mut event = json!({
         "involvedObject": involved,
         "reason": "Rejected",
-        "message": format!("{file}:{line}:{column}: error: {message}{help}"),
+        "message": format!("{file}:{line}:{column}: error: {with_help}"),
         "source": {"component": MANAGER},
         "firstTimestamp": since,
         "lastTimestamp": since,
@@ -219,7 +222,15 @@ pub(crate) fn event(rejection: &Rejection, since: &str) -> (ObjectName, Value) {
         "reportingComponent": MANAGER,
         "reportingInstance": "",
     });
+    if let Some(help) = help {
+        event["metadata"] = json!({"annotations": {HELP: help}});
+    }
     (name, event)
+}
+
+/// The help as it follows a message.
+pub(crate) fn bracketed(help: Option<&str>) -> String {
+    help.map(|help| format!(" ({help})")).unwrap_or_default()
 }
 
 fn base_name(path: &str) -> &str {
@@ -331,6 +342,7 @@ mod tests {
         );
         let message = "web.yaml:12:7: error: unknown field \"spec.prots\" (did you mean `ports`?)";
         assert_eq!(value["message"], message);
+        assert_eq!(value["metadata"]["annotations"][HELP], "did you mean `ports`?");
         let moved = Rejection { line: 13, ..rejection.clone() };
         assert_eq!(event(&moved, "").0, name);
         let nameless = Rejection { object: None, file: "a b/x.yaml".to_owned(), ..rejection };
