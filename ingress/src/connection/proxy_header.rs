@@ -77,17 +77,13 @@ async fn read_line(stream: &mut TcpStream, line: &mut Vec<u8>) -> io::Result<()>
 }
 
 fn parse(header: &[u8]) -> io::Result<Told> {
-    let told = |client: (std::net::IpAddr, u16), local: (std::net::IpAddr, u16)| Told::Client {
-        client: client.into(),
-        local: local.into(),
+    let v4 = |a: v2::IPv4| Told::Client {
+        client: (a.source_address, a.source_port).into(),
+        local: (a.destination_address, a.destination_port).into(),
     };
-    let v4 = |a: ppp::v2::IPv4| {
-        let source = (a.source_address.into(), a.source_port);
-        told(source, (a.destination_address.into(), a.destination_port))
-    };
-    let v6 = |a: ppp::v2::IPv6| {
-        let source = (a.source_address.into(), a.source_port);
-        told(source, (a.destination_address.into(), a.destination_port))
+    let v6 = |a: v2::IPv6| Told::Client {
+        client: (a.source_address, a.source_port).into(),
+        local: (a.destination_address, a.destination_port).into(),
     };
     match HeaderResult::parse(header) {
         HeaderResult::V1(parsed) => match parsed.map_err(invalid)?.addresses {
