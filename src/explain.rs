@@ -162,10 +162,8 @@ impl Target {
 pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let daemon = Daemon::detached("explain", 1);
     let update = first_update(&config, &daemon).await?;
-    let suspects = Suspects {
-        rejected: feed::rejected(&config.feed, &daemon).await?,
-        hosts: feed::lost_hosts(&daemon),
-    };
+    let rejected = feed::rejected(&config.feed, &daemon).await?;
+    let suspects = Suspects::new(rejected, feed::lost_hosts(&daemon));
     let responder = Responder::of(&config)?;
     let explainers = Explainers::new(&config, &responder, &update)?;
     let mut out = std::io::stdout().lock();

@@ -1,6 +1,7 @@
 //! What the feed knows and does not pass on: manifests that it rejects, and hosts of endpoints
 //! that nobody finds. If a target is not served and one of them is why, that is the cause.
 
+use std::cell::OnceCell;
 use std::io::Read as _;
 
 use feed::{Explanation, LostHost, ObjectName, Rejected, Trouble};
@@ -13,18 +14,29 @@ const TOLD: usize = 5;
 const MAX_READ: u64 = 4 << 20;
 
 pub(super) struct Suspects {
-    pub(super) rejected: Vec<Rejected>,
-    pub(super) hosts: Vec<LostHost>,
+    rejected: Vec<Suspect>,
+    hosts: Vec<LostHost>,
+}
+
+struct Suspect {
+    rejected: Rejected,
+    /// What is wrong with it, and its document as far as that can be read: once for all targets.
+    text: OnceCell<String>,
 }
 
 impl Suspects {
+    pub(super) fn new(rejected: Vec<Rejected>, hosts: Vec<LostHost>) -> Suspects {
+        let suspect = |rejected| Suspect { rejected, text: OnceCell::new() };
+        Suspects { rejected: rejected.into_iter().map(suspect).collect(), hosts }
+    }
+
     /// Puts the blame where it belongs, and names the rejections that have the target's host,
     /// name, address or port.
     pub(super) fn look_at(&self, explanation: &mut Explanation, target: &Target) {
         let words = words_of(target);
         let culprit = explanation.trouble.as_ref().and_then(|_| self.culprit(explanation, &words));
-        if let Some(rejected) = culprit {
-            blame(explanation, trouble_of(rejected));
+        if let Some(suspect) = culprit {
+            blame(explanation, trouble_of(&suspect.rejected));
         } else if let Some(host) = self.host(explanation) {
             let is_cause = explanation.trouble.is_some() && explanation.endpoints.is_empty();
             if is_cause {
@@ -34,24 +46,27 @@ impl Suspects {
                 explanation.lost.push(format!("host {host}: {problem}, so it is no endpoint"));
             }
         }
-        let others = self.rejected.iter().filter(|one| culprit.is_none_or(|by| !by.eq(one)));
+        let is_culprit = |one: &Suspect| culprit.is_some_and(|by| by.rejected == one.rejected);
+        let others = self.rejected.iter().filter(|one| !is_culprit(one));
         let service = explanation.service.as_ref();
         let told = others.filter(|one| {
-            service.is_some_and(|service| is_of(one, service)) || words.iter().any(|w| has(one, w))
+            service.is_some_and(|service| is_of(&one.rejected, service))
+                || words.iter().any(|word| one.has(word))
         });
-        explanation.lost.extend(told.take(TOLD).map(with_help));
+        explanation.lost.extend(told.take(TOLD).map(|one| with_help(&one.rejected)));
     }
 
     /// The rejected manifest without which the target would be served, as far as can be seen.
-    fn culprit(&self, explanation: &Explanation, words: &[String]) -> Option<&Rejected> {
-        let find = |is: &dyn Fn(&Rejected, &str) -> bool| {
-            let named = |one: &&Rejected| one.object.as_deref().is_some_and(|name| is(one, name));
+    fn culprit(&self, explanation: &Explanation, words: &[String]) -> Option<&Suspect> {
+        let find = |is: &dyn Fn(&Suspect, &str) -> bool| {
+            let named =
+                |one: &&Suspect| one.rejected.object.as_deref().is_some_and(|name| is(one, name));
             self.rejected.iter().find(named)
         };
         if let Some(service) = &explanation.service {
             let whole = format!("Service {service}");
             let found = find(&|_, name| name == whole);
-            let found = found.or_else(|| find(&|one, _| is_of(one, service)));
+            let found = found.or_else(|| find(&|one, _| is_of(&one.rejected, service)));
             if found.is_some() {
                 return found;
             }
@@ -63,16 +78,16 @@ impl Suspects {
             "not served" if is_unknown => "Service ",
             _ => return self.nameless(words),
         };
-        let has_word = |one: &Rejected, name: &str| {
-            name.starts_with(kind) && words.iter().any(|word| has(one, word))
+        let has_word = |one: &Suspect, name: &str| {
+            name.starts_with(kind) && words.iter().any(|word| one.has(word))
         };
         find(&has_word).or_else(|| self.nameless(words))
     }
 
     /// A document that could not be read so far that it has a name, and speaks of the target.
-    fn nameless(&self, words: &[String]) -> Option<&Rejected> {
-        let mut nameless = self.rejected.iter().filter(|one| one.object.is_none());
-        nameless.find(|one| words.iter().any(|word| has(one, word)))
+    fn nameless(&self, words: &[String]) -> Option<&Suspect> {
+        let mut nameless = self.rejected.iter().filter(|one| one.rejected.object.is_none());
+        nameless.find(|one| words.iter().any(|word| one.has(word)))
     }
 
     fn host(&self, explanation: &Explanation) -> Option<&LostHost> {
@@ -146,11 +161,16 @@ fn is_of(rejected: &Rejected, service: &ObjectName) -> bool {
     })
 }
 
-/// Whether its document has the word, or what is wrong with it; of a file on another machine only
-/// the latter is known.
-fn has(rejected: &Rejected, word: &str) -> bool {
-    has_word(&rejected.problem, word)
-        || document(rejected).is_some_and(|document| has_word(&document, word))
+impl Suspect {
+    /// Whether its document has the word, or what is wrong with it; of a file on another machine
+    /// only the latter is known.
+    fn has(&self, word: &str) -> bool {
+        let text = self.text.get_or_init(|| {
+            let document = document(&self.rejected).unwrap_or_default();
+            format!("{}\n{document}", self.rejected.problem)
+        });
+        has_word(text, word)
+    }
 }
 
 /// The document of its file that it is about.
