@@ -8,8 +8,18 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the binary is made of.
-const SOURCES: [&str; 9] =
-    ["Cargo.lock", "Cargo.toml", "build.rs", "daemon", "dns", "feed", "ingress", "proxy", "src"];
+const SOURCES: [&str; 10] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "balance",
+    "build.rs",
+    "daemon",
+    "dns",
+    "feed",
+    "ingress",
+    "proxy",
+    "src",
+];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=SWITCHYARD_COMMIT");
