@@ -8,15 +8,17 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the binary is made of.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 12] = [
     "Cargo.lock",
     "Cargo.toml",
+    "apiserver",
     "balance",
     "build.rs",
     "daemon",
     "dns",
     "feed",
     "ingress",
+    "model",
     "proxy",
     "src",
 ];
