@@ -19,7 +19,7 @@ type Path = Vec<String>;
 /// More steps than any chain of re-exports has.
 const MOST_STEPS: usize = 32;
 
-pub struct Graph {
+pub(crate) struct Graph {
     /// From a file to the files it uses, with the names it uses of each.
     arrows: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
 }
@@ -56,8 +56,9 @@ struct Package {
 }
 
 impl Graph {
-    /// Of the files of one package: path, which begins with `source` (such as `dns/src/`), and text.
-    pub fn new<'a>(source: &str, files: impl Iterator<Item = (&'a str, &'a str)>) -> Graph {
+    /// Of the files of one package: each one's path, which begins with `source` (such as
+    /// `dns/src/`), and its text.
+    pub(crate) fn new<'a>(source: &str, files: impl Iterator<Item = (&'a str, &'a str)>) -> Graph {
         let read = |(path, text): (&str, &str)| {
             let inner = path.strip_prefix(source).unwrap().strip_suffix(".rs").unwrap();
             let module = inner.split('/').map(str::to_owned).collect::<Path>();
@@ -82,7 +83,7 @@ impl Graph {
 
     /// Groups of files each of which uses, directly or not, all others of its group; with the
     /// arrows between them.
-    pub fn circles(&self) -> Vec<String> {
+    pub(crate) fn circles(&self) -> Vec<String> {
         let reached: BTreeMap<&str, BTreeSet<&str>> =
             self.arrows.keys().map(|file| (file.as_str(), self.reached_from(file))).collect();
         let mut found: BTreeSet<BTreeSet<&str>> = BTreeSet::new();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Spans of a page in backticks, with their line; those in fenced blocks are left out.
-pub fn code_spans(page: &str) -> Vec<(usize, &str)> {
+pub(crate) fn code_spans(page: &str) -> Vec<(usize, &str)> {
     let mut spans = Vec::new();
     let mut is_fenced = false;
     for (number, line) in page.lines().enumerate() {
@@ -24,7 +24,7 @@ pub fn code_spans(page: &str) -> Vec<(usize, &str)> {
 
 /// Whether a span is the name of something that should be there, and is not. Nothing for other
 /// spans, such as flags and values.
-pub fn exists(span: &str, root: &Path, sources: &BTreeMap<String, String>) -> Option<bool> {
+pub(crate) fn exists(span: &str, root: &Path, sources: &BTreeMap<String, String>) -> Option<bool> {
     if span.contains([' ', '<', '=', '*']) || span.starts_with(['-', '/']) {
         return None;
     }
