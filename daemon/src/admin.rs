@@ -155,6 +155,7 @@ fn status(daemon: &Daemon) -> Value {
     status.insert("workers".into(), json!(daemon.workers));
     status.insert("ready".into(), json!(reasons.is_empty()));
     status.insert("notReadyReasons".into(), json!(reasons));
+    status.insert("logLinesLost".into(), json!(crate::logging::lost().get()));
     Value::Object(status)
 }
 
