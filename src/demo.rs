@@ -6,7 +6,7 @@
 //! dns are child processes that follow the feed. Every Linux process may bind every address of
 //! 127.0.0.0/8, so ClusterIPs live there.
 
-mod client;
+pub(crate) mod client;
 mod table;
 mod traffic;
 
@@ -23,6 +23,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use crate::children::{Plan, Running, end_signal};
+use crate::scratch::Scratch;
 use crate::{echo, up};
 
 /// The manifests, as they stand in the repository.
@@ -108,13 +109,14 @@ pub(crate) fn log() -> daemon::LogFlags {
 /// When it cannot be set up, for example because its addresses are in use.
 pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
     let mut end = std::pin::pin!(end_signal()?);
-    let folder = tempfile::Builder::new().prefix("switchyard-demo-").tempdir()?;
-    let stage = set_stage(folder.path())?;
+    let scratch = Scratch::new("switchyard-demo-")?;
+    let folder = scratch.folder("manifests")?;
+    let stage = set_stage(&folder)?;
     for (name, third, last) in ENDPOINTS {
         let address = SocketAddr::new(stage.ip(third, last), ENDPOINT_PORT);
         tokio::spawn(echo::serve(echo::Config::named(address, name), pending()));
     }
-    let config_of_up = up::Config::on(folder.path().to_owned(), stage.ip(0, 1));
+    let config_of_up = up::Config::on(folder.clone(), stage.ip(0, 1));
     let mut feed = start(config_of_up.feed_plan())?;
     let is_up = tokio::select! {
         () = &mut end => {
