@@ -42,7 +42,7 @@ impl Passed {
 
 /// The children, with the flags that each can be passed.
 fn children() -> [(&'static str, Vec<Arg>); 4] {
-    let feed = feed::server::Config::augment_args(Command::new("feed"));
+    let feed = apiserver::Config::augment_args(Command::new("feed"));
     let follower = |name| feed::Config::augment_args(Command::new(name));
     let children = [
         ("feed", feed),
