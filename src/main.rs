@@ -26,6 +26,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const VERSION: &str = env!("SWITCHYARD_BUILT_VERSION");
 const COMMIT: &str = env!("SWITCHYARD_BUILT_COMMIT");
 
+/// The feed of `switchyard up` and `switchyard feed` by default.
+const LOCAL_FEED: &str = "http://127.0.0.1:7400";
+
 /// Kubernetes Services, Ingress and cluster DNS for containers anywhere
 #[derive(Debug, Parser)]
 #[command(name = "switchyard", version = VERSION, max_term_width = 100)]
@@ -51,6 +54,7 @@ enum Command {
     /// Validate manifests without running anything; exits with 2 if one is wrong
     Check(check::Config),
     /// Say what becomes of a URL, a DNS name or IP:PORT, and why
+    #[command(mut_arg("source", |feed| feed.required(false).default_value(LOCAL_FEED)))]
     Explain(Tool<explain::Config>),
     /// Say whether a process on this machine is ready; exits with 1 if not
     Ready(ready::Config),

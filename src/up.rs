@@ -162,7 +162,7 @@ fn flag(name: &str, value: String) -> [String; 2] {
 /// cannot work, or the feed does not start.
 pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Failure> {
     if !config.dir.is_dir() {
-        return Err(Failure::Configuration(format!("{}: not a folder", config.dir.display())));
+        return Err(Failure::Configuration(format!("{} is not a folder", config.dir.display())));
     }
     if !config.feed_listen.ip().is_loopback() {
         let address = config.feed_listen;
@@ -256,7 +256,7 @@ fn summary(status: &[u8]) -> Option<String> {
         let plural = if count == 1 { "" } else { "s" };
         format!("{count} {what}{plural}")
     };
-    let services = feed.pointer("/served/Service").and_then(serde_json::Value::as_u64);
+    let services = feed.pointer("/objects/Service").and_then(serde_json::Value::as_u64);
     let mut parts = vec![counted(services.unwrap_or(0), "Service")];
     for (member, what) in [("errors", "error"), ("warnings", "warning")] {
         parts.extend(count(member).filter(|count| *count > 0).map(|count| counted(count, what)));
