@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -47,7 +47,9 @@ impl Scratch {
     }
 
     fn new_in(base: &Path, prefix: &str) -> io::Result<Scratch> {
-        let folder = tempfile::Builder::new().prefix(prefix).tempdir_in(base)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(prefix).permissions(fs::Permissions::from_mode(0o700));
+        let folder = builder.tempdir_in(base)?;
         // Locked before it has its name: nobody sees it unlocked while this process lives.
         let unnamed = folder.path().join(".lock.new");
         let lock = File::create(&unnamed)?;

@@ -382,13 +382,16 @@ fn up_passes_flags_on_and_says_when_it_is_ready() {
     let service = "{ apiVersion: v1, kind: Service, metadata: { name: one }, \
                    spec: { clusterIP: 10.96.7.7, ports: [{ port: 80 }] } }";
     folder.replace("one.yaml", service);
+    let unallocated = "{ apiVersion: v1, kind: Service, metadata: { name: two }, \
+                       spec: { ports: [{ port: 80 }] } }";
+    folder.replace("two.yaml", unallocated);
     let mut command = up_command(net, &folder);
     command.args(["--domain", "example.test", "--log-format", "text"]);
     let mut up = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(up.stderr.take().unwrap()).lines().map_while(Result::ok);
     let ready = log.find(|line| line.contains("ready: ")).expect("it is ready");
     let url = format!("ready: http://{}", net.addr(1, 8080));
-    assert!(ready.contains(&url) && ready.contains("(1 Service, 1 warning)"), "{ready}");
+    assert!(ready.contains(&url) && ready.contains("(2 Services, 1 warning)"), "{ready}");
     let snapshot = http_get(net.addr(1, 7431), "localhost", "/snapshot").unwrap().1;
     assert!(snapshot.contains("example.test"), "{snapshot}");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(up.id() as i32), Signal::SIGTERM).unwrap();
