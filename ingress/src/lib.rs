@@ -41,7 +41,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::deadline::TICK;
 use crate::forward::Rules;
-use crate::limits::{Limits, default_max_connections};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, Snapshot, parse_bytes};
@@ -130,14 +130,11 @@ pub struct LimitFlags {
     #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
 
-    /// Connections open at one time from one address that is no trusted proxy
-    #[arg(
-        long,
-        env = "SWITCHYARD_MAX_CONNECTIONS_PER_CLIENT",
-        value_name = "N",
-        default_value = "4096"
-    )]
-    pub max_connections_per_client: usize,
+    /// Connections open at one time from one client that is not a trusted proxy: an IPv4 address,
+    /// or the /64 network of an IPv6 address; default: 4096, and at most half of
+    /// --max-connections
+    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS_PER_CLIENT", value_name = "N")]
+    pub max_connections_per_client: Option<usize>,
 
     /// Requests in flight at one time on an HTTP/2 connection
     #[arg(long, env = "SWITCHYARD_MAX_STREAMS", value_name = "N", default_value = "128")]
@@ -226,10 +223,9 @@ impl Config {
     }
 
     fn limits(&self) -> Arc<Limits> {
-        let default = default_max_connections();
-        let max = self.limits.max_connections.unwrap_or(default);
-        let per_client = self.limits.max_connections_per_client;
-        Arc::new(Limits::new(max, per_client, self.trusted_proxies.clone()))
+        let LimitFlags { max_connections, max_connections_per_client, .. } = self.limits;
+        let proxies = self.trusted_proxies.clone();
+        Arc::new(Limits::new(max_connections, max_connections_per_client, proxies))
     }
 }
 

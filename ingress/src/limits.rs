@@ -1,115 +1,91 @@
-//! How many connections may be open: in all, and for one client.
+//! How many connections may be open: in all, and for one client, by one quota that all workers
+//! and listeners share.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use daemon::quota::{Client, Quota, QuotaLimits, QuotaPermit};
 use ipnet::IpNet;
 
 use crate::forward::is_trusted;
 
-/// Counts per client are kept in parts by address, so that workers that accept at the same time
-/// hardly meet.
-const SHARDS: usize = 16;
-
 /// What the limit of connections is without a flag, where descriptors allow it.
 const DEFAULT_MAX: usize = 32_768;
+/// What the limit of one client is without a flag, and the most that it is of the whole then.
+const DEFAULT_MAX_PER_CLIENT: usize = 4096;
+const DEFAULT_CLIENT_SHARE: usize = 2;
 
 /// A connection takes one descriptor for its client and, while a request is in flight, one for
 /// its endpoint; others wait in the pool.
 const DESCRIPTORS_EACH: usize = 2;
 
-/// Descriptors for listeners, the feed, the admin endpoint and the libraries.
-const OTHER_DESCRIPTORS: usize = 256;
-
-/// Raises the limit of open descriptors, and gives the connections that it has room for.
-pub(crate) fn default_max_connections() -> usize {
-    let descriptors = daemon::descriptors::raise_limit();
-    let room = descriptors.saturating_sub(OTHER_DESCRIPTORS) / DESCRIPTORS_EACH;
-    room.clamp(1, DEFAULT_MAX)
-}
-
 /// The counts of open connections, shared by all workers.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    max: usize,
-    max_per_client: usize,
+    quota: Quota,
     /// Proxies in front of us, whose connections are those of many clients.
     trusted_proxies: Vec<IpNet>,
-    open: AtomicUsize,
-    by_client: [Mutex<HashMap<IpAddr, usize>>; SHARDS],
 }
 
 /// The right to one open connection, until dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     limits: Arc<Limits>,
-    client: Option<IpAddr>,
+    permit: QuotaPermit,
 }
 
 impl Limits {
-    pub(crate) fn new(max: usize, max_per_client: usize, trusted_proxies: Vec<IpNet>) -> Limits {
-        let by_client = Default::default();
-        Limits { max, max_per_client, trusted_proxies, open: AtomicUsize::new(0), by_client }
+    /// `max` and `max_per_client` are the flags; what they and the limit of descriptors come to
+    /// is logged.
+    pub(crate) fn new(
+        max: Option<usize>,
+        max_per_client: Option<usize>,
+        trusted_proxies: Vec<IpNet>,
+    ) -> Limits {
+        let wanted = max.unwrap_or(DEFAULT_MAX);
+        let max = daemon::descriptors::connections(wanted, DESCRIPTORS_EACH, "--max-connections");
+        Limits { quota: Quota::new(quota_limits(max, max_per_client)), trusted_proxies }
     }
 
     pub(crate) fn open(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.quota.taken()
     }
 
     /// Room for one more connection of the client, if there is any.
     pub(crate) fn admit(self: &Arc<Limits>, client: IpAddr) -> Option<Permit> {
-        if self.open.fetch_add(1, Ordering::Relaxed) >= self.max {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        // From here on the permit takes back what was counted.
-        let mut permit = Permit { limits: self.clone(), client: None };
+        let permit = self.quota.admit_unclaimed().ok()?;
+        let mut permit = Permit { limits: self.clone(), permit };
         permit.claim(client).then_some(permit)
     }
+}
 
-    fn shard(&self, client: IpAddr) -> &Mutex<HashMap<IpAddr, usize>> {
-        let last = match client {
-            IpAddr::V4(ip) => ip.octets()[3],
-            // Clients differ in the network part, of which a /64 is theirs.
-            IpAddr::V6(ip) => ip.octets()[7],
-        };
-        &self.by_client[usize::from(last) % SHARDS]
+fn quota_limits(max: usize, max_per_client: Option<usize>) -> QuotaLimits {
+    let default = DEFAULT_MAX_PER_CLIENT.min(max / DEFAULT_CLIENT_SHARE);
+    let limits = QuotaLimits::new(max, max_per_client.unwrap_or(default));
+    if let Some(wanted) = max_per_client.filter(|wanted| *wanted > limits.per_client()) {
+        tracing::warn!(
+            wanted,
+            allowed = limits.per_client(),
+            max_connections = max,
+            "--max-connections-per-client is lowered, so that one client cannot take every \
+             connection"
+        );
     }
+    tracing::info!(
+        max_connections = max,
+        max_connections_per_client = limits.per_client(),
+        "limits of connections"
+    );
+    limits
 }
 
 impl Permit {
-    /// Makes a connection that is nobody's yet this client's; false when that has too many.
+    /// Counts the connection for this client; false when the client has too many. Connections of
+    /// a trusted proxy count for no client.
     pub(crate) fn claim(&mut self, client: IpAddr) -> bool {
         let client = client.to_canonical();
-        if is_trusted(client, &self.limits.trusted_proxies) {
-            return true;
-        }
-        let shard = self.limits.shard(client);
-        let mut counts = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(client).or_default();
-        if *count >= self.limits.max_per_client {
-            return false;
-        }
-        *count += 1;
-        self.client = Some(client);
-        true
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.limits.open.fetch_sub(1, Ordering::Relaxed);
-        let Some(client) = self.client else { return };
-        let shard = self.limits.shard(client);
-        let mut counts = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&client);
-            }
-        }
+        is_trusted(client, &self.limits.trusted_proxies)
+            || self.permit.claim(Client::of(client)).is_ok()
     }
 }
 
@@ -117,9 +93,14 @@ impl Drop for Permit {
 mod tests {
     use super::*;
 
+    fn limits(max: usize, per_client: usize) -> Arc<Limits> {
+        let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+        Arc::new(Limits::new(Some(max), Some(per_client), proxies))
+    }
+
     #[test]
     fn connections_are_counted_in_all_and_for_each_client() {
-        let limits = Arc::new(Limits::new(5, 2, vec!["10.0.0.0/8".parse().unwrap()]));
+        let limits = limits(5, 2);
         let admit = |ip: &str| limits.admit(ip.parse().unwrap());
         let first = admit("192.0.2.1").unwrap();
         let _second = admit("::ffff:192.0.2.1").unwrap();
@@ -130,5 +111,27 @@ mod tests {
         drop(first);
         let _again = admit("192.0.2.1").unwrap();
         assert_eq!(limits.open(), 5);
+    }
+
+    /// With `--max-connections-per-client 2`, five addresses of one /64 got two each.
+    #[test]
+    fn addresses_of_one_ipv6_network_share_the_limit_of_a_client() {
+        let limits = limits(100, 2);
+        let open = |ip: String| limits.admit(ip.parse().unwrap());
+        let of_one = (1..=5).flat_map(|host| [host; 2]);
+        let permits: Vec<_> =
+            of_one.filter_map(|host| open(format!("2001:db8:1:2::{host}"))).collect();
+        assert_eq!(permits.len(), 2);
+        assert!(open("2001:db8:1:3::1".to_owned()).is_some());
+    }
+
+    /// Where 8,192 descriptors left 3,968 connections, the default of 4,096 for one client let
+    /// it take them all.
+    #[test]
+    fn the_default_for_one_client_is_below_the_whole() {
+        for (max, expected) in [(32_768, 4096), (4032, 2016), (85, 42), (2, 1), (1, 1)] {
+            assert_eq!(quota_limits(max, None).per_client(), expected, "{max}");
+        }
+        assert_eq!(quota_limits(100, Some(4096)).per_client(), 94);
     }
 }
