@@ -30,7 +30,7 @@ use smallvec::SmallVec;
 use crate::wire::Name;
 use crate::wire::name::MAX_NAME;
 
-pub(crate) use answer::Verdict;
+pub(crate) use answer::Answer;
 pub(crate) use reverse::Owned;
 pub(crate) use service::{Endpoint, Service, ServiceKind};
 
@@ -85,7 +85,6 @@ pub(crate) struct Zone {
     namespaces: HashSet<Label>,
     /// Every address with a PTR record, and the Services that it belongs to.
     addresses: OrdMap<IpAddr, Claims>,
-    cluster_ips: OrdSet<IpAddr>,
     /// Address, namespace and name of every Pod, when Pods are to be verified.
     pods: OrdSet<(IpAddr, Arc<str>, Arc<str>)>,
     /// How many names the Services make exist.
@@ -144,7 +143,6 @@ impl Zone {
             services: Table::new(),
             namespaces: HashSet::default(),
             addresses: OrdMap::new(),
-            cluster_ips: OrdSet::new(),
             pods: OrdSet::new(),
             service_names: 0,
             soa,
@@ -285,12 +283,10 @@ impl Zone {
         let net = reverse.net;
         let known =
             |net: &IpNet| self.addresses.range(net.network()..=net.broadcast()).next().is_some();
-        let cluster_ip_in =
-            |net: &IpNet| self.cluster_ips.range(net.network()..=net.broadcast()).next().is_some();
-        let owned = self.settings.owned.zone_bits(&net, cluster_ip_in);
-        let whole = net.prefix_len() == net.max_prefix_len();
-        // A known address outside of our zones is a zone of its own.
-        let bits = owned.or_else(|| (whole && known(&net)).then_some(net.prefix_len()))?;
+        let owned = self.settings.owned.zone_bits(&net);
+        // A known address outside of those networks is a zone of its own.
+        let own_zone = || (reverse.is_complete() && known(&net)).then_some(net.prefix_len());
+        let bits = owned.or_else(own_zone)?;
         let node = match reverse.address() {
             Some(ip) if known(&net) => Node::Address(ip),
             _ if reverse.extra > 0 => Node::Absent,
@@ -300,6 +296,12 @@ impl Zone {
         };
         let labels_below = reverse.labels_below(bits);
         Some(Found { zone: ZoneAt { labels_below, is_reverse: true }, node })
+    }
+
+    /// Whether a name outside our zones may turn out to be ours once all objects are known: any
+    /// address may be that of a Service or an endpoint.
+    pub(crate) fn may_become_ours(&self, name: &Name) -> bool {
+        !self.synced && Reverse::parse(name).is_some_and(|reverse| reverse.is_complete())
     }
 
     /// The Services that an address belongs to, ordered by namespace and name.
@@ -325,8 +327,6 @@ impl Zone {
             ips
         };
         let (old_ips, new_ips) = (ips(before.as_deref()), ips(after.as_ref()));
-        let cluster_ips_of = |s: Option<&Service>| s.map(|s| s.cluster_ips.clone());
-        let cluster_ips = [cluster_ips_of(before.as_deref()), cluster_ips_of(after.as_ref())];
         self.service_names -= before.as_ref().map_or(0, |service| service.names());
         self.service_names += after.as_ref().map_or(0, Service::names);
         match after {
@@ -342,9 +342,6 @@ impl Zone {
                 claims.insert(at, name.clone());
             }
         }
-        for ip in cluster_ips.into_iter().flatten().flatten() {
-            self.put_cluster_ip(ip);
-        }
         true
     }
 
@@ -353,14 +350,6 @@ impl Zone {
         claims.retain(|claim| claim != name);
         if claims.is_empty() {
             self.addresses.remove(&ip);
-        }
-    }
-
-    fn put_cluster_ip(&mut self, ip: IpAddr) {
-        if self.claimants(ip).any(|service| service.cluster_ips.contains(&ip)) {
-            self.cluster_ips.insert(ip);
-        } else {
-            self.cluster_ips.remove(&ip);
         }
     }
 

@@ -84,15 +84,16 @@ impl<'b> Reply<'b> {
         Reply { buf, state }
     }
 
-    /// A reply of a header alone, with an OPT record if `edns`; `flags` are the query's.
-    pub(crate) fn header_only(buf: &'b mut [u8], flags: u16, edns: bool) -> Reply<'b> {
+    /// A reply without a question to a packet that could not be parsed: a header, and an OPT record
+    /// if the packet had one.
+    pub(crate) fn header_only(buf: &'b mut [u8], query: &Query) -> Reply<'b> {
         let state = State {
             len: HEADER_LEN,
             limit: HEADER_LEN,
             questions: 0,
             counts: [0; 3],
-            flags: flag::QR | flags & (flag::OPCODE | flag::RD),
-            edns: edns.then_some(false),
+            flags: flag::QR | query.flags & (flag::OPCODE | flag::RD),
+            edns: query.edns.map(|edns| edns.dnssec_ok),
             transport: Transport::Udp,
         };
         Reply { buf, state }
@@ -208,8 +209,9 @@ impl<'b> Reply<'b> {
         fits
     }
 
-    /// Over TCP nothing more can be had by asking again, so TC would only make clients loop.
-    fn truncate(&mut self) {
+    /// Marks the reply as incomplete over UDP. Over TCP a client cannot get more by asking again,
+    /// so TC would only make it loop.
+    pub(crate) fn truncate(&mut self) {
         if self.state.transport == Transport::Udp {
             self.state.flags |= flag::TC;
         }
