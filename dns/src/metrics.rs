@@ -63,11 +63,11 @@ pub(crate) struct Counters {
 /// Buckets of times to an upstream's answer, each twice as long as the one before; the longest
 /// is a time-out of every try: 6.5 s.
 const FORWARD_BUCKETS: usize = 17;
-const SHORTEST_FORWARD: Duration = Duration::from_micros(100);
+const SHORTEST_FORWARD_SECONDS: f64 = 0.0001;
 
-/// The longest time of a bucket.
-fn forward_bucket(index: usize) -> Duration {
-    SHORTEST_FORWARD * (1 << index)
+/// The longest time of a bucket, in seconds.
+fn forward_bucket(index: usize) -> f64 {
+    SHORTEST_FORWARD_SECONDS * f64::from(1u32 << index)
 }
 
 impl Counters {
@@ -86,7 +86,8 @@ impl Counters {
 
     /// Counts a question that an upstream answered after this time.
     pub(crate) fn forwarded(&self, took: Duration) {
-        let bucket = (0..FORWARD_BUCKETS).find(|index| took <= forward_bucket(*index));
+        let bucket =
+            (0..FORWARD_BUCKETS).find(|index| took.as_secs_f64() <= forward_bucket(*index));
         add(&self.forwarded[bucket.unwrap_or(FORWARD_BUCKETS)], 1);
         add(&self.forwarded_us, took.as_micros() as u64);
     }
@@ -240,7 +241,7 @@ impl Sum {
         let buckets: Vec<(f64, u64)> = (0..=FORWARD_BUCKETS)
             .map(|index| {
                 let last = index == FORWARD_BUCKETS;
-                let to = if last { f64::MAX } else { forward_bucket(index).as_secs_f64() };
+                let to = if last { f64::INFINITY } else { forward_bucket(index) };
                 (to, self.of(|c| c.forwarded[index].load(Relaxed)))
             })
             .collect();

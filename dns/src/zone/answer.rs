@@ -144,6 +144,13 @@ impl Zone {
         match (node, qtype) {
             (Node::Apex, Type::SOA) => self.soa(owner, Section::Answer, reply),
             (Node::Apex, Type::NS) => self.name_servers(owner, reply),
+            // An address outside of the networks that are ours is the apex of its own zone.
+            (Node::Address(_), Type::SOA) if owner.zone.labels_below == 0 => {
+                self.soa(owner, Section::Answer, reply);
+            }
+            (Node::Address(_), Type::NS) if owner.zone.labels_below == 0 => {
+                self.name_servers(owner, reply);
+            }
             (Node::NameServer, Type::A | Type::AAAA) => {
                 for ip in &self.settings.name_server_ips {
                     address(reply, Section::Answer, &[&owner.name_pointer()], *ip, qtype, ttl);
