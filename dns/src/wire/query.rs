@@ -1,7 +1,8 @@
 //! Parses a query: the question, its EDNS, and the reason why a packet is not a query.
 
+use super::name::{self, Name};
+use super::numbers::{Class, HEADER_LEN, Type, UDP_EDNS_LIMIT, UDP_PLAIN_LIMIT, flag, u16_at};
 use super::record::Records;
-use super::{Class, HEADER_LEN, Name, Type, UDP_EDNS_LIMIT, UDP_PLAIN_LIMIT, flag, name, u16_at};
 
 /// The root as owner, then the type.
 const OPT_START: [u8; 3] = [0, 0, Type::OPT.0 as u8];

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use crate::wire::reply::{Reply, Section, pointer};
 use crate::wire::{Name, QUESTION_AT, Query, Rcode, Type};
 
-use super::service::{A_LEN, AAAA_LEN, Label, Port, Srv};
+use super::names::{Found, Node, Zone, ZoneAt};
+use super::service::{A_LEN, AAAA_LEN, Endpoint, Label, Port, Service, ServiceKind, Srv};
 use super::soa::{HOSTMASTER, NAME_SERVER, numbers, soa_ttl};
-use super::{Endpoint, Found, Node, Service, ServiceKind, Zone, ZoneAt};
 
 /// The version of the Kubernetes DNS specification that the names follow.
 const SCHEMA_VERSION: &[u8] = b"\x051.1.0";
@@ -15,7 +15,7 @@ const SCHEMA_VERSION: &[u8] = b"\x051.1.0";
 const SCHEMA_VERSION_TTL: u32 = 28_800;
 /// RFC 8482 section 4.2: the answer to ANY, instead of all records, which would amplify attacks.
 const ANY_ANSWER: &[u8] = b"\x07RFC8482\x00";
-/// ExternalName Services that lead to each other.
+/// The longest chain of ExternalName Services that is followed.
 const MAX_CHAIN: usize = 10;
 
 /// The zone's answer to a question.
@@ -37,7 +37,7 @@ struct Owner<'n> {
 }
 
 impl Owner<'_> {
-    /// A pointer to the name, from its label `index` on.
+    /// A pointer to the name, beginning with its label `index`.
     fn pointer(&self, index: usize) -> [u8; 2] {
         pointer(usize::from(self.at) + self.name.start(index))
     }
@@ -71,7 +71,7 @@ impl Zone {
         Answer::Complete(self.answer_at(&owner, &found.node, query.qtype, reply, turn))
     }
 
-    /// Follows aliases while they lead to names of ours.
+    /// Follows aliases as long as they lead to names in our zones.
     fn follow(&self, query: &Query, reply: &mut Reply<'_>, turn: usize) -> Answer {
         let mut name = query.name.clone();
         let mut at = usize::from(QUESTION_AT);
@@ -227,7 +227,7 @@ impl Zone {
         }
     }
 
-    /// PTR: the Service whose ClusterIP it is, or else a name for each Service with that endpoint.
+    /// PTR: the Service with that ClusterIP, or else a name for each Service with that endpoint.
     fn pointers(&self, owner: &Owner<'_>, ip: IpAddr, reply: &mut Reply<'_>) {
         let (owner, ttl) = (owner.name_pointer(), self.settings.ttl);
         let mut put = |service: &Service, label: Option<&Label>| {
@@ -253,8 +253,8 @@ impl Zone {
         }
     }
 
-    /// SRV of the ports that `wanted` picks. Each target and port number comes once; a weight is
-    /// a share of all the addresses that serve them, before doubles are left out.
+    /// SRV records of the ports that `wanted` selects. Each pair of target and port number appears
+    /// once. A weight is a share of all addresses that serve the ports, duplicates included.
     fn srv(
         &self,
         owner: &Owner<'_>,
@@ -264,7 +264,7 @@ impl Zone {
     ) {
         let total: u32 = service.ports.iter().filter(|p| wanted(p)).map(|p| p.addresses).sum();
         let weight = (100 / total.max(1)).max(1) as u16;
-        // The Service's own name: all of this name but the labels of port and protocol.
+        // The Service's own name: this name without the labels of port and protocol.
         let service_at = owner.pointer(owner.zone.labels_below - 3);
         match service.kind {
             ServiceKind::Cluster => {
@@ -359,7 +359,7 @@ fn type_of(ip: IpAddr) -> Type {
     if ip.is_ipv4() { Type::A } else { Type::AAAA }
 }
 
-/// Appends an address, if it is of the type that was asked for. False when it does not fit.
+/// Appends an address if it has the requested type. False if it does not fit.
 fn address(
     reply: &mut Reply<'_>,
     section: Section,

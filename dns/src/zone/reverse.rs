@@ -17,7 +17,7 @@ use crate::wire::Name;
 pub(crate) struct Reverse {
     /// The addresses that begin with what the name spells: one if the name is complete.
     pub(crate) net: IpNet,
-    /// How many labels stand before those that belong to `net`.
+    /// The number of labels before those that belong to `net`.
     pub(crate) extra: usize,
 }
 
@@ -45,13 +45,13 @@ impl Reverse {
         (self.extra == 0 && self.is_complete()).then_some(self.net.addr())
     }
 
-    /// How many labels stand before the zone of that many bits.
+    /// The number of labels before those of the zone with that many bits.
     pub(crate) fn labels_below(&self, zone_bits: u8) -> usize {
         self.extra + usize::from((self.net.prefix_len() - zone_bits) / step(&self.net))
     }
 }
 
-/// The bits that a label stands for.
+/// The number of bits of one label.
 fn step(net: &IpNet) -> u8 {
     if net.addr().is_ipv4() { 8 } else { 4 }
 }

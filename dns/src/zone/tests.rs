@@ -2,16 +2,20 @@
 //! the two can be compared; where Switchyard differs on purpose, the table says so.
 
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
 use model::{
-    Address, AddressType, Endpoint as FeedEndpoint, EndpointSlice, Object, Pod,
-    Service as FeedService, ServicePort, ServiceType, SlicePort, TargetPort, TrafficPolicy,
+    Address, AddressType, Changes, Endpoint as FeedEndpoint, EndpointSlice, Model, Object,
+    ObjectName, Pod, Protocol, Service as FeedService, ServicePort, ServiceType, SlicePort,
+    TargetPort, TrafficPolicy,
 };
 
+use super::names::undashed;
 use super::*;
 use crate::oracle::{DOMAIN, ask, question, rows, show, with_edns};
+use crate::wire::Name;
 use crate::wire::reply::Transport;
 
 /// `TESTNS/NAME CLUSTERIP[,CLUSTERIP] [PORTNAME:]PORT/PROTOCOL…`
