@@ -351,7 +351,7 @@ fn protocol_of(label: &[u8]) -> Option<Protocol> {
 }
 
 /// The address in a dashed label: `10-240-0-1`, `5678-abcd--1`.
-fn undashed(label: &[u8]) -> Option<IpAddr> {
+pub(super) fn undashed(label: &[u8]) -> Option<IpAddr> {
     /// The longest IPv6 address as text.
     const MAX_TEXT: usize = 45;
     let mut text = [0; MAX_TEXT];

@@ -1,6 +1,7 @@
 //! What every name answers. The names and addresses are those of CoreDNS's own tests, so that
 //! the two can be compared; where Switchyard differs on purpose, the table says so.
 
+use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use model::{
 };
 
 use super::names::undashed;
+use super::service::key_of;
 use super::*;
 use crate::oracle::{DOMAIN, ask, question, rows, show, with_edns};
 use crate::wire::Name;
