@@ -127,7 +127,7 @@ pub struct Config {
     )]
     pub tcp_idle_timeout: Duration,
 
-    /// TCP connections at one time, on all addresses together; one client may have a quarter of them
+    /// TCP connections at one time, on all addresses together; one client may have a quarter
     #[arg(long, env = "SWITCHYARD_MAX_TCP_CONNECTIONS", value_name = "N", default_value_t = 1024)]
     pub max_tcp_connections: usize,
 

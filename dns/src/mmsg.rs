@@ -274,8 +274,8 @@ impl Origin {
 ///
 /// The errors of epoll_ctl(2).
 pub(crate) fn watch(socket: Arc<UdpSocket>) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
-    // SAFETY: an `Arc<UdpSocket>` always gives the same descriptor, which it owns and keeps open for
-    // as long as it lives; the `AsyncFd` owns it and gives it to nobody who could close it.
+    // SAFETY: an `Arc<UdpSocket>` always gives the same descriptor, which stays open as long as the
+    // `Arc` lives, and the `AsyncFd` owns the `Arc`.
     let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
     watched.map_err(io::Error::from)
 }

@@ -101,7 +101,8 @@ impl ResolvConf {
             let Ok((this, servers)) = read.await else { return };
             self = this;
             if let Some(servers) = servers {
-                tracing::info!(file = %self.file.display(), upstreams = ?servers, "upstreams changed");
+                let file = self.file.display();
+                tracing::info!(%file, upstreams = ?servers, "upstreams changed");
                 forwarding.set_servers(&servers);
             }
         }

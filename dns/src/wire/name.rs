@@ -24,8 +24,8 @@ impl Name {
         Name { wire: [0; MAX_NAME], len: 1, starts: [0; MAX_LABELS + 1], labels: 0 }
     }
 
-    /// A name in text form, with or without a final dot; `None` if it is not a name. Escapes are not
-    /// supported: names of objects do not need them.
+    /// A name in text form, with or without a final dot; `None` if it is not a name. Escapes are
+    /// not supported: names of objects do not need them.
     pub(crate) fn from_text(text: &str) -> Option<Name> {
         let text = text.strip_suffix('.').unwrap_or(text);
         let mut wire = Vec::with_capacity(text.len() + 2);
@@ -42,8 +42,8 @@ impl Name {
         Some(name)
     }
 
-    /// Reads an uncompressed name that begins at `at`. The offset after it, or `None` if it is not a
-    /// name; the content is undefined then.
+    /// Reads an uncompressed name that begins at `at`. The offset after it, or `None` if it is not
+    /// a name; the content is undefined then.
     #[inline]
     pub(crate) fn read(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
         let room = bytes.get(at..)?;
