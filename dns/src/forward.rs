@@ -21,12 +21,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::quota::{self, QuotaPermit};
 use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::metrics::Counters;
-use crate::quota::QuotaPermit;
 use crate::respond::{Alias, MIN_BUFFER, Outcome, Policy, error};
 use crate::wire::reply::Transport;
 use crate::wire::{Query, Rcode, flag, u16_at};
@@ -131,7 +131,7 @@ impl Forwarder {
             is_allowed: shared.allow.iter().any(|net| net.contains(&address.ip())),
             is_loop: upstreams.loops.iter().any(|upstream| upstream.ip() == address.ip()),
         };
-        let admit = || shared.quota.admit(address.ip());
+        let admit = || shared.quota.admit(quota::Client::of(address.ip())).ok();
         let now = Instant::now().into_std();
         let decision = outside.borrow().decide(question, client, now, admit);
         match &decision {

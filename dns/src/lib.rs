@@ -14,7 +14,6 @@ mod metrics;
 mod mmsg;
 #[cfg(test)]
 mod oracle;
-mod quota;
 mod respond;
 mod responder;
 mod snapshot;
@@ -27,13 +26,15 @@ mod zone;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use daemon::quota::{Quota, QuotaLimits};
 use daemon::{Daemon, Failure, bind_error};
 use feed::{Update, Updates};
 use model::{Kind, Kinds};
+use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 
 pub use config::{Config, Upstream};
@@ -46,7 +47,6 @@ use forward::loops;
 use forward::probe::Probes;
 use forward::upstreams::{Forwarding, Upstreams};
 use metrics::Metrics;
-use quota::Quota;
 use responder::Shared;
 use threads::{Setup, Threads};
 use zone::Zone;
@@ -69,7 +69,6 @@ pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result
     let mut publisher = Publisher { shared, metrics, generation: Arc::default(), before };
     publisher.show(&daemon);
     let mut unready = Some(unready);
-    let mut ended = threads.ended();
     let mut follows = true;
     loop {
         tokio::select! {
@@ -84,10 +83,6 @@ pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result
                 None => follows = false,
             },
             () = daemon.shutdown.draining() => break,
-            _ = ended.wait_for(|count| *count > 0) => {
-                let what = "a data thread ended unexpectedly".to_owned();
-                return Err(Failure::Failed { what, source: None });
-            }
         }
     }
     drop(unready);
@@ -141,13 +136,21 @@ fn start(
         metrics: metrics.clone(),
         max_sockets: budget.sockets_per_thread,
     };
-    let mut threads = Threads::new();
+    let mut threads = Threads::new(daemon.supervisor.clone());
     for (number, socket) in sockets.into_iter().enumerate() {
         threads.serve_udp(number, socket, setup.clone())?;
     }
-    let quota = Quota::new(budget.tcp_connections, metrics.tcp_connections.clone());
+    let quota = quota(budget.tcp_connections, &metrics.tcp_connections);
     threads.serve_tcp(tcp_listeners, quota, config.tcp_idle_timeout, setup)?;
     Ok((threads, shared))
+}
+
+/// One client may hold one permit in so many.
+const CLIENT_SHARE: usize = 4;
+
+/// A quota of which one client may hold a quarter, shown by `gauge`.
+fn quota(total: usize, gauge: &Gauge<i64, AtomicI64>) -> Quota {
+    Quota::with_gauge(QuotaLimits::new(total, total.div_ceil(CLIENT_SHARE)), gauge.clone())
 }
 
 /// What the data threads share: an empty zone, and the upstreams, which are followed if they are
@@ -171,7 +174,7 @@ fn shared(
         upstreams: ArcSwap::from_pointee(Upstreams::of(first)),
         allow: config.allow_forward.clone(),
         try_timeout: config.upstream_timeout,
-        quota: Quota::new(config.max_forwards, metrics.forwards_in_flight.clone()),
+        quota: quota(config.max_forwards, &metrics.forwards_in_flight),
         metrics: metrics.clone(),
         probes: Probes::default(),
     });

@@ -10,20 +10,19 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use daemon::listen;
+use daemon::quota::{Client, Quota, QuotaPermit};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::metrics::Metrics;
-use crate::quota::{Quota, QuotaPermit};
 use crate::responder::{Action, Responder};
 use crate::wire::TCP_LIMIT;
 use crate::wire::reply::Transport;
 
-/// Connections that wait to be accepted, where the system allows so many (net.core.somaxconn).
-const BACKLOG: i32 = 1024;
 /// While more than half of all connections are open, an idle one is closed after this share of the
 /// idle time-out, to make room for clients that ask.
 const CROWDED_IDLE_SHARE: u32 = 10;
@@ -55,16 +54,9 @@ pub(crate) struct TcpServer {
 ///
 /// When the address is in use or is not ours.
 pub(crate) fn bind(addr: SocketAddr, only_v6: bool) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(only_v6)?;
-    }
-    // Connections of a process before us may still be closing.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let options = listen::Options { only_v6, ..listen::Options::default() };
+    let mut listeners = listen::tcp(addr, 1, options, |_| Ok(()))?;
+    Ok(listeners.pop().expect("as many listeners as were asked for"))
 }
 
 impl TcpServer {
@@ -100,7 +92,7 @@ impl TcpServer {
                     continue;
                 }
             };
-            let Some(permit) = self.quota.admit(peer.ip()) else {
+            let Ok(permit) = self.quota.admit(Client::of(peer.ip())) else {
                 self.metrics.tcp_refused.inc();
                 continue;
             };

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use daemon::Failure;
+use daemon::quota::Quota;
+use daemon::{Failure, SupervisedThread, Supervisor};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -14,7 +15,6 @@ use tokio::task::{JoinSet, LocalSet};
 
 use crate::forward::Forwarder;
 use crate::metrics::Metrics;
-use crate::quota::Quota;
 use crate::responder::{Responder, Shared};
 use crate::tcp::TcpServer;
 use crate::udp::{self, UdpServer};
@@ -24,9 +24,8 @@ pub(crate) struct Threads {
     draining: Arc<AtomicBool>,
     begin: watch::Sender<bool>,
     sockets: Vec<Arc<UdpSocket>>,
-    /// Counts the threads that have ended.
-    ended: watch::Sender<usize>,
-    count: usize,
+    supervisor: Supervisor,
+    threads: Vec<SupervisedThread>,
 }
 
 /// What every data thread is made with.
@@ -51,13 +50,13 @@ impl Setup {
 }
 
 impl Threads {
-    pub(crate) fn new() -> Threads {
+    pub(crate) fn new(supervisor: Supervisor) -> Threads {
         Threads {
             draining: Arc::default(),
             begin: watch::Sender::new(false),
             sockets: Vec::new(),
-            ended: watch::Sender::new(0),
-            count: 0,
+            supervisor,
+            threads: Vec::new(),
         }
     }
 
@@ -110,33 +109,15 @@ impl Threads {
         name: String,
         work: impl FnOnce(Runtime) + Send + 'static,
     ) -> Result<(), Failure> {
-        /// Counts the thread as ended however it ends.
-        struct Ended(watch::Sender<usize>);
-        impl Drop for Ended {
-            fn drop(&mut self) {
-                self.0.send_modify(|count| *count += 1);
-            }
-        }
-        let what = format!("cannot start thread {name}");
-        let runtime = Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Failure::failed(&*what, error))?;
-        let ended = Ended(self.ended.clone());
-        let body = move || {
-            let _ended = ended;
-            work(runtime);
-        };
-        let spawned = std::thread::Builder::new().name(name).spawn(body);
-        self.count += 1;
-        spawned.map(drop).map_err(|error| Failure::failed(what, error))
-    }
-
-    /// Counts the threads that have ended.
-    pub(crate) fn ended(&self) -> watch::Receiver<usize> {
-        self.ended.subscribe()
+        let failed = |error| Failure::failed(format!("cannot start thread {name}"), error);
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        self.threads.push(self.supervisor.thread(name, move || work(runtime))?);
+        Ok(())
     }
 
     /// Answers what was received, waits for what is in flight, and ends all threads.
-    pub(crate) async fn drain(self, limit: Duration) {
+    pub(crate) async fn drain(mut self, limit: Duration) {
+        self.threads.iter().for_each(SupervisedThread::release);
         self.draining.store(true, Ordering::Release);
         self.begin.send_replace(true);
         for socket in &self.sockets {
@@ -145,8 +126,11 @@ impl Threads {
         // A socket closes when its thread ends; from then on, clients are told at once that nobody
         // is there.
         drop(self.sockets);
-        let mut ended = self.ended.subscribe();
-        let all = ended.wait_for(|count| *count == self.count);
+        let all = async {
+            for thread in &mut self.threads {
+                thread.ended().await;
+            }
+        };
         if tokio::time::timeout(limit, all).await.is_err() {
             tracing::warn!(?limit, "not all queries were answered within --drain-timeout");
         }

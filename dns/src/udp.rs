@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use daemon::listen;
+use socket2::SockRef;
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
@@ -39,27 +40,13 @@ pub(crate) fn bind(
     only_v6: bool,
     count: usize,
 ) -> io::Result<Vec<Arc<UdpSocket>>> {
-    let domain = Domain::for_address(addr);
-    let open = |shared: bool, addr: SocketAddr| -> io::Result<Socket> {
-        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(only_v6)?;
-        }
-        socket.set_reuse_port(shared)?;
-        socket.bind(&addr.into())?;
-        Ok(socket)
-    };
-    let probe = open(false, addr)?;
-    // The system chooses a port for port 0; all sockets share it.
-    let addr = probe.local_addr()?.as_socket().unwrap_or(addr);
-    drop(probe);
+    let options = listen::Options { only_v6, ..listen::Options::default() };
     let mut sockets = Vec::with_capacity(count);
-    for _ in 0..count {
-        let socket = open(true, addr)?;
+    for socket in listen::udp(addr, count, options)? {
         // A smaller buffer than requested is not an error.
-        let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
-        let _ = socket.set_send_buffer_size(SEND_BUFFER);
-        let socket = UdpSocket::from(socket);
+        let _ = SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER);
+        let _ = SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER);
+        socket.set_nonblocking(false)?;
         never_fragment(&socket, addr.ip())?;
         if addr.ip().is_unspecified() {
             report_addresses(&socket, addr.ip())?;

@@ -33,11 +33,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use daemon::bind_error::{self, Transport};
 use daemon::flags::{parse_address, parse_duration};
-use daemon::{Daemon, Failure};
+use daemon::{Daemon, Failure, SupervisedThread};
 use feed::{Update, Updates};
 use ipnet::IpNet;
 use model::{Kind, Kinds};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::deadline::TICK;
 use crate::forward::Rules;
@@ -254,24 +254,19 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         metrics: metrics.clone(),
     });
     let orders = watch::Sender::new(Orders::default());
-    let (ended, mut any_ended) = mpsc::unbounded_channel();
     let mut workers = Vec::new();
     for (index, sockets) in sockets.into_iter().enumerate() {
         let (shared, orders) = (shared.clone(), orders.subscribe());
-        workers.push(worker::start(index, shared, sockets, orders, ended.clone())?);
+        workers.push(worker::start(index, shared, sockets, orders, &daemon.supervisor)?);
     }
     tracing::info!(%http, %https, workers = workers.len(), "listening");
     let publisher = Publisher { compiler, snapshot, metrics, orders };
-    tokio::select! {
-        () = publisher.follow(updates, &daemon) => {}
-        // The others would go on, but nobody would start this one again.
-        Some(index) = any_ended.recv() => tracing::error!(index, "a worker has ended"),
-    }
-    daemon.shutdown.begin();
+    publisher.follow(updates, &daemon).await;
+    workers.iter().for_each(SupervisedThread::release);
     publisher.orders.send_modify(|orders| orders.drain = true);
     // Threads are joined off the runtime, which answers probes meanwhile.
     let joined = tokio::task::spawn_blocking(move || {
-        workers.into_iter().map(|worker| worker.join().is_ok()).fold(true, |all, ok| all & ok)
+        workers.into_iter().map(SupervisedThread::join).fold(true, |all, ok| all & ok)
     });
     match joined.await {
         Ok(true) => Ok(()),
@@ -289,20 +284,10 @@ fn bind_all(config: &Config, workers: usize) -> Result<Vec<Sockets>, Failure> {
         bind_error::failure(address, Transport::Tcp, flag, error)
     };
     let bind = |flag: &str, address: SocketAddr| {
-        listener::bind(address).map_err(|error| failed(flag, address, &error))
+        listener::bind(address, workers).map_err(|error| failed(flag, address, &error))
     };
-    for (flag, address) in [("--http", config.http), ("--https", config.https)] {
-        listener::claim(address).map_err(|error| failed(flag, address, &error))?;
-    }
-    let first =
-        Sockets { http: bind("--http", config.http)?, https: bind("--https", config.https)? };
-    // Port 0 is a port of the kernel's choice, which the others must share.
-    let (http, https) = addresses(std::slice::from_ref(&first))?;
-    let mut sockets = vec![first];
-    for _ in 1..workers {
-        sockets.push(Sockets { http: bind("--http", http)?, https: bind("--https", https)? });
-    }
-    Ok(sockets)
+    let (http, https) = (bind("--http", config.http)?, bind("--https", config.https)?);
+    Ok(http.into_iter().zip(https).map(|(http, https)| Sockets { http, https }).collect())
 }
 
 fn addresses(sockets: &[Sockets]) -> Result<(SocketAddr, SocketAddr), Failure> {

@@ -6,17 +6,14 @@ use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use daemon::listen::{self, BACKLOG};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::refusal::TOO_MANY_CONNECTIONS;
 use crate::worker::Worker;
-
-/// Connections that the kernel keeps for us while we are busy; it takes the smaller of this and
-/// its own `somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// When a client that says nothing is probed: tunnels and streams may be silent for long, and
 /// clients vanish.
@@ -25,30 +22,16 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 /// How long to wait before accepting again when there are no descriptors left.
 const BREATH: Duration = Duration::from_millis(50);
 
-/// Whether nobody listens at that address: a second process of this user could share it, and
-/// would get a part of the connections.
+/// A socket at the address for each of `count` workers.
 ///
 /// # Errors
 ///
-/// When somebody does, or the address is not to be had.
-pub(crate) fn claim(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())
-}
-
-/// A socket at that address that others of ours may share.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    // Accepted connections inherit these.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+/// When another process listens there, or the address cannot be bound.
+pub(crate) fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    listen::tcp(address, count, listen::Options::default(), |socket| {
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))
+    })
 }
 
 /// A task that accepts connections.

@@ -5,15 +5,14 @@ use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
-use daemon::Failure;
+use daemon::{Failure, SupervisedThread, Supervisor};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection;
@@ -69,7 +68,7 @@ pub(crate) struct Worker {
     connections: Cell<usize>,
 }
 
-/// Starts a worker's thread; `ended` is told when it ends, however it ends.
+/// Starts a worker's thread.
 ///
 /// # Errors
 ///
@@ -79,31 +78,16 @@ pub(crate) fn start(
     shared: Arc<Shared>,
     sockets: Sockets,
     orders: watch::Receiver<Orders>,
-    ended: mpsc::UnboundedSender<usize>,
-) -> Result<JoinHandle<()>, Failure> {
-    let failed = |error| Failure::failed("cannot start a worker", error);
+    supervisor: &Supervisor,
+) -> Result<SupervisedThread, Failure> {
     let run = move || {
-        let _ended = Ended { index, ended };
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build_local(LocalOptions::default())
             .expect("a runtime can be built at start");
         runtime.block_on(run(index, shared, sockets, orders));
     };
-    thread::Builder::new().name(format!("worker-{index}")).spawn(run).map_err(failed)
-}
-
-/// Tells that a worker's thread has ended, even by a panic.
-struct Ended {
-    index: usize,
-    ended: mpsc::UnboundedSender<usize>,
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        // Nobody listens any more once the process ends.
-        let _ = self.ended.send(self.index);
-    }
+    supervisor.thread(format!("worker-{index}"), run)
 }
 
 async fn run(

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use daemon::quota::Quota;
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 
 use crate::metrics::Metrics;
-use crate::quota::Quota;
 
 use super::probe::Probes;
 
