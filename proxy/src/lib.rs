@@ -8,13 +8,17 @@ mod datapath;
 mod explain;
 mod health_check;
 mod metrics;
+mod node_ips;
 #[cfg(test)]
 mod objects;
+mod own_addresses;
 pub mod pick;
 pub mod proxy_protocol;
 pub mod resolver;
+mod room;
 mod service_cidr;
 pub mod snapshot;
+mod sockets;
 mod status;
 
 use std::collections::BTreeSet;
@@ -31,11 +35,14 @@ use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
 
-use datapath::userspace::room::{Limits, Room, open_descriptors};
-use datapath::userspace::{Settings, Userspace, node_families, node_ips};
+use datapath::Datapath;
+use datapath::userspace::{Settings, Userspace};
 use health_check::HealthChecks;
 use metrics::ProxyMetrics;
+use node_ips::{node_families, node_ips};
+use own_addresses::OwnAddresses;
 use resolver::Node;
+use room::{Limits, Room, open_descriptors};
 use service_cidr::{ServiceRoutes, parse_cidr};
 use snapshot::Snapshot;
 use status::{Facts, Published, View};
@@ -155,14 +162,15 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     };
     let metrics = ProxyMetrics::register(&daemon.metrics);
     let published = Arc::new(Published::default());
-    let datapath = Userspace::start(settings, room.clone(), metrics.clone())
+    let own = Arc::new(OwnAddresses::new(config.service_cidr.clone()));
+    let datapath = Userspace::start(settings, (room.clone(), own.clone()), metrics.clone())
         .map_err(|error| Failure::failed("cannot start the data threads", error))?;
-    let facts = Facts { mode: "userspace", limit, room: room.clone(), own: datapath.own() };
+    let facts = Facts { mode: Userspace::MODE, limit, room: room.clone(), own };
     status::show(&daemon, &published, facts);
     let node = flags.clone();
     let snapshot = Snapshot::default();
     let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());
-    let readiness = NothingBound { readiness: daemon.readiness.clone(), held: None };
+    let readiness = ServesNothing { readiness: daemon.readiness.clone(), held: None };
     let proxy =
         Proxy { flags, node, metrics, published, readiness, datapath, health_checks, snapshot };
     let routes = ServiceRoutes::add(&config.service_cidr).await?;
@@ -224,27 +232,27 @@ fn check(config: &Config) -> Result<(), Failure> {
 }
 
 /// The control side: follows the feed and keeps the data path in step.
-struct Proxy {
+struct Proxy<D> {
     /// What the flags say of this node.
     flags: Node,
     /// That, and what its Node object says.
     node: Node,
     metrics: ProxyMetrics,
     published: Arc<Published>,
-    readiness: NothingBound,
-    datapath: Userspace,
+    readiness: ServesNothing,
+    datapath: D,
     health_checks: HealthChecks,
     snapshot: Snapshot,
 }
 
 /// A proxy that could open none of its frontends serves nobody, and is not ready. One that lacks
 /// some of them is: taking it out of service would cost the clients of the others theirs.
-struct NothingBound {
+struct ServesNothing {
     readiness: Readiness,
     held: Option<(String, Guard)>,
 }
 
-impl NothingBound {
+impl ServesNothing {
     fn set(&mut self, reason: Option<String>) {
         let before = self.held.as_ref().map(|(reason, _)| reason);
         if before == reason.as_ref() {
@@ -256,7 +264,7 @@ impl NothingBound {
     }
 }
 
-impl Proxy {
+impl<D: Datapath> Proxy<D> {
     async fn follow(mut self, mut updates: Updates, daemon: &Daemon, unprogrammed: Guard) {
         let mut unprogrammed = Some(unprogrammed);
         let mut feed_ended = false;
@@ -334,13 +342,17 @@ impl Proxy {
     }
 
     fn publish(&mut self) {
-        self.readiness.set(self.datapath.nothing_bound());
+        let report = self.datapath.report();
+        self.readiness.set(report.serves_nothing);
         let view = View {
             snapshot: self.snapshot.clone(),
             node: self.node.clone(),
-            failures: self.datapath.failures(),
+            failures: report.failures,
             health_check_failures: self.health_checks.failures(),
         };
         self.published.store(view);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,11 +16,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
-use crate::datapath::userspace::Failures;
-use crate::datapath::userspace::own::Own;
-use crate::datapath::userspace::room::Room;
+use crate::datapath::Failures;
 use crate::health_check;
+use crate::own_addresses::OwnAddresses;
 use crate::resolver::{Family, Frontend, FrontendAddress, Node, Place};
+use crate::room::Room;
 use crate::snapshot::Snapshot;
 
 /// Problems that `/status` spells out; `/snapshot` has all of them.
@@ -51,7 +51,7 @@ pub(crate) struct Facts {
     /// File descriptors that the process may have.
     pub(crate) limit: usize,
     pub(crate) room: Arc<Room>,
-    pub(crate) own: Arc<Own>,
+    pub(crate) own: Arc<OwnAddresses>,
 }
 
 /// Adds the proxy's pages to the admin endpoint, and its frontends to the metrics.
@@ -185,7 +185,7 @@ fn status_page(view: &View, facts: &Facts) -> Value {
 }
 
 /// Everything that a Service asks for and does not get.
-fn problems(view: &View, own: &Own) -> Vec<Value> {
+fn problems(view: &View, own: &OwnAddresses) -> Vec<Value> {
     let snapshot = &view.snapshot;
     let failed = view.failures.iter().filter_map(|(address, reason)| {
         let frontend = snapshot.frontend(address)?;
@@ -206,7 +206,10 @@ fn problems(view: &View, own: &Own) -> Vec<Value> {
 
 /// Endpoints that are frontends of this proxy, which the userspace mode does not connect to: a
 /// connection would come back to it, and to its endpoint again.
-fn own_endpoints<'a>(snapshot: &'a Snapshot, own: &'a Own) -> impl Iterator<Item = Value> + 'a {
+fn own_endpoints<'a>(
+    snapshot: &'a Snapshot,
+    own: &'a OwnAddresses,
+) -> impl Iterator<Item = Value> + 'a {
     let holder = |protocol, endpoint: &SocketAddr| {
         let port = NonZeroU16::new(endpoint.port())?;
         let at = |place| snapshot.frontend(&FrontendAddress { place, port, protocol });

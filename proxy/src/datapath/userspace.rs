@@ -8,25 +8,24 @@
 //! Left out: any decision about which endpoints serve a frontend.
 
 mod affinities;
+mod commands;
 mod connection;
-mod crowd;
 mod downstream;
-pub(crate) mod own;
+mod endpoint;
+mod frontend;
 mod relay;
-pub(crate) mod room;
 mod rules;
-mod serving;
-pub(crate) mod sockets;
+mod session_shares;
 mod splice;
 mod tcp;
+mod threads;
 mod udp;
 mod udp_thread;
 mod unanswered;
-mod worker;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,15 +35,18 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::affinities::Affinities;
-use self::own::{Addresses, Own};
-use self::room::{Permit, Room};
+use self::commands::{Command, Opened, ThreadContext};
+use self::endpoint::Endpoint;
+use self::frontend::{FrontendCell, FrontendState};
 use self::rules::Rules;
-use self::serving::{Cell, Endpoint, Serving};
-use self::sockets::BindOptions;
-use self::worker::{Bound, Opened, Order, Worker, WorkerLimits};
+use self::threads::DataThreads;
+use super::{Datapath, Failures, Report};
 use crate::metrics::{ProxyMetrics, count};
+use crate::own_addresses::{AddressSet, Bound, OwnAddresses};
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
+use crate::room::{Permit, Room};
 use crate::snapshot::Snapshot;
+use crate::sockets::{self, BindOptions, why_not_bound};
 
 /// Sockets opened before control lets its other tasks run, and before workers get theirs.
 const OPEN_BATCH: usize = 256;
@@ -74,22 +76,19 @@ pub(crate) struct Settings {
     pub(crate) max_affinity_clients: usize,
 }
 
-/// Why frontends cannot be served, by address; shared with those who report it.
-pub(crate) type Failures = imbl::OrdMap<FrontendAddress, Arc<str>>;
-
 #[derive(Debug)]
 pub(crate) struct Userspace {
     settings: Settings,
     metrics: ProxyMetrics,
     room: Arc<Room>,
-    workers: Vec<Worker>,
+    workers: Vec<DataThreads>,
     /// Takes the next UDP address that there is only one socket for, when one for each worker
     /// would not fit.
     next_worker: usize,
     hosted: HashMap<FrontendAddress, Hosted>,
-    bound: Addresses,
+    bound: AddressSet,
     /// `bound`, as the data threads see it.
-    own: Arc<Own>,
+    own: Arc<OwnAddresses>,
     retries: BTreeSet<(Instant, FrontendAddress)>,
     /// Ordered by time, because the drain time-out is the same for all.
     endings: VecDeque<(Instant, FrontendAddress, SocketAddr)>,
@@ -100,7 +99,7 @@ pub(crate) struct Userspace {
 /// A frontend in this data path: one that serves, or one whose last connections drain.
 #[derive(Debug, Default)]
 struct Hosted {
-    cell: Arc<Cell>,
+    cell: Arc<FrontendCell>,
     service: Option<ObjectName>,
     /// Endpoints that serve or drain.
     endpoints: HashMap<SocketAddr, Known>,
@@ -159,15 +158,15 @@ impl From<String> for NotBound {
 
 /// Sockets that one worker gets.
 #[derive(Debug, Default)]
-struct ForWorker {
+struct NewSockets {
     tcp: Vec<Opened<Arc<TcpListener>>>,
     udp: Vec<Opened<UdpSocket>>,
 }
 
-impl ForWorker {
-    fn order(self, worker: &Worker) -> impl Iterator<Item = oneshot::Receiver<()>> {
-        let tcp = (!self.tcp.is_empty()).then(|| worker.order(Order::OpenTcp(self.tcp)));
-        let udp = (!self.udp.is_empty()).then(|| worker.order(Order::OpenUdp(self.udp)));
+impl NewSockets {
+    fn send(self, worker: &DataThreads) -> impl Iterator<Item = oneshot::Receiver<()>> {
+        let tcp = (!self.tcp.is_empty()).then(|| worker.send(Command::OpenTcp(self.tcp)));
+        let udp = (!self.udp.is_empty()).then(|| worker.send(Command::OpenUdp(self.udp)));
         tcp.into_iter().chain(udp).flatten()
     }
 }
@@ -186,17 +185,16 @@ impl Userspace {
     /// When the data threads cannot be started.
     pub(crate) fn start(
         settings: Settings,
-        room: Arc<Room>,
+        (room, own): (Arc<Room>, Arc<OwnAddresses>),
         metrics: ProxyMetrics,
     ) -> io::Result<Userspace> {
-        let own = Arc::new(Own::new(settings.service_cidrs.clone()));
-        let limits = WorkerLimits {
+        let context = ThreadContext {
             own: own.clone(),
             room: room.clone(),
             connect_timeout: settings.connect_timeout,
             udp_idle_timeout: settings.udp_idle_timeout,
         };
-        let start = |number| Worker::start(number, &limits);
+        let start = |number| DataThreads::start(number, &context);
         let workers = (0..settings.workers).map(start).collect::<io::Result<Vec<_>>>()?;
         Ok(Userspace {
             settings,
@@ -205,7 +203,7 @@ impl Userspace {
             workers,
             next_worker: 0,
             hosted: HashMap::new(),
-            bound: Addresses::default(),
+            bound: AddressSet::default(),
             own,
             retries: BTreeSet::new(),
             endings: VecDeque::new(),
@@ -214,56 +212,9 @@ impl Userspace {
         })
     }
 
-    /// Makes the frontends at `changed` addresses equal the snapshot. When it returns, removed
-    /// frontends refuse and those that could be bound serve.
-    pub(crate) async fn sync(&mut self, snapshot: &Snapshot, changed: &BTreeSet<FrontendAddress>) {
-        let ends = Instant::now() + self.settings.drain_timeout;
-        let mut work = Work::default();
-        for address in changed {
-            self.adopt(*address, snapshot.frontend(address).map(|f| &**f), ends, &mut work);
-        }
-        work.open.extend(self.waiting_for(&work.close));
-        self.close(work.close).await;
-        if !work.refresh.is_empty() {
-            let refresh: Arc<[Bound]> = work.refresh.into();
-            self.order_all(|| Order::Refresh(refresh.clone())).await;
-        }
-        self.open(&work.open).await;
-    }
-
-    /// When [`Userspace::tend`] has something to do.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        let retry = self.retries.first().map(|(at, _)| *at);
-        let ending = self.endings.front().map(|(at, ..)| *at);
-        retry.into_iter().chain(ending).chain(self.affinities.due()).min()
-    }
-
-    /// Tries again what could not be bound, and ends what has drained long enough.
-    pub(crate) async fn tend(&mut self) {
-        let now = Instant::now();
-        self.affinities.tend(now);
-        let mut ended = false;
-        while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
-            let Some((at, address, endpoint)) = self.endings.pop_front() else { break };
-            ended |= self.end(at, address, endpoint);
-        }
-        if ended {
-            self.order_all(|| Order::End).await;
-        }
-        let mut again = Vec::new();
-        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
-            again.extend(self.retries.pop_first().map(|(_, address)| address));
-        }
-        self.open(&again).await;
-    }
-
-    pub(crate) fn failures(&self) -> Failures {
-        self.failures.clone()
-    }
-
     /// Why nobody is served although there are frontends with endpoints, if it is so. Not while
     /// another process has one of them: that may wait for this one to be ready before it ends.
-    pub(crate) fn nothing_bound(&self) -> Option<String> {
+    fn serves_nothing(&self) -> Option<String> {
         let (address, reason) = self.failures.get_min().filter(|_| self.bound.is_empty())?;
         let retry = |address| self.hosted.get(address).and_then(|hosted| hosted.retry);
         if self.failures.keys().filter_map(retry).any(|retry| retry.taken) {
@@ -274,25 +225,6 @@ impl Userspace {
         Some(format!(
             "none of {count} frontends could be opened; {address} of Service {service}: {reason}"
         ))
-    }
-
-    /// The addresses that this data path listens on, which are nobody's endpoints.
-    pub(crate) fn own(&self) -> Arc<Own> {
-        self.own.clone()
-    }
-
-    /// Stops accepting, waits until all connections have ended or the drain time-out is over,
-    /// then resets what is left.
-    pub(crate) async fn drain(self) {
-        let deadline = Instant::now() + self.settings.drain_timeout;
-        let _ = timeout_at(deadline, self.order_all(|| Order::Drain)).await;
-        while self.room.open_connections() > 0 && Instant::now() < deadline {
-            sleep(DRAIN_POLL).await;
-        }
-        let left = self.room.open_connections();
-        if left > 0 {
-            tracing::warn!(connections = left, "drain time-out over, resetting what is left");
-        }
     }
 
     /// Gives the data threads the frontend's endpoints, and notes what its listeners need.
@@ -321,12 +253,12 @@ impl Userspace {
         });
         let sources = frontend.and_then(|frontend| frontend.sources.clone());
         let rules = Rules::new(sources, affinity, &members);
-        let before = hosted.cell.serving.load();
+        let before = hosted.cell.state.load();
         let proxy_protocol = frontend.is_some_and(|frontend| frontend.proxy_protocol);
         let rotation = before.rotation.succeed(&members);
-        let serving = Serving { rotation, meter, rules, proxy_protocol };
+        let serving = FrontendState { rotation, meter, rules, proxy_protocol };
         let sources_changed = before.sources() != serving.sources();
-        hosted.cell.serving.store(Arc::new(serving));
+        hosted.cell.state.store(Arc::new(serving));
         stopped.iter().for_each(|endpoint| endpoint.set_serving(false));
         let bound = hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr));
         if addrs.is_empty() {
@@ -381,7 +313,7 @@ impl Userspace {
         }
         close.iter().for_each(|bound| self.bound.remove(*bound));
         let close: Arc<[Bound]> = close.into();
-        self.order_all(|| Order::Close(close.clone())).await;
+        self.send_all(|| Command::Close(close.clone())).await;
         self.own.publish(&self.bound);
     }
 
@@ -389,8 +321,8 @@ impl Userspace {
     async fn open(&mut self, addresses: &[FrontendAddress]) {
         let mut newly_failed = 0;
         for batch in addresses.chunks(OPEN_BATCH) {
-            let mut opened: Vec<ForWorker> =
-                self.workers.iter().map(|_| ForWorker::default()).collect();
+            let mut opened: Vec<NewSockets> =
+                self.workers.iter().map(|_| NewSockets::default()).collect();
             for address in batch {
                 let failure = self.open_frontend(*address, &mut opened);
                 let is_new = self.note(*address, failure, newly_failed < MAX_WARNINGS);
@@ -399,7 +331,7 @@ impl Userspace {
             // Before the first connection can be accepted there.
             self.own.publish(&self.bound);
             let orders = self.workers.iter().zip(opened);
-            answers(orders.flat_map(|(worker, opened)| opened.order(worker))).await;
+            all_done(orders.flat_map(|(worker, opened)| opened.send(worker))).await;
             tokio::task::yield_now().await;
         }
         if let Some(more) = newly_failed.checked_sub(MAX_WARNINGS).filter(|more| *more > 0) {
@@ -411,7 +343,7 @@ impl Userspace {
     fn open_frontend(
         &mut self,
         address: FrontendAddress,
-        opened: &mut [ForWorker],
+        opened: &mut [NewSockets],
     ) -> Option<NotBound> {
         let mut failure = None;
         for addr in self.listen_addrs(address) {
@@ -434,8 +366,8 @@ impl Userspace {
     fn open_address(
         &mut self,
         bound: Bound,
-        cell: &Arc<Cell>,
-        opened: &mut [ForWorker],
+        cell: &Arc<FrontendCell>,
+        opened: &mut [NewSockets],
     ) -> Result<Permit, NotBound> {
         let (protocol, addr) = bound;
         if self.bound.has(bound) {
@@ -519,16 +451,75 @@ impl Userspace {
         }
     }
 
-    async fn order_all(&self, order: impl Fn() -> Order) {
-        answers(self.workers.iter().flat_map(|worker| worker.order(order()))).await;
+    async fn send_all(&self, command: impl Fn() -> Command) {
+        all_done(self.workers.iter().flat_map(|worker| worker.send(command()))).await;
     }
 }
 
-/// Waits until all orders have been carried out.
-async fn answers(orders: impl Iterator<Item = oneshot::Receiver<()>>) {
-    // All are sent before the first answer is waited for.
-    for answer in orders.collect::<Vec<_>>() {
-        let _ = answer.await;
+impl Datapath for Userspace {
+    const MODE: &str = "userspace";
+
+    async fn sync(&mut self, snapshot: &Snapshot, changed: &BTreeSet<FrontendAddress>) {
+        let ends = Instant::now() + self.settings.drain_timeout;
+        let mut work = Work::default();
+        for address in changed {
+            self.adopt(*address, snapshot.frontend(address).map(|f| &**f), ends, &mut work);
+        }
+        work.open.extend(self.waiting_for(&work.close));
+        self.close(work.close).await;
+        if !work.refresh.is_empty() {
+            let refresh: Arc<[Bound]> = work.refresh.into();
+            self.send_all(|| Command::Refresh(refresh.clone())).await;
+        }
+        self.open(&work.open).await;
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let retry = self.retries.first().map(|(at, _)| *at);
+        let ending = self.endings.front().map(|(at, ..)| *at);
+        retry.into_iter().chain(ending).chain(self.affinities.due()).min()
+    }
+
+    async fn tend(&mut self) {
+        let now = Instant::now();
+        self.affinities.tend(now);
+        let mut ended = false;
+        while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
+            let Some((at, address, endpoint)) = self.endings.pop_front() else { break };
+            ended |= self.end(at, address, endpoint);
+        }
+        if ended {
+            self.send_all(|| Command::End).await;
+        }
+        let mut again = Vec::new();
+        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
+            again.extend(self.retries.pop_first().map(|(_, address)| address));
+        }
+        self.open(&again).await;
+    }
+
+    fn report(&self) -> Report {
+        Report { failures: self.failures.clone(), serves_nothing: self.serves_nothing() }
+    }
+
+    async fn drain(self) {
+        let deadline = Instant::now() + self.settings.drain_timeout;
+        let _ = timeout_at(deadline, self.send_all(|| Command::Drain)).await;
+        while self.room.open_connections() > 0 && Instant::now() < deadline {
+            sleep(DRAIN_POLL).await;
+        }
+        let left = self.room.open_connections();
+        if left > 0 {
+            tracing::warn!(connections = left, "drain time-out over, resetting what is left");
+        }
+    }
+}
+
+/// Waits until all commands have been carried out.
+async fn all_done(commands: impl Iterator<Item = oneshot::Receiver<()>>) {
+    // All are sent before the first is waited for.
+    for done in commands.collect::<Vec<_>>() {
+        let _ = done.await;
     }
 }
 
@@ -566,49 +557,6 @@ impl Hosted {
         }
         replaced
     }
-}
-
-/// Says why an address cannot be bound, and what to do about it.
-pub(crate) fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => format!("{addr} is taken by another process"),
-        io::ErrorKind::AddrNotAvailable => format!(
-            "{} is not an address of this host: use a ClusterIP in 127.0.0.0/8, or make it one \
-             (--service-cidr, ip addr add, or ip route add local CIDR dev lo)",
-            addr.ip()
-        ),
-        io::ErrorKind::PermissionDenied => format!(
-            "no permission to bind {addr}: a port below net.ipv4.ip_unprivileged_port_start \
-             needs CAP_NET_BIND_SERVICE"
-        ),
-        _ => format!("cannot bind {addr}: {error}"),
-    }
-}
-
-/// Where NodePorts listen: on all addresses of the node, or on those that the operator chose and
-/// on loopback, where a user of this machine looks for them. Who chose an address of loopback
-/// chose that as well.
-pub(crate) fn node_ips(chosen: &[IpAddr]) -> Vec<IpAddr> {
-    let has_v6 = sockets::has_ipv6();
-    let v4 = |ip: Ipv4Addr| IpAddr::V4(ip);
-    let v6 = |ip: Ipv6Addr| has_v6.then_some(IpAddr::V6(ip));
-    if chosen.is_empty() {
-        return [v4(Ipv4Addr::UNSPECIFIED)].into_iter().chain(v6(Ipv6Addr::UNSPECIFIED)).collect();
-    }
-    let mut ips = chosen.to_vec();
-    if !chosen.iter().any(IpAddr::is_loopback) {
-        ips.push(v4(Ipv4Addr::LOCALHOST));
-        ips.extend(v6(Ipv6Addr::LOCALHOST));
-    }
-    ips
-}
-
-/// The families that NodePorts are served on.
-pub(crate) fn node_families(node_ips: &[IpAddr]) -> Vec<Family> {
-    let mut families: Vec<Family> = node_ips.iter().map(|ip| Family::of(*ip)).collect();
-    families.sort();
-    families.dedup();
-    families
 }
 
 #[cfg(test)]

@@ -21,14 +21,15 @@ use rustix::net::sockopt::{set_socket_linger, socket_error};
 use rustix::net::{SendFlags, getsockname};
 use smallvec::SmallVec;
 
-use super::own::Own;
+use super::endpoint::Endpoint;
+use super::frontend::FrontendCell;
 use super::relay::{self, End, Flow, Progress, Side, Tools, waits_to_write};
-use super::room::{Permit, Room};
-use super::rules::Stay;
-use super::serving::{Cell, Endpoint};
-use super::sockets;
+use super::rules::AffinityPin;
 use crate::metrics::{Active, count};
+use crate::own_addresses::OwnAddresses;
 use crate::proxy_protocol;
+use crate::room::{Permit, Room};
+use crate::sockets;
 
 /// Endpoints tried for one client: a Service whose many endpoints are all dead must not make a
 /// thousand connects of one.
@@ -39,8 +40,8 @@ const TOTAL_CONNECT_TIMEOUTS: u32 = 4;
 const EARLY_BYTES: usize = 16 * 1024;
 /// How long a client's first bytes may wait for an answer to be acknowledged with, at least and at
 /// most. A client that sends nothing more before (Nagle's algorithm) waits as long.
-const LAZY: Duration = Duration::from_millis(1);
-const LAZIEST: Duration = Duration::from_millis(8);
+const MIN_ACK_DELAY: Duration = Duration::from_millis(1);
+const MAX_ACK_DELAY: Duration = Duration::from_millis(8);
 
 /// Which socket of a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -64,13 +65,13 @@ pub(super) fn from_token(token: u64) -> (usize, Which) {
 pub(super) struct Shared {
     pub(super) epoll: OwnedFd,
     pub(super) room: Arc<Room>,
-    pub(super) own: Arc<Own>,
+    pub(super) own: Arc<OwnAddresses>,
     pub(super) tools: Tools,
     pub(super) connect_timeout: Duration,
     /// Connects under way in the order in which their time-outs strike.
-    pub(super) connects: VecDeque<Moment>,
+    pub(super) connects: VecDeque<AttemptTime>,
     /// Connections whose clients have waited for an acknowledgement since then, in that order.
-    pub(super) lazy: VecDeque<Moment>,
+    pub(super) delayed_acks: VecDeque<AttemptTime>,
     /// How long first answers take at the moment: a moving average.
     pub(super) answer_time: Duration,
     /// When the thread last woke.
@@ -92,14 +93,17 @@ impl Shared {
 
     /// How long a client's first bytes may wait for an answer: as long again as answers take, so
     /// that most are in time. Where they take longer than it is worth, hardly at all.
-    pub(super) fn patience(&self) -> Duration {
-        Some(self.answer_time * 2).filter(|time| *time <= LAZIEST).unwrap_or_default().max(LAZY)
+    pub(super) fn ack_delay(&self) -> Duration {
+        Some(self.answer_time * 2)
+            .filter(|time| *time <= MAX_ACK_DELAY)
+            .unwrap_or_default()
+            .max(MIN_ACK_DELAY)
     }
 }
 
 /// When something began or ends for an attempt to connect, or for the connection that it became.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct AttemptTime {
     pub(super) at: Instant,
     pub(super) key: usize,
     pub(super) attempt: u64,
@@ -128,7 +132,7 @@ enum Stage {
 /// that goes frees its cell.
 #[derive(Debug)]
 struct Search {
-    cell: Arc<Cell>,
+    cell: Arc<FrontendCell>,
     client: SocketAddr,
     begun: Instant,
     tried: SmallVec<[SocketAddr; 2]>,
@@ -149,7 +153,7 @@ pub(super) struct Connection {
     unanswered: Option<Instant>,
     active: Active,
     /// Its client keeps the endpoint.
-    stay: Option<Stay>,
+    pin: Option<AffinityPin>,
     /// Whether a vanished endpoint would be noticed.
     probes: bool,
     /// It has asked for a turn, and gets no other before it.
@@ -163,12 +167,12 @@ impl Connection {
     pub(super) fn begin(
         key: usize,
         (client, addr): (OwnedFd, SocketAddr),
-        cell: Arc<Cell>,
+        cell: Arc<FrontendCell>,
         permit: Permit,
         shared: &mut Shared,
     ) -> (Connection, Step) {
         let (meter, admitted, proxy_protocol) = {
-            let serving = cell.serving.load();
+            let serving = cell.state.load();
             let admitted = serving.admits(Some(addr.ip()));
             (serving.meter.clone(), admitted, serving.proxy_protocol)
         };
@@ -186,7 +190,7 @@ impl Connection {
             endpoint: None,
             unanswered: None,
             active: Active::new(meter, |meter| &meter.active),
-            stay: None,
+            pin: None,
             probes: false,
             queued: false,
             over: false,
@@ -386,7 +390,7 @@ impl Connection {
             return None;
         }
         // Loaded anew for each try: the set may have changed while the last one timed out.
-        let serving = search.cell.serving.load();
+        let serving = search.cell.state.load();
         let suits = |endpoint: &Arc<Endpoint>| {
             !search.tried.contains(&endpoint.addr) && !shared.own.has(Protocol::Tcp, endpoint.addr)
         };
@@ -412,7 +416,7 @@ impl Connection {
             return if self.client.readable { self.relay(shared) } else { Step::Waits };
         }
         let at = shared.now + shared.connect_timeout;
-        shared.connects.push_back(Moment { at, key: self.key, attempt: self.attempt });
+        shared.connects.push_back(AttemptTime { at, key: self.key, attempt: self.attempt });
         Step::Waits
     }
 
@@ -453,7 +457,7 @@ impl Connection {
             return false;
         };
         let others = || {
-            let serving = search.cell.serving.load();
+            let serving = search.cell.state.load();
             serving.rotation.members().iter().any(|other| !search.tried.contains(&other.addr))
         };
         !endpoint.is_serving() && (endpoint.has_ended() || others())
@@ -464,11 +468,15 @@ impl Connection {
         let Stage::Connecting(search) = &self.stage else { return };
         if let Some(endpoint) = &self.endpoint {
             endpoint.worked();
-            self.stay = search.cell.serving.load().stay(Some(search.client.ip()), endpoint);
+            self.pin = search.cell.state.load().pin(Some(search.client.ip()), endpoint);
         }
         self.stage = Stage::Relaying;
         self.unanswered = Some(shared.now);
-        shared.lazy.push_back(Moment { at: shared.now, key: self.key, attempt: self.attempt });
+        shared.delayed_acks.push_back(AttemptTime {
+            at: shared.now,
+            key: self.key,
+            attempt: self.attempt,
+        });
     }
 
     fn connect_failed(&mut self, error: Errno) {
@@ -526,8 +534,8 @@ impl Connection {
         if end != End::Closed {
             self.reset();
         }
-        if let Some(stay) = &self.stay {
-            stay.refresh(tokio::time::Instant::from_std(shared.now));
+        if let Some(pin) = &self.pin {
+            pin.refresh(tokio::time::Instant::from_std(shared.now));
         }
         relay::finish((&mut self.up, &mut self.down), &mut shared.tools, self.active.meter());
         self.over = true;
@@ -605,14 +613,14 @@ mod tests {
         let ((mut sender, client), (mut receiver, upstream)) = (pair(), pair());
         std::thread::spawn(move || while sender.write_all(&[0; 1 << 18]).is_ok() {});
         std::thread::spawn(move || while receiver.read(&mut [0; 1 << 18]).is_ok_and(|n| n > 0) {});
-        let room = Room::new(10_000, 100, super::super::room::Limits::default());
+        let room = Room::new(10_000, 100, crate::room::Limits::default());
         let mut shared = Shared {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(),
             own: Arc::default(),
             tools: Tools::new(super::super::splice::Pipes::new(room.clone())),
             connect_timeout: Duration::from_secs(1),
             connects: VecDeque::new(),
-            lazy: VecDeque::new(),
+            delayed_acks: VecDeque::new(),
             answer_time: Duration::ZERO,
             now: Instant::now(),
             attempts: 0,
@@ -629,7 +637,7 @@ mod tests {
             endpoint: None,
             unanswered: None,
             active: Active::new(Arc::default(), |meter| &meter.active),
-            stay: None,
+            pin: None,
             probes: true,
             queued: false,
             over: false,

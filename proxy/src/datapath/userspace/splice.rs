@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use super::room::{Permit, Room};
+use crate::room::{Permit, Room};
 
 /// What a pipe is asked to hold: more bytes a call, and still no more than the kernel lets an
 /// unprivileged user ask for (`fs.pipe-max-size`, 1 MiB).

@@ -18,14 +18,14 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use slab::Slab;
-use tokio::sync::oneshot;
 
-use super::connection::{Connection, Moment, Shared, Step, from_token, is_shortage};
+use super::commands::{Command, Opened, PendingCommand, ThreadContext};
+use super::connection::{AttemptTime, Connection, Shared, Step, from_token, is_shortage};
+use super::frontend::FrontendCell;
 use super::relay::Tools;
-use super::serving::Cell;
-use super::sockets;
 use super::splice::Pipes;
-use super::worker::{Bound, Opened, Order, WorkerLimits};
+use crate::own_addresses::Bound;
+use crate::sockets;
 
 /// How long a listener waits for room when there is none: short beside the second within which
 /// room must be used again, long enough to cost nothing.
@@ -42,20 +42,17 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 const LISTENER: u64 = 1 << 63;
 const INBOX: u64 = u64::MAX;
 
-/// An order and the way to say that it has been carried out.
-pub(super) type Letter = (Order, oneshot::Sender<()>);
-
 #[derive(Debug)]
 struct Listener {
     bound: Bound,
     socket: Arc<TcpListener>,
-    cell: Arc<Cell>,
+    cell: Arc<FrontendCell>,
     /// How many clients are likely to wait.
     batch: usize,
 }
 
 pub(super) struct TcpThread {
-    letters: Receiver<Letter>,
+    commands: Receiver<PendingCommand>,
     inbox: Arc<OwnedFd>,
     shared: Shared,
     listeners: Slab<Listener>,
@@ -82,27 +79,27 @@ impl TcpThread {
     ///
     /// When the kernel refuses the descriptors.
     pub(super) fn new(
-        letters: Receiver<Letter>,
+        commands: Receiver<PendingCommand>,
         inbox: Arc<OwnedFd>,
-        limits: &WorkerLimits,
+        context: &ThreadContext,
     ) -> Result<TcpThread, Errno> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         epoll::add(&epoll, &inbox, EventData::new_u64(INBOX), EventFlags::IN | EventFlags::ET)?;
         let now = Instant::now();
         let shared = Shared {
             epoll,
-            room: limits.room.clone(),
-            own: limits.own.clone(),
-            tools: Tools::new(Pipes::new(limits.room.clone())),
-            connect_timeout: limits.connect_timeout,
+            room: context.room.clone(),
+            own: context.own.clone(),
+            tools: Tools::new(Pipes::new(context.room.clone())),
+            connect_timeout: context.connect_timeout,
             connects: VecDeque::new(),
-            lazy: VecDeque::new(),
+            delayed_acks: VecDeque::new(),
             answer_time: Duration::ZERO,
             now,
             attempts: 0,
         };
         Ok(TcpThread {
-            letters,
+            commands,
             inbox,
             shared,
             listeners: Slab::new(),
@@ -133,10 +130,10 @@ impl TcpThread {
             }
             self.shared.now = Instant::now();
             let fresh = std::mem::take(&mut self.fresh);
-            let mut ordered = false;
+            let mut commanded = false;
             for event in events.drain(..) {
                 match event.data.u64() {
-                    INBOX => ordered = true,
+                    INBOX => commanded = true,
                     token if token & LISTENER != 0 => self.accept((token & !LISTENER) as usize),
                     token => self.event(token, event.flags),
                 }
@@ -144,7 +141,7 @@ impl TcpThread {
             let ready = std::mem::take(&mut self.ready);
             fresh.into_iter().chain(ready).for_each(|key| self.go_on(key));
             self.keep_time();
-            if ordered && !self.read_orders() {
+            if commanded && !self.read_commands() {
                 break;
             }
             self.forget_over();
@@ -161,17 +158,17 @@ impl TcpThread {
             return Some(nothing);
         }
         let connections = &self.connections;
-        let first = |queue: &mut VecDeque<Moment>, waits: fn(&Connection, u64) -> bool| {
-            let is_over = |one: &mut Moment| {
+        let first = |queue: &mut VecDeque<AttemptTime>, waits: fn(&Connection, u64) -> bool| {
+            let is_over = |one: &mut AttemptTime| {
                 !connections.get(one.key).is_some_and(|connection| waits(connection, one.attempt))
             };
             while queue.pop_front_if(is_over).is_some() {}
             queue.front().map(|one| one.at)
         };
         let connect = first(&mut self.shared.connects, Connection::is_connecting);
-        let patience = self.shared.patience();
-        let lazy = first(&mut self.shared.lazy, Connection::is_unanswered);
-        let lazy = lazy.map(|since| since + patience);
+        let ack_delay = self.shared.ack_delay();
+        let lazy = first(&mut self.shared.delayed_acks, Connection::is_unanswered);
+        let lazy = lazy.map(|since| since + ack_delay);
         let probe = (!self.connections.is_empty()).then_some(self.probe);
         let due = [connect, lazy, self.retry, probe].into_iter().flatten().min()?;
         let wait = due.saturating_duration_since(self.shared.now);
@@ -225,7 +222,7 @@ impl TcpThread {
         self.listeners[key].batch = (batch * 2).min(MAX_ACCEPTS);
     }
 
-    fn accept_one(&mut self, socket: &TcpListener, cell: &Arc<Cell>) -> Accepted {
+    fn accept_one(&mut self, socket: &TcpListener, cell: &Arc<FrontendCell>) -> Accepted {
         // Room comes first, so that what does not fit waits in the kernel's queue.
         let Some(permit) = self.shared.room.connection() else { return Accepted::NoRoom };
         match acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
@@ -274,8 +271,10 @@ impl TcpThread {
                 self.take(connect.key, step);
             }
         }
-        let patience = self.shared.patience();
-        while let Some(lazy) = self.shared.lazy.pop_front_if(|one| one.at + patience <= now) {
+        let ack_delay = self.shared.ack_delay();
+        while let Some(lazy) =
+            self.shared.delayed_acks.pop_front_if(|one| one.at + ack_delay <= now)
+        {
             let connection = self.connections.get_mut(lazy.key);
             if let Some(connection) = connection.filter(|c| c.is_unanswered(lazy.attempt)) {
                 connection.acknowledge(&mut self.shared);
@@ -311,26 +310,26 @@ impl TcpThread {
         epoll::add(&self.shared.epoll, &*self.listeners[key].socket, data, flags)
     }
 
-    /// Carries out what control has ordered; false when control has gone.
-    fn read_orders(&mut self) -> bool {
+    /// Carries out what control has commanded; false when control has gone.
+    fn read_commands(&mut self) -> bool {
         let _ = rustix::io::read(&self.inbox, &mut [0; 8]);
         loop {
-            let (order, done) = match self.letters.try_recv() {
-                Ok(letter) => letter,
+            let PendingCommand { command, done } = match self.commands.try_recv() {
+                Ok(pending) => pending,
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             };
-            match order {
-                Order::OpenTcp(opened) => opened.into_iter().for_each(|one| self.open(one)),
-                Order::Close(bound) => bound.iter().for_each(|bound| self.close(bound)),
-                Order::End => self.end_removed(),
-                Order::Drain => {
+            match command {
+                Command::OpenTcp(opened) => opened.into_iter().for_each(|one| self.open(one)),
+                Command::Close(bound) => bound.iter().for_each(|bound| self.close(bound)),
+                Command::End => self.end_removed(),
+                Command::Drain => {
                     let bound: Vec<Bound> = self.by_bound.keys().copied().collect();
                     let listeners = self.listeners.iter();
                     listeners.for_each(|(_, listener)| sockets::refuse_new(&listener.socket));
                     bound.iter().for_each(|bound| self.close(bound));
                 }
-                Order::OpenUdp(_) | Order::Refresh(_) => {}
+                Command::OpenUdp(_) | Command::Refresh(_) => {}
             }
             let _ = done.send(());
         }

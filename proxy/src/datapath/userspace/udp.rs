@@ -6,7 +6,7 @@
 //! sent to an endpoint that refused before it answered anything. Replies leave from the address
 //! that the client sent to.
 
-use std::cell::{Cell as Mutable, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
@@ -23,15 +23,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::crowd::{Crowd, Place};
+use super::commands::ThreadContext;
 use super::downstream::{Downstream, MAX_DATAGRAM};
-use super::room::{Scarcity, SessionPermit};
-use super::rules::Stay;
-use super::serving::{Cell, Endpoint};
-use super::udp_thread::Stop;
+use super::endpoint::Endpoint;
+use super::frontend::FrontendCell;
+use super::rules::AffinityPin;
+use super::session_shares::{SessionShares, SessionSlot};
 use super::unanswered::Unanswered;
-use super::worker::WorkerLimits;
 use crate::metrics::{Active, add, count};
+use crate::room::{Scarcity, SessionPermit};
 
 /// Datagrams handled before other tasks of the thread get a turn.
 const BATCH: usize = 32;
@@ -60,15 +60,22 @@ thread_local! {
 type Key = (SocketAddr, Option<IpAddr>);
 
 /// All sessions of a data thread.
-pub(super) type Sessions = Rc<RefCell<Crowd<Member>>>;
+pub(super) type Sessions = Rc<RefCell<SessionShares<Member>>>;
+
+/// How a listener ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Stop {
+    Close,
+    Drain,
+}
 
 /// The sessions of one socket of a frontend.
 pub(super) struct Table {
     downstream: Rc<Downstream>,
-    cell: Arc<Cell>,
-    limits: Rc<WorkerLimits>,
+    cell: Arc<FrontendCell>,
+    context: Rc<ThreadContext>,
     sessions: HashMap<Key, Session>,
-    crowd: Sessions,
+    shares: Sessions,
     /// Sessions whose endpoint refused or that made room for others, for [`Table::move_on`]: at
     /// most one entry for each session and each endpoint that it tries.
     over: mpsc::UnboundedReceiver<Key>,
@@ -79,11 +86,11 @@ pub(super) struct Table {
 struct Session {
     flow: Rc<Flow>,
     replies: tokio::task::JoinHandle<()>,
-    crowd: Sessions,
-    place: Place,
+    shares: Sessions,
+    slot: SessionSlot,
 }
 
-/// A session as its crowd knows it.
+/// A session as its shares knows it.
 #[derive(Debug)]
 pub(super) struct Member {
     flow: Rc<Flow>,
@@ -91,35 +98,35 @@ pub(super) struct Member {
     table: mpsc::UnboundedSender<Key>,
 }
 
-/// What a session shares with the task that passes its replies on, and with its crowd.
+/// What a session shares with the task that passes its replies on, and with its shares.
 #[derive(Debug)]
 struct Flow {
     upstream: tokio::net::UdpSocket,
     endpoint: Arc<Endpoint>,
-    last_used: Mutable<Instant>,
+    last_used: Cell<Instant>,
     /// The client has sent more than one datagram.
-    talks: Mutable<bool>,
+    talks: Cell<bool>,
     /// The endpoint has not answered the client's last datagram.
-    awaited: Mutable<bool>,
+    awaited: Cell<bool>,
     /// The endpoint refused a datagram (ICMP port unreachable).
-    refused: Mutable<bool>,
+    refused: Cell<bool>,
     unanswered: RefCell<Unanswered>,
     active: Active,
-    stay: Option<Stay>,
+    pin: Option<AffinityPin>,
     /// Taken away when the session ends, or when another needs the room: the flow itself goes a
     /// moment later, with its task. Of descriptors, the others than clients' have enough for
     /// that moment.
     permit: RefCell<Option<SessionPermit>>,
     /// The session has made room for another.
-    evicted: Mutable<bool>,
+    evicted: Cell<bool>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.replies.abort();
-        self.refresh_stay();
+        self.refresh_pin();
         self.flow.permit.take();
-        self.crowd.borrow_mut().leave(&self.place);
+        self.shares.borrow_mut().leave(&self.slot);
     }
 }
 
@@ -140,11 +147,11 @@ impl Session {
     }
 
     /// Its client keeps the endpoint for as long as it uses it, and some time on.
-    fn refresh_stay(&self) {
-        match &self.flow.stay {
+    fn refresh_pin(&self) {
+        match &self.flow.pin {
             None => {}
-            Some(stay) if self.flow.refused.get() => stay.leave(),
-            Some(stay) => stay.refresh(self.flow.last_used.get()),
+            Some(pin) if self.flow.refused.get() => pin.leave(),
+            Some(pin) => pin.refresh(self.flow.last_used.get()),
         }
     }
 
@@ -201,18 +208,18 @@ fn is_refusal(error: &io::Error) -> bool {
 impl Table {
     pub(super) fn new(
         downstream: Downstream,
-        cell: Arc<Cell>,
-        limits: Rc<WorkerLimits>,
-        crowd: Sessions,
+        cell: Arc<FrontendCell>,
+        context: Rc<ThreadContext>,
+        shares: Sessions,
     ) -> Table {
         let (downstream, sessions) = (Rc::new(downstream), HashMap::new());
         let (end, over) = mpsc::unbounded_channel();
-        Table { downstream, cell, limits, sessions, crowd, over, end }
+        Table { downstream, cell, context, sessions, shares, over, end }
     }
 
     /// Serves the frontend until stopped.
     pub(super) async fn serve(mut self, mut stopped: oneshot::Receiver<Stop>, refresh: Rc<Notify>) {
-        let mut sweep = interval((self.limits.udp_idle_timeout / SWEEPS).min(MAX_SWEEP));
+        let mut sweep = interval((self.context.udp_idle_timeout / SWEEPS).min(MAX_SWEEP));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let downstream = self.downstream.clone();
         loop {
@@ -225,7 +232,7 @@ impl Table {
                     return;
                 }
                 () = refresh.notified() => {
-                    let serving = self.cell.serving.load();
+                    let serving = self.cell.state.load();
                     self.sessions.retain(|(client, _), session| {
                         session.flow.endpoint.is_serving() && serving.admits(Some(client.ip()))
                     });
@@ -246,9 +253,9 @@ impl Table {
     }
 
     fn end_idle(&mut self, now: Instant) {
-        let timeout = self.limits.udp_idle_timeout;
+        let timeout = self.context.udp_idle_timeout;
         let brief = timeout.min(BRIEF_IDLE);
-        let (once, often) = match self.limits.room.session_scarcity() {
+        let (once, often) = match self.context.room.session_scarcity() {
             Scarcity::None => (timeout, timeout),
             Scarcity::Scarce => (brief, timeout),
             Scarcity::NearlyFull => (brief, brief.max(timeout / SHORT_IDLE_SHARE)),
@@ -259,7 +266,7 @@ impl Table {
         };
         self.sessions.retain(|_, session| keep(session));
         for session in self.sessions.values() {
-            session.refresh_stay();
+            session.refresh_pin();
             if session.is_idle(now, REPLY_TIMEOUT) {
                 session.flow.unanswered.borrow_mut().forget();
             }
@@ -325,7 +332,7 @@ impl Table {
         let Some(first) = datagrams.next() else { return };
         let Some(session) = self.begin(first, key, &left.tried) else {
             let lost = 1 + datagrams.count();
-            add(&self.cell.serving.load().meter.dropped_datagrams, lost as u64);
+            add(&self.cell.state.load().meter.dropped_datagrams, lost as u64);
             return;
         };
         for datagram in datagrams {
@@ -345,13 +352,13 @@ impl Table {
         let mut tried: SmallVec<[SocketAddr; MAX_TRIES]> = tried.into();
         while tried.len() < MAX_TRIES {
             let permit = self.permit(client.ip())?;
-            let serving = self.cell.serving.load();
+            let serving = self.cell.state.load();
             if !serving.admits(Some(client.ip())) {
                 count(&serving.meter.denied);
                 return None;
             }
             let suits = |endpoint: &Arc<Endpoint>| {
-                let own = &self.limits.own;
+                let own = &self.context.own;
                 !tried.contains(&endpoint.addr) && !own.has(Protocol::Udp, endpoint.addr)
             };
             let endpoint = serving.pick(Some(client.ip()), suits)?.clone();
@@ -359,17 +366,17 @@ impl Table {
                 Ok(upstream) => {
                     let active = Active::new(serving.meter.clone(), |m| &m.active_sessions);
                     let flow = Flow {
-                        stay: serving.stay(Some(client.ip()), &endpoint),
+                        pin: serving.pin(Some(client.ip()), &endpoint),
                         upstream,
                         endpoint,
-                        last_used: Mutable::new(Instant::now()),
-                        talks: Mutable::new(false),
-                        awaited: Mutable::new(false),
-                        refused: Mutable::new(false),
+                        last_used: Cell::new(Instant::now()),
+                        talks: Cell::new(false),
+                        awaited: Cell::new(false),
+                        refused: Cell::new(false),
                         unanswered: RefCell::default(),
                         active,
                         permit: RefCell::new(Some(permit)),
-                        evicted: Mutable::new(false),
+                        evicted: Cell::new(false),
                     };
                     if flow.send(datagram) {
                         count(&serving.meter.sessions);
@@ -390,15 +397,15 @@ impl Table {
 
     /// Room for a session of the client, if need be that of another.
     fn permit(&self, client: IpAddr) -> Option<SessionPermit> {
-        let full = match self.limits.room.session(client) {
+        let full = match self.context.room.session(client) {
             Ok(permit) => return Some(permit),
             Err(full) => full,
         };
         let now = Instant::now();
         let idle = |member: &Member| now.saturating_duration_since(member.flow.last_used.get());
-        let member = self.crowd.borrow_mut().make_room(client, full, idle)?;
+        let member = self.shares.borrow_mut().make_room(client, full, idle)?;
         member.evict();
-        self.limits.room.session(client).ok()
+        self.context.room.session(client).ok()
     }
 
     fn start(&self, flow: Flow, key: Key) -> Session {
@@ -406,8 +413,8 @@ impl Table {
         let (downstream, table) = (self.downstream.clone(), self.end.clone());
         let replies = spawn_local(pass_replies(flow.clone(), downstream, key, table.clone()));
         let member = Member { flow: flow.clone(), key, table };
-        let place = self.crowd.borrow_mut().join(key.0.ip(), member);
-        Session { flow, replies, crowd: self.crowd.clone(), place }
+        let slot = self.shares.borrow_mut().join(key.0.ip(), member);
+        Session { flow, replies, shares: self.shares.clone(), slot }
     }
 }
 

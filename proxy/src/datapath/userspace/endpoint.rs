@@ -1,36 +1,15 @@
-//! What a data thread reads of a frontend: its endpoints now, and how far each is on its way out.
+//! An endpoint of one frontend: whether it serves, drains or has ended, and whether it rests.
 //!
-//! One [`Cell`] a frontend, shared by control and all data threads. Control swaps its
-//! [`Serving`]; a data thread loads it once a connection or session.
+//! Control changes the state, the data threads read it. An endpoint that failed rests: the others
+//! are preferred for a while.
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
-
-use super::rules::Rules;
-use crate::metrics::Meter;
-use crate::pick::{Rest, Rotation};
-
-/// A frontend as the data threads see it.
-#[derive(Debug, Default)]
-pub(super) struct Cell {
-    pub(super) serving: ArcSwap<Serving>,
-}
-
-/// The endpoints of a frontend, in turn, and where its Service's traffic is counted.
-#[derive(Debug, Default)]
-pub(super) struct Serving {
-    pub(super) rotation: Arc<Rotation<Arc<Endpoint>>>,
-    pub(super) meter: Arc<Meter>,
-    /// Absent when all clients may come and none keeps its endpoint.
-    pub(super) rules: Option<Box<Rules>>,
-    /// Endpoints are told who their client is.
-    pub(super) proxy_protocol: bool,
-}
+use crate::pick::Rest;
 
 const SERVING: u8 = 0;
 /// Not in the set any more: no new connection, established ones go on.

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
 use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type};
 
 /// The kernel lowers it to `net.core.somaxconn`, 4096 by default since Linux 5.4.
-pub(super) const BACKLOG: i32 = 4096;
+pub(crate) const BACKLOG: i32 = 4096;
 
 /// Room for a burst of UDP datagrams, some thousands of small ones, while the thread does other
 /// work; the kernel takes the smaller of this and `net.core.rmem_max`. Memory is taken by what
@@ -65,7 +65,7 @@ pub(crate) fn listen_tcp(
 }
 
 /// Has the kernel notice a peer that vanished without a word.
-pub(super) fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
+pub(crate) fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
@@ -76,7 +76,7 @@ pub(super) fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
 /// Has a listener that is about to be closed ignore new handshakes. A client that begins one
 /// meanwhile repeats it and is refused then; one whom the closing met with its handshake done
 /// would be reset.
-pub(super) fn refuse_new(listener: &TcpListener) {
+pub(crate) fn refuse_new(listener: &TcpListener) {
     let instruction = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     // The filter sees the segment from its TCP header on (RFC 9293, section 3.1).
     let filter = [
@@ -94,7 +94,7 @@ pub(super) fn refuse_new(listener: &TcpListener) {
 ///
 /// `sends_first`: bytes for the endpoint are there. Then the kernel need not acknowledge the
 /// handshake apart: they do (tcp(7), `TCP_QUICKACK`).
-pub(super) fn connecting(addr: SocketAddr, sends_first: bool) -> Result<OwnedFd, Errno> {
+pub(crate) fn connecting(addr: SocketAddr, sends_first: bool) -> Result<OwnedFd, Errno> {
     let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -109,14 +109,14 @@ pub(super) fn connecting(addr: SocketAddr, sends_first: bool) -> Result<OwnedFd,
 
 /// Acknowledges what has come, and for a while what comes. A peer that sends in two pieces may
 /// wait for the first one's acknowledgement, and must not wait long.
-pub(super) fn acknowledge_at_once(socket: &OwnedFd) {
+pub(crate) fn acknowledge_at_once(socket: &OwnedFd) {
     // It fails only for a socket that is gone, which the next call will tell.
     let _ = set_tcp_quickack(socket, true);
 }
 
 /// Binds `count` UDP sockets to one address. A socket on a wildcard address tells of each
 /// datagram which local address it was sent to, because the reply must come from there.
-pub(super) fn bind_udp(
+pub(crate) fn bind_udp(
     addr: SocketAddr,
     count: usize,
     options: BindOptions,
@@ -171,13 +171,30 @@ fn bind(
     Ok(sockets)
 }
 
+/// Says why an address cannot be bound, and what to do about it.
+pub(crate) fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{addr} is taken by another process"),
+        io::ErrorKind::AddrNotAvailable => format!(
+            "{} is not an address of this host: use a ClusterIP in 127.0.0.0/8, or make it one \
+             (--service-cidr, ip addr add, or ip route add local CIDR dev lo)",
+            addr.ip()
+        ),
+        io::ErrorKind::PermissionDenied => format!(
+            "no permission to bind {addr}: a port below net.ipv4.ip_unprivileged_port_start \
+             needs CAP_NET_BIND_SERVICE"
+        ),
+        _ => format!("cannot bind {addr}: {error}"),
+    }
+}
+
 /// Whether this host has IPv6 at all: the address `::1` can be bound.
-pub(super) fn has_ipv6() -> bool {
+pub(crate) fn has_ipv6() -> bool {
     UdpSocket::bind("[::1]:0").is_ok()
 }
 
 /// Whether it is an address of this host.
-pub(super) fn is_local(ip: IpAddr) -> bool {
+pub(crate) fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
