@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use feed::{Changes, Model, Object};
+use model::{Changes, Model, Object};
 
 use super::*;
 use crate::datapath::Report;
@@ -89,8 +89,8 @@ async fn until(condition: impl Fn() -> bool) {
 
 /// Adds Service `name` with one endpoint to the model.
 fn add(model: &mut Model, changes: &mut Changes, name: &str, ip: &str) {
-    let ports = vec![port("", 80, feed::Protocol::Tcp, None)];
-    let targets = [("", feed::Protocol::Tcp, 8080)];
+    let ports = vec![port("", 80, model::Protocol::Tcp, None)];
+    let targets = [("", model::Protocol::Tcp, 8080)];
     model.apply(Object::Service(Arc::new(service(name, &[ip], ports))), changes);
     let slice = slice(name, name, &targets, &["10.0.0.1"]);
     model.apply(Object::EndpointSlice(Arc::new(slice)), changes);
