@@ -1,10 +1,10 @@
-//! `healthCheckNodePort`: tells the load balancer in front of the nodes whether this one has
+//! `healthCheckNodePort`: answers the load balancer in front of the nodes whether this node has
 //! endpoints of a Service.
 //!
 //! Snapshot → HTTP servers on the control runtime, one a Service, on the addresses of NodePorts.
-//! 200 while a ready endpoint is on this node, 503 when none is and while the process drains, so
-//! that the load balancer turns away before connections would be refused. The answer is that of
-//! kube-proxy, on every path.
+//! 200 while a ready endpoint is on this node; 503 when there is none and while the process drains,
+//! so that the load balancer stops sending connections before they would be refused. The answer has
+//! kube-proxy's form, on every path.
 //!
 //! Left out: which Services have one and how many endpoints count (the resolver's work).
 
@@ -37,9 +37,9 @@ const RETRY: Duration = Duration::from_secs(2);
 /// On one address of one Service: more than the probes of a few load balancers. Beyond it the
 /// oldest connection ends.
 const MAX_CONNECTIONS: usize = 16;
-/// A probe sends its request at once; one that is kept open may be silent for this long.
+/// How long a connection may be silent between requests: a probe sends its request at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long accepting rests when the process has run out of descriptors.
+/// How long accepting pauses when the process has run out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Why health checks are not served, by Service.
@@ -72,7 +72,7 @@ struct Listening {
     permits: Vec<Permit>,
 }
 
-/// What the servers of one Service answer by.
+/// What the servers of one Service answer.
 #[derive(Debug)]
 struct CheckState {
     service: ObjectName,
@@ -171,7 +171,7 @@ impl HealthChecks {
     }
 }
 
-/// All addresses, or none: half a health check would tell a load balancer nothing it can use.
+/// Listens on all addresses, or on none: a load balancer cannot use half a health check.
 fn listen(
     addrs: impl Iterator<Item = SocketAddr>,
     room: &Arc<Room>,
@@ -200,7 +200,7 @@ async fn accept(listener: TcpListener, state: Arc<CheckState>) {
                 // Those that have ended.
                 while connections.try_join_next().is_some() {}
                 oldest_first.retain(|connection| !connection.is_finished());
-                // Connections that are held open must not keep the load balancer out.
+                // Connections that somebody holds open must not lock the load balancer out.
                 if oldest_first.len() >= MAX_CONNECTIONS
                     && let Some(oldest) = oldest_first.pop_front()
                 {

@@ -4,6 +4,7 @@
 //! and has the data path sync to it, until it is told to drain.
 
 pub mod affinity;
+mod clock;
 mod datapath;
 mod explain;
 mod health_check;
@@ -72,27 +73,39 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
 
-    /// Takes all addresses of the range for this host's own, so that every ClusterIP can be bound
-    /// and an unused one refuses: adds a local route, removed at the end. Needs CAP_NET_ADMIN.
+    /// Makes all addresses of the range belong to this host, so that every ClusterIP can be bound
+    /// and unused ones refuse: adds a local route and removes it at the end. Needs CAP_NET_ADMIN.
     /// NodePorts on all addresses then answer on those of the range too; see --node-ip
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
         value_parser = parse_cidr)]
     pub service_cidr: Vec<IpNet>,
 
-    /// How long connections may go on after their endpoint was removed, or after SIGTERM
+    /// How long connections may continue after their endpoint was removed, or after SIGTERM
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
         value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
-    /// How long one endpoint may take to accept a connection before the next one is tried
+    /// How long to wait for one endpoint to accept a connection before the next one is tried
     #[arg(long, env = "SWITCHYARD_CONNECT_TIMEOUT", value_name = "TIME", default_value = "2s",
         value_parser = parse_duration)]
     pub connect_timeout: Duration,
 
-    /// TCP connections open at once; more wait in the kernel's queue. Default: what the limit
-    /// of file descriptors leaves room for
+    /// TCP connections open at once; further clients wait, and the client address (of IPv6, the
+    /// /64 network) that has most gives up an idle one for a client that has fewer. Default: what
+    /// the limit of file descriptors leaves room for
     #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<NonZeroUsize>,
+
+    /// TCP connections that one client address (of IPv6, one /64 network) can have open at once;
+    /// more are reset. Default: no such limit. Without it a client can have all connections, but
+    /// gives up its idle ones when others need room
+    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS_PER_CLIENT", value_name = "N")]
+    pub max_connections_per_client: Option<NonZeroUsize>,
+
+    /// How long a TCP connection stays open without traffic in either direction
+    #[arg(long, env = "SWITCHYARD_IDLE_TIMEOUT", value_name = "TIME", default_value = "24h",
+        value_parser = parse_duration)]
+    pub idle_timeout: Duration,
 
     /// How long a UDP session lives without a datagram
     #[arg(long, env = "SWITCHYARD_UDP_IDLE_TIMEOUT", value_name = "TIME", default_value = "60s",
@@ -110,8 +123,8 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS_PER_CLIENT", value_name = "N")]
     pub max_udp_sessions_per_client: Option<NonZeroUsize>,
 
-    /// Clients whose endpoint a service port with session affinity remembers; beyond that those
-    /// who were away longest are forgotten
+    /// Clients that a service port with session affinity remembers; beyond that the clients that
+    /// were away for longest are forgotten
     #[arg(
         long,
         env = "SWITCHYARD_MAX_AFFINITY_CLIENTS",
@@ -144,6 +157,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let limit = daemon::descriptors::raise_limit();
     let limits = Limits {
         connections: config.max_connections.map(NonZeroUsize::get),
+        connections_per_client: config.max_connections_per_client.map(NonZeroUsize::get),
         sessions: config.max_udp_sessions.map(NonZeroUsize::get),
         sessions_per_client: config.max_udp_sessions_per_client.map(NonZeroUsize::get),
     };
@@ -158,6 +172,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         service_cidrs: config.service_cidr.clone(),
         drain_timeout: config.drain_timeout,
         connect_timeout: config.connect_timeout,
+        idle_timeout: config.idle_timeout,
         udp_idle_timeout: config.udp_idle_timeout,
         max_affinity_clients: config.max_affinity_clients.get(),
     };
@@ -166,7 +181,8 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let own = Arc::new(OwnAddresses::new(config.service_cidr.clone()));
     let datapath = Userspace::start(settings, (room.clone(), own.clone()), metrics.clone())
         .map_err(|error| Failure::failed("cannot start the data threads", error))?;
-    let facts = Facts { mode: Userspace::MODE, limit, room: room.clone(), own };
+    let meters = metrics.meters.clone();
+    let facts = Facts { mode: Userspace::MODE, limit, room: room.clone(), own, meters };
     status::show(&daemon, &published, facts);
     let node = flags.clone();
     let snapshot = Snapshot::default();
@@ -177,8 +193,8 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let routes = ServiceRoutes::add(&config.service_cidr).await?;
     tokio::select! {
         () = proxy.follow(updates, &daemon, unprogrammed) => {}
-        // The proxy is dropped, which resets its connections: no client takes what it has got of
-        // an answer for all of it.
+        // The proxy is dropped, which resets its connections: no client takes part of an answer for
+        // all of it.
         () = daemon.shutdown.ending() => {}
     }
     // Only now: the connections that drained needed it.
@@ -200,7 +216,7 @@ pub fn node_of(name: Option<&str>, ips: &[IpAddr]) -> Node {
 /// in its handle.
 const DESCRIPTORS_PER_WORKER: usize = 6;
 
-/// The name that Kubernetes gives a node unless told another: the host's, in small letters.
+/// The name that Kubernetes gives a node by default: the host's, in lower case.
 fn host_name() -> Option<Arc<str>> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim().to_ascii_lowercase();
@@ -223,10 +239,11 @@ fn check(config: &Config) -> Result<(), Failure> {
     }
     for (flag, time) in [
         ("--connect-timeout", config.connect_timeout),
+        ("--idle-timeout", config.idle_timeout),
         ("--udp-idle-timeout", config.udp_idle_timeout),
     ] {
         if time.is_zero() {
-            return Err(Failure::Configuration(format!("{flag} must be longer than nothing")));
+            return Err(Failure::Configuration(format!("{flag} must be greater than zero")));
         }
     }
     Ok(())
@@ -246,8 +263,8 @@ struct Proxy<D> {
     snapshot: Snapshot,
 }
 
-/// A proxy that could open none of its frontends serves nobody, and is not ready. One that lacks
-/// some of them is: taking it out of service would cost the clients of the others theirs.
+/// Takes readiness away from a proxy that could open none of its frontends. A proxy that lacks only
+/// some of them stays ready: taking it out of service would harm the clients of the others.
 struct ServesNothing {
     readiness: Readiness,
     held: Option<(String, Guard)>,
@@ -299,8 +316,8 @@ impl<D: Datapath> Proxy<D> {
         let begun = Instant::now();
         let has_moved = self.locate(&update, first);
         let mut changed = update.changes.services;
-        // Earlier updates may have been left out because they were not synced, and which
-        // endpoints are near has to do with every Service.
+        // Earlier updates may have been skipped because they were not synced, and the node's zone
+        // matters to every Service.
         if first || has_moved {
             changed.extend(update.model.services().map(|entry| entry.service.name.clone()));
         }
@@ -323,7 +340,7 @@ impl<D: Datapath> Proxy<D> {
         }
     }
 
-    /// Takes note of what Node objects say; whether that may concern any Service.
+    /// Reads the Node objects. Returns whether the endpoints of any Service may have changed.
     fn locate(&mut self, update: &Update, first: bool) -> bool {
         if !first && update.changes.nodes.is_empty() {
             return false;

@@ -6,11 +6,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::sockopt::{self, GetStruct};
+use nix::sys::socket::{MsgFlags, getsockopt, recvmsg, setsockopt};
+use nix::{getsockopt_impl, libc, sockopt_impl};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_quickack;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
@@ -20,9 +22,9 @@ use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type}
 pub(crate) const BACKLOG: i32 = 4096;
 
 /// Room for a burst of UDP datagrams, some thousands of small ones, while the thread does other
-/// work; the kernel takes the smaller of this and `net.core.rmem_max`. Memory is taken by what
-/// waits.
-const UDP_RECEIVE_BYTES: usize = 1 << 20;
+/// work, on both sides of a session. Without CAP_NET_ADMIN the kernel takes the smaller of this
+/// and `net.core.rmem_max`. Memory is taken by what waits.
+const UDP_RECEIVE_BYTES: usize = 2 << 20;
 
 /// A client that vanished without a word is noticed after about two minutes of silence; without
 /// this its connection would stay for good.
@@ -92,19 +94,33 @@ pub(crate) fn refuse_new(listener: &TcpListener) {
 
 /// A socket that has begun to connect.
 ///
+/// `source`: the local address to connect from; `None` leaves it to the kernel.
 /// `sends_first`: bytes for the endpoint are there. Then the kernel need not acknowledge the
 /// handshake apart: they do (tcp(7), `TCP_QUICKACK`).
-pub(crate) fn connecting(addr: SocketAddr, sends_first: bool) -> Result<OwnedFd, Errno> {
-    let family = if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+pub(crate) fn connecting(
+    addr: SocketAddr,
+    source: Option<IpAddr>,
+    sends_first: bool,
+) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    let socket = socket_with(family(addr), SocketType::STREAM, flags, None)?;
     if sends_first {
         set_tcp_quickack(&socket, false)?;
+    }
+    if let Some(source) = source {
+        // The port is chosen when the endpoint is known: it need only be free towards that one.
+        setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)
+            .map_err(|error| Errno::from_raw_os_error(error as i32))?;
+        rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
     }
     match connect(&socket, &addr) {
         Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => Ok(socket),
         Err(error) => Err(error),
     }
+}
+
+fn family(addr: SocketAddr) -> AddressFamily {
+    if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
 /// Acknowledges what has come, and for a while what comes. A peer that sends in two pieces may
@@ -123,7 +139,7 @@ pub(crate) fn bind_udp(
 ) -> io::Result<Vec<UdpSocket>> {
     let sockets = bind(addr, Type::DGRAM, count, options)?;
     for socket in &sockets {
-        socket.set_recv_buffer_size(UDP_RECEIVE_BYTES)?;
+        set_receive_buffer(socket)?;
     }
     if addr.ip().is_unspecified() {
         for socket in &sockets {
@@ -135,6 +151,66 @@ pub(crate) fn bind_udp(
         }
     }
     Ok(sockets.into_iter().map(UdpSocket::from).collect())
+}
+
+/// A UDP socket that is connected to an endpoint, and that reports when its host is gone.
+///
+/// `source`: the local address to send from; `None` leaves it to the kernel.
+pub(crate) fn connect_udp(addr: SocketAddr, source: Option<IpAddr>) -> Result<UdpSocket, Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(family(addr), SocketType::DGRAM, flags, None)?;
+    // A smaller buffer, or no report, is no reason to serve nobody.
+    let _ = set_receive_buffer(&socket);
+    // Without this only "port unreachable" is reported, not that nobody has the address (ip(7)).
+    let _ = match addr {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
+    };
+    if let Some(source) = source {
+        rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
+    }
+    connect(&socket, &addr)?;
+    Ok(socket.into())
+}
+
+/// Takes one report of an earlier datagram off the socket; false when there is none.
+pub(crate) fn take_report(socket: &impl AsRawFd) -> bool {
+    let mut nothing = [];
+    let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
+    recvmsg::<()>(socket.as_raw_fd(), &mut nothing, None, flags).is_ok()
+}
+
+/// Datagrams that the kernel has dropped because the socket's receive buffer was full.
+pub(crate) fn dropped_datagrams(socket: &impl AsFd) -> u32 {
+    // It fails only for what is no socket.
+    getsockopt(socket, MemoryInfo).map_or(0, |info| info[MEMORY_INFO_DROPS])
+}
+
+/// `SO_MEMINFO` of asm-generic/socket.h, an array of nine counts of which `SK_MEMINFO_DROPS` is
+/// the last (linux/sock_diag.h).
+const SO_MEMINFO: libc::c_int = 55;
+const MEMORY_INFO_COUNTS: usize = 9;
+const MEMORY_INFO_DROPS: usize = 8;
+
+sockopt_impl!(
+    MemoryInfo,
+    GetOnly,
+    libc::SOL_SOCKET,
+    SO_MEMINFO,
+    [u32; MEMORY_INFO_COUNTS],
+    GetStruct<[u32; MEMORY_INFO_COUNTS]>
+);
+
+/// Makes the receive buffer large, beyond `net.core.rmem_max` if the process may.
+fn set_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
+    static MAY_FORCE: AtomicBool = AtomicBool::new(true);
+    if MAY_FORCE.load(Ordering::Relaxed) {
+        if setsockopt(socket, sockopt::RcvBufForce, &UDP_RECEIVE_BYTES).is_ok() {
+            return Ok(());
+        }
+        MAY_FORCE.store(false, Ordering::Relaxed);
+    }
+    SockRef::from(socket).set_recv_buffer_size(UDP_RECEIVE_BYTES)
 }
 
 fn bind(
@@ -234,7 +310,7 @@ mod tests {
     #[test]
     fn a_vanished_endpoint_is_looked_for() {
         let listener = &listen_tcp(loopback(3), 1, BindOptions::default()).unwrap()[0];
-        let socket = connecting(listener.local_addr().unwrap(), true).unwrap();
+        let socket = connecting(listener.local_addr().unwrap(), None, true).unwrap();
         assert!(!SockRef::from(&socket).keepalive().unwrap());
         set_keepalive(&socket).unwrap();
         assert!(SockRef::from(&socket).keepalive().unwrap());
@@ -250,5 +326,30 @@ mod tests {
         let wildcard = SocketAddr::from(([0, 0, 0, 0], port));
         assert_eq!(listen_tcp(wildcard, 1, alone).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert_eq!(listen_tcp(wildcard, 2, beside).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn datagrams_that_a_full_buffer_drops_are_counted() {
+        let peer = UdpSocket::bind(loopback(4)).unwrap();
+        let socket = connect_udp(peer.local_addr().unwrap(), None).unwrap();
+        assert_eq!(dropped_datagrams(&socket), 0);
+        let addr = socket.local_addr().unwrap();
+        // More than the largest buffer, one after the other.
+        for _ in 0..5 * UDP_RECEIVE_BYTES / 10_000 {
+            peer.send_to(&[0; 10_000], addr).unwrap();
+        }
+        assert!(dropped_datagrams(&socket) > 0);
+    }
+
+    #[test]
+    fn a_udp_socket_may_leave_from_a_chosen_address() {
+        let peer = UdpSocket::bind(loopback(5)).unwrap();
+        let source = loopback(6).ip();
+        let socket = connect_udp(peer.local_addr().unwrap(), Some(source)).unwrap();
+        assert_eq!(socket.local_addr().unwrap().ip(), source);
+        let listener = &listen_tcp(loopback(5), 1, BindOptions::default()).unwrap()[0];
+        let socket = connecting(listener.local_addr().unwrap(), Some(source), false).unwrap();
+        let local = SockRef::from(&socket).local_addr().unwrap().as_socket().unwrap();
+        assert_eq!(local.ip(), source);
     }
 }

@@ -2,6 +2,7 @@
 //! namespace. Here the semantics are tested that loopback cannot show.
 
 pub mod lab;
+mod shortages;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -8,6 +8,7 @@
 //! Left out: any decision about which endpoints serve a frontend.
 
 mod affinities;
+mod client_shares;
 mod commands;
 mod connection;
 mod downstream;
@@ -16,12 +17,14 @@ mod frontend;
 mod relay;
 mod rules;
 mod session_shares;
+mod source_addresses;
 mod splice;
 mod tcp;
 mod threads;
 mod udp;
 mod udp_thread;
 mod unanswered;
+mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -71,6 +74,8 @@ pub(crate) struct Settings {
     pub(crate) service_cidrs: Vec<IpNet>,
     pub(crate) drain_timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    /// Of TCP connections.
+    pub(crate) idle_timeout: Duration,
     pub(crate) udp_idle_timeout: Duration,
     /// Of one service port with session affinity.
     pub(crate) max_affinity_clients: usize,
@@ -192,6 +197,7 @@ impl Userspace {
             own: own.clone(),
             room: room.clone(),
             connect_timeout: settings.connect_timeout,
+            idle_timeout: settings.idle_timeout,
             udp_idle_timeout: settings.udp_idle_timeout,
         };
         let start = |number| DataThreads::start(number, &context);
@@ -505,12 +511,13 @@ impl Datapath for Userspace {
     async fn drain(self) {
         let deadline = Instant::now() + self.settings.drain_timeout;
         let _ = timeout_at(deadline, self.send_all(|| Command::Drain)).await;
-        while self.room.open_connections() > 0 && Instant::now() < deadline {
+        let left = || self.room.open_connections() + self.room.waiting_clients();
+        while left() > 0 && Instant::now() < deadline {
             sleep(DRAIN_POLL).await;
         }
-        let left = self.room.open_connections();
-        if left > 0 {
-            tracing::warn!(connections = left, "drain time-out over, resetting what is left");
+        let connections = left();
+        if connections > 0 {
+            tracing::warn!(connections, "drain time-out over, resetting what is left");
         }
     }
 }

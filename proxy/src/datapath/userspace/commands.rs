@@ -49,5 +49,7 @@ pub(super) struct ThreadContext {
     pub(super) room: Arc<Room>,
     pub(super) own: Arc<OwnAddresses>,
     pub(super) connect_timeout: Duration,
+    /// Of TCP connections.
+    pub(super) idle_timeout: Duration,
     pub(super) udp_idle_timeout: Duration,
 }

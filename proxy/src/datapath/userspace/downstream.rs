@@ -18,6 +18,8 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
+use crate::sockets;
+
 /// No UDP datagram is longer (RFC 768: a 16-bit length).
 pub(super) const MAX_DATAGRAM: usize = 65_536;
 
@@ -36,6 +38,11 @@ impl Downstream {
     pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Downstream> {
         let wildcard = socket.local_addr()?.ip().is_unspecified();
         Ok(Downstream { socket: UdpSocket::from_std(socket)?, wildcard })
+    }
+
+    /// Datagrams that the kernel has dropped because the receive buffer was full.
+    pub(super) fn dropped(&self) -> u32 {
+        sockets::dropped_datagrams(&self.socket)
     }
 
     /// Waits until there may be a datagram. Cancel safe.

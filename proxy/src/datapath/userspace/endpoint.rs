@@ -5,10 +5,10 @@
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
+use crate::clock::{ms_of, now_ms};
 use crate::pick::Rest;
 
 const SERVING: u8 = 0;
@@ -24,11 +24,22 @@ pub(super) struct Endpoint {
     state: AtomicU8,
     /// It refused or did not answer the last time.
     rest: Rest,
+    /// When it last answered a UDP client, by the [`clock`](crate::clock); 0 for never.
+    answered_ms: AtomicU64,
 }
+
+/// How exact the time of an endpoint's last answer is: data threads must not take the cache line
+/// from each other for each datagram.
+const ANSWERED_EXACT_MS: u64 = 100;
 
 impl Endpoint {
     pub(super) fn new(addr: SocketAddr) -> Endpoint {
-        Endpoint { addr, state: AtomicU8::new(SERVING), rest: Rest::default() }
+        Endpoint {
+            addr,
+            state: AtomicU8::new(SERVING),
+            rest: Rest::default(),
+            answered_ms: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn is_serving(&self) -> bool {
@@ -58,6 +69,19 @@ impl Endpoint {
         self.rest.end();
     }
 
+    /// It has answered a UDP client.
+    pub(super) fn answered(&self, now: Instant) {
+        let now = ms_of(now);
+        if now - self.answered_ms.load(Ordering::Relaxed).min(now) >= ANSWERED_EXACT_MS {
+            self.answered_ms.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// When it last answered a UDP client, by the [`clock`](crate::clock); 0 for never.
+    pub(super) fn answered_ms(&self) -> u64 {
+        self.answered_ms.load(Ordering::Relaxed)
+    }
+
     pub(super) fn rests(&self) -> bool {
         self.rest.lasts(now_ms)
     }
@@ -85,10 +109,4 @@ impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.addr.hash(state);
     }
-}
-
-/// Milliseconds since this was first asked.
-fn now_ms() -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
 }

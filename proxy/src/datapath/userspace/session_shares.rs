@@ -1,11 +1,11 @@
-//! Whose UDP session makes room when there is none for a new client.
+//! Which UDP session makes room when a new client finds none.
 //!
-//! Pure: how long each session is idle is asked of the caller. Sessions are shared out among
-//! client addresses as a fair queue shares a link: who has most gives one up to whoever would
-//! still have fewer, and nobody has less than all can have. So an address may have every session
-//! while no other wants one, which many clients behind one address do, and a flood from a
-//! hundred addresses takes no more than what is left. Each step costs the logarithm of the
-//! number of sessions, whatever that is.
+//! Pure: the caller says how long each session has been idle. Sessions are shared out among client
+//! addresses as a fair queue shares a link: the address with most sessions gives one up to an
+//! address that would still have fewer, and no address has fewer than all can have. So one address
+//! can have every session while no other wants any, as many clients behind one address do, and a
+//! flood from a hundred addresses takes only what the others leave. Each step costs the logarithm
+//! of the number of sessions.
 //!
 //! Left out: sessions of other data threads. The kernel spreads the sockets of a client over all
 //! of them.
@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use crate::room::{Full, client_of};
 
-/// A session that was used since is in use: by then an endpoint that is well has answered, and
-/// most clients have asked again.
+/// A session that was used within this time is in use: a healthy endpoint answers sooner, and most
+/// clients ask again within it.
 const IN_USE: Duration = Duration::from_secs(1);
-/// Sessions looked at, from the one that was not looked at for longest, to find one that is not
-/// in use.
+/// Sessions looked at to find one that is not in use, beginning with the one that was not looked
+/// at for longest.
 const MAX_LOOKS: usize = 8;
 
 /// The sessions of one data thread, by client. `M` says how to end one.

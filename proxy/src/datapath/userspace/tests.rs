@@ -1,6 +1,8 @@
 //! The data path over loopback: real sockets, endpoints as threads, no process and no feed.
 
+mod room;
 mod semantics;
+mod silence;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
@@ -50,6 +52,7 @@ impl Fixture {
             node_ips: vec![format!("{net}.200").parse().unwrap()],
             drain_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(3600),
             udp_idle_timeout: Duration::from_secs(60),
             max_affinity_clients: 1000,
         };

@@ -1,10 +1,11 @@
 //! UDP: one session for each client of a frontend, each with a socket connected to the endpoint
 //! whose turn it was when the session began.
 //!
-//! A session ends when it is idle, when its endpoint leaves the set or refuses, or with its
-//! frontend; the client's next datagram begins a new one on another endpoint, and so does what it
-//! sent to an endpoint that refused before it answered anything. Replies leave from the address
-//! that the client sent to.
+//! A session ends when it is idle, when its endpoint refuses, or with its frontend. When its
+//! endpoint leaves the set, or is silent while others answer, the session only passes on the
+//! answers that are under way. The client's next datagram begins a new session with another
+//! endpoint, and so does what it sent to an endpoint that refused before it answered anything.
+//! Replies leave from the address that the client sent to.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -16,8 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::Protocol;
+use rustix::io::Errno;
 use smallvec::SmallVec;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
@@ -29,10 +31,18 @@ use super::endpoint::Endpoint;
 use super::frontend::FrontendCell;
 use super::rules::AffinityPin;
 use super::session_shares::{SessionShares, SessionSlot};
+use super::source_addresses::{Connected, SourceAddresses};
 use super::unanswered::Unanswered;
-use crate::metrics::{Active, add, count};
+use crate::clock::ms_of;
+use crate::metrics::{Active, Meter, add, count};
 use crate::room::{Scarcity, SessionPermit};
+use crate::sockets;
 
+/// An endpoint that has not answered a client for this long, nor any other client meanwhile,
+/// although another endpoint has, rests: most clients have asked again by then.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Reports of the kernel that are read at once from one socket.
+const MAX_REPORTS: usize = 32;
 /// Datagrams handled before other tasks of the thread get a turn.
 const BATCH: usize = 32;
 /// Endpoints tried for the datagram that begins a session.
@@ -53,10 +63,11 @@ const BRIEF_IDLE: Duration = Duration::from_secs(2);
 const SHORT_IDLE_SHARE: u32 = 4;
 
 thread_local! {
+    static SOURCES: RefCell<SourceAddresses> = RefCell::default();
     static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
 }
 
-/// Who talks to whom: the client, and on a wildcard address the local address that it chose.
+/// A session's identity: the client, and on a wildcard socket the local address that it sent to.
 type Key = (SocketAddr, Option<IpAddr>);
 
 /// All sessions of a data thread.
@@ -75,9 +86,13 @@ pub(super) struct Table {
     cell: Arc<FrontendCell>,
     context: Rc<ThreadContext>,
     sessions: HashMap<Key, Session>,
+    /// Sessions that only pass on the answers that are under way. Each holds its permit.
+    leaving: Vec<(Key, Session)>,
     shares: Sessions,
-    /// Sessions whose endpoint refused or that made room for others, for [`Table::move_on`]: at
-    /// most one entry for each session and each endpoint that it tries.
+    /// Datagrams dropped for want of buffer that were counted.
+    dropped: u32,
+    /// Sessions whose endpoint refused or that made room for others, for [`Table::move_on`]. At most
+    /// one entry for each session and each endpoint that it tries.
     over: mpsc::UnboundedReceiver<Key>,
     end: mpsc::UnboundedSender<Key>,
 }
@@ -90,7 +105,7 @@ struct Session {
     slot: SessionSlot,
 }
 
-/// A session as its shares knows it.
+/// A session as the other sessions of its data thread see it.
 #[derive(Debug)]
 pub(super) struct Member {
     flow: Rc<Flow>,
@@ -106,16 +121,20 @@ struct Flow {
     last_used: Cell<Instant>,
     /// The client has sent more than one datagram.
     talks: Cell<bool>,
-    /// The endpoint has not answered the client's last datagram.
-    awaited: Cell<bool>,
+    /// The client's datagrams that have no answer yet, as far as each is answered by one.
+    outstanding: Cell<u32>,
+    has_answered: Cell<bool>,
+    /// When the first of those was sent.
+    asked: Cell<Instant>,
+    /// Datagrams dropped for want of buffer that were counted.
+    dropped: Cell<u32>,
     /// The endpoint refused a datagram (ICMP port unreachable).
     refused: Cell<bool>,
     unanswered: RefCell<Unanswered>,
     active: Active,
     pin: Option<AffinityPin>,
-    /// Taken away when the session ends, or when another needs the room: the flow itself goes a
-    /// moment later, with its task. Of descriptors, the others than clients' have enough for
-    /// that moment.
+    /// Dropped when the session ends or makes room for another. The flow itself ends a moment later,
+    /// with its task; the reserve of descriptors is enough for that moment.
     permit: RefCell<Option<SessionPermit>>,
     /// The session has made room for another.
     evicted: Cell<bool>,
@@ -125,13 +144,14 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.replies.abort();
         self.refresh_pin();
+        self.flow.count_drops();
         self.flow.permit.take();
         self.shares.borrow_mut().leave(&self.slot);
     }
 }
 
 impl Member {
-    /// Ends the session: its room is free at once, the rest goes when its table looks.
+    /// Ends the session: its room is free at once, its table removes it a moment later.
     fn evict(self) {
         self.flow.evicted.set(true);
         self.flow.permit.take();
@@ -146,13 +166,22 @@ impl Session {
         !flow.refused.get() && !flow.evicted.get() && flow.endpoint.is_serving()
     }
 
-    /// Its client keeps the endpoint for as long as it uses it, and some time on.
+    /// Prolongs the time for which the client keeps its endpoint.
     fn refresh_pin(&self) {
         match &self.flow.pin {
             None => {}
             Some(pin) if self.flow.refused.get() => pin.leave(),
             Some(pin) => pin.refresh(self.flow.last_used.get()),
         }
+    }
+
+    /// Whether its endpoint may be about to answer, although it gets no more questions.
+    fn is_awaited(&self, now: Instant, timeout: Duration) -> bool {
+        let flow = &self.flow;
+        // More may follow after the last answer that was waited for.
+        let timeout = if flow.outstanding.get() > 0 { timeout } else { REPLY_TIMEOUT };
+        let is_over = flow.refused.get() || flow.evicted.get() || flow.endpoint.has_ended();
+        !is_over && !self.is_idle(now, timeout)
     }
 
     fn is_idle(&self, now: Instant, timeout: Duration) -> bool {
@@ -167,8 +196,11 @@ impl Flow {
         // the first datagram comes before that.
         match SockRef::from(&self.upstream).send(datagram) {
             Ok(_) => {
-                self.last_used.set(Instant::now());
-                self.awaited.set(true);
+                let now = Instant::now();
+                self.last_used.set(now);
+                if self.outstanding.replace(self.outstanding.get().saturating_add(1)) == 0 {
+                    self.asked.set(now);
+                }
                 self.unanswered.borrow_mut().keep(datagram);
                 add(&self.active.meter().upstream_bytes, datagram.len() as u64);
                 true
@@ -177,16 +209,33 @@ impl Flow {
                 self.refuse();
                 false
             }
-            // A full buffer, or a datagram too large for the path: lost, as UDP loses.
-            Err(_) => true,
+            // Lost, as UDP loses: the buffer is full, or the datagram is too large for the path.
+            Err(error) => {
+                if is_full(&error) {
+                    count(&self.active.meter().buffer_drops);
+                }
+                true
+            }
         }
+    }
+
+    /// Counts what the kernel has dropped of the endpoint's answers.
+    fn count_drops(&self) {
+        let dropped = sockets::dropped_datagrams(&self.upstream);
+        let more = dropped.wrapping_sub(self.dropped.replace(dropped));
+        add(&self.active.meter().buffer_drops, more.into());
     }
 
     fn refuse(&self) {
         if !self.refused.replace(true) {
-            self.endpoint.failed();
-            count(&self.active.meter().connect_failures);
+            self.fail();
         }
+    }
+
+    /// The endpoint refused, or does not answer: others are preferred for a while.
+    fn fail(&self) {
+        self.endpoint.failed();
+        count(&self.active.meter().connect_failures);
     }
 
     /// What another endpoint is to get instead, if this one refused.
@@ -205,6 +254,22 @@ fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
 }
 
+fn connect(endpoint: SocketAddr, meter: &Meter) -> io::Result<tokio::net::UdpSocket> {
+    let now = Instant::now().into_std();
+    let Connected { result, is_exhausted } = SOURCES.with_borrow_mut(|sources| {
+        sources.connect(endpoint, now, |source| sockets::connect_udp(endpoint, source))
+    });
+    if is_exhausted {
+        meter.note_exhaustion(now);
+    }
+    tokio::net::UdpSocket::from_std(result?)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
+}
+
 impl Table {
     pub(super) fn new(
         downstream: Downstream,
@@ -214,7 +279,8 @@ impl Table {
     ) -> Table {
         let (downstream, sessions) = (Rc::new(downstream), HashMap::new());
         let (end, over) = mpsc::unbounded_channel();
-        Table { downstream, cell, context, sessions, shares, over, end }
+        let (leaving, dropped) = (Vec::new(), 0);
+        Table { downstream, cell, context, sessions, leaving, shares, dropped, over, end }
     }
 
     /// Serves the frontend until stopped.
@@ -232,10 +298,10 @@ impl Table {
                     return;
                 }
                 () = refresh.notified() => {
-                    let serving = self.cell.state.load();
-                    self.sessions.retain(|(client, _), session| {
-                        session.flow.endpoint.is_serving() && serving.admits(Some(client.ip()))
-                    });
+                    let state = self.cell.state.load_full();
+                    self.sessions.retain(|(client, _), _| state.admits(Some(client.ip())));
+                    self.leaving.retain(|((client, _), _)| state.admits(Some(client.ip())));
+                    self.leave(|session| !session.flow.endpoint.is_serving());
                 }
                 Some(key) = self.over.recv() => self.move_on(key),
                 readable = downstream.readable() => {
@@ -247,9 +313,57 @@ impl Table {
                         tokio::task::yield_now().await;
                     }
                 }
-                now = sweep.tick(), if !self.sessions.is_empty() => self.end_idle(now),
+                now = sweep.tick(), if self.has_sessions() => self.sweep(now),
             }
         }
+    }
+
+    fn has_sessions(&self) -> bool {
+        !self.sessions.is_empty() || !self.leaving.is_empty()
+    }
+
+    /// Looks after all sessions: once a second, or more often.
+    fn sweep(&mut self, now: Instant) {
+        let dropped = self.downstream.dropped();
+        let more = dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped));
+        add(&self.cell.state.load().meter.buffer_drops, more.into());
+        self.leave_silent(now);
+        self.leave(|session| !session.flow.endpoint.is_serving());
+        let timeout = self.context.udp_idle_timeout;
+        self.leaving.retain(|(_, session)| session.is_awaited(now, timeout));
+        self.end_idle(now);
+    }
+
+    /// Sessions to which this applies get no more questions.
+    fn leave(&mut self, applies: impl Fn(&Session) -> bool) {
+        let now = Instant::now();
+        let timeout = self.context.udp_idle_timeout;
+        let left = self.sessions.extract_if(|_, session| applies(session));
+        let awaited = left.filter(|(_, session)| session.is_awaited(now, timeout));
+        self.leaving.extend(awaited);
+    }
+
+    /// Has endpoints rest that do not answer a new client while others answer theirs, and leaves
+    /// them. A session that had an answer may be silent in order.
+    fn leave_silent(&mut self, now: Instant) {
+        let state = self.cell.state.load_full();
+        let members = state.rotation.members();
+        let latest = members.iter().max_by_key(|endpoint| endpoint.answered_ms());
+        let Some(latest) = latest.filter(|_| members.len() > 1) else { return };
+        let silent = |session: &Session| {
+            let (flow, asked) = (&session.flow, session.flow.asked.get());
+            let asked_ms = ms_of(asked.into_std());
+            flow.outstanding.get() > 0
+                && !flow.has_answered.get()
+                && now.saturating_duration_since(asked) >= SILENCE
+                && flow.endpoint.answered_ms() < asked_ms
+                && flow.endpoint != *latest
+                && latest.answered_ms() >= asked_ms
+        };
+        for session in self.sessions.values().filter(|session| silent(session)) {
+            session.flow.fail();
+        }
+        self.leave(silent);
     }
 
     fn end_idle(&mut self, now: Instant) {
@@ -267,6 +381,9 @@ impl Table {
         self.sessions.retain(|_, session| keep(session));
         for session in self.sessions.values() {
             session.refresh_pin();
+            if !session.is_idle(now, MAX_SWEEP * 2) {
+                session.flow.count_drops();
+            }
             if session.is_idle(now, REPLY_TIMEOUT) {
                 session.flow.unanswered.borrow_mut().forget();
             }
@@ -276,8 +393,11 @@ impl Table {
     /// Waits until no client waits for a reply, or long enough.
     async fn drain(self) {
         let deadline = Instant::now() + REPLY_TIMEOUT;
-        let awaited = |session: &Session| session.is_usable() && session.flow.awaited.get();
-        while self.sessions.values().any(awaited) && Instant::now() < deadline {
+        let all = || self.sessions.values().chain(self.leaving.iter().map(|(_, session)| session));
+        let is_over = |flow: &Flow| flow.refused.get() || flow.evicted.get();
+        let awaited =
+            |session: &Session| !is_over(&session.flow) && session.flow.outstanding.get() > 0;
+        while all().any(awaited) && Instant::now() < deadline {
             sleep_until(Instant::now() + DRAIN_POLL).await;
         }
     }
@@ -306,23 +426,39 @@ impl Table {
                 session.flow.talks.set(true);
                 return;
             }
-            let unanswered = entry.remove().flow.take_unanswered();
+            let session = entry.remove();
+            let unanswered = session.flow.take_unanswered();
+            if session.is_awaited(Instant::now(), self.context.udp_idle_timeout) {
+                self.leaving.push((key, session));
+            } else {
+                // Before another is picked, so that its client does not keep this endpoint.
+                drop(session);
+            }
             return self.begin_anew(key, &unanswered, Some(datagram));
         }
         self.begin_anew(key, &Unanswered::default(), Some(datagram));
     }
 
-    /// Its endpoint refused: what that had not answered goes to another. Or it made room, and is
+    /// Its endpoint refused: another gets what that had not answered. Or it made room, and is
     /// over.
     fn move_on(&mut self, key: Key) {
-        let is_over = |flow: &Flow| flow.refused.get() || flow.evicted.get();
-        if self.sessions.get(&key).is_some_and(|session| is_over(&session.flow))
-            && let Some(session) = self.sessions.remove(&key)
-        {
-            let unanswered = session.flow.take_unanswered();
-            // Before another is picked, so that its client does not keep this endpoint.
-            drop(session);
-            self.begin_anew(key, &unanswered, None);
+        let is_over = |session: &Session| session.flow.refused.get() || session.flow.evicted.get();
+        let left = |(of, session): &(Key, Session)| *of == key && is_over(session);
+        let session = match self.sessions.get(&key) {
+            Some(session) if is_over(session) => self.sessions.remove(&key),
+            _ => self.leaving.iter().position(left).map(|place| self.leaving.swap_remove(place).1),
+        };
+        let Some(session) = session else { return };
+        let unanswered = session.flow.take_unanswered();
+        // Before another is picked, so that its client does not keep this endpoint.
+        drop(session);
+        match self.sessions.get(&key).filter(|session| session.is_usable()) {
+            Some(session) => {
+                for datagram in unanswered.datagrams() {
+                    session.flow.send(datagram);
+                }
+            }
+            None => self.begin_anew(key, &unanswered, None),
         }
     }
 
@@ -362,7 +498,7 @@ impl Table {
                 !tried.contains(&endpoint.addr) && !own.has(Protocol::Udp, endpoint.addr)
             };
             let endpoint = serving.pick(Some(client.ip()), suits)?.clone();
-            match connect(endpoint.addr) {
+            match connect(endpoint.addr, &serving.meter) {
                 Ok(upstream) => {
                     let active = Active::new(serving.meter.clone(), |m| &m.active_sessions);
                     let flow = Flow {
@@ -371,7 +507,10 @@ impl Table {
                         endpoint,
                         last_used: Cell::new(Instant::now()),
                         talks: Cell::new(false),
-                        awaited: Cell::new(false),
+                        outstanding: Cell::new(0),
+                        has_answered: Cell::new(false),
+                        asked: Cell::new(Instant::now()),
+                        dropped: Cell::new(0),
                         refused: Cell::new(false),
                         unanswered: RefCell::default(),
                         active,
@@ -388,6 +527,9 @@ impl Table {
                 Err(error) => {
                     tracing::debug!(endpoint = %endpoint.addr, %error, "no UDP session");
                     count(&serving.meter.connect_failures);
+                    if is_refusal(&error) {
+                        endpoint.failed();
+                    }
                     tried.push(endpoint.addr);
                 }
             }
@@ -425,7 +567,7 @@ async fn pass_replies(
     key: Key,
     table: mpsc::UnboundedSender<Key>,
 ) {
-    // An error alone makes no socket readable.
+    // An error alone does not make a socket readable.
     while let Ok(ready) = flow.upstream.ready(Interest::READABLE | Interest::ERROR).await {
         let error = if ready.is_error() { take_refusal(&flow.upstream) } else { Ok(()) };
         let more = error.and_then(|()| {
@@ -444,18 +586,28 @@ async fn pass_replies(
     }
 }
 
-/// Takes what the kernel has to report of an earlier datagram.
+/// Takes what the kernel has to report of earlier datagrams.
 ///
 /// # Errors
 ///
-/// When the endpoint refuses.
+/// When the endpoint refuses, or nobody has its address.
 fn take_refusal(upstream: &tokio::net::UdpSocket) -> io::Result<()> {
-    // It blocks, so to say, where there is nothing to report: that ends the readiness.
-    let take = || upstream.take_error()?.ok_or_else(|| io::ErrorKind::WouldBlock.into());
-    match upstream.try_io(Interest::ERROR, take) {
-        Ok(error) if is_refusal(&error) => Err(error),
-        _ => Ok(()),
-    }
+    let mut refusal = None;
+    // "Would block" when all reports have been read, which ends the readiness.
+    let take = || {
+        for _ in 0..MAX_REPORTS {
+            let error = upstream.take_error()?;
+            let more = sockets::take_report(upstream);
+            if error.is_none() && !more {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            refusal = error.filter(is_refusal).or(refusal.take());
+        }
+        Ok(())
+    };
+    // What it returns is whether there may be more.
+    let _ = upstream.try_io(Interest::ERROR, take);
+    refusal.map_or(Ok(()), Err)
 }
 
 /// True when more may have arrived.
@@ -477,21 +629,21 @@ fn reply_batch(
             // Anything else is one datagram's trouble.
             Err(_) => continue,
         };
-        flow.last_used.set(Instant::now());
-        flow.awaited.set(false);
+        let now = Instant::now();
+        flow.last_used.set(now);
+        flow.outstanding.set(flow.outstanding.get().saturating_sub(1));
+        flow.has_answered.set(true);
+        flow.asked.set(now);
+        flow.endpoint.answered(now.into_std());
         if flow.unanswered.borrow_mut().answered() {
             flow.endpoint.worked();
         }
-        // A full buffer or a client that is gone: lost, as UDP loses.
-        if downstream.send(&buffer[..length], client, local).is_ok() {
-            add(&flow.active.meter().downstream_bytes, length as u64);
+        match downstream.send(&buffer[..length], client, local) {
+            Ok(()) => add(&flow.active.meter().downstream_bytes, length as u64),
+            // Lost, as UDP loses.
+            Err(error) if is_full(&error) => count(&flow.active.meter().buffer_drops),
+            Err(_) => {}
         }
     }
     Ok(true)
-}
-
-fn connect(addr: SocketAddr) -> io::Result<tokio::net::UdpSocket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM.nonblocking(), None)?;
-    socket.connect(&SockAddr::from(addr))?;
-    tokio::net::UdpSocket::from_std(socket.into())
 }
