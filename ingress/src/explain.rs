@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use daemon::Failure;
-use feed::{Explanation, Model, ObjectName, SlicePort, Trouble, Update, fix_of_slices, nearest};
+use feed::Update;
 use http::Uri;
+use model::{Explanation, Model, ObjectName, SlicePort, Trouble, fix_of_slices, nearest};
 
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
@@ -173,8 +174,8 @@ impl Asked<'_> {
     }
 
     /// An Ingress that would serve the host if it were ours.
-    fn of_another_class(&self) -> Option<&Arc<feed::Ingress>> {
-        let names_host = |ingress: &&Arc<feed::Ingress>| {
+    fn of_another_class(&self) -> Option<&Arc<model::Ingress>> {
+        let names_host = |ingress: &&Arc<model::Ingress>| {
             let mut rules = ingress.rules.iter();
             rules.any(|rule| is_for(self.host, &HostKey::of(rule.host.as_ref())))
         };

@@ -32,8 +32,9 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure};
-use feed::{Kind, Kinds, Update, Updates};
+use feed::{Update, Updates};
 use ipnet::IpNet;
+use model::{Kind, Kinds};
 use tokio::sync::{mpsc, watch};
 
 use crate::deadline::TICK;

@@ -27,8 +27,9 @@ use std::time::Duration;
 
 use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure, Guard, Readiness};
-use feed::{Kind, Kinds, ObjectName, Update, Updates};
+use feed::{Update, Updates};
 use ipnet::IpNet;
+use model::{Kind, Kinds, ObjectName};
 use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;

@@ -17,10 +17,10 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use feed::{
+use ipnet::IpNet;
+use model::{
     Model, ObjectName, Protocol, Service, ServiceEntry, ServicePort, ServiceType, TrafficPolicy,
 };
-use ipnet::IpNet;
 
 /// The annotation of a Service whose endpoints are to be told who their client is. Its only value
 /// is `v2`.
@@ -49,7 +49,7 @@ impl Node {
             node.zone = object.zone.clone();
             node.ips.extend(&object.ips);
         }
-        let zone_of = |node: &Arc<feed::Node>| Some((node.name.name.clone(), node.zone.clone()?));
+        let zone_of = |node: &Arc<model::Node>| Some((node.name.name.clone(), node.zone.clone()?));
         node.zones = model.nodes().filter_map(zone_of).collect();
         node
     }

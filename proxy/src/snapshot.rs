@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use feed::{Model, ObjectName};
+use model::{Model, ObjectName};
 
 use crate::resolver::{self, Frontend, FrontendAddress, HealthCheck, Node, Skipped};
 

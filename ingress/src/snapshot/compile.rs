@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use feed::{Changes, Ingress, IngressBackend, Model, ObjectName, PathType};
+use model::{Changes, Ingress, IngressBackend, Model, ObjectName, PathType};
 use rustls::crypto::CryptoProvider;
 
 use super::backend::{Answers, Backend, BackendKey, ServicePorts};
@@ -206,7 +206,7 @@ impl Compiler {
     /// Whether this process serves the Ingress: its class is ours by name or by controller, or
     /// it has no class and nobody else's class is the default.
     pub(crate) fn is_ours(&self, ingress: &Ingress, model: &Model) -> bool {
-        let ours = |class: &feed::IngressClass| {
+        let ours = |class: &model::IngressClass| {
             *class.name.name == *self.class || &*class.controller == CONTROLLER
         };
         match &ingress.class {
