@@ -1,6 +1,7 @@
-//! What a frontend has beyond the rotation of its endpoints: source ranges, and session affinity.
+//! What a frontend has beyond one rotation of endpoints: source ranges, session affinity, and
+//! other endpoints for clients within the cluster.
 //!
-//! Most frontends have neither. Then no connection pays for it, not even by asking for its
+//! Most frontends have none of these. Then no connection pays for them, not even by asking for its
 //! client's address.
 
 use std::net::{IpAddr, SocketAddr};
@@ -12,12 +13,15 @@ use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use crate::affinity::Affinity;
+use crate::cluster_clients::ClusterClients;
+use crate::pick::Rotation;
 
 #[derive(Debug)]
 pub(super) struct Rules {
-    /// The clients that are allowed; `None` for all.
+    /// Clients that may connect; `None` for all.
     pub(super) sources: Option<Arc<[IpNet]>>,
     pub(super) sticky: Option<StickyClients>,
+    pub(super) in_cluster: Option<InCluster>,
 }
 
 /// Clients keep their endpoint (session affinity).
@@ -25,8 +29,18 @@ pub(super) struct Rules {
 pub(super) struct StickyClients {
     pub(super) affinity: Arc<Affinity>,
     pub(super) timeout: Duration,
-    /// The endpoints that serve, ordered by address.
-    endpoints: Box<[Arc<Endpoint>]>,
+    /// The endpoints of the rotation for clients outside the cluster, ordered by address.
+    pub(super) endpoints: Box<[Arc<Endpoint>]>,
+}
+
+/// Clients within the cluster have endpoints of their own: traffic policy `Local` is for clients
+/// outside it.
+#[derive(Debug)]
+pub(super) struct InCluster {
+    pub(super) clients: Arc<ClusterClients>,
+    pub(super) rotation: Arc<Rotation<Arc<Endpoint>>>,
+    /// The same endpoints, ordered by address.
+    pub(super) endpoints: Box<[Arc<Endpoint>]>,
 }
 
 /// One connection's or session's use of the endpoint that its client keeps.
@@ -38,30 +52,14 @@ pub(super) struct AffinityPin {
 }
 
 impl Rules {
-    /// `endpoints`: those that serve, ordered by address. `None` when no rule applies.
-    pub(super) fn new(
-        sources: Option<Arc<[IpNet]>>,
-        affinity: Option<(Arc<Affinity>, Duration)>,
-        endpoints: &[Arc<Endpoint>],
-    ) -> Option<Box<Rules>> {
-        debug_assert!(endpoints.is_sorted_by_key(|endpoint| endpoint.addr));
-        let sticky = affinity.map(|(affinity, timeout)| StickyClients {
-            affinity,
-            timeout,
-            endpoints: endpoints.into(),
-        });
-        let has_any = sources.is_some() || sticky.is_some();
-        has_any.then(|| Box::new(Rules { sources, sticky }))
+    /// `None` when there is no rule.
+    pub(super) fn boxed(self) -> Option<Box<Rules>> {
+        let has_any = self.sources.is_some() || self.sticky.is_some() || self.in_cluster.is_some();
+        has_any.then(|| Box::new(self))
     }
 }
 
 impl StickyClients {
-    /// The endpoint with this address, if it serves.
-    pub(super) fn endpoint(&self, addr: SocketAddr) -> Option<&Arc<Endpoint>> {
-        let position = self.endpoints.binary_search_by_key(&addr, |endpoint| endpoint.addr);
-        self.endpoints.get(position.ok()?)
-    }
-
     pub(super) fn pin(&self, client: IpAddr, endpoint: &Endpoint) -> AffinityPin {
         AffinityPin { affinity: self.affinity.clone(), client, endpoint: endpoint.addr }
     }

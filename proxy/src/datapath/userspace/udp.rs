@@ -301,7 +301,9 @@ impl Table {
                     let state = self.cell.state.load_full();
                     self.sessions.retain(|(client, _), _| state.admits(Some(client.ip())));
                     self.leaving.retain(|((client, _), _)| state.admits(Some(client.ip())));
-                    self.leave(|session| !session.flow.endpoint.is_serving());
+                    self.leave(|(client, _), session| {
+                        !state.keeps(client.ip(), &session.flow.endpoint)
+                    });
                 }
                 Some(key) = self.over.recv() => self.move_on(key),
                 readable = downstream.readable() => {
@@ -328,17 +330,17 @@ impl Table {
         let more = dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped));
         add(&self.cell.state.load().meter.buffer_drops, more.into());
         self.leave_silent(now);
-        self.leave(|session| !session.flow.endpoint.is_serving());
+        self.leave(|_, session| !session.flow.endpoint.is_serving());
         let timeout = self.context.udp_idle_timeout;
         self.leaving.retain(|(_, session)| session.is_awaited(now, timeout));
         self.end_idle(now);
     }
 
     /// Sessions to which this applies get no more questions.
-    fn leave(&mut self, applies: impl Fn(&Session) -> bool) {
+    fn leave(&mut self, applies: impl Fn(&Key, &Session) -> bool) {
         let now = Instant::now();
         let timeout = self.context.udp_idle_timeout;
-        let left = self.sessions.extract_if(|_, session| applies(session));
+        let left = self.sessions.extract_if(|key, session| applies(key, session));
         let awaited = left.filter(|(_, session)| session.is_awaited(now, timeout));
         self.leaving.extend(awaited);
     }
@@ -347,9 +349,10 @@ impl Table {
     /// them. A session that had an answer may be silent in order.
     fn leave_silent(&mut self, now: Instant) {
         let state = self.cell.state.load_full();
-        let members = state.rotation.members();
-        let latest = members.iter().max_by_key(|endpoint| endpoint.answered_ms());
-        let Some(latest) = latest.filter(|_| members.len() > 1) else { return };
+        let inside = state.in_cluster().map_or(&[][..], |inside| inside.rotation.members());
+        let members = state.rotation.members().iter().chain(inside);
+        let latest = members.max_by_key(|endpoint| endpoint.answered_ms());
+        let Some(latest) = latest else { return };
         let silent = |session: &Session| {
             let (flow, asked) = (&session.flow, session.flow.asked.get());
             let asked_ms = ms_of(asked.into_std());
@@ -363,7 +366,7 @@ impl Table {
         for session in self.sessions.values().filter(|session| silent(session)) {
             session.flow.fail();
         }
-        self.leave(silent);
+        self.leave(|_, session| silent(session));
     }
 
     fn end_idle(&mut self, now: Instant) {
