@@ -3,7 +3,6 @@
 //! Model → [`snapshot`] → data path. [`run`] follows the feed, makes a snapshot of each update
 //! and has the data path sync to it, until it is told to drain.
 
-pub mod affinity;
 mod clock;
 mod cluster_clients;
 mod datapath;
@@ -15,7 +14,6 @@ mod node_ips;
 #[cfg(test)]
 mod objects;
 mod own_addresses;
-pub mod pick;
 pub mod proxy_protocol;
 pub mod resolver;
 mod room;

@@ -7,7 +7,6 @@
 //!
 //! Left out: any decision about which endpoints serve a frontend.
 
-mod affinities;
 mod client_shares;
 mod commands;
 mod connection;
@@ -32,12 +31,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use balance::{AffinityTables, Rotation};
 use ipnet::IpNet;
 use model::{ObjectName, Protocol};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::affinities::Affinities;
 use self::commands::{Command, Opened, ThreadContext};
 use self::endpoint::Endpoint;
 use self::frontend::{FrontendCell, FrontendState};
@@ -47,7 +46,6 @@ use super::{Datapath, Failures, Report};
 use crate::cluster_clients::ClusterClients;
 use crate::metrics::{ProxyMetrics, count};
 use crate::own_addresses::{AddressSet, Bound, OwnAddresses};
-use crate::pick::Rotation;
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
 use crate::room::{Permit, Room};
 use crate::snapshot::Snapshot;
@@ -85,6 +83,9 @@ pub(crate) struct Settings {
     pub(crate) max_affinity_clients: usize,
 }
 
+/// A service port: Service, port name and protocol.
+type PortKey = (ObjectName, Arc<str>, Protocol);
+
 #[derive(Debug)]
 pub(crate) struct Userspace {
     settings: Settings,
@@ -102,7 +103,7 @@ pub(crate) struct Userspace {
     /// Ordered by time, because the drain time-out is the same for all.
     endings: VecDeque<(Instant, FrontendAddress, SocketAddr)>,
     failures: Failures,
-    affinities: Affinities,
+    affinities: AffinityTables<PortKey>,
 }
 
 /// A frontend in this data path: one that serves, or one whose last connections drain.
@@ -218,7 +219,7 @@ impl Userspace {
             retries: BTreeSet::new(),
             endings: VecDeque::new(),
             failures: Failures::new(),
-            affinities: Affinities::default(),
+            affinities: AffinityTables::default(),
         })
     }
 
@@ -296,7 +297,12 @@ impl Userspace {
             let rotation = before.rotation.succeed(&members);
             return FrontendState { rotation, ..FrontendState::default() };
         };
-        let affinity = self.affinities.of(frontend, self.settings.max_affinity_clients);
+        let affinity = frontend.affinity.map(|timeout| {
+            let protocol = frontend.address.protocol;
+            let key = (frontend.service.clone(), frontend.port_name.clone(), protocol);
+            let (most, now) = (self.settings.max_affinity_clients, Instant::now().into_std());
+            (self.affinities.table(key, timeout, most, now), timeout)
+        });
         let among = |chosen: &[SocketAddr]| -> Box<[Arc<Endpoint>]> {
             let is_chosen = |e: &&Arc<Endpoint>| chosen.binary_search(&e.addr).is_ok();
             members.iter().filter(is_chosen).cloned().collect()
@@ -314,8 +320,7 @@ impl Userspace {
             None => members.into(),
         };
         let rotation = before.rotation.succeed(&outside);
-        let sticky = affinity.zip(frontend.affinity);
-        let sticky = sticky.map(|(affinity, timeout)| {
+        let sticky = affinity.map(|(affinity, timeout)| {
             debug_assert!(outside.is_sorted_by_key(|endpoint| endpoint.addr));
             StickyClients { affinity, timeout, endpoints: outside }
         });
@@ -526,12 +531,12 @@ impl Datapath for Userspace {
     fn due(&self) -> Option<Instant> {
         let retry = self.retries.first().map(|(at, _)| *at);
         let ending = self.endings.front().map(|(at, ..)| *at);
-        retry.into_iter().chain(ending).chain(self.affinities.due()).min()
+        retry.into_iter().chain(ending).chain(self.affinities.due().map(Instant::from_std)).min()
     }
 
     async fn tend(&mut self) {
         let now = Instant::now();
-        self.affinities.tend(now);
+        self.affinities.sweep(now.into_std());
         let mut ended = false;
         while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
             let Some((at, address, endpoint)) = self.endings.pop_front() else { break };

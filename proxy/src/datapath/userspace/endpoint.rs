@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
+use balance::{Member, Rest};
+
 use crate::clock::{ms_of, now_ms};
-use crate::pick::Rest;
 
 const SERVING: u8 = 0;
 /// Not in the set any more: no new connection, established ones go on.
@@ -54,7 +55,7 @@ impl Endpoint {
     pub(super) fn set_serving(&self, serving: bool) {
         let state = if serving { SERVING } else { DRAINING };
         if self.state.swap(state, Ordering::AcqRel) != state {
-            // Who comes back may be another by now.
+            // Another process may have the address by now.
             self.rest.end();
         }
     }
@@ -82,18 +83,15 @@ impl Endpoint {
         self.answered_ms.load(Ordering::Relaxed)
     }
 
-    pub(super) fn rests(&self) -> bool {
-        self.rest.lasts(now_ms)
-    }
-
-    /// A connection or session begins with it.
-    pub(super) fn picked(&self) {
-        self.rest.tried(now_ms);
-    }
-
     /// The connections that are left end when the data threads are told to look.
     pub(super) fn end(&self) {
         self.state.store(ENDED, Ordering::Release);
+    }
+}
+
+impl Member for Endpoint {
+    fn rest(&self) -> &Rest {
+        &self.rest
     }
 }
 

@@ -7,13 +7,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use balance::Rotation;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
 use super::rules::{AffinityPin, InCluster, Rules};
+use crate::clock::now_ms;
 use crate::metrics::Meter;
-use crate::pick::Rotation;
 
 #[derive(Debug, Default)]
 pub(super) struct FrontendCell {
@@ -104,7 +105,5 @@ fn pick_next(
     rotation: &Rotation<Arc<Endpoint>>,
     suits: impl Fn(&Arc<Endpoint>) -> bool,
 ) -> Option<&Arc<Endpoint>> {
-    let picked = rotation.pick(suits, |endpoint| endpoint.rests())?;
-    picked.picked();
-    Some(picked)
+    rotation.pick(suits, now_ms)
 }

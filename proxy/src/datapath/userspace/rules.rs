@@ -8,13 +8,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use balance::{Affinity, Rotation};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
 use super::endpoint::Endpoint;
-use crate::affinity::Affinity;
 use crate::cluster_clients::ClusterClients;
-use crate::pick::Rotation;
 
 #[derive(Debug)]
 pub(super) struct Rules {
