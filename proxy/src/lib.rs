@@ -189,8 +189,12 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let metrics = ProxyMetrics::register(&daemon.metrics);
     let published = Arc::new(Published::default());
     let own = Arc::new(OwnAddresses::new(config.service_cidr.clone()));
-    let datapath = Userspace::start(settings, (room.clone(), own.clone()), metrics.clone())
-        .map_err(|error| Failure::failed("cannot start the data threads", error))?;
+    let datapath = Userspace::start(
+        settings,
+        (room.clone(), own.clone()),
+        metrics.clone(),
+        &daemon.supervisor,
+    )?;
     let meters = metrics.meters.clone();
     let facts = Facts { mode: Userspace::MODE, limit, room: room.clone(), own, meters };
     status::show(&daemon, &published, facts);

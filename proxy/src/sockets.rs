@@ -1,8 +1,6 @@
-//! Opens the sockets of a frontend: all that is needed before a data thread can use them.
+//! Opens the sockets of frontends and of connections to endpoints, ready for a data thread.
 //!
-//! Every address is bound once without `SO_REUSEPORT` first: with it, a second proxy of the same
-//! user would bind the same port without an error and take half of its connections. The option
-//! is set right after, so that the sockets of the other workers can join.
+//! Left out: how an address is kept for this process alone, which is [`daemon::listen`]'s.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -10,16 +8,16 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+pub(crate) use daemon::listen::Options as BindOptions;
+
+use daemon::listen;
 use nix::sys::socket::sockopt::{self, GetStruct};
 use nix::sys::socket::{MsgFlags, getsockopt, recvmsg, setsockopt};
 use nix::{getsockopt_impl, libc, sockopt_impl};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_quickack;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
-use socket2::{Domain, SockAddr, SockFilter, SockRef, Socket, TcpKeepalive, Type};
-
-/// The kernel lowers it to `net.core.somaxconn`, 4096 by default since Linux 5.4.
-pub(crate) const BACKLOG: i32 = 4096;
+use socket2::{SockFilter, SockRef, Socket, TcpKeepalive};
 
 /// Room for a burst of UDP datagrams, some thousands of small ones, while the thread does other
 /// work, on both sides of a session. Without CAP_NET_ADMIN the kernel takes the smaller of this
@@ -37,33 +35,24 @@ const TCP_FLAGS_OFFSET: u32 = 13;
 const TCP_SYN: u32 = 0x02;
 const TCP_ACK: u32 = 0x10;
 
-/// What is special about an address to be bound.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct BindOptions {
-    /// Another socket of this process has the port on an address that overlaps this one (a
-    /// wildcard and a specific address); the kernel then prefers the specific one.
-    pub(crate) beside_own: bool,
-    /// It is this host's by a local route, which is enough to bind an IPv4 address but not an
-    /// IPv6 one.
-    pub(crate) by_route: bool,
-}
-
 /// Opens `count` listeners on one address, one for each worker that gets its own.
 pub(crate) fn listen_tcp(
     addr: SocketAddr,
     count: usize,
     options: BindOptions,
 ) -> io::Result<Vec<TcpListener>> {
-    let sockets = bind(addr, Type::STREAM, count, options)?;
-    for socket in &sockets {
-        // Accepted sockets inherit these, which saves several calls a connection.
+    // Accepted sockets inherit these, which saves several calls for each connection.
+    let prepare = |socket: &Socket| {
         socket.set_tcp_nodelay(true)?;
-        set_keepalive(socket)?;
-        socket.listen(BACKLOG)?;
-        // It is for those of its clients, and listen(2) would undo it.
-        set_tcp_quickack(socket, false)?;
+        set_keepalive(socket)
+    };
+    let options = BindOptions { only_v6: true, ..options };
+    let listeners = listen::tcp(addr, count, options, prepare)?;
+    for listener in &listeners {
+        // For the accepted sockets as well; listen(2) would undo it.
+        set_tcp_quickack(listener, false)?;
     }
-    Ok(sockets.into_iter().map(TcpListener::from).collect())
+    Ok(listeners)
 }
 
 /// Has the kernel notice a peer that vanished without a word.
@@ -137,7 +126,8 @@ pub(crate) fn bind_udp(
     count: usize,
     options: BindOptions,
 ) -> io::Result<Vec<UdpSocket>> {
-    let sockets = bind(addr, Type::DGRAM, count, options)?;
+    let options = BindOptions { only_v6: true, ..options };
+    let sockets = listen::udp(addr, count, options)?;
     for socket in &sockets {
         set_receive_buffer(socket)?;
     }
@@ -150,7 +140,7 @@ pub(crate) fn bind_udp(
             }
         }
     }
-    Ok(sockets.into_iter().map(UdpSocket::from).collect())
+    Ok(sockets)
 }
 
 /// A UDP socket that is connected to an endpoint, and that reports when its host is gone.
@@ -211,40 +201,6 @@ fn set_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
         MAY_FORCE.store(false, Ordering::Relaxed);
     }
     SockRef::from(socket).set_recv_buffer_size(UDP_RECEIVE_BYTES)
-}
-
-fn bind(
-    addr: SocketAddr,
-    kind: Type,
-    count: usize,
-    options: BindOptions,
-) -> io::Result<Vec<Socket>> {
-    let address = SockAddr::from(addr);
-    let mut sockets = Vec::with_capacity(count);
-    for place in 0..count {
-        let socket = Socket::new(Domain::for_address(addr), kind.nonblocking(), None)?;
-        if addr.is_ipv6() {
-            socket.set_only_v6(true)?;
-            if options.by_route {
-                socket.set_freebind_v6(true)?;
-            }
-        }
-        if kind == Type::STREAM {
-            // Over connections of an earlier listener in TIME_WAIT; a live listener still
-            // conflicts. On UDP the option would let anyone share the port.
-            socket.set_reuse_address(true)?;
-        }
-        let joins = place > 0 || options.beside_own;
-        if joins {
-            socket.set_reuse_port(true)?;
-        }
-        socket.bind(&address)?;
-        if !joins {
-            socket.set_reuse_port(true)?;
-        }
-        sockets.push(socket);
-    }
-    Ok(sockets)
 }
 
 /// Says why an address cannot be bound, and what to do about it.

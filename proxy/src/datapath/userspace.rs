@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balance::{AffinityTables, Rotation};
+use daemon::{Failure, Supervisor};
 use ipnet::IpNet;
 use model::{ObjectName, Protocol};
 use tokio::sync::oneshot;
@@ -197,7 +198,8 @@ impl Userspace {
         settings: Settings,
         (room, own): (Arc<Room>, Arc<OwnAddresses>),
         metrics: ProxyMetrics,
-    ) -> io::Result<Userspace> {
+        supervisor: &Supervisor,
+    ) -> Result<Userspace, Failure> {
         let context = ThreadContext {
             own: own.clone(),
             room: room.clone(),
@@ -205,8 +207,8 @@ impl Userspace {
             idle_timeout: settings.idle_timeout,
             udp_idle_timeout: settings.udp_idle_timeout,
         };
-        let start = |number| DataThreads::start(number, &context);
-        let workers = (0..settings.workers).map(start).collect::<io::Result<Vec<_>>>()?;
+        let start = |number| DataThreads::start(number, &context, supervisor);
+        let workers = (0..settings.workers).map(start).collect::<Result<Vec<_>, _>>()?;
         Ok(Userspace {
             settings,
             metrics,

@@ -34,6 +34,9 @@ pub(super) enum Command {
     End,
     /// Stop accepting; done once all UDP clients that wait for a reply have it.
     Drain,
+    /// Ends the thread as a bug would.
+    #[cfg(test)]
+    Panic,
 }
 
 /// A command and the way to say that it has been carried out.

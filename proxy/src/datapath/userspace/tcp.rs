@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
+use daemon::listen::BACKLOG;
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{Event, EventData, EventFlags};
 use rustix::event::{Timespec, epoll};
@@ -477,6 +478,8 @@ impl TcpThread {
                     bound.iter().for_each(|bound| self.close(bound));
                 }
                 Command::OpenUdp(_) | Command::Refresh(_) => {}
+                #[cfg(test)]
+                Command::Panic => panic!("for a test"),
             }
             let _ = done.send(());
         }
@@ -501,7 +504,7 @@ impl TcpThread {
         let Some(key) = self.by_bound.remove(bound) else { return };
         let socket = self.listeners[key].socket.clone();
         // At most the backlog was queued. New clients that keep coming must not hold up the rest.
-        for _ in 0..sockets::BACKLOG {
+        for _ in 0..BACKLOG {
             let cell = self.listeners[key].cell.clone();
             match self.accept_one(&socket, &cell) {
                 Accepted::Begun => {}

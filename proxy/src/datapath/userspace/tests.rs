@@ -37,6 +37,7 @@ struct Fixture {
     snapshot: Snapshot,
     node: Node,
     datapath: Option<Userspace>,
+    daemon: daemon::Daemon,
 }
 
 impl Fixture {
@@ -59,10 +60,11 @@ impl Fixture {
         };
         change(&mut settings);
         let node = Node { families: node_families(&settings.node_ips), ..Node::default() };
-        let metrics = ProxyMetrics::register(&daemon::Daemon::detached("proxy", 1).metrics);
+        let daemon = daemon::Daemon::detached("proxy", 1);
+        let metrics = ProxyMetrics::register(&daemon.metrics);
         let own = Arc::new(OwnAddresses::new(settings.service_cidrs.clone()));
         let shared = (Room::new(10_000, 100, limits), own);
-        let datapath = Userspace::start(settings, shared, metrics).unwrap();
+        let datapath = Userspace::start(settings, shared, metrics, &daemon.supervisor).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Fixture {
             net,
@@ -71,6 +73,7 @@ impl Fixture {
             snapshot: Snapshot::default(),
             node,
             datapath: Some(datapath),
+            daemon,
         }
     }
 
@@ -1026,4 +1029,23 @@ fn a_request_in_two_small_pieces_waits_hardly_for_an_acknowledgement() {
 fn is_not_delayed(begun: std::time::Instant, exchanges: u32) {
     let elapsed = begun.elapsed();
     assert!(elapsed < exchanges * Duration::from_millis(40) / 2, "{elapsed:?}");
+}
+
+#[test]
+fn a_data_thread_that_ends_leaves_the_process_neither_ready_nor_live() {
+    let mut fixture = Fixture::with(1, |_| {}, Limits::default());
+    fixture.serve(&[11]);
+    assert!(fixture.daemon.readiness.reasons().is_empty());
+    for done in fixture.datapath().workers[0].send(Command::Panic) {
+        let _ = fixture.runtime.block_on(done);
+    }
+    let expected = ["thread tcp-0 panicked", "thread udp-0 panicked"];
+    fixture.tend_until("both are reported", |fixture| {
+        let mut failures = fixture.daemon.liveness.failures();
+        failures.sort_unstable();
+        failures == expected
+    });
+    assert_eq!(fixture.daemon.readiness.reasons().len(), 2);
+    // Control goes on without them.
+    fixture.serve(&[12]);
 }

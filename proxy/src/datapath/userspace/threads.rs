@@ -3,11 +3,10 @@
 //!
 //! Nothing in them waits for control, and a connection never moves to another thread.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
+use daemon::{Failure, SupervisedThread, Supervisor};
 use rustix::event::{EventfdFlags, eventfd};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::{mpsc, oneshot};
@@ -24,35 +23,36 @@ pub(super) struct DataThreads {
     /// Wakes the TCP thread to read its commands.
     tcp_inbox: Arc<OwnedFd>,
     udp: Option<mpsc::UnboundedSender<PendingCommand>>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<SupervisedThread>,
 }
 
 impl DataThreads {
     /// # Errors
     ///
     /// When the kernel refuses a thread or its descriptors.
-    pub(super) fn start(number: usize, context: &ThreadContext) -> io::Result<DataThreads> {
+    pub(super) fn start(
+        number: usize,
+        context: &ThreadContext,
+        supervisor: &Supervisor,
+    ) -> Result<DataThreads, Failure> {
+        let refused = |error| Failure::failed("cannot start a data thread", error);
         // Unbounded, but control waits for the answers before it sends more.
         let (tcp, commands) = std::sync::mpsc::channel();
-        let tcp_inbox = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let tcp_inbox = Arc::new(tcp_inbox);
-        let tcp_thread = TcpThread::new(commands, tcp_inbox.clone(), context)?;
-        let mut worker =
-            DataThreads { tcp: Some(tcp), tcp_inbox, udp: None, threads: Vec::with_capacity(2) };
-        worker.spawn(format!("tcp-{number}"), || tcp_thread.run())?;
+        let tcp_inbox = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let tcp_inbox = Arc::new(tcp_inbox.map_err(|error| refused(error.into()))?);
+        let tcp_thread = TcpThread::new(commands, tcp_inbox.clone(), context);
+        let tcp_thread = tcp_thread.map_err(|error| refused(error.into()))?;
         let (udp, commands) = mpsc::unbounded_channel();
         let (started, outcome) = std::sync::mpsc::sync_channel(1);
         let context = context.clone();
-        worker
-            .spawn(format!("udp-{number}"), move || udp_thread::run(commands, context, &started))?;
-        outcome.recv().expect("the thread reports before it ends")?;
-        worker.udp = Some(udp);
-        Ok(worker)
-    }
-
-    fn spawn(&mut self, name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        self.threads.push(std::thread::Builder::new().name(name).spawn(body)?);
-        Ok(())
+        let udp_thread = move || udp_thread::run(commands, context, &started);
+        let threads = vec![
+            supervisor.thread(format!("tcp-{number}"), || tcp_thread.run())?,
+            supervisor.thread(format!("udp-{number}"), udp_thread)?,
+        ];
+        let threads = DataThreads { tcp: Some(tcp), tcp_inbox, udp: Some(udp), threads };
+        outcome.recv().expect("the thread reports before it ends").map_err(refused)?;
+        Ok(threads)
     }
 
     /// Sends a command to the threads that it concerns. Each receiver resolves when one of them
@@ -65,6 +65,10 @@ impl DataThreads {
                 self.send_tcp(Command::Close(bound.clone())),
                 self.send_udp(Command::Close(bound)),
             ],
+            #[cfg(test)]
+            Command::Panic => {
+                smallvec![self.send_tcp(Command::Panic), self.send_udp(Command::Panic)]
+            }
             Command::Drain => {
                 smallvec![self.send_tcp(Command::Drain), self.send_udp(Command::Drain)]
             }
@@ -97,9 +101,11 @@ impl DataThreads {
 
 impl Drop for DataThreads {
     fn drop(&mut self) {
+        self.threads.iter().for_each(SupervisedThread::release);
         (self.tcp, self.udp) = (None, None);
         self.wake_tcp();
         for thread in self.threads.drain(..) {
+            // A panic was reported when it happened.
             let _ = thread.join();
         }
     }

@@ -78,6 +78,28 @@ pub(super) type Sessions = Rc<RefCell<SessionShares<Member>>>;
 pub(super) enum Stop {
     Close,
     Drain,
+    /// Ends the task as a bug would.
+    #[cfg(test)]
+    Panic,
+}
+
+/// Tells the thread when a task that holds a clone of it panics: the runtime only drops the task.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PanicNotice(Rc<Notify>);
+
+impl PanicNotice {
+    /// Resolves when a task has panicked. Cancel safe.
+    pub(super) async fn noticed(&self) {
+        self.0.notified().await;
+    }
+}
+
+impl Drop for PanicNotice {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.notify_one();
+        }
+    }
 }
 
 /// The sessions of one socket of a frontend.
@@ -89,6 +111,7 @@ pub(super) struct Table {
     /// Sessions that only pass on the answers that are under way. Each holds its permit.
     leaving: Vec<(Key, Session)>,
     shares: Sessions,
+    panics: PanicNotice,
     /// Datagrams dropped for want of buffer that were counted.
     dropped: u32,
     /// Sessions whose endpoint refused or that made room for others, for [`Table::move_on`]. At most
@@ -275,12 +298,12 @@ impl Table {
         downstream: Downstream,
         cell: Arc<FrontendCell>,
         context: Rc<ThreadContext>,
-        shares: Sessions,
+        (shares, panics): (Sessions, PanicNotice),
     ) -> Table {
         let (downstream, sessions) = (Rc::new(downstream), HashMap::new());
         let (end, over) = mpsc::unbounded_channel();
         let (leaving, dropped) = (Vec::new(), 0);
-        Table { downstream, cell, context, sessions, leaving, shares, dropped, over, end }
+        Table { downstream, cell, context, sessions, leaving, shares, panics, dropped, over, end }
     }
 
     /// Serves the frontend until stopped.
@@ -292,6 +315,8 @@ impl Table {
             tokio::select! {
                 biased;
                 how = &mut stopped => {
+                    #[cfg(test)]
+                    assert_ne!(how, Ok(Stop::Panic), "for a test");
                     if how == Ok(Stop::Drain) {
                         self.drain().await;
                     }
@@ -556,7 +581,12 @@ impl Table {
     fn start(&self, flow: Flow, key: Key) -> Session {
         let flow = Rc::new(flow);
         let (downstream, table) = (self.downstream.clone(), self.end.clone());
-        let replies = spawn_local(pass_replies(flow.clone(), downstream, key, table.clone()));
+        let passing = pass_replies(flow.clone(), downstream, key, table.clone());
+        let panics = self.panics.clone();
+        let replies = spawn_local(async move {
+            let _panics = panics;
+            passing.await;
+        });
         let member = Member { flow: flow.clone(), key, table };
         let slot = self.shares.borrow_mut().join(key.0.ip(), member);
         Session { flow, replies, shares: self.shares.clone(), slot }

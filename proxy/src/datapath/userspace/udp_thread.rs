@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use super::commands::{Command, Opened, PendingCommand, ThreadContext};
 use super::downstream::Downstream;
-use super::udp::{self, Stop};
+use super::udp::{self, PanicNotice, Stop};
 use crate::own_addresses::Bound;
 
 /// Listeners taken over before other tasks of the thread get a turn.
@@ -48,9 +48,18 @@ async fn carry_out(
 ) {
     let mut listening: HashMap<Bound, Listening> = HashMap::new();
     let sessions = udp::Sessions::default();
-    while let Some(PendingCommand { command, done }) = commands.recv().await {
+    let panics = PanicNotice::default();
+    loop {
+        let pending = tokio::select! {
+            pending = commands.recv() => pending,
+            // A task that panicked takes its listener or session with it, and nobody would notice.
+            () = panics.noticed() => panic!("a task of this thread panicked"),
+        };
+        let Some(PendingCommand { command, done }) = pending else { return };
         match command {
-            Command::OpenUdp(opened) => open(opened, &mut listening, &context, &sessions).await,
+            Command::OpenUdp(opened) => {
+                open(opened, &mut listening, &context, (&sessions, &panics)).await
+            }
             Command::Close(bound) => {
                 let gone = bound.iter().filter_map(|bound| listening.remove(bound)).collect();
                 stop(gone, Stop::Close).await;
@@ -64,6 +73,10 @@ async fn carry_out(
                 stop(all, Stop::Drain).await;
             }
             Command::OpenTcp(_) | Command::End => {}
+            #[cfg(test)]
+            Command::Panic => {
+                stop(std::mem::take(&mut listening).into_values().collect(), Stop::Panic).await
+            }
         }
         let _ = done.send(());
     }
@@ -73,7 +86,7 @@ async fn open(
     opened: Vec<Opened<UdpSocket>>,
     listening: &mut HashMap<Bound, Listening>,
     context: &Rc<ThreadContext>,
-    sessions: &udp::Sessions,
+    (sessions, panics): (&udp::Sessions, &PanicNotice),
 ) {
     for (place, Opened { bound, cell, socket }) in opened.into_iter().enumerate() {
         if place % OPEN_BATCH == OPEN_BATCH - 1 {
@@ -83,7 +96,12 @@ async fn open(
         let (stop, stopped) = oneshot::channel();
         match Downstream::new(socket) {
             Ok(downstream) => {
-                let table = udp::Table::new(downstream, cell, context.clone(), sessions.clone());
+                let table = udp::Table::new(
+                    downstream,
+                    cell,
+                    context.clone(),
+                    (sessions.clone(), panics.clone()),
+                );
                 let task = spawn_local(table.serve(stopped, refresh.clone()));
                 listening.insert(bound, Listening { stop, refresh, task });
             }

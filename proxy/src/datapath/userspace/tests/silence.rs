@@ -66,7 +66,9 @@ fn udp_sessions_that_only_wait_for_an_answer_end_and_make_room() {
     udp_endpoints(&fixture, &[12]);
     fixture.serve(&[11]);
     let clients: Vec<_> = (0..5).map(|_| udp_client(&fixture, fixture.vip())).collect();
-    clients.iter().for_each(|client| drop(client.send(b"x").unwrap()));
+    for client in &clients {
+        client.send(b"x").unwrap();
+    }
     let room = fixture.datapath().room.clone();
     let meter = fixture.datapath().metrics.meters.of(&ObjectName::new("demo", "web"));
     fixture.tend_until("all have asked", |_| meter.sessions.load(Ordering::Relaxed) == 5);
