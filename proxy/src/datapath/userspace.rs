@@ -439,6 +439,7 @@ impl Userspace {
         let options = BindOptions {
             beside_own: self.bound.overlap(bound),
             by_route: self.settings.service_cidrs.iter().any(|cidr| cidr.contains(&addr.ip())),
+            ..BindOptions::default()
         };
         let not_bound = |error: io::Error| NotBound {
             reason: why_not_bound(addr, &error),

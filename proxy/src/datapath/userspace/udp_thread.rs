@@ -58,7 +58,7 @@ async fn carry_out(
         let Some(PendingCommand { command, done }) = pending else { return };
         match command {
             Command::OpenUdp(opened) => {
-                open(opened, &mut listening, &context, (&sessions, &panics)).await
+                open(opened, &mut listening, &context, (&sessions, &panics)).await;
             }
             Command::Close(bound) => {
                 let gone = bound.iter().filter_map(|bound| listening.remove(bound)).collect();
@@ -75,7 +75,7 @@ async fn carry_out(
             Command::OpenTcp(_) | Command::End => {}
             #[cfg(test)]
             Command::Panic => {
-                stop(std::mem::take(&mut listening).into_values().collect(), Stop::Panic).await
+                stop(std::mem::take(&mut listening).into_values().collect(), Stop::Panic).await;
             }
         }
         let _ = done.send(());
