@@ -140,14 +140,7 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
 }
 
 fn live(daemon: &Daemon) -> Response<Full<Bytes>> {
-    probe(&not_live(daemon))
-}
-
-/// Why the process cannot do its work; empty when it can.
-fn not_live(daemon: &Daemon) -> Vec<String> {
-    let mut failures = daemon.liveness.failures();
-    failures.extend(daemon.pulse.stuck());
-    failures
+    probe(&daemon.liveness.reasons())
 }
 
 fn ready(daemon: &Daemon) -> Response<Full<Bytes>> {
@@ -168,7 +161,7 @@ fn status(daemon: &Daemon) -> Value {
     status.insert("process".into(), json!(daemon.name));
     status.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
     status.insert("workers".into(), json!(daemon.workers));
-    let not_live = not_live(daemon);
+    let not_live = daemon.liveness.reasons();
     status.insert("live".into(), json!(not_live.is_empty()));
     status.insert("notLiveReasons".into(), json!(not_live));
     status.insert("logLinesLost".into(), json!(crate::logging::lines_lost()));

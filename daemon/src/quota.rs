@@ -7,20 +7,22 @@
 //! share is always below the whole, whatever the flags and the limit of descriptors come to, so
 //! that no client can take everything.
 //!
-//! Taking and giving back costs one atomic operation and one lock of the client's shard, held for
-//! a lookup. Left out: what happens to a client that gets no permit.
+//! Threads share a quota without a lock. Each client is counted in two counters that a keyed hash
+//! of its address selects, and it holds the lower of the two: a client is counted too high only
+//! where both are those of other clients too, which nobody can bring about by choosing an address.
+//! Left out: what happens to a client that gets no permit.
 
-use std::collections::HashMap;
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering::Relaxed};
 
 use prometheus_client::metrics::gauge::Gauge;
 
-/// Counts of clients are kept in parts, so that threads that accept at the same time seldom wait
-/// for each other.
-const SHARDS: usize = 16;
+/// Counters of each of the two rows, 32 KiB: several times as many as clients that hold permits
+/// at one time. A power of two.
+const COUNTERS: usize = 8 << 10;
 /// The share, one part in so many, that one client always leaves to the others.
 const RESERVE: usize = 16;
 /// The bits of an IPv6 address that tell clients apart.
@@ -61,15 +63,6 @@ impl Client {
             return Client::Local;
         }
         Client::of(from)
-    }
-
-    fn shard(self) -> usize {
-        let last = match self {
-            Client::Local => 0,
-            Client::V4(ip) => ip.to_bits() as usize,
-            Client::V6(network) => network as usize,
-        };
-        last % SHARDS
     }
 }
 
@@ -145,7 +138,8 @@ struct Inner {
     limits: QuotaLimits,
     /// The permits that are taken: the count that decides is the one that is shown.
     taken: Gauge<i64, AtomicI64>,
-    by_client: [Mutex<HashMap<Client, usize>>; SHARDS],
+    rows: [Box<[AtomicU32]>; 2],
+    hasher: RandomState,
 }
 
 /// The right to one connection, query or stream; given back when dropped.
@@ -164,7 +158,9 @@ impl Quota {
     /// A quota whose taken permits a metric shows that exists already. The gauge is the quota's
     /// own from now on.
     pub fn with_gauge(limits: QuotaLimits, gauge: Gauge<i64, AtomicI64>) -> Quota {
-        Quota(Arc::new(Inner { limits, taken: gauge, by_client: Default::default() }))
+        let row = || (0..COUNTERS).map(|_| AtomicU32::new(0)).collect();
+        let (rows, hasher) = ([row(), row()], RandomState::new());
+        Quota(Arc::new(Inner { limits, taken: gauge, rows, hasher }))
     }
 
     /// The permits that are taken, as a metric: never more or less than there are.
@@ -207,13 +203,16 @@ impl Quota {
         let total = i64::try_from(self.0.limits.total).unwrap_or(i64::MAX);
         // In one step, so that the gauge never shows a permit that is not given.
         let take = |taken| (taken < total).then_some(taken + 1);
-        let taken = self.0.taken.inner().fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        let taken = self.0.taken.inner().fetch_update(Relaxed, Relaxed, take);
         taken.map_err(|_| Full::All)?;
         Ok(QuotaPermit { quota: self.clone(), client: None })
     }
 
-    fn shard(&self, client: Client) -> MutexGuard<'_, HashMap<Client, usize>> {
-        self.0.by_client[client.shard()].lock().unwrap_or_else(PoisonError::into_inner)
+    /// The counters of a client, one of each row.
+    fn counters(&self, client: Client) -> [&AtomicU32; 2] {
+        let hash = self.0.hasher.hash_one(client);
+        let [first, second] = &self.0.rows;
+        [&first[hash as usize % COUNTERS], &second[(hash >> 32) as usize % COUNTERS]]
     }
 }
 
@@ -226,14 +225,13 @@ impl QuotaPermit {
     pub fn claim(&mut self, client: Client) -> Result<(), Full> {
         self.release_client();
         let share = self.quota.0.limits.of(client);
-        let mut shard = self.quota.shard(client);
-        let count = shard.entry(client).or_default();
-        if *count >= share {
+        let [first, second] = self.quota.counters(client).map(|count| count.fetch_add(1, Relaxed));
+        // From here on the permit takes back what was counted.
+        self.client = Some(client);
+        if first.min(second) as usize >= share {
+            self.release_client();
             return Err(Full::Client);
         }
-        *count += 1;
-        drop(shard);
-        self.client = Some(client);
         Ok(())
     }
 
@@ -244,12 +242,8 @@ impl QuotaPermit {
 
     fn release_client(&mut self) {
         let Some(client) = self.client.take() else { return };
-        let mut shard = self.quota.shard(client);
-        if let Some(count) = shard.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                shard.remove(&client);
-            }
+        for count in self.quota.counters(client) {
+            count.fetch_sub(1, Relaxed);
         }
     }
 }
@@ -276,6 +270,11 @@ mod tests {
     /// As many permits as the client gets.
     fn all_of(quota: &Quota, client: Client) -> Vec<QuotaPermit> {
         std::iter::from_fn(|| quota.admit(client).ok()).collect()
+    }
+
+    fn check_empty(quota: &Quota) {
+        assert_eq!(quota.taken(), 0);
+        assert!(quota.0.rows.iter().flatten().all(|count| count.load(Relaxed) == 0));
     }
 
     #[test]
@@ -349,7 +348,7 @@ mod tests {
         assert!(!quota.is_crowded());
         permits.clear();
         assert_eq!(quota.gauge().get(), 0);
-        assert!(quota.0.by_client.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        check_empty(&quota);
     }
 
     #[test]
@@ -363,7 +362,7 @@ mod tests {
         permits[5].claim(client("192.0.2.1")).unwrap();
         drop(permits);
         assert_eq!(quota.taken(), 0);
-        assert!(quota.0.by_client.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        check_empty(&quota);
     }
 
     #[test]
@@ -384,13 +383,24 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..200 {
                         let own = all_of(quota, Client::of(IpAddr::from([10, 0, 0, n])));
-                        let all = held.fetch_add(own.len(), Ordering::Relaxed) + own.len();
+                        let all = held.fetch_add(own.len(), Relaxed) + own.len();
                         assert!(own.len() <= 20 && all <= 50 && quota.taken() <= 50);
-                        held.fetch_sub(own.len(), Ordering::Relaxed);
+                        held.fetch_sub(own.len(), Relaxed);
                     }
                 });
             }
         });
-        assert_eq!(quota.taken(), 0);
+        check_empty(&quota);
+    }
+
+    #[test]
+    fn clients_that_share_one_counter_are_told_apart_by_the_other() {
+        let quota = quota(10_000, 3);
+        let clients = (0..3000_u32).map(|n| Client::of(Ipv4Addr::from_bits(n).into()));
+        let permits: Vec<_> = clients.flat_map(|client| all_of(&quota, client)).collect();
+        // Each gets its share but for the few whose counters are both those of others.
+        assert!(permits.len() > 8000, "{}", permits.len());
+        drop(permits);
+        check_empty(&quota);
     }
 }

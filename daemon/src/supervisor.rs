@@ -72,16 +72,25 @@ impl Supervisor {
     }
 
     /// Starts a task of control work on the current runtime.
-    pub fn task(
+    pub fn task<T: Send + 'static>(
         &self,
         name: &'static str,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) -> tokio::task::JoinHandle<()> {
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        tokio::spawn(self.supervised(name, work))
+    }
+
+    /// Work that is supervised from now on, wherever it runs. Dropping it is an end as well.
+    pub fn supervised<F: Future>(
+        &self,
+        name: &'static str,
+        work: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
         let note = self.note(format!("task {name}"), Arc::default(), watch::Sender::new(false));
-        tokio::spawn(async move {
+        async move {
             let _note = note;
-            work.await;
-        })
+            work.await
+        }
     }
 
     fn note(&self, what: String, may_end: Arc<AtomicBool>, ended: watch::Sender<bool>) -> Ended {
