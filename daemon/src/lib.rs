@@ -6,8 +6,10 @@
 //! exit code. Nothing here knows of Kubernetes.
 
 pub mod admin;
+pub mod bind_error;
 pub mod descriptors;
 pub mod flags;
+mod library_lines;
 pub mod listen;
 pub mod liveness;
 pub mod log_limit;
