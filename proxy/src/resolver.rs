@@ -2,8 +2,8 @@
 //!
 //! Pure: a [`ServiceEntry`] of the model and the [`Node`] that asks → [`Resolution`]. Readiness,
 //! `publishNotReadyAddresses`, terminating endpoints, traffic policies, topology, address families
-//! and who may connect are decided here and nowhere else, for every mode. How endpoints are chosen is
-//! in `endpoints`.
+//! and which clients may connect are decided here and nowhere else, for every mode. How endpoints
+//! are chosen is in `endpoints`.
 //!
 //! Left out: which of several Services that claim one address gets it (the snapshot's work).
 
