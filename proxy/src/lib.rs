@@ -169,8 +169,8 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         sessions: config.max_udp_sessions.map(NonZeroUsize::get),
         sessions_per_client: config.max_udp_sessions_per_client.map(NonZeroUsize::get),
     };
-    // The threads of each worker hold a few descriptors of its own.
-    let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;
+    // Each pair of data threads holds a few descriptors.
+    let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_THREAD_PAIR;
     let room = Room::new(limit, open, limits);
     let node_ips = node_ips(&config.node_ip);
     let flags = node_of(config.node_name.as_deref(), &config.node_ip);
@@ -228,7 +228,7 @@ pub fn node_of(name: Option<&str>, ips: &[IpAddr]) -> Node {
 
 /// For TCP an epoll instance and its inbox; for UDP the same of a runtime, and their duplicates
 /// in its handle.
-const DESCRIPTORS_PER_WORKER: usize = 6;
+const DESCRIPTORS_PER_THREAD_PAIR: usize = 6;
 
 /// The name that Kubernetes gives a node by default: the host's, in lower case.
 fn host_name() -> Option<Arc<str>> {

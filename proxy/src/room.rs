@@ -292,7 +292,7 @@ impl Room {
         self.listeners.load(Ordering::Relaxed)
     }
 
-    /// How many addresses can be listened on, whatever the number of workers.
+    /// How many addresses can be listened on, whatever the number of data threads.
     pub(crate) fn listener_capacity(&self) -> usize {
         let listeners = self.descriptors - self.descriptors / CONNECTION_SHARE;
         listeners - self.descriptors / EXTRA_LISTENER_SHARE

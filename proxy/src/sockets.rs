@@ -24,18 +24,18 @@ use socket2::{SockFilter, SockRef, Socket, TcpKeepalive};
 /// and `net.core.rmem_max`. Memory is taken by what waits.
 const UDP_RECEIVE_BYTES: usize = 2 << 20;
 
-/// A client that vanished without a word is noticed after about two minutes of silence; without
-/// this its connection would stay for good.
+/// A client that vanished without closing is detected after about two minutes of silence. Without
+/// keepalive its connection would never end.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// Where a TCP header has its flags, and two of them.
+/// The offset of the flags in a TCP header, and two of the flags.
 const TCP_FLAGS_OFFSET: u32 = 13;
 const TCP_SYN: u32 = 0x02;
 const TCP_ACK: u32 = 0x10;
 
-/// Opens `count` listeners on one address, one for each worker that gets its own.
+/// Opens `count` listeners on one address, for as many data threads.
 pub(crate) fn listen_tcp(
     addr: SocketAddr,
     count: usize,
@@ -55,7 +55,7 @@ pub(crate) fn listen_tcp(
     Ok(listeners)
 }
 
-/// Has the kernel notice a peer that vanished without a word.
+/// Has the kernel detect a peer that vanished without closing.
 pub(crate) fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
@@ -64,9 +64,9 @@ pub(crate) fn set_keepalive(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_tcp_keepalive(&keepalive)
 }
 
-/// Has a listener that is about to be closed ignore new handshakes. A client that begins one
-/// meanwhile repeats it and is refused then; one whom the closing met with its handshake done
-/// would be reset.
+/// Has a listener that is about to be closed ignore new handshakes. A client that begins one now
+/// repeats it and is refused then. A client whose handshake is complete when the listener is closed
+/// would be reset instead.
 pub(crate) fn refuse_new(listener: &TcpListener) {
     let instruction = |code: u32, jt, jf, k| SockFilter::new(code as u16, jt, jf, k);
     // The filter sees the segment from its TCP header on (RFC 9293, section 3.1).
@@ -77,15 +77,15 @@ pub(crate) fn refuse_new(listener: &TcpListener) {
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
         instruction(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
     ];
-    // Without it all that is lost is that nicety.
+    // If it fails, some clients are reset instead of refused.
     let _ = SockRef::from(listener).attach_filter(&filter);
 }
 
 /// A socket that has begun to connect.
 ///
 /// `source`: the local address to connect from; `None` leaves it to the kernel.
-/// `sends_first`: bytes for the endpoint are there. Then the kernel need not acknowledge the
-/// handshake apart: they do (tcp(7), `TCP_QUICKACK`).
+/// `sends_first`: there are bytes for the endpoint. They carry the acknowledgement of the
+/// handshake, so the kernel need not send it on its own (tcp(7), `TCP_QUICKACK`).
 pub(crate) fn connecting(
     addr: SocketAddr,
     source: Option<IpAddr>,
@@ -112,15 +112,15 @@ fn family(addr: SocketAddr) -> AddressFamily {
     if addr.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
 }
 
-/// Acknowledges what has come, and for a while what comes. A peer that sends in two pieces may
-/// wait for the first one's acknowledgement, and must not wait long.
+/// Acknowledges the bytes received so far, and for a while those that follow. A peer that sends in
+/// two pieces may wait for the acknowledgement of the first.
 pub(crate) fn acknowledge_at_once(socket: &OwnedFd) {
-    // It fails only for a socket that is gone, which the next call will tell.
+    // It fails only for a socket that is gone, which the next call reports.
     let _ = set_tcp_quickack(socket, true);
 }
 
-/// Binds `count` UDP sockets to one address. A socket on a wildcard address tells of each
-/// datagram which local address it was sent to, because the reply must come from there.
+/// Binds `count` UDP sockets to one address. A socket on a wildcard address reports the local
+/// address that each datagram was sent to, because the reply must come from there.
 pub(crate) fn bind_udp(
     addr: SocketAddr,
     count: usize,

@@ -3,7 +3,7 @@
 //!
 //! Snapshot → data path. This is the control side: it opens sockets, keeps what could not be
 //! bound and tries that again, and ends what a removed endpoint still has after the drain
-//! time-out. Connections and datagrams are the [`worker`] threads' alone.
+//! time-out. Only the data [`threads`] see connections and datagrams.
 //!
 //! Left out: any decision about which endpoints serve a frontend.
 
@@ -52,7 +52,7 @@ use crate::room::{Permit, Room};
 use crate::snapshot::Snapshot;
 use crate::sockets::{self, BindOptions, why_not_bound};
 
-/// Sockets opened before control lets its other tasks run, and before workers get theirs.
+/// Sockets opened in one batch: then the data threads get theirs, and other tasks of control run.
 const OPEN_BATCH: usize = 256;
 /// An address that cannot be bound is tried again after this, doubled each time up to the
 /// maximum: soon enough for a port that changes hands, rare enough for 10,000 ClusterIPs that
@@ -62,7 +62,7 @@ const MAX_RETRY: Duration = Duration::from_secs(8);
 /// Frontends that one round of opening warns of by name: a feed full of ClusterIPs that are not
 /// addresses of this host must not drown the log.
 const MAX_WARNINGS: usize = 20;
-/// How often a drain looks whether connections are left.
+/// How often a drain checks whether connections are left.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// What the operator chose.
@@ -93,12 +93,12 @@ pub(crate) struct Userspace {
     metrics: ProxyMetrics,
     room: Arc<Room>,
     workers: Vec<DataThreads>,
-    /// Takes the next UDP address that there is only one socket for, when one for each worker
-    /// would not fit.
+    /// The data thread that gets the next UDP address with a single socket, when there is no room
+    /// for one socket for each thread.
     next_worker: usize,
-    hosted: HashMap<FrontendAddress, Hosted>,
+    hosted: HashMap<FrontendAddress, HostedFrontend>,
     bound: AddressSet,
-    /// `bound`, as the data threads see it.
+    /// The same set, as the data threads read it.
     own: Arc<OwnAddresses>,
     retries: BTreeSet<(Instant, FrontendAddress)>,
     /// Ordered by time, because the drain time-out is the same for all.
@@ -107,40 +107,40 @@ pub(crate) struct Userspace {
     affinities: AffinityTables<PortKey>,
 }
 
-/// A frontend in this data path: one that serves, or one whose last connections drain.
+/// A frontend that serves, or whose last connections drain.
 #[derive(Debug, Default)]
-struct Hosted {
+struct HostedFrontend {
     cell: Arc<FrontendCell>,
     service: Option<ObjectName>,
     /// Endpoints that serve or drain.
-    endpoints: HashMap<SocketAddr, Known>,
+    endpoints: HashMap<SocketAddr, TrackedEndpoint>,
     listening: Vec<(SocketAddr, Permit)>,
     retry: Option<Retry>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct TrackedEndpoint {
     endpoint: Arc<Endpoint>,
-    standing: Standing,
+    phase: EndpointPhase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Standing {
-    /// It takes its turns.
+enum EndpointPhase {
+    /// It is in the rotation.
     Serving,
-    /// It is still listed: what is connected to it may stay.
+    /// It gets no new connections, but is still listed: established ones may stay.
     Kept,
-    /// It drains until then.
+    /// It is gone from the Service: its connections end at this time.
     Ends(Instant),
 }
 
-/// What became of the endpoints of a frontend.
+/// How the endpoints of a frontend changed.
 #[derive(Debug, Default)]
-struct Replaced {
+struct EndpointChanges {
     /// Those that serve, in the order of their addresses.
     members: Vec<Arc<Endpoint>>,
-    /// Those that serve no longer, to be told so once the others have their turns: a connection
-    /// that moves on from one of them must not take a turn of the old order.
+    /// Those that no longer serve. They are marked so after the new rotation is in place: a
+    /// connection that moves on from one of them must not take a turn of the old rotation.
     stopped: Vec<Arc<Endpoint>>,
     /// Those whose drain time-out begins.
     leaving: Vec<SocketAddr>,
@@ -167,7 +167,7 @@ impl From<String> for NotBound {
     }
 }
 
-/// Sockets that one worker gets.
+/// Sockets for one data thread.
 #[derive(Debug, Default)]
 struct NewSockets {
     tcp: Vec<Opened<Arc<TcpListener>>>,
@@ -182,9 +182,9 @@ impl NewSockets {
     }
 }
 
-/// What a change asks of the listeners.
+/// What a change means for the listeners.
 #[derive(Debug, Default)]
-struct Work {
+struct ListenerChanges {
     close: Vec<Bound>,
     refresh: Vec<Bound>,
     open: Vec<FrontendAddress>,
@@ -240,13 +240,13 @@ impl Userspace {
         ))
     }
 
-    /// Gives the data threads the frontend's endpoints, and notes what its listeners need.
+    /// Gives the data threads the frontend's endpoints, and notes the changes of its listeners.
     fn adopt(
         &mut self,
         address: FrontendAddress,
         frontend: Option<&Frontend>,
         ends: Instant,
-        work: &mut Work,
+        work: &mut ListenerChanges,
     ) {
         if frontend.is_none() && !self.hosted.contains_key(&address) {
             return;
@@ -255,7 +255,8 @@ impl Userspace {
         hosted.service = frontend.map(|f| f.service.clone());
         let addrs = frontend.map(Frontend::all_endpoints).unwrap_or_default();
         let kept = frontend.map_or(&[][..], |f| &f.kept);
-        let Replaced { members, stopped, leaving } = hosted.replace_endpoints(&addrs, kept, ends);
+        let EndpointChanges { members, stopped, leaving } =
+            hosted.replace_endpoints(&addrs, kept, ends);
         let bound: Vec<Bound> =
             hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr)).collect();
         let cell = hosted.cell.clone();
@@ -334,12 +335,15 @@ impl Userspace {
         }
     }
 
-    /// Ends an endpoint's drain; whether that concerns the data threads.
+    /// Ends the drain of an endpoint. Returns whether the data threads have connections to end.
     fn end(&mut self, at: Instant, address: FrontendAddress, endpoint: SocketAddr) -> bool {
         let Some(hosted) = self.hosted.get_mut(&address) else { return false };
-        // It may have come back, or come back and left again.
+        // Meanwhile it may have come back, or come back and left again.
         let mut ended = false;
-        if hosted.endpoints.get(&endpoint).is_some_and(|known| known.standing == Standing::Ends(at))
+        if hosted
+            .endpoints
+            .get(&endpoint)
+            .is_some_and(|known| known.phase == EndpointPhase::Ends(at))
         {
             hosted.endpoints.remove(&endpoint).inspect(|known| known.endpoint.end());
             ended = address.protocol == Protocol::Tcp;
@@ -348,9 +352,10 @@ impl Userspace {
         ended
     }
 
-    /// Forgets a frontend that is gone, once nothing of it drains.
+    /// Forgets a frontend that is gone once none of its endpoints drains.
     fn forget_if_over(&mut self, address: FrontendAddress) {
-        let is_over = |hosted: &Hosted| hosted.service.is_none() && hosted.endpoints.is_empty();
+        let is_over =
+            |hosted: &HostedFrontend| hosted.service.is_none() && hosted.endpoints.is_empty();
         if self.hosted.get(&address).is_some_and(is_over) {
             self.hosted.remove(&address);
         }
@@ -518,7 +523,7 @@ impl Datapath for Userspace {
 
     async fn sync(&mut self, snapshot: &Snapshot, changed: &BTreeSet<FrontendAddress>) {
         let ends = Instant::now() + self.settings.drain_timeout;
-        let mut work = Work::default();
+        let mut work = ListenerChanges::default();
         for address in changed {
             self.adopt(*address, snapshot.frontend(address).map(|f| &**f), ends, &mut work);
         }
@@ -589,7 +594,7 @@ async fn all_done(commands: impl Iterator<Item = oneshot::Receiver<()>>) {
     }
 }
 
-impl Hosted {
+impl HostedFrontend {
     /// Makes `addrs` the endpoints that serve; what is connected to `kept` ones may stay. Both are
     /// ordered. One that comes back while it drains is the same endpoint again.
     fn replace_endpoints(
@@ -597,27 +602,27 @@ impl Hosted {
         addrs: &[SocketAddr],
         kept: &[SocketAddr],
         ends: Instant,
-    ) -> Replaced {
-        let mut replaced = Replaced::default();
+    ) -> EndpointChanges {
+        let mut replaced = EndpointChanges::default();
         for (addr, known) in &mut self.endpoints {
             if addrs.binary_search(addr).is_ok() {
                 continue;
             }
-            if known.standing == Standing::Serving {
+            if known.phase == EndpointPhase::Serving {
                 replaced.stopped.push(known.endpoint.clone());
             }
             if kept.binary_search(addr).is_ok() {
-                known.standing = Standing::Kept;
-            } else if !matches!(known.standing, Standing::Ends(_)) {
-                known.standing = Standing::Ends(ends);
+                known.phase = EndpointPhase::Kept;
+            } else if !matches!(known.phase, EndpointPhase::Ends(_)) {
+                known.phase = EndpointPhase::Ends(ends);
                 replaced.leaving.push(*addr);
             }
         }
         for addr in addrs {
-            let standing = Standing::Serving;
-            let new = || Known { endpoint: Arc::new(Endpoint::new(*addr)), standing };
+            let phase = EndpointPhase::Serving;
+            let new = || TrackedEndpoint { endpoint: Arc::new(Endpoint::new(*addr)), phase };
             let known = self.endpoints.entry(*addr).or_insert_with(new);
-            known.standing = standing;
+            known.phase = phase;
             known.endpoint.set_serving(true);
             replaced.members.push(known.endpoint.clone());
         }

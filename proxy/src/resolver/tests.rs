@@ -1,6 +1,8 @@
 //! Tables of Services and slices → frontends, endpoints and why.
 
-use model::{AddressType, Endpoint, EndpointSlice, Model, Object, TrafficDistribution};
+use std::num::NonZeroU16;
+
+use model::{AddressType, Endpoint, EndpointSlice, Model, Object, ObjectName, TrafficDistribution};
 
 use proptest::prelude::*;
 

@@ -1,9 +1,9 @@
 //! The UDP socket of a frontend: receives from clients and replies from the address that each
 //! client sent to.
 //!
-//! A socket bound to one address replies from it by itself. A socket bound to a wildcard would
-//! reply from whatever address the route prefers, and the client's kernel would drop that; so it
-//! asks for the local address of each datagram and names it again in the reply (ip(7) and
+//! A socket bound to one address always replies from it. A socket bound to a wildcard address
+//! would reply from the address that the route prefers, and the client's kernel would drop that
+//! reply. So it asks for the local address of each datagram and sets it for the reply (ip(7) and
 //! ipv6(7), `IP_PKTINFO`).
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -74,7 +74,8 @@ impl Downstream {
         local: Option<IpAddr>,
     ) -> io::Result<()> {
         let Some(local) = local else {
-            // Without waiting for tokio to know that the socket takes it: if not, it is lost.
+            // Not by tokio, which would wait until it knows that the socket is writable. If it is
+            // not, the datagram is lost.
             return SockRef::from(&self.socket).send_to(datagram, &client.into()).map(drop);
         };
         let fd = self.socket.as_raw_fd();

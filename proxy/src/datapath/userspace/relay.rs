@@ -83,8 +83,8 @@ pub(super) struct Side {
     pub(super) gone: bool,
     /// There may be an urgent byte, at which a read stops short (tcp(7)).
     urgent: bool,
-    /// A write failed because of a reset. The kernel reports it once; later reads look like a normal
-    /// end of stream.
+    /// A write failed because of a reset. The kernel reports it once; later reads look like a
+    /// normal end of stream.
     reset: bool,
     /// Whether epoll reports when it becomes writable.
     pub(super) watches_writes: bool,

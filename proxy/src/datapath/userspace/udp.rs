@@ -114,8 +114,8 @@ pub(super) struct Table {
     panics: PanicNotice,
     /// Datagrams dropped for want of buffer that were counted.
     dropped: u32,
-    /// Sessions whose endpoint refused or that made room for others, for [`Table::move_on`]. At most
-    /// one entry for each session and each endpoint that it tries.
+    /// Sessions whose endpoint refused or that made room for others, for [`Table::move_on`]. At
+    /// most one entry for each session and each endpoint that it tries.
     over: mpsc::UnboundedReceiver<Key>,
     end: mpsc::UnboundedSender<Key>,
 }
@@ -136,7 +136,7 @@ pub(super) struct Member {
     table: mpsc::UnboundedSender<Key>,
 }
 
-/// What a session shares with the task that passes its replies on, and with its shares.
+/// What a session shares with the task that passes its replies on, and with [`SessionShares`].
 #[derive(Debug)]
 struct Flow {
     upstream: tokio::net::UdpSocket,
@@ -156,8 +156,8 @@ struct Flow {
     unanswered: RefCell<Unanswered>,
     active: Active,
     pin: Option<AffinityPin>,
-    /// Dropped when the session ends or makes room for another. The flow itself ends a moment later,
-    /// with its task; the reserve of descriptors is enough for that moment.
+    /// Dropped when the session ends or makes room for another. The flow itself ends a moment
+    /// later, with its task; the reserve of descriptors is enough for that moment.
     permit: RefCell<Option<SessionPermit>>,
     /// The session has made room for another.
     evicted: Cell<bool>,
