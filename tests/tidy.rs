@@ -69,7 +69,8 @@ const PURE: &[&str] = &[
     "ingress/src/snapshot",
     "ingress/src/upstream/codec",
     "model/src",
-    "proxy/src/datapath/userspace/crowd",
+    "proxy/src/datapath/userspace/client_shares",
+    "proxy/src/datapath/userspace/session_shares",
     "proxy/src/proxy_protocol",
     "proxy/src/resolver",
     "proxy/src/snapshot",
@@ -169,7 +170,7 @@ fn packages_depend_only_downwards() {
 
 /// Packages whose files still use each other in circles. A package leaves this list with its last
 /// circle, and none may be added.
-const HAS_CIRCLES: &[&str] = &["daemon", "feed", "ingress", "model", "proxy", "switchyard"];
+const HAS_CIRCLES: &[&str] = &["daemon", "feed", "ingress", "model", "switchyard"];
 
 #[test]
 fn files_of_a_package_use_only_what_stands_below() {

@@ -1,10 +1,10 @@
-//! `healthCheckNodePort`: tells the load balancer in front of the nodes whether this one has
+//! `healthCheckNodePort`: answers the load balancer in front of the nodes whether this node has
 //! endpoints of a Service.
 //!
 //! Snapshot → HTTP servers on the control runtime, one a Service, on the addresses of NodePorts.
-//! 200 while a ready endpoint is on this node, 503 when none is and while the process drains, so
-//! that the load balancer turns away before connections would be refused. The answer is that of
-//! kube-proxy, on every path.
+//! 200 while a ready endpoint is on this node; 503 when there is none and while the process drains,
+//! so that the load balancer stops sending connections before they would be refused. The answer has
+//! kube-proxy's form, on every path.
 //!
 //! Left out: which Services have one and how many endpoints count (the resolver's work).
 
@@ -28,19 +28,18 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
-use crate::datapath::userspace::room::{Permit, Room};
-use crate::datapath::userspace::sockets::BindOptions;
-use crate::datapath::userspace::{sockets, why_not_bound};
+use crate::room::{Permit, Room};
 use crate::snapshot::Snapshot;
+use crate::sockets::{self, BindOptions, why_not_bound};
 
 /// A port that is taken is tried again after this.
 const RETRY: Duration = Duration::from_secs(2);
 /// On one address of one Service: more than the probes of a few load balancers. Beyond it the
 /// oldest connection ends.
 const MAX_CONNECTIONS: usize = 16;
-/// A probe sends its request at once; one that is kept open may be silent for this long.
+/// How long a connection may be silent between requests: a probe sends its request at once.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long accepting rests when the process has run out of descriptors.
+/// How long accepting pauses when the process has run out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Why health checks are not served, by Service.
@@ -61,7 +60,7 @@ pub(crate) struct HealthChecks {
 #[derive(Debug)]
 struct Served {
     port: NonZeroU16,
-    told: Arc<Told>,
+    state: Arc<CheckState>,
     /// Empty when the port could not be bound. Dropping it ends the server.
     listening: Listening,
 }
@@ -73,9 +72,9 @@ struct Listening {
     permits: Vec<Permit>,
 }
 
-/// What the servers of one Service answer by.
+/// What the servers of one Service answer.
 #[derive(Debug)]
-struct Told {
+struct CheckState {
     service: ObjectName,
     local_endpoints: AtomicUsize,
     shutdown: Shutdown,
@@ -103,14 +102,14 @@ impl HealthChecks {
             let Some(wanted) = snapshot.health_check(name) else { continue };
             let served = self.served.entry(name.clone()).or_insert_with(|| Served {
                 port: wanted.port,
-                told: Arc::new(Told {
+                state: Arc::new(CheckState {
                     service: name.clone(),
                     local_endpoints: AtomicUsize::new(0),
                     shutdown: self.shutdown.clone(),
                 }),
                 listening: Listening::default(),
             });
-            served.told.local_endpoints.store(wanted.local_endpoints, Ordering::Relaxed);
+            served.state.local_endpoints.store(wanted.local_endpoints, Ordering::Relaxed);
             if served.listening.accepting.is_empty() && !self.failures.contains_key(name) {
                 self.open(name);
             }
@@ -153,7 +152,7 @@ impl HealthChecks {
     fn open(&mut self, name: &ObjectName) {
         let Some(served) = self.served.get_mut(name) else { return };
         let addrs = self.ips.iter().map(|ip| SocketAddr::new(*ip, served.port.get()));
-        match listen(addrs, &self.room, &served.told) {
+        match listen(addrs, &self.room, &served.state) {
             Ok(listening) => {
                 served.listening = listening;
                 if self.failures.remove(name).is_some() {
@@ -172,11 +171,11 @@ impl HealthChecks {
     }
 }
 
-/// All addresses, or none: half a health check would tell a load balancer nothing it can use.
+/// Listens on all addresses, or on none: a load balancer cannot use half a health check.
 fn listen(
     addrs: impl Iterator<Item = SocketAddr>,
     room: &Arc<Room>,
-    told: &Arc<Told>,
+    state: &Arc<CheckState>,
 ) -> Result<Listening, String> {
     let mut listening = Listening::default();
     for addr in addrs {
@@ -185,14 +184,14 @@ fn listen(
             .map_err(|e| why_not_bound(addr, &e))?;
         for listener in listeners {
             let listener = TcpListener::from_std(listener).map_err(|e| why_not_bound(addr, &e))?;
-            listening.accepting.spawn(accept(listener, told.clone()));
+            listening.accepting.spawn(accept(listener, state.clone()));
         }
         listening.permits.push(permit);
     }
     Ok(listening)
 }
 
-async fn accept(listener: TcpListener, told: Arc<Told>) {
+async fn accept(listener: TcpListener, state: Arc<CheckState>) {
     let mut connections = JoinSet::new();
     let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
@@ -201,13 +200,13 @@ async fn accept(listener: TcpListener, told: Arc<Told>) {
                 // Those that have ended.
                 while connections.try_join_next().is_some() {}
                 oldest_first.retain(|connection| !connection.is_finished());
-                // Connections that are held open must not keep the load balancer out.
+                // Connections that somebody holds open must not lock the load balancer out.
                 if oldest_first.len() >= MAX_CONNECTIONS
                     && let Some(oldest) = oldest_first.pop_front()
                 {
                     oldest.abort();
                 }
-                oldest_first.push_back(connections.spawn(serve(stream, told.clone())));
+                oldest_first.push_back(connections.spawn(serve(stream, state.clone())));
             }
             Err(error) => {
                 tracing::debug!(%error, "health check accept");
@@ -217,9 +216,9 @@ async fn accept(listener: TcpListener, told: Arc<Told>) {
     }
 }
 
-async fn serve(stream: TcpStream, told: Arc<Told>) {
+async fn serve(stream: TcpStream, state: Arc<CheckState>) {
     let service = service_fn(|_| {
-        let answer = told.answer();
+        let answer = state.answer();
         async move { Ok::<_, Infallible>(answer) }
     });
     let served = hyper::server::conn::http1::Builder::new()
@@ -232,7 +231,7 @@ async fn serve(stream: TcpStream, told: Arc<Told>) {
     }
 }
 
-impl Told {
+impl CheckState {
     fn answer(&self) -> Response<Full<Bytes>> {
         let count = self.local_endpoints.load(Ordering::Relaxed);
         let healthy = !self.shutdown.is_draining();
@@ -266,9 +265,9 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::datapath::userspace::room::Limits;
     use crate::objects::{port, service, slice};
     use crate::resolver::Node;
+    use crate::room::Limits;
 
     /// An address of loopback that only this test uses.
     fn ip(last: u8) -> IpAddr {

@@ -3,16 +3,23 @@
 //! Model → [`snapshot`] → data path. [`run`] follows the feed, makes a snapshot of each update
 //! and has the data path sync to it, until it is told to drain.
 
+mod clock;
+mod cluster_clients;
 mod datapath;
 mod explain;
 mod health_check;
+mod host_network;
 mod metrics;
+mod node_ips;
 #[cfg(test)]
 mod objects;
+mod own_addresses;
 pub mod proxy_protocol;
 pub mod resolver;
+mod room;
 mod service_cidr;
 pub mod snapshot;
+mod sockets;
 mod status;
 
 use std::collections::BTreeSet;
@@ -30,12 +37,16 @@ use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
 
-use datapath::userspace::room::{Limits, Room, open_descriptors};
-use datapath::userspace::{Settings, Userspace, node_families, node_ips};
+use cluster_clients::ClusterClients;
+use datapath::Datapath;
+use datapath::userspace::{Settings, Userspace};
 use health_check::HealthChecks;
 use metrics::ProxyMetrics;
+use node_ips::{node_families, node_ips};
+use own_addresses::OwnAddresses;
 use resolver::Node;
-use service_cidr::{ServiceRoutes, parse_cidr};
+use room::{Limits, Room, open_descriptors};
+use service_cidr::{ServiceRoutes, parse_cidr, parse_network};
 use snapshot::Snapshot;
 use status::{Facts, Published, View};
 
@@ -63,27 +74,46 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
 
-    /// Takes all addresses of the range for this host's own, so that every ClusterIP can be bound
-    /// and an unused one refuses: adds a local route, removed at the end. Needs CAP_NET_ADMIN.
+    /// Makes all addresses of the range belong to this host, so that every ClusterIP can be bound
+    /// and unused ones refuse: adds a local route and removes it at the end. Needs CAP_NET_ADMIN.
     /// NodePorts on all addresses then answer on those of the range too; see --node-ip
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
         value_parser = parse_cidr)]
     pub service_cidr: Vec<IpNet>,
 
-    /// How long connections may go on after their endpoint was removed, or after SIGTERM
+    /// Addresses of the cluster's pods. Clients there and on this node reach all endpoints of a
+    /// Service with externalTrafficPolicy Local, other clients those of this node only. Default:
+    /// the networks of this node's bridges
+    #[arg(long, env = "SWITCHYARD_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',',
+        value_parser = parse_network)]
+    pub cluster_cidr: Vec<IpNet>,
+
+    /// How long connections may continue after their endpoint was removed, or after SIGTERM
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
         value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
-    /// How long one endpoint may take to accept a connection before the next one is tried
+    /// How long to wait for one endpoint to accept a connection before the next one is tried
     #[arg(long, env = "SWITCHYARD_CONNECT_TIMEOUT", value_name = "TIME", default_value = "2s",
         value_parser = parse_duration)]
     pub connect_timeout: Duration,
 
-    /// TCP connections open at once; more wait in the kernel's queue. Default: what the limit
-    /// of file descriptors leaves room for
+    /// TCP connections open at once; further clients wait, and the client address (of IPv6, the
+    /// /64 network) that has most gives up an idle one for a client that has fewer. Default: what
+    /// the limit of file descriptors leaves room for
     #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<NonZeroUsize>,
+
+    /// TCP connections that one client address (of IPv6, one /64 network) can have open at once;
+    /// more are reset. Default: no such limit. Without it a client can have all connections, but
+    /// gives up its idle ones when others need room
+    #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS_PER_CLIENT", value_name = "N")]
+    pub max_connections_per_client: Option<NonZeroUsize>,
+
+    /// How long a TCP connection stays open without traffic in either direction
+    #[arg(long, env = "SWITCHYARD_IDLE_TIMEOUT", value_name = "TIME", default_value = "24h",
+        value_parser = parse_duration)]
+    pub idle_timeout: Duration,
 
     /// How long a UDP session lives without a datagram
     #[arg(long, env = "SWITCHYARD_UDP_IDLE_TIMEOUT", value_name = "TIME", default_value = "60s",
@@ -101,8 +131,8 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS_PER_CLIENT", value_name = "N")]
     pub max_udp_sessions_per_client: Option<NonZeroUsize>,
 
-    /// Clients whose endpoint a service port with session affinity remembers; beyond that those
-    /// who were away longest are forgotten
+    /// Clients that a service port with session affinity remembers; beyond that the clients that
+    /// were away for longest are forgotten
     #[arg(
         long,
         env = "SWITCHYARD_MAX_AFFINITY_CLIENTS",
@@ -135,40 +165,50 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let limit = daemon::descriptors::raise_limit();
     let limits = Limits {
         connections: config.max_connections.map(NonZeroUsize::get),
+        connections_per_client: config.max_connections_per_client.map(NonZeroUsize::get),
         sessions: config.max_udp_sessions.map(NonZeroUsize::get),
         sessions_per_client: config.max_udp_sessions_per_client.map(NonZeroUsize::get),
     };
-    // The threads of each worker hold a few descriptors of its own.
-    let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_WORKER;
+    // Each pair of data threads holds a few descriptors.
+    let open = open_descriptors() + daemon.workers * DESCRIPTORS_PER_THREAD_PAIR;
     let room = Room::new(limit, open, limits);
     let node_ips = node_ips(&config.node_ip);
     let flags = node_of(config.node_name.as_deref(), &config.node_ip);
+    let cluster_clients = ClusterClients::follow(&config.cluster_cidr, &config.service_cidr).await;
     let settings = Settings {
         workers: daemon.workers,
         node_ips: node_ips.clone(),
         service_cidrs: config.service_cidr.clone(),
+        cluster_clients,
         drain_timeout: config.drain_timeout,
         connect_timeout: config.connect_timeout,
+        idle_timeout: config.idle_timeout,
         udp_idle_timeout: config.udp_idle_timeout,
         max_affinity_clients: config.max_affinity_clients.get(),
     };
     let metrics = ProxyMetrics::register(&daemon.metrics);
     let published = Arc::new(Published::default());
-    let datapath = Userspace::start(settings, room.clone(), metrics.clone())
-        .map_err(|error| Failure::failed("cannot start the data threads", error))?;
-    let facts = Facts { mode: "userspace", limit, room: room.clone(), own: datapath.own() };
+    let own = Arc::new(OwnAddresses::new(config.service_cidr.clone()));
+    let datapath = Userspace::start(
+        settings,
+        (room.clone(), own.clone()),
+        metrics.clone(),
+        &daemon.supervisor,
+    )?;
+    let meters = metrics.meters.clone();
+    let facts = Facts { mode: Userspace::MODE, limit, room: room.clone(), own, meters };
     status::show(&daemon, &published, facts);
     let node = flags.clone();
     let snapshot = Snapshot::default();
     let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());
-    let readiness = NothingBound { readiness: daemon.readiness.clone(), held: None };
+    let readiness = ServesNothing { readiness: daemon.readiness.clone(), held: None };
     let proxy =
         Proxy { flags, node, metrics, published, readiness, datapath, health_checks, snapshot };
     let routes = ServiceRoutes::add(&config.service_cidr).await?;
     tokio::select! {
         () = proxy.follow(updates, &daemon, unprogrammed) => {}
-        // The proxy is dropped, which resets its connections: no client takes what it has got of
-        // an answer for all of it.
+        // The proxy is dropped, which resets its connections: no client takes part of an answer for
+        // all of it.
         () = daemon.shutdown.ending() => {}
     }
     // Only now: the connections that drained needed it.
@@ -188,9 +228,9 @@ pub fn node_of(name: Option<&str>, ips: &[IpAddr]) -> Node {
 
 /// For TCP an epoll instance and its inbox; for UDP the same of a runtime, and their duplicates
 /// in its handle.
-const DESCRIPTORS_PER_WORKER: usize = 6;
+const DESCRIPTORS_PER_THREAD_PAIR: usize = 6;
 
-/// The name that Kubernetes gives a node unless told another: the host's, in small letters.
+/// The name that Kubernetes gives a node by default: the host's, in lower case.
 fn host_name() -> Option<Arc<str>> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim().to_ascii_lowercase();
@@ -213,37 +253,38 @@ fn check(config: &Config) -> Result<(), Failure> {
     }
     for (flag, time) in [
         ("--connect-timeout", config.connect_timeout),
+        ("--idle-timeout", config.idle_timeout),
         ("--udp-idle-timeout", config.udp_idle_timeout),
     ] {
         if time.is_zero() {
-            return Err(Failure::Configuration(format!("{flag} must be longer than nothing")));
+            return Err(Failure::Configuration(format!("{flag} must be greater than zero")));
         }
     }
     Ok(())
 }
 
 /// The control side: follows the feed and keeps the data path in step.
-struct Proxy {
+struct Proxy<D> {
     /// What the flags say of this node.
     flags: Node,
     /// That, and what its Node object says.
     node: Node,
     metrics: ProxyMetrics,
     published: Arc<Published>,
-    readiness: NothingBound,
-    datapath: Userspace,
+    readiness: ServesNothing,
+    datapath: D,
     health_checks: HealthChecks,
     snapshot: Snapshot,
 }
 
-/// A proxy that could open none of its frontends serves nobody, and is not ready. One that lacks
-/// some of them is: taking it out of service would cost the clients of the others theirs.
-struct NothingBound {
+/// Takes readiness away from a proxy that could open none of its frontends. A proxy that lacks only
+/// some of them stays ready: taking it out of service would harm the clients of the others.
+struct ServesNothing {
     readiness: Readiness,
     held: Option<(String, Guard)>,
 }
 
-impl NothingBound {
+impl ServesNothing {
     fn set(&mut self, reason: Option<String>) {
         let before = self.held.as_ref().map(|(reason, _)| reason);
         if before == reason.as_ref() {
@@ -255,7 +296,7 @@ impl NothingBound {
     }
 }
 
-impl Proxy {
+impl<D: Datapath> Proxy<D> {
     async fn follow(mut self, mut updates: Updates, daemon: &Daemon, unprogrammed: Guard) {
         let mut unprogrammed = Some(unprogrammed);
         let mut feed_ended = false;
@@ -289,8 +330,8 @@ impl Proxy {
         let begun = Instant::now();
         let has_moved = self.locate(&update, first);
         let mut changed = update.changes.services;
-        // Earlier updates may have been left out because they were not synced, and which
-        // endpoints are near has to do with every Service.
+        // Earlier updates may have been skipped because they were not synced, and the node's zone
+        // matters to every Service.
         if first || has_moved {
             changed.extend(update.model.services().map(|entry| entry.service.name.clone()));
         }
@@ -313,7 +354,7 @@ impl Proxy {
         }
     }
 
-    /// Takes note of what Node objects say; whether that may concern any Service.
+    /// Reads the Node objects. Returns whether the endpoints of any Service may have changed.
     fn locate(&mut self, update: &Update, first: bool) -> bool {
         if !first && update.changes.nodes.is_empty() {
             return false;
@@ -333,13 +374,17 @@ impl Proxy {
     }
 
     fn publish(&mut self) {
-        self.readiness.set(self.datapath.nothing_bound());
+        let report = self.datapath.report();
+        self.readiness.set(report.serves_nothing);
         let view = View {
             snapshot: self.snapshot.clone(),
             node: self.node.clone(),
-            failures: self.datapath.failures(),
+            failures: report.failures,
             health_check_failures: self.health_checks.failures(),
         };
         self.published.store(view);
     }
 }
+
+#[cfg(test)]
+mod tests;

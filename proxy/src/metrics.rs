@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use daemon::Metrics;
 use model::ObjectName;
@@ -17,7 +17,9 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
-/// 0.1 ms doubled thirteen times: up to 0.8 s, around the goal of 50 ms.
+use crate::clock::{ms_of, now_ms};
+
+/// 0.1 ms doubled thirteen times, up to 0.8 s: around the goal of 50 ms.
 const PROGRAMMING_BUCKETS: (f64, f64, u16) = (0.000_1, 2.0, 14);
 
 /// What the data threads count for one Service.
@@ -30,6 +32,12 @@ pub(crate) struct Meter {
     pub(crate) active: AtomicI64,
     /// Connections that no endpoint took; their clients were reset.
     pub(crate) failed: AtomicU64,
+    /// Connections whose clients ended them before an endpoint took them.
+    pub(crate) abandoned: AtomicU64,
+    /// Connections reset because their client had more than its share.
+    pub(crate) over_share: AtomicU64,
+    /// Connections reset after the idle time-out.
+    pub(crate) idle: AtomicU64,
     /// TCP connections reset and UDP datagrams dropped because of where they came from.
     pub(crate) denied: AtomicU64,
     /// Attempts at single endpoints, each followed by a retry or by a failed connection.
@@ -43,7 +51,27 @@ pub(crate) struct Meter {
     pub(crate) sessions: AtomicU64,
     pub(crate) active_sessions: AtomicI64,
     pub(crate) dropped_datagrams: AtomicU64,
+    /// Datagrams that a full buffer of the kernel dropped.
+    pub(crate) buffer_drops: AtomicU64,
     pub(crate) bind_failures: AtomicU64,
+    /// Connects that met a local address without a free port towards the endpoint.
+    pub(crate) port_exhaustions: AtomicU64,
+    /// When the last of those was, by the [`clock`](crate::clock); 0 for never.
+    exhausted_ms: AtomicU64,
+}
+
+impl Meter {
+    /// A connect met a local address without a free port towards the endpoint.
+    pub(crate) fn note_exhaustion(&self, now: Instant) {
+        count(&self.port_exhaustions);
+        self.exhausted_ms.store(ms_of(now), Ordering::Relaxed);
+    }
+
+    /// Whether local ports ran out within this time.
+    pub(crate) fn has_exhausted(&self, within: Duration) -> bool {
+        let last = self.exhausted_ms.load(Ordering::Relaxed);
+        last > 0 && u128::from(now_ms().saturating_sub(last)) < within.as_millis()
+    }
 }
 
 pub(crate) fn count(counter: &AtomicU64) {
@@ -85,6 +113,10 @@ pub(crate) struct Meters(Arc<Mutex<BTreeMap<ObjectName, Arc<Meter>>>>);
 impl Meters {
     pub(crate) fn of(&self, service: &ObjectName) -> Arc<Meter> {
         self.lock().entry(service.clone()).or_default().clone()
+    }
+
+    pub(crate) fn all(&self) -> BTreeMap<ObjectName, Arc<Meter>> {
+        self.lock().clone()
     }
 
     /// The Service is gone, and with it its series.
@@ -130,7 +162,7 @@ impl ProxyMetrics {
 type Reading = fn(&Meter) -> u64;
 
 /// Name, help and value of each counter; the encoder adds `_total`.
-const COUNTERS: [(&str, &str, Reading); 10] = [
+const COUNTERS: [(&str, &str, Reading); 15] = [
     ("switchyard_proxy_connections", "TCP connections accepted", |m| read(&m.accepted)),
     (
         "switchyard_proxy_failed_connections",
@@ -138,8 +170,22 @@ const COUNTERS: [(&str, &str, Reading); 10] = [
         |m| read(&m.failed),
     ),
     (
+        "switchyard_proxy_abandoned_connections",
+        "TCP connections that clients ended before an endpoint took them",
+        |m| read(&m.abandoned),
+    ),
+    (
+        "switchyard_proxy_over_share_connections",
+        "TCP connections reset because their client had more than its share of the room, or \
+         --max-connections-per-client of them",
+        |m| read(&m.over_share),
+    ),
+    ("switchyard_proxy_idle_connections", "TCP connections reset after --idle-timeout", |m| {
+        read(&m.idle)
+    }),
+    (
         "switchyard_proxy_denied_clients",
-        "TCP connections and UDP datagrams from outside the load balancer's source ranges",
+        "TCP connections and UDP datagrams of clients that may not connect",
         |m| read(&m.denied),
     ),
     ("switchyard_proxy_connect_failures", "Attempts to connect to an endpoint that failed", |m| {
@@ -161,6 +207,16 @@ const COUNTERS: [(&str, &str, Reading); 10] = [
         "switchyard_proxy_udp_dropped_datagrams",
         "Datagrams that found no endpoint or no room for a session",
         |m| read(&m.dropped_datagrams),
+    ),
+    (
+        "switchyard_proxy_udp_buffer_drops",
+        "Datagrams that the kernel dropped because a socket's buffer was full",
+        |m| read(&m.buffer_drops),
+    ),
+    (
+        "switchyard_proxy_source_port_exhaustions",
+        "Connects that met a local address without a free port towards the endpoint",
+        |m| read(&m.port_exhaustions),
     ),
     (
         "switchyard_proxy_bind_failures",
@@ -186,7 +242,7 @@ fn read(counter: &AtomicU64) -> u64 {
 
 impl Collector for Meters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let meters = self.lock().clone();
+        let meters = self.all();
         for (name, help, value) in COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             for (service, meter) in &meters {

@@ -4,7 +4,7 @@
 //! maps are persistent, so a snapshot shares with the one before it all that did not change, and
 //! names the frontends that did.
 //!
-//! Left out: whether a frontend's address could be bound, which only the data path knows.
+//! Left out: whether a frontend's address could be bound; only the data path knows that.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,11 +1,12 @@
 //! What the proxy tells operators: `/snapshot`, its member of `/status`, and its frontends' states
 //! in `/metrics`.
 //!
-//! Made on request from what control last published; nothing here is on a data path.
+//! Built on request from what control published last. Nothing here is on a data path.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use daemon::Daemon;
@@ -16,17 +17,21 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
-use crate::datapath::userspace::Failures;
-use crate::datapath::userspace::own::Own;
-use crate::datapath::userspace::room::Room;
+use crate::datapath::Failures;
 use crate::health_check;
+use crate::metrics::Meters;
+use crate::own_addresses::OwnAddresses;
 use crate::resolver::{Family, Frontend, FrontendAddress, Node, Place};
+use crate::room::Room;
 use crate::snapshot::Snapshot;
 
 /// Problems that `/status` spells out; `/snapshot` has all of them.
 const MAX_PROBLEMS: usize = 100;
 
-/// What control last made the data path serve.
+/// How long a shortage that is over is still reported.
+const RECENT: Duration = Duration::from_secs(60);
+
+/// What control last gave the data path to serve.
 #[derive(Debug, Default)]
 pub(crate) struct View {
     pub(crate) snapshot: Snapshot,
@@ -51,13 +56,18 @@ pub(crate) struct Facts {
     /// File descriptors that the process may have.
     pub(crate) limit: usize,
     pub(crate) room: Arc<Room>,
-    pub(crate) own: Arc<Own>,
+    pub(crate) own: Arc<OwnAddresses>,
+    pub(crate) meters: Meters,
 }
 
 /// Adds the proxy's pages to the admin endpoint, and its frontends to the metrics.
 pub(crate) fn show(daemon: &Daemon, published: &Arc<Published>, facts: Facts) {
     let states = FrontendStates(published.clone());
-    daemon.metrics.register(|registry| registry.register_collector(Box::new(states)));
+    let gauges = RoomGauges(facts.room.clone());
+    daemon.metrics.register(|registry| {
+        registry.register_collector(Box::new(states));
+        registry.register_collector(Box::new(gauges));
+    });
     let views = published.clone();
     daemon.admin.set_snapshot(move || snapshot_page(&views.0.load()));
     let views = published.clone();
@@ -86,7 +96,34 @@ impl Collector for FrontendStates {
     }
 }
 
-/// What becomes of a client that dials a frontend.
+/// How much room there is for TCP connections, and who waits for it.
+#[derive(Debug)]
+struct RoomGauges(Arc<Room>);
+
+impl Collector for RoomGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let room = &self.0;
+        let gauges = [
+            (
+                "switchyard_proxy_max_connections",
+                "TCP connections that can be open at once",
+                room.max_connections(),
+            ),
+            (
+                "switchyard_proxy_waiting_clients",
+                "TCP clients accepted that wait for room for their connection",
+                room.waiting_clients(),
+            ),
+        ];
+        for (name, help, value) in gauges {
+            let encoder = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(value as i64).encode(encoder)?;
+        }
+        Ok(())
+    }
+}
+
+/// What happens to a client that dials a frontend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Listening,
@@ -110,7 +147,7 @@ impl View {
     fn state(&self, frontend: &Frontend) -> State {
         match self.failures.contains_key(&frontend.address) {
             true => State::Failed,
-            false if frontend.endpoints.is_empty() => State::NoEndpoints,
+            false if !frontend.is_served() => State::NoEndpoints,
             false => State::Listening,
         }
     }
@@ -155,6 +192,7 @@ fn frontend_page(frontend: &Frontend) -> Value {
         "kind": frontend.kind.as_str(),
         "considered": frontend.scope.as_str(),
         "endpoints": texts(&frontend.endpoints),
+        "endpointsForCluster": frontend.in_cluster.as_ref().map(|choice| texts(&choice.endpoints)),
         "keptEndpoints": texts(&frontend.kept),
         "affinitySeconds": frontend.affinity.map(|timeout| timeout.as_secs()),
         "sourceRanges": frontend.sources.as_deref().map(texts),
@@ -166,7 +204,9 @@ fn texts<T: ToString>(list: &[T]) -> Vec<String> {
 }
 
 fn status_page(view: &View, facts: &Facts) -> Value {
-    let problems = problems(view, &facts.own);
+    let mut problems = problems(view, &facts.own);
+    problems.extend(no_room(&facts.room));
+    problems.extend(no_ports(&facts.meters));
     let shown: Vec<_> = problems.iter().take(MAX_PROBLEMS).collect();
     json!({
         "mode": facts.mode,
@@ -176,6 +216,8 @@ fn status_page(view: &View, facts: &Facts) -> Value {
         "frontends": view.snapshot.frontends().count(),
         "listeners": facts.room.open_listeners(),
         "connections": facts.room.open_connections(),
+        "maxConnections": facts.room.max_connections(),
+        "waitingClients": facts.room.waiting_clients(),
         "udpSessions": facts.room.open_sessions(),
         "fileDescriptorLimit": facts.limit,
         "listenerCapacity": facts.room.listener_capacity(),
@@ -184,8 +226,8 @@ fn status_page(view: &View, facts: &Facts) -> Value {
     })
 }
 
-/// Everything that a Service asks for and does not get.
-fn problems(view: &View, own: &Own) -> Vec<Value> {
+/// Everything that a Service asks for and that is not served.
+fn problems(view: &View, own: &OwnAddresses) -> Vec<Value> {
     let snapshot = &view.snapshot;
     let failed = view.failures.iter().filter_map(|(address, reason)| {
         let frontend = snapshot.frontend(address)?;
@@ -204,9 +246,37 @@ fn problems(view: &View, own: &Own) -> Vec<Value> {
     failed.chain(crowded_out).chain(skipped).chain(health_checks).chain(own).collect()
 }
 
-/// Endpoints that are frontends of this proxy, which the userspace mode does not connect to: a
-/// connection would come back to it, and to its endpoint again.
-fn own_endpoints<'a>(snapshot: &'a Snapshot, own: &'a Own) -> impl Iterator<Item = Value> + 'a {
+/// Local ports towards endpoints ran out a moment ago.
+fn no_ports(meters: &Meters) -> Vec<Value> {
+    let exhausted = meters.all().into_iter().filter(|(_, m)| m.has_exhausted(RECENT));
+    let problem = |(service, _): (ObjectName, _)| {
+        let reason = "no local port was left towards an endpoint within the last minute: widen \
+                      net.ipv4.ip_local_port_range, add addresses to this host's interface, or \
+                      add endpoints";
+        problem(&service, "source ports", reason)
+    };
+    exhausted.map(problem).collect()
+}
+
+/// Clients wait because all connections are taken.
+fn no_room(room: &Room) -> Option<Value> {
+    let waiting = room.waiting_clients();
+    let problem = format!(
+        "{} of {} TCP connections are open and {waiting} clients wait for room: raise \
+         --max-connections or the limit of file descriptors, or set \
+         --max-connections-per-client or --idle-timeout",
+        room.open_connections(),
+        room.max_connections()
+    );
+    (waiting > 0).then(|| json!({ "what": "connections", "problem": problem }))
+}
+
+/// Endpoints that are frontends of this proxy. They are never connected to: the connection would
+/// come back to this process without end.
+fn own_endpoints<'a>(
+    snapshot: &'a Snapshot,
+    own: &'a OwnAddresses,
+) -> impl Iterator<Item = Value> + 'a {
     let holder = |protocol, endpoint: &SocketAddr| {
         let port = NonZeroU16::new(endpoint.port())?;
         let at = |place| snapshot.frontend(&FrontendAddress { place, port, protocol });
@@ -218,8 +288,9 @@ fn own_endpoints<'a>(snapshot: &'a Snapshot, own: &'a Own) -> impl Iterator<Item
     };
     snapshot.frontends().flat_map(move |frontend| {
         let protocol = frontend.address.protocol;
-        let looped = frontend.endpoints.iter().filter_map(move |endpoint| {
-            let holder = holder(protocol, endpoint)?;
+        let endpoints = frontend.all_endpoints().into_owned().into_iter();
+        let looped = endpoints.filter_map(move |endpoint| {
+            let holder = holder(protocol, &endpoint)?;
             Some((endpoint, holder))
         });
         looped.map(move |(endpoint, holder)| {

@@ -3,49 +3,56 @@
 //!
 //! Snapshot → data path. This is the control side: it opens sockets, keeps what could not be
 //! bound and tries that again, and ends what a removed endpoint still has after the drain
-//! time-out. Connections and datagrams are the [`worker`] threads' alone.
+//! time-out. Only the data [`threads`] see connections and datagrams.
 //!
 //! Left out: any decision about which endpoints serve a frontend.
 
+mod client_shares;
+mod commands;
 mod connection;
-mod crowd;
 mod downstream;
-pub(crate) mod own;
+mod endpoint;
+mod frontend;
 mod relay;
-pub(crate) mod room;
 mod rules;
-mod serving;
-pub(crate) mod sockets;
+mod session_shares;
+mod source_addresses;
 mod splice;
 mod tcp;
+mod threads;
 mod udp;
 mod udp_thread;
 mod unanswered;
-mod worker;
+mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::AffinityTables;
+use balance::{AffinityTables, Rotation};
+use daemon::{Failure, Supervisor};
 use ipnet::IpNet;
 use model::{ObjectName, Protocol};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::own::{Addresses, Own};
-use self::room::{Permit, Room};
-use self::rules::Rules;
-use self::serving::{Cell, Endpoint, Serving};
-use self::sockets::BindOptions;
-use self::worker::{Bound, Opened, Order, Worker, WorkerLimits};
+use self::commands::{Command, Opened, ThreadContext};
+use self::endpoint::Endpoint;
+use self::frontend::{FrontendCell, FrontendState};
+use self::rules::{InCluster, Rules, StickyClients};
+use self::threads::DataThreads;
+use super::{Datapath, Failures, Report};
+use crate::cluster_clients::ClusterClients;
 use crate::metrics::{ProxyMetrics, count};
+use crate::own_addresses::{AddressSet, Bound, OwnAddresses};
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
+use crate::room::{Permit, Room};
 use crate::snapshot::Snapshot;
+use crate::sockets::{self, BindOptions, why_not_bound};
 
-/// Sockets opened before control lets its other tasks run, and before workers get theirs.
+/// Sockets opened in one batch: then the data threads get theirs, and other tasks of control run.
 const OPEN_BATCH: usize = 256;
 /// An address that cannot be bound is tried again after this, doubled each time up to the
 /// maximum: soon enough for a port that changes hands, rare enough for 10,000 ClusterIPs that
@@ -55,7 +62,7 @@ const MAX_RETRY: Duration = Duration::from_secs(8);
 /// Frontends that one round of opening warns of by name: a feed full of ClusterIPs that are not
 /// addresses of this host must not drown the log.
 const MAX_WARNINGS: usize = 20;
-/// How often a drain looks whether connections are left.
+/// How often a drain checks whether connections are left.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
 /// What the operator chose.
@@ -66,8 +73,12 @@ pub(crate) struct Settings {
     pub(crate) node_ips: Vec<IpAddr>,
     /// Whose addresses are this host's by a route.
     pub(crate) service_cidrs: Vec<IpNet>,
+    /// Which clients are within the cluster.
+    pub(crate) cluster_clients: Arc<ClusterClients>,
     pub(crate) drain_timeout: Duration,
     pub(crate) connect_timeout: Duration,
+    /// Of TCP connections.
+    pub(crate) idle_timeout: Duration,
     pub(crate) udp_idle_timeout: Duration,
     /// Of one service port with session affinity.
     pub(crate) max_affinity_clients: usize,
@@ -76,22 +87,19 @@ pub(crate) struct Settings {
 /// A service port: Service, port name and protocol.
 type PortKey = (ObjectName, Arc<str>, Protocol);
 
-/// Why frontends cannot be served, by address; shared with those who report it.
-pub(crate) type Failures = imbl::OrdMap<FrontendAddress, Arc<str>>;
-
 #[derive(Debug)]
 pub(crate) struct Userspace {
     settings: Settings,
     metrics: ProxyMetrics,
     room: Arc<Room>,
-    workers: Vec<Worker>,
-    /// Takes the next UDP address that there is only one socket for, when one for each worker
-    /// would not fit.
+    workers: Vec<DataThreads>,
+    /// The data thread that gets the next UDP address with a single socket, when there is no room
+    /// for one socket for each thread.
     next_worker: usize,
-    hosted: HashMap<FrontendAddress, Hosted>,
-    bound: Addresses,
-    /// `bound`, as the data threads see it.
-    own: Arc<Own>,
+    hosted: HashMap<FrontendAddress, HostedFrontend>,
+    bound: AddressSet,
+    /// The same set, as the data threads read it.
+    own: Arc<OwnAddresses>,
     retries: BTreeSet<(Instant, FrontendAddress)>,
     /// Ordered by time, because the drain time-out is the same for all.
     endings: VecDeque<(Instant, FrontendAddress, SocketAddr)>,
@@ -99,40 +107,40 @@ pub(crate) struct Userspace {
     affinities: AffinityTables<PortKey>,
 }
 
-/// A frontend in this data path: one that serves, or one whose last connections drain.
+/// A frontend that serves, or whose last connections drain.
 #[derive(Debug, Default)]
-struct Hosted {
-    cell: Arc<Cell>,
+struct HostedFrontend {
+    cell: Arc<FrontendCell>,
     service: Option<ObjectName>,
     /// Endpoints that serve or drain.
-    endpoints: HashMap<SocketAddr, Known>,
+    endpoints: HashMap<SocketAddr, TrackedEndpoint>,
     listening: Vec<(SocketAddr, Permit)>,
     retry: Option<Retry>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct TrackedEndpoint {
     endpoint: Arc<Endpoint>,
-    standing: Standing,
+    phase: EndpointPhase,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Standing {
-    /// It takes its turns.
+enum EndpointPhase {
+    /// It is in the rotation.
     Serving,
-    /// It is still listed: what is connected to it may stay.
+    /// It gets no new connections, but is still listed: established ones may stay.
     Kept,
-    /// It drains until then.
+    /// It is gone from the Service: its connections end at this time.
     Ends(Instant),
 }
 
-/// What became of the endpoints of a frontend.
+/// How the endpoints of a frontend changed.
 #[derive(Debug, Default)]
-struct Replaced {
+struct EndpointChanges {
     /// Those that serve, in the order of their addresses.
     members: Vec<Arc<Endpoint>>,
-    /// Those that serve no longer, to be told so once the others have their turns: a connection
-    /// that moves on from one of them must not take a turn of the old order.
+    /// Those that no longer serve. They are marked so after the new rotation is in place: a
+    /// connection that moves on from one of them must not take a turn of the old rotation.
     stopped: Vec<Arc<Endpoint>>,
     /// Those whose drain time-out begins.
     leaving: Vec<SocketAddr>,
@@ -159,24 +167,24 @@ impl From<String> for NotBound {
     }
 }
 
-/// Sockets that one worker gets.
+/// Sockets for one data thread.
 #[derive(Debug, Default)]
-struct ForWorker {
+struct NewSockets {
     tcp: Vec<Opened<Arc<TcpListener>>>,
     udp: Vec<Opened<UdpSocket>>,
 }
 
-impl ForWorker {
-    fn order(self, worker: &Worker) -> impl Iterator<Item = oneshot::Receiver<()>> {
-        let tcp = (!self.tcp.is_empty()).then(|| worker.order(Order::OpenTcp(self.tcp)));
-        let udp = (!self.udp.is_empty()).then(|| worker.order(Order::OpenUdp(self.udp)));
+impl NewSockets {
+    fn send(self, worker: &DataThreads) -> impl Iterator<Item = oneshot::Receiver<()>> {
+        let tcp = (!self.tcp.is_empty()).then(|| worker.send(Command::OpenTcp(self.tcp)));
+        let udp = (!self.udp.is_empty()).then(|| worker.send(Command::OpenUdp(self.udp)));
         tcp.into_iter().chain(udp).flatten()
     }
 }
 
-/// What a change asks of the listeners.
+/// What a change means for the listeners.
 #[derive(Debug, Default)]
-struct Work {
+struct ListenerChanges {
     close: Vec<Bound>,
     refresh: Vec<Bound>,
     open: Vec<FrontendAddress>,
@@ -188,18 +196,19 @@ impl Userspace {
     /// When the data threads cannot be started.
     pub(crate) fn start(
         settings: Settings,
-        room: Arc<Room>,
+        (room, own): (Arc<Room>, Arc<OwnAddresses>),
         metrics: ProxyMetrics,
-    ) -> io::Result<Userspace> {
-        let own = Arc::new(Own::new(settings.service_cidrs.clone()));
-        let limits = WorkerLimits {
+        supervisor: &Supervisor,
+    ) -> Result<Userspace, Failure> {
+        let context = ThreadContext {
             own: own.clone(),
             room: room.clone(),
             connect_timeout: settings.connect_timeout,
+            idle_timeout: settings.idle_timeout,
             udp_idle_timeout: settings.udp_idle_timeout,
         };
-        let start = |number| Worker::start(number, &limits);
-        let workers = (0..settings.workers).map(start).collect::<io::Result<Vec<_>>>()?;
+        let start = |number| DataThreads::start(number, &context, supervisor);
+        let workers = (0..settings.workers).map(start).collect::<Result<Vec<_>, _>>()?;
         Ok(Userspace {
             settings,
             metrics,
@@ -207,7 +216,7 @@ impl Userspace {
             workers,
             next_worker: 0,
             hosted: HashMap::new(),
-            bound: Addresses::default(),
+            bound: AddressSet::default(),
             own,
             retries: BTreeSet::new(),
             endings: VecDeque::new(),
@@ -216,56 +225,9 @@ impl Userspace {
         })
     }
 
-    /// Makes the frontends at `changed` addresses equal the snapshot. When it returns, removed
-    /// frontends refuse and those that could be bound serve.
-    pub(crate) async fn sync(&mut self, snapshot: &Snapshot, changed: &BTreeSet<FrontendAddress>) {
-        let ends = Instant::now() + self.settings.drain_timeout;
-        let mut work = Work::default();
-        for address in changed {
-            self.adopt(*address, snapshot.frontend(address).map(|f| &**f), ends, &mut work);
-        }
-        work.open.extend(self.waiting_for(&work.close));
-        self.close(work.close).await;
-        if !work.refresh.is_empty() {
-            let refresh: Arc<[Bound]> = work.refresh.into();
-            self.order_all(|| Order::Refresh(refresh.clone())).await;
-        }
-        self.open(&work.open).await;
-    }
-
-    /// When [`Userspace::tend`] has something to do.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        let retry = self.retries.first().map(|(at, _)| *at);
-        let ending = self.endings.front().map(|(at, ..)| *at);
-        retry.into_iter().chain(ending).chain(self.affinities.due().map(Instant::from_std)).min()
-    }
-
-    /// Tries again what could not be bound, and ends what has drained long enough.
-    pub(crate) async fn tend(&mut self) {
-        let now = Instant::now();
-        self.affinities.sweep(now.into_std());
-        let mut ended = false;
-        while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
-            let Some((at, address, endpoint)) = self.endings.pop_front() else { break };
-            ended |= self.end(at, address, endpoint);
-        }
-        if ended {
-            self.order_all(|| Order::End).await;
-        }
-        let mut again = Vec::new();
-        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
-            again.extend(self.retries.pop_first().map(|(_, address)| address));
-        }
-        self.open(&again).await;
-    }
-
-    pub(crate) fn failures(&self) -> Failures {
-        self.failures.clone()
-    }
-
     /// Why nobody is served although there are frontends with endpoints, if it is so. Not while
     /// another process has one of them: that may wait for this one to be ready before it ends.
-    pub(crate) fn nothing_bound(&self) -> Option<String> {
+    fn serves_nothing(&self) -> Option<String> {
         let (address, reason) = self.failures.get_min().filter(|_| self.bound.is_empty())?;
         let retry = |address| self.hosted.get(address).and_then(|hosted| hosted.retry);
         if self.failures.keys().filter_map(retry).any(|retry| retry.taken) {
@@ -278,71 +240,37 @@ impl Userspace {
         ))
     }
 
-    /// The addresses that this data path listens on, which are nobody's endpoints.
-    pub(crate) fn own(&self) -> Arc<Own> {
-        self.own.clone()
-    }
-
-    /// Stops accepting, waits until all connections have ended or the drain time-out is over,
-    /// then resets what is left.
-    pub(crate) async fn drain(self) {
-        let deadline = Instant::now() + self.settings.drain_timeout;
-        let _ = timeout_at(deadline, self.order_all(|| Order::Drain)).await;
-        while self.room.open_connections() > 0 && Instant::now() < deadline {
-            sleep(DRAIN_POLL).await;
-        }
-        let left = self.room.open_connections();
-        if left > 0 {
-            tracing::warn!(connections = left, "drain time-out over, resetting what is left");
-        }
-    }
-
-    /// Gives the data threads the frontend's endpoints, and notes what its listeners need.
+    /// Gives the data threads the frontend's endpoints, and notes the changes of its listeners.
     fn adopt(
         &mut self,
         address: FrontendAddress,
         frontend: Option<&Frontend>,
         ends: Instant,
-        work: &mut Work,
+        work: &mut ListenerChanges,
     ) {
         if frontend.is_none() && !self.hosted.contains_key(&address) {
             return;
         }
         let hosted = self.hosted.entry(address).or_default();
         hosted.service = frontend.map(|f| f.service.clone());
-        let addrs = frontend.map_or(&[][..], |f| &f.endpoints);
+        let addrs = frontend.map(Frontend::all_endpoints).unwrap_or_default();
         let kept = frontend.map_or(&[][..], |f| &f.kept);
-        let Replaced { members, stopped, leaving } = hosted.replace_endpoints(addrs, kept, ends);
-        let meter = match frontend {
-            Some(frontend) => self.metrics.meters.of(&frontend.service),
-            None => Arc::default(),
-        };
-        let affinity = frontend.and_then(|frontend| {
-            let timeout = frontend.affinity?;
-            let protocol = frontend.address.protocol;
-            let key = (frontend.service.clone(), frontend.port_name.clone(), protocol);
-            let (most, now) = (self.settings.max_affinity_clients, Instant::now().into_std());
-            Some((self.affinities.table(key, timeout, most, now), timeout))
-        });
-        let sources = frontend.and_then(|frontend| frontend.sources.clone());
-        let rules = Rules::new(sources, affinity, &members);
-        let before = hosted.cell.serving.load();
-        let proxy_protocol = frontend.is_some_and(|frontend| frontend.proxy_protocol);
-        let rotation = before.rotation.succeed(&members);
-        let serving = Serving { rotation, meter, rules, proxy_protocol };
-        let sources_changed = before.sources() != serving.sources();
-        hosted.cell.serving.store(Arc::new(serving));
+        let EndpointChanges { members, stopped, leaving } =
+            hosted.replace_endpoints(&addrs, kept, ends);
+        let bound: Vec<Bound> =
+            hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr)).collect();
+        let cell = hosted.cell.clone();
+        let before = cell.state.load();
+        let serving = self.state_of(frontend, members, &before);
+        let refresh = address.protocol == Protocol::Udp
+            && (!stopped.is_empty() || loses_clients(&before, &serving));
+        cell.state.store(Arc::new(serving));
         stopped.iter().for_each(|endpoint| endpoint.set_serving(false));
-        let bound = hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr));
         if addrs.is_empty() {
             work.close.extend(bound);
-            hosted.listening.clear();
-            if let Some(retry) = hosted.retry.take() {
-                self.retries.remove(&(retry.at, address));
-            }
-            self.failures.remove(&address);
+            self.stop_listening(address);
         } else {
-            if address.protocol == Protocol::Udp && (!stopped.is_empty() || sources_changed) {
+            if refresh {
                 work.refresh.extend(bound);
             }
             work.open.push(address);
@@ -351,12 +279,71 @@ impl Userspace {
         self.forget_if_over(address);
     }
 
-    /// Ends an endpoint's drain; whether that concerns the data threads.
+    /// Forgets the listeners of a frontend that has no endpoint, and what could not be bound.
+    fn stop_listening(&mut self, address: FrontendAddress) {
+        let Some(hosted) = self.hosted.get_mut(&address) else { return };
+        hosted.listening.clear();
+        if let Some(retry) = hosted.retry.take() {
+            self.retries.remove(&(retry.at, address));
+        }
+        self.failures.remove(&address);
+    }
+
+    /// The state of a frontend for the data threads, when these endpoints serve it.
+    fn state_of(
+        &mut self,
+        frontend: Option<&Frontend>,
+        members: Vec<Arc<Endpoint>>,
+        before: &FrontendState,
+    ) -> FrontendState {
+        let Some(frontend) = frontend else {
+            let rotation = before.rotation.succeed(&members);
+            return FrontendState { rotation, ..FrontendState::default() };
+        };
+        let affinity = frontend.affinity.map(|timeout| {
+            let protocol = frontend.address.protocol;
+            let key = (frontend.service.clone(), frontend.port_name.clone(), protocol);
+            let (most, now) = (self.settings.max_affinity_clients, Instant::now().into_std());
+            (self.affinities.table(key, timeout, most, now), timeout)
+        });
+        let among = |chosen: &[SocketAddr]| -> Box<[Arc<Endpoint>]> {
+            let is_chosen = |e: &&Arc<Endpoint>| chosen.binary_search(&e.addr).is_ok();
+            members.iter().filter(is_chosen).cloned().collect()
+        };
+        let in_cluster = frontend.in_cluster.as_ref().map(|choice| {
+            let endpoints = among(&choice.endpoints);
+            let rotation = match before.in_cluster() {
+                Some(before) => before.rotation.succeed(&endpoints),
+                None => Arc::new(Rotation::new(endpoints.to_vec())),
+            };
+            InCluster { clients: self.settings.cluster_clients.clone(), rotation, endpoints }
+        });
+        let outside = match in_cluster {
+            Some(_) => among(&frontend.endpoints),
+            None => members.into(),
+        };
+        let rotation = before.rotation.succeed(&outside);
+        let sticky = affinity.map(|(affinity, timeout)| {
+            debug_assert!(outside.is_sorted_by_key(|endpoint| endpoint.addr));
+            StickyClients { affinity, timeout, endpoints: outside }
+        });
+        FrontendState {
+            rotation,
+            meter: self.metrics.meters.of(&frontend.service),
+            rules: Rules { sources: frontend.sources.clone(), sticky, in_cluster }.boxed(),
+            proxy_protocol: frontend.proxy_protocol,
+        }
+    }
+
+    /// Ends the drain of an endpoint. Returns whether the data threads have connections to end.
     fn end(&mut self, at: Instant, address: FrontendAddress, endpoint: SocketAddr) -> bool {
         let Some(hosted) = self.hosted.get_mut(&address) else { return false };
-        // It may have come back, or come back and left again.
+        // Meanwhile it may have come back, or come back and left again.
         let mut ended = false;
-        if hosted.endpoints.get(&endpoint).is_some_and(|known| known.standing == Standing::Ends(at))
+        if hosted
+            .endpoints
+            .get(&endpoint)
+            .is_some_and(|known| known.phase == EndpointPhase::Ends(at))
         {
             hosted.endpoints.remove(&endpoint).inspect(|known| known.endpoint.end());
             ended = address.protocol == Protocol::Tcp;
@@ -365,9 +352,10 @@ impl Userspace {
         ended
     }
 
-    /// Forgets a frontend that is gone, once nothing of it drains.
+    /// Forgets a frontend that is gone once none of its endpoints drains.
     fn forget_if_over(&mut self, address: FrontendAddress) {
-        let is_over = |hosted: &Hosted| hosted.service.is_none() && hosted.endpoints.is_empty();
+        let is_over =
+            |hosted: &HostedFrontend| hosted.service.is_none() && hosted.endpoints.is_empty();
         if self.hosted.get(&address).is_some_and(is_over) {
             self.hosted.remove(&address);
         }
@@ -386,7 +374,7 @@ impl Userspace {
         }
         close.iter().for_each(|bound| self.bound.remove(*bound));
         let close: Arc<[Bound]> = close.into();
-        self.order_all(|| Order::Close(close.clone())).await;
+        self.send_all(|| Command::Close(close.clone())).await;
         self.own.publish(&self.bound);
     }
 
@@ -394,8 +382,8 @@ impl Userspace {
     async fn open(&mut self, addresses: &[FrontendAddress]) {
         let mut newly_failed = 0;
         for batch in addresses.chunks(OPEN_BATCH) {
-            let mut opened: Vec<ForWorker> =
-                self.workers.iter().map(|_| ForWorker::default()).collect();
+            let mut opened: Vec<NewSockets> =
+                self.workers.iter().map(|_| NewSockets::default()).collect();
             for address in batch {
                 let failure = self.open_frontend(*address, &mut opened);
                 let is_new = self.note(*address, failure, newly_failed < MAX_WARNINGS);
@@ -404,7 +392,7 @@ impl Userspace {
             // Before the first connection can be accepted there.
             self.own.publish(&self.bound);
             let orders = self.workers.iter().zip(opened);
-            answers(orders.flat_map(|(worker, opened)| opened.order(worker))).await;
+            all_done(orders.flat_map(|(worker, opened)| opened.send(worker))).await;
             tokio::task::yield_now().await;
         }
         if let Some(more) = newly_failed.checked_sub(MAX_WARNINGS).filter(|more| *more > 0) {
@@ -416,7 +404,7 @@ impl Userspace {
     fn open_frontend(
         &mut self,
         address: FrontendAddress,
-        opened: &mut [ForWorker],
+        opened: &mut [NewSockets],
     ) -> Option<NotBound> {
         let mut failure = None;
         for addr in self.listen_addrs(address) {
@@ -439,8 +427,8 @@ impl Userspace {
     fn open_address(
         &mut self,
         bound: Bound,
-        cell: &Arc<Cell>,
-        opened: &mut [ForWorker],
+        cell: &Arc<FrontendCell>,
+        opened: &mut [NewSockets],
     ) -> Result<Permit, NotBound> {
         let (protocol, addr) = bound;
         if self.bound.has(bound) {
@@ -456,6 +444,7 @@ impl Userspace {
         let options = BindOptions {
             beside_own: self.bound.overlap(bound),
             by_route: self.settings.service_cidrs.iter().any(|cidr| cidr.contains(&addr.ip())),
+            ..BindOptions::default()
         };
         let not_bound = |error: io::Error| NotBound {
             reason: why_not_bound(addr, &error),
@@ -524,20 +513,88 @@ impl Userspace {
         }
     }
 
-    async fn order_all(&self, order: impl Fn() -> Order) {
-        answers(self.workers.iter().flat_map(|worker| worker.order(order()))).await;
+    async fn send_all(&self, command: impl Fn() -> Command) {
+        all_done(self.workers.iter().flat_map(|worker| worker.send(command()))).await;
     }
 }
 
-/// Waits until all orders have been carried out.
-async fn answers(orders: impl Iterator<Item = oneshot::Receiver<()>>) {
-    // All are sent before the first answer is waited for.
-    for answer in orders.collect::<Vec<_>>() {
-        let _ = answer.await;
+impl Datapath for Userspace {
+    const MODE: &str = "userspace";
+
+    async fn sync(&mut self, snapshot: &Snapshot, changed: &BTreeSet<FrontendAddress>) {
+        let ends = Instant::now() + self.settings.drain_timeout;
+        let mut work = ListenerChanges::default();
+        for address in changed {
+            self.adopt(*address, snapshot.frontend(address).map(|f| &**f), ends, &mut work);
+        }
+        work.open.extend(self.waiting_for(&work.close));
+        self.close(work.close).await;
+        if !work.refresh.is_empty() {
+            let refresh: Arc<[Bound]> = work.refresh.into();
+            self.send_all(|| Command::Refresh(refresh.clone())).await;
+        }
+        self.open(&work.open).await;
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let retry = self.retries.first().map(|(at, _)| *at);
+        let ending = self.endings.front().map(|(at, ..)| *at);
+        retry.into_iter().chain(ending).chain(self.affinities.due().map(Instant::from_std)).min()
+    }
+
+    async fn tend(&mut self) {
+        let now = Instant::now();
+        self.affinities.sweep(now.into_std());
+        let mut ended = false;
+        while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
+            let Some((at, address, endpoint)) = self.endings.pop_front() else { break };
+            ended |= self.end(at, address, endpoint);
+        }
+        if ended {
+            self.send_all(|| Command::End).await;
+        }
+        let mut again = Vec::new();
+        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
+            again.extend(self.retries.pop_first().map(|(_, address)| address));
+        }
+        self.open(&again).await;
+    }
+
+    fn report(&self) -> Report {
+        Report { failures: self.failures.clone(), serves_nothing: self.serves_nothing() }
+    }
+
+    async fn drain(self) {
+        let deadline = Instant::now() + self.settings.drain_timeout;
+        let _ = timeout_at(deadline, self.send_all(|| Command::Drain)).await;
+        let left = || self.room.open_connections() + self.room.waiting_clients();
+        while left() > 0 && Instant::now() < deadline {
+            sleep(DRAIN_POLL).await;
+        }
+        let connections = left();
+        if connections > 0 {
+            tracing::warn!(connections, "drain time-out over, resetting what is left");
+        }
     }
 }
 
-impl Hosted {
+/// Whether clients may lose their endpoint although it still serves others: other sources may
+/// connect, or endpoints are no longer for clients outside the cluster.
+fn loses_clients(before: &FrontendState, next: &FrontendState) -> bool {
+    let stays = |endpoint| next.rotation.members().contains(endpoint);
+    before.sources() != next.sources()
+        || next.in_cluster().is_some() && !before.rotation.members().iter().all(stays)
+}
+
+/// Waits until all commands have been carried out.
+async fn all_done(commands: impl Iterator<Item = oneshot::Receiver<()>>) {
+    // All are sent before the first is waited for.
+    for done in commands.collect::<Vec<_>>() {
+        let _ = done.await;
+    }
+}
+
+impl HostedFrontend {
     /// Makes `addrs` the endpoints that serve; what is connected to `kept` ones may stay. Both are
     /// ordered. One that comes back while it drains is the same endpoint again.
     fn replace_endpoints(
@@ -545,75 +602,32 @@ impl Hosted {
         addrs: &[SocketAddr],
         kept: &[SocketAddr],
         ends: Instant,
-    ) -> Replaced {
-        let mut replaced = Replaced::default();
+    ) -> EndpointChanges {
+        let mut replaced = EndpointChanges::default();
         for (addr, known) in &mut self.endpoints {
             if addrs.binary_search(addr).is_ok() {
                 continue;
             }
-            if known.standing == Standing::Serving {
+            if known.phase == EndpointPhase::Serving {
                 replaced.stopped.push(known.endpoint.clone());
             }
             if kept.binary_search(addr).is_ok() {
-                known.standing = Standing::Kept;
-            } else if !matches!(known.standing, Standing::Ends(_)) {
-                known.standing = Standing::Ends(ends);
+                known.phase = EndpointPhase::Kept;
+            } else if !matches!(known.phase, EndpointPhase::Ends(_)) {
+                known.phase = EndpointPhase::Ends(ends);
                 replaced.leaving.push(*addr);
             }
         }
         for addr in addrs {
-            let standing = Standing::Serving;
-            let new = || Known { endpoint: Arc::new(Endpoint::new(*addr)), standing };
+            let phase = EndpointPhase::Serving;
+            let new = || TrackedEndpoint { endpoint: Arc::new(Endpoint::new(*addr)), phase };
             let known = self.endpoints.entry(*addr).or_insert_with(new);
-            known.standing = standing;
+            known.phase = phase;
             known.endpoint.set_serving(true);
             replaced.members.push(known.endpoint.clone());
         }
         replaced
     }
-}
-
-/// Says why an address cannot be bound, and what to do about it.
-pub(crate) fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => format!("{addr} is taken by another process"),
-        io::ErrorKind::AddrNotAvailable => format!(
-            "{} is not an address of this host: use a ClusterIP in 127.0.0.0/8, or make it one \
-             (--service-cidr, ip addr add, or ip route add local CIDR dev lo)",
-            addr.ip()
-        ),
-        io::ErrorKind::PermissionDenied => format!(
-            "no permission to bind {addr}: a port below net.ipv4.ip_unprivileged_port_start \
-             needs CAP_NET_BIND_SERVICE"
-        ),
-        _ => format!("cannot bind {addr}: {error}"),
-    }
-}
-
-/// Where NodePorts listen: on all addresses of the node, or on those that the operator chose and
-/// on loopback, where a user of this machine looks for them. Who chose an address of loopback
-/// chose that as well.
-pub(crate) fn node_ips(chosen: &[IpAddr]) -> Vec<IpAddr> {
-    let has_v6 = sockets::has_ipv6();
-    let v4 = |ip: Ipv4Addr| IpAddr::V4(ip);
-    let v6 = |ip: Ipv6Addr| has_v6.then_some(IpAddr::V6(ip));
-    if chosen.is_empty() {
-        return [v4(Ipv4Addr::UNSPECIFIED)].into_iter().chain(v6(Ipv6Addr::UNSPECIFIED)).collect();
-    }
-    let mut ips = chosen.to_vec();
-    if !chosen.iter().any(IpAddr::is_loopback) {
-        ips.push(v4(Ipv4Addr::LOCALHOST));
-        ips.extend(v6(Ipv6Addr::LOCALHOST));
-    }
-    ips
-}
-
-/// The families that NodePorts are served on.
-pub(crate) fn node_families(node_ips: &[IpAddr]) -> Vec<Family> {
-    let mut families: Vec<Family> = node_ips.iter().map(|ip| Family::of(*ip)).collect();
-    families.sort();
-    families.dedup();
-    families
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use model::{AddressType, Endpoint, ServiceEntry, ServicePort, TrafficDistribution, TrafficPolicy};
 
-use super::{Family, FrontendAddress, FrontendKind, Node, Place, Scope, Why};
+use super::resolution::{Family, FrontendAddress, FrontendKind, Node, Place, Scope, Why};
 
 /// Whose endpoints are wanted, and under which policy.
 #[derive(Clone, Copy)]

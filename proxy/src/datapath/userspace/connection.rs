@@ -1,15 +1,15 @@
-//! One TCP connection: connects it to the endpoint whose turn it is, on failure to the next one,
-//! and relays until both ends are done.
+//! One TCP connection: connects to the next endpoint of the rotation, on failure to the one after
+//! it, and relays until both ends are done. A client that is gone meanwhile ends the search.
 //!
-//! What the client has already sent goes out with the handshake's last acknowledgement, and is
-//! itself acknowledged with the answer: each saves a connection for one request a segment. A
-//! connection that ends in any other way than by both ends closing it is reset, so that no client
-//! takes half an answer for a whole one.
+//! Bytes that the client has already sent go out together with the last acknowledgement of the
+//! handshake, and are acknowledged together with the answer. Each saves one segment for a
+//! connection that carries a single request. A connection that does not end by both ends closing
+//! it is reset, so that no client takes half an answer for a whole one.
 //!
-//! Left out: when it is called, which is the data thread's to know.
+//! Left out: waiting for events, which the data thread does.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,26 +21,29 @@ use rustix::net::sockopt::{set_socket_linger, socket_error};
 use rustix::net::{SendFlags, getsockname};
 use smallvec::SmallVec;
 
-use super::own::Own;
+use super::endpoint::Endpoint;
+use super::frontend::FrontendCell;
 use super::relay::{self, End, Flow, Progress, Side, Tools, waits_to_write};
-use super::room::{Permit, Room};
-use super::rules::Stay;
-use super::serving::{Cell, Endpoint};
-use super::sockets;
+use super::rules::AffinityPin;
+use super::source_addresses::{Connected, SourceAddresses};
 use crate::metrics::{Active, count};
+use crate::own_addresses::OwnAddresses;
 use crate::proxy_protocol;
+use crate::room::{ClientPermit, Permit, Room, client_of};
+use crate::sockets;
 
-/// Endpoints tried for one client: a Service whose many endpoints are all dead must not make a
-/// thousand connects of one.
+/// Endpoints tried for one client: a Service whose thousand endpoints are all dead must not turn
+/// one connection into a thousand connects.
 const MAX_TRIES: usize = 16;
 /// All tries for one client together take at most this many connect time-outs.
 const TOTAL_CONNECT_TIMEOUTS: u32 = 4;
-/// What is read of a client before it has an endpoint: a request, not an upload.
+/// Bytes read from a client before it has an endpoint: enough for a request, not for an upload.
 const EARLY_BYTES: usize = 16 * 1024;
-/// How long a client's first bytes may wait for an answer to be acknowledged with, at least and at
-/// most. A client that sends nothing more before (Nagle's algorithm) waits as long.
-const LAZY: Duration = Duration::from_millis(1);
-const LAZIEST: Duration = Duration::from_millis(8);
+/// How long the acknowledgement of a client's first bytes is delayed, at least and at most, so that
+/// it can leave together with the answer. A client that sends nothing more before it has the
+/// acknowledgement (Nagle's algorithm) waits as long.
+const MIN_ACK_DELAY: Duration = Duration::from_millis(1);
+const MAX_ACK_DELAY: Duration = Duration::from_millis(8);
 
 /// Which socket of a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -49,7 +52,7 @@ pub(super) enum Which {
     Upstream,
 }
 
-/// What names a socket of a connection to epoll.
+/// Identifies a socket of a connection in epoll's events.
 pub(super) fn token(key: usize, which: Which) -> u64 {
     (key as u64) << 1 | u64::from(which == Which::Upstream)
 }
@@ -64,14 +67,15 @@ pub(super) fn from_token(token: u64) -> (usize, Which) {
 pub(super) struct Shared {
     pub(super) epoll: OwnedFd,
     pub(super) room: Arc<Room>,
-    pub(super) own: Arc<Own>,
+    pub(super) own: Arc<OwnAddresses>,
     pub(super) tools: Tools,
+    pub(super) sources: SourceAddresses,
     pub(super) connect_timeout: Duration,
-    /// Connects under way in the order in which their time-outs strike.
-    pub(super) connects: VecDeque<Moment>,
-    /// Connections whose clients have waited for an acknowledgement since then, in that order.
-    pub(super) lazy: VecDeque<Moment>,
-    /// How long first answers take at the moment: a moving average.
+    /// Connects under way, ordered by the time at which they time out.
+    pub(super) connects: VecDeque<AttemptTime>,
+    /// Connections whose acknowledgement is delayed, ordered by the time at which that began.
+    pub(super) delayed_acks: VecDeque<AttemptTime>,
+    /// Moving average of the time from the client's first bytes to the endpoint's answer.
     pub(super) answer_time: Duration,
     /// When the thread last woke.
     pub(super) now: Instant,
@@ -80,26 +84,30 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// A first answer has come to what had been waiting since then.
+    /// A first answer has come to a client that had been waiting since `since`.
     fn note_answer(&mut self, since: Instant) {
         self.answer_time = (self.answer_time * 15 + (self.now - since)) / 16;
     }
 
-    /// One that has not come must not make the next clients wait longer.
+    /// No answer came in time. That must not make the next clients wait longer.
     fn note_no_answer(&mut self) {
         self.answer_time = self.answer_time * 15 / 16;
     }
 
-    /// How long a client's first bytes may wait for an answer: as long again as answers take, so
-    /// that most are in time. Where they take longer than it is worth, hardly at all.
-    pub(super) fn patience(&self) -> Duration {
-        Some(self.answer_time * 2).filter(|time| *time <= LAZIEST).unwrap_or_default().max(LAZY)
+    /// How long an acknowledgement is delayed: twice the average answer time, so that most answers
+    /// come in time. If answers take longer than [`MAX_ACK_DELAY`], the delay is not worth it and
+    /// is the shortest one.
+    pub(super) fn ack_delay(&self) -> Duration {
+        Some(self.answer_time * 2)
+            .filter(|time| *time <= MAX_ACK_DELAY)
+            .unwrap_or_default()
+            .max(MIN_ACK_DELAY)
     }
 }
 
-/// When something began or ends for an attempt to connect, or for the connection that it became.
+/// A time that belongs to one attempt to connect, or to the connection that it became.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct AttemptTime {
     pub(super) at: Instant,
     pub(super) key: usize,
     pub(super) attempt: u64,
@@ -113,7 +121,7 @@ pub(super) enum Step {
     Fresh,
     /// Call [`Connection::go_on`] once the others had their turn.
     HasMore,
-    /// There was no descriptor for the endpoint: call [`Connection::go_on`] in a while.
+    /// There was no descriptor for the endpoint's socket: call [`Connection::go_on`] later.
     Starved,
     Over,
 }
@@ -124,11 +132,11 @@ enum Stage {
     Relaying,
 }
 
-/// What is needed until an endpoint is connected. After that only the endpoint is: a frontend
-/// that goes frees its cell.
+/// The search for an endpoint. Dropped when one is connected, so that a frontend that is gone
+/// frees its cell.
 #[derive(Debug)]
 struct Search {
-    cell: Arc<Cell>,
+    cell: Arc<FrontendCell>,
     client: SocketAddr,
     begun: Instant,
     tried: SmallVec<[SocketAddr; 2]>,
@@ -145,30 +153,44 @@ pub(super) struct Connection {
     up: Flow,
     down: Flow,
     endpoint: Option<Arc<Endpoint>>,
-    /// Since when its client has waited for an answer, or at least for an acknowledgement.
+    /// When the client began to wait for an answer, while its acknowledgement is delayed.
     unanswered: Option<Instant>,
     active: Active,
-    /// Its client keeps the endpoint.
-    stay: Option<Stay>,
-    /// Whether a vanished endpoint would be noticed.
+    /// Set when the client keeps its endpoint (session affinity).
+    pin: Option<AffinityPin>,
+    /// Whether keepalive is on towards the endpoint.
     probes: bool,
-    /// It has asked for a turn, and gets no other before it.
+    /// The data thread will call [`Connection::go_on`]; events before that are only noted.
     queued: bool,
     over: bool,
+    /// See [`client_of`].
+    client_key: IpAddr,
+    /// When something last happened to one of its sockets.
+    last_used: Instant,
+    /// Boxed, because few set that limit.
+    _client_permit: Option<Box<ClientPermit>>,
     _permit: Permit,
 }
 
+/// What a connection takes of the room.
+#[derive(Debug)]
+pub(super) struct ConnectionPermits {
+    pub(super) connection: Permit,
+    /// Where there is a limit for each client.
+    pub(super) client: Option<ClientPermit>,
+}
+
 impl Connection {
-    /// Begins to serve a client that has just been accepted.
+    /// Begins with a client that has just been accepted.
     pub(super) fn begin(
         key: usize,
         (client, addr): (OwnedFd, SocketAddr),
-        cell: Arc<Cell>,
-        permit: Permit,
+        cell: Arc<FrontendCell>,
+        permits: ConnectionPermits,
         shared: &mut Shared,
     ) -> (Connection, Step) {
         let (meter, admitted, proxy_protocol) = {
-            let serving = cell.serving.load();
+            let serving = cell.state.load();
             let admitted = serving.admits(Some(addr.ip()));
             (serving.meter.clone(), admitted, serving.proxy_protocol)
         };
@@ -186,11 +208,14 @@ impl Connection {
             endpoint: None,
             unanswered: None,
             active: Active::new(meter, |meter| &meter.active),
-            stay: None,
+            pin: None,
             probes: false,
             queued: false,
             over: false,
-            _permit: permit,
+            client_key: client_of(addr.ip()),
+            last_used: shared.now,
+            _client_permit: permits.client.map(Box::new),
+            _permit: permits.connection,
         };
         connection.client.writable = true;
         let step = if admitted {
@@ -202,10 +227,10 @@ impl Connection {
         (connection, step)
     }
 
-    /// Leaves a client without anything ahead of its bytes for a turn: most speak first, and then
-    /// its bytes go out with the handshake.
+    /// Waits one turn for the client's first bytes, which then go out with the handshake: most
+    /// clients speak first. With a PROXY header there is something to send, so it connects at once.
     ///
-    /// `told`: the endpoint is to be told of this client, ahead of its bytes.
+    /// `told`: the client's address if the endpoint is to get it in a PROXY header.
     fn start(&mut self, told: Option<SocketAddr>, shared: &mut Shared) -> Step {
         let header = match told {
             None => 0,
@@ -228,8 +253,11 @@ impl Connection {
         Step::Fresh
     }
 
-    /// Connects, with what the client has sent meanwhile.
+    /// Connects, with the bytes that the client has sent meanwhile.
     fn begin_search(&mut self, shared: &mut Shared) -> Step {
+        if self.client.gone {
+            return self.abandon(shared);
+        }
         let mut early = 0;
         if self.client.readable && self.up.unsent().is_empty() {
             early = match self.client.read(&mut shared.tools.scratch[..EARLY_BYTES]) {
@@ -259,12 +287,16 @@ impl Connection {
         self.over
     }
 
-    /// Takes note of what epoll says of one of the sockets, and acts on it.
+    /// Handles an event of one of the sockets.
     pub(super) fn event(&mut self, which: Which, flags: EventFlags, shared: &mut Shared) -> Step {
+        self.last_used = shared.now;
         match (which, &mut self.upstream) {
             (Which::Client, _) => self.client.note(flags),
             (Which::Upstream, Some(upstream)) => upstream.note(flags),
             (Which::Upstream, None) => return Step::Waits,
+        }
+        if self.client.gone && matches!(self.stage, Stage::Connecting(_)) {
+            return self.abandon(shared);
         }
         if self.queued {
             return Step::Waits;
@@ -276,9 +308,10 @@ impl Connection {
         }
     }
 
-    /// Goes on with what it could not do at once.
+    /// Continues with what could not be done at once.
     pub(super) fn go_on(&mut self, shared: &mut Shared) -> Step {
         self.queued = false;
+        self.last_used = shared.now;
         match (&self.stage, &self.upstream) {
             (Stage::Relaying, _) => self.relay(shared),
             (Stage::Connecting(_), None) => self.begin_search(shared),
@@ -298,7 +331,7 @@ impl Connection {
         self.attempt == attempt && !self.over && self.unanswered.is_some()
     }
 
-    /// Its client waits for no answer any more before it hears that its bytes have come.
+    /// Ends the delay of the acknowledgement: the client's bytes are acknowledged now.
     pub(super) fn acknowledge(&mut self, shared: &mut Shared) {
         self.unanswered = None;
         shared.note_no_answer();
@@ -322,8 +355,40 @@ impl Connection {
         }
     }
 
-    /// Has the kernel look whether the endpoint is still there. Called now and then, because most
-    /// connections do not live long enough to need it.
+    /// The client is gone before an endpoint took it: nobody gets what it sent, and its room is
+    /// free at once.
+    fn abandon(&mut self, shared: &mut Shared) -> Step {
+        count(&self.active.meter().abandoned);
+        self.end(End::Reset, shared)
+    }
+
+    /// What its client counts as among all clients.
+    pub(super) fn client_key(&self) -> IpAddr {
+        self.client_key
+    }
+
+    /// How long nothing has happened to it.
+    pub(super) fn idle(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last_used)
+    }
+
+    /// Ends it because nothing was sent for the idle time-out.
+    pub(super) fn end_if_idle(&mut self, timeout: Duration, shared: &mut Shared) -> Step {
+        if !matches!(self.stage, Stage::Relaying) || self.idle(shared.now) < timeout {
+            return Step::Waits;
+        }
+        count(&self.active.meter().idle);
+        self.end(End::Reset, shared)
+    }
+
+    /// Ends it to make room for another client.
+    pub(super) fn make_room(&mut self, shared: &mut Shared) -> Step {
+        count(&self.active.meter().over_share);
+        self.end(End::Reset, shared)
+    }
+
+    /// Turns keepalive on towards the endpoint. Called now and then and not at the beginning,
+    /// because most connections do not live long enough to need it.
     pub(super) fn probe(&mut self) {
         if let (false, Some(upstream)) = (self.probes, &self.upstream) {
             self.probes = true;
@@ -341,10 +406,10 @@ impl Connection {
         }
     }
 
-    /// Connects to the endpoint whose turn it is, or to the next that can be connected to.
+    /// Connects to the next endpoint of the rotation, or to the first after it that accepts.
     ///
-    /// `early`: how much of the client's bytes is in the thread's buffer; at later tries they
-    /// are kept in the flow.
+    /// `early`: how many of the client's bytes are in the thread's buffer. For later tries they are
+    /// kept in the flow.
     fn connect(&mut self, mut early: usize, shared: &mut Shared) -> Step {
         loop {
             let Some(endpoint) = self.next_endpoint(shared) else {
@@ -352,7 +417,11 @@ impl Connection {
                 return self.end(End::Reset, shared);
             };
             let first = if early > 0 { &shared.tools.scratch[..early] } else { self.up.unsent() };
-            match dial(endpoint.addr, first) {
+            let dialled = dial(endpoint.addr, first, shared.now, &mut shared.sources);
+            if dialled.is_exhausted {
+                self.active.meter().note_exhaustion(shared.now);
+            }
+            match dialled.result {
                 Ok(dialled) => {
                     self.endpoint = Some(endpoint);
                     if early > 0 {
@@ -369,6 +438,7 @@ impl Connection {
                         early = 0;
                     }
                     if is_shortage(error) {
+                        self.queued = true;
                         return Step::Starved;
                     }
                     self.endpoint = Some(endpoint);
@@ -386,7 +456,7 @@ impl Connection {
             return None;
         }
         // Loaded anew for each try: the set may have changed while the last one timed out.
-        let serving = search.cell.serving.load();
+        let serving = search.cell.state.load();
         let suits = |endpoint: &Arc<Endpoint>| {
             !search.tried.contains(&endpoint.addr) && !shared.own.has(Protocol::Tcp, endpoint.addr)
         };
@@ -397,7 +467,7 @@ impl Connection {
         let Dialled { socket, sent } = dialled;
         let mut upstream = Side::new(socket);
         let connected = sent > 0;
-        // A connect under way ends with the socket's being writable.
+        // The socket becomes writable when the connect succeeds.
         upstream.watches_writes = !connected || !self.up.unsent().is_empty();
         let writes = if upstream.watches_writes { EventFlags::OUT } else { EventFlags::empty() };
         if watch(shared, self.key, Which::Upstream, &upstream, writes).is_err() {
@@ -412,7 +482,7 @@ impl Connection {
             return if self.client.readable { self.relay(shared) } else { Step::Waits };
         }
         let at = shared.now + shared.connect_timeout;
-        shared.connects.push_back(Moment { at, key: self.key, attempt: self.attempt });
+        shared.connects.push_back(AttemptTime { at, key: self.key, attempt: self.attempt });
         Step::Waits
     }
 
@@ -432,8 +502,8 @@ impl Connection {
         if !upstream.writable {
             return Step::Waits;
         }
-        if self.is_misled() {
-            // Closed before it has sent anything, it costs the endpoint nothing.
+        if self.has_left_meanwhile() {
+            // Nothing was sent yet, so closing it costs the endpoint nothing.
             self.leave_endpoint();
             return self.connect(0, shared);
         }
@@ -446,36 +516,41 @@ impl Connection {
         step
     }
 
-    /// Whether the endpoint went while it was being connected to, and is not to be kept: its
-    /// drain is over, or another can be tried.
-    fn is_misled(&self) -> bool {
+    /// Whether the endpoint left the set during the connect and another one should be used: its
+    /// drain time-out is over, or there are others to try.
+    fn has_left_meanwhile(&self) -> bool {
         let (Stage::Connecting(search), Some(endpoint)) = (&self.stage, &self.endpoint) else {
             return false;
         };
         let others = || {
-            let serving = search.cell.serving.load();
-            serving.rotation.members().iter().any(|other| !search.tried.contains(&other.addr))
+            let serving = search.cell.state.load();
+            let rotation = serving.rotation_for(Some(search.client.ip()));
+            rotation.members().iter().any(|other| !search.tried.contains(&other.addr))
         };
         !endpoint.is_serving() && (endpoint.has_ended() || others())
     }
 
-    /// The endpoint is connected, and the search for one over.
+    /// The endpoint is connected: the search is over.
     fn found(&mut self, shared: &mut Shared) {
         let Stage::Connecting(search) = &self.stage else { return };
         if let Some(endpoint) = &self.endpoint {
             endpoint.worked();
-            self.stay = search.cell.serving.load().stay(Some(search.client.ip()), endpoint);
+            self.pin = search.cell.state.load().pin(Some(search.client.ip()), endpoint);
         }
         self.stage = Stage::Relaying;
         self.unanswered = Some(shared.now);
-        shared.lazy.push_back(Moment { at: shared.now, key: self.key, attempt: self.attempt });
+        shared.delayed_acks.push_back(AttemptTime {
+            at: shared.now,
+            key: self.key,
+            attempt: self.attempt,
+        });
     }
 
     fn connect_failed(&mut self, error: Errno) {
         count(&self.active.meter().connect_failures);
         if let Some(endpoint) = &self.endpoint {
             tracing::debug!(endpoint = %endpoint.addr, %error, "connect failed");
-            // Without a local port left towards it, it is not the endpoint that failed.
+            // If no local port was left towards it, the endpoint is not at fault.
             if error != Errno::ADDRNOTAVAIL {
                 endpoint.failed();
             }
@@ -515,7 +590,7 @@ impl Connection {
             if waits_to_write(flow, side) {
                 side.watches_writes = true;
                 let (flags, data) = (WATCHED | EventFlags::OUT, token(self.key, which));
-                // It fails only for a socket that is not watched, and this one is.
+                // It fails only for a socket that is not watched; this one is.
                 let _ = epoll::modify(&shared.epoll, &side.socket, EventData::new_u64(data), flags);
             }
         }
@@ -526,8 +601,8 @@ impl Connection {
         if end != End::Closed {
             self.reset();
         }
-        if let Some(stay) = &self.stay {
-            stay.refresh(tokio::time::Instant::from_std(shared.now));
+        if let Some(pin) = &self.pin {
+            pin.refresh(tokio::time::Instant::from_std(shared.now));
         }
         relay::finish((&mut self.up, &mut self.down), &mut shared.tools, self.active.meter());
         self.over = true;
@@ -535,7 +610,8 @@ impl Connection {
     }
 }
 
-/// What is always watched of a socket. Edges only; an urgent byte changes what a short read means.
+/// The events that are always watched, as edges. `PRI` because an urgent byte changes what a short
+/// read means.
 const WATCHED: EventFlags =
     EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::PRI).union(EventFlags::ET);
 
@@ -550,22 +626,29 @@ fn watch(
     epoll::add(&shared.epoll, &side.socket, data, WATCHED | more)
 }
 
-/// A socket that connects or, if bytes have been sent, is connected.
+/// A socket that is connecting or, if bytes have been sent, connected.
 struct Dialled {
     socket: OwnedFd,
     sent: usize,
 }
 
-/// Begins to connect, and sends the first bytes if the connection is there at once, as it is to
-/// endpoints of the same host.
-fn dial(addr: SocketAddr, first: &[u8]) -> Result<Dialled, Errno> {
-    let socket = sockets::connecting(addr, !first.is_empty())?;
-    let mut side = Side::new(socket);
-    let sent = if first.is_empty() { 0 } else { side.write(first, SendFlags::empty())? };
-    if sent > 0 {
-        sockets::acknowledge_at_once(&side.socket);
-    }
-    Ok(Dialled { socket: side.socket, sent })
+/// Begins to connect, and sends the first bytes if the connection is established at once, as it is
+/// with endpoints on the same host.
+fn dial(
+    addr: SocketAddr,
+    first: &[u8],
+    now: Instant,
+    sources: &mut SourceAddresses,
+) -> Connected<Dialled> {
+    let connect = |source| {
+        let mut side = Side::new(sockets::connecting(addr, source, !first.is_empty())?);
+        let sent = if first.is_empty() { 0 } else { side.write(first, SendFlags::empty())? };
+        if sent > 0 {
+            sockets::acknowledge_at_once(&side.socket);
+        }
+        Ok(Dialled { socket: side.socket, sent })
+    };
+    sources.connect(addr, now, connect)
 }
 
 /// Whether the error says that this process or the host has run out of something.
@@ -581,7 +664,7 @@ mod tests {
     fn an_idle_connection_is_small() {
         // It owns nothing else while nothing is unsent.
         let size = size_of::<Connection>();
-        assert!(size <= 512, "{size}");
+        assert!(size <= 544, "{size}");
     }
 
     #[test]
@@ -605,14 +688,15 @@ mod tests {
         let ((mut sender, client), (mut receiver, upstream)) = (pair(), pair());
         std::thread::spawn(move || while sender.write_all(&[0; 1 << 18]).is_ok() {});
         std::thread::spawn(move || while receiver.read(&mut [0; 1 << 18]).is_ok_and(|n| n > 0) {});
-        let room = Room::new(10_000, 100, super::super::room::Limits::default());
+        let room = Room::new(10_000, 100, crate::room::Limits::default());
         let mut shared = Shared {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).unwrap(),
             own: Arc::default(),
             tools: Tools::new(super::super::splice::Pipes::new(room.clone())),
+            sources: SourceAddresses::default(),
             connect_timeout: Duration::from_secs(1),
             connects: VecDeque::new(),
-            lazy: VecDeque::new(),
+            delayed_acks: VecDeque::new(),
             answer_time: Duration::ZERO,
             now: Instant::now(),
             attempts: 0,
@@ -629,10 +713,13 @@ mod tests {
             endpoint: None,
             unanswered: None,
             active: Active::new(Arc::default(), |meter| &meter.active),
-            stay: None,
+            pin: None,
             probes: true,
             queued: false,
             over: false,
+            client_key: "192.0.2.1".parse().unwrap(),
+            last_used: shared.now,
+            _client_permit: None,
             _permit: shared.room.connection().unwrap(),
         };
         let moved = |stream: &Connection| {

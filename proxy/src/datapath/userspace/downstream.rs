@@ -1,9 +1,9 @@
 //! The UDP socket of a frontend: receives from clients and replies from the address that each
 //! client sent to.
 //!
-//! A socket bound to one address replies from it by itself. A socket bound to a wildcard would
-//! reply from whatever address the route prefers, and the client's kernel would drop that; so it
-//! asks for the local address of each datagram and names it again in the reply (ip(7) and
+//! A socket bound to one address always replies from it. A socket bound to a wildcard address
+//! would reply from the address that the route prefers, and the client's kernel would drop that
+//! reply. So it asks for the local address of each datagram and sets it for the reply (ip(7) and
 //! ipv6(7), `IP_PKTINFO`).
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -17,6 +17,8 @@ use nix::sys::socket::{
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+
+use crate::sockets;
 
 /// No UDP datagram is longer (RFC 768: a 16-bit length).
 pub(super) const MAX_DATAGRAM: usize = 65_536;
@@ -36,6 +38,11 @@ impl Downstream {
     pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Downstream> {
         let wildcard = socket.local_addr()?.ip().is_unspecified();
         Ok(Downstream { socket: UdpSocket::from_std(socket)?, wildcard })
+    }
+
+    /// Datagrams that the kernel has dropped because the receive buffer was full.
+    pub(super) fn dropped(&self) -> u32 {
+        sockets::dropped_datagrams(&self.socket)
     }
 
     /// Waits until there may be a datagram. Cancel safe.
@@ -67,7 +74,8 @@ impl Downstream {
         local: Option<IpAddr>,
     ) -> io::Result<()> {
         let Some(local) = local else {
-            // Without waiting for tokio to know that the socket takes it: if not, it is lost.
+            // Not by tokio, which would wait until it knows that the socket is writable. If it is
+            // not, the datagram is lost.
             return SockRef::from(&self.socket).send_to(datagram, &client.into()).map(drop);
         };
         let fd = self.socket.as_raw_fd();

@@ -1,15 +1,15 @@
 //! Relays bytes both ways between a client and an endpoint until both are done.
 //!
-//! What is read goes through one buffer of the data thread and is written at once; a connection
-//! owns memory only while its receiver is slower than its sender. A direction that streams moves
-//! its bytes through a pipe instead. An end of stream is passed on as one (half-close), a reset
-//! as a reset.
+//! Bytes go through one buffer of the data thread and are written at once. A connection owns
+//! memory only while its receiver is slower than its sender. A direction that streams moves its
+//! bytes through a pipe instead. An end of stream is passed on as such (half-close), and a reset as
+//! a reset. Urgent (out-of-band) bytes are not passed on: a read skips them.
 //!
-//! Sockets are watched for edges: what epoll said of a socket is remembered until a call finds
-//! that it holds no longer, so that a request costs a read and a write on either side and
-//! nothing else.
+//! Sockets are watched for edges: the last event of a socket is remembered until a call shows that
+//! it no longer holds. So a request costs one read and one write on each side and no other system
+//! call.
 //!
-//! Left out: waiting, which is the data thread's.
+//! Left out: waiting for events, which the data thread does.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
@@ -22,16 +22,16 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use super::splice::{Pipe, Pipes};
 use crate::metrics::{Meter, add};
 
-/// What is read at once. Fits the second-level cache; larger reads gained nothing.
+/// Bytes read at once. Fits the second-level cache; larger reads were no faster.
 const SCRATCH_BYTES: usize = 64 * 1024;
 /// Bytes of a connection that may be missing from the Service's counters while it is open.
 const UNCOUNTED_BYTES: u64 = 256 * 1024;
-/// A direction that has filled the buffer this often in a row streams: 128 KiB, below which
-/// splice(2) costs more than it saves.
+/// A direction that has filled the buffer this often in a row (128 KiB) is taken for a stream;
+/// below that splice(2) costs more than it saves.
 const SPLICE_AFTER: u32 = 2;
 /// Reads of one direction before other connections of the thread get a turn.
 const MAX_READS: usize = 16;
-/// And bytes: what that many copies move, because a pipe takes much more at once.
+/// The same limit in bytes, because a pipe moves much more at once than a copy.
 const MAX_TURN_BYTES: u64 = (MAX_READS * SCRATCH_BYTES) as u64;
 
 /// What all relays of a data thread share.
@@ -74,16 +74,19 @@ pub(super) struct Side {
     pub(super) socket: OwnedFd,
     pub(super) readable: bool,
     pub(super) writable: bool,
-    /// The peer has sent its last byte, or is gone: no edge will tell of what is queued.
+    /// The peer has sent its last byte, or is gone: no further edge will report queued bytes.
     hung_up: bool,
-    /// And the end of what is queued is the end of the stream.
+    /// The end of the queued bytes is the end of the stream.
     ended: bool,
     failed: bool,
+    /// The connection is over: it was reset, or both directions were closed.
+    pub(super) gone: bool,
     /// There may be an urgent byte, at which a read stops short (tcp(7)).
     urgent: bool,
-    /// A write has met a reset. The kernel tells of it once, and reads end then as if in order.
+    /// A write failed because of a reset. The kernel reports it once; later reads look like a
+    /// normal end of stream.
     reset: bool,
-    /// Whether epoll has been asked to tell when it can be written to.
+    /// Whether epoll reports when it becomes writable.
     pub(super) watches_writes: bool,
 }
 
@@ -97,15 +100,17 @@ impl Side {
             hung_up: false,
             ended: false,
             failed: false,
+            gone: false,
             urgent: false,
             reset: false,
             watches_writes: false,
         }
     }
 
-    /// Remembers what epoll said.
+    /// Remembers an event.
     pub(super) fn note(&mut self, flags: EventFlags) {
         let gone = flags.intersects(EventFlags::ERR | EventFlags::HUP);
+        self.gone |= gone;
         self.hung_up = gone || flags.contains(EventFlags::RDHUP);
         self.readable |= self.hung_up || flags.contains(EventFlags::IN);
         self.writable |= gone || flags.contains(EventFlags::OUT);
@@ -171,13 +176,13 @@ impl Side {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Stage {
     Copying,
-    /// The source has ended; what is unsent goes out.
+    /// The source has ended; the unsent rest is still going out.
     Flushing,
-    /// All has gone out but the end of stream.
+    /// Everything but the end of stream has gone out.
     Flushed,
-    /// All was passed on, the end of stream too.
+    /// Everything was passed on, including the end of stream.
     Finished,
-    /// The receiver takes no more. What it sent before may still be on its way to the source.
+    /// The receiver takes no more bytes. What it sent before may still be on its way to the source.
     Broken,
 }
 
@@ -185,7 +190,7 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Flow {
     stage: Stage,
-    /// The receiver's socket sends small pieces at once.
+    /// TCP_NODELAY is set on the receiver's socket.
     prompt: bool,
     has_sent: bool,
     /// Full reads in a row.
@@ -217,7 +222,8 @@ impl Flow {
         &self.unsent[self.sent..]
     }
 
-    /// Takes over what was read before there was a receiver, of which `sent` has been sent.
+    /// Takes over the bytes that were read before there was a receiver; the first `sent` of them
+    /// have been sent.
     pub(super) fn begin_with(&mut self, bytes: &[u8], sent: usize) {
         self.has_sent |= sent > 0;
         (self.unsent, self.sent) = (bytes[sent..].to_vec(), 0);
@@ -246,11 +252,11 @@ impl Flow {
         !self.unsent().is_empty() || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
     }
 
-    /// Moves all that can be moved now; whether it could go on.
+    /// Moves all bytes that can be moved now. Returns whether there may be more.
     ///
     /// # Errors
     ///
-    /// When the source was reset: nothing that it sent is owed to anyone any more.
+    /// When the source was reset: its unsent bytes need not be delivered.
     fn drive(&mut self, from: &mut Side, to: &mut Side, tools: &mut Tools) -> Result<bool, Errno> {
         let before = self.uncounted;
         for _ in 0..MAX_READS {
@@ -305,9 +311,9 @@ impl Flow {
         true
     }
 
-    /// Takes what the source has into the pipe, and gives the pipe back when it gets nothing:
-    /// at an urgent byte that looks like the end of stream, or like there being nothing, and only
-    /// a read passes it.
+    /// Moves the source's bytes into the pipe, and gives the pipe back when there are none. At an
+    /// urgent byte splice(2) reports the end of stream or that nothing is there; only a read gets
+    /// past it.
     fn splice_once(&mut self, from: &Side, tools: &mut Tools) -> Result<(), Errno> {
         let Some(pipe) = &mut self.pipe else { return Ok(()) };
         match pipe.fill(&from.socket) {
@@ -343,11 +349,11 @@ impl Flow {
         self.count(length);
         self.full_reads = if length == scratch.len() { self.full_reads + 1 } else { 0 };
         if self.has_sent && !self.prompt {
-            // Not at once: the first piece of a connection never waits for an acknowledgement of
-            // one before, and many connections have only one.
+            // Not from the beginning: the first piece never waits for an earlier acknowledgement,
+            // and many connections have only one piece.
             self.prompt = set_tcp_nodelay(&to.socket, true).is_ok();
         }
-        // With the end of stream right behind, both leave in one segment.
+        // With MORE the end of stream, which follows at once, leaves in the same segment.
         let flags = if last { SendFlags::MORE } else { SendFlags::empty() };
         match to.write(&scratch[..length], flags) {
             Ok(written) => {
@@ -361,15 +367,15 @@ impl Flow {
         Ok(())
     }
 
-    /// The receiver takes no more, as this error of a write says.
+    /// A write failed: the receiver takes no more.
     fn break_off(&mut self, to: &mut Side, error: Errno) {
-        // A peer that was reset after its end of stream gives EPIPE: its stream was whole.
+        // EPIPE means that the peer was reset after its end of stream: its stream was complete.
         to.reset |= error != Errno::PIPE;
         self.stage = Stage::Broken;
     }
 
-    /// Passes the end of stream on once all before it has gone out. When the other direction
-    /// has come as far, closing the sockets does it.
+    /// Passes the end of stream on once all bytes have gone out. If the other direction has come
+    /// as far, closing the sockets is enough.
     fn pass_end(&mut self, to: &Side, other: Stage) {
         if self.stage != Stage::Flushed {
             return;
@@ -393,7 +399,7 @@ pub(super) fn drive(
     tools: &mut Tools,
     meter: &Meter,
 ) -> Progress {
-    // First what the endpoint says: it may have answered before it reset.
+    // The endpoint's bytes first: it may have answered before it reset.
     let moved = down.drive(upstream, client, tools).and_then(|more| {
         let more_up = up.drive(client, upstream, tools)?;
         Ok(more || more_up)
@@ -407,14 +413,14 @@ pub(super) fn drive(
         let in_order = up.stage == Stage::Finished && down.stage == Stage::Finished;
         return Progress::Over(if in_order { End::Closed } else { End::Reset });
     }
-    // The end that has said its last word may still be reset, which nobody notices by reading.
+    // A peer that has ended its stream may still be reset, which no read shows.
     if up.is_over() && client.failed || down.is_over() && upstream.failed {
         return Progress::Over(End::Reset);
     }
     if more { Progress::HasMore } else { Progress::Waits }
 }
 
-/// Counts what is not yet counted, and gives pipes back.
+/// Adds the remaining bytes to the counters, and gives pipes back.
 pub(super) fn finish((up, down): (&mut Flow, &mut Flow), tools: &mut Tools, meter: &Meter) {
     up.report(&meter.upstream_bytes, 1);
     down.report(&meter.downstream_bytes, 1);

@@ -1,112 +1,76 @@
-//! What a frontend has beyond its endpoints' turns: clients that may come, and clients that keep
-//! their endpoint.
+//! What a frontend has beyond one rotation of endpoints: source ranges, session affinity, and
+//! other endpoints for clients within the cluster.
 //!
-//! Most frontends have neither; then no connection pays for it, not even by asking who its client
-//! is.
+//! Most frontends have none of these. Then no connection pays for them, not even by asking for its
+//! client's address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use balance::Affinity;
+use balance::{Affinity, Rotation};
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use super::serving::{Endpoint, Serving, now_ms};
+use super::endpoint::Endpoint;
+use crate::cluster_clients::ClusterClients;
 
 #[derive(Debug)]
 pub(super) struct Rules {
-    /// Clients that may come; `None` for all.
-    sources: Option<Arc<[IpNet]>>,
-    sticky: Option<Sticky>,
+    /// Clients that may connect; `None` for all.
+    pub(super) sources: Option<Arc<[IpNet]>>,
+    pub(super) sticky: Option<StickyClients>,
+    pub(super) in_cluster: Option<InCluster>,
 }
 
-/// Clients keep their endpoint.
+/// Clients keep their endpoint (session affinity).
 #[derive(Debug)]
-struct Sticky {
-    affinity: Arc<Affinity>,
-    timeout: Duration,
-    /// The endpoints that serve, ordered by address.
-    endpoints: Box<[Arc<Endpoint>]>,
+pub(super) struct StickyClients {
+    pub(super) affinity: Arc<Affinity>,
+    pub(super) timeout: Duration,
+    /// The endpoints of the rotation for clients outside the cluster, ordered by address.
+    pub(super) endpoints: Box<[Arc<Endpoint>]>,
 }
 
-/// A client that uses its endpoint.
+/// Clients within the cluster have endpoints of their own: traffic policy `Local` is for clients
+/// outside it.
 #[derive(Debug)]
-pub(super) struct Stay {
+pub(super) struct InCluster {
+    pub(super) clients: Arc<ClusterClients>,
+    pub(super) rotation: Arc<Rotation<Arc<Endpoint>>>,
+    /// The same endpoints, ordered by address.
+    pub(super) endpoints: Box<[Arc<Endpoint>]>,
+}
+
+/// One connection's or session's use of the endpoint that its client keeps.
+#[derive(Debug)]
+pub(super) struct AffinityPin {
     affinity: Arc<Affinity>,
     client: IpAddr,
     endpoint: SocketAddr,
 }
 
 impl Rules {
-    /// `endpoints`: those that serve, ordered by address.
-    pub(super) fn new(
-        sources: Option<Arc<[IpNet]>>,
-        affinity: Option<(Arc<Affinity>, Duration)>,
-        endpoints: &[Arc<Endpoint>],
-    ) -> Option<Box<Rules>> {
-        debug_assert!(endpoints.is_sorted_by_key(|endpoint| endpoint.addr));
-        let sticky = affinity.map(|(affinity, timeout)| Sticky {
-            affinity,
-            timeout,
-            endpoints: endpoints.into(),
-        });
-        let has_any = sources.is_some() || sticky.is_some();
-        has_any.then(|| Box::new(Rules { sources, sticky }))
+    /// `None` when there is no rule.
+    pub(super) fn boxed(self) -> Option<Box<Rules>> {
+        let has_any = self.sources.is_some() || self.sticky.is_some() || self.in_cluster.is_some();
+        has_any.then(|| Box::new(self))
     }
 }
 
-impl Serving {
-    pub(super) fn sources(&self) -> Option<&Arc<[IpNet]>> {
-        self.rules.as_ref()?.sources.as_ref()
-    }
-
-    /// Whether the client may come; one that is not known may where all may.
-    pub(super) fn admits(&self, client: Option<IpAddr>) -> bool {
-        let Some(sources) = self.sources() else { return true };
-        client.is_some_and(|client| sources.iter().any(|net| net.contains(&client)))
-    }
-
-    /// The endpoint for a new connection or session: the client's own, or whose turn it is.
-    ///
-    /// A client keeps its endpoint until that fails itself: what it did to another client is no
-    /// reason to lose a session.
-    pub(super) fn pick(
-        &self,
-        client: Option<IpAddr>,
-        suits: impl Fn(&Arc<Endpoint>) -> bool,
-    ) -> Option<&Arc<Endpoint>> {
-        let sticky = self.rules.as_ref().and_then(|rules| rules.sticky.as_ref());
-        let (Some(sticky), Some(client)) = (sticky, client) else {
-            return self.next_in_turn(suits);
-        };
-        let keep = |addr| {
-            let place = sticky.endpoints.binary_search_by_key(&addr, |endpoint| endpoint.addr);
-            sticky.endpoints.get(place.ok()?).filter(|endpoint| suits(endpoint))
-        };
-        let pick = || self.next_in_turn(&suits).map(|endpoint| (endpoint.addr, endpoint));
-        let time = (sticky.timeout, Instant::now().into_std());
-        sticky.affinity.endpoint(client, time, keep, pick)
-    }
-
-    fn next_in_turn(&self, suits: impl Fn(&Arc<Endpoint>) -> bool) -> Option<&Arc<Endpoint>> {
-        self.rotation.pick(suits, now_ms)
-    }
-
-    /// Notes that the client uses an endpoint, if it is to keep it.
-    pub(super) fn stay(&self, client: Option<IpAddr>, endpoint: &Endpoint) -> Option<Stay> {
-        let affinity = self.rules.as_ref()?.sticky.as_ref()?.affinity.clone();
-        Some(Stay { affinity, client: client?, endpoint: endpoint.addr })
+impl StickyClients {
+    pub(super) fn pin(&self, client: IpAddr, endpoint: &Endpoint) -> AffinityPin {
+        AffinityPin { affinity: self.affinity.clone(), client, endpoint: endpoint.addr }
     }
 }
 
-impl Stay {
+impl AffinityPin {
     /// The client used the endpoint at that time.
     pub(super) fn refresh(&self, used: Instant) {
         self.affinity.refresh(self.client, self.endpoint, used.into_std());
     }
 
-    /// The endpoint refused the client.
+    /// The endpoint refused the client: the client moves to another one.
     pub(super) fn leave(&self) {
         self.affinity.forget(self.client, self.endpoint);
     }

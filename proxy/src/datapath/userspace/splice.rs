@@ -1,7 +1,7 @@
 //! Pipes for splice(2), which moves bytes between two sockets without copying them.
 //!
-//! A pipe is borrowed while a direction streams and holds what was taken from the one socket and
-//! not yet given to the other. Pipes are few: a direction that gets none copies instead.
+//! A direction that streams borrows a pipe, which holds the bytes that were taken from one socket
+//! and not yet given to the other. Pipes are few: a direction that gets none copies instead.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -9,15 +9,14 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
-use super::room::{Permit, Room};
+use crate::room::{Permit, Room};
 
-/// What a pipe is asked to hold: more bytes a call, and still no more than the kernel lets an
-/// unprivileged user ask for (`fs.pipe-max-size`, 1 MiB).
+/// The size asked for: large, so that one call moves many bytes, and within what the kernel allows
+/// an unprivileged user (`fs.pipe-max-size`, 1 MiB).
 const PIPE_BYTES: usize = 512 * 1024;
-/// What a pipe holds unless asked, when the kernel grants no more (pipe(7)).
+/// The size of a pipe if the kernel does not grant more (pipe(7)).
 const DEFAULT_PIPE_BYTES: usize = 64 * 1024;
-/// Unused pipes that a data thread keeps: a connection that begins to stream needs no new one,
-/// and the pages that they once held are few.
+/// Unused pipes that a data thread keeps for the next streams; they hold only a few pages.
 const MAX_SPARE: usize = 16;
 
 /// A pipe and how much it holds.

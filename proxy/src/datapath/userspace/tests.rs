@@ -1,19 +1,22 @@
 //! The data path over loopback: real sockets, endpoints as threads, no process and no feed.
 
+mod room;
 mod semantics;
+mod silence;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
 use model::{Changes, Kind, Model, Object, ObjectKey, Service};
 use socket2::{Domain, Type};
 
-use super::room::Limits;
 use super::*;
+use crate::node_ips::{node_families, node_ips};
 use crate::objects::{port, service, slice};
 use crate::resolver::Node;
+use crate::room::Limits;
 
 /// How long any condition may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,6 +37,7 @@ struct Fixture {
     snapshot: Snapshot,
     node: Node,
     datapath: Option<Userspace>,
+    daemon: daemon::Daemon,
 }
 
 impl Fixture {
@@ -46,16 +50,21 @@ impl Fixture {
         let mut settings = Settings {
             workers,
             service_cidrs: Vec::new(),
+            cluster_clients: Arc::default(),
             node_ips: vec![format!("{net}.200").parse().unwrap()],
             drain_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(3600),
             udp_idle_timeout: Duration::from_secs(60),
             max_affinity_clients: 1000,
         };
         change(&mut settings);
         let node = Node { families: node_families(&settings.node_ips), ..Node::default() };
-        let metrics = ProxyMetrics::register(&daemon::Daemon::detached("proxy", 1).metrics);
-        let datapath = Userspace::start(settings, Room::new(10_000, 100, limits), metrics).unwrap();
+        let daemon = daemon::Daemon::detached("proxy", 1);
+        let metrics = ProxyMetrics::register(&daemon.metrics);
+        let own = Arc::new(OwnAddresses::new(settings.service_cidrs.clone()));
+        let shared = (Room::new(10_000, 100, limits), own);
+        let datapath = Userspace::start(settings, shared, metrics, &daemon.supervisor).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Fixture {
             net,
@@ -64,6 +73,7 @@ impl Fixture {
             snapshot: Snapshot::default(),
             node,
             datapath: Some(datapath),
+            daemon,
         }
     }
 
@@ -525,7 +535,7 @@ fn a_taken_port_is_reported_and_tried_again() {
     name_endpoints(&fixture, &[11]);
     let taken = TcpListener::bind(fixture.vip()).unwrap();
     fixture.serve(&[11]);
-    let failures = fixture.datapath().failures();
+    let failures = fixture.datapath().failures.clone();
     assert_eq!(failures.len(), 1);
     let (address, reason) = failures.iter().next().unwrap();
     assert_eq!(address.to_string(), format!("{}/TCP", fixture.vip()));
@@ -535,7 +545,7 @@ fn a_taken_port_is_reported_and_tried_again() {
     drop(taken);
     let vip = fixture.vip();
     fixture.tend_until("the port is bound", |_| ask(vip).is_ok_and(|answer| answer == [11]));
-    assert!(fixture.datapath().failures().is_empty());
+    assert!(fixture.datapath().failures.is_empty());
     assert!(fixture.datapath().retries.is_empty());
     fixture.serve(&[]);
     TcpListener::bind(fixture.vip()).unwrap();
@@ -592,12 +602,12 @@ fn an_address_of_two_frontends_passes_on_when_the_first_goes() {
     fixture.change(objects, &[]);
     fixture.serve(&[11]);
     assert_eq!(ask(node).unwrap(), [12]);
-    let failures = fixture.datapath().failures();
+    let failures = fixture.datapath().failures.clone();
     let reason = failures.values().next().unwrap();
     assert!(reason.contains("is a ClusterIP as well as a node's address"), "{reason}");
     fixture.change(vec![], &[(Kind::Service, "other")]);
     assert_eq!(ask(node).unwrap(), [11]);
-    assert!(fixture.datapath().failures().is_empty());
+    assert!(fixture.datapath().failures.is_empty());
 }
 
 #[test]
@@ -617,11 +627,11 @@ fn an_address_of_another_host_says_what_to_do() {
     let ends = slice("far", "far", &[("", Protocol::Tcp, 8080)], &[&fixture.ip(11)]);
     let objects = vec![Object::Service(Arc::new(far)), Object::EndpointSlice(Arc::new(ends))];
     fixture.change(objects, &[]);
-    let failures = fixture.datapath().failures();
+    let failures = fixture.datapath().failures.clone();
     let reason = failures.values().next().unwrap();
     assert!(reason.starts_with("192.0.2.1 is not an address of this host: use"), "{reason}");
     fixture.change(vec![], &[(Kind::Service, "far")]);
-    assert!(fixture.datapath().failures().is_empty());
+    assert!(fixture.datapath().failures.is_empty());
     assert!(fixture.datapath().retries.is_empty());
 }
 
@@ -959,7 +969,7 @@ fn a_node_port_answers_on_every_address_from_that_address() {
     let web: Service = service("web", &[&fixture.ip(1)], ports);
     let objects = vec![Object::Service(Arc::new(web)), fixture.endpoints(&[11, 12])];
     fixture.change(objects, &[]);
-    assert!(fixture.datapath().failures().is_empty(), "{:?}", fixture.datapath().failures());
+    assert!(fixture.datapath().failures.is_empty(), "{:?}", fixture.datapath().failures);
     let mut addrs = vec![fixture.addr(1, number), fixture.addr(77, number)];
     addrs.push(SocketAddr::from(([127, 0, 0, 1], number)));
     if sockets::has_ipv6() {
@@ -1019,4 +1029,23 @@ fn a_request_in_two_small_pieces_waits_hardly_for_an_acknowledgement() {
 fn is_not_delayed(begun: std::time::Instant, exchanges: u32) {
     let elapsed = begun.elapsed();
     assert!(elapsed < exchanges * Duration::from_millis(40) / 2, "{elapsed:?}");
+}
+
+#[test]
+fn a_data_thread_that_ends_leaves_the_process_neither_ready_nor_live() {
+    let mut fixture = Fixture::with(1, |_| {}, Limits::default());
+    fixture.serve(&[11]);
+    assert!(fixture.daemon.readiness.reasons().is_empty());
+    for done in fixture.datapath().workers[0].send(Command::Panic) {
+        let _ = fixture.runtime.block_on(done);
+    }
+    let expected = ["thread tcp-0 panicked", "thread udp-0 panicked"];
+    fixture.tend_until("both are reported", |fixture| {
+        let mut failures = fixture.daemon.liveness.failures();
+        failures.sort_unstable();
+        failures == expected
+    });
+    assert_eq!(fixture.daemon.readiness.reasons().len(), 2);
+    // Control goes on without them.
+    fixture.serve(&[12]);
 }

@@ -1,12 +1,13 @@
 //! UDP: one session for each client of a frontend, each with a socket connected to the endpoint
 //! whose turn it was when the session began.
 //!
-//! A session ends when it is idle, when its endpoint leaves the set or refuses, or with its
-//! frontend; the client's next datagram begins a new one on another endpoint, and so does what it
-//! sent to an endpoint that refused before it answered anything. Replies leave from the address
-//! that the client sent to.
+//! A session ends when it is idle, when its endpoint refuses, or with its frontend. When its
+//! endpoint leaves the set, or is silent while others answer, the session only passes on the
+//! answers that are under way. The client's next datagram begins a new session with another
+//! endpoint, and so does what it sent to an endpoint that refused before it answered anything.
+//! Replies leave from the address that the client sent to.
 
-use std::cell::{Cell as Mutable, RefCell};
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
@@ -16,23 +17,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::Protocol;
+use rustix::io::Errno;
 use smallvec::SmallVec;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::crowd::{Crowd, Place};
+use super::commands::ThreadContext;
 use super::downstream::{Downstream, MAX_DATAGRAM};
-use super::room::{Scarcity, SessionPermit};
-use super::rules::Stay;
-use super::serving::{Cell, Endpoint};
-use super::udp_thread::Stop;
+use super::endpoint::Endpoint;
+use super::frontend::FrontendCell;
+use super::rules::AffinityPin;
+use super::session_shares::{SessionShares, SessionSlot};
+use super::source_addresses::{Connected, SourceAddresses};
 use super::unanswered::Unanswered;
-use super::worker::WorkerLimits;
-use crate::metrics::{Active, add, count};
+use crate::clock::ms_of;
+use crate::metrics::{Active, Meter, add, count};
+use crate::room::{Scarcity, SessionPermit};
+use crate::sockets;
 
+/// An endpoint that has not answered a client for this long, nor any other client meanwhile,
+/// although another endpoint has, rests: most clients have asked again by then.
+const SILENCE: Duration = Duration::from_secs(2);
+/// Reports of the kernel that are read at once from one socket.
+const MAX_REPORTS: usize = 32;
 /// Datagrams handled before other tasks of the thread get a turn.
 const BATCH: usize = 32;
 /// Endpoints tried for the datagram that begins a session.
@@ -53,23 +63,58 @@ const BRIEF_IDLE: Duration = Duration::from_secs(2);
 const SHORT_IDLE_SHARE: u32 = 4;
 
 thread_local! {
+    static SOURCES: RefCell<SourceAddresses> = RefCell::default();
     static DATAGRAM: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_DATAGRAM].into());
 }
 
-/// Who talks to whom: the client, and on a wildcard address the local address that it chose.
+/// A session's identity: the client, and on a wildcard socket the local address that it sent to.
 type Key = (SocketAddr, Option<IpAddr>);
 
 /// All sessions of a data thread.
-pub(super) type Sessions = Rc<RefCell<Crowd<Member>>>;
+pub(super) type Sessions = Rc<RefCell<SessionShares<Member>>>;
+
+/// How a listener ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Stop {
+    Close,
+    Drain,
+    /// Ends the task as a bug would.
+    #[cfg(test)]
+    Panic,
+}
+
+/// Tells the thread when a task that holds a clone of it panics: the runtime only drops the task.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PanicNotice(Rc<Notify>);
+
+impl PanicNotice {
+    /// Resolves when a task has panicked. Cancel safe.
+    pub(super) async fn noticed(&self) {
+        self.0.notified().await;
+    }
+}
+
+impl Drop for PanicNotice {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.notify_one();
+        }
+    }
+}
 
 /// The sessions of one socket of a frontend.
 pub(super) struct Table {
     downstream: Rc<Downstream>,
-    cell: Arc<Cell>,
-    limits: Rc<WorkerLimits>,
+    cell: Arc<FrontendCell>,
+    context: Rc<ThreadContext>,
     sessions: HashMap<Key, Session>,
-    crowd: Sessions,
-    /// Sessions whose endpoint refused or that made room for others, for [`Table::move_on`]: at
+    /// Sessions that only pass on the answers that are under way. Each holds its permit.
+    leaving: Vec<(Key, Session)>,
+    shares: Sessions,
+    panics: PanicNotice,
+    /// Datagrams dropped for want of buffer that were counted.
+    dropped: u32,
+    /// Sessions whose endpoint refused or that made room for others, for [`Table::move_on`]. At
     /// most one entry for each session and each endpoint that it tries.
     over: mpsc::UnboundedReceiver<Key>,
     end: mpsc::UnboundedSender<Key>,
@@ -79,11 +124,11 @@ pub(super) struct Table {
 struct Session {
     flow: Rc<Flow>,
     replies: tokio::task::JoinHandle<()>,
-    crowd: Sessions,
-    place: Place,
+    shares: Sessions,
+    slot: SessionSlot,
 }
 
-/// A session as its crowd knows it.
+/// A session as the other sessions of its data thread see it.
 #[derive(Debug)]
 pub(super) struct Member {
     flow: Rc<Flow>,
@@ -91,40 +136,45 @@ pub(super) struct Member {
     table: mpsc::UnboundedSender<Key>,
 }
 
-/// What a session shares with the task that passes its replies on, and with its crowd.
+/// What a session shares with the task that passes its replies on, and with [`SessionShares`].
 #[derive(Debug)]
 struct Flow {
     upstream: tokio::net::UdpSocket,
     endpoint: Arc<Endpoint>,
-    last_used: Mutable<Instant>,
+    last_used: Cell<Instant>,
     /// The client has sent more than one datagram.
-    talks: Mutable<bool>,
-    /// The endpoint has not answered the client's last datagram.
-    awaited: Mutable<bool>,
+    talks: Cell<bool>,
+    /// The client's datagrams that have no answer yet, as far as each is answered by one.
+    outstanding: Cell<u32>,
+    has_answered: Cell<bool>,
+    /// When the first of those was sent.
+    asked: Cell<Instant>,
+    /// Datagrams dropped for want of buffer that were counted.
+    dropped: Cell<u32>,
     /// The endpoint refused a datagram (ICMP port unreachable).
-    refused: Mutable<bool>,
+    refused: Cell<bool>,
     unanswered: RefCell<Unanswered>,
     active: Active,
-    stay: Option<Stay>,
-    /// Taken away when the session ends, or when another needs the room: the flow itself goes a
-    /// moment later, with its task. Of descriptors, the others than clients' have enough for
-    /// that moment.
+    pin: Option<AffinityPin>,
+    /// Dropped when the session ends or makes room for another. The flow itself ends a moment
+    /// later, with its task; the reserve of descriptors is enough for that moment.
     permit: RefCell<Option<SessionPermit>>,
     /// The session has made room for another.
-    evicted: Mutable<bool>,
+    evicted: Cell<bool>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         self.replies.abort();
-        self.refresh_stay();
+        self.refresh_pin();
+        self.flow.count_drops();
         self.flow.permit.take();
-        self.crowd.borrow_mut().leave(&self.place);
+        self.shares.borrow_mut().leave(&self.slot);
     }
 }
 
 impl Member {
-    /// Ends the session: its room is free at once, the rest goes when its table looks.
+    /// Ends the session: its room is free at once, its table removes it a moment later.
     fn evict(self) {
         self.flow.evicted.set(true);
         self.flow.permit.take();
@@ -139,13 +189,22 @@ impl Session {
         !flow.refused.get() && !flow.evicted.get() && flow.endpoint.is_serving()
     }
 
-    /// Its client keeps the endpoint for as long as it uses it, and some time on.
-    fn refresh_stay(&self) {
-        match &self.flow.stay {
+    /// Prolongs the time for which the client keeps its endpoint.
+    fn refresh_pin(&self) {
+        match &self.flow.pin {
             None => {}
-            Some(stay) if self.flow.refused.get() => stay.leave(),
-            Some(stay) => stay.refresh(self.flow.last_used.get()),
+            Some(pin) if self.flow.refused.get() => pin.leave(),
+            Some(pin) => pin.refresh(self.flow.last_used.get()),
         }
+    }
+
+    /// Whether its endpoint may be about to answer, although it gets no more questions.
+    fn is_awaited(&self, now: Instant, timeout: Duration) -> bool {
+        let flow = &self.flow;
+        // More may follow after the last answer that was waited for.
+        let timeout = if flow.outstanding.get() > 0 { timeout } else { REPLY_TIMEOUT };
+        let is_over = flow.refused.get() || flow.evicted.get() || flow.endpoint.has_ended();
+        !is_over && !self.is_idle(now, timeout)
     }
 
     fn is_idle(&self, now: Instant, timeout: Duration) -> bool {
@@ -160,8 +219,11 @@ impl Flow {
         // the first datagram comes before that.
         match SockRef::from(&self.upstream).send(datagram) {
             Ok(_) => {
-                self.last_used.set(Instant::now());
-                self.awaited.set(true);
+                let now = Instant::now();
+                self.last_used.set(now);
+                if self.outstanding.replace(self.outstanding.get().saturating_add(1)) == 0 {
+                    self.asked.set(now);
+                }
                 self.unanswered.borrow_mut().keep(datagram);
                 add(&self.active.meter().upstream_bytes, datagram.len() as u64);
                 true
@@ -170,16 +232,33 @@ impl Flow {
                 self.refuse();
                 false
             }
-            // A full buffer, or a datagram too large for the path: lost, as UDP loses.
-            Err(_) => true,
+            // Lost, as UDP loses: the buffer is full, or the datagram is too large for the path.
+            Err(error) => {
+                if is_full(&error) {
+                    count(&self.active.meter().buffer_drops);
+                }
+                true
+            }
         }
+    }
+
+    /// Counts what the kernel has dropped of the endpoint's answers.
+    fn count_drops(&self) {
+        let dropped = sockets::dropped_datagrams(&self.upstream);
+        let more = dropped.wrapping_sub(self.dropped.replace(dropped));
+        add(&self.active.meter().buffer_drops, more.into());
     }
 
     fn refuse(&self) {
         if !self.refused.replace(true) {
-            self.endpoint.failed();
-            count(&self.active.meter().connect_failures);
+            self.fail();
         }
+    }
+
+    /// The endpoint refused, or does not answer: others are preferred for a while.
+    fn fail(&self) {
+        self.endpoint.failed();
+        count(&self.active.meter().connect_failures);
     }
 
     /// What another endpoint is to get instead, if this one refused.
@@ -198,36 +277,57 @@ fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable)
 }
 
+fn connect(endpoint: SocketAddr, meter: &Meter) -> io::Result<tokio::net::UdpSocket> {
+    let now = Instant::now().into_std();
+    let Connected { result, is_exhausted } = SOURCES.with_borrow_mut(|sources| {
+        sources.connect(endpoint, now, |source| sockets::connect_udp(endpoint, source))
+    });
+    if is_exhausted {
+        meter.note_exhaustion(now);
+    }
+    tokio::net::UdpSocket::from_std(result?)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || error.raw_os_error() == Some(Errno::NOBUFS.raw_os_error())
+}
+
 impl Table {
     pub(super) fn new(
         downstream: Downstream,
-        cell: Arc<Cell>,
-        limits: Rc<WorkerLimits>,
-        crowd: Sessions,
+        cell: Arc<FrontendCell>,
+        context: Rc<ThreadContext>,
+        (shares, panics): (Sessions, PanicNotice),
     ) -> Table {
         let (downstream, sessions) = (Rc::new(downstream), HashMap::new());
         let (end, over) = mpsc::unbounded_channel();
-        Table { downstream, cell, limits, sessions, crowd, over, end }
+        let (leaving, dropped) = (Vec::new(), 0);
+        Table { downstream, cell, context, sessions, leaving, shares, panics, dropped, over, end }
     }
 
     /// Serves the frontend until stopped.
     pub(super) async fn serve(mut self, mut stopped: oneshot::Receiver<Stop>, refresh: Rc<Notify>) {
-        let mut sweep = interval((self.limits.udp_idle_timeout / SWEEPS).min(MAX_SWEEP));
+        let mut sweep = interval((self.context.udp_idle_timeout / SWEEPS).min(MAX_SWEEP));
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let downstream = self.downstream.clone();
         loop {
             tokio::select! {
                 biased;
                 how = &mut stopped => {
+                    #[cfg(test)]
+                    assert_ne!(how, Ok(Stop::Panic), "for a test");
                     if how == Ok(Stop::Drain) {
                         self.drain().await;
                     }
                     return;
                 }
                 () = refresh.notified() => {
-                    let serving = self.cell.serving.load();
-                    self.sessions.retain(|(client, _), session| {
-                        session.flow.endpoint.is_serving() && serving.admits(Some(client.ip()))
+                    let state = self.cell.state.load_full();
+                    self.sessions.retain(|(client, _), _| state.admits(Some(client.ip())));
+                    self.leaving.retain(|((client, _), _)| state.admits(Some(client.ip())));
+                    self.leave(|(client, _), session| {
+                        !state.keeps(client.ip(), &session.flow.endpoint)
                     });
                 }
                 Some(key) = self.over.recv() => self.move_on(key),
@@ -240,15 +340,64 @@ impl Table {
                         tokio::task::yield_now().await;
                     }
                 }
-                now = sweep.tick(), if !self.sessions.is_empty() => self.end_idle(now),
+                now = sweep.tick(), if self.has_sessions() => self.sweep(now),
             }
         }
     }
 
+    fn has_sessions(&self) -> bool {
+        !self.sessions.is_empty() || !self.leaving.is_empty()
+    }
+
+    /// Looks after all sessions: once a second, or more often.
+    fn sweep(&mut self, now: Instant) {
+        let dropped = self.downstream.dropped();
+        let more = dropped.wrapping_sub(std::mem::replace(&mut self.dropped, dropped));
+        add(&self.cell.state.load().meter.buffer_drops, more.into());
+        self.leave_silent(now);
+        self.leave(|_, session| !session.flow.endpoint.is_serving());
+        let timeout = self.context.udp_idle_timeout;
+        self.leaving.retain(|(_, session)| session.is_awaited(now, timeout));
+        self.end_idle(now);
+    }
+
+    /// Sessions to which this applies get no more questions.
+    fn leave(&mut self, applies: impl Fn(&Key, &Session) -> bool) {
+        let now = Instant::now();
+        let timeout = self.context.udp_idle_timeout;
+        let left = self.sessions.extract_if(|key, session| applies(key, session));
+        let awaited = left.filter(|(_, session)| session.is_awaited(now, timeout));
+        self.leaving.extend(awaited);
+    }
+
+    /// Has endpoints rest that do not answer a new client while others answer theirs, and leaves
+    /// them. A session that had an answer may be silent in order.
+    fn leave_silent(&mut self, now: Instant) {
+        let state = self.cell.state.load_full();
+        let inside = state.in_cluster().map_or(&[][..], |inside| inside.rotation.members());
+        let members = state.rotation.members().iter().chain(inside);
+        let latest = members.max_by_key(|endpoint| endpoint.answered_ms());
+        let Some(latest) = latest else { return };
+        let silent = |session: &Session| {
+            let (flow, asked) = (&session.flow, session.flow.asked.get());
+            let asked_ms = ms_of(asked.into_std());
+            flow.outstanding.get() > 0
+                && !flow.has_answered.get()
+                && now.saturating_duration_since(asked) >= SILENCE
+                && flow.endpoint.answered_ms() < asked_ms
+                && flow.endpoint != *latest
+                && latest.answered_ms() >= asked_ms
+        };
+        for session in self.sessions.values().filter(|session| silent(session)) {
+            session.flow.fail();
+        }
+        self.leave(|_, session| silent(session));
+    }
+
     fn end_idle(&mut self, now: Instant) {
-        let timeout = self.limits.udp_idle_timeout;
+        let timeout = self.context.udp_idle_timeout;
         let brief = timeout.min(BRIEF_IDLE);
-        let (once, often) = match self.limits.room.session_scarcity() {
+        let (once, often) = match self.context.room.session_scarcity() {
             Scarcity::None => (timeout, timeout),
             Scarcity::Scarce => (brief, timeout),
             Scarcity::NearlyFull => (brief, brief.max(timeout / SHORT_IDLE_SHARE)),
@@ -259,7 +408,10 @@ impl Table {
         };
         self.sessions.retain(|_, session| keep(session));
         for session in self.sessions.values() {
-            session.refresh_stay();
+            session.refresh_pin();
+            if !session.is_idle(now, MAX_SWEEP * 2) {
+                session.flow.count_drops();
+            }
             if session.is_idle(now, REPLY_TIMEOUT) {
                 session.flow.unanswered.borrow_mut().forget();
             }
@@ -269,8 +421,11 @@ impl Table {
     /// Waits until no client waits for a reply, or long enough.
     async fn drain(self) {
         let deadline = Instant::now() + REPLY_TIMEOUT;
-        let awaited = |session: &Session| session.is_usable() && session.flow.awaited.get();
-        while self.sessions.values().any(awaited) && Instant::now() < deadline {
+        let all = || self.sessions.values().chain(self.leaving.iter().map(|(_, session)| session));
+        let is_over = |flow: &Flow| flow.refused.get() || flow.evicted.get();
+        let awaited =
+            |session: &Session| !is_over(&session.flow) && session.flow.outstanding.get() > 0;
+        while all().any(awaited) && Instant::now() < deadline {
             sleep_until(Instant::now() + DRAIN_POLL).await;
         }
     }
@@ -299,23 +454,39 @@ impl Table {
                 session.flow.talks.set(true);
                 return;
             }
-            let unanswered = entry.remove().flow.take_unanswered();
+            let session = entry.remove();
+            let unanswered = session.flow.take_unanswered();
+            if session.is_awaited(Instant::now(), self.context.udp_idle_timeout) {
+                self.leaving.push((key, session));
+            } else {
+                // Before another is picked, so that its client does not keep this endpoint.
+                drop(session);
+            }
             return self.begin_anew(key, &unanswered, Some(datagram));
         }
         self.begin_anew(key, &Unanswered::default(), Some(datagram));
     }
 
-    /// Its endpoint refused: what that had not answered goes to another. Or it made room, and is
+    /// Its endpoint refused: another gets what that had not answered. Or it made room, and is
     /// over.
     fn move_on(&mut self, key: Key) {
-        let is_over = |flow: &Flow| flow.refused.get() || flow.evicted.get();
-        if self.sessions.get(&key).is_some_and(|session| is_over(&session.flow))
-            && let Some(session) = self.sessions.remove(&key)
-        {
-            let unanswered = session.flow.take_unanswered();
-            // Before another is picked, so that its client does not keep this endpoint.
-            drop(session);
-            self.begin_anew(key, &unanswered, None);
+        let is_over = |session: &Session| session.flow.refused.get() || session.flow.evicted.get();
+        let left = |(of, session): &(Key, Session)| *of == key && is_over(session);
+        let session = match self.sessions.get(&key) {
+            Some(session) if is_over(session) => self.sessions.remove(&key),
+            _ => self.leaving.iter().position(left).map(|place| self.leaving.swap_remove(place).1),
+        };
+        let Some(session) = session else { return };
+        let unanswered = session.flow.take_unanswered();
+        // Before another is picked, so that its client does not keep this endpoint.
+        drop(session);
+        match self.sessions.get(&key).filter(|session| session.is_usable()) {
+            Some(session) => {
+                for datagram in unanswered.datagrams() {
+                    session.flow.send(datagram);
+                }
+            }
+            None => self.begin_anew(key, &unanswered, None),
         }
     }
 
@@ -325,7 +496,7 @@ impl Table {
         let Some(first) = datagrams.next() else { return };
         let Some(session) = self.begin(first, key, &left.tried) else {
             let lost = 1 + datagrams.count();
-            add(&self.cell.serving.load().meter.dropped_datagrams, lost as u64);
+            add(&self.cell.state.load().meter.dropped_datagrams, lost as u64);
             return;
         };
         for datagram in datagrams {
@@ -345,31 +516,34 @@ impl Table {
         let mut tried: SmallVec<[SocketAddr; MAX_TRIES]> = tried.into();
         while tried.len() < MAX_TRIES {
             let permit = self.permit(client.ip())?;
-            let serving = self.cell.serving.load();
+            let serving = self.cell.state.load();
             if !serving.admits(Some(client.ip())) {
                 count(&serving.meter.denied);
                 return None;
             }
             let suits = |endpoint: &Arc<Endpoint>| {
-                let own = &self.limits.own;
+                let own = &self.context.own;
                 !tried.contains(&endpoint.addr) && !own.has(Protocol::Udp, endpoint.addr)
             };
             let endpoint = serving.pick(Some(client.ip()), suits)?.clone();
-            match connect(endpoint.addr) {
+            match connect(endpoint.addr, &serving.meter) {
                 Ok(upstream) => {
                     let active = Active::new(serving.meter.clone(), |m| &m.active_sessions);
                     let flow = Flow {
-                        stay: serving.stay(Some(client.ip()), &endpoint),
+                        pin: serving.pin(Some(client.ip()), &endpoint),
                         upstream,
                         endpoint,
-                        last_used: Mutable::new(Instant::now()),
-                        talks: Mutable::new(false),
-                        awaited: Mutable::new(false),
-                        refused: Mutable::new(false),
+                        last_used: Cell::new(Instant::now()),
+                        talks: Cell::new(false),
+                        outstanding: Cell::new(0),
+                        has_answered: Cell::new(false),
+                        asked: Cell::new(Instant::now()),
+                        dropped: Cell::new(0),
+                        refused: Cell::new(false),
                         unanswered: RefCell::default(),
                         active,
                         permit: RefCell::new(Some(permit)),
-                        evicted: Mutable::new(false),
+                        evicted: Cell::new(false),
                     };
                     if flow.send(datagram) {
                         count(&serving.meter.sessions);
@@ -381,6 +555,9 @@ impl Table {
                 Err(error) => {
                     tracing::debug!(endpoint = %endpoint.addr, %error, "no UDP session");
                     count(&serving.meter.connect_failures);
+                    if is_refusal(&error) {
+                        endpoint.failed();
+                    }
                     tried.push(endpoint.addr);
                 }
             }
@@ -390,24 +567,29 @@ impl Table {
 
     /// Room for a session of the client, if need be that of another.
     fn permit(&self, client: IpAddr) -> Option<SessionPermit> {
-        let full = match self.limits.room.session(client) {
+        let full = match self.context.room.session(client) {
             Ok(permit) => return Some(permit),
             Err(full) => full,
         };
         let now = Instant::now();
         let idle = |member: &Member| now.saturating_duration_since(member.flow.last_used.get());
-        let member = self.crowd.borrow_mut().make_room(client, full, idle)?;
+        let member = self.shares.borrow_mut().make_room(client, full, idle)?;
         member.evict();
-        self.limits.room.session(client).ok()
+        self.context.room.session(client).ok()
     }
 
     fn start(&self, flow: Flow, key: Key) -> Session {
         let flow = Rc::new(flow);
         let (downstream, table) = (self.downstream.clone(), self.end.clone());
-        let replies = spawn_local(pass_replies(flow.clone(), downstream, key, table.clone()));
+        let passing = pass_replies(flow.clone(), downstream, key, table.clone());
+        let panics = self.panics.clone();
+        let replies = spawn_local(async move {
+            let _panics = panics;
+            passing.await;
+        });
         let member = Member { flow: flow.clone(), key, table };
-        let place = self.crowd.borrow_mut().join(key.0.ip(), member);
-        Session { flow, replies, crowd: self.crowd.clone(), place }
+        let slot = self.shares.borrow_mut().join(key.0.ip(), member);
+        Session { flow, replies, shares: self.shares.clone(), slot }
     }
 }
 
@@ -418,7 +600,7 @@ async fn pass_replies(
     key: Key,
     table: mpsc::UnboundedSender<Key>,
 ) {
-    // An error alone makes no socket readable.
+    // An error alone does not make a socket readable.
     while let Ok(ready) = flow.upstream.ready(Interest::READABLE | Interest::ERROR).await {
         let error = if ready.is_error() { take_refusal(&flow.upstream) } else { Ok(()) };
         let more = error.and_then(|()| {
@@ -437,18 +619,28 @@ async fn pass_replies(
     }
 }
 
-/// Takes what the kernel has to report of an earlier datagram.
+/// Takes what the kernel has to report of earlier datagrams.
 ///
 /// # Errors
 ///
-/// When the endpoint refuses.
+/// When the endpoint refuses, or nobody has its address.
 fn take_refusal(upstream: &tokio::net::UdpSocket) -> io::Result<()> {
-    // It blocks, so to say, where there is nothing to report: that ends the readiness.
-    let take = || upstream.take_error()?.ok_or_else(|| io::ErrorKind::WouldBlock.into());
-    match upstream.try_io(Interest::ERROR, take) {
-        Ok(error) if is_refusal(&error) => Err(error),
-        _ => Ok(()),
-    }
+    let mut refusal = None;
+    // "Would block" when all reports have been read, which ends the readiness.
+    let take = || {
+        for _ in 0..MAX_REPORTS {
+            let error = upstream.take_error()?;
+            let more = sockets::take_report(upstream);
+            if error.is_none() && !more {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            refusal = error.filter(is_refusal).or(refusal.take());
+        }
+        Ok(())
+    };
+    // What it returns is whether there may be more.
+    let _ = upstream.try_io(Interest::ERROR, take);
+    refusal.map_or(Ok(()), Err)
 }
 
 /// True when more may have arrived.
@@ -470,21 +662,21 @@ fn reply_batch(
             // Anything else is one datagram's trouble.
             Err(_) => continue,
         };
-        flow.last_used.set(Instant::now());
-        flow.awaited.set(false);
+        let now = Instant::now();
+        flow.last_used.set(now);
+        flow.outstanding.set(flow.outstanding.get().saturating_sub(1));
+        flow.has_answered.set(true);
+        flow.asked.set(now);
+        flow.endpoint.answered(now.into_std());
         if flow.unanswered.borrow_mut().answered() {
             flow.endpoint.worked();
         }
-        // A full buffer or a client that is gone: lost, as UDP loses.
-        if downstream.send(&buffer[..length], client, local).is_ok() {
-            add(&flow.active.meter().downstream_bytes, length as u64);
+        match downstream.send(&buffer[..length], client, local) {
+            Ok(()) => add(&flow.active.meter().downstream_bytes, length as u64),
+            // Lost, as UDP loses.
+            Err(error) if is_full(&error) => count(&flow.active.meter().buffer_drops),
+            Err(_) => {}
         }
     }
     Ok(true)
-}
-
-fn connect(addr: SocketAddr) -> io::Result<tokio::net::UdpSocket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM.nonblocking(), None)?;
-    socket.connect(&SockAddr::from(addr))?;
-    tokio::net::UdpSocket::from_std(socket.into())
 }

@@ -12,20 +12,13 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_local};
 
+use super::commands::{Command, Opened, PendingCommand, ThreadContext};
 use super::downstream::Downstream;
-use super::tcp::Letter;
-use super::udp;
-use super::worker::{Bound, Opened, Order, WorkerLimits};
+use super::udp::{self, PanicNotice, Stop};
+use crate::own_addresses::Bound;
 
 /// Listeners taken over before other tasks of the thread get a turn.
 const OPEN_BATCH: usize = 64;
-
-/// How a listener ends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Stop {
-    Close,
-    Drain,
-}
 
 /// A listener's task and the way to stop it.
 struct Listening {
@@ -36,38 +29,54 @@ struct Listening {
 
 /// Serves until control lets go. Says first whether the kernel granted what that takes.
 pub(super) fn run(
-    letters: mpsc::UnboundedReceiver<Letter>,
-    limits: WorkerLimits,
+    commands: mpsc::UnboundedReceiver<PendingCommand>,
+    context: ThreadContext,
     started: &SyncSender<io::Result<()>>,
 ) {
     match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
         Ok(runtime) => {
             let _ = started.send(Ok(()));
-            runtime.block_on(carry_out(letters, Rc::new(limits)));
+            runtime.block_on(carry_out(commands, Rc::new(context)));
         }
         Err(error) => drop(started.send(Err(error))),
     }
 }
 
-async fn carry_out(mut letters: mpsc::UnboundedReceiver<Letter>, limits: Rc<WorkerLimits>) {
+async fn carry_out(
+    mut commands: mpsc::UnboundedReceiver<PendingCommand>,
+    context: Rc<ThreadContext>,
+) {
     let mut listening: HashMap<Bound, Listening> = HashMap::new();
     let sessions = udp::Sessions::default();
-    while let Some((order, done)) = letters.recv().await {
-        match order {
-            Order::OpenUdp(opened) => open(opened, &mut listening, &limits, &sessions).await,
-            Order::Close(bound) => {
+    let panics = PanicNotice::default();
+    loop {
+        let pending = tokio::select! {
+            pending = commands.recv() => pending,
+            // A task that panicked takes its listener or session with it, and nobody would notice.
+            () = panics.noticed() => panic!("a task of this thread panicked"),
+        };
+        let Some(PendingCommand { command, done }) = pending else { return };
+        match command {
+            Command::OpenUdp(opened) => {
+                open(opened, &mut listening, &context, (&sessions, &panics)).await;
+            }
+            Command::Close(bound) => {
                 let gone = bound.iter().filter_map(|bound| listening.remove(bound)).collect();
                 stop(gone, Stop::Close).await;
             }
-            Order::Refresh(bound) => {
+            Command::Refresh(bound) => {
                 let touched = bound.iter().filter_map(|bound| listening.get(bound));
                 touched.for_each(|listening| listening.refresh.notify_one());
             }
-            Order::Drain => {
+            Command::Drain => {
                 let all = std::mem::take(&mut listening).into_values().collect();
                 stop(all, Stop::Drain).await;
             }
-            Order::OpenTcp(_) | Order::End => {}
+            Command::OpenTcp(_) | Command::End => {}
+            #[cfg(test)]
+            Command::Panic => {
+                stop(std::mem::take(&mut listening).into_values().collect(), Stop::Panic).await;
+            }
         }
         let _ = done.send(());
     }
@@ -76,8 +85,8 @@ async fn carry_out(mut letters: mpsc::UnboundedReceiver<Letter>, limits: Rc<Work
 async fn open(
     opened: Vec<Opened<UdpSocket>>,
     listening: &mut HashMap<Bound, Listening>,
-    limits: &Rc<WorkerLimits>,
-    sessions: &udp::Sessions,
+    context: &Rc<ThreadContext>,
+    (sessions, panics): (&udp::Sessions, &PanicNotice),
 ) {
     for (place, Opened { bound, cell, socket }) in opened.into_iter().enumerate() {
         if place % OPEN_BATCH == OPEN_BATCH - 1 {
@@ -87,7 +96,12 @@ async fn open(
         let (stop, stopped) = oneshot::channel();
         match Downstream::new(socket) {
             Ok(downstream) => {
-                let table = udp::Table::new(downstream, cell, limits.clone(), sessions.clone());
+                let table = udp::Table::new(
+                    downstream,
+                    cell,
+                    context.clone(),
+                    (sessions.clone(), panics.clone()),
+                );
                 let task = spawn_local(table.serve(stopped, refresh.clone()));
                 listening.insert(bound, Listening { stop, refresh, task });
             }

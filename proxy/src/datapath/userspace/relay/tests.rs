@@ -9,8 +9,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use socket2::SockRef;
 
-use super::super::room::{Limits, Room};
 use super::*;
+use crate::room::{Limits, Room};
 
 /// How long any read may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,11 +1,11 @@
-//! The addresses that this process itself listens on: no endpoint may be one of them.
+//! The addresses that this process itself listens on. No endpoint may be one of them.
 //!
-//! Control keeps the set, the data threads look at it at each pick. Two Services that name each
-//! other's frontends as endpoints would make one connection into a ring that takes every
-//! descriptor and never ends; Kubernetes rules it out ("endpoint IPs cannot be the cluster IPs
-//! of other Services"), and in the kernel modes an address is translated only once.
+//! The data path publishes the set, and reads it for each pick. If two Services name each other's
+//! frontends as endpoints, a connection would come back to this process without end and take
+//! every file descriptor. Kubernetes forbids it ("endpoint IPs cannot be the cluster IPs of other
+//! Services").
 //!
-//! Left out: rings through other processes, which only a protocol above TCP could see.
+//! Left out: loops through other processes, which only a protocol above TCP could detect.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -13,27 +13,29 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use model::Protocol;
 
-use super::sockets;
-use super::worker::Bound;
+use crate::sockets;
 
-/// A set that its one writer changes and publishes, and that is read without waiting.
+/// An address that is listened on; it identifies the listeners there.
+pub(crate) type Bound = (Protocol, SocketAddr);
+
+/// The set as its readers see it: one writer publishes it, and no reader ever waits.
 #[derive(Debug, Default)]
-pub(crate) struct Own {
-    listening: ArcSwap<Addresses>,
-    /// Whose addresses are this host's by a route.
+pub(crate) struct OwnAddresses {
+    listening: ArcSwap<AddressSet>,
+    /// Networks whose addresses all belong to this host, because of a local route.
     ranges: Vec<IpNet>,
 }
 
 /// Every address that this process listens on. `clone` is O(1).
 #[derive(Clone, Debug, Default)]
-pub(super) struct Addresses(imbl::OrdSet<(Protocol, u16, IpAddr)>);
+pub(crate) struct AddressSet(imbl::OrdSet<(Protocol, u16, IpAddr)>);
 
-impl Own {
-    pub(super) fn new(ranges: Vec<IpNet>) -> Own {
-        Own { listening: ArcSwap::default(), ranges }
+impl OwnAddresses {
+    pub(crate) fn new(ranges: Vec<IpNet>) -> OwnAddresses {
+        OwnAddresses { listening: ArcSwap::default(), ranges }
     }
 
-    pub(super) fn publish(&self, addresses: &Addresses) {
+    pub(crate) fn publish(&self, addresses: &AddressSet) {
         self.listening.store(addresses.clone().into());
     }
 
@@ -49,26 +51,26 @@ impl Own {
     }
 }
 
-impl Addresses {
-    pub(super) fn insert(&mut self, (protocol, addr): Bound) {
+impl AddressSet {
+    pub(crate) fn insert(&mut self, (protocol, addr): Bound) {
         self.0.insert((protocol, addr.port(), addr.ip()));
     }
 
-    pub(super) fn remove(&mut self, (protocol, addr): Bound) {
+    pub(crate) fn remove(&mut self, (protocol, addr): Bound) {
         self.0.remove(&(protocol, addr.port(), addr.ip()));
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn has(&self, (protocol, addr): Bound) -> bool {
+    pub(crate) fn has(&self, (protocol, addr): Bound) -> bool {
         self.0.contains(&(protocol, addr.port(), addr.ip()))
     }
 
     /// Whether one of them has the port on a wildcard address that covers this one, or this one
     /// is a wildcard that covers it.
-    pub(super) fn overlap(&self, (protocol, addr): Bound) -> bool {
+    pub(crate) fn overlap(&self, (protocol, addr): Bound) -> bool {
         let any = wildcard(addr.ip());
         let port = addr.port();
         if addr.ip() != any {
@@ -91,9 +93,9 @@ mod tests {
     use super::*;
 
     fn check(listening: &[&str], endpoint: &str, expected: bool) {
-        let mut addresses = Addresses::default();
+        let mut addresses = AddressSet::default();
         listening.iter().for_each(|addr| addresses.insert((Protocol::Tcp, addr.parse().unwrap())));
-        let own = Own::new(vec!["fd00:96::/112".parse().unwrap()]);
+        let own = OwnAddresses::new(vec!["fd00:96::/112".parse().unwrap()]);
         own.publish(&addresses);
         let endpoint = endpoint.parse().unwrap();
         assert_eq!(own.has(Protocol::Tcp, endpoint), expected, "{listening:?} {endpoint}");
@@ -120,7 +122,7 @@ mod tests {
     #[test]
     fn addresses_overlap_by_a_wildcard_of_the_same_family() {
         let overlap = |listening: &str, next: &str| {
-            let mut addresses = Addresses::default();
+            let mut addresses = AddressSet::default();
             addresses.insert((Protocol::Tcp, listening.parse().unwrap()));
             addresses.overlap((Protocol::Tcp, next.parse().unwrap()))
         };

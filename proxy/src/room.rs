@@ -1,8 +1,9 @@
-//! Who may have how many file descriptors: listeners, connections, UDP sessions, pipes.
+//! How many file descriptors each use may take: listeners, connections, waiting clients, UDP
+//! sessions, pipes.
 //!
-//! A connection takes two descriptors and holds both from the moment it is accepted, so that no
-//! client is accepted for whom no endpoint could be connected. What does not fit waits in the
-//! kernel's queue until something ends.
+//! A connection takes two descriptors, and both are reserved before it is accepted, so that there
+//! is always one for the endpoint. A client without room waits with one descriptor; without that it
+//! waits in the kernel's queue.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -12,39 +13,45 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// Descriptors kept for the admin endpoint, the feed and the libraries, at most a quarter of
 /// all: 64 admin connections and some files.
 const CONTROL_DESCRIPTORS: usize = 96;
-/// The share of the descriptors, one in so many, that listeners leave to connections.
+/// Listeners leave one descriptor in this many to connections.
 const CONNECTION_SHARE: usize = 5;
-/// The share, one in so many, that may go into second and further listeners of one address: a
-/// listener for each worker is worth having, but not at the price of another frontend.
+/// One descriptor in this many may go into second and further listeners of an address. A listener
+/// for each data thread is useful, but not if another frontend then gets none.
 const EXTRA_LISTENER_SHARE: usize = 5;
-/// The share, one in so many, of what listeners leave that UDP sessions may take unless a flag
-/// says more: a flood of datagrams from ever new ports must not cost TCP clients their room.
+/// UDP sessions may take one in this many of the descriptors that listeners leave, unless a flag
+/// says more: a flood of datagrams from ever new ports must not take the room of TCP clients.
 const SESSION_SHARE: usize = 2;
 /// The bits of an IPv6 address that tell one client from another: a host commonly has all the
 /// addresses of such a network (RFC 7934), and could take a share with each.
 const CLIENT_PREFIX_V6: u32 = 64;
-/// The share, one in so many, of the UDP sessions that are left when they are all but used up.
+/// UDP sessions are nearly full when one in this many is left.
 const LAST_SHARE: usize = 8;
-/// The share, one in so many, of what listeners leave that TCP connections leave to UDP sessions.
+/// TCP connections leave one in this many of the remaining descriptors to UDP sessions.
 const SESSION_RESERVE: usize = 8;
-/// The share, one in so many, of what listeners leave that pipes may take, and at most so many:
-/// a stream without a pipe is served as well, only by copying.
+/// Pipes may take one in this many of the descriptors that listeners leave, and there are at most
+/// this many pipes: a stream without one is copied instead.
 const PIPE_SHARE: usize = 16;
 const MAX_PIPES: usize = 256;
-/// What a pipe takes: its two ends.
+/// Descriptors of a pipe: its two ends.
 const PIPE_DESCRIPTORS: usize = 2;
-/// What one connection takes: its client's socket and its endpoint's.
+/// In each data thread, as many clients may wait for room as one in this many of all connections,
+/// at least and at most this many: each holds a descriptor.
+const WAITING_SHARE: usize = 4;
+const MIN_WAITING: usize = 64;
+const MAX_WAITING: usize = 1024;
+/// Descriptors of a connection: the client's socket and the endpoint's.
 const CONNECTION_DESCRIPTORS: usize = 2;
 
-/// The limits that flags set; `None` leaves it to the descriptors.
+/// The limits that flags set; `None`: only the number of descriptors limits.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Limits {
     pub(crate) connections: Option<usize>,
+    pub(crate) connections_per_client: Option<usize>,
     pub(crate) sessions: Option<usize>,
     pub(crate) sessions_per_client: Option<usize>,
 }
 
-/// The process's descriptors and what has been taken of them.
+/// The descriptors of the process, and how many of them are in use.
 #[derive(Debug)]
 pub(crate) struct Room {
     descriptors: usize,
@@ -53,9 +60,10 @@ pub(crate) struct Room {
     extra_listeners: AtomicUsize,
     limits: Limits,
     connections: AtomicUsize,
+    waiting: AtomicUsize,
     sessions: AtomicUsize,
-    /// The sessions of each client, by [`client_of`], if there is a limit of those.
-    clients: Mutex<HashMap<IpAddr, usize>>,
+    clients_of_connections: PerClient,
+    clients_of_sessions: PerClient,
     pipes: AtomicUsize,
 }
 
@@ -67,19 +75,34 @@ pub(crate) struct Permit {
     kind: Kind,
 }
 
-/// Room for a session of a client, which has one less when this is dropped.
+/// Room for a session.
 #[derive(Debug)]
 pub(crate) struct SessionPermit {
-    permit: Permit,
-    /// Where sessions are counted by client.
-    client: Option<IpAddr>,
+    _permit: Permit,
+    _client: Option<ClientPermit>,
+}
+
+/// One connection or session of a client, which has one less when this is dropped.
+#[derive(Debug)]
+pub(crate) struct ClientPermit {
+    room: Arc<Room>,
+    kind: Kind,
+    client: IpAddr,
+}
+
+/// How many each client has, by [`client_of`]; counted only where there is a limit.
+#[derive(Debug)]
+struct PerClient {
+    limit: Option<usize>,
+    counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
-    /// The first of these descriptors is the address's own, the others are extra.
+    /// The first of these descriptors is needed, the others are extra.
     Listeners,
     Connection,
+    Waiting,
     Session,
     Pipe,
 }
@@ -87,7 +110,7 @@ enum Kind {
 /// Why there is no room for another UDP session.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Full {
-    /// The client has its share.
+    /// The client has as many as it may have.
     Client,
     /// All sessions, or all descriptors, are taken.
     All,
@@ -109,7 +132,7 @@ pub(crate) fn open_descriptors() -> usize {
 }
 
 impl Room {
-    /// `limit`: of the process; `open`: what it has open already and will keep.
+    /// `limit`: descriptors that the process may have; `open`: those that it has open and keeps.
     pub(crate) fn new(limit: usize, open: usize, limits: Limits) -> Arc<Room> {
         let kept = open + CONTROL_DESCRIPTORS.min(limit / 4);
         Arc::new(Room {
@@ -119,8 +142,10 @@ impl Room {
             extra_listeners: AtomicUsize::new(0),
             limits,
             connections: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
-            clients: Mutex::default(),
+            clients_of_connections: PerClient::new(limits.connections_per_client),
+            clients_of_sessions: PerClient::new(limits.sessions_per_client),
             pipes: AtomicUsize::new(0),
         })
     }
@@ -141,31 +166,58 @@ impl Room {
         Some(Permit { room: self.clone(), descriptors: count, kind: Kind::Listeners })
     }
 
+    /// Room for a connection to an endpoint.
     pub(crate) fn connection(self: &Arc<Room>) -> Option<Permit> {
-        let max = self.limits.connections.unwrap_or_else(|| {
-            let rest = self.beside_listeners();
-            (rest - rest / SESSION_RESERVE) / CONNECTION_DESCRIPTORS
-        });
+        let max = self.max_connections();
         self.admit((&self.connections, max), CONNECTION_DESCRIPTORS, Kind::Connection)
     }
 
+    /// Room for an accepted client without a connection to an endpoint.
+    pub(crate) fn waiting_client(self: &Arc<Room>) -> Option<Permit> {
+        // Each data thread keeps its own limit.
+        self.admit((&self.waiting, usize::MAX), 1, Kind::Waiting)
+    }
+
+    /// One more connection of the client; `None` where there is no limit of those.
+    ///
+    /// # Errors
+    ///
+    /// When the client has as many as it may have.
+    pub(crate) fn connection_of(
+        self: &Arc<Room>,
+        client: IpAddr,
+    ) -> Result<Option<ClientPermit>, Full> {
+        self.one_more(Kind::Connection, client)
+    }
+
     pub(crate) fn session(self: &Arc<Room>, client: IpAddr) -> Result<SessionPermit, Full> {
-        let limit = self.limits.sessions_per_client;
-        let client = limit.map(|_| client_of(client));
-        if let (Some(client), Some(limit)) = (client, limit) {
-            let mut clients = self.clients();
-            let taken = clients.entry(client).or_default();
-            if *taken >= limit {
-                return Err(Full::Client);
-            }
-            *taken += 1;
+        let client = self.one_more(Kind::Session, client)?;
+        let max = self.max_sessions();
+        let permit = self.admit((&self.sessions, max), 1, Kind::Session).ok_or(Full::All)?;
+        Ok(SessionPermit { _permit: permit, _client: client })
+    }
+
+    fn one_more(
+        self: &Arc<Room>,
+        kind: Kind,
+        client: IpAddr,
+    ) -> Result<Option<ClientPermit>, Full> {
+        let clients = self.clients_of(kind);
+        let Some(limit) = clients.limit else { return Ok(None) };
+        let client = client_of(client);
+        let mut counts = clients.lock();
+        let count = counts.entry(client).or_default();
+        if *count >= limit {
+            return Err(Full::Client);
         }
-        match self.admit((&self.sessions, self.max_sessions()), 1, Kind::Session) {
-            Some(permit) => Ok(SessionPermit { permit, client }),
-            None => {
-                client.into_iter().for_each(|client| self.give_back(client));
-                Err(Full::All)
-            }
+        *count += 1;
+        Ok(Some(ClientPermit { room: self.clone(), kind, client }))
+    }
+
+    fn clients_of(&self, kind: Kind) -> &PerClient {
+        match kind {
+            Kind::Connection => &self.clients_of_connections,
+            _ => &self.clients_of_sessions,
         }
     }
 
@@ -180,19 +232,17 @@ impl Room {
         }
     }
 
-    /// One session of the client less.
-    fn give_back(&self, client: IpAddr) {
-        let mut clients = self.clients();
-        if let Some(taken) = clients.get_mut(&client) {
-            *taken -= 1;
-            if *taken == 0 {
-                clients.remove(&client);
-            }
-        }
+    /// TCP connections that can be open at once.
+    pub(crate) fn max_connections(&self) -> usize {
+        self.limits.connections.unwrap_or_else(|| {
+            let rest = self.beside_listeners();
+            (rest - rest / SESSION_RESERVE) / CONNECTION_DESCRIPTORS
+        })
     }
 
-    fn clients(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Clients that may wait for room in one data thread.
+    pub(crate) fn max_waiting_clients(&self) -> usize {
+        (self.max_connections() / WAITING_SHARE).clamp(MIN_WAITING, MAX_WAITING)
     }
 
     fn max_sessions(&self) -> usize {
@@ -230,6 +280,10 @@ impl Room {
         self.connections.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn waiting_clients(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn open_sessions(&self) -> usize {
         self.sessions.load(Ordering::Relaxed)
     }
@@ -238,7 +292,7 @@ impl Room {
         self.listeners.load(Ordering::Relaxed)
     }
 
-    /// How many addresses can be listened on, whatever the number of workers.
+    /// How many addresses can be listened on, whatever the number of data threads.
     pub(crate) fn listener_capacity(&self) -> usize {
         let listeners = self.descriptors - self.descriptors / CONNECTION_SHARE;
         listeners - self.descriptors / EXTRA_LISTENER_SHARE
@@ -272,9 +326,25 @@ impl Permit {
     }
 }
 
-impl Drop for SessionPermit {
+impl PerClient {
+    fn new(limit: Option<usize>) -> PerClient {
+        PerClient { limit, counts: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ClientPermit {
     fn drop(&mut self) {
-        self.client.into_iter().for_each(|client| self.permit.room.give_back(client));
+        let mut counts = self.room.clients_of(self.kind).lock();
+        if let Some(count) = counts.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.client);
+            }
+        }
     }
 }
 
@@ -284,6 +354,7 @@ impl Drop for Permit {
         room.used.fetch_sub(self.descriptors, Ordering::Relaxed);
         match self.kind {
             Kind::Connection => drop(room.connections.fetch_sub(1, Ordering::Relaxed)),
+            Kind::Waiting => drop(room.waiting.fetch_sub(1, Ordering::Relaxed)),
             Kind::Session => drop(room.sessions.fetch_sub(1, Ordering::Relaxed)),
             Kind::Pipe => drop(room.pipes.fetch_sub(1, Ordering::Relaxed)),
             Kind::Listeners => {
@@ -316,7 +387,7 @@ mod tests {
     #[test]
     fn a_limit_of_a_udp_client_is_kept() {
         let limits =
-            Limits { sessions: Some(40), sessions_per_client: Some(10), connections: None };
+            Limits { sessions: Some(40), sessions_per_client: Some(10), ..Limits::default() };
         let room = Room::new(1000, 10, limits);
         let of = |ip: IpAddr| -> Vec<SessionPermit> {
             std::iter::from_fn(|| room.session(ip).ok()).collect()
@@ -339,7 +410,7 @@ mod tests {
         assert_eq!(room.session_scarcity(), Scarcity::NearlyFull);
         assert_eq!(room.session(client(99)).unwrap_err(), Full::All);
         drop((first, six, other, rest));
-        assert!(room.clients().is_empty());
+        assert!(room.clients_of_sessions.lock().is_empty());
     }
 
     #[test]
@@ -347,7 +418,7 @@ mod tests {
         let room = Room::new(1000, 10, Limits { sessions: Some(40), ..Limits::default() });
         let all: Vec<_> = std::iter::from_fn(|| room.session(client(1)).ok()).collect();
         assert_eq!((all.len(), room.session(client(2)).unwrap_err()), (40, Full::All));
-        assert!(room.clients().is_empty());
+        assert!(room.clients_of_sessions.lock().is_empty());
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! Whose UDP session makes room when there is none for a new client.
+//! Which UDP session makes room when a new client finds none.
 //!
-//! Pure: how long each session is idle is asked of the caller. Sessions are shared out among
-//! client addresses as a fair queue shares a link: who has most gives one up to whoever would
-//! still have fewer, and nobody has less than all can have. So an address may have every session
-//! while no other wants one, which many clients behind one address do, and a flood from a
-//! hundred addresses takes no more than what is left. Each step costs the logarithm of the
-//! number of sessions, whatever that is.
+//! Pure: the caller says how long each session has been idle. Sessions are shared out among client
+//! addresses as a fair queue shares a link: the address with most sessions gives one up to an
+//! address that would still have fewer, and no address has fewer than all can have. So one address
+//! can have every session while no other wants any, as many clients behind one address do, and a
+//! flood from a hundred addresses takes only what the others leave. Each step costs the logarithm
+//! of the number of sessions.
 //!
 //! Left out: sessions of other data threads. The kernel spreads the sockets of a client over all
 //! of them.
@@ -16,18 +16,18 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::room::{Full, client_of};
+use crate::room::{Full, client_of};
 
-/// A session that was used since is in use: by then an endpoint that is well has answered, and
-/// most clients have asked again.
+/// A session that was used within this time is in use: a healthy endpoint answers sooner, and most
+/// clients ask again within it.
 const IN_USE: Duration = Duration::from_secs(1);
-/// Sessions looked at, from the one that was not looked at for longest, to find one that is not
-/// in use.
+/// Sessions looked at to find one that is not in use, beginning with the one that was not looked
+/// at for longest.
 const MAX_LOOKS: usize = 8;
 
 /// The sessions of one data thread, by client. `M` says how to end one.
 #[derive(Debug)]
-pub(super) struct Crowd<M> {
+pub(super) struct SessionShares<M> {
     next: u64,
     /// In the order in which they are looked at.
     members: BTreeMap<u64, Entry<M>>,
@@ -40,16 +40,16 @@ pub(super) struct Crowd<M> {
 struct Entry<M> {
     client: IpAddr,
     member: M,
-    place: Place,
+    slot: SessionSlot,
 }
 
-/// Where a session stands in its crowd.
+/// Where a session stands in its shares.
 #[derive(Clone, Debug)]
-pub(super) struct Place(Rc<Cell<u64>>);
+pub(super) struct SessionSlot(Rc<Cell<u64>>);
 
-impl<M> Default for Crowd<M> {
-    fn default() -> Crowd<M> {
-        Crowd {
+impl<M> Default for SessionShares<M> {
+    fn default() -> SessionShares<M> {
+        SessionShares {
             next: 0,
             members: BTreeMap::new(),
             clients: HashMap::new(),
@@ -58,19 +58,19 @@ impl<M> Default for Crowd<M> {
     }
 }
 
-impl<M> Crowd<M> {
-    pub(super) fn join(&mut self, client: IpAddr, member: M) -> Place {
-        let place = Place(Rc::new(Cell::new(self.next)));
-        self.insert(Entry { client: client_of(client), member, place: place.clone() });
-        place
+impl<M> SessionShares<M> {
+    pub(super) fn join(&mut self, client: IpAddr, member: M) -> SessionSlot {
+        let slot = SessionSlot(Rc::new(Cell::new(self.next)));
+        self.insert(Entry { client: client_of(client), member, slot: slot.clone() });
+        slot
     }
 
     /// The session is over. One that made room has left already.
-    pub(super) fn leave(&mut self, place: &Place) -> Option<M> {
-        self.remove(place.0.get()).map(|entry| entry.member)
+    pub(super) fn leave(&mut self, slot: &SessionSlot) -> Option<M> {
+        self.remove(slot.0.get()).map(|entry| entry.member)
     }
 
-    /// The session that makes room for a new one of `newcomer`; it leaves the crowd.
+    /// The session that makes room for a new one of `newcomer`; it leaves the shares.
     pub(super) fn make_room(
         &mut self,
         newcomer: IpAddr,
@@ -103,7 +103,7 @@ impl<M> Crowd<M> {
         idle: impl Fn(&M) -> Duration,
         must: bool,
     ) -> Option<M> {
-        let mut longest: Option<(Duration, Place)> = None;
+        let mut longest: Option<(Duration, SessionSlot)> = None;
         for _ in 0..MAX_LOOKS {
             let number = match client {
                 Some(client) => *self.clients.get(&client)?.first()?,
@@ -115,19 +115,19 @@ impl<M> Crowd<M> {
                 return Some(entry.member);
             }
             if longest.as_ref().is_none_or(|(most, _)| unused > *most) {
-                longest = Some((unused, entry.place.clone()));
+                longest = Some((unused, entry.slot.clone()));
             }
             // The others have their turn to be looked at.
             self.insert(entry);
         }
-        let (_, place) = longest.filter(|_| must)?;
-        self.leave(&place)
+        let (_, slot) = longest.filter(|_| must)?;
+        self.leave(&slot)
     }
 
     fn insert(&mut self, entry: Entry<M>) {
         let number = self.next;
         self.next += 1;
-        entry.place.0.set(number);
+        entry.slot.0.set(number);
         let held = self.clients.entry(entry.client).or_default();
         self.counts.remove(&(held.len(), entry.client));
         held.insert(number);
@@ -160,10 +160,10 @@ mod tests {
     /// Client, and milliseconds without a datagram.
     type Held = (u8, u64);
 
-    fn crowd(held: &[Held]) -> Crowd<Held> {
-        let mut crowd = Crowd::default();
-        held.iter().for_each(|held| drop(crowd.join(ip(held.0), *held)));
-        crowd
+    fn shares(held: &[Held]) -> SessionShares<Held> {
+        let mut shares = SessionShares::default();
+        held.iter().for_each(|held| drop(shares.join(ip(held.0), *held)));
+        shares
     }
 
     fn idle(held: &Held) -> Duration {
@@ -172,13 +172,13 @@ mod tests {
 
     /// `held`: in the order in which they began; `expected`: who makes room.
     fn check(held: &[Held], (newcomer, full): (u8, Full), expected: Option<Held>) {
-        let mut crowd = crowd(held);
-        let gone = crowd.make_room(ip(newcomer), full, idle);
+        let mut shares = shares(held);
+        let gone = shares.make_room(ip(newcomer), full, idle);
         assert_eq!(gone, expected, "{held:?} {newcomer} {full:?}");
         let left = held.len() - usize::from(gone.is_some());
-        assert_eq!(crowd.members.len(), left);
-        assert_eq!(crowd.clients.values().map(BTreeSet::len).sum::<usize>(), left);
-        assert_eq!(crowd.counts.iter().map(|(count, _)| count).sum::<usize>(), left);
+        assert_eq!(shares.members.len(), left);
+        assert_eq!(shares.clients.values().map(BTreeSet::len).sum::<usize>(), left);
+        assert_eq!(shares.counts.iter().map(|(count, _)| count).sum::<usize>(), left);
     }
 
     #[test]
@@ -215,46 +215,46 @@ mod tests {
     fn those_in_use_do_not_hide_the_others_for_long() {
         let mut held = vec![(1, 10); 3 * MAX_LOOKS];
         held.push((1, 5000));
-        let mut crowd = crowd(&held);
-        let mut looks = || crowd.make_room(ip(1), Full::Client, idle);
+        let mut shares = shares(&held);
+        let mut looks = || shares.make_room(ip(1), Full::Client, idle);
         assert_eq!([looks(), looks(), looks(), looks()], [None, None, None, Some((1, 5000))]);
     }
 
     #[test]
     fn networks_of_ipv6_are_one_client_and_who_left_is_forgotten() {
         let six = |text: &str| text.parse::<IpAddr>().unwrap();
-        let mut crowd = Crowd::default();
-        let places: Vec<Place> = ["fd00:0:0:1::1", "fd00:0:0:1::2", "fd00:0:0:2::1"]
+        let mut shares = SessionShares::default();
+        let places: Vec<SessionSlot> = ["fd00:0:0:1::1", "fd00:0:0:1::2", "fd00:0:0:2::1"]
             .iter()
             .enumerate()
-            .map(|(number, addr)| crowd.join(six(addr), number))
+            .map(|(number, addr)| shares.join(six(addr), number))
             .collect();
-        let made = crowd.make_room(ip(1), Full::All, |_| Duration::ZERO);
+        let made = shares.make_room(ip(1), Full::All, |_| Duration::ZERO);
         assert_eq!(made, Some(0));
         assert_eq!(
-            places.iter().map(|place| crowd.leave(place)).collect::<Vec<_>>(),
+            places.iter().map(|slot| shares.leave(slot)).collect::<Vec<_>>(),
             [None, Some(1), Some(2)]
         );
-        assert!(crowd.members.is_empty() && crowd.clients.is_empty() && crowd.counts.is_empty());
+        assert!(shares.members.is_empty() && shares.clients.is_empty() && shares.counts.is_empty());
     }
 
     #[test]
     fn a_hundred_addresses_leave_each_other_and_newcomers_their_share() {
         const SESSIONS: usize = 300;
-        let mut crowd: Crowd<Held> = Crowd::default();
+        let mut shares: SessionShares<Held> = SessionShares::default();
         // Some that flood, and one that asks now and then: all are in use.
         let mut served = 0;
         for turn in 0..20_000_u64 {
             let calm = turn % 50 == 0;
             let client = if calm { 200 } else { (turn * 7 % 101) as u8 };
-            let full = crowd.members.len() >= SESSIONS;
-            if full && crowd.make_room(ip(client), Full::All, |_| Duration::ZERO).is_none() {
+            let full = shares.members.len() >= SESSIONS;
+            if full && shares.make_room(ip(client), Full::All, |_| Duration::ZERO).is_none() {
                 continue;
             }
-            crowd.join(ip(client), (client, 0));
+            shares.join(ip(client), (client, 0));
             served += usize::from(calm);
         }
-        let counts: Vec<usize> = crowd.counts.iter().map(|(count, _)| *count).collect();
+        let counts: Vec<usize> = shares.counts.iter().map(|(count, _)| *count).collect();
         assert_eq!((counts.len(), counts.iter().sum::<usize>()), (102, SESSIONS));
         assert!(counts.iter().all(|count| (2..=3).contains(count)), "{counts:?}");
         assert!(served >= 2, "{served}");

@@ -1,36 +1,16 @@
-//! What a data thread reads of a frontend: its endpoints now, and how far each is on its way out.
+//! An endpoint of one frontend: whether it serves, drains or has ended, and whether it rests.
 //!
-//! One [`Cell`] a frontend, shared by control and all data threads. Control swaps its
-//! [`Serving`]; a data thread loads it once a connection or session.
+//! Control changes the state, the data threads read it. An endpoint that failed rests: the others
+//! are preferred for a while.
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
-use balance::{Member, Rest, Rotation};
+use balance::{Member, Rest};
 
-use super::rules::Rules;
-use crate::metrics::Meter;
-
-/// A frontend as the data threads see it.
-#[derive(Debug, Default)]
-pub(super) struct Cell {
-    pub(super) serving: ArcSwap<Serving>,
-}
-
-/// The endpoints of a frontend, in turn, and where its Service's traffic is counted.
-#[derive(Debug, Default)]
-pub(super) struct Serving {
-    pub(super) rotation: Arc<Rotation<Arc<Endpoint>>>,
-    pub(super) meter: Arc<Meter>,
-    /// Absent when all clients may come and none keeps its endpoint.
-    pub(super) rules: Option<Box<Rules>>,
-    /// Endpoints are told who their client is.
-    pub(super) proxy_protocol: bool,
-}
+use crate::clock::{ms_of, now_ms};
 
 const SERVING: u8 = 0;
 /// Not in the set any more: no new connection, established ones go on.
@@ -45,11 +25,22 @@ pub(super) struct Endpoint {
     state: AtomicU8,
     /// It refused or did not answer the last time.
     rest: Rest,
+    /// When it last answered a UDP client, by the [`clock`](crate::clock); 0 for never.
+    answered_ms: AtomicU64,
 }
+
+/// How exact the time of an endpoint's last answer is: data threads must not take the cache line
+/// from each other for each datagram.
+const ANSWERED_EXACT_MS: u64 = 100;
 
 impl Endpoint {
     pub(super) fn new(addr: SocketAddr) -> Endpoint {
-        Endpoint { addr, state: AtomicU8::new(SERVING), rest: Rest::default() }
+        Endpoint {
+            addr,
+            state: AtomicU8::new(SERVING),
+            rest: Rest::default(),
+            answered_ms: AtomicU64::new(0),
+        }
     }
 
     pub(super) fn is_serving(&self) -> bool {
@@ -79,6 +70,19 @@ impl Endpoint {
         self.rest.end();
     }
 
+    /// It has answered a UDP client.
+    pub(super) fn answered(&self, now: Instant) {
+        let now = ms_of(now);
+        if now - self.answered_ms.load(Ordering::Relaxed).min(now) >= ANSWERED_EXACT_MS {
+            self.answered_ms.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// When it last answered a UDP client, by the [`clock`](crate::clock); 0 for never.
+    pub(super) fn answered_ms(&self) -> u64 {
+        self.answered_ms.load(Ordering::Relaxed)
+    }
+
     /// The connections that are left end when the data threads are told to look.
     pub(super) fn end(&self) {
         self.state.store(ENDED, Ordering::Release);
@@ -103,10 +107,4 @@ impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.addr.hash(state);
     }
-}
-
-/// The clock of [`Rest`]: milliseconds since the first call.
-pub(super) fn now_ms() -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
 }

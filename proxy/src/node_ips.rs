@@ -1,0 +1,32 @@
+//! Where NodePorts and health checks listen.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::resolver::Family;
+use crate::sockets;
+
+/// Where NodePorts listen: on all addresses of the node, or on those that the operator chose and
+/// on loopback, where a user of this machine looks for them. Who chose an address of loopback
+/// chose that as well.
+pub(crate) fn node_ips(chosen: &[IpAddr]) -> Vec<IpAddr> {
+    let has_v6 = sockets::has_ipv6();
+    let v4 = |ip: Ipv4Addr| IpAddr::V4(ip);
+    let v6 = |ip: Ipv6Addr| has_v6.then_some(IpAddr::V6(ip));
+    if chosen.is_empty() {
+        return [v4(Ipv4Addr::UNSPECIFIED)].into_iter().chain(v6(Ipv6Addr::UNSPECIFIED)).collect();
+    }
+    let mut ips = chosen.to_vec();
+    if !chosen.iter().any(IpAddr::is_loopback) {
+        ips.push(v4(Ipv4Addr::LOCALHOST));
+        ips.extend(v6(Ipv6Addr::LOCALHOST));
+    }
+    ips
+}
+
+/// The families that NodePorts are served on.
+pub(crate) fn node_families(node_ips: &[IpAddr]) -> Vec<Family> {
+    let mut families: Vec<Family> = node_ips.iter().map(|ip| Family::of(*ip)).collect();
+    families.sort();
+    families.dedup();
+    families
+}
