@@ -30,13 +30,13 @@ use super::dues::Dues;
 use super::grant::Grant;
 use super::list::{self, Page, Pieces, Scope};
 use super::query::{self, List, Options, Verb};
-use super::resource::Resource;
 use super::route::Route;
 use super::share::{Client, Share, Shares};
 use super::status::Status;
 use super::text::Text;
 use super::view::{View, Writer};
 use super::watch::{Open, Server, Stream};
+use model::Kind;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 type Answer = Result<Response<Body>, Status>;
@@ -129,7 +129,7 @@ impl Api {
         request: &Request<B>,
         caller: &Caller,
         shown: (User, Option<&str>),
-        resource: Resource,
+        resource: Kind,
         namespace: Option<String>,
     ) -> Answer {
         let query = request.uri().query().unwrap_or_default();
@@ -222,7 +222,7 @@ impl Api {
         verb: &str,
         named: &Named,
     ) -> Result<(), Status> {
-        if named.resource != Resource::Secrets {
+        if named.resource != Kind::Secret {
             return Ok(());
         }
         self.access.may_read_secrets(user, peer).map_err(|why| {
@@ -241,7 +241,7 @@ impl Api {
 
 /// An object, or with an empty name all of a namespace.
 struct Named {
-    resource: Resource,
+    resource: Kind,
     namespace: String,
     name: String,
 }

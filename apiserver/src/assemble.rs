@@ -11,19 +11,16 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::defaults;
 use super::derived::{self, Rejection};
 use super::entry::Content;
 use super::history::Change;
-use super::resource::Resource;
-use model::ObjectName;
-use model::{EndpointSlice, Model};
+use model::{EndpointSlice, Kind, Model, ObjectName};
 
 /// Events of rejections; a folder with more of them has one mistake in every file.
 const MAX_EVENTS: usize = 10_000;
 
 /// Names one object.
-pub(crate) type Key = (Resource, ObjectName);
+pub(crate) type Key = (Kind, ObjectName);
 
 /// What one look at the folder found changed.
 #[derive(Debug, Default)]
@@ -58,7 +55,7 @@ pub(crate) struct Assembler {
 /// The changes of one batch before they are put in order.
 #[derive(Debug, Default)]
 struct Draft {
-    puts: Vec<(Resource, Content)>,
+    puts: Vec<(Kind, Content)>,
     deletes: Vec<Key>,
 }
 
@@ -82,10 +79,10 @@ impl Assembler {
         let mut touched = BTreeSet::new();
         for (key, object) in batch.objects {
             touched.insert(key.1.namespace.clone());
-            if key.0 == Resource::Endpoints {
+            if key.0 == Kind::Endpoints {
                 services.insert(key.1.clone());
             }
-            if key.0 == Resource::Namespaces {
+            if key.0 == Kind::Namespace {
                 touched.insert(key.1.name.clone());
             }
             self.given(key, object.as_deref(), &mut draft);
@@ -122,7 +119,7 @@ impl Assembler {
             self.enter(&key.1.namespace);
         }
         let mut object = serde_json::from_str(object).unwrap_or_default();
-        defaults::complete(key.0, &mut object);
+        key.0.complete(&mut object);
         draft.put(key, object);
     }
 
@@ -136,7 +133,7 @@ impl Assembler {
         let before = self.slices.remove(service).unwrap_or_default();
         let mut now = Vec::new();
         for slice in slices {
-            let key = (Resource::EndpointSlices, slice.name.clone());
+            let key = (Kind::EndpointSlice, slice.name.clone());
             if self.given.contains(&key) {
                 continue;
             }
@@ -144,7 +141,7 @@ impl Assembler {
             draft.put(key, derived::slice(slice));
         }
         for name in before {
-            let key = (Resource::EndpointSlices, name);
+            let key = (Kind::EndpointSlice, name);
             if !now.contains(&key.1) && !self.given.contains(&key) {
                 draft.deletes.push(key);
             }
@@ -160,7 +157,7 @@ impl Assembler {
         slices: &[Arc<EndpointSlice>],
         draft: &mut Draft,
     ) {
-        let key = (Resource::Endpoints, service.clone());
+        let key = (Kind::Endpoints, service.clone());
         let given = self.given.contains(&key);
         let object = match given {
             true => None,
@@ -202,14 +199,14 @@ impl Assembler {
             let since = known.map_or_else(|| now.to_owned(), |(_, since)| since);
             if !same {
                 let (_, object) = derived::event(&rejection, &since);
-                draft.put((Resource::Events, name.clone()), object);
+                draft.put((Kind::Event, name.clone()), object);
             }
             self.events.insert(name, (rejection, since));
         }
         for name in before.into_keys() {
             self.leave(&name.namespace);
             touched.insert(name.namespace.clone());
-            draft.deletes.push((Resource::Events, name));
+            draft.deletes.push((Kind::Event, name));
         }
     }
 
@@ -217,7 +214,7 @@ impl Assembler {
     fn derive_namespaces(&mut self, touched: BTreeSet<Arc<str>>, draft: &mut Draft) {
         for namespace in touched.into_iter().filter(|namespace| !namespace.is_empty()) {
             let name = ObjectName { namespace: "".into(), name: namespace.clone() };
-            let key = (Resource::Namespaces, name);
+            let key = (Kind::Namespace, name);
             if self.given.contains(&key) {
                 draft.deletes.retain(|deleted| *deleted != key);
             } else if self.members.contains_key(&namespace) {

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::resource::Resource;
-use model::{Address, AddressType, Endpoint, EndpointSlice, SlicePort};
-use model::{HELP, ObjectName, bracketed};
+use model::{
+    Address, AddressType, Endpoint, EndpointSlice, HELP, Kind, ObjectName, SlicePort, bracketed,
+};
 
 /// What made an object, as Kubernetes' own controllers say it in the same places.
 const MANAGER: &str = "switchyard-feed";
@@ -18,7 +18,7 @@ const MANAGER: &str = "switchyard-feed";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
     /// `None` when not even the object's name could be read.
-    pub(crate) object: Option<(Resource, ObjectName)>,
+    pub(crate) object: Option<(Kind, ObjectName)>,
     pub(crate) file: String,
     pub(crate) line: u32,
     pub(crate) column: u32,
@@ -27,8 +27,8 @@ pub(crate) struct Rejection {
 }
 
 /// A stable number for an object: the same after every restart, and on every machine.
-pub(crate) fn uid(resource: Resource, name: &ObjectName) -> String {
-    let text = format!("{}/{}/{}", resource.kind(), name.namespace, name.name);
+pub(crate) fn uid(resource: Kind, name: &ObjectName) -> String {
+    let text = format!("{}/{}/{}", resource.as_str(), name.namespace, name.name);
     let mut bytes = fingerprint(&text).to_be_bytes();
     // A UUID of version 8: its bits are the application's.
     bytes[6] = bytes[6] & 0x0f | 0x80;
@@ -180,7 +180,7 @@ fn old_port(port: &SlicePort) -> Value {
 /// A namespace that objects live in.
 pub(crate) fn namespace(name: &str) -> Value {
     let mut namespace = json!({"metadata": {"name": name}});
-    super::defaults::complete(Resource::Namespaces, &mut namespace);
+    Kind::Namespace.complete(&mut namespace);
     namespace
 }
 
@@ -190,7 +190,7 @@ pub(crate) fn namespace(name: &str) -> Value {
 /// moves.
 pub(crate) fn event(rejection: &Rejection, since: &str) -> (ObjectName, Value) {
     let (kind, api_version, object) = match &rejection.object {
-        Some((resource, name)) => (resource.kind(), resource.api_version(), name.clone()),
+        Some((resource, name)) => (resource.as_str(), resource.api_version(), name.clone()),
         None => ("Manifest", "", ObjectName::new("", base_name(&rejection.file))),
     };
     let uid = rejection.object.as_ref().map(|(resource, name)| uid(*resource, name));
@@ -253,10 +253,10 @@ mod tests {
 
     #[test]
     fn numbers_of_objects_are_stable_and_differ() {
-        let web = uid(Resource::Services, &ObjectName::new("shop", "web"));
+        let web = uid(Kind::Service, &ObjectName::new("shop", "web"));
         assert_eq!(web, "5c001c06-eb75-8c3e-8c83-95d5de54ca62");
-        assert_ne!(web, uid(Resource::Pods, &ObjectName::new("shop", "web")));
-        assert_ne!(web, uid(Resource::Services, &ObjectName::new("sho", "p/web")));
+        assert_ne!(web, uid(Kind::Pod, &ObjectName::new("shop", "web")));
+        assert_ne!(web, uid(Kind::Service, &ObjectName::new("sho", "p/web")));
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
     fn an_event_is_found_by_its_object() {
         let web = ObjectName::new("shop", "web");
         let rejection = Rejection {
-            object: Some((Resource::Services, web.clone())),
+            object: Some((Kind::Service, web.clone())),
             file: "web.yaml".to_owned(),
             line: 12,
             column: 7,
@@ -329,7 +329,7 @@ mod tests {
                 "apiVersion": "v1",
                 "name": "web",
                 "namespace": "shop",
-                "uid": uid(Resource::Services, &web),
+                "uid": uid(Kind::Service, &web),
             })
         );
         let message = "web.yaml:12:7: error: unknown field \"spec.prots\" (did you mean `ports`?)";

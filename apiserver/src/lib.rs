@@ -10,7 +10,6 @@ mod api;
 mod assemble;
 mod config;
 mod connections;
-mod defaults;
 mod derived;
 mod discovery;
 mod dues;
@@ -23,14 +22,12 @@ mod metrics;
 mod publish;
 mod query;
 mod reload;
-mod resource;
 mod route;
 mod selector;
 mod share;
 mod stall;
 mod state;
 mod status;
-mod table;
 mod text;
 mod tls;
 mod view;
@@ -53,8 +50,8 @@ use connections::{Gate, Listener, Tls};
 use history::{History, Limits};
 use live::Live;
 use metrics::Metrics;
+use model::Kind;
 use publish::Publisher;
-use resource::Resource;
 use share::Shares;
 use state::{AHEAD, Kept, Saver, StateDir};
 use watch::Server;
@@ -251,7 +248,7 @@ fn show(daemon: &Daemon, server: &Server, config: &Config) {
 /// Names and versions; no content, which may be a Secret's.
 fn snapshot(live: &Live) -> Value {
     let (version, current) = live.read(|history| {
-        let current = Resource::ALL.map(|resource| (resource, history.current(resource).objects));
+        let current = Kind::ALL.map(|resource| (resource, history.current(resource).objects));
         (history.version().to_string(), current)
     });
     let generation = live.newest().generation;

@@ -29,7 +29,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use daemon::{Daemon, Failure};
 use feed::{Update, Updates};
-use model::{Kind, Kinds};
+use model::{Kinds, Process};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -48,8 +48,7 @@ use wire::reply::Transport;
 use zone::Zone;
 
 /// The kinds of object that this process follows.
-pub const KINDS: Kinds =
-    Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Namespace, Kind::Pod]);
+pub const KINDS: Kinds = Kinds::listed_by(Process::Dns);
 
 /// Runs until drained.
 ///

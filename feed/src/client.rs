@@ -46,8 +46,7 @@ use transport::Transport;
 use crate::own_token;
 use crate::state::State;
 use crate::update::{Updates, mailbox};
-use model::Kinds;
-use model::Rejected;
+use model::{Kinds, Rejected};
 
 /// Longer objects are skipped. The API refuses what takes more than 1.5 MiB in its store, where
 /// it is written more densely than as JSON.

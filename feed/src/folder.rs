@@ -31,10 +31,8 @@ use watch::{Hints, Wake, Watch};
 use crate::path::FilePath;
 use crate::report::Report;
 use crate::update::{Publisher, Updates, mailbox};
-use model::Kinds;
-use model::record::RecordKind;
 use model::store::{Event, Store};
-use model::{Changes, Model};
+use model::{Changes, Kind, Kinds, Model};
 
 /// From a hint to the look: a writer's next event mostly follows within this time.
 const QUIET: Duration = Duration::from_millis(10);
@@ -421,12 +419,12 @@ impl Folder {
         if !first {
             return events;
         }
-        let begin = RecordKind::ALL.into_iter().map(Event::Init);
+        let begin = Kind::read().into_iter().map(Event::Init);
         let listed = events.into_iter().filter_map(|event| match event {
             Event::Apply(record) => Some(Event::InitApply(record)),
             _ => None,
         });
-        let end = RecordKind::ALL.into_iter().map(Event::InitDone);
+        let end = Kind::read().into_iter().map(Event::InitDone);
         begin.chain(listed).chain(end).collect()
     }
 }

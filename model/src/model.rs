@@ -285,6 +285,7 @@ impl Model {
             Kind::Secret => self.secrets.len(),
             Kind::Namespace => self.namespaces.len(),
             Kind::Node => self.nodes.len(),
+            _ => 0,
         }
     }
 
@@ -328,6 +329,8 @@ impl Model {
                 }
             }
             Kind::Node => remove(&mut self.nodes, name, &mut changes.nodes),
+            // What is only served has no place here.
+            _ => {}
         }
     }
 

@@ -22,10 +22,10 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use crate::model::{Details, Endpoint, Protocol};
-use crate::name::ObjectName;
+use crate::name::{Kind, ObjectName};
 use crate::object::{self, Text};
 use crate::problem::Level;
-use crate::record::{Record, RecordKind};
+use crate::record::Record;
 use crate::tree::Step;
 
 pub use endpoints::{endpoints, slice};
@@ -268,7 +268,7 @@ impl<'i> Check<'i> {
     fn name(
         &mut self,
         meta: Option<&object::Meta<'_>>,
-        kind: RecordKind,
+        kind: Kind,
         rule: fn(&str) -> Result<(), String>,
     ) -> ObjectName {
         let none = object::Meta::default();
@@ -324,7 +324,7 @@ fn quoted(value: impl Debug) -> String {
 }
 
 /// The object's name as it is written, its namespace by default `default`.
-pub fn object_name(meta: &object::Meta<'_>, kind: RecordKind) -> ObjectName {
+pub fn object_name(meta: &object::Meta<'_>, kind: Kind) -> ObjectName {
     let namespace = match meta.namespace.as_deref() {
         _ if !kind.is_namespaced() => "",
         None | Some("") => "default",

@@ -16,8 +16,8 @@ use crate::metrics::Metrics;
 use feed::own_token::OwnToken;
 use model::ObjectName;
 
-fn put(resource: Resource, namespace: &str, name: &str, mut object: Value) -> Change {
-    crate::defaults::complete(resource, &mut object);
+fn put(resource: Kind, namespace: &str, name: &str, mut object: Value) -> Change {
+    resource.complete(&mut object);
     let name = ObjectName::new(namespace, name);
     Change::Put(resource, Content::of(resource, name, object, "u-1"))
 }
@@ -29,15 +29,15 @@ fn api() -> Api {
     let ports = json!([{"port": 80}]);
     let labels = json!({"kubernetes.io/service-name": "web"});
     live.load(vec![
-        put(Resource::Services, "default", "kubernetes", service(json!({"ports": ports}))),
+        put(Kind::Service, "default", "kubernetes", service(json!({"ports": ports}))),
         put(
-            Resource::Services,
+            Kind::Service,
             "shop",
             "headless",
             service(json!({"ports": ports, "clusterIP": "None"})),
         ),
         put(
-            Resource::Services,
+            Kind::Service,
             "shop",
             "np",
             service(json!({
@@ -47,13 +47,13 @@ fn api() -> Api {
             })),
         ),
         put(
-            Resource::Services,
+            Kind::Service,
             "shop",
             "web",
             service(json!({"ports": ports, "clusterIP": "10.96.0.10"})),
         ),
         put(
-            Resource::EndpointSlices,
+            Kind::EndpointSlice,
             "shop",
             "web-1",
             json!({
@@ -63,8 +63,8 @@ fn api() -> Api {
                 "ports": [{"port": 8080}],
             }),
         ),
-        put(Resource::Secrets, "shop", "key", json!({"stringData": {"a": "b"}})),
-        put(Resource::Ingresses, "shop", "web", json!({"spec": {}})),
+        put(Kind::Secret, "shop", "key", json!({"stringData": {"a": "b"}})),
+        put(Kind::Ingress, "shop", "web", json!({"spec": {}})),
     ]);
     let metrics = Metrics::new(&daemon::Daemon::detached("feed", 1).metrics);
     let streams = Shares::new("watches and lists", 3, 100);
@@ -529,7 +529,7 @@ async fn without_a_token_file_secrets_take_the_own_token() {
 async fn long_lists_are_compressed_for_who_wants_it() {
     let api = api();
     let many = (0..2000).map(|i| {
-        put(Resource::Pods, "shop", &format!("pod-{i:04}"), json!({"spec": {"nodeName": "n"}}))
+        put(Kind::Pod, "shop", &format!("pod-{i:04}"), json!({"spec": {"nodeName": "n"}}))
     });
     api.server.live.commit(many.collect());
     let plain = send(&api, &loopback(), "GET", "/api/v1/pods", &[]).await;

@@ -4,18 +4,15 @@
 //! newer than this program. An object that does not pass is named with what is wrong; it never
 //! takes anything else down.
 
-use serde::Deserialize;
-
 use super::beginning::Beginning;
 use super::session::Text;
 use crate::hosts;
-use model::object;
 use model::problem::Level;
+use model::reader::JsonText;
 use model::record::Record;
 use model::tree::Path;
-use model::validate::{self, Check, Interner};
-use model::{Address, EndpointSlice};
-use model::{Kind, ObjectName};
+use model::validate::{Check, Interner};
+use model::{Address, EndpointSlice, Kind, ObjectName};
 
 /// Why an object is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,9 +39,6 @@ pub(crate) struct Decoder {
     decoded: u32,
 }
 
-/// What the members of one object may take while it is decoded. A thousand endpoints with all
-/// that the API allows them take a quarter of it.
-const MAX_DECODED: usize = 16 << 20;
 /// What may be said of one object; a message may quote it.
 const MAX_MESSAGE: usize = 2000;
 /// Decoded objects between two looks at which strings nothing uses any more.
@@ -65,18 +59,38 @@ impl Decoder {
         if self.decoded.is_multiple_of(SHRINK_EVERY) {
             self.interner.shrink();
         }
-        match self.kind {
-            Kind::Service => self.read::<object::Service<'_>>(text, validate::service),
-            Kind::EndpointSlice => self.read::<object::EndpointSlice<'_>>(text, validate::slice),
-            Kind::Pod => self.read::<object::Pod<'_>>(text, validate::pod),
-            Kind::Ingress => self.read::<object::Ingress<'_>>(text, validate::ingress),
-            Kind::IngressClass => {
-                self.read::<object::IngressClass<'_>>(text, validate::ingress_class)
+        let reader = self.kind.reader().expect("a kind that is listed can be read");
+        let mut check = Check::of_api(&mut self.interner);
+        let json = match text {
+            Text::Line(line) => JsonText::Line(line),
+            Text::Object(object) => JsonText::Object(object),
+        };
+        let record = match (reader.json)(json, &mut check) {
+            Ok(record) => record,
+            // Such an error may quote the text.
+            Err(error) if self.kind == Kind::Secret => {
+                let place = format!("not a Secret, at column {}", error.column());
+                return Err(self.reject(text, place));
             }
-            Kind::Secret => self.read::<object::Secret<'_>>(text, validate::secret),
-            Kind::Namespace => self.read::<object::Namespace<'_>>(text, validate::namespace),
-            Kind::Node => self.read::<object::Node<'_>>(text, validate::node),
+            Err(error) => return Err(self.reject(text, error.to_string())),
+        };
+        let errors = check.finish().into_iter().filter(|c| c.level == Level::Error);
+        let errors: Vec<_> = errors
+            .map(|complaint| match complaint.path.is_empty() {
+                true => complaint.message,
+                false => format!("{}: {}", Path(&complaint.path), complaint.message),
+            })
+            .collect();
+        if !errors.is_empty() {
+            return Err(self.reject(text, errors.join("; ")));
         }
+        if let Some(Record::EndpointSlice(slice)) = &record
+            && !self.local_endpoints
+            && let Some(message) = local_endpoint(slice)
+        {
+            return Err(self.reject(text, message));
+        }
+        Ok(record)
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -101,41 +115,6 @@ impl Decoder {
         ObjectName::new("", name)
     }
 
-    fn read<'a, T: Deserialize<'a>>(
-        &mut self,
-        text: Text<'a>,
-        validate: fn(&T, &mut Check<'_>) -> Option<Record>,
-    ) -> Result<Option<Record>, Rejection> {
-        let object: T = match parse(text) {
-            Ok(object) => object,
-            // Such an error may quote the text.
-            Err(error) if self.kind == Kind::Secret => {
-                let place = format!("not a Secret, at column {}", error.column());
-                return Err(self.reject(text, place));
-            }
-            Err(error) => return Err(self.reject(text, error.to_string())),
-        };
-        let mut check = Check::of_api(&mut self.interner);
-        let record = validate(&object, &mut check);
-        let errors = check.finish().into_iter().filter(|c| c.level == Level::Error);
-        let errors: Vec<_> = errors
-            .map(|complaint| match complaint.path.is_empty() {
-                true => complaint.message,
-                false => format!("{}: {}", Path(&complaint.path), complaint.message),
-            })
-            .collect();
-        if !errors.is_empty() {
-            return Err(self.reject(text, errors.join("; ")));
-        }
-        if let Some(Record::EndpointSlice(slice)) = &record
-            && !self.local_endpoints
-            && let Some(message) = local_endpoint(slice)
-        {
-            return Err(self.reject(text, message));
-        }
-        Ok(record)
-    }
-
     fn reject(&self, text: Text<'_>, mut message: String) -> Rejection {
         if message.len() > MAX_MESSAGE {
             message.truncate(message.floor_char_boundary(MAX_MESSAGE));
@@ -143,19 +122,6 @@ impl Decoder {
         }
         Rejection { name: self.name_of(text), message }
     }
-}
-
-#[derive(Deserialize)]
-#[serde(bound(deserialize = "T: Deserialize<'de>"))]
-struct WatchLine<T> {
-    object: T,
-}
-
-fn parse<'a, T: Deserialize<'a>>(text: Text<'a>) -> serde_json::Result<T> {
-    object::within(MAX_DECODED, || match text {
-        Text::Line(line) => serde_json::from_slice(line).map(|line: WatchLine<T>| line.object),
-        Text::Object(object) => serde_json::from_slice(object),
-    })
 }
 
 /// Why a slice from another machine is refused: an endpoint of it would be on this one, and

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http_body_util::BodyExt;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 
@@ -18,9 +19,8 @@ use super::session::{Session, Told};
 use super::transport::{Link, Transport, chain, retry_after};
 use super::version::Version;
 use super::weight;
-use model::record::{RecordKey, RecordKind};
 use model::store::Event;
-use model::{Kind, ObjectName};
+use model::{Kind, ObjectKey, ObjectName};
 
 /// What a follower has to say, in the order in which it happened.
 #[derive(Debug)]
@@ -230,8 +230,8 @@ impl<'f> Notes<'f> {
     }
 
     fn take(&mut self, told: Told<'_>) {
-        let kind = RecordKind::Of(self.decoder.kind());
-        let key = |name: ObjectName| RecordKey { kind, name };
+        let kind = self.decoder.kind();
+        let key = |name: ObjectName| ObjectKey { kind, name };
         let Notes { decoder, listed, items } = self;
         match told {
             Told::Init => {
@@ -279,10 +279,10 @@ impl<'f> Notes<'f> {
 
     /// An object of the list under way is not valid: its last good state stays.
     fn keep(&mut self, rejection: Rejection) {
-        let kind = RecordKind::Of(self.decoder.kind());
+        let kind = self.decoder.kind();
         if let Some(name) = rejection.name.clone() {
             *self.listed += weight::of_name(&name);
-            self.items.push(Item::InList(Event::InitKeep(RecordKey { kind, name })));
+            self.items.push(Item::InList(Event::InitKeep(ObjectKey { kind, name })));
         }
         self.items.push(Item::Rejected(rejection));
     }
@@ -290,20 +290,12 @@ impl<'f> Notes<'f> {
 
 /// Path and query of a request for a kind, in all namespaces.
 fn target(kind: Kind, query: &str) -> String {
-    let path = match kind {
-        Kind::Service => "/api/v1/services?",
-        Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices?",
-        Kind::Pod => "/api/v1/pods?",
-        Kind::Ingress => "/apis/networking.k8s.io/v1/ingresses?",
-        Kind::IngressClass => "/apis/networking.k8s.io/v1/ingressclasses?",
-        // A cluster holds thousands of Secrets that are none of ours, of up to 1 MB each:
-        // releases of Helm, and tokens. `type!=helm.sh/release.v1,type!=…`, encoded.
-        Kind::Secret => {
-            "/api/v1/secrets?fieldSelector=type%21%3Dhelm.sh%2Frelease.v1\
-             %2Ctype%21%3Dkubernetes.io%2Fservice-account-token&"
+    let (path, selector) = (kind.collection_path(), kind.list_selector());
+    match selector {
+        "" => format!("{path}?{query}"),
+        selector => {
+            let selector = utf8_percent_encode(selector, NON_ALPHANUMERIC);
+            format!("{path}?fieldSelector={selector}&{query}")
         }
-        Kind::Namespace => "/api/v1/namespaces?",
-        Kind::Node => "/api/v1/nodes?",
-    };
-    format!("{path}{query}")
+    }
 }

@@ -12,10 +12,8 @@ use super::machine::Fault;
 use super::status::Status;
 use crate::state::State;
 use crate::update::Publisher;
-use model::record::RecordKind;
 use model::store::{Event, Store};
-use model::{Changes, Model};
-use model::{Kind, Kinds, ObjectKey};
+use model::{Changes, Kind, Kinds, Model};
 
 /// How often to look whether anybody still reads, and whether the feed is stale.
 const LOOK: Duration = Duration::from_millis(500);
@@ -53,8 +51,8 @@ impl Hub {
         let mut store = Store::of_api(kinds);
         let followed = followed(kinds);
         // What nobody follows is as good as listed: there is none.
-        for kind in RecordKind::ALL {
-            if !matches!(kind, RecordKind::Of(kind) if kinds.contains(kind)) {
+        for kind in Kind::read() {
+            if !followed.contains(&kind) {
                 store.handle(Event::Init(kind));
                 store.handle(Event::InitDone(kind));
             }
@@ -135,10 +133,10 @@ impl Hub {
                     self.cuts.lost(stream, news.received);
                     // It begins anew, if at all: until then it need not fill the memory.
                     if std::mem::take(&mut self.listing[stream]) {
-                        self.store.forget_list(RecordKind::Of(kind));
+                        self.store.forget_list(kind);
                     }
                     match fault {
-                        Fault::Refused(refusal) if refusal.code == 403 && is_optional(kind) => {
+                        Fault::Refused(refusal) if refusal.code == 403 && kind.is_optional() => {
                             self.do_without(stream, kind, &refusal.message);
                         }
                         fault => self.status.fault(kind, &fault),
@@ -152,8 +150,8 @@ impl Hub {
     /// is none. It is asked for again all the same.
     fn do_without(&mut self, stream: usize, kind: Kind, refusal: &str) {
         if !std::mem::replace(&mut self.listed[stream], true) {
-            self.store.handle(Event::Init(RecordKind::Of(kind)));
-            self.store.handle(Event::InitDone(RecordKind::Of(kind)));
+            self.store.handle(Event::Init(kind));
+            self.store.handle(Event::InitDone(kind));
             self.uncommitted = true;
         }
         self.status.forbidden(kind, refusal);
@@ -180,9 +178,7 @@ impl Hub {
             Event::InitDelete(key) | Event::Delete(key) => key.clone(),
             Event::Init(_) | Event::InitDone(_) | Event::InitKeep(_) => return,
         };
-        if let RecordKind::Of(kind) = key.kind {
-            self.status.accepted(&ObjectKey { kind, name: key.name });
-        }
+        self.status.accepted(&key);
     }
 
     /// Applies what is ready, and publishes it.
@@ -248,15 +244,9 @@ impl Hub {
     }
 }
 
-/// Nodes tell which endpoints are near. Many accounts may not read them, and all Services are
-/// served without.
-fn is_optional(kind: Kind) -> bool {
-    kind == Kind::Node
-}
-
 /// The kinds, in order.
 pub(crate) fn followed(kinds: Kinds) -> Vec<Kind> {
-    Kind::ALL.into_iter().filter(|kind| kinds.contains(*kind)).collect()
+    Kind::joined().filter(|kind| kinds.contains(*kind)).collect()
 }
 
 fn counts(kinds: &[Kind], model: &Model) -> Vec<(Kind, usize)> {

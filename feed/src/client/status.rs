@@ -337,17 +337,10 @@ fn waiting_for(kind: Kind, fault: Option<&str>) -> String {
     format!("waiting for the list of {}{fault}", plural(kind))
 }
 
-fn plural(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Service => "Services",
-        Kind::EndpointSlice => "EndpointSlices",
-        Kind::Pod => "Pods",
-        Kind::Ingress => "Ingresses",
-        Kind::IngressClass => "IngressClasses",
-        Kind::Secret => "Secrets",
-        Kind::Namespace => "Namespaces",
-        Kind::Node => "Nodes",
-    }
+/// `Services`, `Ingresses`.
+fn plural(kind: Kind) -> String {
+    let ending = kind.plural().strip_prefix(kind.singular()).unwrap_or_default();
+    format!("{kind}{ending}")
 }
 
 impl Inner {

@@ -204,6 +204,6 @@ pub(super) fn log(news: &[Report]) {
 }
 
 /// A problem that only moved to another line is the same one.
-fn identity(report: &Report) -> (&std::path::Path, Option<&model::record::RecordKey>, &str) {
+fn identity(report: &Report) -> (&std::path::Path, Option<&model::ObjectKey>, &str) {
     (&report.file, report.object.as_ref(), &report.problem.message)
 }

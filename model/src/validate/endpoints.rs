@@ -8,7 +8,7 @@ use super::{At, Check, ROOT, accept, format};
 use crate::model::{Address, AddressType, Details, Endpoint, EndpointSlice, SlicePort};
 use crate::name::{Kind, ObjectName};
 use crate::object;
-use crate::record::{EndpointsRecord, Family, Record, RecordKind};
+use crate::record::{EndpointsRecord, Family, Record};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// The API's own limits.
@@ -17,7 +17,7 @@ const MAX_ADDRESSES: usize = 100;
 
 /// An EndpointSlice; `None` without an error when it belongs to no Service.
 pub fn slice(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::EndpointSlice);
+    let kind = Kind::EndpointSlice;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let address_type = address_type(object, check);
     let ports = ports(object.ports.as_deref().unwrap_or_default(), &ROOT.key("ports"), check);
@@ -203,7 +203,7 @@ fn endpoint_ip(ip: IpAddr, at: At<'_>, check: &mut Check<'_>) -> Option<Address>
 
 /// Endpoints: each subset becomes a slice for each family of its addresses.
 pub fn endpoints(object: &object::Endpoints<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let name = check.name(object.metadata.as_ref(), RecordKind::Endpoints, format::dns_subdomain);
+    let name = check.name(object.metadata.as_ref(), Kind::Endpoints, format::dns_subdomain);
     let mut slices = Vec::new();
     let list = ROOT.key("subsets");
     for (i, subset) in object.subsets.iter().flatten().enumerate() {

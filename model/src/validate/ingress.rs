@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::name::Kind;
 use crate::object::{self, Text};
-use crate::record::{Record, RecordKind};
+use crate::record::Record;
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
@@ -21,7 +21,7 @@ const INVALID_SEQUENCES: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];
 const INVALID_SUFFIXES: [&str; 2] = ["/..", "/."];
 
 pub fn ingress(object: &object::Ingress<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::Ingress);
+    let kind = Kind::Ingress;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let meta = object.metadata.clone().unwrap_or_default();
     let none = object::IngressSpec::default();
@@ -256,7 +256,7 @@ fn tls(spec: &object::IngressSpec<'_>, at: &At<'_>, check: &mut Check<'_>) -> Ve
 }
 
 pub fn ingress_class(object: &object::IngressClass<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::IngressClass);
+    let kind = Kind::IngressClass;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let controller = object.spec.as_ref().and_then(|spec| spec.controller.as_deref());
     let at = ROOT.key("spec");

@@ -15,7 +15,7 @@ use crate::model::{
 };
 use crate::name::Kind;
 use crate::object::{self, IntOrText, Text};
-use crate::record::{Family, Record, RecordKind, ServiceRecord};
+use crate::record::{Family, Record, ServiceRecord};
 
 /// The range in which a cluster hands out node ports, unless it is told another.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30000..=32767;
@@ -35,7 +35,7 @@ enum Type {
 }
 
 pub fn service(object: &object::Service<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::Service);
+    let kind = Kind::Service;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_label);
     let none = object::ServiceSpec::default();
     let spec = object.spec.as_ref().unwrap_or(&none);

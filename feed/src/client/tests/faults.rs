@@ -10,8 +10,7 @@ use tempfile::TempDir;
 use super::fake::{Act, Fake, Misdeed, bookmark, error, line};
 use super::*;
 use crate::update::Update;
-use model::Kind;
-use model::Model;
+use model::{Kind, Model};
 
 const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingress]);
 /// From the end of a fault until the state is a fresh list's: two seconds, and the time that a
