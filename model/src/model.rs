@@ -324,9 +324,7 @@ impl Model {
             }
             Kind::Secret => remove(&mut self.secrets, name, &mut changes.secrets),
             Kind::Namespace => {
-                if self.namespaces.remove(name).is_some() {
-                    changes.namespaces.insert(name.clone());
-                }
+                changes.namespaces.extend(self.namespaces.remove(name));
             }
             Kind::Node => remove(&mut self.nodes, name, &mut changes.nodes),
             // What is only served has no place here.

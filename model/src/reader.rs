@@ -15,10 +15,13 @@ use crate::validate::Check;
 /// check holds an error.
 #[derive(Clone, Copy)]
 pub struct Reader {
-    pub manifest:
-        for<'a> fn(&'a Tree<'a>, NodeId, &mut Check<'_>) -> Result<Option<Record>, Vec<Finding>>,
-    pub json: for<'a> fn(JsonText<'a>, &mut Check<'_>) -> serde_json::Result<Option<Record>>,
+    pub manifest: ReadManifest,
+    pub json: ReadJson,
 }
+
+type ReadManifest =
+    for<'a> fn(&'a Tree<'a>, NodeId, &mut Check<'_>) -> Result<Option<Record>, Vec<Finding>>;
+type ReadJson = for<'a> fn(JsonText<'a>, &mut Check<'_>) -> serde_json::Result<Option<Record>>;
 
 /// The JSON of an object.
 #[derive(Clone, Copy, Debug)]

@@ -70,7 +70,7 @@ impl Found {
 }
 
 fn key(kind: Kind, name: &ObjectName) -> ObjectKey {
-    ObjectKey { kind: kind, name: name.clone() }
+    ObjectKey { kind, name: name.clone() }
 }
 
 /// A path from `spec.rules[0].host` written so.

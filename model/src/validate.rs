@@ -7,7 +7,7 @@
 //! is taken.
 
 mod endpoints;
-mod format;
+pub(crate) mod format;
 mod ingress;
 mod pod;
 mod secret;
@@ -122,11 +122,11 @@ enum Here<'p> {
 pub const ROOT: At<'static> = At { above: None, step: Here::Root };
 
 impl<'p> At<'p> {
-    fn key(&'p self, key: &'p str) -> At<'p> {
+    pub(crate) fn key(&'p self, key: &'p str) -> At<'p> {
         At { above: Some(self), step: Here::Key(key) }
     }
 
-    fn index(&'p self, index: usize) -> At<'p> {
+    pub(crate) fn index(&'p self, index: usize) -> At<'p> {
         At { above: Some(self), step: Here::Index(index) }
     }
 
@@ -168,7 +168,7 @@ impl<'i> Check<'i> {
         self.complaints.push(Complaint { level, path: at.path(), unsaid: 0, message, help });
     }
 
-    fn error(&mut self, at: At<'_>, message: String) {
+    pub(crate) fn error(&mut self, at: At<'_>, message: String) {
         self.say(Level::Error, at, message, None);
     }
 
@@ -180,11 +180,11 @@ impl<'i> Check<'i> {
         self.say(Level::Note, at, message.into(), Some(help));
     }
 
-    fn invalid(&mut self, at: At<'_>, value: impl Debug, why: impl Display) {
+    pub(crate) fn invalid(&mut self, at: At<'_>, value: impl Debug, why: impl Display) {
         self.error(at, format!("Invalid value: {}: {why}", quoted(value)));
     }
 
-    fn required(&mut self, at: At<'_>, why: &str) {
+    pub(crate) fn required(&mut self, at: At<'_>, why: &str) {
         let colon = if why.is_empty() { "" } else { ": " };
         self.error(at, format!("Required value{colon}{why}"));
     }
@@ -205,7 +205,12 @@ impl<'i> Check<'i> {
     }
 
     /// Complains unless a format's rule accepts the value.
-    fn expect(&mut self, at: At<'_>, value: &str, rule: fn(&str) -> Result<(), String>) -> bool {
+    pub(crate) fn expect(
+        &mut self,
+        at: At<'_>,
+        value: &str,
+        rule: fn(&str) -> Result<(), String>,
+    ) -> bool {
         match rule(value) {
             Ok(()) => true,
             Err(why) => {
@@ -265,7 +270,7 @@ impl<'i> Check<'i> {
     }
 
     /// Name and namespace of an object; an absent namespace is `default`.
-    fn name(
+    pub(crate) fn name(
         &mut self,
         meta: Option<&object::Meta<'_>>,
         kind: Kind,
@@ -334,7 +339,7 @@ pub fn object_name(meta: &object::Meta<'_>, kind: Kind) -> ObjectName {
 }
 
 /// A record, unless the checks found an error.
-fn accept(check: &Check<'_>, record: impl FnOnce() -> Record) -> Option<Record> {
+pub(crate) fn accept(check: &Check<'_>, record: impl FnOnce() -> Record) -> Option<Record> {
     (!check.failed).then(record)
 }
 

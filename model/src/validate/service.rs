@@ -383,13 +383,16 @@ fn source_ranges(
     check: &mut Check<'_>,
 ) -> Vec<IpNet> {
     const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-    const WHY: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
     let mut ranges = Vec::new();
     let listed = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
     for (i, range) in listed.iter().enumerate() {
-        match cidr(range) {
+        match format::cidr(range) {
             Some(range) => ranges.push(range),
-            None => check.invalid(at.key("loadBalancerSourceRanges").index(i), &**range, WHY),
+            None => check.invalid(
+                at.key("loadBalancerSourceRanges").index(i),
+                &**range,
+                format::CIDR_RULE,
+            ),
         }
     }
     let annotations = object.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
@@ -398,27 +401,17 @@ fn source_ranges(
         return ranges;
     }
     for range in annotation.split(',') {
-        match cidr(range) {
+        match format::cidr(range) {
             Some(range) => ranges.push(range),
             None => {
                 let at = ROOT.key("metadata");
-                check.invalid(at.key("annotations").key(ANNOTATION), annotation, WHY);
+                let at = at.key("annotations");
+                check.invalid(at.key(ANNOTATION), annotation, format::CIDR_RULE);
                 break;
             }
         }
     }
     ranges
-}
-
-/// Leading zeros are refused in addresses and in lengths: see [`Check::ip`].
-fn cidr(text: &str) -> Option<IpNet> {
-    let (ip, length) = text.trim().split_once('/')?;
-    let has_zero = length.len() > 1 && length.starts_with('0');
-    if has_zero || !length.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let net = IpNet::new(ip.parse().ok()?, length.parse().ok()?).ok()?;
-    Some(net.trunc())
 }
 
 fn health_check_node_port(
