@@ -14,6 +14,7 @@ mod node;
 mod pod;
 mod secret;
 mod service;
+mod service_cidr;
 
 use std::fmt;
 
@@ -31,6 +32,7 @@ const ENTRIES: [&Entry; Kind::COUNT] = [
     &namespace::ENTRY,
     &node::ENTRY,
     &ingress_class::ENTRY,
+    &service_cidr::ENTRY,
     &secret::ENTRY,
     &service::ENTRY,
     &pod::ENTRY,

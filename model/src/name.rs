@@ -12,6 +12,7 @@ pub enum Kind {
     Namespace,
     Node,
     IngressClass,
+    ServiceCidr,
     Secret,
     Service,
     Pod,
