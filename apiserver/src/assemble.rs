@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::derived::{self, Rejection};
@@ -48,6 +49,8 @@ pub(crate) struct Assembler {
     /// Number of objects in each namespace, Events of rejections among them.
     members: HashMap<Arc<str>, usize>,
     events: BTreeMap<ObjectName, (Rejection, String)>,
+    /// What stands for the ranges of the flags, and whether it is served.
+    service_cidrs: Vec<(Key, Value, bool)>,
     /// When objects were first seen, before this process began.
     remembered: HashMap<Key, String>,
 }
@@ -70,6 +73,14 @@ impl Assembler {
     /// Begins with the times of creation that an earlier process noted.
     pub(crate) fn new(remembered: HashMap<Key, String>) -> Assembler {
         Assembler { remembered, ..Assembler::default() }
+    }
+
+    /// Serves these ranges as ServiceCIDRs, unless manifests have some of the same names.
+    pub(crate) fn with_service_cidrs(mut self, ranges: &[IpNet]) -> Assembler {
+        let objects = derived::service_cidrs(ranges).into_iter();
+        let key = |name: &str| (Kind::ServiceCidr, ObjectName::new("", name));
+        self.service_cidrs = objects.map(|(name, object)| (key(&name), object, false)).collect();
+        self
     }
 
     /// The changes that a batch makes, in their order. `now` is the time of day.
@@ -98,6 +109,7 @@ impl Assembler {
             self.reject(rejections, now, &mut touched, &mut draft);
         }
         self.derive_namespaces(touched, &mut draft);
+        self.derive_service_cidrs(&mut draft);
         // Of an object that was seen before this process, the first time counts.
         for (resource, content) in draft.puts.iter_mut().filter(|(_, c)| c.created.is_none()) {
             content.created = self.remembered.remove(&(*resource, content.name.clone()));
@@ -223,6 +235,17 @@ impl Assembler {
             } else if !draft.deletes.contains(&key) {
                 draft.deletes.push(key);
             }
+        }
+    }
+
+    fn derive_service_cidrs(&mut self, draft: &mut Draft) {
+        for (key, object, is_served) in &mut self.service_cidrs {
+            let is_given = self.given.contains(key);
+            if !is_given && !*is_served {
+                draft.deletes.retain(|deleted| deleted != key);
+                draft.put(key.clone(), object.clone());
+            }
+            *is_served = !is_given;
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use model::{
@@ -182,6 +183,24 @@ pub(crate) fn namespace(name: &str) -> Value {
     let mut namespace = json!({"metadata": {"name": name}});
     Kind::Namespace.complete(&mut namespace);
     namespace
+}
+
+/// The ranges that Services have addresses of, by name. An object holds one of each family; the
+/// first has the name under which a cluster serves the ranges of its own flag.
+pub(crate) fn service_cidrs(ranges: &[IpNet]) -> Vec<(String, Value)> {
+    let (v4, v6): (Vec<_>, Vec<_>) = ranges.iter().partition(|range| range.addr().is_ipv4());
+    let object = |i: usize| {
+        let name = if i == 0 { "kubernetes".to_owned() } else { format!("kubernetes-{}", i + 1) };
+        let cidrs = v4.get(i).into_iter().chain(v6.get(i)).map(|range| range.to_string());
+        let ready = json!({"type": "Ready", "status": "True", "reason": "", "message": ""});
+        let object = json!({
+            "metadata": {"name": name},
+            "spec": {"cidrs": cidrs.collect::<Vec<_>>()},
+            "status": {"conditions": [ready]},
+        });
+        (name, object)
+    };
+    (0..v4.len().max(v6.len())).map(object).collect()
 }
 
 /// Name and content of the Event that tells of a rejection; `since` is when it was first seen.

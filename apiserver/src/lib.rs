@@ -44,6 +44,7 @@ use tokio::task::JoinSet;
 
 use access::{Access, Tokens};
 use api::Api;
+use assemble::Assembler;
 pub use config::Config;
 pub use connections::Address;
 use connections::{Gate, Listener, Tls};
@@ -94,7 +95,9 @@ pub async fn run(
     let live = Arc::new(Live::new(History::new(version, Limits::DEFAULT)));
     let metrics = Metrics::new(&daemon.metrics);
     let kept = Arc::new(Kept::default());
-    let (publisher, loaded) = Publisher::new(live.clone(), metrics.clone(), &saved, kept.clone());
+    let assembler = Assembler::new(saved.created()).with_service_cidrs(&config.service_cidr);
+    let (publisher, loaded) =
+        Publisher::new(live.clone(), metrics.clone(), assembler, kept.clone());
     follow(&config.dir, saved.files, publisher, &daemon)?;
     let saving = state.map(|dir| {
         let saver = Saver { dir, kept, live: live.clone(), ceiling: version + AHEAD };

@@ -8,7 +8,7 @@ use super::assemble::{self, Assembler};
 use super::derived::Rejection;
 use super::live::{Live, now};
 use super::metrics::Metrics;
-use super::state::{Kept, Saved};
+use super::state::Kept;
 use feed::folder::{Batch, Whole};
 use feed::report::Report;
 use model::ObjectKey;
@@ -32,14 +32,14 @@ impl Publisher {
     pub(super) fn new(
         live: Arc<Live>,
         metrics: Metrics,
-        saved: &Saved,
+        assembler: Assembler,
         kept: Arc<Kept>,
     ) -> (Publisher, oneshot::Receiver<()>) {
         let (sender, loaded) = oneshot::channel();
         let publisher = Publisher {
             live,
             metrics,
-            assembler: Assembler::new(saved.created()),
+            assembler,
             kept,
             reports: Arc::default(),
             loaded: Some(sender),

@@ -175,7 +175,11 @@ fn list(values: &Values<'_>) -> Result<List, Status> {
         let why = "sendInitialEvents is forbidden for list";
         return Err(forbidden("sendInitialEvents", why));
     }
-    let limit = values.number("limit")?.filter(|limit| *limit > 0);
+    // The API takes a negative limit for none.
+    let limit = match values.text("limit").parse::<i64>() {
+        Ok(..=0) => None,
+        _ => values.number("limit")?,
+    };
     let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let token = values.text("continue");
     if !token.is_empty() {
@@ -304,6 +308,7 @@ mod tests {
         check("watch=false&watch=1", &listing(None, ListFrom::Newest));
         check("limit=500&pretty=true", &listing(Some(500), ListFrom::Newest));
         check("limit=0&resourceVersion=", &listing(None, ListFrom::Newest));
+        check("limit=-1", &listing(None, ListFrom::Newest));
         check("resourceVersion=0&limit=500", &listing(Some(500), ListFrom::AtLeast(0)));
         check("resourceVersion=7", &listing(None, ListFrom::AtLeast(7)));
         check("resourceVersion=7&limit=2", &listing(Some(2), ListFrom::Exactly(7)));

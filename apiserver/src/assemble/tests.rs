@@ -224,3 +224,18 @@ fn an_object_keeps_its_age_over_a_restart() {
     assert_eq!(created(assembler.assemble(web(), NOW)), Some(Some(noted)));
     assert_eq!(created(assembler.assemble(web(), NOW)), Some(None));
 }
+
+#[test]
+fn ranges_of_the_flags_are_served_unless_a_manifest_has_them() {
+    let ranges = ["10.96.0.0/16", "fd00::/112", "10.97.0.0/16"].map(|net| net.parse().unwrap());
+    let mut assembler = Assembler::default().with_service_cidrs(&ranges);
+    let both = ["+servicecidrs kubernetes", "+servicecidrs kubernetes-2"];
+    let changes = check(&mut assembler, batch(Vec::new()), &both);
+    let Change::Put(_, content) = &changes[0] else { panic!("{changes:?}") };
+    assert_eq!(content.name, ObjectName::new("", "kubernetes"));
+    check(&mut assembler, batch(Vec::new()), &[]);
+    let given = object(Kind::ServiceCidr, "", "kubernetes");
+    check(&mut assembler, batch(vec![given]), &["+servicecidrs kubernetes"]);
+    let gone = gone(Kind::ServiceCidr, "", "kubernetes");
+    check(&mut assembler, batch(vec![gone]), &["+servicecidrs kubernetes"]);
+}
