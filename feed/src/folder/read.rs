@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::QUIET;
 use super::scan::{Found, Look, Stat};
 use super::watch::{Hints, State};
 use crate::path::FilePath;
@@ -19,6 +18,8 @@ use crate::report::Report;
 use model::document::{self, Format, hash};
 use model::problem::{Level, Mark, Problem};
 
+/// From a hint to the look: a writer's next event mostly follows within this time.
+pub(super) const QUIET: Duration = Duration::from_millis(10);
 /// Larger files are refused before they are read: 10,000 Services with 100,000 endpoints, as
 /// `kubectl` dumps them, are half of it.
 const MAX_FILE_BYTES: u64 = 64 << 20;

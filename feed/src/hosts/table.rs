@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
-use super::is_local;
+use super::address::is_local;
 use super::lookup::Outcome;
 use model::{AddressType, Changes, EndpointSlice, Map, Model, ObjectName, Slices};
 
