@@ -6,6 +6,7 @@
 //! applies those that belong together at once ([`cut`]). A server that goes away changes
 //! nothing; what was deleted while it was away goes when it is back.
 
+mod advice;
 mod backoff;
 mod beginning;
 mod credentials;
@@ -35,7 +36,7 @@ use http::Uri;
 use tokio::sync::mpsc;
 
 use credentials::Place;
-use decode::Decoder;
+use decode::{Decoder, MAX_OBJECT};
 use follower::Follower;
 use hub::{Hub, followed};
 use machine::{Machine, Patience};
@@ -48,9 +49,6 @@ use crate::state::State;
 use crate::update::{Updates, mailbox};
 use model::{Kinds, Rejected};
 
-/// Longer objects are skipped. The API refuses what takes more than 1.5 MiB in its store, where
-/// it is written more densely than as JSON.
-const MAX_OBJECT: usize = 8 << 20;
 /// What one list may take until it is complete, in bytes and decoded: ten times what a hundred
 /// thousand endpoints take. A server that never ends its list must not fill the memory.
 const MAX_LIST: usize = 256 << 20;
@@ -169,7 +167,9 @@ impl Follow {
         };
         let state = daemon.state_dir.as_ref().map(open).transpose()?;
         let list = followed(kinds);
-        let status = Status::new(address, config.stale_after, &list, daemon.readiness.clone());
+        let place = self.place.clone();
+        let readiness = daemon.readiness.clone();
+        let status = Status::new(address, place, config.stale_after, &list, readiness);
         status.show(daemon);
         let (publisher, updates) = mailbox();
         let (sender, news) = mpsc::channel(NEWS);

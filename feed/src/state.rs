@@ -247,9 +247,10 @@ fn load(
         let kind = serde_json::from_slice(line).ok();
         let kind = kind.and_then(|kind: KindOf<'_>| Kind::named(&kind.kind));
         let read = match kind {
-            Some(kind) if kinds.contains(kind) => {
-                decoders[kind as usize].decode(Text::Object(line)).ok().flatten()
-            }
+            Some(kind) if kinds.contains(kind) => decoders[kind as usize]
+                .decode(Text::Object(line))
+                .ok()
+                .and_then(|decoded| decoded.record),
             _ => None,
         };
         match read.and_then(object) {

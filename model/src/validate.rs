@@ -102,6 +102,8 @@ pub struct Check<'i> {
     /// A loopback endpoint was noted: once an object is enough.
     loopback: bool,
     of_api: bool,
+    /// Nothing of the object can be served, even if an API has accepted it.
+    unusable: bool,
 }
 
 /// Where validation stands: a path on the stack, made into one only for a complaint.
@@ -143,11 +145,18 @@ impl<'p> At<'p> {
 
 impl<'i> Check<'i> {
     pub fn new(interner: &'i mut Interner) -> Check<'i> {
-        Check { complaints: Vec::new(), failed: false, interner, loopback: false, of_api: false }
+        Check {
+            complaints: Vec::new(),
+            failed: false,
+            interner,
+            loopback: false,
+            of_api: false,
+            unusable: false,
+        }
     }
 
-    /// The validation of an object that an API has accepted: what its operator may have set
-    /// otherwise is not held against it.
+    /// The validation of an object that an API has accepted: of it, what can be served is served.
+    /// Errors say what is left out.
     pub fn of_api(interner: &'i mut Interner) -> Check<'i> {
         Check { of_api: true, ..Check::new(interner) }
     }
@@ -155,6 +164,22 @@ impl<'i> Check<'i> {
     /// What was found. The object may be served if none of it is an error.
     pub fn finish(self) -> Vec<Complaint> {
         self.complaints
+    }
+
+    /// Validates one entry of a list, or one field that the rest can do without. `None`: it has an
+    /// error, and the object is one that an API has accepted, so only this entry is left out.
+    fn entry<T>(&mut self, validate: impl FnOnce(&mut Check<'i>) -> T) -> Option<T> {
+        let failed = std::mem::take(&mut self.failed);
+        let value = validate(self);
+        let is_out = self.failed && self.of_api;
+        self.failed = failed || self.failed && !self.of_api;
+        (!is_out).then_some(value)
+    }
+
+    /// An error that leaves nothing to serve.
+    fn fatal(&mut self, at: At<'_>, message: String) {
+        self.unusable = true;
+        self.error(at, message);
     }
 
     fn say(&mut self, level: Level, at: At<'_>, message: String, help: Option<&str>) {
@@ -280,7 +305,10 @@ impl<'i> Check<'i> {
         let meta = meta.unwrap_or(&none);
         let at = ROOT.key("metadata");
         match meta.name.as_deref() {
-            None | Some("") => self.required(at.key("name"), "name is required"),
+            None | Some("") => {
+                self.unusable = true;
+                self.required(at.key("name"), "name is required");
+            }
             Some(name) => {
                 self.expect(at.key("name"), name, rule);
             }
@@ -330,17 +358,18 @@ fn quoted(value: impl Debug) -> String {
 
 /// The object's name as it is written, its namespace by default `default`.
 pub fn object_name(meta: &object::Meta<'_>, kind: Kind) -> ObjectName {
-    let namespace = match meta.namespace.as_deref() {
+    let in_namespace = match meta.namespace.as_deref() {
         _ if !kind.is_namespaced() => "",
         None | Some("") => "default",
-        Some(namespace) => namespace,
+        Some(given) => given,
     };
-    ObjectName::new(namespace, meta.name.as_deref().unwrap_or_default())
+    ObjectName::new(in_namespace, meta.name.as_deref().unwrap_or_default())
 }
 
-/// A record, unless the checks found an error.
+/// A record, unless the checks found an error that is in its way.
 pub(crate) fn accept(check: &Check<'_>, record: impl FnOnce() -> Record) -> Option<Record> {
-    (!check.failed).then(record)
+    let is_refused = if check.of_api { check.unusable } else { check.failed };
+    (!is_refused).then(record)
 }
 
 #[cfg(test)]

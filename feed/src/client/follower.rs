@@ -13,7 +13,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 
-use super::decode::{Decoder, Rejection};
+use super::decode::{Decoded, Decoder, Rejection};
 use super::machine::{Fault, Next, Server};
 use super::session::{Session, Told};
 use super::transport::{Link, Transport, chain, retry_after};
@@ -41,6 +41,8 @@ pub(crate) enum Item {
     Bookmark(Version),
     /// An object is not served, or not as it is now; which list named it shows in the order.
     Rejected(Rejection),
+    /// The list under way is given up, and asked for in another way.
+    ListLeft,
     /// A watch is open and nothing is missing from it; what is told shows the same by itself.
     Well,
     Fault(Fault),
@@ -87,6 +89,8 @@ impl Follower {
             }
             return Ok(());
         }
+        let asked = Instant::now();
+        let streamed = self.session.machine().streams_lists();
         let outcome = match self.usable(link).await {
             Ok(link) => self.exchange(link).await?,
             Err(fault) => {
@@ -98,16 +102,31 @@ impl Follower {
             // What was left unread would stand before the next answer.
             *link = None;
             match &fault {
-                Fault::Refused(status) if status.code == 401 => self.transport.refresh().await,
+                Fault::Refused(status) if status.code == 401 => self.refresh(asked).await,
                 // The server may have a new certificate, and the file that trusts it too.
                 Fault::Unreachable(_) => self.transport.refresh_files().await,
                 _ => {}
+            }
+            if let Fault::Refused(status) = &fault
+                && streamed
+                && !self.session.machine().streams_lists()
+            {
+                let (kind, refusal) = (self.kind.as_str(), &status.message);
+                tracing::debug!(kind, refusal, "no streaming lists here: reading pages");
+                return self.tell(vec![Item::ListLeft], Instant::now()).await;
             }
             let broke = matches!(fault, Fault::Broken(_) | Fault::Silent(_) | Fault::Unreadable(_));
             self.doubted |= broke && !self.told;
             self.tell(vec![Item::Fault(fault)], Instant::now()).await?;
         }
         Ok(())
+    }
+
+    /// The server refused the credentials of a request made at `asked`: newer ones are tried at once.
+    async fn refresh(&mut self, asked: Instant) {
+        if self.transport.refresh(asked).await {
+            self.session.wake();
+        }
     }
 
     /// The connection that there is, or a new one.
@@ -165,7 +184,10 @@ impl Follower {
                 Ok(Some(Err(error))) => {
                     return Ok(Err(self.failed(Fault::Broken(chain(&error)))));
                 }
-                Err(_) => return Ok(Err(self.failed(Fault::Silent(silence)))),
+                Err(_) => {
+                    let fault = self.session.machine().silent();
+                    return Ok(Err(self.failed(fault)));
+                }
                 Ok(None) => break,
             };
             received = Instant::now();
@@ -239,11 +261,13 @@ impl<'f> Notes<'f> {
                 items.push(Item::InList(Event::Init(kind)));
             }
             Told::InitApply(text) => match decoder.decode(text) {
-                Ok(Some(record)) => {
-                    **listed += weight::of(&record);
-                    items.push(Item::InList(Event::InitApply(record)));
+                Ok(Decoded { record, left_out }) => {
+                    if let Some(record) = record {
+                        **listed += weight::of(&record);
+                        items.push(Item::InList(Event::InitApply(record)));
+                    }
+                    items.extend(left_out.map(Item::Rejected));
                 }
-                Ok(None) => {}
                 Err(rejection) => self.keep(rejection),
             },
             Told::InitDelete(meta) => {
@@ -252,9 +276,12 @@ impl<'f> Notes<'f> {
             }
             Told::InitDone(version) => items.push(Item::Change(Event::InitDone(kind), version)),
             Told::Apply(text, version) => match decoder.decode(text) {
-                Ok(Some(record)) => items.push(Item::Change(Event::Apply(record), version)),
+                Ok(Decoded { record: Some(record), left_out }) => {
+                    items.push(Item::Change(Event::Apply(record), version));
+                    items.extend(left_out.map(Item::Rejected));
+                }
                 // It may have meant something before: a slice that lost its Service.
-                Ok(None) => items.extend(
+                Ok(Decoded { record: None, .. }) => items.extend(
                     decoder
                         .name_of(text)
                         .map(|name| Item::Change(Event::Delete(key(name)), version)),

@@ -77,32 +77,15 @@ pub(crate) enum Fault {
     Broken(String),
     #[error("nothing came for {} s", .0.as_secs())]
     Silent(Duration),
+    /// A foreign server without bookmarks has nothing to say of a quiet kind.
+    #[error("no change for {} s: asking whether the server still answers", .0.as_secs())]
+    Quiet(Duration),
     #[error("{0}")]
     Unreadable(String),
     #[error("the server was set back to an earlier state")]
     SetBack,
     #[error("the list takes more than {0} MiB")]
     TooMuch(usize),
-}
-
-impl Fault {
-    /// What an operator can do about it, where that is known.
-    pub(crate) fn help(&self) -> Option<&'static str> {
-        match self {
-            Fault::Refused(status) if status.code == 401 => {
-                Some("give a token that the feed knows: --feed-token-file")
-            }
-            Fault::Refused(status) if status.code == 403 => Some("the token may not read this"),
-            Fault::Unreachable(text) if text.contains("certificate") => {
-                Some("give the certificate that signed the feed's: --feed-ca-file")
-            }
-            // What hyper says of a TLS alert.
-            Fault::Broken(text) if text.contains("invalid HTTP version") => {
-                Some("it may speak TLS: write https://")
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Who answers at the feed's address.
@@ -186,6 +169,8 @@ pub(crate) struct Machine {
     list_version: Option<Version>,
     /// When the last list began.
     listed: Option<Instant>,
+    /// A list was complete once: the server has let us read the kind.
+    was_listed: bool,
     refusals: u32,
 }
 
@@ -209,6 +194,7 @@ impl Machine {
             version: None,
             list_version: None,
             listed: None,
+            was_listed: false,
             refusals: 0,
         };
         machine.state = State::Ready(machine.first_ask());
@@ -315,6 +301,7 @@ impl Machine {
                     *in_list = false;
                 }
                 self.version = Some(version.clone());
+                self.was_listed = true;
                 Verdict::InitDone(version)
             }
             Event::Bookmark { .. } => Verdict::Nothing,
@@ -352,6 +339,7 @@ impl Machine {
                     return Verdict::Nothing;
                 }
                 self.in_one_piece = false;
+                self.was_listed = true;
                 self.version = Some(version.clone());
                 self.state = State::Ready(self.resume());
                 Verdict::InitDone(version)
@@ -365,7 +353,10 @@ impl Machine {
         let (ask, in_list) = match &self.state {
             State::Asked { ask, since, in_list } => {
                 let lived = now.saturating_duration_since(*since) >= self.patience.healthy;
-                if lived && matches!(fault, Fault::Ended | Fault::Broken(_)) && !in_list {
+                if lived
+                    && matches!(fault, Fault::Ended | Fault::Quiet(_) | Fault::Broken(_))
+                    && !in_list
+                {
                     self.backoff.reset();
                 }
                 (ask.clone(), *in_list)
@@ -403,6 +394,15 @@ impl Machine {
         }
     }
 
+    /// What it means that nothing came for [`Machine::silence`]. A foreign server may send no
+    /// bookmarks; whether it still answers is asked before its watch counts as lost.
+    pub(crate) fn silent(&self) -> Fault {
+        match self.is_watching() && !self.is_ours() {
+            true => Fault::Quiet(self.silence()),
+            false => Fault::Silent(self.silence()),
+        }
+    }
+
     /// Whether changes come in: the list is complete and its watch open.
     pub(crate) fn is_watching(&self) -> bool {
         matches!(self.state, State::Asked { in_list: false, .. })
@@ -411,6 +411,11 @@ impl Machine {
     /// Whether the response is that of a list which is not complete.
     pub(crate) fn is_listing(&self) -> bool {
         matches!(self.state, State::Asked { in_list: true, .. }) && !self.is_probing()
+    }
+
+    /// Whether the server knows streaming lists, as far as we know.
+    pub(crate) fn streams_lists(&self) -> bool {
+        self.streaming
     }
 
     /// Whether the response is only asked for its version.
@@ -437,6 +442,8 @@ impl Machine {
                 }
                 self.list_anew(now);
             }
+            // Soon at first: a server that has just started knows no accounts and roles yet.
+            401 | 403 if self.was_listed => self.wait(asked_for, now),
             401 | 403 => {
                 self.backoff.next(self.patience.backoff);
                 self.wait_for(self.patience.backoff, now);

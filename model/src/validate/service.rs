@@ -167,25 +167,28 @@ fn ports(
     let (mut names, mut numbers, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (i, object) in objects.iter().enumerate() {
         let at = at.index(i);
-        let Some(port) = port(object, kind, objects.len() > 1, &at, check) else { continue };
-        if !port.name.is_empty() && !names.insert(port.name.clone()) {
-            check.duplicate(at.key("name"), &*port.name);
-        }
-        if !numbers.insert((port.protocol, port.port)) {
-            // In the API's own words, which print its internal key.
-            let key = format!(
-                "{{\"Name\":\"\",\"Protocol\":\"{}\",\"AppProtocol\":null,\"Port\":{},\
-                 \"TargetPort\":0,\"NodePort\":0}}",
-                port.protocol, port.port
-            );
-            check.error(at, format!("Duplicate value: {key}"));
-        }
-        if let Some(node_port) = port.node_port
-            && !node_ports.insert((port.protocol, node_port))
-        {
-            check.duplicate(at.key("nodePort"), node_port.get());
-        }
-        ports.push(port);
+        let valid = check.entry(|check| {
+            let port = port(object, kind, objects.len() > 1, &at, check)?;
+            if !port.name.is_empty() && !names.insert(port.name.clone()) {
+                check.duplicate(at.key("name"), &*port.name);
+            }
+            if !numbers.insert((port.protocol, port.port)) {
+                // In the API's own words, which print its internal key.
+                let key = format!(
+                    "{{\"Name\":\"\",\"Protocol\":\"{}\",\"AppProtocol\":null,\"Port\":{},\
+                     \"TargetPort\":0,\"NodePort\":0}}",
+                    port.protocol, port.port
+                );
+                check.error(at, format!("Duplicate value: {key}"));
+            }
+            if let Some(node_port) = port.node_port
+                && !node_ports.insert((port.protocol, node_port))
+            {
+                check.duplicate(at.key("nodePort"), node_port.get());
+            }
+            Some(port)
+        });
+        ports.extend(valid.flatten());
     }
     let unset = |port: &object::ServicePort<'_>| port.node_port.unwrap_or_default() == 0;
     if kind == Type::NodePort && objects.iter().any(unset) {
@@ -222,16 +225,20 @@ fn port(
             .expect(target, name, format::port_name)
             .then(|| TargetPort::Name(check.text(name))),
     };
-    if let Some(app_protocol) = object.app_protocol.as_deref() {
-        check.expect(at.key("appProtocol"), app_protocol, format::qualified_name);
-    }
+    let app_protocol = check.entry(|check| {
+        if let Some(app_protocol) = object.app_protocol.as_deref() {
+            check.expect(at.key("appProtocol"), app_protocol, format::qualified_name);
+        }
+        check.optional(object.app_protocol.as_ref())
+    });
+    let node_port = check.entry(|check| node_port(object, kind, at, check));
     Some(ServicePort {
         name: check.text(name),
         port: port?,
         protocol,
         target_port: target_port?,
-        node_port: node_port(object, kind, at, check),
-        app_protocol: check.optional(object.app_protocol.as_ref()),
+        node_port: node_port.flatten(),
+        app_protocol: app_protocol.flatten(),
     })
 }
 
@@ -291,6 +298,7 @@ fn affinity(
                 let at = at.key("sessionAffinityConfig");
                 let at = at.key("clientIP");
                 check.invalid(at.key("timeoutSeconds"), seconds, why);
+                return Some(Duration::from_secs(AFFINITY_SECONDS.unsigned_abs()));
             }
             Some(Duration::from_secs(seconds.unsigned_abs()))
         }
@@ -397,10 +405,8 @@ fn source_ranges(
     }
     let annotations = object.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
     let annotation = annotations.and_then(|map| map.value(ANNOTATION)).unwrap_or_default();
-    if !listed.is_empty() || annotation.trim().is_empty() {
-        return ranges;
-    }
-    for range in annotation.split(',') {
+    let is_annotation = listed.is_empty() && !annotation.trim().is_empty();
+    for range in annotation.split(',').filter(|_| is_annotation) {
         match format::cidr(range) {
             Some(range) => ranges.push(range),
             None => {
@@ -411,6 +417,8 @@ fn source_ranges(
             }
         }
     }
+    // Without any range, everybody would be let in.
+    check.unusable |= ranges.is_empty() && (is_annotation || !listed.is_empty());
     ranges
 }
 

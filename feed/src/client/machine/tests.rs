@@ -368,11 +368,23 @@ fn a_list_that_broke_is_begun_anew() {
 }
 
 #[test]
-fn credentials_are_tried_again_at_the_longest_wait() {
+fn a_server_that_starts_and_knows_no_roles_yet_is_asked_again_soon() {
     for code in [401, 403] {
-        let mut bench = Bench::watching();
-        bench.fail(&refusal(code, None));
-        assert_eq!(bench.wait(), Duration::from_secs(10), "{code}");
+        let mut bench = Bench::watching().at(Server::default());
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            bench.fail(&refusal(code, None));
+            waits.push(bench.wait());
+        }
+        assert!(waits[0] < Duration::from_secs(1), "{code}: {waits:?}");
+        let longest = waits.iter().max().unwrap();
+        assert!(*longest > Duration::from_secs(1), "{code}, still refused: {waits:?}");
+    }
+}
+
+#[test]
+fn credentials_that_were_never_accepted_are_tried_again_at_the_longest_wait() {
+    for code in [401, 403] {
         let mut bench = Bench::new();
         bench.fail(&refusal(code, None));
         assert_eq!(bench.wait(), Duration::from_secs(10), "{code} at the first list");
