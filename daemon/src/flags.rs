@@ -34,7 +34,8 @@ pub struct LogFlags {
     pub format: Option<LogFormat>,
 
     /// What to log: error, warn, info, debug, trace, or a list of target=level; default: info
-    #[arg(long = "log", env = "SWITCHYARD_LOG", value_name = "FILTER")]
+    #[arg(long = "log", env = "SWITCHYARD_LOG", value_name = "FILTER",
+        value_parser = crate::logging::parse_filter)]
     pub filter: Option<String>,
 }
 
@@ -69,12 +70,12 @@ impl Flags {
 ///
 /// # Errors
 ///
-/// Says how one is written.
+/// Says how an address is written.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "write IP:PORT, such as 0.0.0.0:8080".to_owned())
 }
 
-/// Reads a time as flags spell it: a whole number and a unit, `500ms`, `30s`, `5m` or `2h`.
+/// Parses a duration as flags spell it: a whole number and a unit, `500ms`, `30s`, `5m` or `2h`.
 ///
 /// # Errors
 ///
@@ -87,7 +88,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1000,
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
-        _ => return Err("write a whole number and ms, s, m or h, such as 500ms or 30s".into()),
+        _ => return Err("is not a valid duration (examples: 500ms, 30s, 5m, 2h)".into()),
     };
     let number: u64 = number.parse().map_err(|_| format!("`{number}` is not a whole number"))?;
     let ms = number.checked_mul(scale_ms).ok_or("too long")?;
