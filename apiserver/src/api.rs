@@ -25,8 +25,8 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::{Access, Peer, User};
+use super::deadlines::Deadlines;
 use super::discovery;
-use super::dues::Dues;
 use super::grant::Grant;
 use super::list::{self, Page, Pieces, Scope};
 use super::query::{self, List, Options, Verb};
@@ -52,7 +52,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 pub(crate) struct Caller {
     pub(crate) peer: Peer,
     pub(crate) client: Client,
-    pub(crate) dues: Dues,
+    pub(crate) deadlines: Deadlines,
 }
 
 /// Answers requests. `clone` shares everything.
@@ -99,7 +99,7 @@ impl Api {
         }
         let authorization = header(request.headers(), &AUTHORIZATION);
         let user = self.access.user(authorization).ok_or_else(Status::unauthorized)?;
-        caller.dues.admitted();
+        caller.deadlines.admitted();
         let shown = (user, authorization);
         if method != Method::GET {
             return match route {

@@ -27,8 +27,8 @@ pub struct Config {
 
     /// Address to serve the API on, IP:PORT or unix:PATH; several by repeating the flag
     ///
-    /// Without --token-file, everybody who reaches the address may read all but Secrets; those take
-    /// a token that is made for each address on loopback, in $XDG_RUNTIME_DIR/switchyard or
+    /// Without --token-file, anyone who can reach the address can read all but Secrets. Those
+    /// need a token that is created for each address on loopback, in $XDG_RUNTIME_DIR/switchyard or
     /// /tmp/switchyard-UID, where this user's other processes find it by themselves. Over a network
     /// Secrets take --token-file and TLS.
     #[arg(long, env = "SWITCHYARD_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7400")]

@@ -188,7 +188,8 @@ pub(crate) fn namespace(name: &str) -> Value {
 /// The ranges that Services have addresses of, by name. An object holds one of each family; the
 /// first has the name under which a cluster serves the ranges of its own flag.
 pub(crate) fn service_cidrs(ranges: &[IpNet]) -> Vec<(String, Value)> {
-    let (v4, v6): (Vec<&IpNet>, Vec<&IpNet>) = ranges.iter().partition(|range| range.addr().is_ipv4());
+    let (v4, v6): (Vec<&IpNet>, Vec<&IpNet>) =
+        ranges.iter().partition(|range| range.addr().is_ipv4());
     let object = |i: usize| {
         let name = if i == 0 { "kubernetes".to_owned() } else { format!("kubernetes-{}", i + 1) };
         let cidrs = v4.get(i).into_iter().chain(v6.get(i)).map(|range| range.to_string());

@@ -1,7 +1,7 @@
 //! The right to read, for as long as an answer takes.
 //!
-//! A watch may last an hour, and a token may be taken away within it. Whoever holds a [`Grant`]
-//! asks it again at each step; it looks only when the tokens were read anew since.
+//! A watch may last an hour, and a token may be taken away within it. A stream that holds a
+//! [`Grant`] asks it again at each step; it looks only when the tokens were read anew since.
 
 use std::sync::Arc;
 

@@ -10,9 +10,9 @@ mod api;
 mod assemble;
 mod config;
 mod connections;
+mod deadlines;
 mod derived;
 mod discovery;
-mod dues;
 mod entry;
 mod grant;
 mod history;
@@ -164,12 +164,12 @@ fn follow(
 
 fn load_certificate(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
     let (Some(chain), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
-    tls::load(chain, key).map(Some).map_err(|e| Failure::failed("no TLS", e))
+    tls::load(chain, key).map(Some).map_err(|e| Failure::failed("cannot use the certificate", e))
 }
 
 fn load_tokens(config: &Config) -> Result<Option<Tokens>, Failure> {
     let Some(path) = &config.token_file else { return Ok(None) };
-    Tokens::load(path).map(Some).map_err(|e| Failure::failed("no tokens", e))
+    Tokens::load(path).map(Some).map_err(|e| Failure::failed("cannot use the tokens", e))
 }
 
 /// The tokens by which this user's processes read Secrets on loopback, where no file names others.
@@ -187,8 +187,8 @@ fn own_tokens(config: &Config) -> Vec<OwnToken> {
         Ok(token) => Some(token),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(%address, %error, cause, "Secrets are served to nobody: mend that, or \
-                give --token-file");
+            tracing::warn!(%address, %error, cause, "nobody can read Secrets at this address: \
+                fix this, or give --token-file");
             None
         }
     };
@@ -218,9 +218,10 @@ fn clock_version() -> u64 {
 fn warn_of_openness(config: &Config) {
     for address in config.listen.iter().filter(|address| !address.is_local()) {
         if config.token_file.is_none() {
-            tracing::warn!(%address, "who reaches the address may read (no --token-file)");
+            tracing::warn!(%address, "anyone who can reach this address can read all but Secrets \
+                (no --token-file)");
         } else if config.tls_cert.is_none() {
-            tracing::warn!(%address, "tokens travel in the clear (no --tls-cert)");
+            tracing::warn!(%address, "tokens are sent unencrypted (no --tls-cert)");
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What all clients of this machine together leave to the others is one part in so many. Many
-/// processes share the machine's addresses, and whoever runs on it has other ways to harm it.
+/// processes share the machine's addresses, and what runs on it has other ways to harm it.
 const RESERVE: usize = 16;
 /// A customer of an IPv6 network has as many addresses as 64 bits count, so they are one.
 const PREFIX_BITS: u32 = 64;

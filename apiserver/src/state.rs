@@ -159,9 +159,9 @@ pub(crate) struct StateDir {
 /// Why a state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
-    #[error("another feed uses it")]
+    #[error("another feed is using it")]
     InUse,
-    #[error("it cannot be made")]
+    #[error("it cannot be created")]
     Make(#[source] io::Error),
 }
 

@@ -35,7 +35,7 @@ use daemon::{Daemon, Failure};
 use http::Uri;
 use tokio::sync::mpsc;
 
-use credentials::Place;
+use credentials::ApiSource;
 use decode::{Decoder, MAX_OBJECT};
 use follower::Follower;
 use hub::{Hub, followed};
@@ -94,7 +94,7 @@ pub(crate) fn follow_url(
 ) -> Result<Updates, Failure> {
     let is_clear = url.scheme_str() == Some("http") && !is_this_machine(url);
     if config.token_file.is_some() && is_clear {
-        tracing::warn!(%url, "the token travels in the clear: give the feed an https:// address");
+        tracing::warn!(%url, "the token is sent unencrypted: use an https:// address for the feed");
     }
     let place = place_of(url, config);
     let address = url.to_string();
@@ -114,7 +114,7 @@ pub(crate) fn follow_kube(
     kinds: Kinds,
     daemon: &Daemon,
 ) -> Result<Updates, Failure> {
-    let (place, address) = (Place::Kube, "kube".to_owned());
+    let (place, address) = (ApiSource::Kube, "kube".to_owned());
     let follow = Follow { place, address, local_endpoints, max_list: MAX_LIST };
     follow.begin(config, &Patience::default(), kinds, daemon)
 }
@@ -128,8 +128,8 @@ pub(crate) async fn rejected(url: &Uri, config: &ApiConfig) -> Result<Vec<Reject
     events::rejected(place_of(url, config)).await
 }
 
-fn place_of(url: &Uri, config: &ApiConfig) -> Place {
-    Place::Url {
+fn place_of(url: &Uri, config: &ApiConfig) -> ApiSource {
+    ApiSource::Url {
         url: url.clone(),
         token_file: config.token_file.clone(),
         ca_file: config.ca_file.clone(),
@@ -137,7 +137,7 @@ fn place_of(url: &Uri, config: &ApiConfig) -> Place {
 }
 
 struct Follow {
-    place: Place,
+    place: ApiSource,
     /// As the flag has it.
     address: String,
     local_endpoints: bool,
@@ -157,8 +157,8 @@ impl Follow {
         })?;
         let local_endpoints = self.local_endpoints;
         let address = match self.place {
-            Place::Url { .. } => self.address.clone(),
-            Place::Kube => kube.cluster_url.to_string(),
+            ApiSource::Url { .. } => self.address.clone(),
+            ApiSource::Kube => kube.cluster_url.to_string(),
         };
         let open = |dir: &PathBuf| {
             State::open(dir, daemon.name, &address, kinds, local_endpoints).map_err(|error| {

@@ -22,7 +22,7 @@ use daemon::Daemon;
 pub(crate) use catalogue::Catalogue;
 pub use catalogue::{Whole, Wholes};
 pub(crate) use read::text_of as read_text;
-use read::{Files, Mood, QUIET};
+use read::{Files, LookContext, QUIET};
 use scan::{Look, Stat};
 pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
@@ -329,9 +329,9 @@ impl Folder {
         let begun = Instant::now();
         let first = !self.published;
         let patient = self.postponed < MAX_POSTPONED;
-        let mood = Mood { first, patient, now: SystemTime::now(), clock: begun };
+        let context = LookContext { first, patient, now: SystemTime::now(), clock: begun };
         let catalogue = &mut self.catalogue;
-        let verdict = self.files.compare(look, &self.hints, mood, |path, text, format| {
+        let verdict = self.files.compare(look, &self.hints, context, |path, text, format| {
             catalogue.put(path, text, format);
         });
         if verdict.vanishing && patient {

@@ -176,6 +176,11 @@ impl<'i> Check<'i> {
         (!is_out).then_some(value)
     }
 
+    /// Of a list with entries none is left: what was served before is better than nothing.
+    fn needs_entries(&mut self, are_left: bool, were_given: bool) {
+        self.unusable |= were_given && !are_left;
+    }
+
     /// An error that leaves nothing to serve.
     fn fatal(&mut self, at: At<'_>, message: String) {
         self.unusable = true;

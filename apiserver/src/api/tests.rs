@@ -76,7 +76,7 @@ fn loopback() -> Peer {
 }
 
 fn caller(peer: &Peer) -> Caller {
-    Caller { peer: peer.clone(), client: Client::Local, dues: Dues::new() }
+    Caller { peer: peer.clone(), client: Client::Local, deadlines: Deadlines::new() }
 }
 
 /// An answer whose body was read for as long as it came at once.
@@ -556,4 +556,29 @@ async fn an_empty_description_lets_kubectl_come_to_the_point() {
     assert!(seen.header("content-type").contains("openapi.spec.v2"));
     assert_eq!(get("/openapi/v2").await.json()["definitions"], json!({}));
     assert_eq!(get("/openapi/v3").await.code, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_an_unmodified_kube_proxy_follows_is_served() {
+    let api = api();
+    let ranges = ["10.96.0.0/16".parse().unwrap(), "fd00::/112".parse().unwrap()];
+    let objects = crate::derived::service_cidrs(&ranges).into_iter();
+    api.server
+        .live
+        .commit(objects.map(|(name, object)| put(Kind::ServiceCidr, "", &name, object)).collect());
+    const CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+    for path in [SERVICES, SLICES, "/api/v1/nodes", CIDRS] {
+        let seen = send(&api, &loopback(), "GET", path, &[]).await;
+        assert_eq!(seen.code, 200, "{path}: {}", seen.text());
+        let watch = format!("{path}?watch=1&timeoutSeconds=1");
+        let seen = send(&api, &loopback(), "GET", &watch, &[]).await;
+        assert_eq!(seen.code, 200, "{watch}: {}", seen.text());
+    }
+    let list = send(&api, &loopback(), "GET", CIDRS, &[]).await.json();
+    assert_eq!(list["kind"], "ServiceCIDRList");
+    assert_eq!(list["items"][0]["metadata"]["name"], "kubernetes");
+    assert_eq!(list["items"][0]["spec"], json!({"cidrs": ["10.96.0.0/16", "fd00::/112"]}));
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let table = send(&api, &loopback(), "GET", CIDRS, &[("accept", table)]).await.json();
+    assert_eq!(table["rows"][0]["cells"][1], "10.96.0.0/16,fd00::/112");
 }

@@ -2,20 +2,20 @@
 
 use std::path::Path;
 
-use super::credentials::Place;
+use super::credentials::ApiSource;
 use super::machine::Fault;
 
-impl Place {
+impl ApiSource {
     /// What to do about a fault, where that is known.
     pub(crate) fn advice(&self, fault: &Fault) -> Option<String> {
         match fault {
             Fault::Refused(status) if status.code == 401 => Some(self.unknown()),
             Fault::Refused(status) if status.code == 403 => Some(self.forbidden()),
             Fault::Unreachable(text) if text.contains("certificate") => Some(match self {
-                Place::Url { .. } => {
+                ApiSource::Url { .. } => {
                     "give the certificate that signed the feed's: --feed-ca-file".to_owned()
                 }
-                Place::Kube => "check certificate-authority in the kubeconfig".to_owned(),
+                ApiSource::Kube => "check certificate-authority in the kubeconfig".to_owned(),
             }),
             // What hyper says of a TLS alert.
             Fault::Broken(text) if text.contains("invalid HTTP version") => {
@@ -28,28 +28,30 @@ impl Place {
     /// The server does not know who asks.
     fn unknown(&self) -> String {
         match self {
-            Place::Url { token_file: None, .. } => "give a token: --feed-token-file".to_owned(),
-            Place::Url { token_file: Some(path), .. } if is_empty(path) => empty(path),
-            Place::Url { token_file: Some(path), .. } => {
+            ApiSource::Url { token_file: None, .. } => "give a token: --feed-token-file".to_owned(),
+            ApiSource::Url { token_file: Some(path), .. } if is_empty(path) => empty(path),
+            ApiSource::Url { token_file: Some(path), .. } => {
                 format!("the token in {} (--feed-token-file) is not accepted", path.display())
             }
-            Place::Kube => "the credentials of the kubeconfig, or of the Pod's service account, \
+            ApiSource::Kube => {
+                "the credentials of the kubeconfig, or of the Pod's service account, \
                             are not accepted"
-                .to_owned(),
+                    .to_owned()
+            }
         }
     }
 
     /// The server knows who asks, or does not need to.
     fn forbidden(&self) -> String {
         match self {
-            Place::Url { token_file: None, .. } => {
+            ApiSource::Url { token_file: None, .. } => {
                 "a client without a token may not read this: give --feed-token-file".to_owned()
             }
-            Place::Url { token_file: Some(path), .. } if is_empty(path) => empty(path),
-            Place::Url { token_file: Some(path), .. } => {
+            ApiSource::Url { token_file: Some(path), .. } if is_empty(path) => empty(path),
+            ApiSource::Url { token_file: Some(path), .. } => {
                 format!("the token in {} may not list and watch this", path.display())
             }
-            Place::Kube => "the account needs a role that may list and watch this".to_owned(),
+            ApiSource::Kube => "the account needs a role that may list and watch this".to_owned(),
         }
     }
 }
@@ -75,7 +77,7 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             Some(path)
         };
-        let url = |token_file| Place::Url {
+        let url = |token_file| ApiSource::Url {
             url: "https://api.example".parse().unwrap(),
             token_file,
             ca_file: None,
@@ -91,13 +93,13 @@ mod tests {
             (url(file("empty", "\n")), 403, "empty (--feed-token-file) is empty"),
             (url(file("old", "x")), 401, "old (--feed-token-file) is not accepted"),
             (url(file("old", "x")), 403, "may not list and watch this"),
-            (Place::Kube, 401, "of the kubeconfig"),
-            (Place::Kube, 403, "needs a role"),
+            (ApiSource::Kube, 401, "of the kubeconfig"),
+            (ApiSource::Kube, 403, "needs a role"),
         ] {
             let advice = place.advice(&refused(code)).unwrap();
             assert!(advice.contains(part), "{code}: {advice}");
-            assert!(!matches!(place, Place::Kube) || !advice.contains("--feed"), "{advice}");
+            assert!(!matches!(place, ApiSource::Kube) || !advice.contains("--feed"), "{advice}");
         }
-        assert_eq!(Place::Kube.advice(&refused(500)), None);
+        assert_eq!(ApiSource::Kube.advice(&refused(500)), None);
     }
 }

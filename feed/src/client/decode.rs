@@ -106,6 +106,12 @@ impl Decoder {
         {
             errors.extend(leave_out_local(slice));
         }
+        if let Some(Record::EndpointSlice(slice)) = &record
+            && slice.endpoints.is_empty()
+            && !errors.is_empty()
+        {
+            return Err(self.reject(text, errors.join("; ")));
+        }
         let left_out = (!errors.is_empty())
             .then(|| Rejection { is_partial: true, ..self.reject(text, errors.join("; ")) });
         Ok(Decoded { record, left_out })
@@ -318,10 +324,14 @@ mod tests {
         assert!(message.contains("spec.rules[0].http.paths[0].backend.resource: "), "{message}");
 
         let json = ingress("", &[path("/x", resource)]);
-        let (Record::Ingress(ingress_served), _) = served(Kind::Ingress, &json) else {
+        let two_hosts = json.replace(r#""host":"1.2.3.4""#, r#""host":"r2.example""#);
+        let (Record::Ingress(ingress_served), _) = served(Kind::Ingress, &two_hosts) else {
             panic!("no Ingress")
         };
-        assert!(ingress_served.rules.is_empty(), "its host is not the default backend's");
+        let hosts: Vec<_> = ingress_served.rules.iter().map(|rule| rule.host.clone()).collect();
+        assert_eq!(hosts, [Some("r2.example".into())], "r1.example is not the default backend's");
+        // Of this one nothing is left, so that its last good state stays.
+        assert!(decode_all(Kind::Ingress, false, &json).is_err());
     }
 
     #[test]

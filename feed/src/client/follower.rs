@@ -15,7 +15,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::decode::{Decoded, Decoder, Rejection};
 use super::machine::{Fault, Next, Server};
-use super::session::{Session, Told};
+use super::session::{Session, StreamEvent};
 use super::transport::{Link, Transport, chain, retry_after};
 use super::version::Version;
 use super::weight;
@@ -122,7 +122,8 @@ impl Follower {
         Ok(())
     }
 
-    /// The server refused the credentials of a request made at `asked`: newer ones are tried at once.
+    /// The server refused the credentials of a request made at `asked`: newer ones are tried at
+    /// once.
     async fn refresh(&mut self, asked: Instant) {
         if self.transport.refresh(asked).await {
             self.session.wake();
@@ -251,16 +252,16 @@ impl<'f> Notes<'f> {
         Notes { decoder, listed, items }
     }
 
-    fn take(&mut self, told: Told<'_>) {
+    fn take(&mut self, told: StreamEvent<'_>) {
         let kind = self.decoder.kind();
         let key = |name: ObjectName| ObjectKey { kind, name };
         let Notes { decoder, listed, items } = self;
         match told {
-            Told::Init => {
+            StreamEvent::Init => {
                 **listed = 0;
                 items.push(Item::InList(Event::Init(kind)));
             }
-            Told::InitApply(text) => match decoder.decode(text) {
+            StreamEvent::InitApply(text) => match decoder.decode(text) {
                 Ok(Decoded { record, left_out }) => {
                     if let Some(record) = record {
                         **listed += weight::of(&record);
@@ -270,12 +271,14 @@ impl<'f> Notes<'f> {
                 }
                 Err(rejection) => self.keep(rejection),
             },
-            Told::InitDelete(meta) => {
+            StreamEvent::InitDelete(meta) => {
                 let name = decoder.name(&meta.namespace, &meta.name);
                 items.push(Item::InList(Event::InitDelete(key(name))));
             }
-            Told::InitDone(version) => items.push(Item::Change(Event::InitDone(kind), version)),
-            Told::Apply(text, version) => match decoder.decode(text) {
+            StreamEvent::InitDone(version) => {
+                items.push(Item::Change(Event::InitDone(kind), version))
+            }
+            StreamEvent::Apply(text, version) => match decoder.decode(text) {
                 Ok(Decoded { record: Some(record), left_out }) => {
                     items.push(Item::Change(Event::Apply(record), version));
                     items.extend(left_out.map(Item::Rejected));
@@ -288,12 +291,12 @@ impl<'f> Notes<'f> {
                 ),
                 Err(rejection) => items.push(Item::Rejected(rejection)),
             },
-            Told::Delete(meta) => {
+            StreamEvent::Delete(meta) => {
                 let name = decoder.name(&meta.namespace, &meta.name);
                 items.push(Item::Change(Event::Delete(key(name)), meta.version));
             }
-            Told::Bookmark(version) => items.push(Item::Bookmark(version)),
-            Told::TooLong { name, in_list } => {
+            StreamEvent::Bookmark(version) => items.push(Item::Bookmark(version)),
+            StreamEvent::TooLong { name, in_list } => {
                 let name = name.map(|(namespace, name)| decoder.name(&namespace, &name));
                 let rejection = Rejection::too_long(name);
                 if in_list {

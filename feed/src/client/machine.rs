@@ -44,7 +44,7 @@ pub(crate) enum Next {
 
 /// What an event or a page means for the objects here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Effect {
     /// The object is part of the list under way.
     InitApply,
     /// The object was part of the list under way, and went before it was complete.
@@ -248,15 +248,15 @@ impl Machine {
     }
 
     /// A line of the response.
-    pub(crate) fn event(&mut self, event: &Event, now: Instant) -> Verdict {
-        let State::Asked { since, in_list, .. } = &self.state else { return Verdict::Stop };
+    pub(crate) fn event(&mut self, event: &Event, now: Instant) -> Effect {
+        let State::Asked { since, in_list, .. } = &self.state else { return Effect::Stop };
         let (since, in_list) = (*since, *in_list);
         let version = match event {
             Event::Error(status) => {
                 self.failed(&Fault::Refused(status.clone()), now);
-                return Verdict::Stop;
+                return Effect::Stop;
             }
-            Event::Unknown => return Verdict::Nothing,
+            Event::Unknown => return Effect::Nothing,
             Event::Bookmark { version, .. } => version.clone(),
             Event::Added(meta) | Event::Modified(meta) | Event::Deleted(meta) => {
                 meta.version.clone()
@@ -267,7 +267,7 @@ impl Machine {
         }
         if self.version.as_ref().is_some_and(|ours| version.is_below(ours)) {
             self.list_anew(now);
-            return Verdict::SetBack;
+            return Effect::SetBack;
         }
         if now.saturating_duration_since(since) >= self.patience.healthy {
             self.backoff.reset();
@@ -275,19 +275,19 @@ impl Machine {
         self.refusals = 0;
         self.version = Some(version.clone());
         match event {
-            Event::Deleted(_) => Verdict::Delete,
-            Event::Bookmark { .. } => Verdict::Bookmark(version),
-            _ => Verdict::Apply,
+            Event::Deleted(_) => Effect::Delete,
+            Event::Bookmark { .. } => Effect::Bookmark(version),
+            _ => Effect::Apply,
         }
     }
 
     /// The objects of a streaming list come in any order of versions, as ADDED. What changes
     /// before the list is complete follows them, in order: an event below one of those would
     /// bring back an object that has changed or gone since.
-    fn event_in_list(&mut self, event: &Event, version: Version, now: Instant) -> Verdict {
+    fn event_in_list(&mut self, event: &Event, version: Version, now: Instant) -> Effect {
         if self.list_version.as_ref().is_some_and(|newest| version.is_below(newest)) {
             self.list_anew(now);
-            return Verdict::SetBack;
+            return Effect::SetBack;
         }
         if matches!(event, Event::Modified(_) | Event::Deleted(_)) {
             self.list_version = Some(version.clone());
@@ -296,32 +296,32 @@ impl Machine {
             Event::Bookmark { ends_list: true, .. } => {
                 if let State::Asked { ask, in_list, .. } = &mut self.state {
                     // From here on the response is that of a watch.
-                    let Ask::StreamList { seconds } = *ask else { return Verdict::Stop };
+                    let Ask::StreamList { seconds } = *ask else { return Effect::Stop };
                     *ask = Ask::Watch { from: version.clone(), seconds };
                     *in_list = false;
                 }
                 self.version = Some(version.clone());
                 self.was_listed = true;
-                Verdict::InitDone(version)
+                Effect::InitDone(version)
             }
-            Event::Bookmark { .. } => Verdict::Nothing,
-            Event::Deleted(_) => Verdict::InitDelete,
-            _ => Verdict::InitApply,
+            Event::Bookmark { .. } => Effect::Nothing,
+            Event::Deleted(_) => Effect::InitDelete,
+            _ => Effect::InitApply,
         }
     }
 
     /// A page, or the probe's answer, is complete.
-    pub(crate) fn page(&mut self, meta: &ListMeta, is_empty: bool, now: Instant) -> Verdict {
-        let State::Asked { ask, .. } = &self.state else { return Verdict::Stop };
+    pub(crate) fn page(&mut self, meta: &ListMeta, is_empty: bool, now: Instant) -> Effect {
+        let State::Asked { ask, .. } = &self.state else { return Effect::Stop };
         match ask {
             Ask::Probe => {
                 let ours = self.version.as_ref();
                 if ours.is_some_and(|ours| meta.version.is_below(ours)) {
                     self.list_anew(now);
-                    return Verdict::SetBack;
+                    return Effect::SetBack;
                 }
                 self.state = State::Ready(self.resume());
-                Verdict::Nothing
+                Effect::Nothing
             }
             Ask::Page { limit, .. } => {
                 let limit = *limit;
@@ -336,15 +336,15 @@ impl Machine {
                     } else {
                         State::Ready(then)
                     };
-                    return Verdict::Nothing;
+                    return Effect::Nothing;
                 }
                 self.in_one_piece = false;
                 self.was_listed = true;
                 self.version = Some(version.clone());
                 self.state = State::Ready(self.resume());
-                Verdict::InitDone(version)
+                Effect::InitDone(version)
             }
-            Ask::StreamList { .. } | Ask::Watch { .. } => Verdict::Stop,
+            Ask::StreamList { .. } | Ask::Watch { .. } => Effect::Stop,
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use daemon::{Daemon, Guard, Readiness};
 use serde_json::{Value, json};
 
-use super::credentials::Place;
+use super::credentials::ApiSource;
 use super::decode::Rejection;
 use super::machine::{Fault, Server};
 use super::version::Version;
@@ -37,7 +37,7 @@ pub(crate) struct Status(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct Inner {
     address: String,
-    place: Place,
+    place: ApiSource,
     stale_after: Duration,
     readiness: Readiness,
     kinds: Vec<KindState>,
@@ -74,7 +74,7 @@ struct KindState {
     nameless: Nameless,
 }
 
-/// Nobody can say that one of these has been mended: they count until the next list is complete.
+/// Whether one of these has been fixed cannot be told: they count until the next list is complete.
 #[derive(Debug, Default)]
 struct Nameless {
     before_list: u64,
@@ -101,7 +101,7 @@ impl Status {
     /// Every kind counts as lost until the server answers.
     pub(crate) fn new(
         address: String,
-        place: Place,
+        place: ApiSource,
         stale_after: Duration,
         kinds: &[Kind],
         readiness: Readiness,
@@ -220,9 +220,9 @@ impl Status {
         if is_known {
             tracing::debug!(kind, address, fault = text, "no feed");
         } else if state.listed {
-            tracing::warn!(kind, address, fault = text, "feed lost: everything stays as it was");
+            tracing::warn!(kind, address, fault = text, "lost the feed: serving the last state");
         } else {
-            tracing::warn!(kind, address, fault = text, "no feed yet: asking again");
+            tracing::warn!(kind, address, fault = text, "cannot reach the feed yet: trying again");
         }
         lost.fault = Some(text);
     }
@@ -236,7 +236,7 @@ impl Status {
         (state.listed, state.waiting, state.listing) = (true, None, None);
         if state.forbidden.as_deref() != Some(refusal) {
             let help = "allow to list and watch them, for endpoints that are near to be preferred";
-            tracing::warn!(address, refusal, help, "goes on without {name}");
+            tracing::warn!(address, refusal, help, "continuing without {name}");
             state.forbidden = Some(refusal.to_owned());
         }
     }

@@ -25,7 +25,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::credentials::{Credentials, Place};
+use super::credentials::{ApiSource, Credentials};
 use super::envelope::Status;
 use super::machine::{Fault, Patience, Server};
 use crate::hosts::{Lookup, Outcome};
@@ -56,7 +56,7 @@ const AGENT: &str = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Debug)]
 pub(crate) struct Transport {
-    place: Place,
+    place: ApiSource,
     patience: Patience,
     access: Mutex<Access>,
     shared: Mutex<Shared>,
@@ -120,7 +120,7 @@ impl Drop for Driver {
 }
 
 impl Transport {
-    pub(crate) fn new(place: Place, config: kube::Config, patience: Patience) -> Transport {
+    pub(crate) fn new(place: ApiSource, config: kube::Config, patience: Patience) -> Transport {
         let access = Access { config, credentials: None, refreshed: None };
         Transport { place, patience, access: Mutex::new(access), shared: Mutex::default() }
     }
@@ -170,7 +170,10 @@ impl Transport {
         match tokio::task::spawn_blocking(move || place.configuration()).await {
             Ok(Ok(config)) => access.config = config,
             Ok(Err(error)) => {
-                tracing::warn!(error = chain(&error), "credentials stay as they were");
+                tracing::warn!(
+                    error = chain(&error),
+                    "cannot read new credentials: the old ones stay in use"
+                );
             }
             // The runtime ends.
             Err(_) => {}
@@ -183,7 +186,7 @@ impl Transport {
     /// Reads the files of the flags anew, because no connection can be made. Credentials of a
     /// kubeconfig may be a plugin's work, which is not done again for that.
     pub(crate) async fn refresh_files(&self) {
-        if matches!(self.place, Place::Url { .. }) {
+        if matches!(self.place, ApiSource::Url { .. }) {
             self.refresh(Instant::now()).await;
         }
     }

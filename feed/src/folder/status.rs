@@ -95,7 +95,7 @@ impl Status {
         let since = before.map_or_else(Instant::now, |(_, since)| *since);
         if before.is_none_or(|(before, _)| *before != fault) {
             let folder = inner.source.display();
-            tracing::warn!(%folder, %fault, "folder at fault: everything stays as it was");
+            tracing::warn!(%folder, %fault, "cannot read the folder: serving the last state");
             // Its reason has changed.
             inner.at_fault = None;
         }

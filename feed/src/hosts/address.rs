@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-/// Loopback and link-local addresses: they mean another machine's neighbourhood than that of
-/// whoever wrote the name.
+/// Loopback and link-local addresses: on this machine they mean something else than where the name
+/// was written.
 pub(crate) fn is_local(ip: &IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),

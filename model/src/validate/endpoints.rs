@@ -28,13 +28,14 @@ pub fn slice(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -> Optio
         let count = objects.len();
         check.fatal(at, format!("Too many: {count}: must have at most {MAX_ENDPOINTS} items"));
     }
-    let endpoints = objects
+    let endpoints: Vec<_> = objects
         .iter()
         .enumerate()
         .filter_map(|(i, object)| {
             check.entry(|check| endpoint(object, address_type, &at.index(i), check)).flatten()
         })
         .collect();
+    check.needs_entries(!endpoints.is_empty(), !objects.is_empty());
     let labels = object.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
     let Some(service) = labels.and_then(|map| map.value(SERVICE_LABEL)).filter(|s| !s.is_empty())
     else {
@@ -93,6 +94,7 @@ fn list_of_ports(
             slice_port(object, &at, check)
         }));
     }
+    check.needs_entries(!ports.is_empty(), !objects.is_empty());
     ports
 }
 

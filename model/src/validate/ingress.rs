@@ -37,13 +37,15 @@ pub fn ingress(object: &object::Ingress<'_>, check: &mut Check<'_>) -> Option<Re
         .and_then(|object| check.entry(|check| backend(object, &at.key("defaultBackend"), check)))
         .flatten();
     let rule_list = at.key("rules");
-    let rules = rules
+    let given = rules.len();
+    let rules: Vec<_> = rules
         .iter()
         .enumerate()
         .filter_map(|(i, object)| {
             check.entry(|check| rule(object, &rule_list.index(i), check)).flatten()
         })
         .collect();
+    check.needs_entries(!rules.is_empty() || default_backend.is_some(), given > 0);
     let ingress = Ingress {
         name,
         created_unix: created(&meta, check),

@@ -190,6 +190,7 @@ fn ports(
         });
         ports.extend(valid.flatten());
     }
+    check.needs_entries(!ports.is_empty(), !objects.is_empty());
     let unset = |port: &object::ServicePort<'_>| port.node_port.unwrap_or_default() == 0;
     if kind == Type::NodePort && objects.iter().any(unset) {
         check.warn(

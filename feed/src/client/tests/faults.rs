@@ -81,7 +81,7 @@ impl World {
         config: &ApiConfig,
     ) -> World {
         let (url, token_file) = (url.clone(), config.token_file.clone());
-        let place = Place::Url { url, token_file, ca_file: config.ca_file.clone() };
+        let place = ApiSource::Url { url, token_file, ca_file: config.ca_file.clone() };
         let address = "fake".into();
         let follow = Follow { place, address, local_endpoints: true, max_list: MAX_LIST };
         let updates = follow.begin(config, patience, KINDS, &daemon).unwrap();
