@@ -11,6 +11,8 @@ mod defaults;
 pub mod document;
 mod entry;
 mod explanation;
+#[doc(hidden)]
+pub mod fuzz;
 mod kinds;
 pub mod manifest;
 mod model;
