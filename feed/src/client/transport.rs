@@ -219,7 +219,7 @@ impl Link {
         let dialled = timeout(patience.connect, open(credentials, patience.ping)).await;
         let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let (sender, driver, ends) =
-            dialled.map_err(|error| Fault::Unreachable(format!("{url}: {error}")))?;
+            dialled.map_err(|error| Fault::Unreachable(in_our_words(format!("{url}: {error}"))))?;
         Ok(Link {
             sender,
             server: Server::default(),
@@ -332,7 +332,7 @@ impl Link {
         let code = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let body = Limited::new(response.into_body(), MAX_SMALL_BODY).collect().await;
-        let body = body.map_err(|error| Fault::Broken(error.to_string()))?;
+        let body = body.map_err(|error| Fault::Broken(in_our_words(error.to_string())))?;
         Ok(Small { code, retry_after, body: body.to_bytes() })
     }
 }
@@ -525,5 +525,21 @@ fn in_our_words(text: String) -> String {
     match text.find(UNEXPECTED_END) {
         Some(at) => format!("{}the server ended the connection", &text[..at]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_connection_is_told_without_a_link_to_a_librarys_documentation() {
+        let text = "peer closed connection without sending TLS close_notify: \
+                    https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html";
+        let error = io::Error::new(io::ErrorKind::UnexpectedEof, text);
+        assert_eq!(chain(&error), "the server ended the connection");
+        let text = format!("https://api.example/: {text}");
+        let told = "https://api.example/: the server ended the connection";
+        assert_eq!(in_our_words(text), told);
     }
 }
