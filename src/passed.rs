@@ -45,10 +45,11 @@ fn children() -> [(&'static str, Vec<Arg>); 4] {
     let feed = apiserver::Config::augment_args(Command::new("feed"));
     let follower = |name| feed::Config::augment_args(Command::new(name));
     let children = [
-        ("feed", feed),
+        // What `--help` says of a flag that several have is what the first of them says.
         ("proxy", proxy::Config::augment_args(follower("proxy"))),
         ("ingress", ingress::Config::augment_args(follower("ingress"))),
         ("dns", dns::Config::augment_args(follower("dns"))),
+        ("feed", feed),
     ];
     children.map(|(name, command)| {
         let command = daemon::Flags::augment_args(command);
@@ -138,7 +139,7 @@ mod tests {
                     --trusted-proxies 10.0.0.0/8 --max-connections=100 --proxy-protocol";
         let passed = Cli::try_parse_from(line.split_ascii_whitespace()).unwrap().passed;
         let expected = [
-            ("feed", ""),
+            ("feed", "--service-cidr=10.96.0.0/16"),
             ("proxy", "--max-connections=100 --service-cidr=10.96.0.0/16"),
             ("ingress", "--max-connections=100 --proxy-protocol --trusted-proxies=10.0.0.0/8"),
             ("dns", "--upstream=192.0.2.1 --upstream=192.0.2.2"),

@@ -68,7 +68,7 @@ struct Token {
 pub(crate) enum TokenError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("{}:{line}: after the token only `secrets` may stand", path.display())]
+    #[error("{}:{line}: only `secrets` may follow the token", path.display())]
     Right { path: PathBuf, line: usize },
 }
 
@@ -85,7 +85,7 @@ impl Tokens {
         let tokens = Tokens::parse(&text)
             .map_err(|line| TokenError::Right { path: path.to_owned(), line })?;
         if tokens.0.is_empty() {
-            tracing::warn!(file = %path.display(), "no token in the file: nobody may read");
+            tracing::warn!(file = %path.display(), "the token file is empty: nobody can read");
         }
         Ok(tokens)
     }

@@ -26,18 +26,18 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::{Access, Peer, User};
+use super::deadlines::Deadlines;
 use super::discovery;
-use super::dues::Dues;
 use super::grant::Grant;
 use super::list::{self, Page, Pieces, Scope};
 use super::query::{self, List, Options, Verb};
-use super::resource::Resource;
 use super::route::Route;
 use super::share::Shares;
 use super::status::Status;
 use super::text::Text;
 use super::view::{View, Writer};
 use super::watch::{Open, Server, Stream};
+use model::Kind;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 type Answer = Result<Response<Body>, Status>;
@@ -53,7 +53,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 pub(crate) struct Caller {
     pub(crate) peer: Peer,
     pub(crate) client: Client,
-    pub(crate) dues: Dues,
+    pub(crate) deadlines: Deadlines,
 }
 
 /// Answers requests. `clone` shares everything.
@@ -100,7 +100,7 @@ impl Api {
         }
         let authorization = header(request.headers(), &AUTHORIZATION);
         let user = self.access.user(authorization).ok_or_else(Status::unauthorized)?;
-        caller.dues.admitted();
+        caller.deadlines.admitted();
         let shown = (user, authorization);
         if method != Method::GET {
             return match route {
@@ -130,7 +130,7 @@ impl Api {
         request: &Request<B>,
         caller: &Caller,
         shown: (User, Option<&str>),
-        resource: Resource,
+        resource: Kind,
         namespace: Option<String>,
     ) -> Answer {
         let query = request.uri().query().unwrap_or_default();
@@ -224,7 +224,7 @@ impl Api {
         verb: &str,
         named: &Named,
     ) -> Result<(), Status> {
-        if named.resource != Resource::Secrets {
+        if named.resource != Kind::Secret {
             return Ok(());
         }
         self.access.may_read_secrets(user, peer).map_err(|why| {
@@ -243,7 +243,7 @@ impl Api {
 
 /// An object, or with an empty name all of a namespace.
 struct Named {
-    resource: Resource,
+    resource: Kind,
     namespace: String,
     name: String,
 }

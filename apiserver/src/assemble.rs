@@ -9,21 +9,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
-use super::defaults;
 use super::derived::{self, Rejection};
 use super::entry::Content;
 use super::history::Change;
-use super::resource::Resource;
-use model::ObjectName;
-use model::{EndpointSlice, Model};
+use model::{EndpointSlice, Kind, Model, ObjectName};
 
 /// Events of rejections; a folder with more of them has one mistake in every file.
 const MAX_EVENTS: usize = 10_000;
 
 /// Names one object.
-pub(crate) type Key = (Resource, ObjectName);
+pub(crate) type Key = (Kind, ObjectName);
 
 /// What one look at the folder found changed.
 #[derive(Debug, Default)]
@@ -51,6 +49,8 @@ pub(crate) struct Assembler {
     /// Number of objects in each namespace, Events of rejections among them.
     members: HashMap<Arc<str>, usize>,
     events: BTreeMap<ObjectName, (Rejection, String)>,
+    /// What stands for the ranges of the flags, and whether it is served.
+    service_cidrs: Vec<(Key, Value, bool)>,
     /// When objects were first seen, before this process began.
     remembered: HashMap<Key, String>,
 }
@@ -58,7 +58,7 @@ pub(crate) struct Assembler {
 /// The changes of one batch before they are put in order.
 #[derive(Debug, Default)]
 struct Draft {
-    puts: Vec<(Resource, Content)>,
+    puts: Vec<(Kind, Content)>,
     deletes: Vec<Key>,
 }
 
@@ -75,6 +75,14 @@ impl Assembler {
         Assembler { remembered, ..Assembler::default() }
     }
 
+    /// Serves these ranges as ServiceCIDRs, unless manifests have some of the same names.
+    pub(crate) fn with_service_cidrs(mut self, ranges: &[IpNet]) -> Assembler {
+        let objects = derived::service_cidrs(ranges).into_iter();
+        let key = |name: &str| (Kind::ServiceCidr, ObjectName::new("", name));
+        self.service_cidrs = objects.map(|(name, object)| (key(&name), object, false)).collect();
+        self
+    }
+
     /// The changes that a batch makes, in their order. `now` is the time of day.
     pub(crate) fn assemble(&mut self, batch: Batch, now: &str) -> Vec<Change> {
         let mut draft = Draft::default();
@@ -82,10 +90,10 @@ impl Assembler {
         let mut touched = BTreeSet::new();
         for (key, object) in batch.objects {
             touched.insert(key.1.namespace.clone());
-            if key.0 == Resource::Endpoints {
+            if key.0 == Kind::Endpoints {
                 services.insert(key.1.clone());
             }
-            if key.0 == Resource::Namespaces {
+            if key.0 == Kind::Namespace {
                 touched.insert(key.1.name.clone());
             }
             self.given(key, object.as_deref(), &mut draft);
@@ -101,6 +109,7 @@ impl Assembler {
             self.reject(rejections, now, &mut touched, &mut draft);
         }
         self.derive_namespaces(touched, &mut draft);
+        self.derive_service_cidrs(&mut draft);
         // Of an object that was seen before this process, the first time counts.
         for (resource, content) in draft.puts.iter_mut().filter(|(_, c)| c.created.is_none()) {
             content.created = self.remembered.remove(&(*resource, content.name.clone()));
@@ -122,7 +131,7 @@ impl Assembler {
             self.enter(&key.1.namespace);
         }
         let mut object = serde_json::from_str(object).unwrap_or_default();
-        defaults::complete(key.0, &mut object);
+        key.0.complete(&mut object);
         draft.put(key, object);
     }
 
@@ -136,7 +145,7 @@ impl Assembler {
         let before = self.slices.remove(service).unwrap_or_default();
         let mut now = Vec::new();
         for slice in slices {
-            let key = (Resource::EndpointSlices, slice.name.clone());
+            let key = (Kind::EndpointSlice, slice.name.clone());
             if self.given.contains(&key) {
                 continue;
             }
@@ -144,7 +153,7 @@ impl Assembler {
             draft.put(key, derived::slice(slice));
         }
         for name in before {
-            let key = (Resource::EndpointSlices, name);
+            let key = (Kind::EndpointSlice, name);
             if !now.contains(&key.1) && !self.given.contains(&key) {
                 draft.deletes.push(key);
             }
@@ -160,7 +169,7 @@ impl Assembler {
         slices: &[Arc<EndpointSlice>],
         draft: &mut Draft,
     ) {
-        let key = (Resource::Endpoints, service.clone());
+        let key = (Kind::Endpoints, service.clone());
         let given = self.given.contains(&key);
         let object = match given {
             true => None,
@@ -202,14 +211,14 @@ impl Assembler {
             let since = known.map_or_else(|| now.to_owned(), |(_, since)| since);
             if !same {
                 let (_, object) = derived::event(&rejection, &since);
-                draft.put((Resource::Events, name.clone()), object);
+                draft.put((Kind::Event, name.clone()), object);
             }
             self.events.insert(name, (rejection, since));
         }
         for name in before.into_keys() {
             self.leave(&name.namespace);
             touched.insert(name.namespace.clone());
-            draft.deletes.push((Resource::Events, name));
+            draft.deletes.push((Kind::Event, name));
         }
     }
 
@@ -217,7 +226,7 @@ impl Assembler {
     fn derive_namespaces(&mut self, touched: BTreeSet<Arc<str>>, draft: &mut Draft) {
         for namespace in touched.into_iter().filter(|namespace| !namespace.is_empty()) {
             let name = ObjectName { namespace: "".into(), name: namespace.clone() };
-            let key = (Resource::Namespaces, name);
+            let key = (Kind::Namespace, name);
             if self.given.contains(&key) {
                 draft.deletes.retain(|deleted| *deleted != key);
             } else if self.members.contains_key(&namespace) {
@@ -226,6 +235,17 @@ impl Assembler {
             } else if !draft.deletes.contains(&key) {
                 draft.deletes.push(key);
             }
+        }
+    }
+
+    fn derive_service_cidrs(&mut self, draft: &mut Draft) {
+        for (key, object, is_served) in &mut self.service_cidrs {
+            let is_given = self.given.contains(key);
+            if !is_given && !*is_served {
+                draft.deletes.retain(|deleted| deleted != key);
+                draft.put(key.clone(), object.clone());
+            }
+            *is_served = !is_given;
         }
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use daemon::flags::parse_address;
+use ipnet::IpNet;
 
 use crate::connections::Address;
 
@@ -26,8 +27,8 @@ pub struct Config {
 
     /// Address to serve the API on, IP:PORT or unix:PATH; several by repeating the flag
     ///
-    /// Without --token-file, everybody who reaches the address may read all but Secrets; those take
-    /// a token that is made for each address on loopback, in $XDG_RUNTIME_DIR/switchyard or
+    /// Without --token-file, anyone who can reach the address can read all but Secrets. Those
+    /// need a token that is created for each address on loopback, in $XDG_RUNTIME_DIR/switchyard or
     /// /tmp/switchyard-UID, where this user's other processes find it by themselves. Over a network
     /// Secrets take --token-file and TLS.
     #[arg(long, env = "SWITCHYARD_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7400")]
@@ -46,6 +47,12 @@ pub struct Config {
     /// Read again when it changes, like the certificate, and at SIGHUP.
     #[arg(long, env = "SWITCHYARD_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+
+    /// Ranges that Services have addresses of: served as ServiceCIDR objects, which kube-proxy
+    /// follows
+    #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
+        value_parser = parse_range)]
+    pub(crate) service_cidr: Vec<IpNet>,
 
     /// Connections at once; those beyond are closed
     #[arg(
@@ -86,4 +93,13 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR",
         default_value = "127.0.0.1:7401", value_parser = parse_address)]
     pub admin: SocketAddr,
+}
+
+fn parse_range(text: &str) -> Result<IpNet, String> {
+    let net: IpNet =
+        text.parse().map_err(|_| "not a range of addresses (example: 10.96.0.0/16)".to_owned())?;
+    match net.trunc() == net {
+        true => Ok(net),
+        false => Err(format!("it has address bits behind the prefix: write {}", net.trunc())),
+    }
 }

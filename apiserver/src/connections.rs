@@ -1,8 +1,8 @@
 //! Sockets: listeners over TCP, TLS and Unix sockets, and what HTTP is spoken on them.
 //!
 //! HTTP/1.1 and HTTP/2 on every listener (with or without TLS). A client that says nothing, or
-//! takes nothing, is given up ([`Dues`], [`Stall`]); one that comes when there are too many, or
-//! too many of its own, is sent away at once, so that the others' reconnects never wait behind
+//! takes nothing, is given up ([`Deadlines`], [`Stall`]); one that comes when there are too many,
+//! or too many of its own, is sent away at once, so that the others' reconnects never wait behind
 //! it. Left out: what is answered.
 
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::access::Peer;
 use super::api::{Api, Caller};
-use super::dues::{Dues, Verdict};
+use super::deadlines::{Deadlines, Decision};
 use super::share::Shares;
 use super::stall::Stall;
 use super::watch::Open;
@@ -274,11 +274,11 @@ impl Gate {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let api = self.api.clone();
-        let dues = Dues::new();
-        let caller = Caller { peer, client, dues: dues.clone() };
+        let deadlines = Deadlines::new();
+        let caller = Caller { peer, client, deadlines: deadlines.clone() };
         let service = service_fn(move |request| {
             let response = api.answer(&request, &caller);
-            let response = response.map(|body| caller.dues.answer(body));
+            let response = response.map(|body| caller.deadlines.answer(body));
             async move { Ok::<_, Infallible>(response) }
         });
         let builder = protocols();
@@ -294,11 +294,11 @@ impl Gate {
                     drains = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                _ = look.tick() => match dues.verdict() {
-                    Verdict::Keep => {}
-                    Verdict::End => connection.as_mut().graceful_shutdown(),
-                    Verdict::Cut => return tracing::debug!(%client, "the client says nothing"),
-                    Verdict::Slow => {
+                _ = look.tick() => match deadlines.decision() {
+                    Decision::Keep => {}
+                    Decision::End => connection.as_mut().graceful_shutdown(),
+                    Decision::Cut => return tracing::debug!(%client, "the client says nothing"),
+                    Decision::Slow => {
                         self.api.server.metrics.slow_watchers.inc();
                         return tracing::debug!(%client, "the client takes nothing");
                     }

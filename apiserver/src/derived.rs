@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::resource::Resource;
-use model::{Address, AddressType, Endpoint, EndpointSlice, SlicePort};
-use model::{HELP, ObjectName, bracketed};
+use model::{
+    Address, AddressType, Endpoint, EndpointSlice, HELP, Kind, ObjectName, SlicePort, bracketed,
+};
 
 /// What made an object, as Kubernetes' own controllers say it in the same places.
 const MANAGER: &str = "switchyard-feed";
@@ -18,7 +19,7 @@ const MANAGER: &str = "switchyard-feed";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
     /// `None` when not even the object's name could be read.
-    pub(crate) object: Option<(Resource, ObjectName)>,
+    pub(crate) object: Option<(Kind, ObjectName)>,
     pub(crate) file: String,
     pub(crate) line: u32,
     pub(crate) column: u32,
@@ -27,8 +28,8 @@ pub(crate) struct Rejection {
 }
 
 /// A stable number for an object: the same after every restart, and on every machine.
-pub(crate) fn uid(resource: Resource, name: &ObjectName) -> String {
-    let text = format!("{}/{}/{}", resource.kind(), name.namespace, name.name);
+pub(crate) fn uid(resource: Kind, name: &ObjectName) -> String {
+    let text = format!("{}/{}/{}", resource.as_str(), name.namespace, name.name);
     let mut bytes = fingerprint(&text).to_be_bytes();
     // A UUID of version 8: its bits are the application's.
     bytes[6] = bytes[6] & 0x0f | 0x80;
@@ -180,8 +181,27 @@ fn old_port(port: &SlicePort) -> Value {
 /// A namespace that objects live in.
 pub(crate) fn namespace(name: &str) -> Value {
     let mut namespace = json!({"metadata": {"name": name}});
-    super::defaults::complete(Resource::Namespaces, &mut namespace);
+    Kind::Namespace.complete(&mut namespace);
     namespace
+}
+
+/// The ranges that Services have addresses of, by name. An object holds one of each family; the
+/// first has the name under which a cluster serves the ranges of its own flag.
+pub(crate) fn service_cidrs(ranges: &[IpNet]) -> Vec<(String, Value)> {
+    let (v4, v6): (Vec<&IpNet>, Vec<&IpNet>) =
+        ranges.iter().partition(|range| range.addr().is_ipv4());
+    let object = |i: usize| {
+        let name = if i == 0 { "kubernetes".to_owned() } else { format!("kubernetes-{}", i + 1) };
+        let cidrs = v4.get(i).into_iter().chain(v6.get(i)).map(|range| range.to_string());
+        let ready = json!({"type": "Ready", "status": "True", "reason": "", "message": ""});
+        let object = json!({
+            "metadata": {"name": name},
+            "spec": {"cidrs": cidrs.collect::<Vec<_>>()},
+            "status": {"conditions": [ready]},
+        });
+        (name, object)
+    };
+    (0..v4.len().max(v6.len())).map(object).collect()
 }
 
 /// Name and content of the Event that tells of a rejection; `since` is when it was first seen.
@@ -190,7 +210,7 @@ pub(crate) fn namespace(name: &str) -> Value {
 /// moves.
 pub(crate) fn event(rejection: &Rejection, since: &str) -> (ObjectName, Value) {
     let (kind, api_version, object) = match &rejection.object {
-        Some((resource, name)) => (resource.kind(), resource.api_version(), name.clone()),
+        Some((resource, name)) => (resource.as_str(), resource.api_version(), name.clone()),
         None => ("Manifest", "", ObjectName::new("", base_name(&rejection.file))),
     };
     let uid = rejection.object.as_ref().map(|(resource, name)| uid(*resource, name));
@@ -253,10 +273,10 @@ mod tests {
 
     #[test]
     fn numbers_of_objects_are_stable_and_differ() {
-        let web = uid(Resource::Services, &ObjectName::new("shop", "web"));
+        let web = uid(Kind::Service, &ObjectName::new("shop", "web"));
         assert_eq!(web, "5c001c06-eb75-8c3e-8c83-95d5de54ca62");
-        assert_ne!(web, uid(Resource::Pods, &ObjectName::new("shop", "web")));
-        assert_ne!(web, uid(Resource::Services, &ObjectName::new("sho", "p/web")));
+        assert_ne!(web, uid(Kind::Pod, &ObjectName::new("shop", "web")));
+        assert_ne!(web, uid(Kind::Service, &ObjectName::new("sho", "p/web")));
     }
 
     #[test]
@@ -312,7 +332,7 @@ mod tests {
     fn an_event_is_found_by_its_object() {
         let web = ObjectName::new("shop", "web");
         let rejection = Rejection {
-            object: Some((Resource::Services, web.clone())),
+            object: Some((Kind::Service, web.clone())),
             file: "web.yaml".to_owned(),
             line: 12,
             column: 7,
@@ -329,7 +349,7 @@ mod tests {
                 "apiVersion": "v1",
                 "name": "web",
                 "namespace": "shop",
-                "uid": uid(Resource::Services, &web),
+                "uid": uid(Kind::Service, &web),
             })
         );
         let message = "web.yaml:12:7: error: unknown field \"spec.prots\" (did you mean `ports`?)";

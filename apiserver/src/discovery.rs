@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use super::resource::Resource;
+use model::Kind;
 
 /// The Kubernetes release whose API this is.
 const MINOR: &str = "36";
@@ -30,14 +30,14 @@ pub(crate) fn core_versions(address: &str) -> Value {
     let addresses = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]);
     json!({
         "kind": "APIVersions",
-        "versions": [Resource::VERSION],
+        "versions": [Kind::VERSION],
         "serverAddressByClientCIDRs": addresses,
     })
 }
 
 /// `/apis`: all groups but the core group.
 pub(crate) fn groups() -> Value {
-    let named = Resource::GROUPS.into_iter().filter(|group| !group.is_empty());
+    let named = Kind::groups().into_iter().filter(|group| !group.is_empty());
     let groups: Vec<_> = named.filter_map(description).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
@@ -52,9 +52,9 @@ pub(crate) fn group(name: &str) -> Option<Value> {
 
 /// `/api/v1` and `/apis/{group}/v1`.
 pub(crate) fn resources(group: &str) -> Option<Value> {
-    let of_group = Resource::ALL.into_iter().filter(|resource| resource.group() == group);
+    let of_group = Kind::ALL.into_iter().filter(|resource| resource.group() == group);
     let resources: Vec<_> = of_group.map(resource).collect();
-    let group_version = Resource::ALL.into_iter().find(|r| r.group() == group)?.api_version();
+    let group_version = Kind::ALL.into_iter().find(|r| r.group() == group)?.api_version();
     Some(json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",
@@ -64,30 +64,29 @@ pub(crate) fn resources(group: &str) -> Option<Value> {
 }
 
 fn description(name: &str) -> Option<Value> {
-    if name.is_empty() || !Resource::GROUPS.contains(&name) {
+    if name.is_empty() || !Kind::groups().contains(&name) {
         return None;
     }
     let version = json!({
-        "groupVersion": format!("{name}/{}", Resource::VERSION),
-        "version": Resource::VERSION,
+        "groupVersion": format!("{name}/{}", Kind::VERSION),
+        "version": Kind::VERSION,
     });
     Some(json!({"name": name, "versions": [&version], "preferredVersion": version}))
 }
 
-fn resource(resource: Resource) -> Value {
+fn resource(resource: Kind) -> Value {
     let mut description = json!({
         "name": resource.plural(),
         "singularName": resource.singular(),
         "namespaced": resource.is_namespaced(),
-        "kind": resource.kind(),
+        "kind": resource.as_str(),
         "verbs": ["get", "list", "watch"],
     });
     if !resource.short_names().is_empty() {
         description["shortNames"] = json!(resource.short_names());
     }
-    // What `kubectl get all` means.
-    if matches!(resource, Resource::Services | Resource::Pods) {
-        description["categories"] = json!(["all"]);
+    if !resource.categories().is_empty() {
+        description["categories"] = json!(resource.categories());
     }
     description
 }

@@ -10,8 +10,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::resource::Resource;
-use model::ObjectName;
+use model::{Kind, ObjectName};
 
 /// How an object changed, as a watch stream spells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +60,7 @@ pub(crate) struct Stamp {
 /// An object at one version.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) resource: Resource,
+    pub(crate) resource: Kind,
     pub(crate) name: ObjectName,
     pub(crate) stamp: Stamp,
     labels: Pairs<Box<str>>,
@@ -88,7 +87,7 @@ const NOT_KEPT: [&str; 5] =
 
 impl Content {
     /// The content of an object; `uid` stands in where the object brings none.
-    pub(crate) fn of(resource: Resource, name: ObjectName, object: Value, uid: &str) -> Content {
+    pub(crate) fn of(resource: Kind, name: ObjectName, object: Value, uid: &str) -> Content {
         let fields = fields_of(resource, &object);
         let Value::Object(mut object) = object else {
             return Content::of(resource, name, Value::Object(Map::new()), uid);
@@ -143,7 +142,7 @@ fn labels_of(metadata: &Map<String, Value>) -> Pairs<Box<str>> {
     labels.into_iter().flatten().filter_map(pair).collect()
 }
 
-fn fields_of(resource: Resource, object: &Value) -> Pairs<&'static str> {
+fn fields_of(resource: Kind, object: &Value) -> Pairs<&'static str> {
     let value_of = |(name, pointer): &(&'static str, &str)| {
         let value = match object.pointer(pointer)? {
             Value::String(text) => text.as_str().into(),
@@ -158,7 +157,7 @@ fn fields_of(resource: Resource, object: &Value) -> Pairs<&'static str> {
 impl Entry {
     /// An object that is there from this version on.
     pub(crate) fn new(
-        resource: Resource,
+        resource: Kind,
         event_type: EventType,
         content: Content,
         stamp: Stamp,
@@ -250,7 +249,7 @@ impl Entry {
 
 /// Writes a frame and says where its parts are.
 fn render(
-    resource: Resource,
+    resource: Kind,
     event_type: EventType,
     stamp: &Stamp,
     [head, tail, body]: [&str; 3],
@@ -260,7 +259,7 @@ fn render(
     let mut text = String::with_capacity(head.len() + tail.len() + body.len() + ROOM);
     let _ = write!(text, "{{\"type\":\"{}\",\"object\":", event_type.as_str());
     let object = text.len();
-    let (kind, version) = (resource.kind(), resource.api_version());
+    let (kind, version) = (resource.as_str(), resource.api_version());
     let _ = write!(text, "{{\"kind\":\"{kind}\",\"apiVersion\":\"{version}\",");
     let item = text.len();
     text.push_str("\"metadata\":{");
@@ -310,12 +309,12 @@ mod tests {
             "addressType": "IPv4",
             "endpoints": [{"addresses": ["10.1.0.2"], "conditions": {}}],
         });
-        Content::of(Resource::EndpointSlices, ObjectName::new("shop", "web-1"), object, "u-1")
+        Content::of(Kind::EndpointSlice, ObjectName::new("shop", "web-1"), object, "u-1")
     }
 
     #[test]
     fn a_frame_holds_the_object_and_the_item() {
-        let entry = Entry::new(Resource::EndpointSlices, EventType::Added, slice(), stamp(215));
+        let entry = Entry::new(Kind::EndpointSlice, EventType::Added, slice(), stamp(215));
         let prefix = r#"{"type":"ADDED","object":"#;
         let kind = r#""kind":"EndpointSlice","apiVersion":"discovery.k8s.io/v1","#;
         let item = concat!(
@@ -337,7 +336,7 @@ mod tests {
 
     #[test]
     fn what_is_deleted_says_when() {
-        let entry = Entry::new(Resource::EndpointSlices, EventType::Added, slice(), stamp(215));
+        let entry = Entry::new(Kind::EndpointSlice, EventType::Added, slice(), stamp(215));
         let gone = entry.deleted(216);
         let frame = String::from_utf8(entry.frame().to_vec()).unwrap();
         let expected = frame.replace("ADDED", "DELETED").replace("\"215\"", "\"216\"");
@@ -347,7 +346,7 @@ mod tests {
 
     #[test]
     fn the_same_content_is_known_again() {
-        let entry = Entry::new(Resource::EndpointSlices, EventType::Added, slice(), stamp(215));
+        let entry = Entry::new(Kind::EndpointSlice, EventType::Added, slice(), stamp(215));
         assert!(entry.says(&slice()));
         assert!(!entry.differs_beside_metadata(&slice()));
         let labelled = Content { tail: r#","labels":{}"#.to_owned(), ..slice() };
@@ -362,12 +361,12 @@ mod tests {
     fn selectable_fields_are_kept_and_odd_objects_do_no_harm() {
         let event = json!({"involvedObject": {"kind": "Service", "name": "web"}, "count": 1});
         let name = ObjectName::new("shop", "web.1");
-        let content = Content::of(Resource::Events, name.clone(), event, "u");
-        let entry = Entry::new(Resource::Events, EventType::Added, content, stamp(1));
+        let content = Content::of(Kind::Event, name.clone(), event, "u");
+        let entry = Entry::new(Kind::Event, EventType::Added, content, stamp(1));
         assert_eq!(entry.field("involvedObject.name"), "web");
         assert_eq!(entry.field("involvedObject.uid"), "");
-        let odd = Content::of(Resource::Events, name, json!("no object"), "u");
-        let entry = Entry::new(Resource::Events, EventType::Added, odd, stamp(1));
+        let odd = Content::of(Kind::Event, name, json!("no object"), "u");
+        let entry = Entry::new(Kind::Event, EventType::Added, odd, stamp(1));
         serde_json::from_slice::<Value>(entry.object()).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! The right to read, for as long as an answer takes.
 //!
-//! A watch may last an hour, and a token may be taken away within it. Whoever holds a [`Grant`]
-//! asks it again at each step; it looks only when the tokens were read anew since.
+//! A watch may last an hour, and a token may be taken away within it. A stream that holds a
+//! [`Grant`] asks it again at each step; it looks only when the tokens were read anew since.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use http::HeaderValue;
 
 use super::access::{Access, Peer, User};
 use super::live::Live;
-use super::resource::Resource;
+use model::Kind;
 
 #[derive(Debug)]
 pub(crate) struct Grant {
@@ -18,7 +18,7 @@ pub(crate) struct Grant {
     /// As the client sent it; never printed.
     authorization: Option<HeaderValue>,
     peer: Peer,
-    resource: Resource,
+    resource: Kind,
     /// The token files that had been read when it was last looked at.
     seen: Option<u64>,
 }
@@ -30,7 +30,7 @@ impl Grant {
         live: Arc<Live>,
         (user, authorization): (User, Option<&str>),
         peer: Peer,
-        resource: Resource,
+        resource: Kind,
     ) -> Grant {
         // Where no token is asked for, none is ever taken away.
         let shown = authorization.filter(|_| user != User::Anonymous);
@@ -50,7 +50,7 @@ impl Grant {
         self.seen = newest;
         let shown = self.authorization.as_ref().and_then(|value| value.to_str().ok());
         let Some(user) = self.access.user(shown) else { return false };
-        self.resource != Resource::Secrets || self.access.may_read_secrets(user, &self.peer).is_ok()
+        self.resource != Kind::Secret || self.access.may_read_secrets(user, &self.peer).is_ok()
     }
 }
 
@@ -86,11 +86,11 @@ mod tests {
             let shown = (user, Some(header.as_str()));
             Grant::new(access.clone(), live.clone(), shown, peer.clone(), resource)
         };
-        let mut secrets = grant(Resource::Secrets);
-        let mut services = grant(Resource::Services);
+        let mut secrets = grant(Kind::Secret);
+        let mut services = grant(Kind::Service);
         assert!(secrets.holds() && services.holds() && secrets.holds());
         access.replace(tokens(&format!("another-0123456789ab\n{TRUSTED}\n")));
-        assert!(!grant(Resource::Secrets).holds(), "it was let in just before");
+        assert!(!grant(Kind::Secret).holds(), "it was let in just before");
         live.recheck();
         assert!(!secrets.holds(), "it may still read, but no Secrets");
         assert!(services.holds());

@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::{Content, Entry, EventType, Stamp};
-use super::resource::Resource;
-use model::ObjectName;
+use model::{Kind, ObjectName};
 
 /// Objects of one resource, ordered by namespace and name.
 pub(crate) type Objects = imbl::OrdMap<ObjectName, Arc<Entry>>;
@@ -45,8 +44,8 @@ impl Limits {
 /// One change to the store.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    Put(Resource, Content),
-    Delete(Resource, ObjectName),
+    Put(Kind, Content),
+    Delete(Kind, ObjectName),
 }
 
 /// Something that happened to an object.
@@ -142,7 +141,7 @@ pub(crate) struct Fill {
 #[derive(Debug)]
 pub(crate) struct History {
     version: u64,
-    logs: [Log; Resource::COUNT],
+    logs: [Log; Kind::COUNT],
     /// Memory of all events and kept states.
     bytes: usize,
     limits: Limits,
@@ -211,7 +210,7 @@ impl History {
     }
 
     /// What there is now.
-    pub(crate) fn current(&self, resource: Resource) -> Snapshot {
+    pub(crate) fn current(&self, resource: Kind) -> Snapshot {
         let objects = self.logs[resource.index()].objects.clone();
         Snapshot { version: self.version, objects }
     }
@@ -221,7 +220,7 @@ impl History {
     /// # Errors
     ///
     /// When that version was not reached yet, or what came after it is forgotten.
-    pub(crate) fn at(&self, resource: Resource, version: u64) -> Result<Rewind, VersionError> {
+    pub(crate) fn at(&self, resource: Kind, version: u64) -> Result<Rewind, VersionError> {
         let log = self.log_after(resource, version)?;
         let next = log.kept.partition_point(|kept| kept.version < version);
         let (later, reached) = match log.kept.get(next) {
@@ -240,7 +239,7 @@ impl History {
     /// As [`History::at`].
     pub(crate) fn after(
         &self,
-        resource: Resource,
+        resource: Kind,
         version: u64,
         limit: usize,
     ) -> Result<Recent, VersionError> {
@@ -260,7 +259,7 @@ impl History {
     }
 
     /// The log, if it holds all that came after a version.
-    fn log_after(&self, resource: Resource, version: u64) -> Result<&Log, VersionError> {
+    fn log_after(&self, resource: Kind, version: u64) -> Result<&Log, VersionError> {
         let log = &self.logs[resource.index()];
         if version > self.version {
             return Err(VersionError::Future { asked: version, current: self.version });

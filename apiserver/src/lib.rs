@@ -10,10 +10,9 @@ mod api;
 mod assemble;
 mod config;
 mod connections;
-mod defaults;
+mod deadlines;
 mod derived;
 mod discovery;
-mod dues;
 mod entry;
 mod grant;
 mod history;
@@ -23,14 +22,12 @@ mod metrics;
 mod publish;
 mod query;
 mod reload;
-mod resource;
 mod route;
 mod selector;
 mod share;
 mod stall;
 mod state;
 mod status;
-mod table;
 mod text;
 mod tls;
 mod view;
@@ -47,14 +44,15 @@ use tokio::task::JoinSet;
 
 use access::{Access, Tokens};
 use api::Api;
+use assemble::Assembler;
 pub use config::Config;
 pub use connections::Address;
 use connections::{Gate, Listener, Tls};
 use history::{History, Limits};
 use live::Live;
 use metrics::Metrics;
+use model::Kind;
 use publish::Publisher;
-use resource::Resource;
 use share::Shares;
 use state::{AHEAD, Kept, Saver, StateDir};
 use watch::Server;
@@ -97,7 +95,9 @@ pub async fn run(
     let live = Arc::new(Live::new(History::new(version, Limits::DEFAULT)));
     let metrics = Metrics::new(&daemon.metrics);
     let kept = Arc::new(Kept::default());
-    let (publisher, loaded) = Publisher::new(live.clone(), metrics.clone(), &saved, kept.clone());
+    let assembler = Assembler::new(saved.created()).with_service_cidrs(&config.service_cidr);
+    let (publisher, loaded) =
+        Publisher::new(live.clone(), metrics.clone(), assembler, kept.clone());
     follow(&config.dir, saved.files, publisher, &daemon)?;
     let saving = state.map(|dir| {
         let saver = Saver { dir, kept, live: live.clone(), ceiling: version + AHEAD };
@@ -166,12 +166,12 @@ fn follow(
 
 fn load_certificate(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
     let (Some(chain), Some(key)) = (&config.tls_cert, &config.tls_key) else { return Ok(None) };
-    tls::load(chain, key).map(Some).map_err(|e| Failure::failed("no TLS", e))
+    tls::load(chain, key).map(Some).map_err(|e| Failure::failed("cannot use the certificate", e))
 }
 
 fn load_tokens(config: &Config) -> Result<Option<Tokens>, Failure> {
     let Some(path) = &config.token_file else { return Ok(None) };
-    Tokens::load(path).map(Some).map_err(|e| Failure::failed("no tokens", e))
+    Tokens::load(path).map(Some).map_err(|e| Failure::failed("cannot use the tokens", e))
 }
 
 /// The tokens by which this user's processes read Secrets on loopback, where no file names others.
@@ -189,8 +189,8 @@ fn own_tokens(config: &Config) -> Vec<OwnToken> {
         Ok(token) => Some(token),
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(%address, %error, cause, "Secrets are served to nobody: mend that, or \
-                give --token-file");
+            tracing::warn!(%address, %error, cause, "nobody can read Secrets at this address: \
+                fix this, or give --token-file");
             None
         }
     };
@@ -220,9 +220,10 @@ fn clock_version() -> u64 {
 fn warn_of_openness(config: &Config) {
     for address in config.listen.iter().filter(|address| !address.is_local()) {
         if config.token_file.is_none() {
-            tracing::warn!(%address, "who reaches the address may read (no --token-file)");
+            tracing::warn!(%address, "anyone who can reach this address can read all but Secrets \
+                (no --token-file)");
         } else if config.tls_cert.is_none() {
-            tracing::warn!(%address, "tokens travel in the clear (no --tls-cert)");
+            tracing::warn!(%address, "tokens are sent unencrypted (no --tls-cert)");
         }
     }
 }
@@ -253,7 +254,7 @@ fn show(daemon: &Daemon, server: &Server, config: &Config) {
 /// Names and versions; no content, which may be a Secret's.
 fn snapshot(live: &Live) -> Value {
     let (version, current) = live.read(|history| {
-        let current = Resource::ALL.map(|resource| (resource, history.current(resource).objects));
+        let current = Kind::ALL.map(|resource| (resource, history.current(resource).objects));
         (history.version().to_string(), current)
     });
     let generation = live.newest().generation;

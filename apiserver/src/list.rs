@@ -12,17 +12,16 @@ use jiff::Timestamp;
 use super::entry::Entry;
 use super::history::{History, Rewind, Snapshot, VersionError};
 use super::query::{Continue, List, ListFrom};
-use super::resource::Resource;
 use super::selector::Selector;
 use super::status::Status;
 use super::text::Text;
 use super::view::{ListHead, Writer};
-use model::ObjectName;
+use model::{Kind, ObjectName};
 
 /// Which objects of a resource a request is about.
 #[derive(Clone, Debug)]
 pub(crate) struct Scope {
-    pub(crate) resource: Resource,
+    pub(crate) resource: Kind,
     /// `None`: all namespaces.
     pub(crate) namespace: Option<String>,
     pub(crate) selector: Selector,
@@ -79,7 +78,7 @@ pub(crate) struct Page {
 /// # Errors
 ///
 /// The answer when the version that is asked for is forgotten, or was never reached.
-pub(crate) fn state(history: &History, resource: Resource, list: &List) -> Result<Rewind, Status> {
+pub(crate) fn state(history: &History, resource: Kind, list: &List) -> Result<Rewind, Status> {
     match &list.from {
         ListFrom::AtLeast(version) if *version > history.version() => {
             Err(Status::future_version(*version, history.version()))
@@ -227,7 +226,7 @@ mod tests {
     fn put(namespace: &str, name: &str) -> Change {
         let object = json!({"metadata": {"labels": {"app": name}}});
         let name = ObjectName::new(namespace, name);
-        Change::Put(Resource::Services, Content::of(Resource::Services, name, object, "u"))
+        Change::Put(Kind::Service, Content::of(Kind::Service, name, object, "u"))
     }
 
     /// Versions 1 to 4, the newest is 5.
@@ -239,7 +238,7 @@ mod tests {
     }
 
     fn answer(history: &History, namespace: Option<&str>, query: &str) -> Result<Value, Status> {
-        let resource = Resource::Services;
+        let resource = Kind::Service;
         let options = Options::parse(resource, query)?;
         let Verb::List(list) = options.verb else { panic!("{query} is no list") };
         let namespace = namespace.map(str::to_owned);
@@ -293,7 +292,7 @@ mod tests {
         assert_eq!(names(&first), "a/x a/y");
         assert_eq!(first["metadata"]["remainingItemCount"], 2);
         let token = first["metadata"]["continue"].as_str().unwrap();
-        let gone = Change::Delete(Resource::Services, ObjectName::new("b", "x"));
+        let gone = Change::Delete(Kind::Service, ObjectName::new("b", "x"));
         history.commit(vec![gone, put("b", "new")], "", Duration::ZERO);
         let second = answer(&history, None, &format!("limit=1&continue={token}")).unwrap();
         assert_eq!(names(&second), "b/x", "it was there when the list began");

@@ -7,7 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
-use super::resource::Resource;
+use model::Kind;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResourceLabel {
@@ -80,7 +80,7 @@ impl Metrics {
     }
 
     /// The number of open watches of a resource.
-    pub(crate) fn watchers(&self, resource: Resource) -> Gauge {
+    pub(crate) fn watchers(&self, resource: Kind) -> Gauge {
         self.watchers.get_or_create(&ResourceLabel { resource: resource.plural() }).clone()
     }
 }

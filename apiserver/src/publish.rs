@@ -8,11 +8,10 @@ use super::assemble::{self, Assembler};
 use super::derived::Rejection;
 use super::live::{Live, now};
 use super::metrics::Metrics;
-use super::resource::Resource;
-use super::state::{Kept, Saved};
+use super::state::Kept;
 use feed::folder::{Batch, Whole};
 use feed::report::Report;
-use model::record::RecordKey;
+use model::ObjectKey;
 
 /// Publishes the folder's batches. It belongs to the folder's thread.
 #[derive(Debug)]
@@ -33,14 +32,14 @@ impl Publisher {
     pub(super) fn new(
         live: Arc<Live>,
         metrics: Metrics,
-        saved: &Saved,
+        assembler: Assembler,
         kept: Arc<Kept>,
     ) -> (Publisher, oneshot::Receiver<()>) {
         let (sender, loaded) = oneshot::channel();
         let publisher = Publisher {
             live,
             metrics,
-            assembler: Assembler::new(saved.created()),
+            assembler,
             kept,
             reports: Arc::default(),
             loaded: Some(sender),
@@ -85,9 +84,8 @@ impl Publisher {
     }
 }
 
-fn key_of(key: &RecordKey) -> assemble::Key {
-    let resource = Resource::of_kind(key.kind.as_str());
-    (resource.expect("every kind that is read is served"), key.name.clone())
+fn key_of(key: &ObjectKey) -> assemble::Key {
+    (key.kind, key.name.clone())
 }
 
 fn rejections(reports: &[Report]) -> Vec<Rejection> {
@@ -101,19 +99,4 @@ fn rejections(reports: &[Report]) -> Vec<Rejection> {
         help: report.problem.help.clone(),
     };
     errors.map(rejection).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use model::record::RecordKind;
-
-    #[test]
-    fn every_kind_that_is_read_is_served() {
-        for kind in RecordKind::ALL {
-            let resource = Resource::of_kind(kind.as_str()).unwrap();
-            assert_eq!(resource.api_version(), kind.api_version());
-            assert_eq!(resource.is_namespaced(), kind.is_namespaced());
-        }
-    }
 }

@@ -11,10 +11,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::resource::Resource;
 use super::selector::Selector;
 use super::status::Status;
-use model::ObjectName;
+use model::{Kind, ObjectName};
 
 /// Longer selectors are refused: each watch and list holds its own, and this one names hundreds
 /// of values.
@@ -138,7 +137,7 @@ impl Options {
     /// # Errors
     ///
     /// The answer to a request whose options cannot be read or do not go together.
-    pub(crate) fn parse(resource: Resource, query: &str) -> Result<Options, Status> {
+    pub(crate) fn parse(resource: Kind, query: &str) -> Result<Options, Status> {
         let values = Values::of(query);
         let (labels, fields) = (values.text("labelSelector"), values.text("fieldSelector"));
         if labels.len() + fields.len() > MAX_SELECTOR {
@@ -176,7 +175,11 @@ fn list(values: &Values<'_>) -> Result<List, Status> {
         let why = "sendInitialEvents is forbidden for list";
         return Err(forbidden("sendInitialEvents", why));
     }
-    let limit = values.number("limit")?.filter(|limit| *limit > 0);
+    // The API takes a negative limit for none.
+    let limit = match values.text("limit").parse::<i64>() {
+        Ok(..=0) => None,
+        _ => values.number("limit")?,
+    };
     let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let token = values.text("continue");
     if !token.is_empty() {
@@ -283,13 +286,13 @@ mod tests {
 
     #[track_caller]
     fn check(query: &str, expected: &Verb) {
-        let options = Options::parse(Resource::Services, query).unwrap();
+        let options = Options::parse(Kind::Service, query).unwrap();
         assert_eq!(options.verb, *expected, "{query}");
     }
 
     #[track_caller]
     fn check_error(query: &str, code: u16, words: &str) {
-        let status = Options::parse(Resource::Services, query).unwrap_err();
+        let status = Options::parse(Kind::Service, query).unwrap_err();
         let json = status.to_json();
         assert_eq!(status.code().as_u16(), code, "{query}: {json}");
         assert!(json.contains(words), "{query}: {json}");
@@ -305,6 +308,7 @@ mod tests {
         check("watch=false&watch=1", &listing(None, ListFrom::Newest));
         check("limit=500&pretty=true", &listing(Some(500), ListFrom::Newest));
         check("limit=0&resourceVersion=", &listing(None, ListFrom::Newest));
+        check("limit=-1", &listing(None, ListFrom::Newest));
         check("resourceVersion=0&limit=500", &listing(Some(500), ListFrom::AtLeast(0)));
         check("resourceVersion=7", &listing(None, ListFrom::AtLeast(7)));
         check("resourceVersion=7&limit=2", &listing(Some(2), ListFrom::Exactly(7)));
@@ -338,9 +342,8 @@ mod tests {
 
     #[test]
     fn selectors_are_decoded() {
-        let options =
-            Options::parse(Resource::Services, "labelSelector=app+in+%28a%2Cb%29").unwrap();
-        let same = Selector::parse(Resource::Services, "app in (a,b)", "").unwrap();
+        let options = Options::parse(Kind::Service, "labelSelector=app+in+%28a%2Cb%29").unwrap();
+        let same = Selector::parse(Kind::Service, "app in (a,b)", "").unwrap();
         assert_eq!(options.selector, same);
         check_error("labelSelector=%3D", 400, "found '=', expected: identifier");
         check_error("fieldSelector=spec.foo%3D1", 400, "is not a known field selector");

@@ -4,7 +4,7 @@
 
 use percent_encoding::percent_decode_str;
 
-use super::resource::Resource;
+use model::Kind;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Route {
@@ -20,11 +20,11 @@ pub(crate) enum Route {
     Resources(String),
     OpenApi,
     Collection {
-        resource: Resource,
+        resource: Kind,
         namespace: Option<String>,
     },
     Object {
-        resource: Resource,
+        resource: Kind,
         namespace: String,
         name: String,
     },
@@ -45,9 +45,9 @@ impl Route {
             ["api"] => Route::CoreVersions,
             ["apis"] => Route::Groups,
             ["openapi", "v2"] => Route::OpenApi,
-            ["api", Resource::VERSION, ref rest @ ..] => in_group("", rest),
+            ["api", Kind::VERSION, ref rest @ ..] => in_group("", rest),
             ["apis", group] if is_served(group) => Route::Group(group.to_owned()),
-            ["apis", group, Resource::VERSION, ref rest @ ..] if is_served(group) => {
+            ["apis", group, Kind::VERSION, ref rest @ ..] if is_served(group) => {
                 in_group(group, rest)
             }
             _ => Route::Unknown,
@@ -56,11 +56,11 @@ impl Route {
 }
 
 fn is_served(group: &str) -> bool {
-    !group.is_empty() && Resource::GROUPS.contains(&group)
+    !group.is_empty() && Kind::groups().contains(&group)
 }
 
 fn in_group(group: &str, parts: &[&str]) -> Route {
-    let named = |plural| Resource::named(group, plural);
+    let named = |plural| Kind::of_plural(group, plural);
     match parts {
         [] => Route::Resources(group.to_owned()),
         [plural] => match named(plural) {
@@ -97,11 +97,11 @@ mod tests {
         assert_eq!(Route::of(path), expected, "{path}");
     }
 
-    fn collection(resource: Resource, namespace: Option<&str>) -> Route {
+    fn collection(resource: Kind, namespace: Option<&str>) -> Route {
         Route::Collection { resource, namespace: namespace.map(str::to_owned) }
     }
 
-    fn object(resource: Resource, namespace: &str, name: &str) -> Route {
+    fn object(resource: Kind, namespace: &str, name: &str) -> Route {
         Route::Object { resource, namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
@@ -117,16 +117,16 @@ mod tests {
         check("/api/v1", Route::Resources(String::new()));
         let networking = "/apis/networking.k8s.io/v1";
         check(networking, Route::Resources("networking.k8s.io".to_owned()));
-        check("/api/v1/services", collection(Resource::Services, None));
-        check("/api/v1/nodes/n1", object(Resource::Nodes, "", "n1"));
-        check("/api/v1/namespaces", collection(Resource::Namespaces, None));
-        check("/api/v1/namespaces/shop", object(Resource::Namespaces, "", "shop"));
+        check("/api/v1/services", collection(Kind::Service, None));
+        check("/api/v1/nodes/n1", object(Kind::Node, "", "n1"));
+        check("/api/v1/namespaces", collection(Kind::Namespace, None));
+        check("/api/v1/namespaces/shop", object(Kind::Namespace, "", "shop"));
         let services = "/api/v1/namespaces/shop/services";
-        check(services, collection(Resource::Services, Some("shop")));
-        check(&format!("{services}/web"), object(Resource::Services, "shop", "web"));
-        check(&format!("{services}/w%65b"), object(Resource::Services, "shop", "web"));
+        check(services, collection(Kind::Service, Some("shop")));
+        check(&format!("{services}/web"), object(Kind::Service, "shop", "web"));
+        check(&format!("{services}/w%65b"), object(Kind::Service, "shop", "web"));
         let slices = "/apis/discovery.k8s.io/v1/endpointslices";
-        check(slices, collection(Resource::EndpointSlices, None));
+        check(slices, collection(Kind::EndpointSlice, None));
     }
 
     #[test]

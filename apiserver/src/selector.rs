@@ -4,7 +4,7 @@
 //! hold, set-based ones among the label requirements.
 
 use super::entry::Entry;
-use super::resource::Resource;
+use model::Kind;
 
 /// Longer selectors are no client's: a label requirement of full length has some 400 bytes.
 const MAX_LENGTH: usize = 16 << 10;
@@ -54,7 +54,7 @@ impl Selector {
     ///
     /// When one is no selector, or asks for a field that the resource cannot be selected by.
     pub(crate) fn parse(
-        resource: Resource,
+        resource: Kind,
         labels: &str,
         fields: &str,
     ) -> Result<Selector, SelectorError> {
@@ -263,12 +263,12 @@ fn is_label_text(text: &str) -> bool {
         && ends.into_iter().flatten().all(u8::is_ascii_alphanumeric)
 }
 
-fn parse_fields(resource: Resource, text: &str) -> Result<Vec<FieldRequirement>, SelectorError> {
+fn parse_fields(resource: Kind, text: &str) -> Result<Vec<FieldRequirement>, SelectorError> {
     let parts = split_unescaped(text).into_iter().filter(|part| !part.is_empty());
     parts.map(|part| field_requirement(resource, part)).collect()
 }
 
-fn field_requirement(resource: Resource, text: &str) -> Result<FieldRequirement, SelectorError> {
+fn field_requirement(resource: Kind, text: &str) -> Result<FieldRequirement, SelectorError> {
     let invalid =
         || SelectorError(format!("invalid selector: '{text}'; can't understand '{text}'"));
     let at = text.find('=').ok_or_else(invalid)?;
@@ -283,7 +283,7 @@ fn field_requirement(resource: Resource, text: &str) -> Result<FieldRequirement,
     Ok(FieldRequirement { field, value, equal })
 }
 
-fn known_field(resource: Resource, name: &str) -> Result<&'static str, SelectorError> {
+fn known_field(resource: Kind, name: &str) -> Result<&'static str, SelectorError> {
     let always = ["metadata.name", "metadata.namespace"];
     let more = resource.selectable_fields().iter().map(|(name, _)| *name);
     let known: Vec<_> = always.into_iter().chain(more).collect();

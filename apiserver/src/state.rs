@@ -20,11 +20,9 @@ use tokio::sync::watch;
 use super::assemble::Key;
 use super::history::History;
 use super::live::Live;
-use super::resource::Resource;
 use feed::folder::{Restored, Whole, Wholes};
 use feed::state::file::{self, Lock};
-use model::ObjectName;
-use model::record::RecordKey;
+use model::{Kind, ObjectKey, ObjectName};
 
 const FILE: &str = "feed.objects";
 /// Counts changes of the file's form that an older program could not read.
@@ -72,7 +70,7 @@ impl Saved {
         let key = |text: &str| {
             let mut parts = text.splitn(3, '/');
             let (plural, namespace, name) = (parts.next()?, parts.next()?, parts.next()?);
-            let resource = Resource::ALL.into_iter().find(|r| r.plural() == plural)?;
+            let resource = Kind::ALL.into_iter().find(|r| r.plural() == plural)?;
             Some((resource, ObjectName::new(namespace, name)))
         };
         let known = self.head.created.iter();
@@ -105,20 +103,20 @@ impl Saved {
 /// When each object was first seen.
 fn created(history: &History) -> BTreeMap<String, String> {
     let mut created = BTreeMap::new();
-    for resource in Resource::ALL {
+    for resource in Kind::ALL {
         // Events are as old as the mistake that they tell of.
-        if resource == Resource::Events {
+        if resource == Kind::Event {
             continue;
         }
         for (name, entry) in history.current(resource).objects.iter() {
-            let key = format!("{resource}/{}/{}", name.namespace, name.name);
+            let key = format!("{}/{}/{}", resource.plural(), name.namespace, name.name);
             created.insert(key, entry.stamp.created.to_string());
         }
     }
     created
 }
 
-type Objects = imbl::OrdMap<RecordKey, Whole>;
+type Objects = imbl::OrdMap<ObjectKey, Whole>;
 
 /// The objects as their manifests have them. The folder's thread keeps it up to date, at the cost
 /// of what changed; to write it down, another thread takes a copy, which costs nothing.
@@ -160,9 +158,9 @@ pub(crate) struct StateDir {
 /// Why a state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateError {
-    #[error("another feed uses it")]
+    #[error("another feed is using it")]
     InUse,
-    #[error("it cannot be made")]
+    #[error("it cannot be created")]
     Make(#[source] io::Error),
 }
 
@@ -325,15 +323,14 @@ mod tests {
     use crate::entry::Content;
     use crate::history::{Change, Limits};
     use model::Kind;
-    use model::record::RecordKind;
 
     const CREATED: &str = "2026-11-20T08:04:31Z";
 
     fn head() -> Head {
         let mut history = History::new(7, Limits::DEFAULT);
         let name = ObjectName::new("shop", "web");
-        let content = Content::of(Resource::Services, name, json!({}), "u");
-        history.load(vec![Change::Put(Resource::Services, content)], CREATED);
+        let content = Content::of(Kind::Service, name, json!({}), "u");
+        history.load(vec![Change::Put(Kind::Service, content)], CREATED);
         let ceiling = history.version() + AHEAD;
         Head { format: FORMAT, ceiling, created: created(&history) }
     }
@@ -341,8 +338,8 @@ mod tests {
     fn objects() -> Objects {
         let kept = Kept::default();
         let whole = |name: &str, file: &str| {
-            let kind = RecordKind::Of(Kind::Service);
-            let key = RecordKey { kind, name: ObjectName::new("shop", name) };
+            let kind = Kind::Service;
+            let key = ObjectKey { kind, name: ObjectName::new("shop", name) };
             let text = format!(r#"{{"metadata":{{"name":"{name}"}}}}"#).into();
             (key, Some(Whole { file: Path::new(file).into(), text }))
         };
@@ -369,7 +366,7 @@ mod tests {
         state.save(&head(), &objects()).unwrap();
         let loaded = state.load();
         assert_eq!(loaded.ceiling(), 9 + AHEAD);
-        let web = (Resource::Services, ObjectName::new("shop", "web"));
+        let web = (Kind::Service, ObjectName::new("shop", "web"));
         assert_eq!(loaded.created(), HashMap::from([(web, CREATED.to_owned())]));
         assert_eq!(loaded.files, files());
         let mode = std::fs::metadata(&state.path).unwrap().permissions().mode();

@@ -7,7 +7,7 @@ use http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::history::VersionError;
-use super::resource::Resource;
+use model::Kind;
 
 /// What a client sent is repeated up to this length: longer texts would be kept for each of its
 /// requests until it takes the answers, and no name is longer.
@@ -49,7 +49,7 @@ impl Status {
     }
 
     /// `user` may not do `verb`; `place` is `at the cluster scope` or `in the namespace "x"`.
-    pub(crate) fn forbidden(resource: Resource, name: &str, sentence: &str, why: &str) -> Status {
+    pub(crate) fn forbidden(resource: Kind, name: &str, sentence: &str, why: &str) -> Status {
         let named = if name.is_empty() { String::new() } else { format!(" {name:?}") };
         let message = format!("{}{named} is forbidden: {sentence}: {why}", resource.qualified());
         Status::new(StatusCode::FORBIDDEN, "Forbidden", message)
@@ -62,7 +62,7 @@ impl Status {
         Status::new(StatusCode::FORBIDDEN, "Forbidden", message).with_details(json!({}))
     }
 
-    pub(crate) fn not_found(resource: Resource, name: &str) -> Status {
+    pub(crate) fn not_found(resource: Kind, name: &str) -> Status {
         let message = format!("{} {name:?} not found", resource.qualified());
         Status::new(StatusCode::NOT_FOUND, "NotFound", message)
             .with_details(details(resource, name))
@@ -183,7 +183,7 @@ impl Status {
     }
 }
 
-fn details(resource: Resource, name: &str) -> Value {
+fn details(resource: Kind, name: &str) -> Value {
     let mut details = json!({"kind": resource.plural()});
     if !name.is_empty() {
         details["name"] = name[..name.floor_char_boundary(REPEATED)].into();
@@ -203,8 +203,8 @@ mod tests {
         let long = "ä".repeat(30_000);
         for status in [
             Status::bad_request(long.clone()),
-            Status::not_found(Resource::Services, &long),
-            Status::forbidden(Resource::Secrets, &long, "sentence", "why"),
+            Status::not_found(Kind::Service, &long),
+            Status::forbidden(Kind::Secret, &long, "sentence", "why"),
         ] {
             let json = status.to_json();
             assert!(json.len() < 3 * REPEATED, "{}", json.len());

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 
 use super::entry::{Entry, EventType};
 use super::query::Include;
-use super::resource::Resource;
-use super::table;
 use super::text::Text;
+use model::Kind;
 
 /// A representation of objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,14 +72,14 @@ pub(crate) struct ListHead {
 /// Writes objects of one resource in one view.
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
-    pub(crate) resource: Resource,
+    pub(crate) resource: Kind,
     pub(crate) view: View,
     /// The first table of a stream describes its columns, the others do not.
     described: bool,
 }
 
 impl Writer {
-    pub(crate) fn new(resource: Resource, view: View) -> Writer {
+    pub(crate) fn new(resource: Kind, view: View) -> Writer {
         Writer { resource, view, described: false }
     }
 
@@ -95,10 +94,10 @@ impl Writer {
         }
         let (kind, api_version) = match self.view {
             View::Whole => {
-                (format!("{}List", self.resource.kind()), self.resource.api_version().to_owned())
+                (format!("{}List", self.resource.as_str()), self.resource.api_version().to_owned())
             }
             View::Table(version, _) => {
-                let columns = table::definitions(self.resource);
+                let columns = self.resource.column_definitions();
                 return format!(
                     "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\
                      \"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":["
@@ -163,7 +162,7 @@ impl Writer {
             if initial { ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}" } else { "" };
         let (kind, api_version, rest) = match self.view {
             View::Whole => {
-                (self.resource.kind(), self.resource.api_version(), self.resource.empty_fields())
+                (self.resource.as_str(), self.resource.api_version(), self.resource.empty_fields())
             }
             View::Table(..) => {
                 out.put(b"{\"type\":\"BOOKMARK\",\"object\":");
@@ -192,7 +191,7 @@ impl Writer {
         out: &mut Text,
     ) {
         let View::Table(meta_version, include) = self.view else { return };
-        let columns = if describe { table::definitions(self.resource) } else { Value::Null };
+        let columns = if describe { self.resource.column_definitions() } else { Value::Null };
         let head = format!(
             "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{meta_version}\",\
              \"metadata\":{{\"resourceVersion\":\"{version}\"}},\
@@ -208,7 +207,7 @@ impl Writer {
 
 fn row(entry: &Entry, version: &str, include: Include, now: Timestamp, out: &mut Text) {
     let object: Value = serde_json::from_slice(entry.object()).unwrap_or_default();
-    let cells = table::cells(entry.resource, &object, now);
+    let cells = entry.resource.cells(&object, now);
     out.put(format!("{{\"cells\":{cells},\"object\":").as_bytes());
     match include {
         Include::None => out.put(b"null"),
@@ -264,9 +263,9 @@ mod tests {
     fn entry() -> Entry {
         let object = json!({"spec": {"type": "ClusterIP"}});
         let name = ObjectName::new("shop", "web");
-        let content = Content::of(Resource::Services, name, object, "u");
+        let content = Content::of(Kind::Service, name, object, "u");
         let stamp = Stamp { version: 7, generation: 1, created: "2026-11-20T08:04:31Z".into() };
-        Entry::new(Resource::Services, EventType::Added, content, stamp)
+        Entry::new(Kind::Service, EventType::Added, content, stamp)
     }
 
     fn written(write: impl FnOnce(&mut Text)) -> Value {
@@ -277,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_stream_of_tables_describes_its_columns_once() {
-        let mut writer = Writer::new(Resource::Services, View::Table("v1", Include::Metadata));
+        let mut writer = Writer::new(Kind::Service, View::Table("v1", Include::Metadata));
         let now: Timestamp = "2026-11-20T08:05:45Z".parse().unwrap();
         let first = written(|out| writer.event(EventType::Added, &entry(), now, out));
         assert_eq!(first["object"]["columnDefinitions"].as_array().unwrap().len(), 7);
@@ -296,7 +295,7 @@ mod tests {
         let bookmark = |resource, view, initial| {
             written(|out| Writer::new(resource, view).bookmark(253, initial, out))
         };
-        let slices = bookmark(Resource::EndpointSlices, View::Whole, true);
+        let slices = bookmark(Kind::EndpointSlice, View::Whole, true);
         assert_eq!(
             slices,
             json!({"type": "BOOKMARK", "object": {
@@ -311,12 +310,12 @@ mod tests {
                 "ports": null,
             }})
         );
-        let services = bookmark(Resource::Services, View::Whole, false);
+        let services = bookmark(Kind::Service, View::Whole, false);
         assert_eq!(services["object"]["status"], json!({"loadBalancer": {}}));
         assert_eq!(services["object"]["metadata"], json!({"resourceVersion": "253"}));
-        let metadata = bookmark(Resource::Services, View::Metadata("v1"), false);
+        let metadata = bookmark(Kind::Service, View::Metadata("v1"), false);
         assert_eq!(metadata["object"]["kind"], "PartialObjectMetadata");
-        let table = bookmark(Resource::Services, View::Table("v1", Include::None), false);
+        let table = bookmark(Kind::Service, View::Table("v1", Include::None), false);
         assert_eq!(table["object"]["rows"], json!([]));
         assert_eq!(table["object"]["metadata"]["resourceVersion"], "253");
     }
@@ -325,7 +324,7 @@ mod tests {
     fn views_of_one_object() {
         let now = Timestamp::UNIX_EPOCH;
         let of = |view| {
-            let writer = Writer::new(Resource::Services, view);
+            let writer = Writer::new(Kind::Service, view);
             written(|out| writer.object(&entry(), now, out))
         };
         assert_eq!(of(View::Whole)["spec"]["type"], "ClusterIP");

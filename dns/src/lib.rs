@@ -33,7 +33,7 @@ use arc_swap::ArcSwap;
 use daemon::quota::{Quota, QuotaLimits};
 use daemon::{Daemon, Failure, bind_error};
 use feed::{Update, Updates};
-use model::{Kind, Kinds};
+use model::{Kinds, Process};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 
@@ -52,8 +52,7 @@ use threads::{Setup, Threads};
 use zone::Zone;
 
 /// The kinds of object that this process follows.
-pub const KINDS: Kinds =
-    Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Namespace, Kind::Pod]);
+pub const KINDS: Kinds = Kinds::listed_by(Process::Dns);
 
 /// Runs until drained.
 ///

@@ -13,13 +13,12 @@ use serde_json::json;
 use crate::folder::{self, Catalogue};
 use crate::path::FilePath;
 use crate::report::Report;
-use model::Kinds;
 use model::document::{self, Format};
 use model::manifest;
 use model::problem::{Excerpt, Problem};
-use model::record::RecordKey;
 use model::store::Store;
 use model::surprise::{self, Surprise};
+use model::{Kinds, ObjectKey};
 
 /// What a check found.
 #[derive(Debug)]
@@ -137,7 +136,7 @@ fn count(number: usize, what: &str) -> String {
 
 /// Finds the lines of what objects surprise with: each file is read once more for that.
 fn place(catalogue: &Catalogue, surprises: Vec<Surprise>) -> Vec<Report> {
-    let mut by_file: HashMap<FilePath, HashMap<RecordKey, Vec<Surprise>>> = HashMap::new();
+    let mut by_file: HashMap<FilePath, HashMap<ObjectKey, Vec<Surprise>>> = HashMap::new();
     for surprise in surprises {
         let Some(file) = catalogue.file_of(&surprise.key) else { continue };
         let of_file = by_file.entry(file.clone()).or_default();
@@ -162,7 +161,7 @@ fn locate(
     text: &str,
     part: &document::Document<'_>,
     format: Format,
-    wanted: &mut HashMap<RecordKey, Vec<Surprise>>,
+    wanted: &mut HashMap<ObjectKey, Vec<Surprise>>,
     reports: &mut Vec<Report>,
 ) {
     manifest::each_object(part, format, |key, place| {

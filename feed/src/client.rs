@@ -6,6 +6,7 @@
 //! applies those that belong together at once ([`cut`]). A server that goes away changes
 //! nothing; what was deleted while it was away goes when it is back.
 
+mod advice;
 mod backoff;
 mod beginning;
 mod credentials;
@@ -34,8 +35,8 @@ use daemon::{Daemon, Failure};
 use http::Uri;
 use tokio::sync::mpsc;
 
-use credentials::Place;
-use decode::Decoder;
+use credentials::ApiSource;
+use decode::{Decoder, MAX_OBJECT};
 use follower::Follower;
 use hub::{Hub, followed};
 use machine::{Machine, Patience};
@@ -46,12 +47,8 @@ use transport::Transport;
 use crate::own_token;
 use crate::state::State;
 use crate::update::{Updates, mailbox};
-use model::Kinds;
-use model::Rejected;
+use model::{Kinds, Rejected};
 
-/// Longer objects are skipped. The API refuses what takes more than 1.5 MiB in its store, where
-/// it is written more densely than as JSON.
-const MAX_OBJECT: usize = 8 << 20;
 /// What one list may take until it is complete, in bytes and decoded: ten times what a hundred
 /// thousand endpoints take. A server that never ends its list must not fill the memory.
 const MAX_LIST: usize = 256 << 20;
@@ -97,7 +94,7 @@ pub(crate) fn follow_url(
 ) -> Result<Updates, Failure> {
     let is_clear = url.scheme_str() == Some("http") && !is_this_machine(url);
     if config.token_file.is_some() && is_clear {
-        tracing::warn!(%url, "the token travels in the clear: give the feed an https:// address");
+        tracing::warn!(%url, "the token is sent unencrypted: use an https:// address for the feed");
     }
     let place = place_of(url, config);
     let address = url.to_string();
@@ -117,7 +114,7 @@ pub(crate) fn follow_kube(
     kinds: Kinds,
     daemon: &Daemon,
 ) -> Result<Updates, Failure> {
-    let (place, address) = (Place::Kube, "kube".to_owned());
+    let (place, address) = (ApiSource::Kube, "kube".to_owned());
     let follow = Follow { place, address, local_endpoints, max_list: MAX_LIST };
     follow.begin(config, &Patience::default(), kinds, daemon)
 }
@@ -131,8 +128,8 @@ pub(crate) async fn rejected(url: &Uri, config: &ApiConfig) -> Result<Vec<Reject
     events::rejected(place_of(url, config)).await
 }
 
-fn place_of(url: &Uri, config: &ApiConfig) -> Place {
-    Place::Url {
+fn place_of(url: &Uri, config: &ApiConfig) -> ApiSource {
+    ApiSource::Url {
         url: url.clone(),
         token_file: config.token_file.clone(),
         ca_file: config.ca_file.clone(),
@@ -140,7 +137,7 @@ fn place_of(url: &Uri, config: &ApiConfig) -> Place {
 }
 
 struct Follow {
-    place: Place,
+    place: ApiSource,
     /// As the flag has it.
     address: String,
     local_endpoints: bool,
@@ -160,8 +157,8 @@ impl Follow {
         })?;
         let local_endpoints = self.local_endpoints;
         let address = match self.place {
-            Place::Url { .. } => self.address.clone(),
-            Place::Kube => kube.cluster_url.to_string(),
+            ApiSource::Url { .. } => self.address.clone(),
+            ApiSource::Kube => kube.cluster_url.to_string(),
         };
         let open = |dir: &PathBuf| {
             State::open(dir, daemon.name, &address, kinds, local_endpoints).map_err(|error| {
@@ -170,7 +167,9 @@ impl Follow {
         };
         let state = daemon.state_dir.as_ref().map(open).transpose()?;
         let list = followed(kinds);
-        let status = Status::new(address, config.stale_after, &list, daemon.readiness.clone());
+        let place = self.place.clone();
+        let readiness = daemon.readiness.clone();
+        let status = Status::new(address, place, config.stale_after, &list, readiness);
         status.show(daemon);
         let (publisher, updates) = mailbox();
         let (sender, news) = mpsc::channel(NEWS);

@@ -22,7 +22,7 @@ use daemon::Daemon;
 pub(crate) use catalogue::Catalogue;
 pub use catalogue::{Whole, Wholes};
 pub(crate) use read::text_of as read_text;
-use read::{Files, Mood};
+use read::{Files, LookContext, QUIET};
 use scan::{Look, Stat};
 pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
@@ -31,13 +31,9 @@ use watch::{Hints, Wake, Watch};
 use crate::path::FilePath;
 use crate::report::Report;
 use crate::update::{Publisher, Updates, mailbox};
-use model::Kinds;
-use model::record::RecordKind;
 use model::store::{Event, Store};
-use model::{Changes, Model};
+use model::{Changes, Kind, Kinds, Model};
 
-/// From a hint to the look: a writer's next event mostly follows within this time.
-const QUIET: Duration = Duration::from_millis(10);
 /// From look to look without a hint. Below two seconds, so that a change that inotify does not
 /// see is served within two seconds; 10,000 files take 26 ms to look at.
 const RESCAN: Duration = Duration::from_millis(1500);
@@ -334,9 +330,9 @@ impl Folder {
         let begun = Instant::now();
         let first = !self.published;
         let patient = self.postponed < MAX_POSTPONED;
-        let mood = Mood { first, patient, now: SystemTime::now(), clock: begun };
+        let context = LookContext { first, patient, now: SystemTime::now(), clock: begun };
         let catalogue = &mut self.catalogue;
-        let verdict = self.files.compare(look, &self.hints, mood, |path, text, format| {
+        let verdict = self.files.compare(look, &self.hints, context, |path, text, format| {
             catalogue.put(path, text, format);
         });
         if verdict.vanishing && patient {
@@ -422,12 +418,12 @@ impl Folder {
         if !first {
             return events;
         }
-        let begin = RecordKind::ALL.into_iter().map(Event::Init);
+        let begin = Kind::read().map(Event::Init);
         let listed = events.into_iter().filter_map(|event| match event {
             Event::Apply(record) => Some(Event::InitApply(record)),
             _ => None,
         });
-        let end = RecordKind::ALL.into_iter().map(Event::InitDone);
+        let end = Kind::read().map(Event::InitDone);
         begin.chain(listed).chain(end).collect()
     }
 }

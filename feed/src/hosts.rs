@@ -5,12 +5,11 @@
 //! endpoints; one that cannot be looked up keeps those it had. Left out: what a consumer does
 //! with them.
 
+mod address;
 mod lookup;
 mod status;
 mod table;
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use daemon::Daemon;
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 
+pub(crate) use address::is_local;
 pub(crate) use lookup::{Lookup, Outcome};
 use status::Status;
 use table::Table;
@@ -168,18 +168,4 @@ impl Stage {
         let model = self.model.with_resolved(self.table.slices());
         self.publisher.publish(model, changes, received, self.synced);
     }
-}
-
-/// Loopback and link-local addresses: they mean another machine's neighbourhood than that of
-/// whoever wrote the name.
-pub(crate) fn is_local(ip: &IpAddr) -> bool {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified(),
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
-    }
-}
-
-/// The addresses in order, each once: what a name resolves to is compared with what it did.
-fn sorted(ips: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
-    ips.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }

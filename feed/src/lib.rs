@@ -27,12 +27,5 @@ pub use check::{Checked, check};
 pub use client::ApiConfig;
 pub use config::Config;
 pub use follow::follow;
-pub use model::{
-    Address, AddressType, BackendPort, Changes, Details, Endpoint, EndpointSlice, Explanation,
-    Ingress, IngressBackend, IngressClass, IngressPath, IngressRule, IngressTls, Kind, Kinds,
-    LostHost, Model, Node, Object, ObjectKey, ObjectName, PathType, Pod, Protocol, Rejected,
-    Secret, Service, ServiceEntry, ServicePort, ServiceType, SlicePort, TargetPort,
-    TrafficDistribution, TrafficPolicy, Trouble, fix_of_slices, nearest,
-};
 pub use source::{Source, SourceError};
 pub use update::{Publisher, Update, Updates, mailbox};

@@ -2,9 +2,9 @@
 //!
 //! A feed without `--token-file` makes one for each of its loopback addresses and keeps it in a
 //! file that is named for the address, in a folder of the user's own; clients of that address
-//! look there. Whoever can open the file may read the manifests as well, so it opens nothing new;
-//! other users, and containers in the host's network, cannot. Folder and file are believed only
-//! while nobody else can write or read them. Left out: what the token permits (the server's
+//! look there. A process that can open the file can read the manifests as well, so it opens nothing
+//! new; other users, and containers in the host's network, cannot. Folder and file are trusted only
+//! while no other user can write or read them. Left out: what the token permits (the server's
 //! `access`).
 
 mod owner;

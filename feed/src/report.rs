@@ -4,15 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::path::FilePath;
-use model::Kind;
 use model::problem::{Excerpt, Level, Mark, Problem};
-use model::record::{RecordKey, RecordKind};
+use model::{Kind, ObjectKey};
 
 /// Something that is wrong in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Report {
     pub file: FilePath,
-    pub object: Option<RecordKey>,
+    pub object: Option<ObjectKey>,
     pub problem: Arc<Problem>,
     /// Lines of the file before the problem's document.
     pub lines_above: u32,
@@ -41,7 +40,7 @@ impl Report {
     ///
     /// What only turned out beside another file has no excerpt yet, so the file is read again.
     pub fn drawing(&self) -> Vec<String> {
-        let secret = |key: &RecordKey| key.kind == RecordKind::Of(Kind::Secret);
+        let secret = |key: &ObjectKey| key.kind == Kind::Secret;
         if self.problem.excerpt.is_some() || self.object.as_ref().is_none_or(secret) {
             return self.problem.drawing(self.lines_above);
         }

@@ -29,9 +29,11 @@ impl fmt::Display for Source {
 /// Why a text is no source.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    #[error("no URL of an API: {0}; write http://HOST:PORT or https://HOST:PORT")]
+    #[error(
+        "not a valid URL of an API: {0} (examples: http://127.0.0.1:7400, https://api.example:6443)"
+    )]
     Url(String),
-    #[error("a user or password in the URL is not used: give --feed-token-file")]
+    #[error("a user or password in the URL is not supported: use --feed-token-file")]
     Password,
     #[error("the folder's path is empty")]
     Empty,

@@ -18,9 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::decode::Decoder;
 use crate::client::session::Text;
-use model::record::{Record, RecordKind};
-use model::{Kind, Kinds};
-use model::{Model, Object};
+use model::record::Record;
+use model::{Kind, Kinds, Model, Object};
 
 /// Between two writes: what happened since the last one is what a cold start may miss.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -220,7 +219,7 @@ fn unix(time: SystemTime) -> u64 {
 fn write(path: &Path, header: &Header, kinds: Kinds, model: &Model) -> io::Result<u64> {
     file::write(path, |out| {
         out.line(header)?;
-        let mut kinds = Kind::ALL.into_iter().filter(|kind| kinds.contains(*kind));
+        let mut kinds = Kind::joined().filter(|kind| kinds.contains(*kind));
         kinds.try_for_each(|kind| encode::objects(model, kind, out))
     })
 }
@@ -246,11 +245,12 @@ fn load(
     let (mut objects, mut skipped) = (Vec::new(), 0);
     for line in lines.filter(|line| !line.is_empty()) {
         let kind = serde_json::from_slice(line).ok();
-        let kind = kind.and_then(|kind: KindOf<'_>| RecordKind::named(&kind.kind));
+        let kind = kind.and_then(|kind: KindOf<'_>| Kind::named(&kind.kind));
         let read = match kind {
-            Some(RecordKind::Of(kind)) if kinds.contains(kind) => {
-                decoders[kind as usize].decode(Text::Object(line)).ok().flatten()
-            }
+            Some(kind) if kinds.contains(kind) => decoders[kind as usize]
+                .decode(Text::Object(line))
+                .ok()
+                .and_then(|decoded| decoded.record),
             _ => None,
         };
         match read.and_then(object) {
@@ -273,7 +273,7 @@ fn object(record: Record) -> Option<Object> {
     Some(match record {
         Record::Service(record) => Object::Service(record.service.clone()),
         Record::EndpointSlice(slice) => Object::EndpointSlice(slice),
-        Record::Endpoints(_) | Record::Unwanted(_) => return None,
+        Record::Endpoints(_) | Record::NameOnly(_) => return None,
         Record::Pod(record) => Object::Pod(record.pod.clone()),
         Record::Ingress(ingress) => Object::Ingress(ingress),
         Record::IngressClass(class) => Object::IngressClass(class),

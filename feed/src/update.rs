@@ -105,8 +105,7 @@ impl Updates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::Object;
-    use model::ObjectName;
+    use model::{Object, ObjectName};
 
     #[tokio::test]
     async fn unread_updates_merge_and_a_dropped_publisher_ends_them() {

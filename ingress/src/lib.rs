@@ -36,7 +36,7 @@ use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure, SupervisedThread};
 use feed::{Update, Updates};
 use ipnet::IpNet;
-use model::{Kind, Kinds};
+use model::{Kinds, Process};
 use tokio::sync::watch;
 
 use crate::deadline::TICK;
@@ -48,13 +48,7 @@ use crate::snapshot::{Compiler, Snapshot, parse_bytes};
 use crate::worker::{Orders, Shared, Sockets};
 
 /// The kinds of object that this process follows.
-pub const KINDS: Kinds = Kinds::of(&[
-    Kind::Service,
-    Kind::EndpointSlice,
-    Kind::Ingress,
-    Kind::IngressClass,
-    Kind::Secret,
-]);
+pub const KINDS: Kinds = Kinds::listed_by(Process::Ingress);
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]

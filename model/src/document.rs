@@ -7,30 +7,11 @@
 
 mod json;
 mod list;
+mod part;
 
 use std::sync::LazyLock;
 
-/// Documents of one file: each takes some hundred bytes in memory, however short it is.
-pub const MAX_DOCUMENTS: usize = 100_000;
-
-/// One document: a part of the file's text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Document<'t> {
-    /// From the document's marker, or its directives, to the next document.
-    pub text: &'t str,
-    /// Lines of the file before it.
-    pub lines_above: u32,
-    /// Columns of its first line before it.
-    pub columns_before: u32,
-    pub shape: Shape,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    Whole,
-    /// One element of a YAML sequence, its dash included.
-    Item,
-}
+pub use part::{Document, MAX_DOCUMENTS, Shape};
 
 /// How a text is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,22 +7,28 @@
 //! Left out on purpose: sockets, files, clocks and runtimes. Where objects come from is the work
 //! of the package `feed`; what a process does with them, of that process.
 
+mod defaults;
 pub mod document;
+mod entry;
 mod explanation;
 #[doc(hidden)]
 pub mod fuzz;
+mod kinds;
 pub mod manifest;
 mod model;
 mod name;
 pub mod object;
 pub mod problem;
+pub mod reader;
 pub mod record;
 mod schema;
 pub mod store;
 pub mod surprise;
+mod table;
 pub mod tree;
 pub mod validate;
 
+pub use entry::{Process, Role};
 pub use explanation::{
     Explanation, HELP, LostHost, Rejected, Trouble, bracketed, fix_of_slices, nearest,
 };

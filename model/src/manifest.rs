@@ -8,15 +8,14 @@ use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use serde::Deserialize;
-
 use crate::document::{self, Format, Shape};
 use crate::model::Protocol;
-use crate::name::Kind;
+use crate::name::{Kind, ObjectKey};
 use crate::object;
 use crate::problem::{Excerpt, Level, Mark, Problem};
-use crate::record::{Record, RecordKey, RecordKind};
-use crate::tree::decode::{Fault, Finding, decode};
+use crate::reader::Reader;
+use crate::record::Record;
+use crate::tree::decode::{Fault, Finding};
 use crate::tree::{NodeId, Path, Step, SyntaxError, Tree, json, yaml};
 use crate::validate::{self, Check, Complaint, Interner};
 
@@ -24,7 +23,7 @@ use crate::validate::{self, Check, Complaint, Interner};
 #[derive(Clone, Debug)]
 pub struct Reading {
     /// Absent when not even the object's name can be told.
-    pub key: Option<RecordKey>,
+    pub key: Option<ObjectKey>,
     pub outcome: Outcome,
     pub problems: Vec<Problem>,
     /// Where the object begins.
@@ -88,7 +87,7 @@ pub fn read(
 pub fn each_object(
     part: &document::Document<'_>,
     format: Format,
-    mut visit: impl FnMut(RecordKey, &dyn Fn(&[Step]) -> Mark),
+    mut visit: impl FnMut(ObjectKey, &dyn Fn(&[Step]) -> Mark),
 ) {
     let Ok(Some(tree)) = parse(part, format) else { return };
     let mut waiting = vec![tree.root()];
@@ -96,7 +95,7 @@ pub fn each_object(
         waiting.extend(tree.elements(node));
         waiting.extend(tree.field(node, "items").iter().flat_map(|items| tree.elements(*items)));
         let kind = tree.field(node, "kind").and_then(|id| tree.scalar(id));
-        let Some(kind) = kind.and_then(RecordKind::named) else { continue };
+        let Some(kind) = kind.and_then(readable) else { continue };
         if let Some(key) = key_of(&tree, node, kind) {
             visit(key, &|path| tree.locate(node, path));
         }
@@ -154,7 +153,7 @@ impl Document<'_, '_> {
 
     fn push(
         &mut self,
-        key: Option<RecordKey>,
+        key: Option<ObjectKey>,
         outcome: Outcome,
         problems: Vec<Problem>,
         mark: Mark,
@@ -212,7 +211,7 @@ impl Document<'_, '_> {
             }
             return;
         }
-        match RecordKind::named(header.kind) {
+        match readable(header.kind) {
             Some(kind) if kind.api_version() == header.api_version => {
                 self.known(tree, node, kind);
             }
@@ -236,14 +235,14 @@ impl Document<'_, '_> {
         &mut self,
         tree: &Tree<'_>,
         node: NodeId,
-        kind: Option<RecordKind>,
+        kind: Option<Kind>,
         level: Level,
         message: &str,
         help: Option<String>,
     ) {
         let place = tree.entry(node, "kind").map_or(node, |(key, _)| key);
         let mark = tree.node(place).mark;
-        let show = kind != Some(RecordKind::Of(Kind::Secret));
+        let show = kind != Some(Kind::Secret);
         let problem = self.problem(level, message.to_owned(), help, mark, show);
         let outcome = if level == Level::Error { Outcome::Bad } else { Outcome::Idle };
         let key = kind.and_then(|kind| key_of(tree, node, kind));
@@ -251,35 +250,26 @@ impl Document<'_, '_> {
         self.push(key, outcome, vec![problem], mark);
     }
 
-    fn known(&mut self, tree: &Tree<'_>, node: NodeId, kind: RecordKind) {
-        let read = Read { document: self, tree, node, kind };
-        let reading = match kind {
-            RecordKind::Endpoints => read.with::<object::Endpoints<'_>>(validate::endpoints),
-            RecordKind::Of(kind) => match kind {
-                Kind::Service => read.with::<object::Service<'_>>(validate::service),
-                Kind::EndpointSlice => read.with::<object::EndpointSlice<'_>>(validate::slice),
-                Kind::Pod => read.with::<object::Pod<'_>>(validate::pod),
-                Kind::Ingress => read.with::<object::Ingress<'_>>(validate::ingress),
-                Kind::IngressClass => {
-                    read.with::<object::IngressClass<'_>>(validate::ingress_class)
-                }
-                Kind::Secret => read.with::<object::Secret<'_>>(validate::secret),
-                Kind::Namespace => read.with::<object::Namespace<'_>>(validate::namespace),
-                Kind::Node => read.with::<object::Node<'_>>(validate::node),
-            },
-        };
+    fn known(&mut self, tree: &Tree<'_>, node: NodeId, kind: Kind) {
+        let Some(reader) = kind.reader() else { return };
+        let reading = Read { document: self, tree, node, kind }.with(reader);
         self.readings.push(reading);
     }
 }
 
-/// API groups and versions under which kinds that are read were once served.
+/// The kind of that name, if manifests may hold objects of it.
+fn readable(kind: &str) -> Option<Kind> {
+    Kind::named(kind).filter(|kind| kind.reader().is_some())
+}
+
+/// Whether kinds that are read were once served under this version, or one of its group.
 fn is_older(api_version: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    matches!(group, "" | "extensions" | "networking.k8s.io" | "discovery.k8s.io")
+    group == "extensions" || Kind::groups().contains(&group)
 }
 
 /// The object's key, if its name can be read.
-fn key_of(tree: &Tree<'_>, node: NodeId, kind: RecordKind) -> Option<RecordKey> {
+fn key_of(tree: &Tree<'_>, node: NodeId, kind: Kind) -> Option<ObjectKey> {
     let meta = tree.field(node, "metadata")?;
     let text = |key| tree.field(meta, key).and_then(|id| tree.scalar(id));
     // No valid name is longer, and an invalid one is shown in the log.
@@ -291,7 +281,7 @@ fn key_of(tree: &Tree<'_>, node: NodeId, kind: RecordKind) -> Option<RecordKey> 
         namespace: text("namespace").map(text_of),
         ..object::Meta::default()
     };
-    Some(RecordKey { kind, name: validate::object_name(&meta, kind) })
+    Some(ObjectKey { kind, name: validate::object_name(&meta, kind) })
 }
 
 /// The reading of one object of a known kind.
@@ -299,24 +289,20 @@ struct Read<'r, 'a, 't, 'i> {
     document: &'r mut Document<'t, 'i>,
     tree: &'a Tree<'a>,
     node: NodeId,
-    kind: RecordKind,
+    kind: Kind,
 }
 
 impl<'a> Read<'_, 'a, '_, '_> {
-    fn with<T: Deserialize<'a>>(
-        self,
-        validate: fn(&T, &mut Check<'_>) -> Option<Record>,
-    ) -> Reading {
-        let object = match decode::<T>(self.tree, self.node) {
-            Ok(object) => object,
+    fn with(self, reader: Reader) -> Reading {
+        let mut check = Check::new(self.document.interner);
+        let record = match (reader.manifest)(self.tree, self.node, &mut check) {
+            Ok(record) => record,
             Err(findings) => {
                 let findings = findings.iter().take(MAX_PROBLEMS);
                 let problems = findings.map(|finding| self.finding(finding)).collect();
                 return self.reading(Outcome::Bad, problems);
             }
         };
-        let mut check = Check::new(self.document.interner);
-        let record = validate(&object, &mut check);
         let mut complaints = check.finish();
         let bad = complaints.iter().any(|complaint| complaint.level == Level::Error);
         // Errors first, so that none is cut off by warnings.
@@ -365,7 +351,7 @@ impl<'a> Read<'_, 'a, '_, '_> {
     }
 
     fn problem(&self, level: Level, message: String, help: Option<String>, mark: Mark) -> Problem {
-        let show = self.kind != RecordKind::Of(Kind::Secret);
+        let show = self.kind != Kind::Secret;
         self.document.problem(level, message, help, mark, show)
     }
 

@@ -285,6 +285,7 @@ impl Model {
             Kind::Secret => self.secrets.len(),
             Kind::Namespace => self.namespaces.len(),
             Kind::Node => self.nodes.len(),
+            _ => 0,
         }
     }
 
@@ -323,11 +324,11 @@ impl Model {
             }
             Kind::Secret => remove(&mut self.secrets, name, &mut changes.secrets),
             Kind::Namespace => {
-                if self.namespaces.remove(name).is_some() {
-                    changes.namespaces.insert(name.clone());
-                }
+                changes.namespaces.extend(self.namespaces.remove(name));
             }
             Kind::Node => remove(&mut self.nodes, name, &mut changes.nodes),
+            // What is only served has no place here.
+            _ => {}
         }
     }
 

@@ -3,57 +3,23 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// The kinds of object that reach the model.
+/// The kinds of object that are read or served; [`crate::kinds`] says what each is.
 ///
-/// `v1` Endpoints do not: a source turns them into slices.
+/// Their order is the one in which a batch is published, make before break: what others refer to
+/// comes up first, and goes last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub enum Kind {
-    Service,
-    EndpointSlice,
-    Pod,
-    Ingress,
-    IngressClass,
-    Secret,
     Namespace,
     Node,
-}
-
-impl Kind {
-    pub const ALL: [Kind; 8] = [
-        Kind::Service,
-        Kind::EndpointSlice,
-        Kind::Pod,
-        Kind::Ingress,
-        Kind::IngressClass,
-        Kind::Secret,
-        Kind::Namespace,
-        Kind::Node,
-    ];
-
-    /// The kind as Kubernetes spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Service => "Service",
-            Kind::EndpointSlice => "EndpointSlice",
-            Kind::Pod => "Pod",
-            Kind::Ingress => "Ingress",
-            Kind::IngressClass => "IngressClass",
-            Kind::Secret => "Secret",
-            Kind::Namespace => "Namespace",
-            Kind::Node => "Node",
-        }
-    }
-
-    /// Whether objects of this kind live in a namespace.
-    pub fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::IngressClass | Kind::Namespace | Kind::Node)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+    IngressClass,
+    ServiceCidr,
+    Secret,
+    Service,
+    Pod,
+    Endpoints,
+    EndpointSlice,
+    Ingress,
+    Event,
 }
 
 /// A set of kinds: what a process wants to hear of.
@@ -69,10 +35,6 @@ impl Kinds {
             i += 1;
         }
         Kinds(bits)
-    }
-
-    pub const fn all() -> Kinds {
-        Kinds::of(&Kind::ALL)
     }
 
     /// These kinds and the others.

@@ -199,18 +199,20 @@ impl<'de: 'a, 'a> Deserialize<'de> for IntOrText<'a> {
 
 /// Defines object types: every field optional, spelled in camelCase, borrowing from the text.
 macro_rules! objects {
-    ($life:lifetime $(
+    ($vis:vis, $life:lifetime $(
         $(#[$note:meta])*
         struct $name:ident { $($(#[$hint:meta])* $field:ident: $type:ty,)* }
     )*) => {$(
         $(#[$note])*
         #[derive(Clone, Debug, Default, serde::Deserialize)]
         #[serde(rename_all = "camelCase", bound(deserialize = "'de: 'a"), default)]
-        pub struct $name<$life> {
-            $($(#[$hint])* pub $field: Option<$type>,)*
+        $vis struct $name<$life> {
+            $($(#[$hint])* $vis $field: Option<$type>,)*
         }
     )*};
 }
+
+pub(crate) use objects;
 
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
@@ -233,7 +235,7 @@ pub struct EndpointConditions {
     pub terminating: Option<bool>,
 }
 
-objects! { 'a
+objects! { pub, 'a
     struct Meta {
         name: Text<'a>,
         namespace: Text<'a>,

@@ -5,69 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::model::{EndpointSlice, Ingress, IngressClass, Node, Pod, Protocol, Secret, Service};
-use crate::name::{Kind, Kinds, ObjectName};
-
-/// The kinds that a source reads: those of the model, and `v1` Endpoints, which become slices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RecordKind {
-    Of(Kind),
-    Endpoints,
-}
-
-impl RecordKind {
-    pub const ALL: [RecordKind; 9] = [
-        RecordKind::Of(Kind::Service),
-        RecordKind::Of(Kind::EndpointSlice),
-        RecordKind::Of(Kind::Pod),
-        RecordKind::Of(Kind::Ingress),
-        RecordKind::Of(Kind::IngressClass),
-        RecordKind::Of(Kind::Secret),
-        RecordKind::Of(Kind::Namespace),
-        RecordKind::Of(Kind::Node),
-        RecordKind::Endpoints,
-    ];
-
-    /// The kind as Kubernetes spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RecordKind::Of(kind) => kind.as_str(),
-            RecordKind::Endpoints => "Endpoints",
-        }
-    }
-
-    pub fn is_namespaced(self) -> bool {
-        match self {
-            RecordKind::Of(kind) => kind.is_namespaced(),
-            RecordKind::Endpoints => true,
-        }
-    }
-
-    /// The `apiVersion` under which the kind is read.
-    pub fn api_version(self) -> &'static str {
-        match self {
-            RecordKind::Of(Kind::EndpointSlice) => "discovery.k8s.io/v1",
-            RecordKind::Of(Kind::Ingress | Kind::IngressClass) => "networking.k8s.io/v1",
-            _ => "v1",
-        }
-    }
-
-    pub fn named(kind: &str) -> Option<RecordKind> {
-        RecordKind::ALL.into_iter().find(|known| known.as_str() == kind)
-    }
-}
-
-/// One object of a source.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RecordKey {
-    pub kind: RecordKind,
-    pub name: ObjectName,
-}
-
-impl std::fmt::Display for RecordKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.kind.as_str(), self.name)
-    }
-}
+use crate::name::{Kind, Kinds, ObjectKey, ObjectName};
 
 /// A validated object.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,8 +19,9 @@ pub enum Record {
     Secret(Arc<Secret>),
     Namespace(ObjectName),
     Node(Arc<Node>),
-    /// Valid, but of a kind that this process has no use for: a dns process need not keep keys.
-    Unwanted(Arc<RecordKey>),
+    /// Valid, and only its name is needed: of a kind that is only served, or of one that this
+    /// process has no use for (a dns process need not keep keys).
+    NameOnly(Arc<ObjectKey>),
 }
 
 /// Labels, or a selector of them.
@@ -135,21 +74,20 @@ pub struct PodRecord {
 }
 
 impl Record {
-    pub fn key(&self) -> RecordKey {
-        let of =
-            |kind, name: &ObjectName| RecordKey { kind: RecordKind::Of(kind), name: name.clone() };
-        match self {
-            Record::Service(o) => of(Kind::Service, &o.service.name),
-            Record::EndpointSlice(o) => of(Kind::EndpointSlice, &o.name),
-            Record::Endpoints(o) => RecordKey { kind: RecordKind::Endpoints, name: o.name.clone() },
-            Record::Pod(o) => of(Kind::Pod, &o.pod.name),
-            Record::Ingress(o) => of(Kind::Ingress, &o.name),
-            Record::IngressClass(o) => of(Kind::IngressClass, &o.name),
-            Record::Secret(o) => of(Kind::Secret, &o.name),
-            Record::Namespace(name) => of(Kind::Namespace, name),
-            Record::Node(o) => of(Kind::Node, &o.name),
-            Record::Unwanted(key) => RecordKey::clone(key),
-        }
+    pub fn key(&self) -> ObjectKey {
+        let (kind, name) = match self {
+            Record::Service(o) => (Kind::Service, &o.service.name),
+            Record::EndpointSlice(o) => (Kind::EndpointSlice, &o.name),
+            Record::Endpoints(o) => (Kind::Endpoints, &o.name),
+            Record::Pod(o) => (Kind::Pod, &o.pod.name),
+            Record::Ingress(o) => (Kind::Ingress, &o.name),
+            Record::IngressClass(o) => (Kind::IngressClass, &o.name),
+            Record::Secret(o) => (Kind::Secret, &o.name),
+            Record::Namespace(name) => (Kind::Namespace, name),
+            Record::Node(o) => (Kind::Node, &o.name),
+            Record::NameOnly(key) => (key.kind, &key.name),
+        };
+        ObjectKey { kind, name: name.clone() }
     }
 
     /// The record, or only its name if none of these kinds is made from it.
@@ -157,10 +95,10 @@ impl Record {
         let key = self.key();
         let endpoints = kinds.contains(Kind::EndpointSlice);
         let wanted = match key.kind {
-            RecordKind::Of(Kind::Service | Kind::Pod | Kind::Node) if endpoints => true,
-            RecordKind::Endpoints => endpoints,
-            RecordKind::Of(kind) => kinds.contains(kind),
+            Kind::Service | Kind::Pod | Kind::Node if endpoints => true,
+            Kind::Endpoints => endpoints,
+            kind => kinds.contains(kind),
         };
-        if wanted { self } else { Record::Unwanted(Arc::new(key)) }
+        if wanted { self } else { Record::NameOnly(Arc::new(key)) }
     }
 }

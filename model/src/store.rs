@@ -15,23 +15,23 @@ use foldhash::fast::RandomState;
 
 use crate::model::{Changes, EndpointSlice, Model, Object};
 use crate::name::{Kind, Kinds, ObjectKey, ObjectName};
-use crate::record::{Record, RecordKey, RecordKind};
+use crate::record::Record;
 
 /// What a source tells of one object, or of the list of a kind.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A list of this kind begins.
-    Init(RecordKind),
+    Init(Kind),
     /// An object of the list that began.
     InitApply(Record),
     /// An object of the list that began has gone before the list was complete.
-    InitDelete(RecordKey),
+    InitDelete(ObjectKey),
     /// An object of the list that began is not valid: its last good state stays, if it has one.
-    InitKeep(RecordKey),
+    InitKeep(ObjectKey),
     /// The list is complete: what it did not name is gone.
-    InitDone(RecordKind),
+    InitDone(Kind),
     Apply(Record),
-    Delete(RecordKey),
+    Delete(ObjectKey),
 }
 
 #[derive(Debug)]
@@ -43,8 +43,8 @@ pub struct Store {
     derivation: Option<Derivation>,
     /// The slices in the model that stand there for a Service without any.
     derived: HashSet<ObjectName, RandomState>,
-    listing: BTreeMap<RecordKind, Listing>,
-    listed: Vec<RecordKind>,
+    listing: BTreeMap<Kind, Listing>,
+    listed: Vec<Kind>,
 }
 
 /// A list that has begun.
@@ -93,7 +93,7 @@ impl Store {
     }
 
     /// The list that began will never be complete.
-    pub fn forget_list(&mut self, kind: RecordKind) {
+    pub fn forget_list(&mut self, kind: Kind) {
         self.listing.remove(&kind);
     }
 
@@ -113,14 +113,14 @@ impl Store {
 
     /// Whether every kind has been listed once.
     pub fn is_synced(&self) -> bool {
-        self.listed.len() == RecordKind::ALL.len()
+        self.listed.len() == Kind::read().count()
     }
 
-    fn list(&mut self, kind: RecordKind) -> &mut Listing {
+    fn list(&mut self, kind: Kind) -> &mut Listing {
         self.listing.get_mut(&kind).expect("Init comes before what is in the list")
     }
 
-    fn swap(&mut self, kind: RecordKind) {
+    fn swap(&mut self, kind: Kind) {
         let list = self.listing.remove(&kind).expect("Init comes before InitDone");
         let mut gone = self.names(kind);
         for name in &list.kept {
@@ -131,7 +131,7 @@ impl Store {
             self.apply(record);
         }
         for name in gone {
-            self.delete(&RecordKey { kind, name });
+            self.delete(&ObjectKey { kind, name });
         }
         if !self.listed.contains(&kind) {
             self.listed.push(kind);
@@ -139,10 +139,9 @@ impl Store {
     }
 
     /// The names of all objects of a kind.
-    fn names(&self, kind: RecordKind) -> BTreeSet<ObjectName> {
+    fn names(&self, kind: Kind) -> BTreeSet<ObjectName> {
         let model = &self.model;
         let mut names = self.derivation.as_ref().map(|d| d.names(kind)).unwrap_or_default();
-        let RecordKind::Of(kind) = kind else { return names };
         match kind {
             Kind::Service => names.extend(model.service_names().cloned()),
             Kind::EndpointSlice => {
@@ -155,6 +154,8 @@ impl Store {
             Kind::IngressClass => names.extend(model.ingress_classes().map(|o| o.name.clone())),
             Kind::Secret => names.extend(model.secrets().map(|o| o.name.clone())),
             Kind::Namespace => names.extend(model.namespaces().cloned()),
+            // What is only served has no place in the model.
+            _ => {}
         }
         names
     }
@@ -185,7 +186,7 @@ impl Store {
             Record::IngressClass(o) => self.put(Object::IngressClass(o)),
             Record::Secret(o) => self.put(Object::Secret(o)),
             Record::Namespace(name) => self.put(Object::Namespace(name)),
-            Record::Endpoints(_) | Record::Unwanted(_) => {}
+            Record::Endpoints(_) | Record::NameOnly(_) => {}
         }
     }
 
@@ -195,26 +196,24 @@ impl Store {
         }
     }
 
-    fn delete(&mut self, key: &RecordKey) {
+    fn delete(&mut self, key: &ObjectKey) {
         let name = &key.name;
         if let Some(derivation) = &mut self.derivation {
             match key.kind {
-                RecordKind::Endpoints => derivation.delete_endpoints(name),
-                RecordKind::Of(Kind::Service) => derivation.delete_service(name),
-                RecordKind::Of(Kind::Pod) => derivation.delete_pod(name),
-                RecordKind::Of(Kind::Node) => derivation.delete_node(name),
-                RecordKind::Of(Kind::EndpointSlice) => {
+                Kind::Endpoints => derivation.delete_endpoints(name),
+                Kind::Service => derivation.delete_service(name),
+                Kind::Pod => derivation.delete_pod(name),
+                Kind::Node => derivation.delete_node(name),
+                Kind::EndpointSlice => {
                     if let Some(owner) = self.model.owner_of_slice(name) {
                         derivation.touch_if_derived(&owner);
                     }
                     self.derived.remove(name);
                 }
-                RecordKind::Of(_) => {}
+                _ => {}
             }
         }
-        if let RecordKind::Of(kind) = key.kind {
-            self.model.delete(&ObjectKey { kind, name: name.clone() }, &mut self.changes);
-        }
+        self.model.delete(key, &mut self.changes);
     }
 
     /// Puts the derived slices of a Service in the place of those derived before.

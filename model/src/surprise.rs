@@ -12,15 +12,14 @@ use std::sync::Arc;
 use crate::model::{
     BackendPort, EndpointSlice, Ingress, IngressBackend, Model, PathType, ServiceEntry, ServiceType,
 };
-use crate::name::{Kind, ObjectName};
+use crate::name::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Level, Mark, Problem};
-use crate::record::{RecordKey, RecordKind};
 use crate::tree::Step;
 
 /// A problem of an object, at a field.
 #[derive(Debug)]
 pub struct Surprise {
-    pub key: RecordKey,
+    pub key: ObjectKey,
     pub path: Vec<Step>,
     pub problem: Problem,
 }
@@ -32,7 +31,7 @@ const USUAL_CLASS: &str = "switchyard";
 ///
 /// Of an object that `is_defined` knows although the model does not, an error is reported
 /// already; that it is missing is then no news.
-pub fn of(model: &Model, is_defined: &dyn Fn(&RecordKey) -> bool) -> Vec<Surprise> {
+pub fn of(model: &Model, is_defined: &dyn Fn(&ObjectKey) -> bool) -> Vec<Surprise> {
     let mut found = Found(Vec::new());
     for entry in model.services() {
         service(&entry, &mut found);
@@ -70,8 +69,8 @@ impl Found {
     }
 }
 
-fn key(kind: Kind, name: &ObjectName) -> RecordKey {
-    RecordKey { kind: RecordKind::Of(kind), name: name.clone() }
+fn key(kind: Kind, name: &ObjectName) -> ObjectKey {
+    ObjectKey { kind, name: name.clone() }
 }
 
 /// A path from `spec.rules[0].host` written so.
@@ -166,7 +165,7 @@ fn each_backend(ingress: &Ingress) -> Vec<(String, &IngressBackend)> {
 fn backends(
     ingress: &Ingress,
     model: &Model,
-    is_defined: &dyn Fn(&RecordKey) -> bool,
+    is_defined: &dyn Fn(&ObjectKey) -> bool,
     found: &mut Found,
 ) {
     for (field, backend) in each_backend(ingress) {
@@ -208,7 +207,7 @@ fn port_words(port: &crate::model::ServicePort) -> String {
 fn tls(
     ingress: &Ingress,
     model: &Model,
-    is_defined: &dyn Fn(&RecordKey) -> bool,
+    is_defined: &dyn Fn(&ObjectKey) -> bool,
     found: &mut Found,
 ) {
     for (i, entry) in ingress.tls.iter().enumerate() {
@@ -250,7 +249,7 @@ fn tls(
 }
 
 /// A class that no IngressClass of the manifests defines, and that is not the usual one.
-fn class(ingress: &Ingress, is_defined: &dyn Fn(&RecordKey) -> bool, found: &mut Found) {
+fn class(ingress: &Ingress, is_defined: &dyn Fn(&ObjectKey) -> bool, found: &mut Found) {
     let Some(class) = &ingress.class else { return };
     let name = ObjectName::new("", class);
     if **class == *USUAL_CLASS || is_defined(&key(Kind::IngressClass, &name)) {

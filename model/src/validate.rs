@@ -7,7 +7,7 @@
 //! is taken.
 
 mod endpoints;
-mod format;
+pub(crate) mod format;
 mod ingress;
 mod pod;
 mod secret;
@@ -22,10 +22,10 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use crate::model::{Details, Endpoint, Protocol};
-use crate::name::ObjectName;
+use crate::name::{Kind, ObjectName};
 use crate::object::{self, Text};
 use crate::problem::Level;
-use crate::record::{Record, RecordKind};
+use crate::record::Record;
 use crate::tree::Step;
 
 pub use endpoints::{endpoints, slice};
@@ -102,6 +102,8 @@ pub struct Check<'i> {
     /// A loopback endpoint was noted: once an object is enough.
     loopback: bool,
     of_api: bool,
+    /// Nothing of the object can be served, even if an API has accepted it.
+    unusable: bool,
 }
 
 /// Where validation stands: a path on the stack, made into one only for a complaint.
@@ -122,11 +124,11 @@ enum Here<'p> {
 pub const ROOT: At<'static> = At { above: None, step: Here::Root };
 
 impl<'p> At<'p> {
-    fn key(&'p self, key: &'p str) -> At<'p> {
+    pub(crate) fn key(&'p self, key: &'p str) -> At<'p> {
         At { above: Some(self), step: Here::Key(key) }
     }
 
-    fn index(&'p self, index: usize) -> At<'p> {
+    pub(crate) fn index(&'p self, index: usize) -> At<'p> {
         At { above: Some(self), step: Here::Index(index) }
     }
 
@@ -143,11 +145,18 @@ impl<'p> At<'p> {
 
 impl<'i> Check<'i> {
     pub fn new(interner: &'i mut Interner) -> Check<'i> {
-        Check { complaints: Vec::new(), failed: false, interner, loopback: false, of_api: false }
+        Check {
+            complaints: Vec::new(),
+            failed: false,
+            interner,
+            loopback: false,
+            of_api: false,
+            unusable: false,
+        }
     }
 
-    /// The validation of an object that an API has accepted: what its operator may have set
-    /// otherwise is not held against it.
+    /// The validation of an object that an API has accepted: of it, what can be served is served.
+    /// Errors say what is left out.
     pub fn of_api(interner: &'i mut Interner) -> Check<'i> {
         Check { of_api: true, ..Check::new(interner) }
     }
@@ -155,6 +164,27 @@ impl<'i> Check<'i> {
     /// What was found. The object may be served if none of it is an error.
     pub fn finish(self) -> Vec<Complaint> {
         self.complaints
+    }
+
+    /// Validates one entry of a list, or one field that the rest can do without. `None`: it has an
+    /// error, and the object is one that an API has accepted, so only this entry is left out.
+    fn entry<T>(&mut self, validate: impl FnOnce(&mut Check<'i>) -> T) -> Option<T> {
+        let failed = std::mem::take(&mut self.failed);
+        let value = validate(self);
+        let is_out = self.failed && self.of_api;
+        self.failed = failed || self.failed && !self.of_api;
+        (!is_out).then_some(value)
+    }
+
+    /// Of a list with entries none is left: what was served before is better than nothing.
+    fn needs_entries(&mut self, are_left: bool, were_given: bool) {
+        self.unusable |= were_given && !are_left;
+    }
+
+    /// An error that leaves nothing to serve.
+    fn fatal(&mut self, at: At<'_>, message: String) {
+        self.unusable = true;
+        self.error(at, message);
     }
 
     fn say(&mut self, level: Level, at: At<'_>, message: String, help: Option<&str>) {
@@ -168,7 +198,7 @@ impl<'i> Check<'i> {
         self.complaints.push(Complaint { level, path: at.path(), unsaid: 0, message, help });
     }
 
-    fn error(&mut self, at: At<'_>, message: String) {
+    pub(crate) fn error(&mut self, at: At<'_>, message: String) {
         self.say(Level::Error, at, message, None);
     }
 
@@ -180,11 +210,11 @@ impl<'i> Check<'i> {
         self.say(Level::Note, at, message.into(), Some(help));
     }
 
-    fn invalid(&mut self, at: At<'_>, value: impl Debug, why: impl Display) {
+    pub(crate) fn invalid(&mut self, at: At<'_>, value: impl Debug, why: impl Display) {
         self.error(at, format!("Invalid value: {}: {why}", quoted(value)));
     }
 
-    fn required(&mut self, at: At<'_>, why: &str) {
+    pub(crate) fn required(&mut self, at: At<'_>, why: &str) {
         let colon = if why.is_empty() { "" } else { ": " };
         self.error(at, format!("Required value{colon}{why}"));
     }
@@ -205,7 +235,12 @@ impl<'i> Check<'i> {
     }
 
     /// Complains unless a format's rule accepts the value.
-    fn expect(&mut self, at: At<'_>, value: &str, rule: fn(&str) -> Result<(), String>) -> bool {
+    pub(crate) fn expect(
+        &mut self,
+        at: At<'_>,
+        value: &str,
+        rule: fn(&str) -> Result<(), String>,
+    ) -> bool {
         match rule(value) {
             Ok(()) => true,
             Err(why) => {
@@ -265,17 +300,20 @@ impl<'i> Check<'i> {
     }
 
     /// Name and namespace of an object; an absent namespace is `default`.
-    fn name(
+    pub(crate) fn name(
         &mut self,
         meta: Option<&object::Meta<'_>>,
-        kind: RecordKind,
+        kind: Kind,
         rule: fn(&str) -> Result<(), String>,
     ) -> ObjectName {
         let none = object::Meta::default();
         let meta = meta.unwrap_or(&none);
         let at = ROOT.key("metadata");
         match meta.name.as_deref() {
-            None | Some("") => self.required(at.key("name"), "name is required"),
+            None | Some("") => {
+                self.unusable = true;
+                self.required(at.key("name"), "name is required");
+            }
             Some(name) => {
                 self.expect(at.key("name"), name, rule);
             }
@@ -324,18 +362,19 @@ fn quoted(value: impl Debug) -> String {
 }
 
 /// The object's name as it is written, its namespace by default `default`.
-pub fn object_name(meta: &object::Meta<'_>, kind: RecordKind) -> ObjectName {
-    let namespace = match meta.namespace.as_deref() {
+pub fn object_name(meta: &object::Meta<'_>, kind: Kind) -> ObjectName {
+    let in_namespace = match meta.namespace.as_deref() {
         _ if !kind.is_namespaced() => "",
         None | Some("") => "default",
-        Some(namespace) => namespace,
+        Some(given) => given,
     };
-    ObjectName::new(namespace, meta.name.as_deref().unwrap_or_default())
+    ObjectName::new(in_namespace, meta.name.as_deref().unwrap_or_default())
 }
 
-/// A record, unless the checks found an error.
-fn accept(check: &Check<'_>, record: impl FnOnce() -> Record) -> Option<Record> {
-    (!check.failed).then(record)
+/// A record, unless the checks found an error that is in its way.
+pub(crate) fn accept(check: &Check<'_>, record: impl FnOnce() -> Record) -> Option<Record> {
+    let is_refused = if check.of_api { check.unusable } else { check.failed };
+    (!is_refused).then(record)
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure, Guard, Readiness};
 use feed::{Update, Updates};
 use ipnet::IpNet;
-use model::{Kind, Kinds, ObjectName};
+use model::{Kinds, ObjectName, Process};
 use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
@@ -51,7 +51,7 @@ use snapshot::Snapshot;
 use status::{Facts, Published, View};
 
 /// The kinds of object that this process follows.
-pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Node]);
+pub const KINDS: Kinds = Kinds::listed_by(Process::Proxy);
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]

@@ -12,12 +12,13 @@ use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::{IngressClass, NetworkPolicy};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use model::{Kind, Kinds, Process};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use self::manifests::{Rule, pod, workload};
 use self::manifests::{args, asked, environment, files, flag, folder, granted, object, objects};
-use self::manifests::{pod, workload};
 use crate::feed_client::api::{Access, Api};
 use crate::feed_client::kubeconfig_without_tls;
 use crate::support::{Folder, Net, Switchyard, eventually, http_get};
@@ -240,6 +241,24 @@ fn each_account_may_do_what_its_process_does_and_nothing_else() {
     }
     let may_read_secrets = |process: &&str| granted(process).iter().any(|(_, r, _)| r == "secrets");
     assert_eq!(PROCESSES.iter().filter(|p| may_read_secrets(p)).collect::<Vec<_>>(), [&"ingress"]);
+}
+
+/// The rights of each account follow from the table of kinds.
+#[test]
+fn each_account_may_list_the_kinds_that_the_table_says_and_no_others() {
+    let of_process = [("proxy", Process::Proxy), ("ingress", Process::Ingress)];
+    for (name, process) in of_process.into_iter().chain([("dns", Process::Dns)]) {
+        let kinds = Kinds::listed_by(process);
+        let listed = Kind::ALL.into_iter().filter(|kind| kinds.contains(*kind));
+        let rule = |kind: Kind, verb: &str| {
+            (kind.group().to_owned(), kind.plural().to_owned(), verb.to_owned())
+        };
+        let expected: BTreeSet<_> =
+            listed.flat_map(|kind| ["list", "watch"].map(|verb| rule(kind, verb))).collect();
+        let may_list = |(_, _, verb): &Rule| verb == "list" || verb == "watch";
+        let granted: BTreeSet<_> = granted(name).into_iter().filter(may_list).collect();
+        assert_eq!(granted, expected, "configs/kubernetes/{name}.yaml");
+    }
 }
 
 /// What a kubelet's probe and a web page's rebound name get.

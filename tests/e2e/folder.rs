@@ -270,7 +270,7 @@ fn check_says_what_is_wrong_and_exits_accordingly() {
 #[test]
 fn a_source_that_cannot_work_is_a_configuration_error() {
     for (source, words) in [
-        ("http://", "no URL of an API"),
+        ("http://", "not a valid URL of an API"),
         ("https://user:secret@feed.example", "--feed-token-file"),
         ("http://feed.example/?watch=1", "it has a query"),
         ("no-such-folder", "cannot read the folder"),

@@ -16,8 +16,8 @@ use crate::metrics::Metrics;
 use feed::own_token::OwnToken;
 use model::ObjectName;
 
-fn put(resource: Resource, namespace: &str, name: &str, mut object: Value) -> Change {
-    crate::defaults::complete(resource, &mut object);
+fn put(resource: Kind, namespace: &str, name: &str, mut object: Value) -> Change {
+    resource.complete(&mut object);
     let name = ObjectName::new(namespace, name);
     Change::Put(resource, Content::of(resource, name, object, "u-1"))
 }
@@ -29,15 +29,15 @@ fn api() -> Api {
     let ports = json!([{"port": 80}]);
     let labels = json!({"kubernetes.io/service-name": "web"});
     live.load(vec![
-        put(Resource::Services, "default", "kubernetes", service(json!({"ports": ports}))),
+        put(Kind::Service, "default", "kubernetes", service(json!({"ports": ports}))),
         put(
-            Resource::Services,
+            Kind::Service,
             "shop",
             "headless",
             service(json!({"ports": ports, "clusterIP": "None"})),
         ),
         put(
-            Resource::Services,
+            Kind::Service,
             "shop",
             "np",
             service(json!({
@@ -47,13 +47,13 @@ fn api() -> Api {
             })),
         ),
         put(
-            Resource::Services,
+            Kind::Service,
             "shop",
             "web",
             service(json!({"ports": ports, "clusterIP": "10.96.0.10"})),
         ),
         put(
-            Resource::EndpointSlices,
+            Kind::EndpointSlice,
             "shop",
             "web-1",
             json!({
@@ -63,8 +63,8 @@ fn api() -> Api {
                 "ports": [{"port": 8080}],
             }),
         ),
-        put(Resource::Secrets, "shop", "key", json!({"stringData": {"a": "b"}})),
-        put(Resource::Ingresses, "shop", "web", json!({"spec": {}})),
+        put(Kind::Secret, "shop", "key", json!({"stringData": {"a": "b"}})),
+        put(Kind::Ingress, "shop", "web", json!({"spec": {}})),
     ]);
     let metrics = Metrics::new(&daemon::Daemon::detached("feed", 1).metrics);
     let streams = Shares::new("watches and lists", 4, 100);
@@ -76,7 +76,7 @@ fn loopback() -> Peer {
 }
 
 fn caller(peer: &Peer) -> Caller {
-    Caller { peer: peer.clone(), client: Client::Local, dues: Dues::new() }
+    Caller { peer: peer.clone(), client: Client::Local, deadlines: Deadlines::new() }
 }
 
 /// An answer whose body was read for as long as it came at once.
@@ -529,7 +529,7 @@ async fn without_a_token_file_secrets_take_the_own_token() {
 async fn long_lists_are_compressed_for_who_wants_it() {
     let api = api();
     let many = (0..2000).map(|i| {
-        put(Resource::Pods, "shop", &format!("pod-{i:04}"), json!({"spec": {"nodeName": "n"}}))
+        put(Kind::Pod, "shop", &format!("pod-{i:04}"), json!({"spec": {"nodeName": "n"}}))
     });
     api.server.live.commit(many.collect());
     let plain = send(&api, &loopback(), "GET", "/api/v1/pods", &[]).await;
@@ -556,4 +556,29 @@ async fn an_empty_description_lets_kubectl_come_to_the_point() {
     assert!(seen.header("content-type").contains("openapi.spec.v2"));
     assert_eq!(get("/openapi/v2").await.json()["definitions"], json!({}));
     assert_eq!(get("/openapi/v3").await.code, 404);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_an_unmodified_kube_proxy_follows_is_served() {
+    let api = api();
+    let ranges = ["10.96.0.0/16".parse().unwrap(), "fd00::/112".parse().unwrap()];
+    let objects = crate::derived::service_cidrs(&ranges).into_iter();
+    api.server
+        .live
+        .commit(objects.map(|(name, object)| put(Kind::ServiceCidr, "", &name, object)).collect());
+    const CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+    for path in [SERVICES, SLICES, "/api/v1/nodes", CIDRS] {
+        let seen = send(&api, &loopback(), "GET", path, &[]).await;
+        assert_eq!(seen.code, 200, "{path}: {}", seen.text());
+        let watch = format!("{path}?watch=1&timeoutSeconds=1");
+        let seen = send(&api, &loopback(), "GET", &watch, &[]).await;
+        assert_eq!(seen.code, 200, "{watch}: {}", seen.text());
+    }
+    let list = send(&api, &loopback(), "GET", CIDRS, &[]).await.json();
+    assert_eq!(list["kind"], "ServiceCIDRList");
+    assert_eq!(list["items"][0]["metadata"]["name"], "kubernetes");
+    assert_eq!(list["items"][0]["spec"], json!({"cidrs": ["10.96.0.0/16", "fd00::/112"]}));
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let table = send(&api, &loopback(), "GET", CIDRS, &[("accept", table)]).await.json();
+    assert_eq!(table["rows"][0]["cells"][1], "10.96.0.0/16,fd00::/112");
 }

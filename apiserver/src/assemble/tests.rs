@@ -7,16 +7,16 @@ use model::{AddressType, Changes, Endpoint, Object};
 
 const NOW: &str = "2026-11-20T08:04:31Z";
 
-fn key(resource: Resource, namespace: &str, name: &str) -> Key {
+fn key(resource: Kind, namespace: &str, name: &str) -> Key {
     (resource, ObjectName::new(namespace, name))
 }
 
-fn object(resource: Resource, namespace: &str, name: &str) -> (Key, Option<Arc<str>>) {
+fn object(resource: Kind, namespace: &str, name: &str) -> (Key, Option<Arc<str>>) {
     let object = json!({"metadata": {"name": name}}).to_string();
     (key(resource, namespace, name), Some(object.into()))
 }
 
-fn gone(resource: Resource, namespace: &str, name: &str) -> (Key, Option<Arc<str>>) {
+fn gone(resource: Kind, namespace: &str, name: &str) -> (Key, Option<Arc<str>>) {
     (key(resource, namespace, name), None)
 }
 
@@ -40,7 +40,7 @@ fn with_model(objects: Vec<(Key, Option<Arc<str>>)>, model: Model, changes: Chan
 
 fn rejection(namespace: &str, name: &str, message: &str) -> Rejection {
     Rejection {
-        object: Some(key(Resource::Services, namespace, name)),
+        object: Some(key(Kind::Service, namespace, name)),
         file: "a.yaml".to_owned(),
         line: 1,
         column: 2,
@@ -56,8 +56,8 @@ fn check(assembler: &mut Assembler, batch: Batch, expected: &[&str]) -> Vec<Chan
     let told: Vec<_> = changes
         .iter()
         .map(|change| match change {
-            Change::Put(resource, content) => format!("+{resource} {}", content.name),
-            Change::Delete(resource, name) => format!("-{resource} {name}"),
+            Change::Put(resource, content) => format!("+{} {}", resource.plural(), content.name),
+            Change::Delete(resource, name) => format!("-{} {name}", resource.plural()),
         })
         .collect();
     assert_eq!(told, expected);
@@ -68,13 +68,13 @@ fn check(assembler: &mut Assembler, batch: Batch, expected: &[&str]) -> Vec<Chan
 fn what_others_refer_to_comes_first_and_goes_last() {
     let mut assembler = Assembler::default();
     let all = [
-        (Resource::Ingresses, "shop"),
-        (Resource::Pods, "shop"),
-        (Resource::Secrets, "shop"),
-        (Resource::EndpointSlices, "shop"),
-        (Resource::Services, "shop"),
-        (Resource::IngressClasses, ""),
-        (Resource::Nodes, ""),
+        (Kind::Ingress, "shop"),
+        (Kind::Pod, "shop"),
+        (Kind::Secret, "shop"),
+        (Kind::EndpointSlice, "shop"),
+        (Kind::Service, "shop"),
+        (Kind::IngressClass, ""),
+        (Kind::Node, ""),
     ];
     let objects = all.map(|(resource, namespace)| object(resource, namespace, "a"));
     let expected = [
@@ -89,7 +89,7 @@ fn what_others_refer_to_comes_first_and_goes_last() {
     ];
     check(&mut assembler, batch(objects.to_vec()), &expected);
     let mut objects = all.map(|(resource, namespace)| gone(resource, namespace, "a")).to_vec();
-    objects.push(object(Resource::Services, "new", "b"));
+    objects.push(object(Kind::Service, "new", "b"));
     let expected = [
         "+namespaces new",
         "+services new/b",
@@ -103,14 +103,14 @@ fn what_others_refer_to_comes_first_and_goes_last() {
         "-namespaces shop",
     ];
     check(&mut assembler, batch(objects), &expected);
-    let unknown = vec![gone(Resource::Services, "x", "y")];
+    let unknown = vec![gone(Kind::Service, "x", "y")];
     check(&mut assembler, batch(unknown), &["-namespaces x"]);
 }
 
 #[test]
 fn slices_of_pods_and_endpoints_of_slices_are_made() {
     let mut assembler = Assembler::default();
-    let web = || vec![object(Resource::Services, "shop", "web")];
+    let web = || vec![object(Kind::Service, "shop", "web")];
     let (model, changes) = Model::of([slice("web", "web.pods.ipv4.0", "10.1.0.2")]);
     let expected = [
         "+namespaces shop",
@@ -122,7 +122,7 @@ fn slices_of_pods_and_endpoints_of_slices_are_made() {
 
     // A slice that a manifest has comes as the manifest has it.
     let (model, _) = Model::of([slice("web", "web-1", "10.1.0.3")]);
-    let given = vec![object(Resource::EndpointSlices, "shop", "web-1")];
+    let given = vec![object(Kind::EndpointSlice, "shop", "web-1")];
     let expected = [
         "+namespaces shop",
         "+endpoints shop/web",
@@ -132,25 +132,23 @@ fn slices_of_pods_and_endpoints_of_slices_are_made() {
     check(&mut assembler, with_model(given, model.clone(), changes.clone()), &expected);
 
     // So do Endpoints; and when they go, those of the slices take their place.
-    let given = vec![object(Resource::Endpoints, "shop", "web")];
+    let given = vec![object(Kind::Endpoints, "shop", "web")];
     let expected = ["+namespaces shop", "+endpoints shop/web"];
     check(&mut assembler, with_model(given, model.clone(), Changes::default()), &expected);
-    let taken = vec![gone(Resource::Endpoints, "shop", "web")];
+    let taken = vec![gone(Kind::Endpoints, "shop", "web")];
     let changes_now = check(
         &mut assembler,
         with_model(taken, model, Changes::default()),
         &["+namespaces shop", "+endpoints shop/web"],
     );
     let made = changes_now.iter().any(|change| {
-        matches!(change, Change::Put(Resource::Endpoints, content)
+        matches!(change, Change::Put(Kind::Endpoints, content)
             if format!("{content:?}").contains("10.1.0.3"))
     });
     assert!(made, "{changes_now:?}");
 
-    let objects = vec![
-        gone(Resource::EndpointSlices, "shop", "web-1"),
-        gone(Resource::Services, "shop", "web"),
-    ];
+    let objects =
+        vec![gone(Kind::EndpointSlice, "shop", "web-1"), gone(Kind::Service, "shop", "web")];
     let expected = [
         "-endpointslices shop/web-1",
         "-endpoints shop/web",
@@ -164,15 +162,15 @@ fn slices_of_pods_and_endpoints_of_slices_are_made() {
 fn a_namespace_stays_while_anything_is_in_it() {
     let mut assembler = Assembler::default();
     let objects = vec![
-        object(Resource::Namespaces, "", "shop"),
-        object(Resource::Services, "shop", "a"),
-        object(Resource::Services, "shop", "b"),
+        object(Kind::Namespace, "", "shop"),
+        object(Kind::Service, "shop", "a"),
+        object(Kind::Service, "shop", "b"),
     ];
     let expected = ["+namespaces shop", "+services shop/a", "+services shop/b"];
     check(&mut assembler, batch(objects), &expected);
-    let named = vec![gone(Resource::Namespaces, "", "shop"), gone(Resource::Services, "shop", "a")];
+    let named = vec![gone(Kind::Namespace, "", "shop"), gone(Kind::Service, "shop", "a")];
     check(&mut assembler, batch(named), &["+namespaces shop", "-services shop/a"]);
-    let last = vec![gone(Resource::Services, "shop", "b")];
+    let last = vec![gone(Kind::Service, "shop", "b")];
     check(&mut assembler, batch(last), &["-services shop/b", "-namespaces shop"]);
 }
 
@@ -214,15 +212,30 @@ fn events_are_bounded() {
 #[test]
 fn an_object_keeps_its_age_over_a_restart() {
     let noted = "2020-01-01T00:00:00Z".to_owned();
-    let web = key(Resource::Services, "shop", "web");
+    let web = key(Kind::Service, "shop", "web");
     let mut assembler = Assembler::new(HashMap::from([(web, noted.clone())]));
     let created = |changes: Vec<Change>| {
         changes.into_iter().find_map(|change| match change {
-            Change::Put(Resource::Services, content) => Some(content.created),
+            Change::Put(Kind::Service, content) => Some(content.created),
             _ => None,
         })
     };
-    let web = || batch(vec![object(Resource::Services, "shop", "web")]);
+    let web = || batch(vec![object(Kind::Service, "shop", "web")]);
     assert_eq!(created(assembler.assemble(web(), NOW)), Some(Some(noted)));
     assert_eq!(created(assembler.assemble(web(), NOW)), Some(None));
+}
+
+#[test]
+fn ranges_of_the_flags_are_served_unless_a_manifest_has_them() {
+    let ranges = ["10.96.0.0/16", "fd00::/112", "10.97.0.0/16"].map(|net| net.parse().unwrap());
+    let mut assembler = Assembler::default().with_service_cidrs(&ranges);
+    let both = ["+servicecidrs kubernetes", "+servicecidrs kubernetes-2"];
+    let changes = check(&mut assembler, batch(Vec::new()), &both);
+    let Change::Put(_, content) = &changes[0] else { panic!("{changes:?}") };
+    assert_eq!(content.name, ObjectName::new("", "kubernetes"));
+    check(&mut assembler, batch(Vec::new()), &[]);
+    let given = object(Kind::ServiceCidr, "", "kubernetes");
+    check(&mut assembler, batch(vec![given]), &["+servicecidrs kubernetes"]);
+    let gone = gone(Kind::ServiceCidr, "", "kubernetes");
+    check(&mut assembler, batch(vec![gone]), &["+servicecidrs kubernetes"]);
 }

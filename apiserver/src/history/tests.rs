@@ -10,15 +10,15 @@ const CREATED: &str = "2026-11-20T08:04:31Z";
 
 fn content(name: &str, value: u32) -> Content {
     let object = json!({"metadata": {"labels": {"n": value.to_string()}}, "spec": value});
-    Content::of(Resource::Services, ObjectName::new("shop", name), object, name)
+    Content::of(Kind::Service, ObjectName::new("shop", name), object, name)
 }
 
 fn put(name: &str, value: u32) -> Change {
-    Change::Put(Resource::Services, content(name, value))
+    Change::Put(Kind::Service, content(name, value))
 }
 
 fn delete(name: &str) -> Change {
-    Change::Delete(Resource::Services, ObjectName::new("shop", name))
+    Change::Delete(Kind::Service, ObjectName::new("shop", name))
 }
 
 fn loaded(limits: Limits) -> History {
@@ -47,7 +47,7 @@ fn tell(recent: &Recent) -> String {
 }
 
 fn after(history: &History, version: u64) -> String {
-    match history.after(Resource::Services, START + version, usize::MAX) {
+    match history.after(Kind::Service, START + version, usize::MAX) {
         Ok(recent) => tell(&recent),
         Err(error) => error.to_string(),
     }
@@ -56,11 +56,11 @@ fn after(history: &History, version: u64) -> String {
 #[test]
 fn each_changed_object_takes_the_next_version_and_no_other_does() {
     let mut history = loaded(Limits::DEFAULT);
-    assert_eq!(list(&history.current(Resource::Services)), "a=1@1 b=1@2");
+    assert_eq!(list(&history.current(Kind::Service)), "a=1@1 b=1@2");
     assert_eq!(history.version(), START + 3, "the load is a cut of its own");
     let batch = vec![put("a", 1), put("b", 2), put("c", 1), delete("a"), delete("nothing")];
     assert_eq!(history.commit(batch, CREATED, Duration::ZERO), 3);
-    assert_eq!(list(&history.current(Resource::Services)), "b=2@4 c=1@5");
+    assert_eq!(list(&history.current(Kind::Service)), "b=2@4 c=1@5");
     assert_eq!(after(&history, 3), "MODIFIED b@4; ADDED c@5; DELETED a@6; 6");
     assert_eq!(after(&history, 5), "DELETED a@6; 6");
     assert_eq!(after(&history, 6), "6");
@@ -72,7 +72,7 @@ fn each_changed_object_takes_the_next_version_and_no_other_does() {
 fn a_cut_holds_for_the_other_resources_too() {
     let mut history = loaded(Limits::DEFAULT);
     history.commit(vec![put("c", 1)], CREATED, Duration::ZERO);
-    let recent = history.after(Resource::Secrets, START + 3, usize::MAX).unwrap();
+    let recent = history.after(Kind::Secret, START + 3, usize::MAX).unwrap();
     assert_eq!(tell(&recent), "4");
     assert!(recent.is_newest);
 }
@@ -82,8 +82,8 @@ fn a_version_out_of_reach_is_told_apart() {
     let history = loaded(Limits::DEFAULT);
     assert_eq!(after(&history, 2), "too old resource version: 1002 (1003)");
     assert_eq!(after(&history, 4), "Too large resource version: 1004, current: 1003");
-    assert!(history.at(Resource::Services, START + 3).is_ok());
-    assert!(matches!(history.at(Resource::Services, START + 2), Err(VersionError::TooOld { .. })));
+    assert!(history.at(Kind::Service, START + 3).is_ok());
+    assert!(matches!(history.at(Kind::Service, START + 2), Err(VersionError::TooOld { .. })));
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn the_past_can_be_listed() {
     let mut history = loaded(Limits::DEFAULT);
     let batch = vec![put("b", 2), put("c", 1), put("c", 2), delete("a"), delete("c")];
     history.commit(batch, CREATED, Duration::ZERO);
-    let at = |version| list(&history.at(Resource::Services, START + version).unwrap().snapshot());
+    let at = |version| list(&history.at(Kind::Service, START + version).unwrap().snapshot());
     assert_eq!(at(3), "a=1@1 b=1@2");
     assert_eq!(at(4), "a=1@1 b=2@4");
     assert_eq!(at(5), "a=1@1 b=2@4 c=1@5");
@@ -114,15 +114,15 @@ fn an_old_list_is_made_from_a_state_near_it() {
     history.commit(changes("a", 2..2 + last), CREATED, Duration::ZERO);
     for back in [0, 1, 49, 50, 51, 150, 249, 250] {
         let version = history.version() - u64::from(back);
-        let rewind = history.at(Resource::Services, version).unwrap();
+        let rewind = history.at(Kind::Service, version).unwrap();
         assert!(rewind.undo.len() <= keep_every, "{back}: {}", rewind.undo.len());
         let at = if back == last { 1 } else { version - START };
         let expected = format!("a={}@{at} ", 1 + last - back);
         assert!(list(&rewind.snapshot()).starts_with(&expected), "{back}: {expected}");
     }
-    assert_eq!(history.logs[Resource::Services.index()].kept.len(), 2);
+    assert_eq!(history.logs[Kind::Service.index()].kept.len(), 2);
     history.commit(changes("b", 2..2 + 3 * EVERY), CREATED, Duration::from_secs(1));
-    let log = &history.logs[Resource::Services.index()];
+    let log = &history.logs[Kind::Service.index()];
     assert!(log.kept.iter().all(|kept| kept.version > log.floor), "the others are forgotten");
     assert_eq!(log.kept.len(), 3);
 }
@@ -131,9 +131,9 @@ fn an_old_list_is_made_from_a_state_near_it() {
 fn events_are_handed_over_in_parts() {
     let mut history = loaded(Limits::DEFAULT);
     history.commit(vec![put("c", 1), put("d", 1), put("e", 1)], CREATED, Duration::ZERO);
-    let first = history.after(Resource::Services, START + 3, 2).unwrap();
+    let first = history.after(Kind::Service, START + 3, 2).unwrap();
     assert_eq!((tell(&first).as_str(), first.is_newest), ("ADDED c@4; ADDED d@5; 5", false));
-    let rest = history.after(Resource::Services, first.up_to, 2).unwrap();
+    let rest = history.after(Kind::Service, first.up_to, 2).unwrap();
     assert_eq!((tell(&rest).as_str(), rest.is_newest), ("ADDED e@6; 6", true));
 }
 
@@ -149,14 +149,14 @@ fn events_are_forgotten_only_when_old_and_many() {
     // The clock stands at 99 s: what happened before 24 s is forgotten.
     assert_eq!(history.fill().events, 76);
     let oldest = START + 3 + 24;
-    assert!(history.after(Resource::Services, oldest, 1).is_ok());
+    assert!(history.after(Kind::Service, oldest, 1).is_ok());
     assert_eq!(
-        history.after(Resource::Services, oldest - 1, 1).unwrap_err(),
+        history.after(Kind::Service, oldest - 1, 1).unwrap_err(),
         VersionError::TooOld { asked: oldest - 1, oldest }
     );
     history.commit(vec![put("b", 2)], CREATED, Duration::from_secs(10_000));
     assert_eq!(history.fill().events, 2, "the newest stay whatever their age");
-    assert!(history.after(Resource::Secrets, START + 3, 1).is_ok(), "others forget nothing");
+    assert!(history.after(Kind::Secret, START + 3, 1).is_ok(), "others forget nothing");
 }
 
 #[test]
@@ -179,10 +179,10 @@ fn generation_and_creation_are_as_the_api_has_them() {
     let mut history = History::new(START, Limits::DEFAULT);
     let name = ObjectName::new("shop", "web-1");
     let mut stamp_after = |object| {
-        let content = Content::of(Resource::EndpointSlices, name.clone(), object, "u");
-        let change = vec![Change::Put(Resource::EndpointSlices, content)];
+        let content = Content::of(Kind::EndpointSlice, name.clone(), object, "u");
+        let change = vec![Change::Put(Kind::EndpointSlice, content)];
         history.commit(change, CREATED, Duration::ZERO);
-        let stamp = history.current(Resource::EndpointSlices).objects[&name].stamp.clone();
+        let stamp = history.current(Kind::EndpointSlice).objects[&name].stamp.clone();
         (stamp.generation, stamp.created.to_string())
     };
     assert_eq!(stamp_after(json!({"ports": []})), (1, CREATED.to_owned()));
@@ -204,7 +204,7 @@ proptest! {
         step in 1usize..4,
     ) {
         let mut history = loaded(Limits { keep_every: 3, ..Limits::DEFAULT });
-        let mut watched = history.current(Resource::Services);
+        let mut watched = history.current(Kind::Service);
         for (i, batch) in batches.iter().enumerate() {
             let change = |(name, value): &(u32, Option<u32>)| match value {
                 Some(value) => put(&name.to_string(), *value),
@@ -212,11 +212,11 @@ proptest! {
             };
             history.commit(batch.iter().map(change).collect(), CREATED, Duration::ZERO);
             if i < began {
-                watched = history.current(Resource::Services);
+                watched = history.current(Kind::Service);
             }
         }
         loop {
-            let recent = history.after(Resource::Services, watched.version, step).unwrap();
+            let recent = history.after(Kind::Service, watched.version, step).unwrap();
             for event in &recent.events {
                 prop_assert!(event.version() > watched.version);
                 watched.version = event.version();
@@ -229,12 +229,12 @@ proptest! {
                 };
             }
             watched.version = recent.up_to;
-            let past = history.at(Resource::Services, watched.version).unwrap();
+            let past = history.at(Kind::Service, watched.version).unwrap();
             prop_assert_eq!(list(&past.snapshot()), list(&watched));
             if recent.is_newest {
                 break;
             }
         }
-        prop_assert_eq!(list(&watched), list(&history.current(Resource::Services)));
+        prop_assert_eq!(list(&watched), list(&history.current(Kind::Service)));
     }
 }

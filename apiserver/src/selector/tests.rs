@@ -7,7 +7,7 @@ use super::*;
 use crate::entry::{Content, EventType, Stamp};
 use model::ObjectName;
 
-fn entry(resource: Resource, namespace: &str, name: &str, object: Value) -> Entry {
+fn entry(resource: Kind, namespace: &str, name: &str, object: Value) -> Entry {
     let content = Content::of(resource, ObjectName::new(namespace, name), object, "u");
     let stamp = Stamp { version: 1, generation: 1, created: "".into() };
     Entry::new(resource, EventType::Added, content, stamp)
@@ -15,7 +15,7 @@ fn entry(resource: Resource, namespace: &str, name: &str, object: Value) -> Entr
 
 #[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
 fn labelled(name: &str, labels: Value) -> Entry {
-    entry(Resource::Services, "shop", name, json!({"metadata": {"labels": labels}}))
+    entry(Kind::Service, "shop", name, json!({"metadata": {"labels": labels}}))
 }
 
 /// The names of the chosen ones among a few objects.
@@ -26,7 +26,7 @@ fn check_labels(selector: &str, expected: &str) {
         labelled("web", json!({"app": "web", "tier": "front", "n": "7"})),
         labelled("api", json!({"app": "api", "x.example/y": "", "n": "12"})),
     ];
-    let outcome = match Selector::parse(Resource::Services, selector, "") {
+    let outcome = match Selector::parse(Kind::Service, selector, "") {
         Ok(parsed) => {
             let chosen = objects.iter().filter(|object| parsed.matches(object));
             chosen.map(|object| &*object.name.name).collect::<Vec<_>>().join(" ")
@@ -83,11 +83,11 @@ fn broken_label_selectors_say_why() {
     let number = "for 'Gt', 'Lt' operators, the value must be an integer: \"b\"";
     check_labels("a>b", &format!("error: {number}"));
     let long = format!("a={}", "b,a=".repeat(10_000));
-    assert!(Selector::parse(Resource::Services, &long, "").is_err());
+    assert!(Selector::parse(Kind::Service, &long, "").is_err());
 }
 
 #[track_caller]
-fn check_fields(resource: Resource, selector: &str, expected: &str) {
+fn check_fields(resource: Kind, selector: &str, expected: &str) {
     let objects = [
         entry(resource, "shop", "a", json!({"type": "Opaque"})),
         entry(resource, "shop", "b", json!({"type": "kubernetes.io/tls"})),
@@ -105,7 +105,7 @@ fn check_fields(resource: Resource, selector: &str, expected: &str) {
 
 #[test]
 fn field_selectors() {
-    let (slices, secrets) = (Resource::EndpointSlices, Resource::Secrets);
+    let (slices, secrets) = (Kind::EndpointSlice, Kind::Secret);
     check_fields(slices, "metadata.name=a", "shop/a other/a");
     check_fields(slices, "metadata.name=a,metadata.namespace!=shop", "other/a");
     check_fields(slices, "metadata.name==b", "shop/b");
@@ -113,7 +113,7 @@ fn field_selectors() {
     check_fields(slices, r"metadata.name=x\,y", "");
     check_fields(secrets, "type=kubernetes.io/tls", "shop/b");
     check_fields(secrets, "type!=kubernetes.io/tls", "shop/a other/a");
-    check_fields(Resource::Events, "involvedObject.kind=Service,type=", "other/a");
+    check_fields(Kind::Event, "involvedObject.kind=Service,type=", "other/a");
     let only = "only \"metadata.name\", \"metadata.namespace\"";
     let unknown = format!("error: \"spec.foo\" is not a known field selector: {only}");
     check_fields(slices, "spec.foo=1", &unknown);
@@ -129,7 +129,7 @@ proptest! {
     /// Whatever a client sends is a selector or an error.
     #[test]
     fn no_text_panics(text in "[a-z!=<>(), \\\\ä.]{0,30}") {
-        let _ = Selector::parse(Resource::Services, &text, "");
-        let _ = Selector::parse(Resource::Services, "", &text);
+        let _ = Selector::parse(Kind::Service, &text, "");
+        let _ = Selector::parse(Kind::Service, "", &text);
     }
 }

@@ -9,28 +9,28 @@ use crate::access::{Peer, User};
 use crate::entry::Content;
 use crate::history::{Change, History, Limits};
 use crate::query::{Options, Verb};
-use crate::resource::Resource;
 use crate::share::Shares;
 use crate::text::{PIECE, SHARED};
+use model::Kind;
 
-fn put(resource: Resource, name: &str, app: &str) -> Change {
+fn put(resource: Kind, name: &str, app: &str) -> Change {
     let object = json!({"metadata": {"labels": {"app": app}}});
     Change::Put(resource, Content::of(resource, ObjectName::new("shop", name), object, name))
 }
 
 fn delete(name: &str) -> Change {
-    Change::Delete(Resource::Services, ObjectName::new("shop", name))
+    Change::Delete(Kind::Service, ObjectName::new("shop", name))
 }
 
 /// Services `a` and `b` at version 3.
 fn server(limits: Limits) -> Server {
     let live = Live::new(History::new(0, limits));
-    live.load(vec![put(Resource::Services, "a", "x"), put(Resource::Services, "b", "y")]);
+    live.load(vec![put(Kind::Service, "a", "x"), put(Kind::Service, "b", "y")]);
     let metrics = Metrics::new(&daemon::Daemon::detached("feed", 1).metrics);
     Server { live: Arc::new(live), metrics }
 }
 
-fn watch_in(server: &Server, resource: Resource, query: &str) -> Result<Stream, Status> {
+fn watch_in(server: &Server, resource: Kind, query: &str) -> Result<Stream, Status> {
     let options = Options::parse(resource, &format!("watch=1&{query}"))?;
     let Verb::Watch(watch) = options.verb else { panic!("{query} is no watch") };
     let scope = Scope { resource, namespace: None, selector: options.selector };
@@ -43,7 +43,7 @@ fn watch_in(server: &Server, resource: Resource, query: &str) -> Result<Stream, 
 }
 
 fn watch(server: &Server, query: &str) -> Stream {
-    watch_in(server, Resource::Services, query).unwrap()
+    watch_in(server, Kind::Service, query).unwrap()
 }
 
 /// `TYPE name@version` of each line.
@@ -87,7 +87,7 @@ async fn a_streaming_list_ends_with_a_bookmark_and_goes_on() {
     let server = server(Limits::DEFAULT);
     let mut stream = watch(&server, STREAMING);
     expect(&mut stream, "ADDED a@1 ADDED b@2 BOOKMARK@3!").await;
-    server.live.commit(vec![put(Resource::Services, "c", "x"), delete("a")]);
+    server.live.commit(vec![put(Kind::Service, "c", "x"), delete("a")]);
     expect(&mut stream, "ADDED c@4 DELETED a@5 BOOKMARK@5").await;
 }
 
@@ -95,9 +95,9 @@ async fn a_streaming_list_ends_with_a_bookmark_and_goes_on() {
 async fn a_batch_is_a_cut_for_the_streams_of_other_kinds() {
     let server = server(Limits::DEFAULT);
     let query = "resourceVersion=3&allowWatchBookmarks=true";
-    let mut ingresses = watch_in(&server, Resource::Ingresses, query).unwrap();
+    let mut ingresses = watch_in(&server, Kind::Ingress, query).unwrap();
     let mut services = watch(&server, query);
-    server.live.commit(vec![put(Resource::Services, "c", "x")]);
+    server.live.commit(vec![put(Kind::Service, "c", "x")]);
     expect(&mut services, "ADDED c@4 BOOKMARK@4").await;
     expect(&mut ingresses, "BOOKMARK@4").await;
 }
@@ -113,15 +113,15 @@ async fn a_bookmark_every_ten_seconds_says_that_the_server_is_there() {
     assert_eq!(begun.elapsed().as_secs(), 30);
     let mut without = watch(&server, "resourceVersion=3");
     assert!(is_silent(&mut without).await, "nobody asked for bookmarks");
-    server.live.commit(vec![put(Resource::Secrets, "s", "x")]);
+    server.live.commit(vec![put(Kind::Secret, "s", "x")]);
     assert!(is_silent(&mut without).await, "another kind's events");
 }
 
 #[tokio::test(start_paused = true)]
 async fn watches_begin_where_they_are_asked_to() {
     let server = server(Limits::DEFAULT);
-    server.live.commit(vec![put(Resource::Services, "c", "x")]);
-    server.live.commit(vec![put(Resource::Services, "c", "y")]);
+    server.live.commit(vec![put(Kind::Service, "c", "x")]);
+    server.live.commit(vec![put(Kind::Service, "c", "y")]);
     expect(&mut watch(&server, "resourceVersion=3"), "ADDED c@4 MODIFIED c@5").await;
     expect(&mut watch(&server, "resourceVersion=4"), "MODIFIED c@5").await;
     let all = "ADDED a@1 ADDED b@2 ADDED c@5";
@@ -129,8 +129,7 @@ async fn watches_begin_where_they_are_asked_to() {
     expect(&mut watch(&server, ""), all).await;
     let now = "sendInitialEvents=false&resourceVersionMatch=NotOlderThan";
     assert!(is_silent(&mut watch(&server, now)).await);
-    let code =
-        |query: &str| watch_in(&server, Resource::Services, query).unwrap_err().code().as_u16();
+    let code = |query: &str| watch_in(&server, Kind::Service, query).unwrap_err().code().as_u16();
     assert_eq!(code("resourceVersion=2"), 410);
     assert_eq!(code("resourceVersion=6"), 410, "another server's version");
     assert_eq!(code(&format!("{STREAMING}&resourceVersion=6")), 504);
@@ -141,9 +140,9 @@ async fn objects_come_into_a_selection_and_leave_it() {
     let server = server(Limits::DEFAULT);
     let mut stream = watch(&server, "resourceVersion=3&labelSelector=app=x");
     server.live.commit(vec![
-        put(Resource::Services, "b", "x"),
-        put(Resource::Services, "c", "y"),
-        put(Resource::Services, "a", "y"),
+        put(Kind::Service, "b", "x"),
+        put(Kind::Service, "c", "y"),
+        put(Kind::Service, "a", "y"),
         delete("c"),
         delete("b"),
     ]);
@@ -157,15 +156,15 @@ async fn who_does_not_keep_up_is_told_to_list_again() {
     let mut quick = watch(&server, "resourceVersion=3");
     for i in 0..100 {
         let app = i.to_string();
-        server.live.commit(vec![put(Resource::Services, "a", &app)]);
+        server.live.commit(vec![put(Kind::Service, "a", &app)]);
         expect(&mut quick, &format!("MODIFIED a@{}", i + 4)).await;
     }
     expect(&mut slow, "ERROR 410").await;
     expect(&mut slow, "end").await;
     assert_eq!(server.metrics.slow_watchers.get(), 1);
-    assert_eq!(server.metrics.watchers(Resource::Services).get(), 2);
+    assert_eq!(server.metrics.watchers(Kind::Service).get(), 2);
     drop((slow, quick));
-    assert_eq!(server.metrics.watchers(Resource::Services).get(), 0);
+    assert_eq!(server.metrics.watchers(Kind::Service).get(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -205,8 +204,8 @@ async fn long_states_and_long_pasts_come_in_pieces() {
     let filtered = "resourceVersion=3&labelSelector=app=last";
     let mut filtered = watch(&server, filtered);
     let names: Vec<_> = (0..2000).map(|i| format!("s{i:04}")).collect();
-    server.live.commit(names.iter().map(|n| put(Resource::Services, n, "x")).collect());
-    server.live.commit(vec![put(Resource::Services, "z", "last")]);
+    server.live.commit(names.iter().map(|n| put(Kind::Service, n, "x")).collect());
+    server.live.commit(vec![put(Kind::Service, "z", "last")]);
     let mut state = watch(&server, STREAMING);
     for (stream, lines) in [(&mut follower, 2001), (&mut state, 2003)] {
         let (mut seen, mut pieces) = (Vec::new(), 0);
@@ -227,7 +226,7 @@ async fn a_large_line_is_shared() {
     let server = server(Limits::DEFAULT);
     let mut streams: Vec<_> = (0..2).map(|_| watch(&server, "resourceVersion=3")).collect();
     let large = "x".repeat(SHARED);
-    server.live.commit(vec![put(Resource::Services, "c", &large)]);
+    server.live.commit(vec![put(Kind::Service, "c", &large)]);
     let mut places = Vec::new();
     for stream in &mut streams {
         places.push(stream.next().await.unwrap().as_ptr());

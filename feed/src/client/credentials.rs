@@ -26,7 +26,7 @@ use crate::own_token;
 
 /// Which API server to follow, as flags name it.
 #[derive(Clone, Debug)]
-pub(crate) enum Place {
+pub(crate) enum ApiSource {
     Url {
         url: Uri,
         token_file: Option<PathBuf>,
@@ -41,13 +41,13 @@ pub(crate) enum Place {
 pub(crate) enum CredentialsError {
     #[error("cannot read {}", .path.display())]
     File { path: PathBuf, source: std::io::Error },
-    #[error("{}: no PEM certificate in it", .path.display())]
+    #[error("{} holds no PEM certificate", .path.display())]
     NoCertificate { path: PathBuf },
-    #[error("no usable kubeconfig, and not in a Pod")]
+    #[error("found no usable kubeconfig, and this process does not run in a Pod")]
     Infer(#[source] Box<kube::config::InferConfigError>),
     #[error("the credentials cannot be used")]
     Use(#[source] Box<kube::Error>),
-    #[error("{0}: not a host that TLS can check")]
+    #[error("{0} is not a host name or an IP address, so TLS cannot verify it")]
     Host(String),
     #[error("cannot build a runtime")]
     Runtime(#[source] std::io::Error),
@@ -65,19 +65,19 @@ pub(crate) struct Credentials {
 
 /// A bearer token in a file, which somebody else renews.
 struct TokenFile {
-    place: TokenPlace,
+    place: TokenLocation,
     /// What was in it last: a file that goes away takes nothing with it.
     last: Mutex<String>,
 }
 
-enum TokenPlace {
+enum TokenLocation {
     File(PathBuf),
     /// Where a feed of this user on loopback left it, if one did.
     Own(SocketAddr),
 }
 
 impl TokenFile {
-    fn new(place: TokenPlace) -> TokenFile {
+    fn new(place: TokenLocation) -> TokenFile {
         TokenFile { place, last: Mutex::default() }
     }
 
@@ -86,8 +86,8 @@ impl TokenFile {
     fn read(&self) -> String {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let text = match &self.place {
-            TokenPlace::File(path) => std::fs::read_to_string(path).ok(),
-            TokenPlace::Own(address) => own_token::find(&own_token::folders(), *address),
+            TokenLocation::File(path) => std::fs::read_to_string(path).ok(),
+            TokenLocation::Own(address) => own_token::find(&own_token::folders(), *address),
         };
         if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
             text.trim().clone_into(&mut last);
@@ -107,7 +107,7 @@ pub(crate) struct Tls {
     pub(crate) name: ServerName<'static>,
 }
 
-impl Place {
+impl ApiSource {
     /// Reads the configuration. Blocking, and fast: no program is run.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl Place {
     /// When a file is missing or makes no sense.
     pub(crate) fn configuration(&self) -> Result<kube::Config, CredentialsError> {
         match self {
-            Place::Url { url, token_file, ca_file } => {
+            ApiSource::Url { url, token_file, ca_file } => {
                 let mut config = kube::Config::new(url.clone());
                 if let Some(path) = token_file {
                     std::fs::read_to_string(path).map_err(|source| unreadable(path, source))?;
@@ -126,11 +126,14 @@ impl Place {
                 }
                 Ok(config)
             }
-            Place::Kube => {
+            ApiSource::Kube => {
                 let config = infer()?;
                 if let Some(proxy) = &config.proxy_url {
                     let proxy = proxy.host().unwrap_or_default();
-                    tracing::warn!(proxy, "proxies are not used: the API is dialled directly");
+                    tracing::warn!(
+                        proxy,
+                        "proxies are not supported: connecting to the API directly"
+                    );
                 }
                 Ok(config)
             }
@@ -175,7 +178,7 @@ impl Credentials {
         let unusable = |error| CredentialsError::Use(Box::new(error));
         let url = config.cluster_url.clone();
         let tls = if url.scheme_str() == Some("https") {
-            // Whoever came first in this process: both are the same provider.
+            // It may be installed already: both are the same provider.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
             let mut tls = config.rustls_client_config().map_err(unusable)?;
             // The file of an account in a cluster is watched by kube itself.
@@ -201,7 +204,7 @@ impl Credentials {
         let mirror = config.extra_headers_layer().map_err(unusable)?.layer(mirror);
         let mut config = config.clone();
         let token = config.auth_info.token_file.take_if(|_| config.auth_info.token.is_none());
-        let token = token.map(|path| TokenFile::new(TokenPlace::File(path.into())));
+        let token = token.map(|path| TokenFile::new(TokenLocation::File(path.into())));
         let sign = match config.auth_layer().map_err(unusable)? {
             Some(auth) => BoxCloneSyncService::new(auth.layer(mirror)),
             None => BoxCloneSyncService::new(mirror),
@@ -211,9 +214,9 @@ impl Credentials {
 
     /// Without a token of the flags, shows the one that a feed of this user has left for its
     /// address.
-    pub(crate) fn or_own_token(mut self, place: &Place) -> Credentials {
-        if let (None, Place::Url { url, .. }) = (&self.token, place) {
-            let own = own_token::address_of(url).map(TokenPlace::Own);
+    pub(crate) fn or_own_token(mut self, place: &ApiSource) -> Credentials {
+        if let (None, ApiSource::Url { url, .. }) = (&self.token, place) {
+            let own = own_token::address_of(url).map(TokenLocation::Own);
             self.token = own.map(TokenFile::new);
         }
         self
@@ -221,7 +224,7 @@ impl Credentials {
 
     /// Whether there may be a token that only a server of this user may see.
     pub(crate) fn has_own_token(&self) -> bool {
-        self.token.as_ref().is_some_and(|token| matches!(token.place, TokenPlace::Own(_)))
+        self.token.as_ref().is_some_and(|token| matches!(token.place, TokenLocation::Own(_)))
     }
 
     /// The headers that prove who we are; may read a token file or run a plugin again. `to_own`:

@@ -3,7 +3,8 @@
 //!
 //! Our feed ends each batch with a bookmark of the same version on every stream: what all
 //! streams have passed is applied, at once. A real apiserver says nothing of the kind; there a
-//! short quiet is taken for the end of what belongs together. Pure; generic over the events.
+//! short quiet is taken for the end of what belongs together, and only a change that breaks nothing
+//! by itself is applied sooner. Pure; generic over the events.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use super::version::Version;
 const HOLD: Duration = Duration::from_secs(1);
 /// What a controller writes for one change reaches a watch within this.
 const QUIET: Duration = Duration::from_millis(20);
+/// The same for the first change after a pause, if it stands alone: what was written before it and
+/// comes on another stream of the connection arrives within this.
+const SETTLE: Duration = Duration::from_millis(2);
 /// Where it is never quiet, changes are applied this late at most.
 const MOST: Duration = Duration::from_millis(100);
 
@@ -30,6 +34,8 @@ pub(crate) struct Batch<E> {
 #[derive(Debug)]
 pub(crate) struct Cuts<E> {
     streams: Vec<Stream<E>>,
+    /// When events were last taken.
+    taken: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -47,22 +53,33 @@ struct Stream<E> {
 struct Waiting<E> {
     version: u64,
     came: Instant,
+    /// It breaks nothing if what follows is applied later.
+    stands_alone: bool,
     event: E,
 }
 
 impl<E> Cuts<E> {
     pub(crate) fn new(streams: usize) -> Cuts<E> {
         let stream = |_| Stream { waiting: VecDeque::new(), is_ours: true, told: 0, lost: None };
-        Cuts { streams: (0..streams).map(stream).collect() }
+        Cuts { streams: (0..streams).map(stream).collect(), taken: None }
     }
 
     pub(crate) fn set_ours(&mut self, stream: usize, is_ours: bool) {
         self.streams[stream].is_ours = is_ours;
     }
 
-    pub(crate) fn push(&mut self, stream: usize, version: &Version, event: E, now: Instant) {
+    /// A change came. `stands_alone`: it breaks nothing if what follows it is applied later.
+    pub(crate) fn push(
+        &mut self,
+        stream: usize,
+        version: &Version,
+        event: E,
+        stands_alone: bool,
+        now: Instant,
+    ) {
         let version = version.number().unwrap_or_default();
-        self.streams[stream].waiting.push_back(Waiting { version, came: now, event });
+        let waiting = Waiting { version, came: now, stands_alone, event };
+        self.streams[stream].waiting.push_back(waiting);
     }
 
     /// A bookmark, or the end of a list: all changes up to that version were told.
@@ -86,7 +103,7 @@ impl<E> Cuts<E> {
         if !self.is_ours() {
             let last = self.streams.iter().filter_map(|s| s.waiting.back()).map(|w| w.came);
             let last = last.max()?;
-            return Some((last + QUIET).min(first + MOST));
+            return Some((last + self.quiet(first)).min(first + MOST));
         }
         if self.is_passed(self.cut(first)) {
             return Some(first);
@@ -105,6 +122,7 @@ impl<E> Cuts<E> {
             return None;
         }
         let first = self.first()?;
+        self.taken = Some(now);
         let cut = if self.is_ours() && now < first + HOLD { self.cut(now) } else { u64::MAX };
         let mut events = Vec::new();
         let mut received = now;
@@ -121,6 +139,7 @@ impl<E> Cuts<E> {
     /// All events, ready or not.
     pub(crate) fn take_all(&mut self, now: Instant) -> Option<Batch<E>> {
         let received = self.first()?.min(now);
+        self.taken = Some(now);
         let events = self.streams.iter_mut().flat_map(|stream| stream.waiting.drain(..));
         Some(Batch { events: events.map(|waiting| waiting.event).collect(), received })
     }
@@ -128,6 +147,13 @@ impl<E> Cuts<E> {
     /// All events of one stream, ready or not.
     pub(crate) fn take_stream(&mut self, stream: usize) -> Vec<E> {
         self.streams[stream].waiting.drain(..).map(|waiting| waiting.event).collect()
+    }
+
+    /// How long a foreign server must say nothing; the oldest event that waits came at `first`.
+    fn quiet(&self, first: Instant) -> Duration {
+        let mut waiting = self.streams.iter().flat_map(|stream| &stream.waiting);
+        let after_pause = self.taken.is_none_or(|taken| first >= taken + QUIET);
+        if after_pause && waiting.all(|event| event.stands_alone) { SETTLE } else { QUIET }
     }
 
     /// When the oldest event that waits came.
@@ -171,7 +197,12 @@ mod tests {
 
         fn push(&mut self, stream: usize, version: u64, event: &'static str, ms: u64) {
             let at = self.start + Duration::from_millis(ms);
-            self.cuts.push(stream, &Version::new(&version.to_string()), event, at);
+            self.cuts.push(stream, &Version::new(&version.to_string()), event, false, at);
+        }
+
+        fn push_alone(&mut self, stream: usize, version: u64, event: &'static str, ms: u64) {
+            let at = self.start + Duration::from_millis(ms);
+            self.cuts.push(stream, &Version::new(&version.to_string()), event, true, at);
         }
 
         fn told(&mut self, stream: usize, version: u64) {
@@ -257,6 +288,33 @@ mod tests {
         bench.push(1, 12, "slice", 19);
         assert_eq!(bench.due(), Some(39));
         assert_eq!(bench.take(39), ["service", "slice"]);
+    }
+
+    #[test]
+    fn the_first_change_after_a_pause_does_not_wait_for_a_quiet() {
+        let mut bench = Bench::new(false);
+        bench.push_alone(0, 11, "slice", 0);
+        assert_eq!(bench.due(), Some(2));
+        assert_eq!(bench.take(2), ["slice"]);
+        // What follows close behind is gathered.
+        bench.push_alone(0, 12, "second", 10);
+        bench.push_alone(0, 13, "third", 20);
+        assert_eq!(bench.due(), Some(40));
+        assert_eq!(bench.take(40), ["second", "third"]);
+        bench.push_alone(0, 14, "fourth", 60);
+        assert_eq!(bench.due(), Some(62), "a pause of 20 ms");
+        assert_eq!(bench.take(62), ["fourth"]);
+    }
+
+    #[test]
+    fn a_change_that_needs_others_is_gathered_with_them_after_a_pause_too() {
+        let mut bench = Bench::new(false);
+        bench.push_alone(1, 12, "slice with the Service's new port", 0);
+        bench.push(0, 11, "the Service", 1);
+        assert_eq!(bench.due(), Some(21));
+        bench.push_alone(1, 13, "another slice", 15);
+        assert_eq!(bench.due(), Some(35));
+        assert_eq!(bench.take(35).len(), 3);
     }
 
     #[test]

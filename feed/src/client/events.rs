@@ -10,14 +10,14 @@ use daemon::Failure;
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use super::credentials::Place;
+use super::credentials::ApiSource;
 use super::machine::Patience;
 use super::transport::Transport;
 use model::{HELP, Rejected, bracketed};
 
 /// The newest of them are enough to say what is wrong, and fit into what is read at once.
 const PATH: &str = "/api/v1/events?limit=100";
-/// The objects have been listed by then: whoever answers does so at once.
+/// The objects have been listed by then: a feed that answers does so at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What the feed server calls itself in its Events.
 const COMPONENT: &str = "switchyard-feed";
@@ -56,7 +56,7 @@ struct Involved {
 
 /// The rejected manifests of the feed at a place; none of a cluster, or where they may not be
 /// read.
-pub(super) async fn rejected(place: Place) -> Result<Vec<Rejected>, Failure> {
+pub(super) async fn rejected(place: ApiSource) -> Result<Vec<Rejected>, Failure> {
     let unusable = |error| Failure::failed("cannot ask the feed for its Events", error);
     let config = place.configuration().map_err(unusable)?;
     let transport = Transport::new(place, config, Patience::default());

@@ -9,18 +9,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http_body_util::BodyExt;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep_until, timeout};
 
-use super::decode::{Decoder, Rejection};
+use super::decode::{Decoded, Decoder, Rejection};
 use super::machine::{Fault, Next, Server};
-use super::session::{Session, Told};
+use super::session::{Session, StreamEvent};
 use super::transport::{Link, Transport, chain, retry_after};
 use super::version::Version;
 use super::weight;
-use model::record::{RecordKey, RecordKind};
 use model::store::Event;
-use model::{Kind, ObjectName};
+use model::{Kind, ObjectKey, ObjectName};
 
 /// What a follower has to say, in the order in which it happened.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(crate) enum Item {
     Bookmark(Version),
     /// An object is not served, or not as it is now; which list named it shows in the order.
     Rejected(Rejection),
+    /// The list under way is given up, and asked for in another way.
+    ListLeft,
     /// A watch is open and nothing is missing from it; what is told shows the same by itself.
     Well,
     Fault(Fault),
@@ -87,6 +89,8 @@ impl Follower {
             }
             return Ok(());
         }
+        let asked = Instant::now();
+        let streamed = self.session.machine().streams_lists();
         let outcome = match self.usable(link).await {
             Ok(link) => self.exchange(link).await?,
             Err(fault) => {
@@ -98,16 +102,32 @@ impl Follower {
             // What was left unread would stand before the next answer.
             *link = None;
             match &fault {
-                Fault::Refused(status) if status.code == 401 => self.transport.refresh().await,
+                Fault::Refused(status) if status.code == 401 => self.refresh(asked).await,
                 // The server may have a new certificate, and the file that trusts it too.
                 Fault::Unreachable(_) => self.transport.refresh_files().await,
                 _ => {}
+            }
+            if let Fault::Refused(status) = &fault
+                && streamed
+                && !self.session.machine().streams_lists()
+            {
+                let (kind, refusal) = (self.kind.as_str(), &status.message);
+                tracing::debug!(kind, refusal, "no streaming lists here: reading pages");
+                return self.tell(vec![Item::ListLeft], Instant::now()).await;
             }
             let broke = matches!(fault, Fault::Broken(_) | Fault::Silent(_) | Fault::Unreadable(_));
             self.doubted |= broke && !self.told;
             self.tell(vec![Item::Fault(fault)], Instant::now()).await?;
         }
         Ok(())
+    }
+
+    /// The server refused the credentials of a request made at `asked`: newer ones are tried at
+    /// once.
+    async fn refresh(&mut self, asked: Instant) {
+        if self.transport.refresh(asked).await {
+            self.session.wake();
+        }
     }
 
     /// The connection that there is, or a new one.
@@ -165,7 +185,10 @@ impl Follower {
                 Ok(Some(Err(error))) => {
                     return Ok(Err(self.failed(Fault::Broken(chain(&error)))));
                 }
-                Err(_) => return Ok(Err(self.failed(Fault::Silent(silence)))),
+                Err(_) => {
+                    let fault = self.session.machine().silent();
+                    return Ok(Err(self.failed(fault)));
+                }
                 Ok(None) => break,
             };
             received = Instant::now();
@@ -229,44 +252,51 @@ impl<'f> Notes<'f> {
         Notes { decoder, listed, items }
     }
 
-    fn take(&mut self, told: Told<'_>) {
-        let kind = RecordKind::Of(self.decoder.kind());
-        let key = |name: ObjectName| RecordKey { kind, name };
+    fn take(&mut self, told: StreamEvent<'_>) {
+        let kind = self.decoder.kind();
+        let key = |name: ObjectName| ObjectKey { kind, name };
         let Notes { decoder, listed, items } = self;
         match told {
-            Told::Init => {
+            StreamEvent::Init => {
                 **listed = 0;
                 items.push(Item::InList(Event::Init(kind)));
             }
-            Told::InitApply(text) => match decoder.decode(text) {
-                Ok(Some(record)) => {
-                    **listed += weight::of(&record);
-                    items.push(Item::InList(Event::InitApply(record)));
+            StreamEvent::InitApply(text) => match decoder.decode(text) {
+                Ok(Decoded { record, left_out }) => {
+                    if let Some(record) = record {
+                        **listed += weight::of(&record);
+                        items.push(Item::InList(Event::InitApply(record)));
+                    }
+                    items.extend(left_out.map(Item::Rejected));
                 }
-                Ok(None) => {}
                 Err(rejection) => self.keep(rejection),
             },
-            Told::InitDelete(meta) => {
+            StreamEvent::InitDelete(meta) => {
                 let name = decoder.name(&meta.namespace, &meta.name);
                 items.push(Item::InList(Event::InitDelete(key(name))));
             }
-            Told::InitDone(version) => items.push(Item::Change(Event::InitDone(kind), version)),
-            Told::Apply(text, version) => match decoder.decode(text) {
-                Ok(Some(record)) => items.push(Item::Change(Event::Apply(record), version)),
+            StreamEvent::InitDone(version) => {
+                items.push(Item::Change(Event::InitDone(kind), version))
+            }
+            StreamEvent::Apply(text, version) => match decoder.decode(text) {
+                Ok(Decoded { record: Some(record), left_out }) => {
+                    items.push(Item::Change(Event::Apply(record), version));
+                    items.extend(left_out.map(Item::Rejected));
+                }
                 // It may have meant something before: a slice that lost its Service.
-                Ok(None) => items.extend(
+                Ok(Decoded { record: None, .. }) => items.extend(
                     decoder
                         .name_of(text)
                         .map(|name| Item::Change(Event::Delete(key(name)), version)),
                 ),
                 Err(rejection) => items.push(Item::Rejected(rejection)),
             },
-            Told::Delete(meta) => {
+            StreamEvent::Delete(meta) => {
                 let name = decoder.name(&meta.namespace, &meta.name);
                 items.push(Item::Change(Event::Delete(key(name)), meta.version));
             }
-            Told::Bookmark(version) => items.push(Item::Bookmark(version)),
-            Told::TooLong { name, in_list } => {
+            StreamEvent::Bookmark(version) => items.push(Item::Bookmark(version)),
+            StreamEvent::TooLong { name, in_list } => {
                 let name = name.map(|(namespace, name)| decoder.name(&namespace, &name));
                 let rejection = Rejection::too_long(name);
                 if in_list {
@@ -279,10 +309,10 @@ impl<'f> Notes<'f> {
 
     /// An object of the list under way is not valid: its last good state stays.
     fn keep(&mut self, rejection: Rejection) {
-        let kind = RecordKind::Of(self.decoder.kind());
+        let kind = self.decoder.kind();
         if let Some(name) = rejection.name.clone() {
             *self.listed += weight::of_name(&name);
-            self.items.push(Item::InList(Event::InitKeep(RecordKey { kind, name })));
+            self.items.push(Item::InList(Event::InitKeep(ObjectKey { kind, name })));
         }
         self.items.push(Item::Rejected(rejection));
     }
@@ -290,20 +320,12 @@ impl<'f> Notes<'f> {
 
 /// Path and query of a request for a kind, in all namespaces.
 fn target(kind: Kind, query: &str) -> String {
-    let path = match kind {
-        Kind::Service => "/api/v1/services?",
-        Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices?",
-        Kind::Pod => "/api/v1/pods?",
-        Kind::Ingress => "/apis/networking.k8s.io/v1/ingresses?",
-        Kind::IngressClass => "/apis/networking.k8s.io/v1/ingressclasses?",
-        // A cluster holds thousands of Secrets that are none of ours, of up to 1 MB each:
-        // releases of Helm, and tokens. `type!=helm.sh/release.v1,type!=…`, encoded.
-        Kind::Secret => {
-            "/api/v1/secrets?fieldSelector=type%21%3Dhelm.sh%2Frelease.v1\
-             %2Ctype%21%3Dkubernetes.io%2Fservice-account-token&"
+    let (path, selector) = (kind.collection_path(), kind.list_selector());
+    match selector {
+        "" => format!("{path}?{query}"),
+        selector => {
+            let selector = utf8_percent_encode(selector, NON_ALPHANUMERIC);
+            format!("{path}?fieldSelector={selector}&{query}")
         }
-        Kind::Namespace => "/api/v1/namespaces?",
-        Kind::Node => "/api/v1/nodes?",
-    };
-    format!("{path}{query}")
+    }
 }

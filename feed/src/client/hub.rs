@@ -12,10 +12,9 @@ use super::machine::Fault;
 use super::status::Status;
 use crate::state::State;
 use crate::update::Publisher;
-use model::record::RecordKind;
+use model::record::Record;
 use model::store::{Event, Store};
-use model::{Changes, Model};
-use model::{Kind, Kinds, ObjectKey};
+use model::{Changes, Kind, Kinds, Model};
 
 /// How often to look whether anybody still reads, and whether the feed is stale.
 const LOOK: Duration = Duration::from_millis(500);
@@ -53,8 +52,8 @@ impl Hub {
         let mut store = Store::of_api(kinds);
         let followed = followed(kinds);
         // What nobody follows is as good as listed: there is none.
-        for kind in RecordKind::ALL {
-            if !matches!(kind, RecordKind::Of(kind) if kinds.contains(kind)) {
+        for kind in Kind::read() {
+            if !followed.contains(&kind) {
                 store.handle(Event::Init(kind));
                 store.handle(Event::InitDone(kind));
             }
@@ -112,7 +111,8 @@ impl Hub {
                 Item::Change(event, version) => {
                     let is_list = matches!(event, Event::InitDone(_));
                     self.note(&event);
-                    self.cuts.push(stream, &version, event, news.received);
+                    let alone = stands_alone(&event);
+                    self.cuts.push(stream, &version, event, alone, news.received);
                     if is_list {
                         (self.listing[stream], self.listed[stream]) = (false, true);
                         self.cuts.told(stream, &version);
@@ -127,6 +127,11 @@ impl Hub {
                     self.status.told(kind, version);
                 }
                 Item::Rejected(rejection) => self.status.rejected(kind, rejection),
+                Item::ListLeft => {
+                    if std::mem::take(&mut self.listing[stream]) {
+                        self.store.forget_list(kind);
+                    }
+                }
                 Item::Well => {
                     self.cuts.found(stream);
                     self.status.well(kind);
@@ -135,10 +140,10 @@ impl Hub {
                     self.cuts.lost(stream, news.received);
                     // It begins anew, if at all: until then it need not fill the memory.
                     if std::mem::take(&mut self.listing[stream]) {
-                        self.store.forget_list(RecordKind::Of(kind));
+                        self.store.forget_list(kind);
                     }
                     match fault {
-                        Fault::Refused(refusal) if refusal.code == 403 && is_optional(kind) => {
+                        Fault::Refused(refusal) if refusal.code == 403 && kind.is_optional() => {
                             self.do_without(stream, kind, &refusal.message);
                         }
                         fault => self.status.fault(kind, &fault),
@@ -152,8 +157,8 @@ impl Hub {
     /// is none. It is asked for again all the same.
     fn do_without(&mut self, stream: usize, kind: Kind, refusal: &str) {
         if !std::mem::replace(&mut self.listed[stream], true) {
-            self.store.handle(Event::Init(RecordKind::Of(kind)));
-            self.store.handle(Event::InitDone(RecordKind::Of(kind)));
+            self.store.handle(Event::Init(kind));
+            self.store.handle(Event::InitDone(kind));
             self.uncommitted = true;
         }
         self.status.forbidden(kind, refusal);
@@ -180,9 +185,7 @@ impl Hub {
             Event::InitDelete(key) | Event::Delete(key) => key.clone(),
             Event::Init(_) | Event::InitDone(_) | Event::InitKeep(_) => return,
         };
-        if let RecordKind::Of(kind) = key.kind {
-            self.status.accepted(&ObjectKey { kind, name: key.name });
-        }
+        self.status.accepted(&key);
     }
 
     /// Applies what is ready, and publishes it.
@@ -248,15 +251,17 @@ impl Hub {
     }
 }
 
-/// Nodes tell which endpoints are near. Many accounts may not read them, and all Services are
-/// served without.
-fn is_optional(kind: Kind) -> bool {
-    kind == Kind::Node
+/// Whether a change breaks nothing by being applied before what follows it: a slice with an
+/// endpoint that is ready. One without may be about to be replaced by another slice; and a Service,
+/// an Ingress and a deletion may belong to changes that are still to come.
+fn stands_alone(event: &Event) -> bool {
+    let Event::Apply(Record::EndpointSlice(slice)) = event else { return false };
+    slice.endpoints.iter().any(|endpoint| endpoint.ready && !endpoint.terminating)
 }
 
 /// The kinds, in order.
 pub(crate) fn followed(kinds: Kinds) -> Vec<Kind> {
-    Kind::ALL.into_iter().filter(|kind| kinds.contains(*kind)).collect()
+    Kind::joined().filter(|kind| kinds.contains(*kind)).collect()
 }
 
 fn counts(kinds: &[Kind], model: &Model) -> Vec<(Kind, usize)> {

@@ -44,7 +44,7 @@ pub(crate) enum Next {
 
 /// What an event or a page means for the objects here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Effect {
     /// The object is part of the list under way.
     InitApply,
     /// The object was part of the list under way, and went before it was complete.
@@ -77,32 +77,15 @@ pub(crate) enum Fault {
     Broken(String),
     #[error("nothing came for {} s", .0.as_secs())]
     Silent(Duration),
+    /// A foreign server without bookmarks has nothing to say of a quiet kind.
+    #[error("no change for {} s: asking whether the server still answers", .0.as_secs())]
+    Quiet(Duration),
     #[error("{0}")]
     Unreadable(String),
     #[error("the server was set back to an earlier state")]
     SetBack,
     #[error("the list takes more than {0} MiB")]
     TooMuch(usize),
-}
-
-impl Fault {
-    /// What an operator can do about it, where that is known.
-    pub(crate) fn help(&self) -> Option<&'static str> {
-        match self {
-            Fault::Refused(status) if status.code == 401 => {
-                Some("give a token that the feed knows: --feed-token-file")
-            }
-            Fault::Refused(status) if status.code == 403 => Some("the token may not read this"),
-            Fault::Unreachable(text) if text.contains("certificate") => {
-                Some("give the certificate that signed the feed's: --feed-ca-file")
-            }
-            // What hyper says of a TLS alert.
-            Fault::Broken(text) if text.contains("invalid HTTP version") => {
-                Some("it may speak TLS: write https://")
-            }
-            _ => None,
-        }
-    }
 }
 
 /// Who answers at the feed's address.
@@ -186,6 +169,8 @@ pub(crate) struct Machine {
     list_version: Option<Version>,
     /// When the last list began.
     listed: Option<Instant>,
+    /// A list was complete once: the server has let us read the kind.
+    was_listed: bool,
     refusals: u32,
 }
 
@@ -209,6 +194,7 @@ impl Machine {
             version: None,
             list_version: None,
             listed: None,
+            was_listed: false,
             refusals: 0,
         };
         machine.state = State::Ready(machine.first_ask());
@@ -262,15 +248,15 @@ impl Machine {
     }
 
     /// A line of the response.
-    pub(crate) fn event(&mut self, event: &Event, now: Instant) -> Verdict {
-        let State::Asked { since, in_list, .. } = &self.state else { return Verdict::Stop };
+    pub(crate) fn event(&mut self, event: &Event, now: Instant) -> Effect {
+        let State::Asked { since, in_list, .. } = &self.state else { return Effect::Stop };
         let (since, in_list) = (*since, *in_list);
         let version = match event {
             Event::Error(status) => {
                 self.failed(&Fault::Refused(status.clone()), now);
-                return Verdict::Stop;
+                return Effect::Stop;
             }
-            Event::Unknown => return Verdict::Nothing,
+            Event::Unknown => return Effect::Nothing,
             Event::Bookmark { version, .. } => version.clone(),
             Event::Added(meta) | Event::Modified(meta) | Event::Deleted(meta) => {
                 meta.version.clone()
@@ -281,7 +267,7 @@ impl Machine {
         }
         if self.version.as_ref().is_some_and(|ours| version.is_below(ours)) {
             self.list_anew(now);
-            return Verdict::SetBack;
+            return Effect::SetBack;
         }
         if now.saturating_duration_since(since) >= self.patience.healthy {
             self.backoff.reset();
@@ -289,19 +275,19 @@ impl Machine {
         self.refusals = 0;
         self.version = Some(version.clone());
         match event {
-            Event::Deleted(_) => Verdict::Delete,
-            Event::Bookmark { .. } => Verdict::Bookmark(version),
-            _ => Verdict::Apply,
+            Event::Deleted(_) => Effect::Delete,
+            Event::Bookmark { .. } => Effect::Bookmark(version),
+            _ => Effect::Apply,
         }
     }
 
     /// The objects of a streaming list come in any order of versions, as ADDED. What changes
     /// before the list is complete follows them, in order: an event below one of those would
     /// bring back an object that has changed or gone since.
-    fn event_in_list(&mut self, event: &Event, version: Version, now: Instant) -> Verdict {
+    fn event_in_list(&mut self, event: &Event, version: Version, now: Instant) -> Effect {
         if self.list_version.as_ref().is_some_and(|newest| version.is_below(newest)) {
             self.list_anew(now);
-            return Verdict::SetBack;
+            return Effect::SetBack;
         }
         if matches!(event, Event::Modified(_) | Event::Deleted(_)) {
             self.list_version = Some(version.clone());
@@ -310,31 +296,32 @@ impl Machine {
             Event::Bookmark { ends_list: true, .. } => {
                 if let State::Asked { ask, in_list, .. } = &mut self.state {
                     // From here on the response is that of a watch.
-                    let Ask::StreamList { seconds } = *ask else { return Verdict::Stop };
+                    let Ask::StreamList { seconds } = *ask else { return Effect::Stop };
                     *ask = Ask::Watch { from: version.clone(), seconds };
                     *in_list = false;
                 }
                 self.version = Some(version.clone());
-                Verdict::InitDone(version)
+                self.was_listed = true;
+                Effect::InitDone(version)
             }
-            Event::Bookmark { .. } => Verdict::Nothing,
-            Event::Deleted(_) => Verdict::InitDelete,
-            _ => Verdict::InitApply,
+            Event::Bookmark { .. } => Effect::Nothing,
+            Event::Deleted(_) => Effect::InitDelete,
+            _ => Effect::InitApply,
         }
     }
 
     /// A page, or the probe's answer, is complete.
-    pub(crate) fn page(&mut self, meta: &ListMeta, is_empty: bool, now: Instant) -> Verdict {
-        let State::Asked { ask, .. } = &self.state else { return Verdict::Stop };
+    pub(crate) fn page(&mut self, meta: &ListMeta, is_empty: bool, now: Instant) -> Effect {
+        let State::Asked { ask, .. } = &self.state else { return Effect::Stop };
         match ask {
             Ask::Probe => {
                 let ours = self.version.as_ref();
                 if ours.is_some_and(|ours| meta.version.is_below(ours)) {
                     self.list_anew(now);
-                    return Verdict::SetBack;
+                    return Effect::SetBack;
                 }
                 self.state = State::Ready(self.resume());
-                Verdict::Nothing
+                Effect::Nothing
             }
             Ask::Page { limit, .. } => {
                 let limit = *limit;
@@ -349,14 +336,15 @@ impl Machine {
                     } else {
                         State::Ready(then)
                     };
-                    return Verdict::Nothing;
+                    return Effect::Nothing;
                 }
                 self.in_one_piece = false;
+                self.was_listed = true;
                 self.version = Some(version.clone());
                 self.state = State::Ready(self.resume());
-                Verdict::InitDone(version)
+                Effect::InitDone(version)
             }
-            Ask::StreamList { .. } | Ask::Watch { .. } => Verdict::Stop,
+            Ask::StreamList { .. } | Ask::Watch { .. } => Effect::Stop,
         }
     }
 
@@ -365,7 +353,10 @@ impl Machine {
         let (ask, in_list) = match &self.state {
             State::Asked { ask, since, in_list } => {
                 let lived = now.saturating_duration_since(*since) >= self.patience.healthy;
-                if lived && matches!(fault, Fault::Ended | Fault::Broken(_)) && !in_list {
+                if lived
+                    && matches!(fault, Fault::Ended | Fault::Quiet(_) | Fault::Broken(_))
+                    && !in_list
+                {
                     self.backoff.reset();
                 }
                 (ask.clone(), *in_list)
@@ -403,6 +394,15 @@ impl Machine {
         }
     }
 
+    /// What it means that nothing came for [`Machine::silence`]. A foreign server may send no
+    /// bookmarks; whether it still answers is asked before its watch counts as lost.
+    pub(crate) fn silent(&self) -> Fault {
+        match self.is_watching() && !self.is_ours() {
+            true => Fault::Quiet(self.silence()),
+            false => Fault::Silent(self.silence()),
+        }
+    }
+
     /// Whether changes come in: the list is complete and its watch open.
     pub(crate) fn is_watching(&self) -> bool {
         matches!(self.state, State::Asked { in_list: false, .. })
@@ -411,6 +411,11 @@ impl Machine {
     /// Whether the response is that of a list which is not complete.
     pub(crate) fn is_listing(&self) -> bool {
         matches!(self.state, State::Asked { in_list: true, .. }) && !self.is_probing()
+    }
+
+    /// Whether the server knows streaming lists, as far as we know.
+    pub(crate) fn streams_lists(&self) -> bool {
+        self.streaming
     }
 
     /// Whether the response is only asked for its version.
@@ -437,6 +442,8 @@ impl Machine {
                 }
                 self.list_anew(now);
             }
+            // Soon at first: a server that has just started knows no accounts and roles yet.
+            401 | 403 if self.was_listed => self.wait(asked_for, now),
             401 | 403 => {
                 self.backoff.next(self.patience.backoff);
                 self.wait_for(self.patience.backoff, now);

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use super::beginning::Beginning;
 use super::envelope::{Event, ListMeta, Meta, Status};
 use super::lines::{Line, Lines};
-use super::machine::{Fault, Machine, Next, Server, Verdict};
+use super::machine::{Effect, Fault, Machine, Next, Server};
 use super::page::{Page, Part};
 use super::version::Version;
 
 /// What a response told. The text of an object is borrowed from the response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told<'a> {
+pub(crate) enum StreamEvent<'a> {
     /// A list begins.
     Init,
     InitApply(Text<'a>),
@@ -98,7 +98,7 @@ impl Session {
         code: u16,
         retry_after: Option<Duration>,
         now: Instant,
-        tell: &mut impl FnMut(Told<'_>),
+        tell: &mut impl FnMut(StreamEvent<'_>),
     ) {
         if code != 200 {
             self.reading = Reading::Error { code, retry_after, body: Vec::new() };
@@ -111,7 +111,7 @@ impl Session {
             Reading::List { page: Page::new(self.max_object), meta: None }
         };
         if self.machine.accepted(now) {
-            tell(Told::Init);
+            tell(StreamEvent::Init);
         }
     }
 
@@ -120,7 +120,7 @@ impl Session {
         &mut self,
         bytes: &[u8],
         now: Instant,
-        tell: &mut impl FnMut(Told<'_>),
+        tell: &mut impl FnMut(StreamEvent<'_>),
     ) -> ControlFlow<Fault> {
         let machine = &mut self.machine;
         match &mut self.reading {
@@ -129,10 +129,12 @@ impl Session {
             Reading::List { page, meta } => {
                 let in_list = !machine.is_probing();
                 page.push(bytes, |part| match part {
-                    Part::Item(object) if in_list => tell(Told::InitApply(Text::Object(object))),
+                    Part::Item(object) if in_list => {
+                        tell(StreamEvent::InitApply(Text::Object(object)))
+                    }
                     Part::TooLong(begin) if in_list => {
                         let name = Beginning::of_object(begin).name();
-                        tell(Told::TooLong { name, in_list });
+                        tell(StreamEvent::TooLong { name, in_list });
                     }
                     Part::Item(_) | Part::TooLong(_) => {}
                     Part::Metadata(text) => {
@@ -153,7 +155,7 @@ impl Session {
     pub(crate) fn end(
         &mut self,
         now: Instant,
-        tell: &mut impl FnMut(Told<'_>),
+        tell: &mut impl FnMut(StreamEvent<'_>),
     ) -> Result<(), Fault> {
         let fault = match std::mem::replace(&mut self.reading, Reading::Nothing) {
             Reading::Nothing => return Ok(()),
@@ -171,11 +173,11 @@ impl Session {
             }
             Reading::List { page, meta: Some(Ok(meta)) } if page.has_items() => {
                 return match self.machine.page(&meta, page.is_empty(), now) {
-                    Verdict::InitDone(version) => {
-                        tell(Told::InitDone(version));
+                    Effect::InitDone(version) => {
+                        tell(StreamEvent::InitDone(version));
                         Ok(())
                     }
-                    Verdict::SetBack => Err(Fault::SetBack),
+                    Effect::SetBack => Err(Fault::SetBack),
                     _ => Ok(()),
                 };
             }
@@ -197,14 +199,14 @@ fn watch_line(
     machine: &mut Machine,
     line: Line<'_>,
     now: Instant,
-    tell: &mut impl FnMut(Told<'_>),
+    tell: &mut impl FnMut(StreamEvent<'_>),
 ) -> ControlFlow<Fault> {
     let event = match line {
         Line::Whole(text) => Event::read(text),
         Line::TooLong(begin) => {
             let begin = Beginning::of_line(begin);
             let Some(event) = begin.event() else {
-                tell(Told::TooLong { name: begin.name(), in_list: machine.is_listing() });
+                tell(StreamEvent::TooLong { name: begin.name(), in_list: machine.is_listing() });
                 return ControlFlow::Continue(());
             };
             Ok(event)
@@ -218,24 +220,26 @@ fn watch_line(
             return ControlFlow::Break(fault);
         }
     };
-    let too_long =
-        |meta: Meta, in_list| Told::TooLong { name: Some((meta.namespace, meta.name)), in_list };
+    let too_long = |meta: Meta, in_list| StreamEvent::TooLong {
+        name: Some((meta.namespace, meta.name)),
+        in_list,
+    };
     match (machine.event(&event, now), event) {
-        (Verdict::InitApply, Event::Added(meta) | Event::Modified(meta)) => tell(match line {
-            Line::Whole(text) => Told::InitApply(Text::Line(text)),
+        (Effect::InitApply, Event::Added(meta) | Event::Modified(meta)) => tell(match line {
+            Line::Whole(text) => StreamEvent::InitApply(Text::Line(text)),
             Line::TooLong(_) => too_long(meta, true),
         }),
-        (Verdict::Apply, Event::Added(meta) | Event::Modified(meta)) => tell(match line {
-            Line::Whole(text) => Told::Apply(Text::Line(text), meta.version),
+        (Effect::Apply, Event::Added(meta) | Event::Modified(meta)) => tell(match line {
+            Line::Whole(text) => StreamEvent::Apply(Text::Line(text), meta.version),
             Line::TooLong(_) => too_long(meta, false),
         }),
-        (Verdict::InitDelete, Event::Deleted(meta)) => tell(Told::InitDelete(meta)),
-        (Verdict::Delete, Event::Deleted(meta)) => tell(Told::Delete(meta)),
-        (Verdict::InitDone(version), _) => tell(Told::InitDone(version)),
-        (Verdict::Bookmark(version), _) => tell(Told::Bookmark(version)),
-        (Verdict::SetBack, _) => return ControlFlow::Break(Fault::SetBack),
-        (Verdict::Stop, Event::Error(status)) => return ControlFlow::Break(Fault::Refused(status)),
-        (Verdict::Stop, _) => return ControlFlow::Break(Fault::Ended),
+        (Effect::InitDelete, Event::Deleted(meta)) => tell(StreamEvent::InitDelete(meta)),
+        (Effect::Delete, Event::Deleted(meta)) => tell(StreamEvent::Delete(meta)),
+        (Effect::InitDone(version), _) => tell(StreamEvent::InitDone(version)),
+        (Effect::Bookmark(version), _) => tell(StreamEvent::Bookmark(version)),
+        (Effect::SetBack, _) => return ControlFlow::Break(Fault::SetBack),
+        (Effect::Stop, Event::Error(status)) => return ControlFlow::Break(Fault::Refused(status)),
+        (Effect::Stop, _) => return ControlFlow::Break(Fault::Ended),
         _ => {}
     }
     ControlFlow::Continue(())

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use daemon::{Daemon, Guard, Readiness};
 use serde_json::{Value, json};
 
+use super::credentials::ApiSource;
 use super::decode::Rejection;
 use super::machine::{Fault, Server};
 use super::version::Version;
@@ -36,6 +37,7 @@ pub(crate) struct Status(Arc<Mutex<Inner>>);
 #[derive(Debug)]
 struct Inner {
     address: String,
+    place: ApiSource,
     stale_after: Duration,
     readiness: Readiness,
     kinds: Vec<KindState>,
@@ -72,7 +74,7 @@ struct KindState {
     nameless: Nameless,
 }
 
-/// Nobody can say that one of these has been mended: they count until the next list is complete.
+/// Whether one of these has been fixed cannot be told: they count until the next list is complete.
 #[derive(Debug, Default)]
 struct Nameless {
     before_list: u64,
@@ -89,6 +91,8 @@ struct Lost {
 #[derive(Debug)]
 struct Rejected {
     message: String,
+    /// The object is served without what the message names.
+    is_partial: bool,
     /// The list that named it, or was the last one when it came.
     list: u64,
 }
@@ -97,6 +101,7 @@ impl Status {
     /// Every kind counts as lost until the server answers.
     pub(crate) fn new(
         address: String,
+        place: ApiSource,
         stale_after: Duration,
         kinds: &[Kind],
         readiness: Readiness,
@@ -119,6 +124,7 @@ impl Status {
         });
         Status(Arc::new(Mutex::new(Inner {
             address,
+            place,
             stale_after,
             kinds: kinds.collect(),
             readiness,
@@ -174,6 +180,11 @@ impl Status {
         let is_ending = match fault {
             // As it was asked to, after some minutes; or to be listed anew.
             Fault::Ended | Fault::SetBack => true,
+            // The connection lives, and what is asked next tells more.
+            Fault::Quiet(_) => {
+                tracing::debug!(kind = kind.as_str(), %fault, "a quiet watch");
+                return;
+            }
             Fault::Refused(status) => status.code == 410,
             _ => false,
         };
@@ -187,7 +198,7 @@ impl Status {
             }
         }
         let (address, readiness) = (inner.address.clone(), inner.readiness.clone());
-        let help = fault.help().map(|help| format!("; {help}")).unwrap_or_default();
+        let help = inner.place.advice(fault).map(|help| format!("; {help}")).unwrap_or_default();
         let text = format!("{fault}{help}");
         // All kinds come from one server: what they have in common is said once.
         let is_known = inner.is_known(&text);
@@ -209,9 +220,9 @@ impl Status {
         if is_known {
             tracing::debug!(kind, address, fault = text, "no feed");
         } else if state.listed {
-            tracing::warn!(kind, address, fault = text, "feed lost: everything stays as it was");
+            tracing::warn!(kind, address, fault = text, "lost the feed: serving the last state");
         } else {
-            tracing::warn!(kind, address, fault = text, "no feed yet: asking again");
+            tracing::warn!(kind, address, fault = text, "cannot reach the feed yet: trying again");
         }
         lost.fault = Some(text);
     }
@@ -225,7 +236,7 @@ impl Status {
         (state.listed, state.waiting, state.listing) = (true, None, None);
         if state.forbidden.as_deref() != Some(refusal) {
             let help = "allow to list and watch them, for endpoints that are near to be preferred";
-            tracing::warn!(address, refusal, help, "goes on without {name}");
+            tracing::warn!(address, refusal, help, "continuing without {name}");
             state.forbidden = Some(refusal.to_owned());
         }
     }
@@ -260,7 +271,7 @@ impl Status {
         let mut inner = self.lock();
         let state = inner.kind(kind);
         let list = state.list;
-        let Rejection { name, message } = rejection;
+        let Rejection { name, message, is_partial } = rejection;
         let object = name.as_ref().map(ToString::to_string).unwrap_or_default();
         let key = name.map(|name| ObjectKey { kind, name });
         let known = key.as_ref().and_then(|key| inner.rejected.get(key));
@@ -268,11 +279,12 @@ impl Status {
         let state = inner.kind(kind);
         if news && state.logged < MAX_LOGGED {
             state.logged += 1;
-            tracing::warn!(kind = kind.as_str(), object, "rejected: {message}");
+            let what = if is_partial { "served in part" } else { "rejected" };
+            tracing::warn!(kind = kind.as_str(), object, "{what}: {message}");
         }
         match key {
             Some(key) if inner.rejected.len() < MAX_KEPT || inner.rejected.contains_key(&key) => {
-                inner.rejected.insert(key, Rejected { message, list });
+                inner.rejected.insert(key, Rejected { message, is_partial, list });
             }
             _ => inner.kind(kind).nameless.since_list += 1,
         }
@@ -337,17 +349,10 @@ fn waiting_for(kind: Kind, fault: Option<&str>) -> String {
     format!("waiting for the list of {}{fault}", plural(kind))
 }
 
-fn plural(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Service => "Services",
-        Kind::EndpointSlice => "EndpointSlices",
-        Kind::Pod => "Pods",
-        Kind::Ingress => "Ingresses",
-        Kind::IngressClass => "IngressClasses",
-        Kind::Secret => "Secrets",
-        Kind::Namespace => "Namespaces",
-        Kind::Node => "Nodes",
-    }
+/// `Services`, `Ingresses`.
+fn plural(kind: Kind) -> String {
+    let ending = kind.plural().strip_prefix(kind.singular()).unwrap_or_default();
+    format!("{kind}{ending}")
 }
 
 impl Inner {
@@ -450,5 +455,7 @@ fn kind_state(state: &KindState) -> (&'static str, Value) {
 }
 
 fn rejection((key, rejected): (&ObjectKey, &Rejected)) -> Value {
-    json!({ "object": key.to_string(), "message": rejected.message, "level": "error" })
+    let Rejected { message, is_partial, .. } = rejected;
+    let object = key.to_string();
+    json!({ "object": object, "message": message, "level": "error", "servedInPart": is_partial })
 }

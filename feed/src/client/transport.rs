@@ -25,7 +25,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::credentials::{Credentials, Place};
+use super::credentials::{ApiSource, Credentials};
 use super::envelope::Status;
 use super::machine::{Fault, Patience, Server};
 use crate::hosts::{Lookup, Outcome};
@@ -56,7 +56,7 @@ const AGENT: &str = concat!("switchyard/", env!("CARGO_PKG_VERSION"));
 
 #[derive(Debug)]
 pub(crate) struct Transport {
-    place: Place,
+    place: ApiSource,
     patience: Patience,
     access: Mutex<Access>,
     shared: Mutex<Shared>,
@@ -74,7 +74,8 @@ struct Shared {
 struct Access {
     config: kube::Config,
     credentials: Option<Arc<Credentials>>,
-    refreshed: Instant,
+    /// When the files, or the plugin, were last asked for new ones.
+    refreshed: Option<Instant>,
 }
 
 /// A connection to the server. Over HTTP/2 a clone shares it.
@@ -84,6 +85,9 @@ pub(crate) struct Link {
     server: Server,
     credentials: Arc<Credentials>,
     ends: Ends,
+    patience: Patience,
+    /// It has carried a response.
+    answered: bool,
     /// Whether the server is a process of this user, once somebody wanted to know.
     own: Option<bool>,
     _driver: Arc<Driver>,
@@ -116,8 +120,8 @@ impl Drop for Driver {
 }
 
 impl Transport {
-    pub(crate) fn new(place: Place, config: kube::Config, patience: Patience) -> Transport {
-        let access = Access { config, credentials: None, refreshed: Instant::now() };
+    pub(crate) fn new(place: ApiSource, config: kube::Config, patience: Patience) -> Transport {
+        let access = Access { config, credentials: None, refreshed: None };
         Transport { place, patience, access: Mutex::new(access), shared: Mutex::default() }
     }
 
@@ -151,32 +155,39 @@ impl Transport {
         dialled
     }
 
-    /// Reads the credentials anew, because the server refused these.
-    pub(crate) async fn refresh(&self) {
+    /// Reads the credentials anew, because the server refused those of a request that was made at
+    /// `asked`. Whether there are newer ones now, to be tried at once.
+    pub(crate) async fn refresh(&self, asked: Instant) -> bool {
         let mut access = self.access.lock().await;
-        if access.refreshed.elapsed() < REFRESH_EVERY {
-            return;
+        match access.refreshed {
+            // Another kind was refused at the same time.
+            Some(at) if at > asked => return true,
+            Some(at) if at.elapsed() < REFRESH_EVERY => return false,
+            _ => access.refreshed = Some(Instant::now()),
         }
-        access.refreshed = Instant::now();
         access.credentials = None;
         let place = self.place.clone();
         match tokio::task::spawn_blocking(move || place.configuration()).await {
             Ok(Ok(config)) => access.config = config,
             Ok(Err(error)) => {
-                tracing::warn!(error = chain(&error), "credentials stay as they were");
+                tracing::warn!(
+                    error = chain(&error),
+                    "cannot read new credentials: the old ones stay in use"
+                );
             }
             // The runtime ends.
             Err(_) => {}
         }
         drop(access);
         self.shared.lock().await.link = None;
+        true
     }
 
     /// Reads the files of the flags anew, because no connection can be made. Credentials of a
     /// kubeconfig may be a plugin's work, which is not done again for that.
     pub(crate) async fn refresh_files(&self) {
-        if matches!(self.place, Place::Url { .. }) {
-            self.refresh().await;
+        if matches!(self.place, ApiSource::Url { .. }) {
+            self.refresh(Instant::now()).await;
         }
     }
 
@@ -195,19 +206,7 @@ impl Transport {
     }
 
     async fn dial(&self, credentials: &Arc<Credentials>) -> Result<Link, Fault> {
-        let url = &credentials.url;
-        let dialled = timeout(self.patience.connect, open(credentials, self.patience.ping)).await;
-        let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-        let (sender, driver, ends) =
-            dialled.map_err(|error| Fault::Unreachable(format!("{url}: {error}")))?;
-        let mut link = Link {
-            sender,
-            server: Server::default(),
-            credentials: credentials.clone(),
-            ends,
-            own: None,
-            _driver: Arc::new(driver),
-        };
+        let mut link = Link::open(credentials, &self.patience).await?;
         let identified = timeout(self.patience.response, identify(&mut link)).await;
         link.server = identified.unwrap_or(Err(Fault::Silent(self.patience.response)))?;
         Ok(link)
@@ -215,6 +214,24 @@ impl Transport {
 }
 
 impl Link {
+    async fn open(credentials: &Arc<Credentials>, patience: &Patience) -> Result<Link, Fault> {
+        let url = &credentials.url;
+        let dialled = timeout(patience.connect, open(credentials, patience.ping)).await;
+        let dialled = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let (sender, driver, ends) =
+            dialled.map_err(|error| Fault::Unreachable(in_our_words(format!("{url}: {error}"))))?;
+        Ok(Link {
+            sender,
+            server: Server::default(),
+            credentials: credentials.clone(),
+            ends,
+            patience: patience.clone(),
+            answered: false,
+            own: None,
+            _driver: Arc::new(driver),
+        })
+    }
+
     pub(crate) fn server(&self) -> &Server {
         &self.server
     }
@@ -229,10 +246,25 @@ impl Link {
 
     /// Asks for a path below the server's address.
     ///
+    /// A server may end a connection after any response; an apiserver does so after each to a
+    /// client without credentials. Requests only read, so such a one is sent again on a new
+    /// connection.
+    ///
     /// # Errors
     ///
     /// When the connection breaks, or there is nothing to prove who we are.
     pub(crate) async fn get(&mut self, path: &str) -> Result<Response<Incoming>, Fault> {
+        let mut response = self.get_once(path).await;
+        if matches!(response, Err(Fault::Broken(_))) && self.answered && !self.is_open() {
+            let (server, own) = (self.server.clone(), None);
+            *self = Link { server, own, ..Link::open(&self.credentials, &self.patience).await? };
+            response = self.get_once(path).await;
+        }
+        self.answered |= response.is_ok();
+        response
+    }
+
+    async fn get_once(&mut self, path: &str) -> Result<Response<Incoming>, Fault> {
         let credentials = self.credentials.clone();
         let broken = |error: hyper::Error| Fault::Broken(chain(&error));
         // All else is for everybody to read.
@@ -300,7 +332,7 @@ impl Link {
         let code = response.status().as_u16();
         let retry_after = retry_after(response.headers());
         let body = Limited::new(response.into_body(), MAX_SMALL_BODY).collect().await;
-        let body = body.map_err(|error| Fault::Broken(error.to_string()))?;
+        let body = body.map_err(|error| Fault::Broken(in_our_words(error.to_string())))?;
         Ok(Small { code, retry_after, body: body.to_bytes() })
     }
 }
@@ -484,5 +516,30 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    in_our_words(text)
+}
+
+/// rustls explains the end of a connection with a link into its documentation.
+fn in_our_words(text: String) -> String {
+    const UNEXPECTED_END: &str = "peer closed connection without sending TLS close_notify";
+    match text.find(UNEXPECTED_END) {
+        Some(at) => format!("{}the server ended the connection", &text[..at]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_connection_is_told_without_a_link_to_a_librarys_documentation() {
+        let text = "peer closed connection without sending TLS close_notify: \
+                    https://docs.rs/rustls/latest/rustls/manual/_03_howto/index.html";
+        let error = io::Error::new(io::ErrorKind::UnexpectedEof, text);
+        assert_eq!(chain(&error), "the server ended the connection");
+        let text = format!("https://api.example/: {text}");
+        let told = "https://api.example/: the server ended the connection";
+        assert_eq!(in_our_words(text), told);
+    }
 }

@@ -4,9 +4,8 @@
 
 use std::sync::Arc;
 
-use model::ObjectName;
 use model::record::Record;
-use model::{Details, EndpointSlice, Ingress};
+use model::{Details, EndpointSlice, Ingress, ObjectName};
 
 /// A record, its name and its places in maps.
 const RECORD: usize = 256;
@@ -37,7 +36,7 @@ pub(super) fn of(record: &Record) -> usize {
                 secret.data.iter().map(|(key, value)| MEMBER + key.len() + value.len()).sum()
             }
             Record::Node(node) => node.ips.len() * MEMBER,
-            Record::IngressClass(_) | Record::Namespace(_) | Record::Unwanted(_) => 0,
+            Record::IngressClass(_) | Record::Namespace(_) | Record::NameOnly(_) => 0,
         }
 }
 

@@ -22,13 +22,13 @@ use crate::report::Report;
 use model::document::Format;
 use model::manifest::{Claim, Keep};
 use model::problem::{Level, Problem};
-use model::record::{Record, RecordKey, RecordKind};
+use model::record::Record;
 use model::store::Event;
 use model::validate::Interner;
-use model::{Kind, Kinds, ObjectName};
+use model::{Kind, Kinds, ObjectKey, ObjectName};
 
 /// Objects whose whole JSON changed, or their file; `None`: they are no longer served.
-pub type Wholes = Vec<(RecordKey, Option<Whole>)>;
+pub type Wholes = Vec<(ObjectKey, Option<Whole>)>;
 
 /// An object as its file has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,11 +43,11 @@ pub(crate) struct Catalogue {
     /// What is kept of objects: no more than these kinds need.
     kinds: Kinds,
     files: BTreeMap<FilePath, File>,
-    objects: HashMap<RecordKey, Object, RandomState>,
+    objects: HashMap<ObjectKey, Object, RandomState>,
     claims: Claims,
     /// Services that ask for what another has; tried again whenever anything changes.
     refused: BTreeMap<ObjectName, Vec<Report>>,
-    touched: BTreeSet<RecordKey>,
+    touched: BTreeSet<ObjectKey>,
     /// Objects served, by kind.
     served: BTreeMap<&'static str, usize>,
     /// All that is wrong, while no file with a problem has changed.
@@ -134,10 +134,7 @@ impl Catalogue {
         let mut events = Vec::new();
         let mut wishes = Vec::new();
         let mut touched = std::mem::take(&mut self.touched);
-        let service = |name: &ObjectName| RecordKey {
-            kind: RecordKind::Of(Kind::Service),
-            name: name.clone(),
-        };
+        let service = |name: &ObjectName| ObjectKey { kind: Kind::Service, name: name.clone() };
         touched.extend(self.refused.keys().map(service));
         if !self.refused.is_empty() {
             self.refused.clear();
@@ -145,7 +142,7 @@ impl Catalogue {
         }
         for key in touched {
             let wanted = self.choose(&key);
-            if key.kind == RecordKind::Of(Kind::Service) {
+            if key.kind == Kind::Service {
                 wishes.push(self.wish(key, wanted));
             } else {
                 events.extend(self.serve(&key, wanted));
@@ -185,12 +182,12 @@ impl Catalogue {
     }
 
     /// Whether a file defines the object, well or badly.
-    pub(crate) fn defines(&self, key: &RecordKey) -> bool {
+    pub(crate) fn defines(&self, key: &ObjectKey) -> bool {
         self.objects.get(key).is_some_and(|object| !object.files.is_empty())
     }
 
     /// The file whose definition of an object is served.
-    pub(crate) fn file_of(&self, key: &RecordKey) -> Option<&FilePath> {
+    pub(crate) fn file_of(&self, key: &ObjectKey) -> Option<&FilePath> {
         self.objects.get(key)?.served.as_ref().map(|(path, _)| path)
     }
 
@@ -201,7 +198,7 @@ impl Catalogue {
 
     /// The file whose definition counts, and its record: the incumbent's while it still defines
     /// the object, else the first path's.
-    fn choose(&mut self, key: &RecordKey) -> Option<(FilePath, Record)> {
+    fn choose(&mut self, key: &ObjectKey) -> Option<(FilePath, Record)> {
         let object = self.objects.get_mut(key)?;
         let files = &self.files;
         if object.files.len() > 1 {
@@ -216,7 +213,7 @@ impl Catalogue {
         Some((path.clone(), record.clone()))
     }
 
-    fn wish(&self, key: RecordKey, wanted: Option<(FilePath, Record)>) -> Wish {
+    fn wish(&self, key: ObjectKey, wanted: Option<(FilePath, Record)>) -> Wish {
         let served = self.objects.get(&key).and_then(|object| object.served.as_ref());
         let claims_of = |(_, record): &(FilePath, Record)| claims::of(record);
         let had = served.map(claims_of).unwrap_or_default();
@@ -228,7 +225,7 @@ impl Catalogue {
     }
 
     /// Tells the store of an object, if that is news.
-    fn serve(&mut self, key: &RecordKey, wanted: Option<(FilePath, Record)>) -> Option<Event> {
+    fn serve(&mut self, key: &ObjectKey, wanted: Option<(FilePath, Record)>) -> Option<Event> {
         let object = self.objects.get_mut(key)?;
         let changed = match (&object.served, &wanted) {
             (Some((_, before)), Some((_, now))) => before != now,
@@ -261,7 +258,7 @@ impl Catalogue {
         let Some((path, _)) = &wish.wanted else { return };
         let definition = self.files.get(path).and_then(|file| file.definition(&wish.key));
         let Some(definition) = definition else { return };
-        let holder_key = RecordKey { kind: RecordKind::Of(Kind::Service), name: holder.clone() };
+        let holder_key = ObjectKey { kind: Kind::Service, name: holder.clone() };
         self.reports = None;
         let help = format!("{} has it; choose another", self.place_of(&holder_key));
         let message = claims::message(claim, definition);
@@ -298,7 +295,7 @@ impl Catalogue {
     fn conflict(
         &self,
         path: &FilePath,
-        key: &RecordKey,
+        key: &ObjectKey,
         definition: &Definition,
         message: String,
         help: String,
@@ -318,7 +315,7 @@ impl Catalogue {
     }
 
     /// `shop/web (services.yaml:12)`.
-    fn place_of(&self, key: &RecordKey) -> String {
+    fn place_of(&self, key: &ObjectKey) -> String {
         let served = self.objects.get(key).and_then(|object| object.served.as_ref());
         let Some((path, _)) = served else { return key.name.to_string() };
         let line = self.files.get(path).and_then(|file| file.definition(key));

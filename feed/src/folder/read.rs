@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::QUIET;
 use super::scan::{Found, Look, Stat};
 use super::watch::{Hints, State};
 use crate::path::FilePath;
@@ -19,6 +18,8 @@ use crate::report::Report;
 use model::document::{self, Format, hash};
 use model::problem::{Level, Mark, Problem};
 
+/// From a hint to the look: a writer's next event mostly follows within this time.
+pub(super) const QUIET: Duration = Duration::from_millis(10);
 /// Larger files are refused before they are read: 10,000 Services with 100,000 endpoints, as
 /// `kubectl` dumps them, are half of it.
 const MAX_FILE_BYTES: u64 = 64 << 20;
@@ -102,7 +103,7 @@ pub(super) struct Verdict {
 
 /// How a look goes about it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mood {
+pub(super) struct LookContext {
     /// Nothing is served yet.
     pub(super) first: bool,
     /// Missing files may come back.
@@ -135,7 +136,7 @@ impl Files {
         &mut self,
         look: &Look,
         hints: &Hints,
-        mood: Mood,
+        context: LookContext,
         mut take: impl FnMut(&FilePath, &str, Format),
     ) -> Verdict {
         let mut verdict = Verdict::default();
@@ -143,7 +144,7 @@ impl Files {
             self.note_incomplete(look);
         }
         self.find_missing(look, &mut verdict);
-        if verdict.vanishing && mood.patient {
+        if verdict.vanishing && context.patient {
             return verdict;
         }
         for path in &verdict.gone {
@@ -152,7 +153,7 @@ impl Files {
         for (path, found) in &look.files {
             let known = self.known.entry(path.clone()).or_default();
             known.missing = false;
-            match known.step(path, found, hints, mood) {
+            match known.step(path, found, hints, context) {
                 Step::Unchanged => {}
                 Step::Held(wait) => {
                     let first = verdict.held.is_empty();
@@ -214,7 +215,7 @@ impl Files {
 }
 
 impl Known {
-    fn step(&mut self, path: &Path, found: &Found, hints: &Hints, mood: Mood) -> Step {
+    fn step(&mut self, path: &Path, found: &Found, hints: &Hints, context: LookContext) -> Step {
         let stat = found.stat;
         if self.stat == Some(stat) && !self.racy {
             self.changing = None;
@@ -223,8 +224,8 @@ impl Known {
         if let Some(fault) = refuse_unread(&stat) {
             return self.fail(Some(stat), fault);
         }
-        let age = self.see(&stat, hints.of(path, found.linked), mood);
-        let wait = self.wait_for(mood).saturating_sub(age);
+        let age = self.see(&stat, hints.of(path, found.linked), context);
+        let wait = self.wait_for(context).saturating_sub(age);
         if !wait.is_zero() && self.stat != Some(stat) {
             return Step::Held(wait);
         }
@@ -234,16 +235,16 @@ impl Known {
             // What is wrong may pass without a change of the file, so it is tried again.
             Err(fault) => return self.fail(None, fault),
         };
-        self.take(text, found, age, mood)
+        self.take(text, found, age, context)
     }
 
     /// Notes how the file looks, and returns the time since it changed: by its own times, or
     /// since we saw it, where the file system's clock is ahead of ours.
-    fn see(&mut self, stat: &Stat, state: Option<State>, mood: Mood) -> Duration {
+    fn see(&mut self, stat: &Stat, state: Option<State>, context: LookContext) -> Duration {
         let fresh = || Changing {
             stat: *stat,
-            since: mood.clock,
-            begun: mood.clock,
+            since: context.clock,
+            begun: context.clock,
             replaced: false,
             suspect: false,
             state: None,
@@ -255,26 +256,26 @@ impl Known {
             **changing = Changing { state, begun, replaced, ..fresh() };
         }
         changing.state = state.or(changing.state);
-        stat.age(mood.now).max(mood.clock.duration_since(changing.since))
+        stat.age(context.now).max(context.clock.duration_since(changing.since))
     }
 
     /// How long a file has to stay as it is before it counts: a moment if it is known to be
     /// whole, else so long that a slow writer would have written more.
-    fn wait_for(&self, mood: Mood) -> Duration {
+    fn wait_for(&self, context: LookContext) -> Duration {
         let Some(changing) = &self.changing else { return QUIET };
-        let waited = mood.clock.saturating_duration_since(changing.begun);
+        let waited = context.clock.saturating_duration_since(changing.begun);
         match changing.state {
             Some(State::Open) => ABANDONED,
             _ if changing.suspect => SETTLED,
             Some(State::Whole) => QUIET,
             // Nobody may ever have heard of it: it was there before the watch.
-            None if mood.first => QUIET,
+            None if context.first => QUIET,
             _ if changing.replaced && waited >= REPLACED => QUIET,
             _ => SETTLED,
         }
     }
 
-    fn take(&mut self, text: String, found: &Found, age: Duration, mood: Mood) -> Step {
+    fn take(&mut self, text: String, found: &Found, age: Duration, context: LookContext) -> Step {
         let stat = found.stat;
         let hash = hash(&text);
         let taken = Known { stat: Some(stat), racy: age < RACY, hash, ..Known::default() };
@@ -288,7 +289,7 @@ impl Known {
             before.is_same_file(&stat) && less
         });
         let heard = self.changing.as_ref().is_some_and(|changing| changing.state.is_some());
-        let unfinished = mood.first && !heard && !ends_whole(&text, found.format);
+        let unfinished = context.first && !heard && !ends_whole(&text, found.format);
         if (shrunk || unfinished) && age < SETTLED {
             if let Some(changing) = &mut self.changing {
                 changing.suspect = true;

@@ -95,7 +95,7 @@ impl Status {
         let since = before.map_or_else(Instant::now, |(_, since)| *since);
         if before.is_none_or(|(before, _)| *before != fault) {
             let folder = inner.source.display();
-            tracing::warn!(%folder, %fault, "folder at fault: everything stays as it was");
+            tracing::warn!(%folder, %fault, "cannot read the folder: serving the last state");
             // Its reason has changed.
             inner.at_fault = None;
         }
@@ -204,6 +204,6 @@ pub(super) fn log(news: &[Report]) {
 }
 
 /// A problem that only moved to another line is the same one.
-fn identity(report: &Report) -> (&std::path::Path, Option<&model::record::RecordKey>, &str) {
+fn identity(report: &Report) -> (&std::path::Path, Option<&model::ObjectKey>, &str) {
     (&report.file, report.object.as_ref(), &report.problem.message)
 }

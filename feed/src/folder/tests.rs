@@ -10,8 +10,7 @@ use daemon::Daemon;
 
 use super::*;
 use crate::update::Update;
-use model::Model;
-use model::ObjectName;
+use model::{Model, ObjectName};
 
 /// What a change may take however it is made; doubled, for a busy machine.
 const ANY_WAY: Duration = Duration::from_secs(4);

@@ -14,6 +14,8 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::scan::{Stat, format_of};
 
+const NO_INOTIFY: &str = "inotify is not available: changes are found by scanning";
+
 /// Why the folder's thread should look.
 #[derive(Debug)]
 pub(super) enum Wake {
@@ -118,7 +120,7 @@ impl Watch {
             }
         };
         let watcher = notify::recommended_watcher(handle)
-            .inspect_err(|error| tracing::warn!(%error, "no inotify: changes are found by scan"))
+            .inspect_err(|error| tracing::warn!(%error, "{NO_INOTIFY}"))
             .ok();
         Watch { watcher, above: watched_above, watched: BTreeMap::new(), warned: false }
     }
@@ -162,7 +164,7 @@ impl Watch {
                 Err(error) if !self.warned => {
                     self.warned = true;
                     let folder = path.display();
-                    tracing::warn!(%folder, %error, "no inotify: changes are found by scan");
+                    tracing::warn!(%folder, %error, "{NO_INOTIFY}");
                 }
                 Err(_) => {}
             }

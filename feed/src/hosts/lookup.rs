@@ -9,6 +9,8 @@ use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfi
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver, ResolverBuilder, TokioResolver};
 
+use super::address::sorted;
+
 /// How long one server has for an answer, and how often it is asked.
 const TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
@@ -65,7 +67,7 @@ impl Lookup {
                 let age = found.valid_until().saturating_duration_since(Instant::now());
                 let is_neighbour = !host.trim_end_matches('.').contains('.');
                 let max_age = if is_neighbour { MAX_AGE_OF_NEIGHBOUR } else { MAX_AGE };
-                Outcome::Found(super::sorted(found.iter()), age.clamp(MIN_AGE, max_age))
+                Outcome::Found(sorted(found.iter()), age.clamp(MIN_AGE, max_age))
             }
             Err(error) if error.is_no_records_found() => Outcome::None,
             Err(error) => Outcome::Failed(error.to_string()),

@@ -76,7 +76,7 @@ impl Status {
         let mut page = self.page.lock().unwrap_or_else(PoisonError::into_inner);
         let fault = table.faults().get(host);
         if let Some(fault) = fault.filter(|fault| page.faults.get(host) != Some(fault)) {
-            tracing::warn!(host, %fault, "a host that names endpoints");
+            tracing::warn!(host, %fault, "cannot look up the host of an endpoint");
         }
         page.hosts = table.len();
         page.faults = table.faults().clone();

@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
-use super::is_local;
+use super::address::is_local;
 use super::lookup::Outcome;
-use model::ObjectName;
-use model::{AddressType, Changes, EndpointSlice, Map, Model, Slices};
+use model::{AddressType, Changes, EndpointSlice, Map, Model, ObjectName, Slices};
 
 /// When to ask again for a host that does not exist, or that nobody could look up: as soon as
 /// for one that does, for that is when a container starts.

@@ -2,7 +2,8 @@
 //! `/proc/net/tcp`.
 //!
 //! An address on loopback is anybody's to bind while its feed is away: the token must not be
-//! shown to whoever answers there. The row of the other end's socket has the user who accepted it.
+//! shown to the process that answers there. The row of the other end's socket has the user who
+//! accepted it.
 //! Left out: connections that nobody has accepted yet, which are nobody's.
 
 use std::net::{IpAddr, SocketAddr};

@@ -13,13 +13,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use model::record::RecordKind;
 use model::{
     Address, AddressType, BackendPort, Endpoint, EndpointSlice, Ingress, IngressBackend,
-    IngressClass, IngressPath, Model, Node, PathType, Pod, Secret, Service, ServicePort,
-    ServiceType, TargetPort, TrafficDistribution, TrafficPolicy,
+    IngressClass, IngressPath, Kind, Model, Node, ObjectName, PathType, Pod, Secret, Service,
+    ServicePort, ServiceType, TargetPort, TrafficDistribution, TrafficPolicy,
 };
-use model::{Kind, ObjectName};
 
 /// Writes all objects of a kind, each on a line.
 ///
@@ -39,6 +37,7 @@ pub(super) fn objects(model: &Model, kind: Kind, out: &mut impl Write) -> io::Re
             model.namespaces().try_for_each(|name| put(&typed(kind, name, Map::new(), json!({}))))
         }
         Kind::Node => model.nodes().try_for_each(|object| put(&node(object))),
+        _ => Ok(()),
     }
 }
 
@@ -58,7 +57,7 @@ fn typed(kind: Kind, name: &ObjectName, meta: Map<String, Value>, rest: Value) -
         Value::Object(rest) => rest,
         _ => Map::new(),
     };
-    object.insert("apiVersion".into(), json!(RecordKind::Of(kind).api_version()));
+    object.insert("apiVersion".into(), json!(kind.api_version()));
     object.insert("kind".into(), json!(kind.as_str()));
     object.insert("metadata".into(), metadata.into());
     object.into()
@@ -235,7 +234,7 @@ fn slices(model: &Model, out: &mut impl Write) -> io::Result<()> {
 
 fn slice(slice: &EndpointSlice) -> Slice<'_> {
     Slice {
-        api_version: RecordKind::Of(Kind::EndpointSlice).api_version(),
+        api_version: Kind::EndpointSlice.api_version(),
         kind: Kind::EndpointSlice.as_str(),
         metadata: SliceMeta {
             name: &slice.name.name,

@@ -21,11 +21,11 @@ const MAX_BYTES: u64 = 1 << 30;
 pub enum FileError {
     #[error(transparent)]
     Read(#[from] io::Error),
-    #[error("it is longer than any state of ours")]
+    #[error("the file is too large for a saved state")]
     TooLong,
-    #[error("its end is missing")]
+    #[error("the file is incomplete: its last line is missing")]
     NoTrailer,
-    #[error("its checksum does not fit: it was changed, or cut")]
+    #[error("the checksum does not match: the file was changed or cut off")]
     Checksum,
 }
 

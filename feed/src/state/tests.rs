@@ -120,7 +120,7 @@ const OBJECTS: &[(Kind, &str)] = &[
 fn objects() -> Vec<Object> {
     let decode = |(kind, json): &(Kind, &str)| {
         let record = Decoder::new(*kind, true).decode(Text::Object(json.as_bytes()));
-        object(record.unwrap().unwrap()).unwrap()
+        object(record.unwrap().record.unwrap()).unwrap()
     };
     OBJECTS.iter().map(decode).collect()
 }
@@ -228,7 +228,7 @@ fn endpoints_on_this_machine_need_the_flag_here_too() {
         "endpoints":[{"addresses":["127.0.0.1"]}]}"#;
     let record = Decoder::new(Kind::EndpointSlice, true).decode(Text::Object(local.as_bytes()));
     let mut model = Model::default();
-    model.apply(object(record.unwrap().unwrap()).unwrap(), &mut Changes::default());
+    model.apply(object(record.unwrap().record.unwrap()).unwrap(), &mut Changes::default());
     write(&path, &header("feed"), Kinds::all(), &model).unwrap();
     let loaded = load(&path, &header("feed"), Kinds::all(), true).unwrap();
     assert_eq!((loaded.objects.len(), loaded.skipped), (1, 0));

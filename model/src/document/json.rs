@@ -3,7 +3,7 @@
 //! It only follows strings and brackets; whether the text is JSON is for the parser to say. A
 //! text whose brackets do not match stays whole, so that the parser can.
 
-use super::{Document, MAX_DOCUMENTS, Shape};
+use super::part::{Document, MAX_DOCUMENTS, Shape};
 
 /// The values of a text, each as a document of its own.
 pub(super) fn split(text: &str) -> Vec<Document<'_>> {

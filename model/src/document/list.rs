@@ -6,7 +6,7 @@
 //! at the column of the first item begins an item, because all that belongs to an item is
 //! indented more. Any other document stays whole.
 
-use super::{Document, MAX_DOCUMENTS, Shape};
+use super::part::{Document, MAX_DOCUMENTS, Shape};
 
 /// The items of a list in block style; `None` when the document is anything else.
 pub(super) fn items<'t>(document: &Document<'t>) -> Option<Vec<Document<'t>>> {

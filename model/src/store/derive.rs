@@ -12,7 +12,7 @@ use crate::model::{
     Address, AddressType, Details, Endpoint, EndpointSlice, Node, Service, SlicePort, TargetPort,
 };
 use crate::name::{Kind, ObjectName};
-use crate::record::{EndpointsRecord, Family, PodRecord, RecordKind, ServiceRecord};
+use crate::record::{EndpointsRecord, Family, PodRecord, ServiceRecord};
 
 /// Namespace, label and value.
 type Pair = (Arc<str>, Arc<str>, Arc<str>);
@@ -34,13 +34,13 @@ pub(super) struct Derivation {
 
 impl Derivation {
     /// The names of all objects of a kind that are held here.
-    pub(super) fn names(&self, kind: RecordKind) -> BTreeSet<ObjectName> {
+    pub(super) fn names(&self, kind: Kind) -> BTreeSet<ObjectName> {
         match kind {
-            RecordKind::Endpoints => self.endpoints.keys().cloned().collect(),
-            RecordKind::Of(Kind::Service) => self.services.keys().cloned().collect(),
-            RecordKind::Of(Kind::Pod) => self.pods.keys().cloned().collect(),
-            RecordKind::Of(Kind::Node) => self.nodes.keys().cloned().collect(),
-            RecordKind::Of(_) => BTreeSet::new(),
+            Kind::Endpoints => self.endpoints.keys().cloned().collect(),
+            Kind::Service => self.services.keys().cloned().collect(),
+            Kind::Pod => self.pods.keys().cloned().collect(),
+            Kind::Node => self.nodes.keys().cloned().collect(),
+            _ => BTreeSet::new(),
         }
     }
 

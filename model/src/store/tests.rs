@@ -20,8 +20,8 @@ fn records(text: &str) -> Vec<Record> {
     readings.map(good).collect()
 }
 
-fn key(kind: RecordKind, name: &str) -> RecordKey {
-    RecordKey { kind, name: ObjectName::new("default", name) }
+fn key(kind: Kind, name: &str) -> ObjectKey {
+    ObjectKey { kind, name: ObjectName::new("default", name) }
 }
 
 struct Held(Store);
@@ -38,7 +38,7 @@ impl Held {
         self.0.commit()
     }
 
-    fn delete(&mut self, kind: RecordKind, name: &str) -> (Model, Changes) {
+    fn delete(&mut self, kind: Kind, name: &str) -> (Model, Changes) {
         self.0.handle(Event::Delete(key(kind, name)));
         self.0.commit()
     }
@@ -118,12 +118,12 @@ fn pods_become_the_slices_of_services_that_select_them() {
                 {topology.kubernetes.io/zone: z1}}\n";
     let (model, _) = held.apply(node);
     assert!(slices(&model, "web")[0].ends_with("10.1.0.2[!ready,!serving,node-a,z1]"));
-    let (model, _) = held.delete(RecordKind::Of(Kind::Pod), "a");
+    let (model, _) = held.delete(Kind::Pod, "a");
     assert_eq!(
         slices(&model, "web"),
         ["web.pods.ipv4.0 http=8080 | 10.1.0.2[!ready,!serving,node-a,z1]"]
     );
-    let (model, changes) = held.delete(RecordKind::Of(Kind::Pod), "b");
+    let (model, changes) = held.delete(Kind::Pod, "b");
     assert!(slices(&model, "web").is_empty() && changes.services.len() == 1);
 }
 
@@ -189,7 +189,7 @@ fn the_selector_decides_and_so_does_its_change() {
     let (model, _) =
         held.apply(&pod("a", "10.1.0.1", true).replace("name: a,", "name: a, namespace: other,"));
     assert!(slices(&model, "web").is_empty(), "a Pod of another namespace");
-    held.delete(RecordKind::Of(Kind::Service), "web");
+    held.delete(Kind::Service, "web");
     let (model, _) = held.apply(&pod("a", "10.1.0.1", true));
     assert_eq!(model.count(Kind::EndpointSlice), 0);
 }
@@ -222,9 +222,9 @@ fn explicit_slices_come_before_endpoints_and_those_before_pods() {
     let (model, _) = held.apply(&EXPLICIT.replace("service-name: web", "service-name: other"));
     assert_eq!(slices(&model, "web").len(), 3, "the slice went to another Service");
     held.apply(EXPLICIT);
-    let (model, _) = held.delete(RecordKind::Of(Kind::EndpointSlice), "web-1");
+    let (model, _) = held.delete(Kind::EndpointSlice, "web-1");
     assert_eq!(slices(&model, "web").len(), 3);
-    let (model, _) = held.delete(RecordKind::Endpoints, "web");
+    let (model, _) = held.delete(Kind::Endpoints, "web");
     assert_eq!(slices(&model, "web"), from_pods);
 }
 
@@ -238,7 +238,7 @@ fn endpoints_serve_a_service_without_selector() {
 #[test]
 fn a_relist_is_swapped_in_whole_as_a_difference() {
     let mut held = Held::new();
-    let kind = RecordKind::Of(Kind::Service);
+    let kind = Kind::Service;
     let list = |held: &mut Held, names: &[&str]| {
         held.0.handle(Event::Init(kind));
         for name in names {
@@ -257,7 +257,7 @@ fn a_relist_is_swapped_in_whole_as_a_difference() {
     assert_eq!(list(&mut held, &["b", "c"]), ["a", "c"], "b stayed as it was");
     assert!(list(&mut held, &["b", "c"]).is_empty());
     assert!(!held.0.is_synced(), "the other kinds were never listed");
-    for kind in RecordKind::ALL {
+    for kind in Kind::read() {
         held.0.handle(Event::Init(kind));
         held.0.handle(Event::InitDone(kind));
     }

@@ -8,7 +8,7 @@ use super::{At, Check, ROOT, accept, format};
 use crate::model::{Address, AddressType, Details, Endpoint, EndpointSlice, SlicePort};
 use crate::name::{Kind, ObjectName};
 use crate::object;
-use crate::record::{EndpointsRecord, Family, Record, RecordKind};
+use crate::record::{EndpointsRecord, Family, Record};
 
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// The API's own limits.
@@ -17,21 +17,25 @@ const MAX_ADDRESSES: usize = 100;
 
 /// An EndpointSlice; `None` without an error when it belongs to no Service.
 pub fn slice(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::EndpointSlice);
+    let kind = Kind::EndpointSlice;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let address_type = address_type(object, check);
-    let ports = ports(object.ports.as_deref().unwrap_or_default(), &ROOT.key("ports"), check);
+    let ports = object.ports.as_deref().unwrap_or_default();
+    let ports = list_of_ports(ports, false, &ROOT.key("ports"), check);
     let at = ROOT.key("endpoints");
     let objects = object.endpoints.as_deref().unwrap_or_default();
     if objects.len() > MAX_ENDPOINTS {
         let count = objects.len();
-        check.error(at, format!("Too many: {count}: must have at most {MAX_ENDPOINTS} items"));
+        check.fatal(at, format!("Too many: {count}: must have at most {MAX_ENDPOINTS} items"));
     }
-    let endpoints = objects
+    let endpoints: Vec<_> = objects
         .iter()
         .enumerate()
-        .map(|(i, object)| endpoint(object, address_type, &at.index(i), check))
+        .filter_map(|(i, object)| {
+            check.entry(|check| endpoint(object, address_type, &at.index(i), check)).flatten()
+        })
         .collect();
+    check.needs_entries(!endpoints.is_empty(), !objects.is_empty());
     let labels = object.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
     let Some(service) = labels.and_then(|map| map.value(SERVICE_LABEL)).filter(|s| !s.is_empty())
     else {
@@ -65,8 +69,10 @@ fn address_type(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -> Ad
     }
 }
 
-fn ports(
+/// The ports of a slice, or of a subset of Endpoints, whose rules are stricter.
+fn list_of_ports(
     objects: &[object::EndpointPort<'_>],
+    of_subset: bool,
     list: &At<'_>,
     check: &mut Check<'_>,
 ) -> Vec<SlicePort> {
@@ -74,24 +80,41 @@ fn ports(
     let mut names = HashSet::new();
     for (i, object) in objects.iter().enumerate() {
         let at = list.index(i);
-        let name = object.name.as_deref().unwrap_or_default();
-        if !name.is_empty() {
-            check.expect(at.key("name"), name, format::dns_label);
-        }
-        if !names.insert(name) {
-            check.duplicate(at.key("name"), name);
-        }
+        ports.extend(check.entry(|check| {
+            let name = object.name.as_deref().unwrap_or_default();
+            if !names.insert(name) {
+                check.duplicate(at.key("name"), name);
+            }
+            if of_subset && object.port.is_none() {
+                check.port(at.key("port"), 0);
+            }
+            if of_subset && name.is_empty() && objects.len() > 1 {
+                check.required(at.key("name"), "");
+            }
+            slice_port(object, &at, check)
+        }));
+    }
+    check.needs_entries(!ports.is_empty(), !objects.is_empty());
+    ports
+}
+
+fn slice_port(object: &object::EndpointPort<'_>, at: &At<'_>, check: &mut Check<'_>) -> SlicePort {
+    let name = object.name.as_deref().unwrap_or_default();
+    if !name.is_empty() {
+        check.expect(at.key("name"), name, format::dns_label);
+    }
+    let app_protocol = check.entry(|check| {
         if let Some(app_protocol) = object.app_protocol.as_deref() {
             check.expect(at.key("appProtocol"), app_protocol, format::qualified_name);
         }
-        ports.push(SlicePort {
-            name: check.text(name),
-            protocol: check.protocol(at, object.protocol.as_ref()),
-            port: object.port.and_then(|port| check.port(at.key("port"), port)),
-            app_protocol: check.optional(object.app_protocol.as_ref()),
-        });
+        check.optional(object.app_protocol.as_ref())
+    });
+    SlicePort {
+        name: check.text(name),
+        protocol: check.protocol(*at, object.protocol.as_ref()),
+        port: object.port.and_then(|port| check.port(at.key("port"), port)),
+        app_protocol: app_protocol.flatten(),
     }
-    ports
 }
 
 fn endpoint(
@@ -99,7 +122,7 @@ fn endpoint(
     address_type: AddressType,
     at: &At<'_>,
     check: &mut Check<'_>,
-) -> Endpoint {
+) -> Option<Endpoint> {
     let list = at.key("addresses");
     let texts = object.addresses.as_deref().unwrap_or_default();
     if texts.is_empty() {
@@ -110,13 +133,20 @@ fn endpoint(
     }
     let mut addresses = Vec::with_capacity(texts.len());
     for (i, text) in texts.iter().enumerate() {
-        addresses.extend(address(text, address_type, list.index(i), check));
+        let at = list.index(i);
+        addresses.extend(check.entry(|check| address(text, address_type, at, check)).flatten());
+    }
+    if addresses.is_empty() {
+        return None;
     }
     let conditions = object.conditions.clone().unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
-    if let Some(hostname) = object.hostname.as_deref() {
-        check.expect(at.key("hostname"), hostname, format::dns_label);
-    }
+    let hostname = check.entry(|check| {
+        if let Some(hostname) = object.hostname.as_deref() {
+            check.expect(at.key("hostname"), hostname, format::dns_label);
+        }
+        check.optional(object.hostname.as_ref())
+    });
     let hints = object.hints.clone().unwrap_or_default();
     let mut names = |list: Option<object::List<object::Named<'_>>>| {
         let list = list.unwrap_or_default();
@@ -124,7 +154,7 @@ fn endpoint(
     };
     let (for_zones, for_nodes) = (names(hints.for_zones), names(hints.for_nodes));
     let details = Details {
-        hostname: check.optional(object.hostname.as_ref()),
+        hostname: hostname.flatten(),
         node_name: check.optional(object.node_name.as_ref()),
         zone: check.optional(object.zone.as_ref()),
         for_zones,
@@ -136,7 +166,7 @@ fn endpoint(
     endpoint.serving = conditions.serving.unwrap_or(ready);
     endpoint.terminating = conditions.terminating.unwrap_or(false);
     check.share(&mut endpoint);
-    endpoint
+    Some(endpoint)
 }
 
 fn address(
@@ -203,7 +233,7 @@ fn endpoint_ip(ip: IpAddr, at: At<'_>, check: &mut Check<'_>) -> Option<Address>
 
 /// Endpoints: each subset becomes a slice for each family of its addresses.
 pub fn endpoints(object: &object::Endpoints<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let name = check.name(object.metadata.as_ref(), RecordKind::Endpoints, format::dns_subdomain);
+    let name = check.name(object.metadata.as_ref(), Kind::Endpoints, format::dns_subdomain);
     let mut slices = Vec::new();
     let list = ROOT.key("subsets");
     for (i, subset) in object.subsets.iter().flatten().enumerate() {
@@ -220,17 +250,8 @@ fn subset_slices(
     at: &At<'_>,
     check: &mut Check<'_>,
 ) -> Vec<Arc<EndpointSlice>> {
-    let ports = ports(subset.ports.as_deref().unwrap_or_default(), &at.key("ports"), check);
-    for (i, port) in ports.iter().enumerate() {
-        let list = at.key("ports");
-        let at = list.index(i);
-        if port.port.is_none() && subset.ports.as_ref().is_some_and(|p| p[i].port.is_none()) {
-            check.port(at.key("port"), 0);
-        }
-        if port.name.is_empty() && ports.len() > 1 {
-            check.required(at.key("name"), "");
-        }
-    }
+    let ports = subset.ports.as_deref().unwrap_or_default();
+    let ports = list_of_ports(ports, true, &at.key("ports"), check);
     let mut families: BTreeMap<Family, Vec<Endpoint>> = BTreeMap::new();
     let lists = [
         ("addresses", &subset.addresses, true),
@@ -241,10 +262,11 @@ fn subset_slices(
         for (i, object) in addresses.iter().flatten().enumerate() {
             let at = list.index(i);
             let text = object.ip.as_deref().unwrap_or_default();
-            let Some(ip) = check.ip(at.key("ip"), text) else { continue };
-            if endpoint_ip(ip, at.key("ip"), check).is_none() {
-                continue;
-            }
+            let ip = check.entry(|check| {
+                let ip = check.ip(at.key("ip"), text)?;
+                endpoint_ip(ip, at.key("ip"), check).map(|_| ip)
+            });
+            let Some(ip) = ip.flatten() else { continue };
             let details = Details {
                 hostname: check.optional(object.hostname.as_ref()),
                 node_name: check.optional(object.node_name.as_ref()),

@@ -1,5 +1,7 @@
 //! The formats of names and values, with the API's words for what breaks them.
 
+use ipnet::IpNet;
+
 const LABEL_LENGTH: usize = 63;
 const SUBDOMAIN_LENGTH: usize = 253;
 
@@ -21,21 +23,23 @@ const LABEL_VALUE_RULE: &str = "a valid label must be an empty string or consist
     characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. \
     'MyValue',  or 'my_value',  or '12345', regex used for validation is \
     '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+pub(crate) const CIDR_RULE: &str =
+    "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
 /// A DNS label of RFC 1123: the name of a Service, a namespace, a port of an endpoint.
-pub(super) fn dns_label(text: &str) -> Result<(), String> {
+pub(crate) fn dns_label(text: &str) -> Result<(), String> {
     at_most(text, LABEL_LENGTH)?;
     if is_label(text) { Ok(()) } else { Err(LABEL_RULE.to_owned()) }
 }
 
 /// A DNS name of RFC 1123: the name of most objects.
-pub(super) fn dns_subdomain(text: &str) -> Result<(), String> {
+pub(crate) fn dns_subdomain(text: &str) -> Result<(), String> {
     at_most(text, SUBDOMAIN_LENGTH)?;
     if is_subdomain(text) { Ok(()) } else { Err(SUBDOMAIN_RULE.to_owned()) }
 }
 
 /// A DNS name whose first label is `*`.
-pub(super) fn wildcard_subdomain(text: &str) -> Result<(), String> {
+pub(crate) fn wildcard_subdomain(text: &str) -> Result<(), String> {
     at_most(text, SUBDOMAIN_LENGTH)?;
     match text.strip_prefix("*.") {
         Some(rest) if is_subdomain(rest) => Ok(()),
@@ -44,7 +48,7 @@ pub(super) fn wildcard_subdomain(text: &str) -> Result<(), String> {
 }
 
 /// The name of a container's port (RFC 6335 section 5.1).
-pub(super) fn port_name(text: &str) -> Result<(), String> {
+pub(crate) fn port_name(text: &str) -> Result<(), String> {
     at_most(text, 15)?;
     let why = if !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
         "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"
@@ -61,7 +65,7 @@ pub(super) fn port_name(text: &str) -> Result<(), String> {
 }
 
 /// The key of a label or an annotation: a name, perhaps after a DNS prefix and `/`.
-pub(super) fn qualified_name(text: &str) -> Result<(), String> {
+pub(crate) fn qualified_name(text: &str) -> Result<(), String> {
     let name = match text.split_once('/') {
         None => text,
         Some(("", _)) => return Err("prefix part must be non-empty".to_owned()),
@@ -77,13 +81,13 @@ pub(super) fn qualified_name(text: &str) -> Result<(), String> {
     if is_qualified(name) { Ok(()) } else { Err(QUALIFIED_RULE.to_owned()) }
 }
 
-pub(super) fn label_value(text: &str) -> Result<(), String> {
+pub(crate) fn label_value(text: &str) -> Result<(), String> {
     at_most(text, LABEL_LENGTH)?;
     if text.is_empty() || is_qualified(text) { Ok(()) } else { Err(LABEL_VALUE_RULE.to_owned()) }
 }
 
 /// A key of a Secret's data.
-pub(super) fn data_key(text: &str) -> Result<(), String> {
+pub(crate) fn data_key(text: &str) -> Result<(), String> {
     at_most(text, SUBDOMAIN_LENGTH)?;
     let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
     if !text.is_empty() && text.bytes().all(valid) && !matches!(text, "." | "..") {
@@ -120,4 +124,15 @@ fn is_qualified(text: &str) -> bool {
     let inner = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let outer = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
     bytes.iter().all(inner) && outer(bytes.first()) && outer(bytes.last())
+}
+
+/// Leading zeros are refused in addresses and in lengths: see `Check::ip`.
+pub(crate) fn cidr(text: &str) -> Option<IpNet> {
+    let (ip, length) = text.trim().split_once('/')?;
+    let has_zero = length.len() > 1 && length.starts_with('0');
+    if has_zero || !length.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let net = IpNet::new(ip.parse().ok()?, length.parse().ok()?).ok()?;
+    Some(net.trunc())
 }

@@ -11,7 +11,7 @@ use crate::model::{
 };
 use crate::name::Kind;
 use crate::object::{self, Text};
-use crate::record::{Record, RecordKind};
+use crate::record::Record;
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
@@ -21,7 +21,7 @@ const INVALID_SEQUENCES: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];
 const INVALID_SUFFIXES: [&str; 2] = ["/..", "/."];
 
 pub fn ingress(object: &object::Ingress<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::Ingress);
+    let kind = Kind::Ingress;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let meta = object.metadata.clone().unwrap_or_default();
     let none = object::IngressSpec::default();
@@ -34,13 +34,18 @@ pub fn ingress(object: &object::Ingress<'_>, check: &mut Check<'_>) -> Option<Re
     let default_backend = spec
         .default_backend
         .as_ref()
-        .and_then(|backend_object| backend(backend_object, &at.key("defaultBackend"), check));
+        .and_then(|object| check.entry(|check| backend(object, &at.key("defaultBackend"), check)))
+        .flatten();
     let rule_list = at.key("rules");
-    let rules = rules
+    let given = rules.len();
+    let rules: Vec<_> = rules
         .iter()
         .enumerate()
-        .map(|(i, object)| rule(object, &rule_list.index(i), check))
+        .filter_map(|(i, object)| {
+            check.entry(|check| rule(object, &rule_list.index(i), check)).flatten()
+        })
         .collect();
+    check.needs_entries(!rules.is_empty() || default_backend.is_some(), given > 0);
     let ingress = Ingress {
         name,
         created_unix: created(&meta, check),
@@ -105,7 +110,12 @@ fn annotations(meta: &object::Meta<'_>, check: &mut Check<'_>) -> BTreeMap<Arc<s
         .collect()
 }
 
-fn rule(object: &object::IngressRule<'_>, at: &At<'_>, check: &mut Check<'_>) -> IngressRule {
+/// A rule. One of which no path is left is none: its host would be the default backend's.
+fn rule(
+    object: &object::IngressRule<'_>,
+    at: &At<'_>,
+    check: &mut Check<'_>,
+) -> Option<IngressRule> {
     let host = object.host.as_deref().filter(|host| !host.is_empty());
     let host = host.and_then(|text| host_name(text, at.key("host"), check));
     let http = at.key("http");
@@ -117,9 +127,14 @@ fn rule(object: &object::IngressRule<'_>, at: &At<'_>, check: &mut Check<'_>) ->
             check.required(list, "");
         }
         let found = objects.iter().enumerate();
-        paths.extend(found.filter_map(|(i, object)| path(object, &list.index(i), check)));
+        paths.extend(found.filter_map(|(i, object)| {
+            check.entry(|check| path(object, &list.index(i), check)).flatten()
+        }));
+        if paths.is_empty() {
+            return None;
+        }
     }
-    IngressRule { host, paths }
+    Some(IngressRule { host, paths })
 }
 
 fn host_name(host: &str, at: At<'_>, check: &mut Check<'_>) -> Option<Arc<str>> {
@@ -235,28 +250,38 @@ fn backend_port(
 
 fn tls(spec: &object::IngressSpec<'_>, at: &At<'_>, check: &mut Check<'_>) -> Vec<IngressTls> {
     let list = at.key("tls");
-    let mut entries = Vec::new();
-    for (i, object) in spec.tls.iter().flatten().enumerate() {
-        let at = list.index(i);
-        let hosts = at.key("hosts");
-        let hosts = object
-            .hosts
-            .iter()
-            .flatten()
-            .enumerate()
-            .filter_map(|(j, host)| host_name(host, hosts.index(j), check))
-            .collect();
-        let secret_name = check.optional(object.secret_name.as_ref());
-        if let Some(name) = &secret_name {
-            check.expect(at.key("secretName"), name, format::dns_subdomain);
-        }
-        entries.push(IngressTls { hosts, secret_name });
+    let objects = spec.tls.iter().flatten().enumerate();
+    objects
+        .filter_map(|(i, object)| {
+            check.entry(|check| tls_entry(object, &list.index(i), check)).flatten()
+        })
+        .collect()
+}
+
+/// An entry under `tls`. One of which no host is left is none: without hosts it is for all.
+fn tls_entry(
+    object: &object::IngressTls<'_>,
+    at: &At<'_>,
+    check: &mut Check<'_>,
+) -> Option<IngressTls> {
+    let list = at.key("hosts");
+    let given = object.hosts.as_deref().unwrap_or_default();
+    let mut hosts = Vec::with_capacity(given.len());
+    for (i, host) in given.iter().enumerate() {
+        hosts.extend(check.entry(|check| host_name(host, list.index(i), check)).flatten());
     }
-    entries
+    let secret_name = check.optional(object.secret_name.as_ref());
+    if let Some(name) = &secret_name {
+        check.expect(at.key("secretName"), name, format::dns_subdomain);
+    }
+    if hosts.is_empty() && !given.is_empty() {
+        return None;
+    }
+    Some(IngressTls { hosts, secret_name })
 }
 
 pub fn ingress_class(object: &object::IngressClass<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::IngressClass);
+    let kind = Kind::IngressClass;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let controller = object.spec.as_ref().and_then(|spec| spec.controller.as_deref());
     let at = ROOT.key("spec");

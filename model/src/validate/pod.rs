@@ -6,12 +6,12 @@ use super::{Check, ROOT, accept, format};
 use crate::model::{Node, Pod};
 use crate::name::Kind;
 use crate::object;
-use crate::record::{Labels, PodRecord, Record, RecordKind};
+use crate::record::{Labels, PodRecord, Record};
 
 /// A Pod. Its IPs, phase and conditions are its status, which nothing but the folder's author
 /// writes here.
 pub fn pod(object: &object::Pod<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::Pod);
+    let kind = Kind::Pod;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let meta = object.metadata.clone().unwrap_or_default();
     let spec = object.spec.clone().unwrap_or_default();
@@ -89,13 +89,13 @@ pub(super) fn labels(map: Option<&object::TextMap<'_>>, check: &mut Check<'_>) -
 }
 
 pub fn namespace(object: &object::Namespace<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::Namespace);
+    let kind = Kind::Namespace;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_label);
     accept(check, || Record::Namespace(name))
 }
 
 pub fn node(object: &object::Node<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::Node);
+    let kind = Kind::Node;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let labels = object.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
     let zone = labels.and_then(|labels| labels.value("topology.kubernetes.io/zone"));

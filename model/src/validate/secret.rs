@@ -11,7 +11,7 @@ use super::{Check, ROOT, accept, format};
 use crate::model::Secret;
 use crate::name::Kind;
 use crate::object;
-use crate::record::{Record, RecordKind};
+use crate::record::Record;
 
 /// The API's own limit for the sum of all values.
 const MAX_BYTES: usize = 1024 * 1024;
@@ -19,7 +19,7 @@ const TLS: &str = "kubernetes.io/tls";
 const TLS_KEYS: [&str; 2] = ["tls.crt", "tls.key"];
 
 pub fn secret(object: &object::Secret<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::Secret);
+    let kind = Kind::Secret;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let secret_type = object.secret_type.as_deref().filter(|t| !t.is_empty()).unwrap_or("Opaque");
     let mut data = data(object, check);

@@ -15,7 +15,7 @@ use crate::model::{
 };
 use crate::name::Kind;
 use crate::object::{self, IntOrText, Text};
-use crate::record::{Family, Record, RecordKind, ServiceRecord};
+use crate::record::{Family, Record, ServiceRecord};
 
 /// The range in which a cluster hands out node ports, unless it is told another.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30000..=32767;
@@ -35,7 +35,7 @@ enum Type {
 }
 
 pub fn service(object: &object::Service<'_>, check: &mut Check<'_>) -> Option<Record> {
-    let kind = RecordKind::Of(Kind::Service);
+    let kind = Kind::Service;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_label);
     let none = object::ServiceSpec::default();
     let spec = object.spec.as_ref().unwrap_or(&none);
@@ -167,26 +167,30 @@ fn ports(
     let (mut names, mut numbers, mut node_ports) = (HashSet::new(), HashSet::new(), HashSet::new());
     for (i, object) in objects.iter().enumerate() {
         let at = at.index(i);
-        let Some(port) = port(object, kind, objects.len() > 1, &at, check) else { continue };
-        if !port.name.is_empty() && !names.insert(port.name.clone()) {
-            check.duplicate(at.key("name"), &*port.name);
-        }
-        if !numbers.insert((port.protocol, port.port)) {
-            // In the API's own words, which print its internal key.
-            let key = format!(
-                "{{\"Name\":\"\",\"Protocol\":\"{}\",\"AppProtocol\":null,\"Port\":{},\
-                 \"TargetPort\":0,\"NodePort\":0}}",
-                port.protocol, port.port
-            );
-            check.error(at, format!("Duplicate value: {key}"));
-        }
-        if let Some(node_port) = port.node_port
-            && !node_ports.insert((port.protocol, node_port))
-        {
-            check.duplicate(at.key("nodePort"), node_port.get());
-        }
-        ports.push(port);
+        let valid = check.entry(|check| {
+            let port = port(object, kind, objects.len() > 1, &at, check)?;
+            if !port.name.is_empty() && !names.insert(port.name.clone()) {
+                check.duplicate(at.key("name"), &*port.name);
+            }
+            if !numbers.insert((port.protocol, port.port)) {
+                // In the API's own words, which print its internal key.
+                let key = format!(
+                    "{{\"Name\":\"\",\"Protocol\":\"{}\",\"AppProtocol\":null,\"Port\":{},\
+                     \"TargetPort\":0,\"NodePort\":0}}",
+                    port.protocol, port.port
+                );
+                check.error(at, format!("Duplicate value: {key}"));
+            }
+            if let Some(node_port) = port.node_port
+                && !node_ports.insert((port.protocol, node_port))
+            {
+                check.duplicate(at.key("nodePort"), node_port.get());
+            }
+            Some(port)
+        });
+        ports.extend(valid.flatten());
     }
+    check.needs_entries(!ports.is_empty(), !objects.is_empty());
     let unset = |port: &object::ServicePort<'_>| port.node_port.unwrap_or_default() == 0;
     if kind == Type::NodePort && objects.iter().any(unset) {
         check.warn(
@@ -222,16 +226,20 @@ fn port(
             .expect(target, name, format::port_name)
             .then(|| TargetPort::Name(check.text(name))),
     };
-    if let Some(app_protocol) = object.app_protocol.as_deref() {
-        check.expect(at.key("appProtocol"), app_protocol, format::qualified_name);
-    }
+    let app_protocol = check.entry(|check| {
+        if let Some(app_protocol) = object.app_protocol.as_deref() {
+            check.expect(at.key("appProtocol"), app_protocol, format::qualified_name);
+        }
+        check.optional(object.app_protocol.as_ref())
+    });
+    let node_port = check.entry(|check| node_port(object, kind, at, check));
     Some(ServicePort {
         name: check.text(name),
         port: port?,
         protocol,
         target_port: target_port?,
-        node_port: node_port(object, kind, at, check),
-        app_protocol: check.optional(object.app_protocol.as_ref()),
+        node_port: node_port.flatten(),
+        app_protocol: app_protocol.flatten(),
     })
 }
 
@@ -291,6 +299,7 @@ fn affinity(
                 let at = at.key("sessionAffinityConfig");
                 let at = at.key("clientIP");
                 check.invalid(at.key("timeoutSeconds"), seconds, why);
+                return Some(Duration::from_secs(AFFINITY_SECONDS.unsigned_abs()));
             }
             Some(Duration::from_secs(seconds.unsigned_abs()))
         }
@@ -383,42 +392,35 @@ fn source_ranges(
     check: &mut Check<'_>,
 ) -> Vec<IpNet> {
     const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-    const WHY: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
     let mut ranges = Vec::new();
     let listed = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
     for (i, range) in listed.iter().enumerate() {
-        match cidr(range) {
+        match format::cidr(range) {
             Some(range) => ranges.push(range),
-            None => check.invalid(at.key("loadBalancerSourceRanges").index(i), &**range, WHY),
+            None => check.invalid(
+                at.key("loadBalancerSourceRanges").index(i),
+                &**range,
+                format::CIDR_RULE,
+            ),
         }
     }
     let annotations = object.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
     let annotation = annotations.and_then(|map| map.value(ANNOTATION)).unwrap_or_default();
-    if !listed.is_empty() || annotation.trim().is_empty() {
-        return ranges;
-    }
-    for range in annotation.split(',') {
-        match cidr(range) {
+    let is_annotation = listed.is_empty() && !annotation.trim().is_empty();
+    for range in annotation.split(',').filter(|_| is_annotation) {
+        match format::cidr(range) {
             Some(range) => ranges.push(range),
             None => {
                 let at = ROOT.key("metadata");
-                check.invalid(at.key("annotations").key(ANNOTATION), annotation, WHY);
+                let at = at.key("annotations");
+                check.invalid(at.key(ANNOTATION), annotation, format::CIDR_RULE);
                 break;
             }
         }
     }
+    // Without any range, everybody would be let in.
+    check.unusable |= ranges.is_empty() && (is_annotation || !listed.is_empty());
     ranges
-}
-
-/// Leading zeros are refused in addresses and in lengths: see [`Check::ip`].
-fn cidr(text: &str) -> Option<IpNet> {
-    let (ip, length) = text.trim().split_once('/')?;
-    let has_zero = length.len() > 1 && length.starts_with('0');
-    if has_zero || !length.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let net = IpNet::new(ip.parse().ok()?, length.parse().ok()?).ok()?;
-    Some(net.trunc())
 }
 
 fn health_check_node_port(

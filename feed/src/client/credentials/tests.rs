@@ -16,8 +16,8 @@ async fn header(credentials: &Credentials) -> Result<String, String> {
     Ok(value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default())
 }
 
-fn at_url(token_file: Option<PathBuf>, ca_file: Option<PathBuf>) -> Place {
-    Place::Url { url: "http://127.0.0.1:1".parse().unwrap(), token_file, ca_file }
+fn at_url(token_file: Option<PathBuf>, ca_file: Option<PathBuf>) -> ApiSource {
+    ApiSource::Url { url: "http://127.0.0.1:1".parse().unwrap(), token_file, ca_file }
 }
 
 /// The configuration of a kubeconfig whose user has these lines.
@@ -83,10 +83,10 @@ fn files_of_the_flags_are_read_at_once() {
     let folder = TempDir::new().unwrap();
     let (missing, empty) = (folder.path().join("missing"), folder.path().join("empty"));
     std::fs::write(&empty, "").unwrap();
-    let error = |place: Place| place.configuration().unwrap_err().to_string();
+    let error = |place: ApiSource| place.configuration().unwrap_err().to_string();
     assert!(error(at_url(Some(missing.clone()), None)).starts_with("cannot read "));
     assert!(error(at_url(None, Some(missing))).starts_with("cannot read "));
-    assert!(error(at_url(None, Some(empty))).ends_with("no PEM certificate in it"));
+    assert!(error(at_url(None, Some(empty))).ends_with("holds no PEM certificate"));
 }
 
 #[test]

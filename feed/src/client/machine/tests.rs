@@ -31,7 +31,7 @@ impl Bench {
     fn watching() -> Bench {
         let mut bench = Bench::new();
         bench.open();
-        assert_eq!(bench.bookmark("10", true), Verdict::InitDone(version("10")));
+        assert_eq!(bench.bookmark("10", true), Effect::InitDone(version("10")));
         bench
     }
 
@@ -74,15 +74,15 @@ impl Bench {
         self.machine.accepted(self.now)
     }
 
-    fn event(&mut self, event: &Event) -> Verdict {
+    fn event(&mut self, event: &Event) -> Effect {
         self.machine.event(event, self.now)
     }
 
-    fn bookmark(&mut self, version: &str, ends_list: bool) -> Verdict {
+    fn bookmark(&mut self, version: &str, ends_list: bool) -> Effect {
         self.event(&Event::Bookmark { version: Version::new(version), ends_list })
     }
 
-    fn error(&mut self, code: u16, retry_after: Option<u64>) -> Verdict {
+    fn error(&mut self, code: u16, retry_after: Option<u64>) -> Effect {
         let Fault::Refused(status) = refusal(code, retry_after) else { unreachable!() };
         self.event(&Event::Error(status))
     }
@@ -91,7 +91,7 @@ impl Bench {
         self.machine.failed(fault, self.now);
     }
 
-    fn page(&mut self, version: &str, next: Option<&str>) -> Verdict {
+    fn page(&mut self, version: &str, next: Option<&str>) -> Effect {
         let next = next.map(str::to_owned);
         self.machine.page(&ListMeta { version: Version::new(version), next }, false, self.now)
     }
@@ -125,16 +125,16 @@ fn a_streaming_list_turns_into_the_watch() {
     assert!(bench.open());
     assert!(!bench.machine.is_watching());
     for version in ["7", "3", "9"] {
-        assert_eq!(bench.event(&Event::Added(meta(version))), Verdict::InitApply);
+        assert_eq!(bench.event(&Event::Added(meta(version))), Effect::InitApply);
     }
-    assert_eq!(bench.bookmark("8", false), Verdict::Nothing);
-    assert_eq!(bench.bookmark("10", true), Verdict::InitDone(version("10")));
+    assert_eq!(bench.bookmark("8", false), Effect::Nothing);
+    assert_eq!(bench.bookmark("10", true), Effect::InitDone(version("10")));
     assert!(bench.machine.is_watching());
-    assert_eq!(bench.event(&Event::Added(meta("11"))), Verdict::Apply);
-    assert_eq!(bench.event(&Event::Modified(meta("12"))), Verdict::Apply);
-    assert_eq!(bench.event(&Event::Deleted(meta("13"))), Verdict::Delete);
-    assert_eq!(bench.bookmark("20", false), Verdict::Bookmark(version("20")));
-    assert_eq!(bench.event(&Event::Unknown), Verdict::Nothing);
+    assert_eq!(bench.event(&Event::Added(meta("11"))), Effect::Apply);
+    assert_eq!(bench.event(&Event::Modified(meta("12"))), Effect::Apply);
+    assert_eq!(bench.event(&Event::Deleted(meta("13"))), Effect::Delete);
+    assert_eq!(bench.bookmark("20", false), Effect::Bookmark(version("20")));
+    assert_eq!(bench.event(&Event::Unknown), Effect::Nothing);
     bench.fail(&broken());
     assert!(is_watch_from(&bench.resume("20"), "20"));
 }
@@ -143,10 +143,10 @@ fn a_streaming_list_turns_into_the_watch() {
 fn what_changes_during_a_streaming_list_counts_in_order() {
     let mut bench = Bench::new();
     bench.open();
-    assert_eq!(bench.event(&Event::Added(meta("7"))), Verdict::InitApply);
-    assert_eq!(bench.event(&Event::Deleted(meta("8"))), Verdict::InitDelete);
-    assert_eq!(bench.event(&Event::Added(meta("9"))), Verdict::InitApply);
-    assert_eq!(bench.event(&Event::Added(meta("7"))), Verdict::SetBack, "it would come back");
+    assert_eq!(bench.event(&Event::Added(meta("7"))), Effect::InitApply);
+    assert_eq!(bench.event(&Event::Deleted(meta("8"))), Effect::InitDelete);
+    assert_eq!(bench.event(&Event::Added(meta("9"))), Effect::InitApply);
+    assert_eq!(bench.event(&Event::Added(meta("7"))), Effect::SetBack, "it would come back");
     assert!(is_stream_list(&bench.ask()));
 }
 
@@ -161,15 +161,15 @@ fn a_server_without_streaming_lists_gets_list_and_watch() {
         ("422", |bench| bench.fail(&refusal(422, None))),
         ("in-stream 500", |bench| {
             bench.open();
-            assert_eq!(bench.error(500, None), Verdict::Stop);
+            assert_eq!(bench.error(500, None), Effect::Stop);
         }),
         ("in-stream 422", |bench| {
             bench.open();
-            assert_eq!(bench.error(422, None), Verdict::Stop);
+            assert_eq!(bench.error(422, None), Effect::Stop);
         }),
         ("no end of the list", |bench| {
             bench.open();
-            assert_eq!(bench.event(&Event::Added(meta("7"))), Verdict::InitApply);
+            assert_eq!(bench.event(&Event::Added(meta("7"))), Effect::InitApply);
             bench.fail(&Fault::Silent(Duration::from_secs(15)));
         }),
     ];
@@ -180,10 +180,10 @@ fn a_server_without_streaming_lists_gets_list_and_watch() {
         bench.wait_if_any();
         assert_eq!(bench.ask(), Ask::Page { next: None, limit: Some(500) }, "{name}");
         assert!(bench.open(), "{name}");
-        assert_eq!(bench.page("10", None), Verdict::InitDone(version("10")), "{name}");
+        assert_eq!(bench.page("10", None), Effect::InitDone(version("10")), "{name}");
         assert!(is_watch_from(&bench.ask(), "10"), "{name}");
         bench.open();
-        assert_eq!(bench.error(410, None), Verdict::Stop, "{name}");
+        assert_eq!(bench.error(410, None), Effect::Stop, "{name}");
         bench.wait_if_any();
         let again = Ask::Page { next: None, limit: Some(500) };
         assert_eq!(bench.ask(), again, "{name}: it is remembered");
@@ -195,7 +195,7 @@ fn pages_follow_each_other_and_an_expired_token_asks_for_all_in_one() {
     let mut bench = Bench::new();
     bench.fail(&refusal(400, None));
     assert!(bench.open(), "the list begins");
-    assert_eq!(bench.page("10", Some("a/b=")), Verdict::Nothing);
+    assert_eq!(bench.page("10", Some("a/b=")), Effect::Nothing);
     let second = Ask::Page { next: Some("a/b=".into()), limit: Some(500) };
     assert_eq!(bench.ask(), second);
     assert_eq!(second.query(), "limit=500&continue=a%2Fb%3D");
@@ -205,7 +205,7 @@ fn pages_follow_each_other_and_an_expired_token_asks_for_all_in_one() {
     assert_eq!(bench.ask(), whole);
     assert_eq!(whole.query(), "");
     assert!(bench.open(), "the list begins anew");
-    assert_eq!(bench.page("12", None), Verdict::InitDone(version("12")));
+    assert_eq!(bench.page("12", None), Effect::InitDone(version("12")));
     assert!(is_watch_from(&bench.ask(), "12"));
 }
 
@@ -219,7 +219,7 @@ fn empty_pages_without_an_end_are_asked_for_ever_more_slowly() {
         assert!(matches!(bench.ask(), Ask::Page { .. }), "{:?}", bench.ask());
         bench.open();
         let meta = ListMeta { version: Version::new("7"), next: Some("more".to_owned()) };
-        assert_eq!(bench.machine.page(&meta, true, bench.now), Verdict::Nothing);
+        assert_eq!(bench.machine.page(&meta, true, bench.now), Effect::Nothing);
         bench.wait_if_any();
     }
     let more = Ask::Page { next: Some("more".to_owned()), limit: Some(PAGE_LIMIT) };
@@ -243,7 +243,7 @@ fn the_watch_begins_where_the_first_page_was() {
     bench.open();
     bench.page("10", Some("x"));
     bench.open();
-    assert_eq!(bench.page("14", None), Verdict::InitDone(version("10")));
+    assert_eq!(bench.page("14", None), Effect::InitDone(version("10")));
     assert!(is_watch_from(&bench.ask(), "10"));
 }
 
@@ -251,21 +251,21 @@ fn the_watch_begins_where_the_first_page_was() {
 fn what_may_hold_vanished_objects_is_listed_anew_at_once() {
     let identity = |name: &str| Server { is_ours: true, identity: Some(name.to_owned()) };
     let causes: [Turn; 8] = [
-        ("in-stream 410", |bench| assert_eq!(bench.error(410, None), Verdict::Stop)),
+        ("in-stream 410", |bench| assert_eq!(bench.error(410, None), Effect::Stop)),
         ("410", |bench| bench.fail(&refusal(410, None))),
         ("older event", |bench| {
-            assert_eq!(bench.event(&Event::Modified(meta("9"))), Verdict::SetBack);
+            assert_eq!(bench.event(&Event::Modified(meta("9"))), Effect::SetBack);
         }),
         ("older deletion", |bench| {
-            assert_eq!(bench.event(&Event::Deleted(meta("9"))), Verdict::SetBack);
+            assert_eq!(bench.event(&Event::Deleted(meta("9"))), Effect::SetBack);
         }),
-        ("older bookmark", |bench| assert_eq!(bench.bookmark("9", false), Verdict::SetBack)),
+        ("older bookmark", |bench| assert_eq!(bench.bookmark("9", false), Effect::SetBack)),
         ("older list", |bench| {
             bench.pass(Duration::from_secs(5));
             bench.fail(&broken());
             bench.wait();
             bench.open();
-            assert_eq!(bench.page("9", None), Verdict::SetBack);
+            assert_eq!(bench.page("9", None), Effect::SetBack);
             bench.wait_if_any();
         }),
         ("another server", |bench| {
@@ -289,7 +289,7 @@ fn listing_anew_again_and_again_waits() {
     let mut bench = Bench::watching();
     let mut waited = Duration::ZERO;
     for _ in 0..20 {
-        assert_eq!(bench.error(410, None), Verdict::Stop);
+        assert_eq!(bench.error(410, None), Effect::Stop);
         if let Next::WaitUntil(_) = bench.machine.next() {
             waited += bench.wait();
         }
@@ -308,7 +308,7 @@ fn a_server_that_came_back_and_has_forgotten_us_is_listed_at_once() {
     }
     assert!(is_watch_from(&bench.resume("50"), "10"));
     bench.open();
-    assert_eq!(bench.error(410, None), Verdict::Stop);
+    assert_eq!(bench.error(410, None), Effect::Stop);
     assert!(is_stream_list(&bench.ask()));
 }
 
@@ -368,11 +368,23 @@ fn a_list_that_broke_is_begun_anew() {
 }
 
 #[test]
-fn credentials_are_tried_again_at_the_longest_wait() {
+fn a_server_that_starts_and_knows_no_roles_yet_is_asked_again_soon() {
     for code in [401, 403] {
-        let mut bench = Bench::watching();
-        bench.fail(&refusal(code, None));
-        assert_eq!(bench.wait(), Duration::from_secs(10), "{code}");
+        let mut bench = Bench::watching().at(Server::default());
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            bench.fail(&refusal(code, None));
+            waits.push(bench.wait());
+        }
+        assert!(waits[0] < Duration::from_secs(1), "{code}: {waits:?}");
+        let longest = waits.iter().max().unwrap();
+        assert!(*longest > Duration::from_secs(1), "{code}, still refused: {waits:?}");
+    }
+}
+
+#[test]
+fn credentials_that_were_never_accepted_are_tried_again_at_the_longest_wait() {
+    for code in [401, 403] {
         let mut bench = Bench::new();
         bench.fail(&refusal(code, None));
         assert_eq!(bench.wait(), Duration::from_secs(10), "{code} at the first list");
@@ -390,7 +402,7 @@ fn retry_after_is_heeded_within_reason() {
         assert!(wait >= least && wait <= least + Duration::from_secs(1), "{code}: {wait:?}");
     }
     let mut bench = Bench::watching();
-    assert_eq!(bench.error(429, Some(4)), Verdict::Stop);
+    assert_eq!(bench.error(429, Some(4)), Effect::Stop);
     assert!(bench.wait() >= Duration::from_secs(4), "in the stream as well");
 }
 
@@ -462,7 +474,7 @@ fn versions_that_are_no_numbers_are_only_passed_on() {
     let mut bench = Bench::new();
     bench.open();
     bench.bookmark("xyz", true);
-    assert_eq!(bench.event(&Event::Modified(meta("abc"))), Verdict::Apply);
+    assert_eq!(bench.event(&Event::Modified(meta("abc"))), Effect::Apply);
     bench.fail(&broken());
     let ask = bench.resume("aaa");
     assert!(is_watch_from(&ask, "abc"));

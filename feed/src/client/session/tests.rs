@@ -16,7 +16,7 @@ fn session(seed: u64, max_object: usize) -> Session {
 }
 
 /// What was told, a word each: `+name` and `-name` for objects.
-fn word(told: &Told<'_>) -> String {
+fn word(told: &StreamEvent<'_>) -> String {
     let name = |text: &Text<'_>| {
         let (Text::Line(bytes) | Text::Object(bytes)) = text;
         let value: serde_json::Value = serde_json::from_slice(bytes).unwrap();
@@ -24,14 +24,14 @@ fn word(told: &Told<'_>) -> String {
         object["metadata"]["name"].as_str().unwrap().to_owned()
     };
     match told {
-        Told::Init => "init".to_owned(),
-        Told::InitApply(text) => format!("init+{}", name(text)),
-        Told::InitDelete(meta) => format!("init-{}", meta.name),
-        Told::InitDone(version) => format!("done@{version}"),
-        Told::Apply(text, version) => format!("+{}@{version}", name(text)),
-        Told::Delete(meta) => format!("-{}@{}", meta.name, meta.version),
-        Told::Bookmark(version) => format!("@{version}"),
-        Told::TooLong { name, in_list } => {
+        StreamEvent::Init => "init".to_owned(),
+        StreamEvent::InitApply(text) => format!("init+{}", name(text)),
+        StreamEvent::InitDelete(meta) => format!("init-{}", meta.name),
+        StreamEvent::InitDone(version) => format!("done@{version}"),
+        StreamEvent::Apply(text, version) => format!("+{}@{version}", name(text)),
+        StreamEvent::Delete(meta) => format!("-{}@{}", meta.name, meta.version),
+        StreamEvent::Bookmark(version) => format!("@{version}"),
+        StreamEvent::TooLong { name, in_list } => {
             let name = name.as_ref().map_or("?", |(_, name)| name);
             format!("{}{name} too long", if *in_list { "init+" } else { "+" })
         }

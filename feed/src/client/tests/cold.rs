@@ -75,7 +75,7 @@ async fn a_corrupt_file_is_as_good_as_none() {
     std::fs::write(&path, text.replace("first", "worst")).unwrap();
     let mut world = follow(fake, folder.path());
     world.until("looked at", |world| world.page()["snapshotFault"].is_string()).await;
-    let fault = "its checksum does not fit: it was changed, or cut";
+    let fault = "the checksum does not match: the file was changed or cut off";
     assert_eq!(world.page()["snapshotFault"], fault);
     // It takes the feed to say how things are.
     assert_eq!(world.updates(), 0);

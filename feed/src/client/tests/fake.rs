@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 
-use crate::client::MAX_OBJECT;
+use crate::client::decode::MAX_OBJECT;
 
 /// What a test makes all open watches do.
 #[derive(Clone, Debug)]
@@ -72,6 +72,10 @@ pub(super) struct State {
     pub(super) bookmarks: bool,
     /// Paths that end so are answered with 403.
     pub(super) forbid: Option<&'static str>,
+    /// Ends the connection after each response, as an apiserver does without credentials.
+    pub(super) closes: bool,
+    /// Says at /version what it is, whoever asks.
+    pub(super) anonymous_version: bool,
     /// Requires this token.
     pub(super) token: Option<String>,
     /// All requests so far: path and query.
@@ -107,6 +111,8 @@ impl Fake {
             frozen: false,
             bookmarks: true,
             forbid: None,
+            closes: false,
+            anonymous_version: false,
             token: None,
             requests: Vec::new(),
         };
@@ -261,7 +267,7 @@ struct Over;
 
 impl Connection {
     async fn run(mut self) {
-        while self.serve().await.is_ok() {}
+        while self.serve().await.is_ok() && !self.state.lock().unwrap().closes {}
     }
 
     async fn serve(&mut self) -> Result<(), Over> {
@@ -273,7 +279,8 @@ impl Connection {
         let (refused, authorized) = {
             let mut state = self.state.lock().unwrap();
             let token = state.token.as_ref().map(|token| format!("bearer {token}\r\n"));
-            let authorized = token.is_none_or(|token| head.to_lowercase().contains(&token));
+            let authorized = token.is_none_or(|token| head.to_lowercase().contains(&token))
+                || state.anonymous_version && target == "/version";
             let identifies = target == "/version" || target.contains("kube-system");
             let refused = if identifies { None } else { state.refuse.pop_front() };
             state.requests.push(target.clone());

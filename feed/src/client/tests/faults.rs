@@ -10,8 +10,7 @@ use tempfile::TempDir;
 use super::fake::{Act, Fake, Misdeed, bookmark, error, line};
 use super::*;
 use crate::update::Update;
-use model::Kind;
-use model::Model;
+use model::{Kind, Model};
 
 const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingress]);
 /// From the end of a fault until the state is a fresh list's: two seconds, and the time that a
@@ -82,7 +81,7 @@ impl World {
         config: &ApiConfig,
     ) -> World {
         let (url, token_file) = (url.clone(), config.token_file.clone());
-        let place = Place::Url { url, token_file, ca_file: config.ca_file.clone() };
+        let place = ApiSource::Url { url, token_file, ca_file: config.ca_file.clone() };
         let address = "fake".into();
         let follow = Follow { place, address, local_endpoints: true, max_list: MAX_LIST };
         let updates = follow.begin(config, patience, KINDS, &daemon).unwrap();
@@ -453,7 +452,7 @@ async fn until_it_is_told_who_we_are_it_waits() {
         })
         .await;
     let reasons = world.daemon.readiness.reasons();
-    let services = "waiting for the list of Services: 401 no; give a token";
+    let services = "waiting for the list of Services: 401 no; the token in ";
     assert!(reasons.iter().any(|reason| reason.starts_with(services)), "{reasons:?}");
     // The file is read anew when the server refuses what was in it.
     std::fs::write(&file, "right").unwrap();
@@ -487,7 +486,8 @@ async fn invalid_objects_are_named_and_their_last_good_state_stays() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_kind_does_not_delay_the_others() {
-    const REFUSED: &str = "403 no; the token may not read this";
+    const REFUSED: &str =
+        "403 no; a client without a token may not read this: give --feed-token-file";
     let world = World::new().await;
     world.fake.state().forbid = Some("/ingresses");
     world.fake.act(Act::Break);
@@ -637,4 +637,82 @@ async fn a_quiet_watch_shows_that_the_server_answers() {
     // No bookmark, no event: it is open, and that is all that a quiet server can show.
     world.until("found", |world| world.page()["connected"] == true).await;
     assert!(world.daemon.metrics.encode().contains("switchyard_feed_connected 1"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_without_bookmarks_is_not_lost_while_nothing_changes() {
+    let patience = Patience { silence: Duration::from_millis(100), ..Patience::default() };
+    let world = World::with(patience, |fake| {
+        let mut state = fake.state();
+        state.ours = false;
+        state.bookmarks = false;
+    })
+    .await;
+    world.until("synced", |world| world.page()["state"] == "synced").await;
+    // Each silence asks whether the server still answers.
+    let asked = world.requests("limit=1");
+    world
+        .until("asked", |world| {
+            assert_eq!(world.page()["state"], "synced", "{}", world.page());
+            world.requests("limit=1") >= asked + 12
+        })
+        .await;
+    world.fake.put("third");
+    world.in_sync(RECOVERY).await;
+    assert_eq!(world.requests("sendInitialEvents"), 3, "nothing is listed anew");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_ends_the_connection_after_each_response_is_followed() {
+    let world = World::with(Patience::default(), |fake| {
+        let mut state = fake.state();
+        state.ours = false;
+        state.closes = true;
+    })
+    .await;
+    world.fake.put("third");
+    world.in_sync(RECOVERY).await;
+    assert!(world.page()["fault"].is_null(), "{}", world.page());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_refuses_a_client_without_a_token_says_so() {
+    let fake = Fake::start().await;
+    {
+        let mut state = fake.state();
+        (state.ours, state.closes, state.anonymous_version) = (false, true, true);
+        state.token = Some("right".into());
+    }
+    let world = World::follow(fake, &Patience::default(), None);
+    world
+        .until("refused", |world| {
+            let reasons = world.daemon.readiness.reasons();
+            let all = |part: &str| reasons.iter().all(|reason| reason.contains(part));
+            reasons.len() == 3 && all("401 no; give a token: --feed-token-file")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_replaced_is_used_soon() {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "first").unwrap();
+    let fake = Fake::start().await;
+    fake.state().token = Some("first".into());
+    let patience = Patience {
+        backoff: Duration::from_secs(3600),
+        backoff_ours: Duration::from_secs(3600),
+        ..Patience::default()
+    };
+    let world = World::follow(fake, &patience, Some(file.clone()));
+    world.in_sync(PATIENCE).await;
+    world.fake.state().token = Some("second".into());
+    world.fake.act(Act::End);
+    let fault = |world: &World| world.page()["fault"].as_str().map(str::to_owned);
+    let is_refused = |world: &World| fault(world).is_some_and(|fault| fault.contains("401"));
+    world.until("refused", is_refused).await;
+    std::fs::write(&file, "second").unwrap();
+    world.fake.put("third");
+    world.in_sync(PATIENCE).await;
 }

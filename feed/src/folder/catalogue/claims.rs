@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::file::Definition;
 use crate::path::FilePath;
-use model::ObjectName;
 use model::manifest::Claim;
-use model::record::{Record, RecordKey};
+use model::record::Record;
+use model::{ObjectKey, ObjectName};
 
 #[derive(Debug, Default)]
 pub(super) struct Claims(HashMap<Claim, ObjectName>);
@@ -17,7 +17,7 @@ pub(super) struct Claims(HashMap<Claim, ObjectName>);
 /// What a Service of this batch had and asks for now.
 #[derive(Debug)]
 pub(super) struct Wish {
-    pub(super) key: RecordKey,
+    pub(super) key: ObjectKey,
     pub(super) had: Vec<Claim>,
     pub(super) asks: Vec<Claim>,
     pub(super) wanted: Option<(FilePath, Record)>,

@@ -7,12 +7,12 @@ use foldhash::fast::RandomState;
 
 use crate::path::FilePath;
 use crate::report::Report;
-use model::Kinds;
 use model::document::{self, Format, MAX_DOCUMENTS, hash};
 use model::manifest::{self, Claim, Keep, Outcome, Reading};
 use model::problem::{Level, Mark, Problem};
-use model::record::{Record, RecordKey};
+use model::record::Record;
 use model::validate::Interner;
+use model::{Kinds, ObjectKey};
 
 /// Problems of one file that keep their lines: nobody reads on, and each takes memory.
 const MAX_EXCERPTS: usize = 1000;
@@ -23,7 +23,7 @@ const ALWAYS_READ: u64 = 0;
 #[derive(Debug, Default)]
 pub(super) struct File {
     documents: Vec<Document>,
-    objects: HashMap<RecordKey, Definition, RandomState>,
+    objects: HashMap<ObjectKey, Definition, RandomState>,
     /// Problems that were added since the file was read.
     problems: usize,
 }
@@ -35,8 +35,8 @@ struct Document {
     hash: u64,
     lines_above: u32,
     /// The objects whose definitions are this document's.
-    keys: Vec<RecordKey>,
-    problems: Vec<(Option<RecordKey>, Arc<Problem>)>,
+    keys: Vec<ObjectKey>,
+    problems: Vec<(Option<ObjectKey>, Arc<Problem>)>,
     /// Something in it could not even be named.
     nameless: bool,
 }
@@ -80,7 +80,7 @@ impl File {
         kinds: Kinds,
         keep: Keep,
         interner: &mut Interner,
-    ) -> (File, Vec<RecordKey>) {
+    ) -> (File, Vec<ObjectKey>) {
         let documents = std::mem::take(&mut before.documents);
         let mut known: HashMap<u64, Document, RandomState> =
             documents.into_iter().map(|document| (document.hash, document)).collect();
@@ -130,23 +130,23 @@ impl File {
         self.problems = 0;
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = &RecordKey> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &ObjectKey> {
         self.objects.keys()
     }
 
-    pub(super) fn defines(&self, key: &RecordKey) -> bool {
+    pub(super) fn defines(&self, key: &ObjectKey) -> bool {
         self.objects.contains_key(key)
     }
 
-    pub(super) fn definition(&self, key: &RecordKey) -> Option<&Definition> {
+    pub(super) fn definition(&self, key: &ObjectKey) -> Option<&Definition> {
         self.objects.get(key)
     }
 
-    pub(super) fn record(&self, key: &RecordKey) -> Option<&Record> {
+    pub(super) fn record(&self, key: &ObjectKey) -> Option<&Record> {
         self.objects.get(key)?.record.as_ref()
     }
 
-    pub(super) fn whole(&self, key: &RecordKey) -> Option<&Arc<str>> {
+    pub(super) fn whole(&self, key: &ObjectKey) -> Option<&Arc<str>> {
         self.objects.get(key)?.whole.as_ref()
     }
 
@@ -176,7 +176,7 @@ impl File {
         self.documents.push(Document { lines_above, ..document });
     }
 
-    fn add(&mut self, fresh: Fresh, before: &mut File, touched: &mut Vec<RecordKey>) {
+    fn add(&mut self, fresh: Fresh, before: &mut File, touched: &mut Vec<ObjectKey>) {
         let Fresh { readings, hash, lines_above } = fresh;
         let mut document = Document { hash, lines_above, ..Document::default() };
         for reading in readings {
@@ -300,7 +300,7 @@ fn is_broken(readings: &[Reading]) -> bool {
     readings.iter().any(|reading| reading.key.is_none() && reading.outcome == Outcome::Bad)
 }
 
-fn second(key: &RecordKey, first: &Definition, mark: Mark) -> Problem {
+fn second(key: &ObjectKey, first: &Definition, mark: Mark) -> Problem {
     let line = first.lines_above + first.mark.line + 1;
     Problem {
         level: Level::Error,

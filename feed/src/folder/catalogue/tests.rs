@@ -299,7 +299,7 @@ fn of_kinds_that_nobody_asked_for_only_the_name_is_kept() {
     let path = FilePath::from(Path::new("f.yaml"));
     catalogue.put(&path, &(secret.to_owned() + bad), Format::Yaml);
     let events = catalogue.settle();
-    assert!(matches!(&events[..], [Event::Apply(Record::Unwanted(_))]), "{events:?}");
+    assert!(matches!(&events[..], [Event::Apply(Record::NameOnly(_))]), "{events:?}");
     assert_eq!(catalogue.reports().len(), 1, "it is checked all the same");
     assert_eq!(catalogue.served()["Secret"], 1);
 }

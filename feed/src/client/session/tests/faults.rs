@@ -315,7 +315,7 @@ impl World {
             return;
         }
         let (here, listing) = (&mut self.here, &mut self.listing);
-        let mut tell = |told: Told<'_>| told_to(here, listing, &told);
+        let mut tell = |told: StreamEvent<'_>| told_to(here, listing, &told);
         if self.session.chunk(text.as_bytes(), self.now, &mut tell).is_break() {
             self.stream = None;
         }
@@ -401,7 +401,7 @@ impl World {
     /// A response that is no stream.
     fn respond(&mut self, code: u16, body: &str) {
         let (here, listing) = (&mut self.here, &mut self.listing);
-        let mut tell = |told: Told<'_>| told_to(here, listing, &told);
+        let mut tell = |told: StreamEvent<'_>| told_to(here, listing, &told);
         self.session.response(code, None, self.now, &mut tell);
         for chunk in body.as_bytes().chunks(50) {
             assert!(self.session.chunk(chunk, self.now, &mut tell).is_continue());
@@ -437,7 +437,7 @@ impl World {
 }
 
 /// Does what the store does.
-fn told_to(here: &mut Objects, listing: &mut Objects, told: &Told<'_>) {
+fn told_to(here: &mut Objects, listing: &mut Objects, told: &StreamEvent<'_>) {
     let object = |text: &Text<'_>| {
         let (Text::Line(bytes) | Text::Object(bytes)) = text;
         let value: serde_json::Value = serde_json::from_slice(bytes).unwrap();
@@ -446,23 +446,23 @@ fn told_to(here: &mut Objects, listing: &mut Objects, told: &Told<'_>) {
         (text("name").parse().unwrap(), text("resourceVersion").parse().unwrap())
     };
     match told {
-        Told::Init => listing.clear(),
-        Told::InitApply(text) => {
+        StreamEvent::Init => listing.clear(),
+        StreamEvent::InitApply(text) => {
             let (name, version) = object(text);
             listing.insert(name, version);
         }
-        Told::InitDelete(meta) => {
+        StreamEvent::InitDelete(meta) => {
             listing.remove(&meta.name.parse().unwrap());
         }
-        Told::InitDone(_) => *here = std::mem::take(listing),
-        Told::Apply(text, _) => {
+        StreamEvent::InitDone(_) => *here = std::mem::take(listing),
+        StreamEvent::Apply(text, _) => {
             let (name, version) = object(text);
             here.insert(name, version);
         }
-        Told::Delete(meta) => {
+        StreamEvent::Delete(meta) => {
             here.remove(&meta.name.parse().unwrap());
         }
-        Told::Bookmark(_) | Told::TooLong { .. } => {}
+        StreamEvent::Bookmark(_) | StreamEvent::TooLong { .. } => {}
     }
 }
 

@@ -100,7 +100,7 @@ const WATCHES: &[Case] = &[
     ("watch-bookmark-svc.http", At::Watch("277"), &["@277"], ENDED, "wait probe"),
     ("watch-table.http", At::Watch("200"), &[], "an object without a name", "wait probe"),
     ("watch-rv0.http", At::Watch("0"), &["+web-1@215"], ENDED, "wait probe"),
-    ("unauthorized-401.http", At::Watch("1"), &[], "401 Unauthorized", "wait 10s+ probe"),
+    ("unauthorized-401.http", At::Watch("1"), &[], "401 Unauthorized", "wait probe"),
 ];
 
 const FIRST_PAGES: &[Case] = &[
@@ -143,7 +143,7 @@ const PROBES: &[Case] = &[
     ("list-table.http", At::Probe("230"), &[], NO_LIST, "wait probe"),
     ("list-rv-exact-410.http", At::Probe("230"), &[], "410 ", "wait stream"),
     ("list-future-rv.http", At::Probe("230"), &[], "504 ", "wait 1s+ probe"),
-    ("forbidden-403.http", At::Probe("230"), &[], "403 endpointslices", "wait 10s+ probe"),
+    ("forbidden-403.http", At::Probe("230"), &[], "403 endpointslices", "wait probe"),
 ];
 
 fn cases() -> impl Iterator<Item = &'static Case> {
@@ -244,7 +244,7 @@ fn check(case: &Case, chunk_size: usize) {
     let mut session = stand(at);
     let now = Instant::now();
     let mut told = Vec::new();
-    let mut tell = |t: Told<'_>| told.push(word(&t));
+    let mut tell = |t: StreamEvent<'_>| told.push(word(&t));
     session.response(code, retry_after, now, &mut tell);
     let flow =
         body.chunks(chunk_size).try_for_each(|chunk| match session.chunk(chunk, now, &mut tell) {

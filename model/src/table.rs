@@ -6,148 +6,95 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::resource::Resource;
-
-const NONE: &str = "<none>";
+pub(crate) const NONE: &str = "<none>";
 const UNKNOWN: &str = "<unknown>";
 const UNSET: &str = "<unset>";
 
 /// Addresses, ports and hosts that fit a cell.
 const SHOWN: usize = 3;
 
-/// The names of the columns; those with a `+` show only with `-o wide`.
-fn columns(resource: Resource) -> &'static [&'static str] {
-    match resource {
-        Resource::Namespaces => &["Name", "Status", "Age"],
-        Resource::Nodes => &[
-            "Name",
-            "Status",
-            "Roles",
-            "Age",
-            "Version",
-            "+Internal-IP",
-            "+External-IP",
-            "+OS-Image",
-            "+Kernel-Version",
-            "+Container-Runtime",
-        ],
-        Resource::IngressClasses => &["Name", "Controller", "Parameters", "Age"],
-        Resource::Secrets => &["Name", "Type", "Data", "Age"],
-        Resource::Services => {
-            &["Name", "Type", "Cluster-IP", "External-IP", "Port(s)", "Age", "+Selector"]
-        }
-        Resource::Pods => &[
-            "Name",
-            "Ready",
-            "Status",
-            "Restarts",
-            "Age",
-            "+IP",
-            "+Node",
-            "+Nominated Node",
-            "+Readiness Gates",
-        ],
-        Resource::Endpoints => &["Name", "Endpoints", "Age"],
-        Resource::EndpointSlices => &["Name", "AddressType", "Ports", "Endpoints", "Age"],
-        Resource::Ingresses => &["Name", "Class", "Hosts", "Address", "Ports", "Age"],
-        Resource::Events => &[
-            "Last Seen",
-            "Type",
-            "Reason",
-            "Object",
-            "+Subobject",
-            "+Source",
-            "Message",
-            "+First Seen",
-            "+Count",
-            "+Name",
-        ],
+/// One object and the time, from which a row is made.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<'a> {
+    pub(crate) object: Fields<'a>,
+    pub(crate) now: Timestamp,
+}
+
+impl<'a> Row<'a> {
+    pub(crate) fn name(self) -> &'a str {
+        self.object.text("/metadata/name")
+    }
+
+    /// The time since the object was made.
+    pub(crate) fn age(self) -> String {
+        since(self.object.text("/metadata/creationTimestamp"), self.now)
     }
 }
 
-/// The column definitions of a table.
-pub(crate) fn definitions(resource: Resource) -> Value {
-    let definition = |column: &&str| {
-        let name = column.trim_start_matches('+');
-        json!({
-            "name": name,
-            "type": if matches!(name, "Data" | "Count") { "integer" } else { "string" },
-            "format": if name == "Name" { "name" } else { "" },
-            "description": format!("{name} of the {}", resource.kind()),
-            "priority": u8::from(column.starts_with('+')),
-        })
-    };
-    columns(resource).iter().map(definition).collect()
+pub(crate) fn namespace(row: Row<'_>) -> Value {
+    json!([row.name(), row.object.text("/status/phase"), row.age()])
 }
 
-/// The cells of an object's row, one a column.
-pub(crate) fn cells(resource: Resource, object: &Value, now: Timestamp) -> Value {
-    let object = Object(object);
-    let name = object.text("/metadata/name");
-    let age = since(object.text("/metadata/creationTimestamp"), now);
-    match resource {
-        Resource::Namespaces => json!([name, object.text("/status/phase"), age]),
-        Resource::Nodes => node(object, &age),
-        Resource::IngressClasses => {
-            json!([name, object.text("/spec/controller"), parameters(object), age])
-        }
-        Resource::Secrets => {
-            let data = object.0.get("data").and_then(Value::as_object).map_or(0, |map| map.len());
-            json!([name, object.text("/type"), data, age])
-        }
-        Resource::Services => service(object, &age),
-        Resource::Pods => pod(object, &age),
-        Resource::Endpoints => json!([name, endpoints(object), age]),
-        Resource::EndpointSlices => {
-            let ports = object.list("/ports").map(|port| {
-                let name = Object(port).text("/name");
-                let number = Object(port).plain("/port");
-                number.unwrap_or_else(|| if name.is_empty() { "*" } else { name }.to_owned())
-            });
-            let endpoints = object.list("/endpoints").map(Object);
-            let addresses = endpoints.flat_map(|endpoint| endpoint.texts("/addresses"));
-            let kind = object.text("/addressType");
-            json!([name, kind, first(ports, UNSET), first(addresses, UNSET), age])
-        }
-        Resource::Ingresses => ingress(object, &age),
-        Resource::Events => event(object, now),
-    }
+pub(crate) fn ingress_class(row: Row<'_>) -> Value {
+    let controller = row.object.text("/spec/controller");
+    json!([row.name(), controller, parameters(row.object), row.age()])
+}
+
+pub(crate) fn secret(row: Row<'_>) -> Value {
+    let data = row.object.0.get("data").and_then(Value::as_object).map_or(0, |map| map.len());
+    json!([row.name(), row.object.text("/type"), data, row.age()])
+}
+
+pub(crate) fn endpoints(row: Row<'_>) -> Value {
+    json!([row.name(), joined_subsets(row.object), row.age()])
+}
+
+pub(crate) fn slice(row: Row<'_>) -> Value {
+    let ports = row.object.list("/ports").map(|port| {
+        let name = Fields(port).text("/name");
+        let number = Fields(port).plain("/port");
+        number.unwrap_or_else(|| if name.is_empty() { "*" } else { name }.to_owned())
+    });
+    let endpoints = row.object.list("/endpoints").map(Fields);
+    let addresses = endpoints.flat_map(|endpoint| endpoint.texts("/addresses"));
+    let kind = row.object.text("/addressType");
+    json!([row.name(), kind, first(ports, UNSET), first(addresses, UNSET), row.age()])
 }
 
 /// An object whose fields may be absent.
 #[derive(Clone, Copy)]
-struct Object<'a>(&'a Value);
+pub(crate) struct Fields<'a>(pub(crate) &'a Value);
 
-impl<'a> Object<'a> {
-    fn text(self, pointer: &str) -> &'a str {
+impl<'a> Fields<'a> {
+    pub(crate) fn text(self, pointer: &str) -> &'a str {
         self.0.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
-    fn or(self, pointer: &str, otherwise: &'a str) -> &'a str {
+    pub(crate) fn or(self, pointer: &str, otherwise: &'a str) -> &'a str {
         Some(self.text(pointer)).filter(|text| !text.is_empty()).unwrap_or(otherwise)
     }
 
     /// A number as text.
-    fn plain(self, pointer: &str) -> Option<String> {
+    pub(crate) fn plain(self, pointer: &str) -> Option<String> {
         self.0.pointer(pointer).and_then(Value::as_u64).map(|number| number.to_string())
     }
 
-    fn list(self, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
+    pub(crate) fn list(self, pointer: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
         self.0.pointer(pointer).and_then(Value::as_array).into_iter().flatten()
     }
 
-    fn texts(self, pointer: &str) -> impl Iterator<Item = String> + use<'a> {
+    pub(crate) fn texts(self, pointer: &str) -> impl Iterator<Item = String> + use<'a> {
         self.list(pointer).filter_map(Value::as_str).map(str::to_owned)
     }
 
     /// A condition's status, `""` when it is not there.
-    fn condition(self, kind: &str) -> &'a str {
-        let found = self.list("/status/conditions").find(|c| Object(c).text("/type") == kind);
-        found.map_or("", |condition| Object(condition).text("/status"))
+    pub(crate) fn condition(self, kind: &str) -> &'a str {
+        let found = self.list("/status/conditions").find(|c| Fields(c).text("/type") == kind);
+        found.map_or("", |condition| Fields(condition).text("/status"))
     }
 }
 
-fn join(parts: impl Iterator<Item = String>, separator: &str, empty: &str) -> String {
+pub(crate) fn join(parts: impl Iterator<Item = String>, separator: &str, empty: &str) -> String {
     let parts: Vec<_> = parts.collect();
     if parts.is_empty() { empty.to_owned() } else { parts.join(separator) }
 }
@@ -164,10 +111,11 @@ fn first(parts: impl Iterator<Item = String>, empty: &str) -> String {
     }
 }
 
-fn service(object: Object<'_>, age: &str) -> Value {
+pub(crate) fn service(row: Row<'_>) -> Value {
+    let (object, age) = (row.object, row.age());
     let service_type = object.text("/spec/type");
     let cluster_ip = object.or("/spec/clusterIPs/0", object.or("/spec/clusterIP", NONE));
-    let ports = object.list("/spec/ports").map(Object).map(|port| {
+    let ports = object.list("/spec/ports").map(Fields).map(|port| {
         let number = port.plain("/port").unwrap_or_default();
         let protocol = port.or("/protocol", "TCP");
         match port.plain("/nodePort").filter(|node_port| node_port != "0") {
@@ -190,7 +138,7 @@ fn service(object: Object<'_>, age: &str) -> Value {
     ])
 }
 
-fn external_ip(object: Object<'_>, service_type: &str) -> String {
+fn external_ip(object: Fields<'_>, service_type: &str) -> String {
     let external = object.texts("/spec/externalIPs");
     match service_type {
         "ExternalName" => object.text("/spec/externalName").to_owned(),
@@ -200,18 +148,18 @@ fn external_ip(object: Object<'_>, service_type: &str) -> String {
 }
 
 /// Addresses in `status.loadBalancer`.
-fn balancers(object: Object<'_>) -> impl Iterator<Item = String> + use<'_> {
-    let ingress = object.list("/status/loadBalancer/ingress").map(Object);
+fn balancers(object: Fields<'_>) -> impl Iterator<Item = String> + use<'_> {
+    let ingress = object.list("/status/loadBalancer/ingress").map(Fields);
     ingress.map(|one| one.or("/ip", one.text("/hostname")).to_owned())
 }
 
-fn endpoints(object: Object<'_>) -> String {
-    let subsets = object.list("/subsets").map(Object);
+fn joined_subsets(object: Fields<'_>) -> String {
+    let subsets = object.list("/subsets").map(Fields);
     let all = subsets.flat_map(|subset| {
         let addresses: Vec<_> =
-            subset.list("/addresses").map(|address| Object(address).text("/ip")).collect();
+            subset.list("/addresses").map(|address| Fields(address).text("/ip")).collect();
         let ports: Vec<_> =
-            subset.list("/ports").filter_map(|port| Object(port).plain("/port")).collect();
+            subset.list("/ports").filter_map(|port| Fields(port).plain("/port")).collect();
         if ports.is_empty() {
             return addresses.into_iter().map(str::to_owned).collect::<Vec<_>>();
         }
@@ -224,9 +172,10 @@ fn endpoints(object: Object<'_>) -> String {
     first(all, NONE)
 }
 
-fn pod(object: Object<'_>, age: &str) -> Value {
+pub(crate) fn pod(row: Row<'_>) -> Value {
+    let (object, age) = (row.object, row.age());
     let total = object.list("/spec/containers").count();
-    let statuses: Vec<_> = object.list("/status/containerStatuses").map(Object).collect();
+    let statuses: Vec<_> = object.list("/status/containerStatuses").map(Fields).collect();
     let ready = match statuses.is_empty() {
         // A Pod written by hand says only whether it is ready.
         true if object.condition("Ready") == "True" => total,
@@ -250,7 +199,8 @@ fn pod(object: Object<'_>, age: &str) -> Value {
     ])
 }
 
-fn node(object: Object<'_>, age: &str) -> Value {
+pub(crate) fn node(row: Row<'_>) -> Value {
+    let (object, age) = (row.object, row.age());
     let mut status = match object.condition("Ready") {
         "True" => "Ready",
         "" => "Unknown",
@@ -266,7 +216,7 @@ fn node(object: Object<'_>, age: &str) -> Value {
         key => key.strip_prefix("node-role.kubernetes.io/").map(str::to_owned),
     });
     let address = |kind: &str| {
-        let mut addresses = object.list("/status/addresses").map(Object);
+        let mut addresses = object.list("/status/addresses").map(Fields);
         addresses.find(|address| address.text("/type") == kind).map_or(NONE, |a| a.text("/address"))
     };
     let info = |field: &str| object.or(&format!("/status/nodeInfo/{field}"), UNKNOWN);
@@ -284,8 +234,9 @@ fn node(object: Object<'_>, age: &str) -> Value {
     ])
 }
 
-fn ingress(object: Object<'_>, age: &str) -> Value {
-    let rules = object.list("/spec/rules").map(|rule| Object(rule).text("/host"));
+pub(crate) fn ingress(row: Row<'_>) -> Value {
+    let (object, age) = (row.object, row.age());
+    let rules = object.list("/spec/rules").map(|rule| Fields(rule).text("/host"));
     let hosts = rules.filter(|host| !host.is_empty()).map(str::to_owned);
     let tls = object.list("/spec/tls").next().is_some();
     json!([
@@ -298,9 +249,9 @@ fn ingress(object: Object<'_>, age: &str) -> Value {
     ])
 }
 
-fn parameters(object: Object<'_>) -> String {
+fn parameters(object: Fields<'_>) -> String {
     let parameters = match object.0.pointer("/spec/parameters") {
-        Some(parameters) if parameters.is_object() => Object(parameters),
+        Some(parameters) if parameters.is_object() => Fields(parameters),
         _ => return NONE.to_owned(),
     };
     let (kind, name) = (parameters.text("/kind"), parameters.text("/name"));
@@ -310,7 +261,8 @@ fn parameters(object: Object<'_>) -> String {
     }
 }
 
-fn event(object: Object<'_>, now: Timestamp) -> Value {
+pub(crate) fn event(row: Row<'_>) -> Value {
+    let Row { object, now } = row;
     let involved = object.text("/involvedObject/kind").to_lowercase();
     let source = object.or("/source/component", object.text("/reportingComponent"));
     let host = object.text("/source/host");

@@ -11,9 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use super::resource::Resource;
-
-type Object = Map<String, Value>;
+pub(crate) type Object = Map<String, Value>;
 
 /// Maps from strings to strings: null is the empty string there, and elsewhere absent.
 const TEXT_MAPS: [&str; 8] = [
@@ -41,32 +39,11 @@ const BOOLEANS: [&str; 10] = [
     "unschedulable",
 ];
 
-/// Completes an object of a resource.
-pub(crate) fn complete(resource: Resource, object: &mut Value) {
-    normalize(object, "");
-    let Value::Object(object) = object else { return };
-    match resource {
-        Resource::Namespaces => namespace(object),
-        Resource::IngressClasses => ingress_class(object),
-        Resource::Secrets => secret(object),
-        Resource::Services => service(object),
-        Resource::Pods => pod(object),
-        Resource::Endpoints => {
-            for subset in list(object, "subsets") {
-                each(subset, "ports", |port| default(port, "protocol", "TCP"));
-            }
-        }
-        Resource::EndpointSlices => slice(object),
-        Resource::Ingresses => {
-            child(object, "spec");
-            default(child(object, "status"), "loadBalancer", json!({}));
-        }
-        Resource::Nodes | Resource::Events => {}
-    }
-}
+/// A kind to which nothing is added.
+pub(crate) fn nothing(_object: &mut Object) {}
 
 /// Drops nulls, except in maps of strings, and writes booleans as such.
-fn normalize(value: &mut Value, key: &str) {
+pub(crate) fn normalize(value: &mut Value, key: &str) {
     let text_map = TEXT_MAPS.contains(&key);
     match value {
         Value::Object(object) if text_map => {
@@ -126,7 +103,7 @@ fn text<'o>(object: &'o Object, key: &str) -> &'o str {
     object.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn namespace(object: &mut Object) {
+pub(crate) fn namespace(object: &mut Object) {
     let metadata = child(object, "metadata");
     let name = text(metadata, "name").to_owned();
     default(child(metadata, "labels"), "kubernetes.io/metadata.name", name);
@@ -134,14 +111,14 @@ fn namespace(object: &mut Object) {
     default(child(object, "status"), "phase", "Active");
 }
 
-fn ingress_class(object: &mut Object) {
+pub(crate) fn ingress_class(object: &mut Object) {
     let spec = child(object, "spec");
     if spec.get("parameters").is_some_and(Value::is_object) {
         default(child(spec, "parameters"), "scope", "Cluster");
     }
 }
 
-fn secret(object: &mut Object) {
+pub(crate) fn secret(object: &mut Object) {
     default(object, "type", "Opaque");
     let Some(Value::Object(clear)) = object.remove("stringData") else { return };
     let data = child(object, "data");
@@ -151,7 +128,7 @@ fn secret(object: &mut Object) {
     }
 }
 
-fn service(object: &mut Object) {
+pub(crate) fn service(object: &mut Object) {
     default(child(object, "status"), "loadBalancer", json!({}));
     let spec = child(object, "spec");
     default(spec, "type", "ClusterIP");
@@ -213,7 +190,7 @@ fn addresses(spec: &mut Object) {
     default(spec, "ipFamilyPolicy", if dual { "RequireDualStack" } else { "SingleStack" });
 }
 
-fn slice(object: &mut Object) {
+pub(crate) fn slice(object: &mut Object) {
     for endpoint in list(object, "endpoints") {
         default(endpoint, "conditions", json!({}));
     }
@@ -225,7 +202,7 @@ fn slice(object: &mut Object) {
     default(object, "ports", json!([]));
 }
 
-fn pod(object: &mut Object) {
+pub(crate) fn pod(object: &mut Object) {
     let spec = child(object, "spec");
     default(spec, "restartPolicy", "Always");
     default(spec, "dnsPolicy", "ClusterFirst");
@@ -249,18 +226,30 @@ fn pod(object: &mut Object) {
     default(status, "phase", "Running");
 }
 
+pub(crate) fn endpoints(object: &mut Object) {
+    for subset in list(object, "subsets") {
+        each(subset, "ports", |port| default(port, "protocol", "TCP"));
+    }
+}
+
+pub(crate) fn ingress(object: &mut Object) {
+    child(object, "spec");
+    default(child(object, "status"), "loadBalancer", json!({}));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::Kind;
 
     #[track_caller]
     #[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
-    fn check(resource: Resource, object: Value, expected: Value) {
+    fn check(resource: Kind, object: Value, expected: Value) {
         let mut completed = object.clone();
-        complete(resource, &mut completed);
+        resource.complete(&mut completed);
         assert_eq!(completed, expected, "{object}");
         let again = completed.clone();
-        complete(resource, &mut completed);
+        resource.complete(&mut completed);
         assert_eq!(completed, again, "a completed object stays as it is");
     }
 
@@ -268,11 +257,7 @@ mod tests {
     #[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
     fn check_service(spec: Value, expected: Value) {
         let status = json!({"loadBalancer": {}});
-        check(
-            Resource::Services,
-            json!({"spec": spec}),
-            json!({"spec": expected, "status": status}),
-        );
+        check(Kind::Service, json!({"spec": spec}), json!({"spec": expected, "status": status}));
     }
 
     /// The cases that were read back from a kube-apiserver 1.36.
@@ -350,7 +335,7 @@ mod tests {
     #[test]
     fn slices_and_ingresses() {
         check(
-            Resource::EndpointSlices,
+            Kind::EndpointSlice,
             json!({"endpoints": [{"addresses": ["10.1.0.2"]}], "ports": [{"port": 8080}]}),
             json!({
                 "endpoints": [{"addresses": ["10.1.0.2"], "conditions": {}}],
@@ -358,12 +343,12 @@ mod tests {
             }),
         );
         check(
-            Resource::EndpointSlices,
+            Kind::EndpointSlice,
             json!({"endpoints": null}),
             json!({"endpoints": [], "ports": []}),
         );
         check(
-            Resource::Ingresses,
+            Kind::Ingress,
             json!({"spec": {"rules": [{"host": "a.example"}]}}),
             json!({
                 "spec": {"rules": [{"host": "a.example"}]},
@@ -375,7 +360,7 @@ mod tests {
     #[test]
     fn secrets_say_everything_in_data() {
         check(
-            Resource::Secrets,
+            Kind::Secret,
             json!({"data": {"a": "eA==", "b": "eA=="}, "stringData": {"b": "y", "c": null}}),
             json!({"type": "Opaque", "data": {"a": "eA==", "b": "eQ==", "c": ""}}),
         );
@@ -384,7 +369,7 @@ mod tests {
     #[test]
     fn the_other_kinds() {
         check(
-            Resource::Namespaces,
+            Kind::Namespace,
             json!({"metadata": {"name": "shop", "labels": null}}),
             json!({
                 "metadata": {
@@ -396,7 +381,7 @@ mod tests {
             }),
         );
         check(
-            Resource::Pods,
+            Kind::Pod,
             json!({
                 "metadata": {"labels": {"a": null}},
                 "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80}]}]},
@@ -419,7 +404,7 @@ mod tests {
             }),
         );
         check(
-            Resource::IngressClasses,
+            Kind::IngressClass,
             json!({"spec": {"controller": "x/y", "parameters": {"kind": "P", "name": "n"}}}),
             json!({"spec": {
                 "controller": "x/y",
@@ -428,6 +413,6 @@ mod tests {
         );
         let endpoints = json!({"subsets": [{"ports": [{"port": 1}]}]});
         let expected = json!({"subsets": [{"ports": [{"port": 1, "protocol": "TCP"}]}]});
-        check(Resource::Endpoints, endpoints, expected);
+        check(Kind::Endpoints, endpoints, expected);
     }
 }

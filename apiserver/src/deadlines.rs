@@ -24,9 +24,9 @@ const ADMISSION: Duration = Duration::from_secs(60);
 /// Without a request under way. Clients drop idle connections about then themselves.
 const IDLE: Duration = Duration::from_secs(90);
 
-/// The dues of one connection. `clone` shares them.
+/// The deadlines of one connection. `clone` shares them.
 #[derive(Clone, Debug)]
-pub(crate) struct Dues(Arc<Mutex<State>>);
+pub(crate) struct Deadlines(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
@@ -44,7 +44,7 @@ struct State {
 
 /// What is to become of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Decision {
     Keep,
     /// No further requests.
     End,
@@ -54,10 +54,10 @@ pub(crate) enum Verdict {
     Slow,
 }
 
-impl Dues {
-    pub(crate) fn new() -> Dues {
+impl Deadlines {
+    pub(crate) fn new() -> Deadlines {
         let now = Instant::now();
-        Dues(Arc::new(Mutex::new(State {
+        Deadlines(Arc::new(Mutex::new(State {
             begun: now,
             asked: false,
             admitted: false,
@@ -81,30 +81,30 @@ impl Dues {
         state.next += 1;
         state.open.insert(number, Some(Instant::now() + WRITE_STALL));
         drop(state);
-        Taken { body, dues: self.clone(), number }
+        Taken { body, deadlines: self.clone(), number }
     }
 
-    pub(crate) fn verdict(&self) -> Verdict {
+    pub(crate) fn decision(&self) -> Decision {
         let now = Instant::now();
         let mut state = self.state();
         let is_past = |from: Instant, time| now >= from + time;
         if !state.asked && is_past(state.begun, FIRST_REQUEST) {
-            return Verdict::Cut;
+            return Decision::Cut;
         }
         if state.open.values().flatten().any(|due| *due <= now) {
-            return Verdict::Slow;
+            return Decision::Slow;
         }
         let is_idle = state.open.is_empty() && is_past(state.idle, IDLE);
         if let Some(ending) = state.ending {
             // Time for the last bytes, which may wait within HTTP/2.
             let stays = state.open.is_empty() && is_past(ending, WRITE_STALL);
-            return if stays { Verdict::Cut } else { Verdict::Keep };
+            return if stays { Decision::Cut } else { Decision::Keep };
         }
         if is_idle || (!state.admitted && is_past(state.begun, ADMISSION)) {
             state.ending = Some(now);
-            return Verdict::End;
+            return Decision::End;
         }
-        Verdict::Keep
+        Decision::Keep
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -117,7 +117,7 @@ impl Dues {
 #[derive(Debug)]
 pub(crate) struct Taken<B> {
     body: B,
-    dues: Dues,
+    deadlines: Deadlines,
     number: u64,
 }
 
@@ -131,7 +131,7 @@ impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Taken<B> 
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         let due = polled.is_ready().then(|| Instant::now() + WRITE_STALL);
-        self.dues.state().open.insert(self.number, due);
+        self.deadlines.state().open.insert(self.number, due);
         polled
     }
 
@@ -146,7 +146,7 @@ impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for Taken<B> 
 
 impl<B> Drop for Taken<B> {
     fn drop(&mut self) {
-        let mut state = self.dues.state();
+        let mut state = self.deadlines.state();
         state.open.remove(&self.number);
         state.idle = Instant::now();
     }
@@ -163,11 +163,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Keeps until `time` from now, and then is this.
-    async fn expect(dues: &Dues, time: Duration, verdict: Verdict) {
+    async fn expect(deadlines: &Deadlines, time: Duration, decision: Decision) {
         advance(time - SECOND).await;
-        assert_eq!(dues.verdict(), Verdict::Keep);
+        assert_eq!(deadlines.decision(), Decision::Keep);
         advance(SECOND).await;
-        assert_eq!(dues.verdict(), verdict);
+        assert_eq!(deadlines.decision(), decision);
     }
 
     fn short() -> Full<Bytes> {
@@ -176,48 +176,48 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_nothing_is_cut() {
-        expect(&Dues::new(), FIRST_REQUEST, Verdict::Cut).await;
+        expect(&Deadlines::new(), FIRST_REQUEST, Decision::Cut).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_asks_but_may_not_read_is_told_to_go() {
-        let dues = Dues::new();
+        let deadlines = Deadlines::new();
         for _ in 0..ADMISSION.as_secs() - 1 {
             advance(SECOND).await;
-            dues.answer(short()).collect().await.unwrap();
+            deadlines.answer(short()).collect().await.unwrap();
         }
-        expect(&dues, SECOND, Verdict::End).await;
-        expect(&dues, WRITE_STALL, Verdict::Cut).await;
+        expect(&deadlines, SECOND, Decision::End).await;
+        expect(&deadlines, WRITE_STALL, Decision::Cut).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_may_read_stays_until_it_is_idle() {
-        let dues = Dues::new();
-        dues.admitted();
-        let watch = dues.answer(StreamBody::new(stream::pending::<Result<_, ()>>()));
+        let deadlines = Deadlines::new();
+        deadlines.admitted();
+        let watch = deadlines.answer(StreamBody::new(stream::pending::<Result<_, ()>>()));
         let mut watch = Box::pin(watch);
         let waits = tokio::time::timeout(SECOND, watch.frame()).await;
         assert!(waits.is_err(), "there is nothing to take");
         advance(WRITE_STALL * 100).await;
-        assert_eq!(dues.verdict(), Verdict::Keep);
+        assert_eq!(deadlines.decision(), Decision::Keep);
         drop(watch);
-        expect(&dues, IDLE, Verdict::End).await;
+        expect(&deadlines, IDLE, Decision::End).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_does_not_take_what_it_asked_for_is_slow() {
-        let dues = Dues::new();
-        dues.admitted();
-        let untaken = dues.answer(short());
-        expect(&dues, WRITE_STALL, Verdict::Slow).await;
+        let deadlines = Deadlines::new();
+        deadlines.admitted();
+        let untaken = deadlines.answer(short());
+        expect(&deadlines, WRITE_STALL, Decision::Slow).await;
         drop(untaken);
         let pieces = (0..3).map(|_| Ok::<_, ()>(Frame::data(Bytes::from_static(b"x"))));
-        let mut list = dues.answer(StreamBody::new(stream::iter(pieces)));
+        let mut list = deadlines.answer(StreamBody::new(stream::iter(pieces)));
         for _ in 0..3 {
             advance(WRITE_STALL - SECOND).await;
-            assert_eq!(dues.verdict(), Verdict::Keep);
+            assert_eq!(deadlines.decision(), Decision::Keep);
             list.frame().await.unwrap().unwrap();
         }
-        expect(&dues, WRITE_STALL, Verdict::Slow).await;
+        expect(&deadlines, WRITE_STALL, Decision::Slow).await;
     }
 }

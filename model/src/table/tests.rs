@@ -1,23 +1,24 @@
 //! Rows as `kubectl` shows them: object → cells.
 
 use super::*;
+use crate::name::Kind;
 
 const NOW: &str = "2026-11-20T08:05:45Z";
 
 #[track_caller]
-fn check(resource: Resource, mut object: Value, expected: &str) {
+fn check(resource: Kind, mut object: Value, expected: &str) {
     object["metadata"]["name"] = "web".into();
     object["metadata"]["creationTimestamp"] = "2026-11-20T08:04:31Z".into();
-    let cells = cells(resource, &object, NOW.parse().unwrap());
+    let cells = resource.cells(&object, NOW.parse().unwrap());
     let cells = cells.as_array().unwrap();
-    assert_eq!(cells.len(), definitions(resource).as_array().unwrap().len());
+    assert_eq!(cells.len(), resource.column_definitions().as_array().unwrap().len());
     let cell = |cell: &Value| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned);
     assert_eq!(cells.iter().map(cell).collect::<Vec<_>>().join(" | "), expected);
 }
 
 #[test]
 fn services() {
-    let check = |spec: Value, expected| check(Resource::Services, json!({"spec": spec}), expected);
+    let check = |spec: Value, expected| check(Kind::Service, json!({"spec": spec}), expected);
     check(
         json!({"type": "ClusterIP", "clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"],
                "ports": [{"port": 80, "protocol": "TCP", "targetPort": 80}]}),
@@ -49,16 +50,16 @@ fn endpoints_and_slices() {
         "endpoints": [{"addresses": ["10.1.0.2"]}, {"addresses": ["10.1.0.3"]}],
     });
     let expected = "web | IPv4 | 8080,any,* + 2 more... | 10.1.0.2,10.1.0.3 | 74s";
-    check(Resource::EndpointSlices, slice, expected);
+    check(Kind::EndpointSlice, slice, expected);
     let empty = json!({"addressType": "FQDN", "ports": null, "endpoints": null});
-    check(Resource::EndpointSlices, empty, "web | FQDN | <unset> | <unset> | 74s");
+    check(Kind::EndpointSlice, empty, "web | FQDN | <unset> | <unset> | 74s");
     let endpoints = json!({"subsets": [
         {"addresses": [{"ip": "10.1.0.2"}, {"ip": "::1"}], "ports": [{"port": 80}, {"port": 81}]},
         {"addresses": [{"ip": "10.1.0.4"}]},
     ]});
     let expected = "web | 10.1.0.2:80,[::1]:80,10.1.0.2:81 + 2 more... | 74s";
-    check(Resource::Endpoints, endpoints, expected);
-    check(Resource::Endpoints, json!({}), "web | <none> | 74s");
+    check(Kind::Endpoints, endpoints, expected);
+    check(Kind::Endpoints, json!({}), "web | <none> | 74s");
 }
 
 #[test]
@@ -72,13 +73,13 @@ fn ingresses_and_their_classes() {
         "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}, {"hostname": "lb"}]}},
     });
     let expected = "web | switchyard | a.example,b.example | 192.0.2.1,lb | 80, 443 | 74s";
-    check(Resource::Ingresses, ingress, expected);
-    check(Resource::Ingresses, json!({}), "web | <none> | * |  | 80 | 74s");
+    check(Kind::Ingress, ingress, expected);
+    check(Kind::Ingress, json!({}), "web | <none> | * |  | 80 | 74s");
     let class = json!({"spec": {"controller": "x.example/y"}});
-    check(Resource::IngressClasses, class, "web | x.example/y | <none> | 74s");
+    check(Kind::IngressClass, class, "web | x.example/y | <none> | 74s");
     let parameters = json!({"apiGroup": "k8s.example", "kind": "P", "name": "n"});
     let class = json!({"spec": {"controller": "x.example/y", "parameters": parameters}});
-    check(Resource::IngressClasses, class, "web | x.example/y | P.k8s.example/n | 74s");
+    check(Kind::IngressClass, class, "web | x.example/y | P.k8s.example/n | 74s");
 }
 
 #[test]
@@ -92,11 +93,11 @@ fn pods_and_nodes() {
         },
     });
     let rest = "74s | 10.1.0.2 | n1 | <none> | <none>";
-    check(Resource::Pods, pod.clone(), &format!("web | 2/2 | Running | 0 | {rest}"));
+    check(Kind::Pod, pod.clone(), &format!("web | 2/2 | Running | 0 | {rest}"));
     let mut told = pod;
     told["status"]["containerStatuses"] = json!([{"ready": true, "restartCount": 3}]);
     told["metadata"] = json!({"deletionTimestamp": NOW});
-    check(Resource::Pods, told, &format!("web | 1/2 | Terminating | 3 | {rest}"));
+    check(Kind::Pod, told, &format!("web | 1/2 | Terminating | 3 | {rest}"));
     let node = json!({
         "metadata": {"labels": {"node-role.kubernetes.io/edge": ""}},
         "spec": {"unschedulable": true},
@@ -107,7 +108,7 @@ fn pods_and_nodes() {
         },
     });
     check(
-        Resource::Nodes,
+        Kind::Node,
         node,
         "web | Ready,SchedulingDisabled | edge | 74s | v1.36.2 | 10.0.0.1 | <none> | Debian \
          | <unknown> | <unknown>",
@@ -117,8 +118,8 @@ fn pods_and_nodes() {
 #[test]
 fn the_other_kinds() {
     let secret = json!({"type": "Opaque", "data": {"a": "eA==", "b": "eQ=="}});
-    check(Resource::Secrets, secret, "web | Opaque | 2 | 74s");
-    check(Resource::Namespaces, json!({"status": {"phase": "Active"}}), "web | Active | 74s");
+    check(Kind::Secret, secret, "web | Opaque | 2 | 74s");
+    check(Kind::Namespace, json!({"status": {"phase": "Active"}}), "web | Active | 74s");
     let event = json!({
         "involvedObject": {"kind": "Service", "name": "web"},
         "type": "Warning",
@@ -129,7 +130,7 @@ fn the_other_kinds() {
         "firstTimestamp": "junk",
     });
     check(
-        Resource::Events,
+        Kind::Event,
         event,
         "5s | Warning | Rejected | service/web |  | switchyard | web.yaml:3:5: error | <unknown> \
          | 1 | web",

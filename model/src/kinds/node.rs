@@ -1,0 +1,38 @@
+//! v1 Node.
+
+use crate::entry::{Entry, PLAIN, Process};
+use crate::name::Kind;
+use crate::object::Node;
+use crate::reader::reader;
+use crate::table;
+use crate::validate;
+
+pub(super) const ENTRY: Entry = Entry {
+    kind: Kind::Node,
+    name: "Node",
+    plural: "nodes",
+    singular: "node",
+    short_names: &["no"],
+    namespaced: false,
+    listed_by: &[Process::Proxy],
+    // Nodes tell which endpoints are near. Many accounts may not read them, and all Services are
+    // served without.
+    optional: true,
+    reader: reader!(Node, validate::node),
+    empty: r#","spec":{},"status":{}"#,
+    fields: &[("spec.unschedulable", "/spec/unschedulable")],
+    columns: &[
+        "Name",
+        "Status",
+        "Roles",
+        "Age",
+        "Version",
+        "+Internal-IP",
+        "+External-IP",
+        "+OS-Image",
+        "+Kernel-Version",
+        "+Container-Runtime",
+    ],
+    cells: table::node,
+    ..PLAIN
+};
