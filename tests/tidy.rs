@@ -15,13 +15,14 @@ use std::path::{Path, PathBuf};
 use graph::Graph;
 
 /// Which of our packages each may depend on.
-const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
     ("model", &[]),
+    ("balance", &[]),
     ("daemon", &[]),
     ("feed", &["model", "daemon"]),
     ("apiserver", &["model", "feed", "daemon"]),
-    ("proxy", &["model", "feed", "daemon"]),
-    ("ingress", &["model", "feed", "daemon"]),
+    ("proxy", &["model", "balance", "feed", "daemon"]),
+    ("ingress", &["model", "balance", "feed", "daemon"]),
     ("dns", &["model", "feed", "daemon"]),
     ("switchyard", &["model", "feed", "apiserver", "daemon", "proxy", "ingress", "dns"]),
 ];
@@ -43,6 +44,7 @@ const PURE: &[&str] = &[
     "apiserver/src/table",
     "apiserver/src/text",
     "apiserver/src/view",
+    "balance/src",
     "dns/src/forward/relay",
     "dns/src/respond",
     "dns/src/wire",
@@ -63,9 +65,7 @@ const PURE: &[&str] = &[
     "ingress/src/snapshot",
     "ingress/src/upstream/codec",
     "model/src",
-    "proxy/src/affinity",
     "proxy/src/datapath/userspace/crowd",
-    "proxy/src/pick",
     "proxy/src/proxy_protocol",
     "proxy/src/resolver",
     "proxy/src/snapshot",

@@ -12,11 +12,14 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::flags::{LogFlags, LogFormat};
+use crate::library_lines::LibraryLimit;
 
 /// Whose log it is. JSON lines always say so; text does where several processes write to one
 /// place.
@@ -30,17 +33,15 @@ pub struct Process {
 /// of the dataplane has no name to log.
 pub fn init(flags: &LogFlags, process: Option<Process>) {
     let filter = flags.filter.as_deref().unwrap_or("info");
-    // What it says of a certificate at each try, we say once and with what to do.
-    let quiet = |filter: &str| format!("rustls_platform_verifier=off,{filter}");
-    let filter =
-        EnvFilter::try_new(quiet(filter)).unwrap_or_else(|_| EnvFilter::new(quiet("info")));
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = io::stderr().is_terminal();
     let format = flags.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let begin = process.map_or(String::new(), |process| beginning(process, format));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines { begin });
+    let lines = fmt::layer().with_writer(Lines { begin });
+    let registry = tracing_subscriber::registry().with(filter).with(LibraryLimit::default());
     let _ = match format {
-        LogFormat::Text => builder.with_ansi(terminal && may_colour()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        LogFormat::Text => registry.with(lines.with_ansi(terminal && may_colour())).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
 }
 

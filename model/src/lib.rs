@@ -9,6 +9,8 @@
 
 pub mod document;
 mod explanation;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod manifest;
 mod model;
 mod name;
