@@ -6,6 +6,7 @@
 //! (the store).
 
 mod catalogue;
+mod changes;
 mod read;
 mod scan;
 mod status;
@@ -18,9 +19,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::Daemon;
+use daemon::log_limit::LogLimit;
 
 pub(crate) use catalogue::Catalogue;
 pub use catalogue::{Whole, Wholes};
+use changes::Summary;
 pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
 use scan::{Look, Stat};
@@ -35,6 +38,9 @@ use model::Kinds;
 use model::record::RecordKind;
 use model::store::{Event, Store};
 use model::{Changes, Model};
+
+/// Lines that say what a batch changed.
+static CHANGED: LogLimit = LogLimit::new("lines on changes of the folder");
 
 /// From a hint to the look: a writer's next event mostly follows within this time.
 const QUIET: Duration = Duration::from_millis(10);
@@ -369,7 +375,9 @@ impl Folder {
 
     fn publish(&mut self, begun: Instant) {
         let first = !std::mem::replace(&mut self.published, true);
-        for event in self.events(first && !self.restored) {
+        let events = self.events(first && !self.restored);
+        let summary = Summary::of(&events, |key| self.catalogue.file_of(key));
+        for event in events {
             self.store.handle(event);
         }
         let (model, changes) = self.store.commit();
@@ -383,6 +391,9 @@ impl Folder {
                 tracing::info!(folder, objects, ?took, "folder read");
             }
             tracing::debug!(changes = changes.len(), took = ?begun.elapsed(), "batch");
+            if let Some(line) = summary.line().filter(|_| !first && CHANGED.admits()) {
+                tracing::info!("{line}");
+            }
         }
         match &mut self.output {
             Output::Mailbox(publisher) if changed => {
