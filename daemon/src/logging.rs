@@ -36,6 +36,7 @@ pub fn init(flags: &LogFlags, process: Option<Process>) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = io::stderr().is_terminal();
     let format = flags.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    FOR_PEOPLE.store(terminal && format == LogFormat::Text, Ordering::Relaxed);
     let begin = process.map_or(String::new(), |process| beginning(process, format));
     let lines = fmt::layer().with_writer(Lines { begin });
     let registry = tracing_subscriber::registry().with(filter).with(LibraryLimit::default());
@@ -43,6 +44,13 @@ pub fn init(flags: &LogFlags, process: Option<Process>) {
         LogFormat::Text => registry.with(lines.with_ansi(terminal && may_colour())).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
+}
+
+static FOR_PEOPLE: AtomicBool = AtomicBool::new(false);
+
+/// Whether the log is text on a terminal, where a message may have several lines.
+pub fn is_for_people() -> bool {
+    FOR_PEOPLE.load(Ordering::Relaxed)
 }
 
 /// Whether text may be coloured: not if `NO_COLOR` is set (no-color.org) or the terminal is `dumb`.

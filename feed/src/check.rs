@@ -93,14 +93,7 @@ impl Checked {
     /// When `out` cannot be written to.
     pub fn write_text(&self, out: &mut impl Write) -> io::Result<()> {
         for report in &self.reports {
-            writeln!(out, "{report}")?;
-            for line in report.drawing() {
-                writeln!(out, "  {line}")?;
-            }
-            if let Some(help) = &report.problem.help {
-                writeln!(out, "  help: {help}")?;
-            }
-            writeln!(out)?;
+            writeln!(out, "{}\n", report.to_text())?;
         }
         writeln!(
             out,

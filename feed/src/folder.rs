@@ -6,6 +6,7 @@
 //! (the store).
 
 mod catalogue;
+mod changes;
 mod read;
 mod scan;
 mod status;
@@ -18,9 +19,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::Daemon;
+use daemon::log_limit::LogLimit;
 
 pub(crate) use catalogue::Catalogue;
 pub use catalogue::{Whole, Wholes};
+use changes::Summary;
 pub(crate) use read::text_of as read_text;
 use read::{Files, LookContext, QUIET};
 use scan::{Look, Stat};
@@ -33,6 +36,9 @@ use crate::report::Report;
 use crate::update::{Publisher, Updates, mailbox};
 use model::store::{Event, Store};
 use model::{Changes, Kind, Kinds, Model};
+
+/// Lines that say what a batch changed.
+static CHANGED: LogLimit = LogLimit::new("lines on changes of the folder");
 
 /// From look to look without a hint. Below two seconds, so that a change that inotify does not
 /// see is served within two seconds; 10,000 files take 26 ms to look at.
@@ -365,7 +371,9 @@ impl Folder {
 
     fn publish(&mut self, begun: Instant) {
         let first = !std::mem::replace(&mut self.published, true);
-        for event in self.events(first && !self.restored) {
+        let events = self.events(first && !self.restored);
+        let summary = Summary::of(&events, |key| self.catalogue.file_of(key));
+        for event in events {
             self.store.handle(event);
         }
         let (model, changes) = self.store.commit();
@@ -379,6 +387,9 @@ impl Folder {
                 tracing::info!(folder, objects, ?took, "folder read");
             }
             tracing::debug!(changes = changes.len(), took = ?begun.elapsed(), "batch");
+            if let Some(line) = summary.line().filter(|_| !first && CHANGED.admits()) {
+                tracing::info!("{line}");
+            }
         }
         match &mut self.output {
             Output::Mailbox(publisher) if changed => {

@@ -53,6 +53,14 @@ impl Report {
 }
 
 impl Report {
+    /// For people: place and message, the offending lines, and what to do.
+    pub fn to_text(&self) -> String {
+        let mut lines = vec![self.to_string()];
+        lines.extend(self.drawing().iter().map(|line| format!("  {line}")));
+        lines.extend(self.problem.help.iter().map(|help| format!("  help: {help}")));
+        lines.join("\n")
+    }
+
     /// As `/status` shows it, with the offending lines.
     pub fn to_json(&self) -> serde_json::Value {
         let mut value = self.summary();

@@ -186,20 +186,36 @@ pub(super) fn log(news: &[Report]) {
     let warnings = news.iter().filter(|report| report.is_warning());
     let notes = news.iter().filter(|report| !report.is_error() && !report.is_warning());
     for report in errors.chain(warnings).chain(notes).take(MAX_LOGGED) {
-        let problem = &report.problem;
-        let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
-        let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
-        let lines = report.drawing().join("\n");
-        let help = problem.help.as_deref().unwrap_or_default();
-        let message = &problem.message;
-        match problem.level {
-            Level::Error => tracing::warn!(place, object, help, lines, "rejected: {message}"),
-            Level::Warning => tracing::warn!(place, object, help, lines, "{message}"),
-            Level::Note => tracing::debug!(place, object, help, lines, "{message}"),
+        match daemon::logging::is_for_people() {
+            true => log_for_people(report),
+            false => log_as_fields(report),
         }
     }
     if let Some(more) = news.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
         tracing::warn!(more, "more problems: see /status, or run `switchyard check`");
+    }
+}
+
+/// As `switchyard check` prints it.
+fn log_for_people(report: &Report) {
+    let text = report.to_text();
+    match report.problem.level {
+        Level::Error | Level::Warning => tracing::warn!("{text}"),
+        Level::Note => tracing::debug!("{text}"),
+    }
+}
+
+fn log_as_fields(report: &Report) {
+    let problem = &report.problem;
+    let place = format!("{}:{}:{}", report.file.display(), report.line(), report.column());
+    let object = report.object.as_ref().map(ToString::to_string).unwrap_or_default();
+    let lines = report.drawing().join("\n");
+    let help = problem.help.as_deref().unwrap_or_default();
+    let message = &problem.message;
+    match problem.level {
+        Level::Error => tracing::warn!(place, object, help, lines, "rejected: {message}"),
+        Level::Warning => tracing::warn!(place, object, help, lines, "{message}"),
+        Level::Note => tracing::debug!(place, object, help, lines, "{message}"),
     }
 }
 
