@@ -8,8 +8,19 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the binary is made of.
-const SOURCES: [&str; 9] =
-    ["Cargo.lock", "Cargo.toml", "build.rs", "daemon", "dns", "feed", "ingress", "proxy", "src"];
+const SOURCES: [&str; 11] = [
+    "Cargo.lock",
+    "Cargo.toml",
+    "apiserver",
+    "build.rs",
+    "daemon",
+    "dns",
+    "feed",
+    "ingress",
+    "model",
+    "proxy",
+    "src",
+];
 
 fn main() {
     println!("cargo::rerun-if-env-changed=SWITCHYARD_COMMIT");

@@ -72,7 +72,7 @@ struct Tool<C: clap::Args> {
 #[derive(Debug, clap::Args)]
 struct Server {
     #[command(flatten)]
-    own: feed::server::Config,
+    own: apiserver::Config,
     #[command(flatten)]
     shared: daemon::Flags,
 }
@@ -109,7 +109,7 @@ fn main() -> ExitCode {
         Command::Feed(s) => {
             let state_dir = s.shared.state_dir.clone();
             daemon::start("feed", &s.shared, s.own.admin, |daemon| async {
-                feed::server::run(s.own, state_dir, daemon).await
+                apiserver::run(s.own, state_dir, daemon).await
             })
         }
         Command::Demo(config) => run_tool(&demo::log(), async {

@@ -3,9 +3,6 @@
 //! All that the folder source reports, and what would surprise ([`surprise`]). Left out: the
 //! command line, which is the root package's.
 
-mod certificate;
-mod surprise;
-
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -13,16 +10,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::document;
 use crate::folder::{self, Catalogue};
-use crate::manifest::{self, Format};
-use crate::name::Kinds;
 use crate::path::FilePath;
-use crate::problem::{Excerpt, Problem};
-use crate::record::RecordKey;
 use crate::report::Report;
-use crate::store::Store;
-use crate::tree::Step;
+use model::Kinds;
+use model::document::{self, Format};
+use model::manifest;
+use model::problem::{Excerpt, Problem};
+use model::record::RecordKey;
+use model::store::Store;
+use model::surprise::{self, Surprise};
 
 /// What a check found.
 #[derive(Debug)]
@@ -138,14 +135,6 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A problem of an object, at a field.
-#[derive(Debug)]
-struct Surprise {
-    key: RecordKey,
-    path: Vec<Step>,
-    problem: Problem,
-}
-
 /// Finds the lines of what objects surprise with: each file is read once more for that.
 fn place(catalogue: &Catalogue, surprises: Vec<Surprise>) -> Vec<Report> {
     let mut by_file: HashMap<FilePath, HashMap<RecordKey, Vec<Surprise>>> = HashMap::new();
@@ -182,7 +171,7 @@ fn locate(
             let start = part.text.as_ptr() as usize - text.as_ptr() as usize;
             let excerpt = Some(Excerpt::around(text, start + mark.byte_in(part.text)));
             let before = if mark.line == 0 { part.columns_before } else { 0 };
-            let mark = crate::problem::Mark { column: mark.column + before, ..mark };
+            let mark = model::problem::Mark { column: mark.column + before, ..mark };
             reports.push(Report {
                 file: file.clone(),
                 object: Some(key.clone()),

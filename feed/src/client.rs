@@ -43,11 +43,11 @@ use session::Session;
 use status::Status;
 use transport::Transport;
 
-use crate::explanation::Rejected;
-use crate::name::Kinds;
 use crate::own_token;
 use crate::state::State;
 use crate::update::{Updates, mailbox};
+use model::Kinds;
+use model::Rejected;
 
 /// Longer objects are skipped. The API refuses what takes more than 1.5 MiB in its store, where
 /// it is written more densely than as JSON.

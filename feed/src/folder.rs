@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 use daemon::Daemon;
 
 pub(crate) use catalogue::Catalogue;
-pub(crate) use catalogue::{Whole, Wholes};
+pub use catalogue::{Whole, Wholes};
 pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
 use scan::{Look, Stat};
@@ -28,13 +28,13 @@ pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 
-use crate::model::{Changes, Model};
-use crate::name::Kinds;
 use crate::path::FilePath;
-use crate::record::RecordKind;
 use crate::report::Report;
-use crate::store::{Event, Store};
 use crate::update::{Publisher, Updates, mailbox};
+use model::Kinds;
+use model::record::RecordKind;
+use model::store::{Event, Store};
+use model::{Changes, Model};
 
 /// From a hint to the look: a writer's next event mostly follows within this time.
 const QUIET: Duration = Duration::from_millis(10);
@@ -67,21 +67,21 @@ fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates
 }
 
 /// One look's outcome with whole objects, for the feed server.
-pub(crate) struct Batch {
-    pub(crate) wholes: Wholes,
-    pub(crate) model: Model,
-    pub(crate) changes: Changes,
-    pub(crate) reports: Arc<[Report]>,
+pub struct Batch {
+    pub wholes: Wholes,
+    pub model: Model,
+    pub changes: Changes,
+    pub reports: Arc<[Report]>,
     /// When the first hint of it came.
-    pub(crate) received: Instant,
+    pub received: Instant,
 }
 
 /// What an earlier process served of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Restored {
-    pub(crate) path: PathBuf,
+pub struct Restored {
+    pub path: PathBuf,
     /// The objects as JSON, each on a line.
-    pub(crate) objects: String,
+    pub objects: String,
 }
 
 /// Follows several folders as one, on a thread that lives as long as the process, and hands
@@ -91,7 +91,7 @@ pub(crate) struct Restored {
 /// # Errors
 ///
 /// When one of the folders cannot be read at the start, and nothing of it was restored.
-pub(crate) fn follow_whole(
+pub fn follow_whole(
     roots: Vec<PathBuf>,
     restored: Vec<Restored>,
     daemon: &Daemon,

@@ -22,8 +22,8 @@ pub(crate) use lookup::{Lookup, Outcome};
 use status::Status;
 use table::Table;
 
-use crate::model::{Changes, Model};
 use crate::update::{Publisher, Update, Updates, mailbox};
+use model::{Changes, Model};
 
 /// Lookups under way at once: enough for a start with thousands of names, and no flood.
 const MAX_LOOKUPS: usize = 64;

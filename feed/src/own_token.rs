@@ -25,7 +25,7 @@ const BYTES: usize = 32;
 
 /// Why there is no such token.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unusable {
+pub enum Unusable {
     #[error("{} is not a folder, but a link or a file: remove it", .0.display())]
     NoFolder(PathBuf),
     #[error("{} belongs to another user: have it removed, or set XDG_RUNTIME_DIR", .0.display())]
@@ -38,7 +38,7 @@ pub(crate) enum Unusable {
 
 /// The token of a feed that serves an address, in its file.
 #[derive(Clone)]
-pub(crate) struct OwnToken {
+pub struct OwnToken {
     path: PathBuf,
     token: String,
 }
@@ -56,7 +56,7 @@ impl OwnToken {
     /// # Errors
     ///
     /// When the folder cannot be made, or is not this user's alone.
-    pub(crate) fn provide(folder: &Path, address: SocketAddr) -> Result<OwnToken, Unusable> {
+    pub fn provide(folder: &Path, address: SocketAddr) -> Result<OwnToken, Unusable> {
         let path = file(folder, address);
         let kept = read(&path).ok().map(|(token, _)| token);
         let token = OwnToken { path, token: kept.unwrap_or_else(generate) };
@@ -65,11 +65,11 @@ impl OwnToken {
         Ok(token)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
-    pub(crate) fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         &self.token
     }
 
@@ -78,7 +78,7 @@ impl OwnToken {
     /// # Errors
     ///
     /// When that fails.
-    pub(crate) fn restore(&self) -> Result<(), Unusable> {
+    pub fn restore(&self) -> Result<(), Unusable> {
         if self.path.exists() { Ok(()) } else { self.write() }
     }
 
@@ -102,7 +102,7 @@ impl OwnToken {
 
 /// The folders in which tokens are kept, the one for new ones first. A client may have been
 /// started otherwise than its feed, without a session or by way of `sudo`, so it looks into all.
-pub(crate) fn folders() -> Vec<PathBuf> {
+pub fn folders() -> Vec<PathBuf> {
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     // Another user's may be left over in the environment.
     let is_ours =
@@ -113,7 +113,7 @@ pub(crate) fn folders() -> Vec<PathBuf> {
 }
 
 /// The address of a feed at a URL whose token may be here: one on loopback.
-pub(crate) fn address_of(url: &Uri) -> Option<SocketAddr> {
+pub fn address_of(url: &Uri) -> Option<SocketAddr> {
     let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
     let ip = match host.parse::<IpAddr>() {
         Ok(ip) => ip.to_canonical(),
@@ -126,13 +126,13 @@ pub(crate) fn address_of(url: &Uri) -> Option<SocketAddr> {
 
 /// Whether a token may be shown on a connection on loopback: to a server of the same user only.
 /// Blocking.
-pub(crate) fn may_be_shown(server: SocketAddr, client: SocketAddr) -> bool {
+pub fn may_be_shown(server: SocketAddr, client: SocketAddr) -> bool {
     let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
     owner::is_users(plain(server), plain(client), user())
 }
 
 /// The token for an address, if a feed of this user has left one.
-pub(crate) fn find(folders: &[PathBuf], address: SocketAddr) -> Option<String> {
+pub fn find(folders: &[PathBuf], address: SocketAddr) -> Option<String> {
     let usable = folders.iter().filter(|folder| check(folder).is_ok());
     let found = usable.filter_map(|folder| read(&file(folder, address)).ok());
     found.max_by_key(|(_, written)| *written).map(|(token, _)| token)

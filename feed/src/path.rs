@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// A path that is ordered by its bytes. [`Path`] itself compares component by component, and
 /// with 10,000 files that took most of the time of a look at the folder.
 #[derive(Clone)]
-pub(crate) struct FilePath(Arc<Path>);
+pub struct FilePath(Arc<Path>);
 
 impl FilePath {
     fn bytes(&self) -> &[u8] {

@@ -3,44 +3,44 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::name::Kind;
 use crate::path::FilePath;
-use crate::problem::{Excerpt, Level, Mark, Problem};
-use crate::record::{RecordKey, RecordKind};
+use model::Kind;
+use model::problem::{Excerpt, Level, Mark, Problem};
+use model::record::{RecordKey, RecordKind};
 
 /// Something that is wrong in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Report {
-    pub(crate) file: FilePath,
-    pub(crate) object: Option<RecordKey>,
-    pub(crate) problem: Arc<Problem>,
+pub struct Report {
+    pub file: FilePath,
+    pub object: Option<RecordKey>,
+    pub problem: Arc<Problem>,
     /// Lines of the file before the problem's document.
-    pub(crate) lines_above: u32,
+    pub lines_above: u32,
 }
 
 impl Report {
     /// From 1.
-    pub(crate) fn line(&self) -> u32 {
+    pub fn line(&self) -> u32 {
         self.lines_above + self.problem.mark.line + 1
     }
 
     /// From 1.
-    pub(crate) fn column(&self) -> u32 {
+    pub fn column(&self) -> u32 {
         self.problem.mark.column + 1
     }
 
-    pub(crate) fn is_error(&self) -> bool {
+    pub fn is_error(&self) -> bool {
         self.problem.level == Level::Error
     }
 
-    pub(crate) fn is_warning(&self) -> bool {
+    pub fn is_warning(&self) -> bool {
         self.problem.level == Level::Warning
     }
 
     /// The offending lines with a caret below the place; none where they must not be shown.
     ///
     /// What only turned out beside another file has no excerpt yet, so the file is read again.
-    pub(crate) fn drawing(&self) -> Vec<String> {
+    pub fn drawing(&self) -> Vec<String> {
         let secret = |key: &RecordKey| key.kind == RecordKind::Of(Kind::Secret);
         if self.problem.excerpt.is_some() || self.object.as_ref().is_none_or(secret) {
             return self.problem.drawing(self.lines_above);
@@ -55,14 +55,14 @@ impl Report {
 
 impl Report {
     /// As `/status` shows it, with the offending lines.
-    pub(crate) fn to_json(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> serde_json::Value {
         let mut value = self.summary();
         value["lines"] = self.drawing().into();
         value
     }
 
     /// As `/status` shows it.
-    pub(crate) fn summary(&self) -> serde_json::Value {
+    pub fn summary(&self) -> serde_json::Value {
         serde_json::json!({
             "file": self.file.display().to_string(),
             "line": self.line(),

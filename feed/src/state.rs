@@ -5,7 +5,7 @@
 //! and validation as an API's answers, so a later version of this program can too.
 
 mod encode;
-pub(crate) mod file;
+pub mod file;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::decode::Decoder;
 use crate::client::session::Text;
-use crate::model::{Model, Object};
-use crate::name::{Kind, Kinds};
-use crate::record::{Record, RecordKind};
+use model::record::{Record, RecordKind};
+use model::{Kind, Kinds};
+use model::{Model, Object};
 
 /// Between two writes: what happened since the last one is what a cold start may miss.
 const SAVE_EVERY: Duration = Duration::from_secs(5);

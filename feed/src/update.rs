@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use crate::model::{Changes, Model};
+use model::{Changes, Model};
 
 /// The model after a batch, and what changed since the consumer's previous update.
 #[derive(Clone, Debug)]
@@ -105,8 +105,8 @@ impl Updates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Object;
-    use crate::name::ObjectName;
+    use model::Object;
+    use model::ObjectName;
 
     #[tokio::test]
     async fn unread_updates_merge_and_a_dropped_publisher_ends_them() {

@@ -9,13 +9,13 @@ use serde::Deserialize;
 use super::beginning::Beginning;
 use super::session::Text;
 use crate::hosts;
-use crate::model::{Address, EndpointSlice};
-use crate::name::{Kind, ObjectName};
-use crate::object;
-use crate::problem::Level;
-use crate::record::Record;
-use crate::tree::Path;
-use crate::validate::{self, Check, Interner};
+use model::object;
+use model::problem::Level;
+use model::record::Record;
+use model::tree::Path;
+use model::validate::{self, Check, Interner};
+use model::{Address, EndpointSlice};
+use model::{Kind, ObjectName};
 
 /// Why an object is not served.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,8 +13,7 @@ use tokio::time::timeout;
 use super::credentials::Place;
 use super::machine::Patience;
 use super::transport::Transport;
-use crate::explanation::Rejected;
-use crate::server::{HELP, bracketed};
+use model::{HELP, Rejected, bracketed};
 
 /// The newest of them are enough to say what is wrong, and fit into what is read at once.
 const PATH: &str = "/api/v1/events?limit=100";

@@ -18,9 +18,9 @@ use super::session::{Session, Told};
 use super::transport::{Link, Transport, chain, retry_after};
 use super::version::Version;
 use super::weight;
-use crate::name::{Kind, ObjectName};
-use crate::record::{RecordKey, RecordKind};
-use crate::store::Event;
+use model::record::{RecordKey, RecordKind};
+use model::store::Event;
+use model::{Kind, ObjectName};
 
 /// What a follower has to say, in the order in which it happened.
 #[derive(Debug)]

@@ -10,12 +10,12 @@ use super::cut::Cuts;
 use super::follower::{Item, News};
 use super::machine::Fault;
 use super::status::Status;
-use crate::model::{Changes, Model};
-use crate::name::{Kind, Kinds, ObjectKey};
-use crate::record::RecordKind;
 use crate::state::State;
-use crate::store::{Event, Store};
 use crate::update::Publisher;
+use model::record::RecordKind;
+use model::store::{Event, Store};
+use model::{Changes, Model};
+use model::{Kind, Kinds, ObjectKey};
 
 /// How often to look whether anybody still reads, and whether the feed is stale.
 const LOOK: Duration = Duration::from_millis(500);

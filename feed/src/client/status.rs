@@ -17,7 +17,7 @@ use super::decode::Rejection;
 use super::machine::{Fault, Server};
 use super::version::Version;
 use crate::gauges::{self, Standing, timestamp};
-use crate::name::{Kind, ObjectKey};
+use model::{Kind, ObjectKey};
 
 /// Rejected objects listed at `/status`; the count is always whole.
 const MAX_LISTED: usize = 1000;

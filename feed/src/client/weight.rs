@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::model::{Details, EndpointSlice, Ingress};
-use crate::name::ObjectName;
-use crate::record::Record;
+use model::ObjectName;
+use model::record::Record;
+use model::{Details, EndpointSlice, Ingress};
 
 /// A record, its name and its places in maps.
 const RECORD: usize = 256;

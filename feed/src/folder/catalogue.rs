@@ -17,24 +17,25 @@ use smallvec::SmallVec;
 use claims::{Claims, Wish};
 use file::{Definition, File};
 
-use crate::manifest::{Claim, Format, Keep};
-use crate::name::{Kind, Kinds, ObjectName};
 use crate::path::FilePath;
-use crate::problem::{Level, Problem};
-use crate::record::{Record, RecordKey, RecordKind};
 use crate::report::Report;
-use crate::store::Event;
-use crate::validate::Interner;
+use model::document::Format;
+use model::manifest::{Claim, Keep};
+use model::problem::{Level, Problem};
+use model::record::{Record, RecordKey, RecordKind};
+use model::store::Event;
+use model::validate::Interner;
+use model::{Kind, Kinds, ObjectName};
 
 /// Objects whose whole JSON changed, or their file; `None`: they are no longer served.
-pub(crate) type Wholes = Vec<(RecordKey, Option<Whole>)>;
+pub type Wholes = Vec<(RecordKey, Option<Whole>)>;
 
 /// An object as its file has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Whole {
-    pub(crate) file: FilePath,
+pub struct Whole {
+    pub file: FilePath,
     /// All of it, as JSON on one line.
-    pub(crate) text: Arc<str>,
+    pub text: Arc<str>,
 }
 
 #[derive(Debug)]

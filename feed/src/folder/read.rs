@@ -14,11 +14,10 @@ use std::time::{Duration, Instant, SystemTime};
 use super::QUIET;
 use super::scan::{Found, Look, Stat};
 use super::watch::{Hints, State};
-use crate::document::{self, hash};
-use crate::manifest::Format;
 use crate::path::FilePath;
-use crate::problem::{Level, Mark, Problem};
 use crate::report::Report;
+use model::document::{self, Format, hash};
+use model::problem::{Level, Mark, Problem};
 
 /// Larger files are refused before they are read: 10,000 Services with 100,000 endpoints, as
 /// `kubectl` dumps them, are half of it.

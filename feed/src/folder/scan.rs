@@ -11,8 +11,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::manifest::Format;
 use crate::path::FilePath;
+use model::document::Format;
 
 /// Manifests in one folder: 10,000 Services in a file each, with room.
 const MAX_FILES: usize = 100_000;

@@ -9,8 +9,8 @@ use daemon::{Guard, Readiness};
 use serde_json::{Value, json};
 
 use crate::gauges::{self, Standing, timestamp};
-use crate::problem::Level;
 use crate::report::Report;
+use model::problem::Level;
 
 /// Problems listed at `/status`; the count is always whole.
 const MAX_LISTED: usize = 1000;
@@ -204,6 +204,6 @@ pub(super) fn log(news: &[Report]) {
 }
 
 /// A problem that only moved to another line is the same one.
-fn identity(report: &Report) -> (&std::path::Path, Option<&crate::record::RecordKey>, &str) {
+fn identity(report: &Report) -> (&std::path::Path, Option<&model::record::RecordKey>, &str) {
     (&report.file, report.object.as_ref(), &report.problem.message)
 }

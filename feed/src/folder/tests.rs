@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use daemon::Daemon;
 
 use super::*;
-use crate::model::Model;
-use crate::name::ObjectName;
 use crate::update::Update;
+use model::Model;
+use model::ObjectName;
 
 /// What a change may take however it is made; doubled, for a busy machine.
 const ANY_WAY: Duration = Duration::from_secs(4);

@@ -12,8 +12,8 @@ use foldhash::fast::RandomState;
 
 use super::is_local;
 use super::lookup::Outcome;
-use crate::model::{AddressType, Changes, EndpointSlice, Map, Model, Slices};
-use crate::name::ObjectName;
+use model::ObjectName;
+use model::{AddressType, Changes, EndpointSlice, Map, Model, Slices};
 
 /// When to ask again for a host that does not exist, or that nobody could look up: as soon as
 /// for one that does, for that is when a container starts.

@@ -13,13 +13,13 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::model::{
+use model::record::RecordKind;
+use model::{
     Address, AddressType, BackendPort, Endpoint, EndpointSlice, Ingress, IngressBackend,
     IngressClass, IngressPath, Model, Node, PathType, Pod, Secret, Service, ServicePort,
     ServiceType, TargetPort, TrafficDistribution, TrafficPolicy,
 };
-use crate::name::{Kind, ObjectName};
-use crate::record::RecordKind;
+use model::{Kind, ObjectName};
 
 /// Writes all objects of a kind, each on a line.
 ///

@@ -18,7 +18,7 @@ const MAX_BYTES: u64 = 1 << 30;
 
 /// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub enum FileError {
     #[error(transparent)]
     Read(#[from] io::Error),
     #[error("it is longer than any state of ours")]
@@ -31,7 +31,7 @@ pub(crate) enum FileError {
 
 impl FileError {
     /// Whether there is no file at all.
-    pub(crate) fn is_absent(&self) -> bool {
+    pub fn is_absent(&self) -> bool {
         matches!(self, FileError::Read(error) if error.kind() == io::ErrorKind::NotFound)
     }
 }
@@ -46,10 +46,7 @@ struct Trailer {
 /// # Errors
 ///
 /// When it cannot be written, or would be too long; then what was there stays.
-pub(crate) fn write(
-    path: &Path,
-    fill: impl FnOnce(&mut Lines) -> io::Result<()>,
-) -> io::Result<u64> {
+pub fn write(path: &Path, fill: impl FnOnce(&mut Lines) -> io::Result<()>) -> io::Result<u64> {
     let beside = beside(path, ".new");
     // What an earlier process left half-written may have other permissions.
     match std::fs::remove_file(&beside) {
@@ -86,7 +83,7 @@ fn fill_file(file: File, fill: impl FnOnce(&mut Lines) -> io::Result<()>) -> io:
 /// # Errors
 ///
 /// When it is not there, or not as it was written.
-pub(crate) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+pub fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     if std::fs::metadata(path)?.len() > MAX_BYTES {
         return Err(FileError::TooLong);
     }
@@ -106,7 +103,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, FileError> {
 
 /// Keeps other processes from a file until dropped, or until this process ends, however it ends.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
+pub struct Lock(#[expect(dead_code, reason = "held for its lock")] File);
 
 impl Lock {
     /// Locks a file by one beside it.
@@ -114,7 +111,7 @@ impl Lock {
     /// # Errors
     ///
     /// `WouldBlock` when another process has it.
-    pub(crate) fn take(path: &Path) -> io::Result<Lock> {
+    pub fn take(path: &Path) -> io::Result<Lock> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
         let file = options.open(beside(path, ".lock"))?;
@@ -130,7 +127,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Writes through to a file and computes its checksum.
-pub(crate) struct Lines {
+pub struct Lines {
     inner: BufWriter<File>,
     sum: Context,
     bytes: u64,
@@ -142,7 +139,7 @@ impl Lines {
     /// # Errors
     ///
     /// When the file cannot be written.
-    pub(crate) fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
+    pub fn line(&mut self, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut *self, value)?;
         self.write_all(b"\n")
     }

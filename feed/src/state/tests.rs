@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::model::Changes;
+use model::Changes;
 
 /// Every field that the model holds, in each of its forms.
 const OBJECTS: &[(Kind, &str)] = &[

@@ -9,9 +9,9 @@ use tempfile::TempDir;
 
 use super::fake::{Act, Fake, Misdeed, bookmark, error, line};
 use super::*;
-use crate::model::Model;
-use crate::name::Kind;
 use crate::update::Update;
+use model::Kind;
+use model::Model;
 
 const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingress]);
 /// From the end of a fault until the state is a fresh list's: two seconds, and the time that a

@@ -6,10 +6,10 @@
 use std::collections::{HashMap, HashSet};
 
 use super::file::Definition;
-use crate::manifest::Claim;
-use crate::name::ObjectName;
 use crate::path::FilePath;
-use crate::record::{Record, RecordKey};
+use model::ObjectName;
+use model::manifest::Claim;
+use model::record::{Record, RecordKey};
 
 #[derive(Debug, Default)]
 pub(super) struct Claims(HashMap<Claim, ObjectName>);

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use crate::document::{self, MAX_DOCUMENTS, hash};
-use crate::manifest::{self, Claim, Format, Keep, Outcome, Reading};
-use crate::name::Kinds;
 use crate::path::FilePath;
-use crate::problem::{Level, Mark, Problem};
-use crate::record::{Record, RecordKey};
 use crate::report::Report;
-use crate::validate::Interner;
+use model::Kinds;
+use model::document::{self, Format, MAX_DOCUMENTS, hash};
+use model::manifest::{self, Claim, Keep, Outcome, Reading};
+use model::problem::{Level, Mark, Problem};
+use model::record::{Record, RecordKey};
+use model::validate::Interner;
 
 /// Problems of one file that keep their lines: nobody reads on, and each takes memory.
 const MAX_EXCERPTS: usize = 1000;
@@ -63,7 +63,7 @@ impl Definition {
     /// Which of the Service's ports asks for that node port.
     pub(super) fn port_index(&self, claim: Claim) -> usize {
         let Some(Record::Service(record)) = &self.record else { return 0 };
-        let is_it = |port: &crate::model::ServicePort| {
+        let is_it = |port: &model::ServicePort| {
             port.node_port.is_some_and(|number| Claim::NodePort(number, port.protocol) == claim)
         };
         record.service.ports.iter().position(is_it).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! Hosts as they come, resolve, fail and go: what is looked up when, and the endpoints of it.
 
 use super::*;
-use crate::model::{Address, Details, Endpoint, Object, SlicePort};
+use model::{Address, Details, Endpoint, Object, SlicePort};
 
 const AGE: Duration = Duration::from_secs(3);
 
@@ -10,7 +10,7 @@ fn slice(name: &str, hosts: &[&str]) -> Object {
         |host: &&str| Endpoint::ready_with(vec![Address::Host((*host).into())], Details::default());
     let port = SlicePort {
         name: "http".into(),
-        protocol: crate::model::Protocol::Tcp,
+        protocol: model::Protocol::Tcp,
         port: std::num::NonZeroU16::new(8080),
         app_protocol: None,
     };
@@ -44,8 +44,8 @@ impl World {
 
     fn delete(&mut self, name: &str) {
         let mut changes = Changes::default();
-        let key = crate::name::ObjectKey {
-            kind: crate::name::Kind::EndpointSlice,
+        let key = model::ObjectKey {
+            kind: model::Kind::EndpointSlice,
             name: ObjectName::new("shop", name),
         };
         self.model.delete(&key, &mut changes);

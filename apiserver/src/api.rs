@@ -1,0 +1,403 @@
+//! Requests → answers.
+//!
+//! Decides in this order, as a kube-apiserver does: who asks, may they, is it there. Everything
+//! is answered from memory and nothing here waits; only the bodies of watches and of lists take
+//! time, at the pace of their clients, and are made at that pace.
+
+use std::convert::Infallible;
+use std::io::Write;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::stream;
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE,
+    HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
+use jiff::Timestamp;
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::access::{Access, Peer, User};
+use super::discovery;
+use super::dues::Dues;
+use super::grant::Grant;
+use super::list::{self, Page, Pieces, Scope};
+use super::query::{self, List, Options, Verb};
+use super::resource::Resource;
+use super::route::Route;
+use super::share::{Client, Share, Shares};
+use super::status::Status;
+use super::text::Text;
+use super::view::{View, Writer};
+use super::watch::{Open, Server, Stream};
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+type Answer = Result<Response<Body>, Status>;
+
+/// Lists that are compressed at once: each takes 300 KB for it. Those beyond are sent as they are.
+const MAX_COMPRESSED: usize = 64;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Who asks: one client on one connection.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    pub(crate) peer: Peer,
+    pub(crate) client: Client,
+    pub(crate) dues: Dues,
+}
+
+/// Answers requests. `clone` shares everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    pub(crate) server: Server,
+    pub(crate) access: Arc<Access>,
+    /// Watches and lists that may still be begun.
+    streams: Shares,
+    /// Lists that may still be compressed.
+    compressors: Arc<Semaphore>,
+}
+
+impl Api {
+    pub(crate) fn new(server: Server, access: Arc<Access>, streams: Shares) -> Api {
+        let compressors = Arc::new(Semaphore::new(MAX_COMPRESSED));
+        Api { server, access, streams, compressors }
+    }
+
+    pub(crate) fn answer<B>(&self, request: &Request<B>, caller: &Caller) -> Response<Body> {
+        let response = self.decide(request, caller).unwrap_or_else(|status| failure(&status));
+        self.server.metrics.answered(response.status());
+        tracing::debug!(
+            method = %request.method(),
+            path = request.uri().path(),
+            code = response.status().as_u16(),
+            "request"
+        );
+        response
+    }
+
+    fn decide<B>(&self, request: &Request<B>, caller: &Caller) -> Answer {
+        let peer = &caller.peer;
+        if peer.rebindable && !is_local(request) {
+            return Err(Status::foreign_host());
+        }
+        let route = Route::of(request.uri().path());
+        let method = request.method();
+        match route {
+            // Probes and clients that look which server this is are asked for nothing.
+            Route::Version if method == Method::GET => return Ok(json(&discovery::version())),
+            Route::Health if method == Method::GET => return Ok(text(StatusCode::OK, "ok")),
+            _ => {}
+        }
+        let authorization = header(request.headers(), &AUTHORIZATION);
+        let user = self.access.user(authorization).ok_or_else(Status::unauthorized)?;
+        caller.dues.admitted();
+        let shown = (user, authorization);
+        if method != Method::GET {
+            return match route {
+                Route::Unknown => Ok(not_found()),
+                _ => Err(Status::read_only()),
+            };
+        }
+        match route {
+            Route::CoreVersions => Ok(json(&discovery::core_versions(&peer.address))),
+            Route::Groups => Ok(json(&discovery::groups())),
+            Route::Group(name) => found(discovery::group(&name)),
+            Route::Resources(group) => found(discovery::resources(&group)),
+            Route::OpenApi => Ok(open_api(request.headers())),
+            Route::Collection { resource, namespace } => {
+                self.collection(request, caller, shown, resource, namespace)
+            }
+            Route::Object { resource, namespace, name } => {
+                self.object(request, peer, user, &Named { resource, namespace, name })
+            }
+            Route::UnknownResource => Err(Status::unknown_resource()),
+            Route::Version | Route::Health | Route::Unknown => Ok(not_found()),
+        }
+    }
+
+    fn collection<B>(
+        &self,
+        request: &Request<B>,
+        caller: &Caller,
+        shown: (User, Option<&str>),
+        resource: Resource,
+        namespace: Option<String>,
+    ) -> Answer {
+        let query = request.uri().query().unwrap_or_default();
+        let options = Options::parse(resource, query);
+        let verb = match options.as_ref().map(|options| &options.verb) {
+            Ok(Verb::Watch(_)) => "watch",
+            _ => "list",
+        };
+        let named = Named {
+            resource,
+            namespace: namespace.clone().unwrap_or_default(),
+            name: String::new(),
+        };
+        self.check_secrets(&caller.peer, shown.0, verb, &named)?;
+        let Options { selector, verb, include } = options?;
+        let view = View::accepted(header(request.headers(), &ACCEPT), include)
+            .ok_or_else(Status::not_acceptable)?;
+        let scope = Scope { resource, namespace, selector };
+        let (access, live) = (self.access.clone(), self.server.live.clone());
+        let grant = Grant::new(access, live, shown, caller.peer.clone(), resource);
+        let place = self.streams.take(caller.client).ok_or_else(Status::too_many_streams)?;
+        match verb {
+            Verb::List(list) => self.list(request.headers(), scope, view, &list, (grant, place)),
+            Verb::Watch(watch) => {
+                let open = Open::new(self.server.metrics.watchers(resource), place);
+                let begun = Stream::begin(self.server.clone(), scope, view, &watch, (grant, open));
+                // The error of a version is part of the stream: kube-rs asks again and again
+                // for ever where the answer itself has that code.
+                Ok(begun.map_or_else(|status| streamed(status.to_frame()), following))
+            }
+        }
+    }
+
+    fn list(
+        &self,
+        headers: &HeaderMap,
+        scope: Scope,
+        view: View,
+        list: &List,
+        (grant, place): (Grant, Share),
+    ) -> Answer {
+        let state = self.server.live.read(|h| list::state(h, scope.resource, list))?;
+        let writer = Writer::new(scope.resource, view);
+        let page = Page::of(state.snapshot(), scope, list);
+        let gzip = || header(headers, &ACCEPT_ENCODING).is_some_and(accepts_gzip);
+        let compressor = match page.is_short() {
+            false if gzip() => self.compressors.clone().try_acquire_owned().ok(),
+            _ => None,
+        };
+        let varies = !page.is_short();
+        let encoder = compressor.map(|permit| Encoder {
+            gzip: GzEncoder::new(Vec::new(), Compression::fast()),
+            _permit: permit,
+        });
+        let gzip = encoder.is_some();
+        let pieces = Pieces::new(writer, page, Timestamp::now(), Text::default());
+        let body = stream::unfold(Listing { pieces, encoder, grant, _place: place }, |mut body| {
+            std::future::ready(body.next().map(|piece| (Ok(Frame::data(piece)), body)))
+        });
+        let mut response = Response::new(StreamBody::new(body).boxed_unsync());
+        set(&mut response, CONTENT_TYPE, JSON);
+        if varies {
+            set(&mut response, VARY, HeaderValue::from_static("Accept-Encoding"));
+        }
+        if gzip {
+            set(&mut response, CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        Ok(uncached(response))
+    }
+
+    fn object<B>(&self, request: &Request<B>, peer: &Peer, user: User, named: &Named) -> Answer {
+        self.check_secrets(peer, user, "get", named)?;
+        let include = query::include(request.uri().query().unwrap_or_default());
+        let view = View::accepted(header(request.headers(), &ACCEPT), include)
+            .ok_or_else(Status::not_acceptable)?;
+        let name = model::ObjectName::new(&named.namespace, &named.name);
+        let objects = self.server.live.read(|history| history.current(named.resource)).objects;
+        let entry =
+            objects.get(&name).ok_or_else(|| Status::not_found(named.resource, &named.name))?;
+        let mut text = Text::default();
+        Writer::new(named.resource, view).object(entry, Timestamp::now(), &mut text);
+        text.put(b"\n");
+        Ok(object(text))
+    }
+
+    fn check_secrets(
+        &self,
+        peer: &Peer,
+        user: User,
+        verb: &str,
+        named: &Named,
+    ) -> Result<(), Status> {
+        if named.resource != Resource::Secrets {
+            return Ok(());
+        }
+        self.access.may_read_secrets(user, peer).map_err(|why| {
+            let place = match named.namespace.as_str() {
+                "" => "at the cluster scope".to_owned(),
+                namespace => format!("in the namespace {namespace:?}"),
+            };
+            let user = user.to_string();
+            let sentence = format!(
+                "User {user:?} cannot {verb} resource \"secrets\" in API group \"\" {place}"
+            );
+            Status::forbidden(named.resource, &named.name, &sentence, &why)
+        })
+    }
+}
+
+/// An object, or with an empty name all of a namespace.
+struct Named {
+    resource: Resource,
+    namespace: String,
+    name: String,
+}
+
+/// The text of a list in pieces, compressed if the client wants it so.
+struct Listing {
+    pieces: Pieces,
+    encoder: Option<Encoder>,
+    grant: Grant,
+    _place: Share,
+}
+
+struct Encoder {
+    gzip: GzEncoder<Vec<u8>>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Listing {
+    fn next(&mut self) -> Option<Bytes> {
+        // A list that breaks off is none: its client asks anew, and learns why.
+        if !self.grant.holds() {
+            return None;
+        }
+        loop {
+            let piece = self.pieces.next();
+            let Some(encoder) = &mut self.encoder else { return piece };
+            let Some(piece) = piece else {
+                let rest = self.encoder.take()?.gzip.finish();
+                return Some(rest.expect("a vector takes everything").into());
+            };
+            encoder.gzip.write_all(&piece).expect("a vector takes everything");
+            let compressed = std::mem::take(encoder.gzip.get_mut());
+            if !compressed.is_empty() {
+                return Some(compressed.into());
+            }
+        }
+    }
+}
+
+fn accepts_gzip(accepted: &str) -> bool {
+    accepted.split(',').any(|encoding| {
+        let mut parts = encoding.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
+        named && !parts.any(|part| matches!(part, "q=0" | "q=0.0"))
+    })
+}
+
+/// Whether neither the Host nor the Origin is a name that someone else may own.
+fn is_local<B>(request: &Request<B>) -> bool {
+    let authority = request.uri().authority();
+    daemon::admin::is_local(request.headers())
+        && authority.is_none_or(|name| daemon::admin::is_local_authority(name.as_str()))
+}
+
+fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn following(stream: Stream) -> Response<Body> {
+    let lines = stream::unfold(stream, |mut stream| async move {
+        let piece = stream.next().await?;
+        Some((Ok(Frame::data(piece)), stream))
+    });
+    let mut response = Response::new(StreamBody::new(lines).boxed_unsync());
+    set(&mut response, CONTENT_TYPE, JSON);
+    uncached(response)
+}
+
+/// A watch that ends with its first line.
+fn streamed(line: String) -> Response<Body> {
+    let only = stream::iter([Ok(Frame::data(Bytes::from(line)))]);
+    let mut response = Response::new(StreamBody::new(only).boxed_unsync());
+    set(&mut response, CONTENT_TYPE, JSON);
+    uncached(response)
+}
+
+fn found(description: Option<Value>) -> Answer {
+    description.map(|description| json(&description)).ok_or_else(Status::unknown_resource)
+}
+
+fn json(value: &Value) -> Response<Body> {
+    json_text(format!("{value}\n").into_bytes())
+}
+
+fn json_text(text: Vec<u8>) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+    set(&mut response, CONTENT_TYPE, JSON);
+    uncached(response)
+}
+
+/// A large object is not copied.
+fn object(mut text: Text) -> Response<Body> {
+    let pieces: Vec<_> = std::iter::from_fn(|| text.next()).collect();
+    let body = match <[Bytes; 1]>::try_from(pieces) {
+        Ok([only]) => Full::new(only).boxed_unsync(),
+        Err(pieces) => {
+            let frames = pieces.into_iter().map(|piece| Ok(Frame::data(piece)));
+            StreamBody::new(stream::iter(frames)).boxed_unsync()
+        }
+    };
+    let mut response = Response::new(body);
+    set(&mut response, CONTENT_TYPE, JSON);
+    uncached(response)
+}
+
+fn text(code: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+    *response.status_mut() = code;
+    set(&mut response, CONTENT_TYPE, TEXT);
+    uncached(response)
+}
+
+/// A path that no part of the API has.
+fn not_found() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// An OpenAPI document that describes nothing: with it `kubectl apply` and `create` come as far
+/// as the write, and tell their user why it is refused; without it they stop earlier, at a
+/// riddle.
+fn open_api(headers: &HeaderMap) -> Response<Body> {
+    /// The empty document in protobuf has no bytes.
+    const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    let accept = header(headers, &ACCEPT).unwrap_or_default();
+    if accept.contains("openapi.spec.v2") {
+        let mut response = json_text(Vec::new());
+        set(&mut response, CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
+        return response;
+    }
+    let info = serde_json::json!({"title": "Kubernetes", "version": "v1.36.0"});
+    json(&serde_json::json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}))
+}
+
+fn failure(status: &Status) -> Response<Body> {
+    let mut response = json_text(format!("{}\n", status.to_json()).into_bytes());
+    *response.status_mut() = status.code();
+    if let Some(seconds) = status.retry_after() {
+        set(&mut response, RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if status.code() == StatusCode::METHOD_NOT_ALLOWED {
+        set(&mut response, ALLOW, HeaderValue::from_static("GET"));
+    }
+    response
+}
+
+/// Objects change, and Secrets must not stay in anyone's cache.
+fn uncached(mut response: Response<Body>) -> Response<Body> {
+    set(&mut response, CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    let nosniff = HeaderValue::from_static("nosniff");
+    set(&mut response, HeaderName::from_static("x-content-type-options"), nosniff);
+    response
+}
+
+fn set(response: &mut Response<Body>, name: HeaderName, value: HeaderValue) {
+    response.headers_mut().insert(name, value);
+}
+
+#[cfg(test)]
+mod tests;

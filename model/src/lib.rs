@@ -1,0 +1,28 @@
+//! Kubernetes objects and what they mean together: the join of them that every process follows.
+//!
+//! text → tree → object → record → store → [`Model`]. Objects are read from YAML and JSON
+//! ([`tree`], [`document`], [`manifest`]) into types cut to the fields in use ([`object`]),
+//! checked by the API's rules ([`validate`]) and joined by the [`store`].
+//!
+//! Left out on purpose: sockets, files, clocks and runtimes. Where objects come from is the work
+//! of the package `feed`; what a process does with them, of that process.
+
+pub mod document;
+mod explanation;
+pub mod manifest;
+mod model;
+mod name;
+pub mod object;
+pub mod problem;
+pub mod record;
+mod schema;
+pub mod store;
+pub mod surprise;
+pub mod tree;
+pub mod validate;
+
+pub use explanation::{
+    Explanation, HELP, LostHost, Rejected, Trouble, bracketed, fix_of_slices, nearest,
+};
+pub use model::*;
+pub use name::{Kind, Kinds, ObjectKey, ObjectName};

@@ -1,0 +1,246 @@
+//! The store: events of a source → the model, with what changed.
+//!
+//! The only mutable copy. A list of a kind is buffered between [`Event::Init`] and
+//! [`Event::InitDone`] and swapped in whole, as a difference, so a re-list removes what is gone
+//! and touches nothing that stayed. Slices that Endpoints or Pods stand for are made here
+//! ([`mod@derive`]), because they are a join of objects. Left out: where events come from.
+
+mod derive;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use derive::Derivation;
+use foldhash::fast::RandomState;
+
+use crate::model::{Changes, EndpointSlice, Model, Object};
+use crate::name::{Kind, Kinds, ObjectKey, ObjectName};
+use crate::record::{Record, RecordKey, RecordKind};
+
+/// What a source tells of one object, or of the list of a kind.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A list of this kind begins.
+    Init(RecordKind),
+    /// An object of the list that began.
+    InitApply(Record),
+    /// An object of the list that began has gone before the list was complete.
+    InitDelete(RecordKey),
+    /// An object of the list that began is not valid: its last good state stays, if it has one.
+    InitKeep(RecordKey),
+    /// The list is complete: what it did not name is gone.
+    InitDone(RecordKind),
+    Apply(Record),
+    Delete(RecordKey),
+}
+
+#[derive(Debug)]
+pub struct Store {
+    kinds: Kinds,
+    model: Model,
+    changes: Changes,
+    /// `None` where the source has done it already.
+    derivation: Option<Derivation>,
+    /// The slices in the model that stand there for a Service without any.
+    derived: HashSet<ObjectName, RandomState>,
+    listing: BTreeMap<RecordKind, Listing>,
+    listed: Vec<RecordKind>,
+}
+
+/// A list that has begun.
+#[derive(Debug, Default)]
+struct Listing {
+    records: Vec<Record>,
+    kept: Vec<ObjectName>,
+}
+
+impl Store {
+    /// A store whose model holds these kinds only, with the slices that Endpoints and Pods stand
+    /// for.
+    pub fn new(kinds: Kinds) -> Store {
+        Store { derivation: Some(Derivation::default()), ..Store::of_api(kinds) }
+    }
+
+    /// A store for what an API serves, where every slice is an object already.
+    pub fn of_api(kinds: Kinds) -> Store {
+        Store {
+            kinds,
+            model: Model::default(),
+            changes: Changes::default(),
+            derivation: None,
+            derived: HashSet::default(),
+            listing: BTreeMap::new(),
+            listed: Vec::new(),
+        }
+    }
+
+    pub fn handle(&mut self, event: Event) {
+        match event {
+            Event::Init(kind) => {
+                self.listing.insert(kind, Listing::default());
+            }
+            Event::InitApply(record) => self.list(record.key().kind).records.push(record),
+            Event::InitDelete(key) => {
+                let list = self.list(key.kind);
+                list.records.retain(|record| record.key() != key);
+                list.kept.retain(|name| *name != key.name);
+            }
+            Event::InitKeep(key) => self.list(key.kind).kept.push(key.name),
+            Event::InitDone(kind) => self.swap(kind),
+            Event::Apply(record) => self.apply(record),
+            Event::Delete(key) => self.delete(&key),
+        }
+    }
+
+    /// The list that began will never be complete.
+    pub fn forget_list(&mut self, kind: RecordKind) {
+        self.listing.remove(&kind);
+    }
+
+    /// Ends a batch: the model after it, and what changed since the last one.
+    pub fn commit(&mut self) -> (Model, Changes) {
+        if let Some(derivation) = &mut self.derivation {
+            let (model, derived) = (&self.model, &self.derived);
+            let has_own = |service: &ObjectName| {
+                model.slices_of(service).iter().any(|slice| !derived.contains(&slice.name))
+            };
+            for (service, slices) in derivation.refresh(has_own) {
+                self.replace_derived(&service, slices);
+            }
+        }
+        (self.model.clone(), std::mem::take(&mut self.changes))
+    }
+
+    /// Whether every kind has been listed once.
+    pub fn is_synced(&self) -> bool {
+        self.listed.len() == RecordKind::ALL.len()
+    }
+
+    fn list(&mut self, kind: RecordKind) -> &mut Listing {
+        self.listing.get_mut(&kind).expect("Init comes before what is in the list")
+    }
+
+    fn swap(&mut self, kind: RecordKind) {
+        let list = self.listing.remove(&kind).expect("Init comes before InitDone");
+        let mut gone = self.names(kind);
+        for name in &list.kept {
+            gone.remove(name);
+        }
+        for record in list.records {
+            gone.remove(&record.key().name);
+            self.apply(record);
+        }
+        for name in gone {
+            self.delete(&RecordKey { kind, name });
+        }
+        if !self.listed.contains(&kind) {
+            self.listed.push(kind);
+        }
+    }
+
+    /// The names of all objects of a kind.
+    fn names(&self, kind: RecordKind) -> BTreeSet<ObjectName> {
+        let model = &self.model;
+        let mut names = self.derivation.as_ref().map(|d| d.names(kind)).unwrap_or_default();
+        let RecordKind::Of(kind) = kind else { return names };
+        match kind {
+            Kind::Service => names.extend(model.service_names().cloned()),
+            Kind::EndpointSlice => {
+                let explicit = model.slice_names().filter(|name| !self.derived.contains(*name));
+                names.extend(explicit.cloned());
+            }
+            Kind::Pod => names.extend(model.pods().map(|o| o.name.clone())),
+            Kind::Node => names.extend(model.nodes().map(|o| o.name.clone())),
+            Kind::Ingress => names.extend(model.ingresses().map(|o| o.name.clone())),
+            Kind::IngressClass => names.extend(model.ingress_classes().map(|o| o.name.clone())),
+            Kind::Secret => names.extend(model.secrets().map(|o| o.name.clone())),
+            Kind::Namespace => names.extend(model.namespaces().cloned()),
+        }
+        names
+    }
+
+    fn apply(&mut self, record: Record) {
+        if let Some(derivation) = &mut self.derivation {
+            match &record {
+                Record::Service(record) => derivation.put_service(record.clone()),
+                Record::Endpoints(record) => derivation.put_endpoints(record.clone()),
+                Record::Pod(record) => derivation.put_pod(record.clone()),
+                Record::Node(node) => derivation.put_node(node),
+                Record::EndpointSlice(slice) => {
+                    derivation.touch_if_derived(&slice.service_name());
+                    if let Some(before) = self.model.owner_of_slice(&slice.name) {
+                        derivation.touch_if_derived(&before);
+                    }
+                    self.derived.remove(&slice.name);
+                }
+                _ => {}
+            }
+        }
+        match record {
+            Record::Service(record) => self.put(Object::Service(record.service.clone())),
+            Record::EndpointSlice(slice) => self.put(Object::EndpointSlice(slice)),
+            Record::Pod(record) => self.put(Object::Pod(record.pod.clone())),
+            Record::Node(o) => self.put(Object::Node(o)),
+            Record::Ingress(o) => self.put(Object::Ingress(o)),
+            Record::IngressClass(o) => self.put(Object::IngressClass(o)),
+            Record::Secret(o) => self.put(Object::Secret(o)),
+            Record::Namespace(name) => self.put(Object::Namespace(name)),
+            Record::Endpoints(_) | Record::Unwanted(_) => {}
+        }
+    }
+
+    fn put(&mut self, object: Object) {
+        if self.kinds.contains(object.key().kind) {
+            self.model.apply(object, &mut self.changes);
+        }
+    }
+
+    fn delete(&mut self, key: &RecordKey) {
+        let name = &key.name;
+        if let Some(derivation) = &mut self.derivation {
+            match key.kind {
+                RecordKind::Endpoints => derivation.delete_endpoints(name),
+                RecordKind::Of(Kind::Service) => derivation.delete_service(name),
+                RecordKind::Of(Kind::Pod) => derivation.delete_pod(name),
+                RecordKind::Of(Kind::Node) => derivation.delete_node(name),
+                RecordKind::Of(Kind::EndpointSlice) => {
+                    if let Some(owner) = self.model.owner_of_slice(name) {
+                        derivation.touch_if_derived(&owner);
+                    }
+                    self.derived.remove(name);
+                }
+                RecordKind::Of(_) => {}
+            }
+        }
+        if let RecordKind::Of(kind) = key.kind {
+            self.model.delete(&ObjectKey { kind, name: name.clone() }, &mut self.changes);
+        }
+    }
+
+    /// Puts the derived slices of a Service in the place of those derived before.
+    fn replace_derived(&mut self, service: &ObjectName, slices: Vec<Arc<EndpointSlice>>) {
+        if !self.kinds.contains(Kind::EndpointSlice) {
+            return;
+        }
+        let before = self.model.slices_of(service);
+        let before = before.iter().filter(|slice| self.derived.contains(&slice.name));
+        let gone = before.filter(|slice| slices.iter().all(|new| new.name != slice.name));
+        let gone: Vec<_> = gone.map(|slice| slice.name.clone()).collect();
+        for name in gone {
+            self.derived.remove(&name);
+            let key = ObjectKey { kind: Kind::EndpointSlice, name };
+            self.model.delete(&key, &mut self.changes);
+        }
+        for slice in slices {
+            // An explicit slice of that very name is someone's object: it stays.
+            let is_taken = self.model.owner_of_slice(&slice.name).is_some();
+            if self.derived.contains(&slice.name) || !is_taken {
+                self.derived.insert(slice.name.clone());
+                self.model.apply(Object::EndpointSlice(slice), &mut self.changes);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! EndpointSlice and Endpoints.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{At, Check, ROOT, accept, format};
+use crate::model::{Address, AddressType, Details, Endpoint, EndpointSlice, SlicePort};
+use crate::name::{Kind, ObjectName};
+use crate::object;
+use crate::record::{EndpointsRecord, Family, Record, RecordKind};
+
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// The API's own limits.
+const MAX_ENDPOINTS: usize = 1000;
+const MAX_ADDRESSES: usize = 100;
+
+/// An EndpointSlice; `None` without an error when it belongs to no Service.
+pub fn slice(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -> Option<Record> {
+    let kind = RecordKind::Of(Kind::EndpointSlice);
+    let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
+    let address_type = address_type(object, check);
+    let ports = ports(object.ports.as_deref().unwrap_or_default(), &ROOT.key("ports"), check);
+    let at = ROOT.key("endpoints");
+    let objects = object.endpoints.as_deref().unwrap_or_default();
+    if objects.len() > MAX_ENDPOINTS {
+        let count = objects.len();
+        check.error(at, format!("Too many: {count}: must have at most {MAX_ENDPOINTS} items"));
+    }
+    let endpoints = objects
+        .iter()
+        .enumerate()
+        .map(|(i, object)| endpoint(object, address_type, &at.index(i), check))
+        .collect();
+    let labels = object.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
+    let Some(service) = labels.and_then(|map| map.value(SERVICE_LABEL)).filter(|s| !s.is_empty())
+    else {
+        check.warn(
+            ROOT.key("metadata"),
+            format!("the slice has no label {SERVICE_LABEL}, so it belongs to no Service"),
+            "add the label with the Service's name",
+        );
+        return None;
+    };
+    // Most Services have one slice: there is nothing to share.
+    let service = service.into();
+    let slice = EndpointSlice { name, service, address_type, ports, endpoints };
+    accept(check, || Record::EndpointSlice(Arc::new(slice)))
+}
+
+fn address_type(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -> AddressType {
+    let at = ROOT.key("addressType");
+    match object.address_type.as_deref() {
+        Some("IPv4") => AddressType::Ipv4,
+        Some("IPv6") => AddressType::Ipv6,
+        Some("FQDN") => AddressType::Fqdn,
+        None | Some("") => {
+            check.required(at, "");
+            AddressType::Ipv4
+        }
+        Some(other) => {
+            check.unsupported(at, other, &["FQDN", "IPv4", "IPv6"]);
+            AddressType::Ipv4
+        }
+    }
+}
+
+fn ports(
+    objects: &[object::EndpointPort<'_>],
+    list: &At<'_>,
+    check: &mut Check<'_>,
+) -> Vec<SlicePort> {
+    let mut ports: Vec<SlicePort> = Vec::with_capacity(objects.len());
+    let mut names = HashSet::new();
+    for (i, object) in objects.iter().enumerate() {
+        let at = list.index(i);
+        let name = object.name.as_deref().unwrap_or_default();
+        if !name.is_empty() {
+            check.expect(at.key("name"), name, format::dns_label);
+        }
+        if !names.insert(name) {
+            check.duplicate(at.key("name"), name);
+        }
+        if let Some(app_protocol) = object.app_protocol.as_deref() {
+            check.expect(at.key("appProtocol"), app_protocol, format::qualified_name);
+        }
+        ports.push(SlicePort {
+            name: check.text(name),
+            protocol: check.protocol(at, object.protocol.as_ref()),
+            port: object.port.and_then(|port| check.port(at.key("port"), port)),
+            app_protocol: check.optional(object.app_protocol.as_ref()),
+        });
+    }
+    ports
+}
+
+fn endpoint(
+    object: &object::Endpoint<'_>,
+    address_type: AddressType,
+    at: &At<'_>,
+    check: &mut Check<'_>,
+) -> Endpoint {
+    let list = at.key("addresses");
+    let texts = object.addresses.as_deref().unwrap_or_default();
+    if texts.is_empty() {
+        check.required(list, "must contain at least 1 address");
+    } else if texts.len() > MAX_ADDRESSES {
+        let count = texts.len();
+        check.error(list, format!("Too many: {count}: must have at most {MAX_ADDRESSES} items"));
+    }
+    let mut addresses = Vec::with_capacity(texts.len());
+    for (i, text) in texts.iter().enumerate() {
+        addresses.extend(address(text, address_type, list.index(i), check));
+    }
+    let conditions = object.conditions.clone().unwrap_or_default();
+    let ready = conditions.ready.unwrap_or(true);
+    if let Some(hostname) = object.hostname.as_deref() {
+        check.expect(at.key("hostname"), hostname, format::dns_label);
+    }
+    let hints = object.hints.clone().unwrap_or_default();
+    let mut names = |list: Option<object::List<object::Named<'_>>>| {
+        let list = list.unwrap_or_default();
+        list.iter().filter_map(|hint| check.optional(hint.name.as_ref())).collect()
+    };
+    let (for_zones, for_nodes) = (names(hints.for_zones), names(hints.for_nodes));
+    let details = Details {
+        hostname: check.optional(object.hostname.as_ref()),
+        node_name: check.optional(object.node_name.as_ref()),
+        zone: check.optional(object.zone.as_ref()),
+        for_zones,
+        for_nodes,
+        ..Details::default()
+    };
+    let mut endpoint = Endpoint::ready_with(addresses, details);
+    endpoint.ready = ready;
+    endpoint.serving = conditions.serving.unwrap_or(ready);
+    endpoint.terminating = conditions.terminating.unwrap_or(false);
+    check.share(&mut endpoint);
+    endpoint
+}
+
+fn address(
+    text: &str,
+    address_type: AddressType,
+    at: At<'_>,
+    check: &mut Check<'_>,
+) -> Option<Address> {
+    let family = match address_type {
+        AddressType::Fqdn => return host(text, at, check),
+        AddressType::Ipv4 => Family::V4,
+        AddressType::Ipv6 => Family::V6,
+    };
+    let ip = check.ip(at, text)?;
+    if Family::of(ip) != family {
+        let family = if family == Family::V4 { "an IPv4" } else { "an IPv6" };
+        let before = check.complaints.len();
+        check.invalid(at, text, format!("must be {family} address"));
+        // The API says so of the whole list.
+        check.complaints.iter_mut().skip(before).for_each(|complaint| complaint.unsaid = 1);
+        return None;
+    }
+    endpoint_ip(ip, at, check)
+}
+
+/// One label is enough here: the name of a container.
+fn host(text: &str, at: At<'_>, check: &mut Check<'_>) -> Option<Address> {
+    let lower = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    if lower.parse::<IpAddr>().is_ok() {
+        check.invalid(at, text, "must be a DNS name, not an IP address");
+        return None;
+    }
+    let valid = check.expect(at, &lower, format::dns_subdomain);
+    valid.then(|| Address::Host(check.text(&lower)))
+}
+
+/// The API's rules for an endpoint's address, except that loopback is accepted: endpoints of a
+/// folder may run on this very machine.
+fn endpoint_ip(ip: IpAddr, at: At<'_>, check: &mut Check<'_>) -> Option<Address> {
+    let text = ip.to_string();
+    let (link_local, multicast) = match ip {
+        IpAddr::V4(ip) => (ip.is_link_local(), ip.is_multicast()),
+        IpAddr::V6(ip) => (ip.is_unicast_link_local(), ip.is_multicast()),
+    };
+    let why = if ip.is_unspecified() {
+        "may not be unspecified (0.0.0.0 or ::)"
+    } else if link_local {
+        "may not be in the link-local range (169.254.0.0/16, fe80::/10)"
+    } else if multicast {
+        "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"
+    } else {
+        if ip.is_loopback() && !std::mem::replace(&mut check.loopback, true) {
+            check.note(
+                at,
+                format!("{text} is a loopback address: not portable"),
+                "a Kubernetes API refuses it; it works for a folder on the same machine only",
+            );
+        }
+        return Some(Address::Ip(ip));
+    };
+    check.invalid(at, text, why);
+    None
+}
+
+/// Endpoints: each subset becomes a slice for each family of its addresses.
+pub fn endpoints(object: &object::Endpoints<'_>, check: &mut Check<'_>) -> Option<Record> {
+    let name = check.name(object.metadata.as_ref(), RecordKind::Endpoints, format::dns_subdomain);
+    let mut slices = Vec::new();
+    let list = ROOT.key("subsets");
+    for (i, subset) in object.subsets.iter().flatten().enumerate() {
+        slices.extend(subset_slices(subset, i, &name, &list.index(i), check));
+    }
+    let record = Arc::new(EndpointsRecord { name, slices });
+    accept(check, || Record::Endpoints(record))
+}
+
+fn subset_slices(
+    subset: &object::EndpointSubset<'_>,
+    number: usize,
+    name: &ObjectName,
+    at: &At<'_>,
+    check: &mut Check<'_>,
+) -> Vec<Arc<EndpointSlice>> {
+    let ports = ports(subset.ports.as_deref().unwrap_or_default(), &at.key("ports"), check);
+    for (i, port) in ports.iter().enumerate() {
+        let list = at.key("ports");
+        let at = list.index(i);
+        if port.port.is_none() && subset.ports.as_ref().is_some_and(|p| p[i].port.is_none()) {
+            check.port(at.key("port"), 0);
+        }
+        if port.name.is_empty() && ports.len() > 1 {
+            check.required(at.key("name"), "");
+        }
+    }
+    let mut families: BTreeMap<Family, Vec<Endpoint>> = BTreeMap::new();
+    let lists = [
+        ("addresses", &subset.addresses, true),
+        ("notReadyAddresses", &subset.not_ready_addresses, false),
+    ];
+    for (field, addresses, ready) in lists {
+        let list = at.key(field);
+        for (i, object) in addresses.iter().flatten().enumerate() {
+            let at = list.index(i);
+            let text = object.ip.as_deref().unwrap_or_default();
+            let Some(ip) = check.ip(at.key("ip"), text) else { continue };
+            if endpoint_ip(ip, at.key("ip"), check).is_none() {
+                continue;
+            }
+            let details = Details {
+                hostname: check.optional(object.hostname.as_ref()),
+                node_name: check.optional(object.node_name.as_ref()),
+                ..Details::default()
+            };
+            let mut endpoint = Endpoint::ready_with(vec![Address::Ip(ip)], details);
+            (endpoint.ready, endpoint.serving) = (ready, ready);
+            check.share(&mut endpoint);
+            families.entry(Family::of(ip)).or_default().push(endpoint);
+        }
+    }
+    let slices = families.into_iter().map(|(family, endpoints)| {
+        let (label, address_type) = match family {
+            Family::V4 => ("ipv4", AddressType::Ipv4),
+            Family::V6 => ("ipv6", AddressType::Ipv6),
+        };
+        let slice_name = format!("{}.endpoints.{label}.{number}", name.name);
+        Arc::new(EndpointSlice {
+            name: ObjectName { namespace: name.namespace.clone(), name: slice_name.into() },
+            service: name.name.clone(),
+            address_type,
+            ports: ports.clone(),
+            endpoints,
+        })
+    });
+    slices.collect()
+}
