@@ -5,10 +5,12 @@
 //! last by what changed. Endpoints are not part of it but in cells that its routes refer to
 //! ([`Backend`]), so that an endpoint that comes or goes rebuilds nothing.
 
+mod annotation;
 mod backend;
 mod certificate;
 mod compile;
 mod policy;
+mod problem;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +20,9 @@ use feed::{ObjectName, PathType};
 
 pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Unserved};
 pub(crate) use certificate::Certificate;
-pub(crate) use compile::{Compiler, Problem, by_ingress};
-pub(crate) use policy::{Policy, parse_bytes};
+pub(crate) use compile::Compiler;
+pub(crate) use policy::{Policy, RefusedBy, parse_bytes};
+pub(crate) use problem::{About, Problem};
 
 use crate::route::{HostKey, HostTable, PathTable};
 

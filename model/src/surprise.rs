@@ -23,6 +23,8 @@ pub struct Surprise {
     pub key: RecordKey,
     pub path: Vec<Step>,
     pub problem: Problem,
+    /// An object that is not there. Where it was rejected, that was reported already.
+    pub missing: Option<RecordKey>,
 }
 
 /// The class that an ingress serves unless its flags name another.
@@ -59,6 +61,7 @@ impl Found {
         self.0.push(Surprise {
             key: key(kind, name),
             path,
+            missing: None,
             problem: Problem {
                 level: Level::Warning,
                 message,
