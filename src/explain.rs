@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use daemon::{Daemon, Failure};
-use feed::{Explanation, Kind, Kinds, Protocol, Update};
+use feed::Update;
 use http::Uri;
+use model::{Explanation, Kind, Kinds, Protocol};
 
 use self::suspects::Suspects;
 

@@ -1,8 +1,9 @@
 //! Why a name is answered as it is: by the zone, through the code that answers packets.
 
-use feed::{Explanation, Model, ObjectName, Trouble, Update, nearest};
+use feed::Update;
 use hickory_proto::op::{Message, Query as Question, ResponseCode};
 use hickory_proto::rr::{Name as OtherName, RData, RecordType};
+use model::{Explanation, Model, ObjectName, Trouble, nearest};
 
 use crate::respond::{Outcome, Policy, respond};
 use crate::wire::reply::Transport;
@@ -297,7 +298,7 @@ impl Asked<'_> {
         Trouble { cause, fix }
     }
 
-    fn service(&self, name: &str, namespace: &str) -> Option<feed::ServiceEntry> {
+    fn service(&self, name: &str, namespace: &str) -> Option<model::ServiceEntry> {
         self.model.service(&ObjectName::new(namespace, name))
     }
 }

@@ -28,7 +28,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use daemon::{Daemon, Failure};
-use feed::{Kind, Kinds, Update, Updates};
+use feed::{Update, Updates};
+use model::{Kind, Kinds};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};

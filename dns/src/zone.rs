@@ -21,10 +21,10 @@ pub(crate) mod tests;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use feed::{Changes, Model, ObjectName, Protocol};
 use imbl::shared_ptr::DefaultSharedPtr;
 use imbl::{GenericHashSet, OrdMap, OrdSet};
 use ipnet::IpNet;
+use model::{Changes, Model, ObjectName, Protocol};
 use smallvec::SmallVec;
 
 use crate::wire::Name;

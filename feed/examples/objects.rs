@@ -11,7 +11,8 @@
 use std::time::Duration;
 
 use daemon::Daemon;
-use feed::{Config, Kind, Kinds};
+use feed::Config;
+use model::{Kind, Kinds};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;

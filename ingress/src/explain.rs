@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use daemon::Failure;
-use feed::{Explanation, Model, ObjectName, SlicePort, Trouble, Update, fix_of_slices, nearest};
+use feed::Update;
 use http::Uri;
 use model::problem::Level;
+use model::{Explanation, Model, ObjectName, SlicePort, Trouble, fix_of_slices, nearest};
 
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
@@ -174,8 +175,8 @@ impl Asked<'_> {
     }
 
     /// An Ingress that would serve the host if it were ours.
-    fn of_another_class(&self) -> Option<&Arc<feed::Ingress>> {
-        let names_host = |ingress: &&Arc<feed::Ingress>| {
+    fn of_another_class(&self) -> Option<&Arc<model::Ingress>> {
+        let names_host = |ingress: &&Arc<model::Ingress>| {
             let mut rules = ingress.rules.iter();
             rules.any(|rule| is_for(self.host, &HostKey::of(rule.host.as_ref())))
         };
@@ -228,7 +229,7 @@ impl Asked<'_> {
         let is_lost = |problem: &&Problem| match &problem.about {
             About::Host(host) => host == own,
             About::All => problem.level == Level::Error && self.names_host(&problem.object),
-            About::Certificate(_) => false,
+            About::Certificate(_) | About::Endpoints => false,
         };
         let of_host = self.all.problems.iter().filter(is_lost);
         lost.extend(of_host.map(|p| format!("Ingress {}: {}", p.object, p.message)));

@@ -6,35 +6,47 @@ use std::collections::HashSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use daemon::Failure;
-use feed::{Changes, Model};
+use model::finding::Finding;
 use model::problem::Level;
-use model::surprise::Surprise;
+use model::{Changes, Model};
 
 use crate::snapshot::{About, Compiler, Problem};
 use crate::tls;
 
-/// All that an ingress of this `--ingress-class` would report of a model.
-///
-/// # Errors
-///
-/// When cryptography is not available, as for the process itself.
-pub fn findings(model: &Model, class: &str) -> Result<Vec<Surprise>, Failure> {
-    let provider = tls::provider();
-    let mut compiler = Compiler::new(class, provider.clone(), tls::self_signed(&provider)?);
-    compiler.update(model, &everything(model), 1);
-    let mut problems = compiler.problems();
-    problems.extend(compiler.certificates_out_of_date(unix_now()));
-    // One Secret for many hosts is one mistake.
-    let mut secrets = HashSet::new();
-    problems.retain(|problem| !is_of_secret(problem) || secrets.insert(field(problem)));
-    Ok(problems.into_iter().map(Problem::into_surprise).collect())
+/// Follows a model and knows what an ingress would report of it.
+#[derive(Debug)]
+pub struct Judge {
+    compiler: Compiler,
 }
 
-/// The changes that lead from nothing to a model.
-fn everything(model: &Model) -> Changes {
-    let mut changes = Changes::default();
-    changes.ingresses.extend(model.ingresses().map(|ingress| ingress.name.clone()));
-    changes
+impl Judge {
+    /// For an ingress of this `--ingress-class`.
+    ///
+    /// # Errors
+    ///
+    /// When cryptography is not available, as for the process itself.
+    pub fn new(class: &str) -> Result<Judge, Failure> {
+        let provider = tls::provider();
+        let self_signed = tls::self_signed(&provider)?;
+        Ok(Judge { compiler: Compiler::new(class, provider, self_signed) })
+    }
+
+    /// Takes a model over, of which `changes` since the last one are known.
+    pub fn update(&mut self, model: &Model, changes: &Changes) {
+        self.compiler.update(model, changes, 1);
+    }
+
+    /// Everything that does not come and go by itself, as ready endpoints do. Costs O(all
+    /// Ingresses).
+    pub fn findings(&self) -> Vec<Finding> {
+        let mut problems = self.compiler.problems();
+        problems.retain(|problem| problem.about != About::Endpoints);
+        problems.extend(self.compiler.certificates_out_of_date(unix_now()));
+        // One Secret for many hosts is one mistake.
+        let mut secrets = HashSet::new();
+        problems.retain(|problem| !is_of_secret(problem) || secrets.insert(field(problem)));
+        problems.into_iter().map(Problem::into_finding).collect()
+    }
 }
 
 fn is_of_secret(problem: &Problem) -> bool {
@@ -42,7 +54,7 @@ fn is_of_secret(problem: &Problem) -> bool {
     is_certificate && (problem.missing.is_some() || problem.level == Level::Error)
 }
 
-fn field(problem: &Problem) -> (feed::ObjectName, String) {
+fn field(problem: &Problem) -> (model::ObjectName, String) {
     (problem.object.clone(), problem.field.to_string())
 }
 

@@ -25,7 +25,7 @@ mod upstream;
 mod worker;
 
 pub use explain::Explainer;
-pub use findings::findings;
+pub use findings::Judge;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,9 +34,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure};
-use feed::{Kind, Kinds, Update, Updates};
+use feed::{Update, Updates};
 use ipnet::IpNet;
 use model::problem::Level;
+use model::{Kind, Kinds};
 use tokio::sync::{mpsc, watch};
 
 use crate::deadline::TICK;

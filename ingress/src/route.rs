@@ -8,8 +8,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use feed::PathType;
 use foldhash::fast::RandomState;
+use model::PathType;
 use smallvec::SmallVec;
 
 /// RFC 1035 section 2.3.4; a longer name cannot be in DNS, nor in a rule.

@@ -16,7 +16,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use feed::{ObjectName, PathType};
+use model::{ObjectName, PathType};
 
 pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Unserved};
 pub(crate) use certificate::Certificate;

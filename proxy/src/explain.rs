@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use feed::{
-    Explanation, ObjectName, Protocol, ServiceEntry, ServiceType, TargetPort, Trouble, Update,
+use feed::Update;
+use model::{
+    Explanation, ObjectName, Protocol, ServiceEntry, ServiceType, TargetPort, Trouble,
     fix_of_slices,
 };
 

@@ -18,12 +18,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::Shutdown;
-use feed::ObjectName;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use model::ObjectName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
@@ -262,7 +262,7 @@ fn body(service: &ObjectName, local_endpoints: usize, healthy: bool) -> String {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use feed::{Model, Object, ServiceType, TrafficPolicy};
+    use model::{Model, Object, ServiceType, TrafficPolicy};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -277,14 +277,14 @@ mod tests {
     }
 
     fn objects(name: &str, port_number: u16, endpoints: &[&str]) -> [Object; 2] {
-        let ports = vec![port("", 80, feed::Protocol::Tcp, None)];
-        let service = feed::Service {
+        let ports = vec![port("", 80, model::Protocol::Tcp, None)];
+        let service = model::Service {
             service_type: ServiceType::LoadBalancer,
             external_traffic_policy: TrafficPolicy::Local,
             health_check_node_port: NonZeroU16::new(port_number),
             ..service(name, &[], ports)
         };
-        let slice = slice(name, name, &[("", feed::Protocol::Tcp, 8080)], endpoints);
+        let slice = slice(name, name, &[("", model::Protocol::Tcp, 8080)], endpoints);
         [Object::Service(Arc::new(service)), Object::EndpointSlice(Arc::new(slice))]
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
-use feed::{
+use model::{
     AddressType, Endpoint, EndpointSlice, ObjectName, Protocol, Service, ServicePort, ServiceType,
     SlicePort, TargetPort, TrafficPolicy,
 };

@@ -4,7 +4,7 @@
 use std::cell::OnceCell;
 use std::io::Read as _;
 
-use feed::{Explanation, LostHost, ObjectName, Rejected, Trouble};
+use model::{Explanation, LostHost, ObjectName, Rejected, Trouble};
 
 use super::Target;
 

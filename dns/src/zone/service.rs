@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
-use feed::{Address, Protocol, ServiceEntry, ServiceType};
+use model::{Address, Protocol, ServiceEntry, ServiceType};
 use smallvec::SmallVec;
 
 use crate::wire::name::{MAX_NAME, Name};
@@ -226,7 +226,7 @@ impl Port {
 /// A served endpoint as a slice has it: one for each of its addresses and its slice's ports.
 struct Served<'e> {
     endpoint: Endpoint,
-    ports: &'e [feed::SlicePort],
+    ports: &'e [model::SlicePort],
 }
 
 /// The endpoints to name: ready ones, or all if the Service says so. `room` is how long a label

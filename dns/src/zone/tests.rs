@@ -3,12 +3,12 @@
 
 use std::num::NonZeroU16;
 
-use feed::{
+use hickory_proto::op::Message;
+use hickory_proto::rr::RData;
+use model::{
     Address, AddressType, Endpoint as FeedEndpoint, EndpointSlice, Object, Pod,
     Service as FeedService, ServicePort, ServiceType, SlicePort, TargetPort, TrafficPolicy,
 };
-use hickory_proto::op::Message;
-use hickory_proto::rr::RData;
 
 use super::*;
 use crate::oracle::{DOMAIN, ask, question, rows, show, with_edns};
@@ -62,7 +62,7 @@ fn service_of(line: &str) -> FeedService {
 /// A compiled Service of that name.
 pub(super) fn service_named(namespace: &str, name: &str) -> Service {
     let service = service_of(&format!("{namespace}/{name} 10.0.0.1")).into();
-    let entry = feed::ServiceEntry { service, slices: [].into() };
+    let entry = model::ServiceEntry { service, slices: [].into() };
     let settings = settings(PodMode::Disabled, Owned::AroundClusterIps);
     Service::compile(&entry, &settings).unwrap()
 }
@@ -585,7 +585,7 @@ fn endpoints_that_are_no_address_have_no_name() {
     };
     let mut slice = EndpointSlice::clone(&slice);
     let host = Address::Host("example.com".into());
-    slice.endpoints[0] = feed::Endpoint::ready_with(vec![host], feed::Details::default());
+    slice.endpoints[0] = model::Endpoint::ready_with(vec![host], model::Details::default());
     let objects = vec![service("ns/s None"), Object::EndpointSlice(slice.into())];
     let zone = zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects);
     check(&zone, "s.ns.svc.Z A", NXDOMAIN);

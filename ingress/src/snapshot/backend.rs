@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use feed::{
+use model::{
     AddressType, BackendPort, Kind, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
 
@@ -266,10 +266,10 @@ fn addresses_of(entry: &ServiceEntry, port: &ServicePort) -> Vec<SocketAddr> {
     let any_state = entry.service.publish_not_ready_addresses;
     let mut addresses = Vec::new();
     for slice in entry.slices.iter().filter(|s| s.address_type != AddressType::Fqdn) {
-        let matches = |p: &&feed::SlicePort| p.name == port.name && p.protocol == Protocol::Tcp;
+        let matches = |p: &&model::SlicePort| p.name == port.name && p.protocol == Protocol::Tcp;
         let Some(number) = slice.ports.iter().find(matches).and_then(|p| p.port) else { continue };
-        let usable = |e: &&feed::Endpoint| any_state || (e.ready && !e.terminating);
-        let ips = slice.endpoints.iter().filter(usable).filter_map(feed::Endpoint::ip);
+        let usable = |e: &&model::Endpoint| any_state || (e.ready && !e.terminating);
+        let ips = slice.endpoints.iter().filter(usable).filter_map(model::Endpoint::ip);
         addresses.extend(ips.map(|ip| SocketAddr::new(ip, number.get())));
     }
     addresses.sort_unstable();

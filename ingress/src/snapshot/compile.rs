@@ -7,11 +7,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use feed::{
+use model::problem::Level;
+use model::{
     BackendPort, Changes, Ingress, IngressBackend, IngressPath, IngressRule, Kind, Model,
     ObjectName, PathType,
 };
-use model::problem::Level;
 use rustls::crypto::CryptoProvider;
 
 use super::backend::{Answers, Backend, BackendKey, ServicePorts, Unserved, app_protocols};
@@ -219,6 +219,7 @@ impl Compiler {
         let problem = Problem::new(ingress, field, message).help(help);
         Some(match unserved {
             Unserved::NoService => problem.missing(Kind::Service, &key.service),
+            Unserved::NoEndpoints => problem.about(About::Endpoints),
             _ => problem,
         })
     }
@@ -264,7 +265,7 @@ impl Compiler {
     /// Whether this process serves the Ingress: its class is ours by name or by controller, or
     /// it has no class and nobody else's class is the default.
     pub(crate) fn is_ours(&self, ingress: &Ingress, model: &Model) -> bool {
-        let ours = |class: &feed::IngressClass| {
+        let ours = |class: &model::IngressClass| {
             *class.name.name == *self.class || &*class.controller == CONTROLLER
         };
         match &ingress.class {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use feed::nearest;
+use model::nearest;
 use model::problem::Level;
 
 use super::annotation::{ANNOTATIONS, Effect, Support, support};

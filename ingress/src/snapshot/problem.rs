@@ -5,11 +5,11 @@
 
 use std::fmt;
 
-use feed::{Kind, ObjectName};
+use model::finding::Finding;
 use model::problem::{Level, Mark};
 use model::record::{RecordKey, RecordKind};
-use model::surprise::Surprise;
 use model::tree::Step;
+use model::{Kind, ObjectName};
 
 use crate::route::HostKey;
 
@@ -38,6 +38,8 @@ pub(crate) enum About {
     Host(HostKey),
     /// The certificate of a host.
     Certificate(HostKey),
+    /// The endpoints of a backend, which come and go.
+    Endpoints,
 }
 
 /// A path to a field.
@@ -114,13 +116,13 @@ impl Problem {
     }
 
     /// As `check` and the feed server take it.
-    pub(crate) fn into_surprise(self) -> Surprise {
+    pub(crate) fn into_finding(self) -> Finding {
         let field = match self.field.0.first() {
             Some(Step::Key(first)) if first == "spec" => format!("{}: ", self.field),
             _ => String::new(),
         };
         let key = |kind, name| RecordKey { kind: RecordKind::Of(kind), name };
-        Surprise {
+        Finding {
             key: key(self.kind, self.object),
             path: self.field.0,
             missing: self.missing.map(|(kind, name)| key(kind, name)),

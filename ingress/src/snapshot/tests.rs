@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
-use feed::{
+use model::{
     AddressType, BackendPort, Changes, EndpointSlice, Ingress, IngressBackend, IngressClass,
     IngressPath, IngressRule, IngressTls, Model, Object, Protocol, Secret, Service, ServicePort,
     ServiceType, SlicePort, TargetPort,
@@ -78,8 +78,8 @@ fn service(name: &str) -> Service {
         ],
         publish_not_ready_addresses: false,
         client_ip_affinity: None,
-        internal_traffic_policy: feed::TrafficPolicy::Cluster,
-        external_traffic_policy: feed::TrafficPolicy::Cluster,
+        internal_traffic_policy: model::TrafficPolicy::Cluster,
+        external_traffic_policy: model::TrafficPolicy::Cluster,
         external_ips: Vec::new(),
         load_balancer_ips: Vec::new(),
         load_balancer_source_ranges: Vec::new(),
@@ -90,12 +90,12 @@ fn service(name: &str) -> Service {
     }
 }
 
-fn endpoint(ip: &str) -> feed::Endpoint {
-    feed::Endpoint::ready_at(ip.parse::<IpAddr>().unwrap())
+fn endpoint(ip: &str) -> model::Endpoint {
+    model::Endpoint::ready_at(ip.parse::<IpAddr>().unwrap())
 }
 
 /// A slice whose ports are the Service's numbers plus 8000.
-fn slice(name: &str, service: &str, endpoints: Vec<feed::Endpoint>) -> EndpointSlice {
+fn slice(name: &str, service: &str, endpoints: Vec<model::Endpoint>) -> EndpointSlice {
     let port = |name: &str, port| SlicePort {
         name: name.into(),
         protocol: Protocol::Tcp,
@@ -204,10 +204,10 @@ impl World {
         self.update(&changes);
     }
 
-    fn delete(&mut self, kind: feed::Kind, name: &str) {
+    fn delete(&mut self, kind: model::Kind, name: &str) {
         let mut changes = Changes::default();
         let namespace = if kind.is_namespaced() { "default" } else { "" };
-        let key = feed::ObjectKey { kind, name: ObjectName::new(namespace, name) };
+        let key = model::ObjectKey { kind, name: ObjectName::new(namespace, name) };
         self.model.delete(&key, &mut changes);
         self.update(&changes);
     }
@@ -359,10 +359,10 @@ fn ingresses_of_one_host_merge_and_the_oldest_wins() {
     young.created_unix = Some(50);
     world.apply(vec![young.into()]);
     check(&world, ["young", "exact", "y"]);
-    world.delete(feed::Kind::Ingress, "a-young");
+    world.delete(model::Kind::Ingress, "a-young");
     check(&world, ["old", "old", "404"]);
     assert!(!world.problems().iter().any(|p| p.contains("already")));
-    world.delete(feed::Kind::Ingress, "z-old");
+    world.delete(model::Kind::Ingress, "z-old");
     assert_eq!(world.route("a.com", "/x"), "404");
     assert!(listing(&world.snapshot).is_empty(), "{:?}", listing(&world.snapshot));
 }
@@ -402,7 +402,7 @@ fn classes_decide_who_serves() {
     assert_eq!(world.route("a.com", "/"), "404");
     world.apply(vec![class("yard", ours, false)]);
     assert_eq!(world.route("a.com", "/"), "web");
-    world.delete(feed::Kind::IngressClass, "yard");
+    world.delete(model::Kind::IngressClass, "yard");
     assert_eq!(world.route("a.com", "/"), "404");
 }
 
@@ -450,7 +450,7 @@ fn backends_follow_services_and_slices() {
     assert_eq!(unserved(&world), Some(backend::Unserved::ExternalName));
     assert!(kept.is_gone() && world.endpoints_left);
 
-    world.delete(feed::Kind::Service, "web");
+    world.delete(model::Kind::Service, "web");
     assert_eq!(unserved(&world), Some(backend::Unserved::NoService));
 }
 
@@ -527,7 +527,7 @@ fn both_families_count_an_endpoint_once() {
     assert_eq!(world.addresses("a.com"), ["10.0.0.1:8080"]);
     world.apply(vec![first_v6.into()]);
     assert_eq!(world.addresses("a.com"), ["[fd00::1]:8080", "[fd00::2]:8080"]);
-    world.delete(feed::Kind::EndpointSlice, "web-6");
+    world.delete(model::Kind::EndpointSlice, "web-6");
     assert_eq!(world.addresses("a.com"), ["10.0.0.1:8080"]);
 }
 
@@ -585,7 +585,7 @@ fn certificates_are_found_by_host_and_swapped() {
         tls(&world)[0],
         "a: TLS for a.com: Secret default/a: tls.crt contains no PEM certificate"
     );
-    world.delete(feed::Kind::Ingress, "w");
+    world.delete(model::Kind::Ingress, "w");
     assert_eq!(world.certificate("x.w.com"), "self-signed.invalid");
 }
 
@@ -606,7 +606,7 @@ fn of_two_certificates_for_a_host_the_older_ingress_wins() {
     assert_eq!(world.certificate("a.com"), "a.com,first.com");
     let expected = "y: TLS for a.com: Ingress default/z names another Secret";
     assert!(world.problems().contains(&expected.to_owned()), "{:?}", world.problems());
-    world.delete(feed::Kind::Secret, "a");
+    world.delete(model::Kind::Secret, "a");
     assert_eq!(world.certificate("a.com"), "a.com,second.com", "a usable one is better than none");
 }
 
@@ -636,7 +636,7 @@ fn a_canary_never_takes_the_route_of_its_main_ingress() {
     canary.annotations.clear();
     world.apply(vec![canary.into()]);
     assert_eq!(world.route("a.com", "/"), "new");
-    world.delete(feed::Kind::Ingress, "canary");
+    world.delete(model::Kind::Ingress, "canary");
     assert_eq!(world.route("a.com", "/"), "web");
 }
 
@@ -679,7 +679,7 @@ fn an_app_protocol_that_is_not_spoken_is_reported_on_its_service() {
         assert!(world.problems().is_empty(), "{protocol}: {:?}", world.problems());
     }
     world.apply(vec![with("https")]);
-    world.delete(feed::Kind::Ingress, "i");
+    world.delete(model::Kind::Ingress, "i");
     assert!(world.problems().is_empty(), "no Ingress leads there");
 }
 
@@ -735,7 +735,7 @@ fn problems_name_their_fields_and_are_told_once() {
     assert!(world.news.is_empty(), "{:?}", world.news);
     let missing: Vec<_> = world.compiler.problems().into_iter().filter_map(|p| p.missing).collect();
     let named = |kind, name| (kind, ObjectName::new("default", name));
-    assert_eq!(missing, [named(feed::Kind::Secret, "s"), named(feed::Kind::Service, "none")]);
+    assert_eq!(missing, [named(model::Kind::Secret, "s"), named(model::Kind::Service, "none")]);
 }
 
 #[test]
@@ -831,8 +831,8 @@ fn answers_are_counted_while_a_route_refers_to_the_service() {
     };
     world.apply(vec![one_path("j", "b.com", "web").into()]);
     assert_eq!(counted(&world), [("default/web".to_owned(), Some(("2xx", 1)))]);
-    world.delete(feed::Kind::Ingress, "i");
-    world.delete(feed::Kind::Ingress, "j");
+    world.delete(model::Kind::Ingress, "i");
+    world.delete(model::Kind::Ingress, "j");
     assert!(counted(&world).is_empty());
 }
 

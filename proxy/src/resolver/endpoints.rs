@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use feed::{AddressType, Endpoint, ServiceEntry, ServicePort, TrafficDistribution, TrafficPolicy};
+use model::{AddressType, Endpoint, ServiceEntry, ServicePort, TrafficDistribution, TrafficPolicy};
 
 use super::{Family, FrontendAddress, FrontendKind, Node, Place, Scope, Why};
 
@@ -127,7 +127,7 @@ impl<'a> Wanted<'a> {
         let published = self.entry.service.publish_not_ready_addresses;
         let mut all = All::new();
         for slice in self.entry.slices.iter().filter(|slice| slice.address_type == wanted) {
-            let ours = |p: &&feed::SlicePort| p.name == port.name && p.protocol == port.protocol;
+            let ours = |p: &&model::SlicePort| p.name == port.name && p.protocol == port.protocol;
             let Some(number) = slice.ports.iter().find(ours).and_then(|p| p.port) else { continue };
             for endpoint in &slice.endpoints {
                 let Some(ip) = endpoint.ip() else { continue };

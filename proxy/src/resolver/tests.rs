@@ -1,6 +1,6 @@
 //! Tables of Services and slices → frontends, endpoints and why.
 
-use feed::{AddressType, Endpoint, EndpointSlice, Model, Object, TrafficDistribution};
+use model::{AddressType, Endpoint, EndpointSlice, Model, Object, TrafficDistribution};
 
 use proptest::prelude::*;
 
@@ -204,8 +204,8 @@ fn a_frontend_is_never_its_own_endpoint() {
 fn hosts_are_not_served() {
     let mut fqdn = web_slice(&[]);
     fqdn.address_type = AddressType::Fqdn;
-    let host = feed::Address::Host("db.example".into());
-    fqdn.endpoints.push(Endpoint::ready_with(vec![host], feed::Details::default()));
+    let host = model::Address::Host("db.example".into());
+    fqdn.endpoints.push(Endpoint::ready_with(vec![host], model::Details::default()));
     check(&entry(web(), vec![fqdn]), "127.1.0.1:80/TCP ->  (NoEndpoints)");
 }
 
@@ -492,7 +492,7 @@ fn a_load_balancer_hears_of_ready_endpoints_on_this_node() {
 
 #[test]
 fn node_objects_add_zones_and_addresses() {
-    let object = feed::Node {
+    let object = model::Node {
         name: ObjectName::new("", "a"),
         zone: Some("east".into()),
         ips: vec!["192.0.2.9".parse().unwrap()],

@@ -1,6 +1,6 @@
 //! Models and changes → frontends and what was touched.
 
-use feed::{Kind, Object, ObjectKey, Protocol};
+use model::{Kind, Object, ObjectKey, Protocol};
 use proptest::prelude::*;
 
 use super::*;
@@ -32,7 +32,7 @@ struct Followed {
 impl Followed {
     /// Applies objects and deletes Services; the touched addresses as text.
     fn change(&mut self, apply: Vec<Object>, delete: &[(Kind, &str)]) -> Vec<String> {
-        let mut changes = feed::Changes::default();
+        let mut changes = model::Changes::default();
         for object in apply {
             self.model.apply(object, &mut changes);
         }

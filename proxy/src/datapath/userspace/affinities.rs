@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use feed::{ObjectName, Protocol};
+use model::{ObjectName, Protocol};
 use tokio::time::Instant;
 
 use crate::affinity::Affinity;

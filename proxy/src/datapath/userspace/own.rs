@@ -10,8 +10,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use arc_swap::ArcSwap;
-use feed::Protocol;
 use ipnet::IpNet;
+use model::Protocol;
 
 use super::sockets;
 use super::worker::Bound;

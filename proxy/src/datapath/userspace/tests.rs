@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
-use feed::{Changes, Kind, Model, Object, ObjectKey, Service};
+use model::{Changes, Kind, Model, Object, ObjectKey, Service};
 use socket2::{Domain, Type};
 
 use super::room::Limits;

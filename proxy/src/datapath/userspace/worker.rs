@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use feed::Protocol;
+use model::Protocol;
 use rustix::event::{EventfdFlags, eventfd};
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::{mpsc, oneshot};

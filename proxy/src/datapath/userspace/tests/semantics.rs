@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use feed::ServiceType;
 use ipnet::IpNet;
+use model::ServiceType;
 use socket2::Socket;
 
 use super::*;
