@@ -228,7 +228,12 @@ impl Asked<'_> {
         }
         let is_lost = |problem: &&Problem| match &problem.about {
             About::Host(host) => host == own,
-            About::All => problem.level == Level::Error && self.names_host(&problem.object),
+            // Of the winner's own Ingress that is the trouble itself.
+            About::All => {
+                problem.level == Level::Error
+                    && problem.object != winner.ingress
+                    && self.names_host(&problem.object)
+            }
             About::Certificate(_) | About::Endpoints => false,
         };
         let of_host = self.all.problems.iter().filter(is_lost);

@@ -11,6 +11,7 @@ mod certificate;
 mod compile;
 mod policy;
 mod problem;
+mod served;
 #[cfg(test)]
 mod tests;
 

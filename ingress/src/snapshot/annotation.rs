@@ -44,7 +44,8 @@ impl Effect {
 }
 
 const NEVER: &[&str] = &[];
-const FALSE: &[&str] = &["false", "0", "f", "F", "FALSE", "False"];
+/// How a boolean is written that is false, as Go reads it.
+pub(super) const FALSE: &[&str] = &["false", "0", "f", "F", "FALSE", "False"];
 const ZERO: &[&str] = &["0"];
 const PLAIN_HTTP: &[&str] = &["HTTP", "http", "AUTO_HTTP", "auto_http"];
 const DENY_LIST: Support = Refused(Restricts, NEVER);

@@ -1,7 +1,7 @@
 //! Annotations of an Ingress: how its routes are to be served.
 //!
 //! Pure. Read under our own prefix and under that of ingress-nginx, whose users need a new home;
-//! ours wins where both are set. What is not served is a problem that is reported, never silence. An
+//! ours wins where both are set. What is not served is reported, never silently dropped. An
 //! annotation that restricts access or changes where requests go, and is not served, takes its
 //! routes out of service: to serve them without it would open what its author closed.
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 use model::nearest;
 use model::problem::Level;
 
-use super::annotation::{ANNOTATIONS, Effect, Support, support};
+use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
 
 const OURS: &str = "switchyard.dev/";
 const NGINX: &str = "nginx.ingress.kubernetes.io/";
@@ -65,8 +65,9 @@ impl Policy {
         let mut policy = Policy::default();
         let mut unmet = Vec::new();
         let annotations = effective(annotations);
-        let is_off = |value: &str| matches!(support("canary"), Some((_, Support::Refused(_, off))) if off.contains(&value));
-        let no_canary = annotations.get("canary").is_some_and(|(_, value)| is_off(value));
+        // Explicitly none, whatever the settings of the canary that it may have been.
+        let is_off = |(_, value): &(_, &Arc<str>)| FALSE.contains(&&***value);
+        let no_canary = annotations.get("canary").is_some_and(is_off);
         for (name, (key, value)) in annotations {
             if no_canary && name.starts_with("canary") {
                 continue;
