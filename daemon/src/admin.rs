@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::bind_error::{self, Transport};
 use crate::{Daemon, Failure};
 
 /// More than a probe, a scraper and a few operators need; bounds memory under a flood.
@@ -80,7 +81,7 @@ impl Pages {
 pub async fn serve(addr: SocketAddr, daemon: &Daemon) -> Result<(), Failure> {
     let listener = TcpListener::bind(addr)
         .await
-        .map_err(|e| Failure::failed(format!("cannot listen on admin address {addr}"), e))?;
+        .map_err(|error| bind_error::failure(addr, Transport::Tcp, "--admin", &error))?;
     tracing::info!(admin = %addr, "started");
     tokio::spawn(accept(listener, daemon.clone()));
     Ok(())
@@ -155,6 +156,7 @@ fn status(daemon: &Daemon) -> Value {
     status.insert("workers".into(), json!(daemon.workers));
     status.insert("ready".into(), json!(reasons.is_empty()));
     status.insert("notReadyReasons".into(), json!(reasons));
+    status.insert("logLinesLost".into(), json!(crate::logging::lost().get()));
     Value::Object(status)
 }
 

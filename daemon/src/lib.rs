@@ -6,6 +6,7 @@
 //! process makes its own data threads.
 
 pub mod admin;
+pub mod bind_error;
 pub mod descriptors;
 pub mod flags;
 pub mod logging;

@@ -1,8 +1,19 @@
 //! Logging to standard error, as text or as one JSON object a line.
+//!
+//! A log that cannot be written costs the log and nothing else: a full disk, a closed terminal or
+//! a reader that stopped reading neither ends a thread nor makes it wait. Lines lost are counted.
 
 use std::io::{self, IsTerminal, Write};
+use std::os::fd::AsFd;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use prometheus_client::metrics::counter::Counter;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::flags::{LogFlags, LogFormat};
@@ -28,9 +39,33 @@ pub fn init(flags: &LogFlags, process: Option<Process>) {
     let begin = process.map_or(String::new(), |process| beginning(process, format));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(Lines { begin });
     let _ = match format {
-        LogFormat::Text => builder.with_ansi(terminal).try_init(),
+        LogFormat::Text => builder.with_ansi(terminal && may_colour()).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+}
+
+/// Whether text may be coloured: not if `NO_COLOR` is set (no-color.org) or the terminal is `dumb`.
+pub fn may_colour() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Checks the value of `--log`: levels, or `TARGET=LEVEL`, separated by commas.
+///
+/// # Errors
+///
+/// Names the part that is neither.
+pub fn parse_filter(text: &str) -> Result<String, String> {
+    for directive in text.split(',').map(str::trim) {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(format!(
+                "`{directive}` is not a level (off, error, warn, info, debug, trace) and not \
+                 TARGET=LEVEL (example: info,ingress=debug)"
+            ));
+        }
+    }
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// How each line of a process begins.
@@ -64,12 +99,58 @@ impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         // One write a line, so that lines of several processes do not mix.
         let whole = begun(self.begin, line);
-        io::stderr().write_all(&whole).map(|()| line.len())
+        if !write_to_reader(io::stderr(), &whole) {
+            lost().inc();
+        }
+        // An error would have the subscriber print it, to the same place, and panic there.
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().flush()
     }
+}
+
+/// Log lines that could not be written since the start; also a metric.
+pub(crate) fn lost() -> &'static Counter {
+    static LOST: LazyLock<Counter> = LazyLock::new(Counter::default);
+    &LOST
+}
+
+/// How long a line waits for a reader that is behind. After one line waited in vain, no line
+/// waits until one could be written again.
+const READER_TIMEOUT: Duration = Duration::from_millis(50);
+/// What a pipe that is ready to be written takes without blocking (pipe(7), PIPE_BUF).
+const PIPE_BUF: usize = 4096;
+
+/// Writes all of `line`, without blocking for longer than [`READER_TIMEOUT`] a piece; whether it
+/// could be written.
+fn write_to_reader(out: impl AsFd, line: &[u8]) -> bool {
+    static STALLED: AtomicBool = AtomicBool::new(false);
+    let mut rest = line;
+    while !rest.is_empty() {
+        let wait = if STALLED.load(Ordering::Relaxed) { Duration::ZERO } else { READER_TIMEOUT };
+        let wait = Timespec::try_from(wait).expect("a short time");
+        let mut fds = [PollFd::new(&out, PollFlags::OUT)];
+        match poll(&mut fds, Some(&wait)) {
+            Ok(0) => {
+                STALLED.store(true, Ordering::Relaxed);
+                return false;
+            }
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(_) => return false,
+        }
+        match rustix::io::write(&out, &rest[..rest.len().min(PIPE_BUF)]) {
+            Ok(0) => return false,
+            Ok(written) => rest = &rest[written..],
+            // Another process took the room: wait for more.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => return false,
+        }
+    }
+    STALLED.store(false, Ordering::Relaxed);
+    true
 }
 
 /// The line with its beginning; that of JSON takes the place of the brace.
@@ -81,6 +162,38 @@ fn begun(begin: &str, line: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_that_is_none_is_refused() {
+        for filter in ["info", "off", "warn,ingress=debug", "h2::proto=trace", "INFO"] {
+            assert_eq!(parse_filter(filter), Ok(filter.to_owned()));
+        }
+        for filter in ["verbose", "nonsense=foo", "", "info,", "ingress=", "info,loud"] {
+            let error = parse_filter(filter).unwrap_err();
+            assert!(error.contains("is not a level (off, error,"), "{filter}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_stops_nobody() {
+        // A device that is always full, as a disk can be.
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert!(!write_to_reader(&full, b"line\n"));
+        // A reader that is gone.
+        let (reader, writer) = io::pipe().unwrap();
+        assert!(write_to_reader(&writer, b"line\n"));
+        drop(reader);
+        assert!(!write_to_reader(&writer, b"line\n"));
+        // A reader that does not read: it neither blocks, nor does a line of many pages.
+        let (mut reader, writer) = io::pipe().unwrap();
+        let line = [b'a'; 3 * PIPE_BUF];
+        let written = (0..1000).filter(|_| write_to_reader(&writer, &line)).count();
+        assert!((1..100).contains(&written), "{written} of 1000");
+        // It reads again.
+        let mut buf = [0; 8 * PIPE_BUF];
+        let _ = io::Read::read(&mut reader, &mut buf).unwrap();
+        assert!(write_to_reader(&writer, b"line\n"));
+    }
 
     #[test]
     fn lines_say_whose_they_are() {
