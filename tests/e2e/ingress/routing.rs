@@ -228,7 +228,8 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
         "web",
         &[("nginx.ingress.kubernetes.io/whitelist-source-range", "10.0.0.0/8")],
     );
-    let all = services + &first + &second + &third + &empty + &closed;
+    let plain = ingress("sixth", &[("plain.com", "Prefix", "/", "web")]);
+    let all = services + &first + &second + &third + &empty + &closed + &plain;
     let world = World::start_in(net, &all, &[]);
     check(
         &world,
@@ -237,6 +238,7 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
             ("gone.com", "/", "503"),
             ("empty.com", "/", "503"),
             ("closed.com", "/", "503"),
+            ("plain.com", "/", "web"),
             ("none.com", "/", "404"),
         ],
     )
@@ -252,7 +254,7 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
     ] {
         assert!(problems.iter().any(|p| p.starts_with(expected)), "{expected}: {problems:#?}");
     }
-    let answer = get(&world, Speaks::Http1, "a.com", "/").await;
+    let answer = get(&world, Speaks::Http1, "plain.com", "/").await;
     assert!(!answer.headers.contains_key("retry-after"));
     let answer = get(&world, Speaks::Http1, "gone.com", "/").await;
     assert_eq!(answer.headers["retry-after"], "1");
