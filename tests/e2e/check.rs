@@ -5,7 +5,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{BINARY, Folder};
+use crate::support::Folder;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
 
 const SERVICE: &str = "---
 apiVersion: v1

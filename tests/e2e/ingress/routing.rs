@@ -245,9 +245,9 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
     .await;
     let problems = world.problems();
     for expected in [
-        "default/first: annotation nginx.ingress.kubernetes.io/rewrite-target changes where requests go, which is not supported: its routes",
+        "default/first: annotation nginx.ingress.kubernetes.io/rewrite-target changes where",
         "default/second: host a.com, Prefix path /: Ingress default/first has it already",
-        "default/second: annotation nginx.ingress.kubernetes.io/server-snippet is nginx configuration",
+        "default/second: annotation nginx.ingress.kubernetes.io/server-snippet is nginx",
         "default/third: backend default/missing:80: the Service does not exist",
         "default/fourth: backend default/empty:80: the Service has no ready endpoint",
         "default/fifth: annotation nginx.ingress.kubernetes.io/whitelist-source-range restricts",
