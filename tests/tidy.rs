@@ -43,6 +43,10 @@ const PURE: &[&str] = &[
     "apiserver/src/table",
     "apiserver/src/text",
     "apiserver/src/view",
+    "dns/src/budget",
+    "dns/src/forward/decide",
+    "dns/src/forward/failures",
+    "dns/src/forward/question",
     "dns/src/forward/relay",
     "dns/src/respond",
     "dns/src/wire",
@@ -166,7 +170,7 @@ fn packages_depend_only_downwards() {
 
 /// Packages whose files still use each other in circles. A package leaves this list with its last
 /// circle, and none may be added.
-const HAS_CIRCLES: &[&str] = &["daemon", "dns", "feed", "ingress", "model", "proxy", "switchyard"];
+const HAS_CIRCLES: &[&str] = &["daemon", "feed", "ingress", "model", "proxy", "switchyard"];
 
 #[test]
 fn files_of_a_package_use_only_what_stands_below() {
