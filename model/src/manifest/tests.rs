@@ -825,6 +825,7 @@ fn what_a_kubernetes_api_accepts_is_served() {
     let Record::EndpointSlice(slice) = record(slice) else { panic!("a slice") };
     let ports: Vec<_> = slice.ports.iter().map(|port| &*port.name).collect();
     assert_eq!(ports, ["good"]);
+}
 
 #[test]
 fn a_name_with_control_characters_stays_within_one_line_of_a_message() {
