@@ -150,6 +150,7 @@ impl Document<'_, '_> {
         let help = match text.get(mark.byte_in(text)..).unwrap_or_default() {
             _ if is_template(text) => Some(TEMPLATE.to_owned()),
             // A host such as *.example, which YAML takes for the name of an alias.
+            at if at.starts_with('*') && !show => Some("quote it".to_owned()),
             at if at.starts_with('*') => {
                 let word: String =
                     at.chars().take_while(|c| !c.is_whitespace() && !",]}".contains(*c)).collect();
