@@ -344,7 +344,7 @@ fn log(news: &[Problem]) {
         let Problem { kind, object, field, level, message, help, .. } = problem;
         let object = format!("{} {object}", kind.as_str());
         let help = help.as_deref().unwrap_or_default();
-        tracing::warn!(%object, %field, %level, help, "{message}");
+        tracing::warn!(%object, %field, severity = %level, help, "{message}");
     }
     if let Some(more) = others.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
         tracing::warn!(more, "more problems: see /status, or run `switchyard check`");
