@@ -66,6 +66,7 @@ const PURE: &[&str] = &[
     "ingress/src/snapshot",
     "ingress/src/upstream/codec",
     "model/src",
+    "proxy/src/annotations",
     "proxy/src/datapath/userspace/client_shares",
     "proxy/src/datapath/userspace/session_shares",
     "proxy/src/proxy_protocol",

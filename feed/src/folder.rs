@@ -24,10 +24,10 @@ use daemon::log_limit::LogLimit;
 pub(crate) use catalogue::Catalogue;
 pub use catalogue::{Whole, Wholes};
 use changes::Summary;
-pub(crate) use read::text_of as read_text;
 use read::{Files, LookContext, QUIET};
+pub(crate) use read::{MAX_FILE_BYTES, text_of as read_text};
+pub(crate) use scan::manifests;
 use scan::{Look, Stat};
-pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 

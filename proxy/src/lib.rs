@@ -3,10 +3,12 @@
 //! Model → [`snapshot`] → data path. [`run`] follows the feed, makes a snapshot of each update
 //! and has the data path sync to it, until it is told to drain.
 
+mod annotations;
 mod clock;
 mod cluster_clients;
 mod datapath;
 mod explain;
+mod findings;
 mod health_check;
 mod host_network;
 mod metrics;
@@ -36,6 +38,7 @@ use model::{Kinds, ObjectName, Process};
 use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
+pub use findings::Judge;
 
 use cluster_clients::ClusterClients;
 use datapath::Datapath;
@@ -52,6 +55,9 @@ use status::{Facts, Published, View};
 
 /// The kinds of object that this process follows.
 pub const KINDS: Kinds = Kinds::listed_by(Process::Proxy);
+
+/// Ignored annotations logged of one update; more would hide the first ones.
+const MAX_LOGGED: usize = 20;
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
@@ -337,6 +343,10 @@ impl<D: Datapath> Proxy<D> {
         }
         let (next, touched) =
             self.snapshot.next(&update.model, &changed, &self.node, update.generation);
+        for (service, ignored) in next.newly_ignored(&self.snapshot, &changed).take(MAX_LOGGED) {
+            let help = ignored.help.as_deref().unwrap_or_default();
+            tracing::warn!(%service, help, "{ignored}");
+        }
         self.snapshot = next;
         let built = begun.elapsed();
         self.datapath.sync(&self.snapshot, &touched).await;

@@ -21,9 +21,7 @@ pub use resolution::{
     Scope, SkipReason, Skipped, Why,
 };
 
-/// The annotation of a Service whose endpoints are to be told who their client is. Its only value
-/// is `v2`.
-const PROXY_PROTOCOL: &str = "switchyard.dev/proxy-protocol";
+use crate::annotations;
 
 /// Resolves one Service. Empty for a Service that is not this proxy's: another proxy's, an
 /// ExternalName, a headless one.
@@ -35,6 +33,7 @@ pub fn resolve(entry: &ServiceEntry, node: &Node) -> Resolution {
         return resolution;
     }
     resolution.health_check = health_check(entry, node);
+    resolution.ignored = annotations::ignored(service);
     for port in &service.ports {
         if port.protocol == Protocol::Sctp {
             resolution.skip(port, SkipReason::Sctp);
@@ -114,8 +113,7 @@ fn frontend(
             Place::Ip(ip) if kind.is_external() => sources(service, node, ip),
             _ => None,
         },
-        proxy_protocol: port.protocol == Protocol::Tcp
-            && service.annotations.get(PROXY_PROTOCOL).is_some_and(|version| &**version == "v2"),
+        proxy_protocol: port.protocol == Protocol::Tcp && annotations::has_proxy_header(service),
     }
 }
 

@@ -14,6 +14,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use model::{Model, ObjectName, Protocol, ServicePort};
 
+use crate::annotations::Ignored;
+
 /// What the resolver must know of the machine that the proxy runs on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Node {
@@ -261,6 +263,8 @@ pub struct HealthCheck {
 pub struct Resolution {
     pub frontends: Vec<Frontend>,
     pub skipped: Vec<Skipped>,
+    /// Annotations that are ignored.
+    pub ignored: Vec<Ignored>,
     pub health_check: Option<HealthCheck>,
 }
 
