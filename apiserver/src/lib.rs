@@ -52,6 +52,7 @@ use history::{History, Limits};
 use live::Live;
 use metrics::Metrics;
 use model::Kind;
+pub use publish::Judge;
 use publish::Publisher;
 use share::Shares;
 use state::{AHEAD, Kept, Saver, StateDir};
@@ -60,7 +61,7 @@ use watch::Server;
 use feed::folder::Restored;
 use feed::own_token::{self, OwnToken};
 
-/// Serves the folders until the process drains.
+/// Serves the folders until the process drains. What `judge` finds in them is told in Events.
 ///
 /// # Errors
 ///
@@ -68,6 +69,7 @@ use feed::own_token::{self, OwnToken};
 pub async fn run(
     config: Config,
     state_dir: Option<PathBuf>,
+    judge: Judge,
     daemon: Daemon,
 ) -> Result<(), Failure> {
     let starting = daemon.readiness.block("the folder has not been read yet");
@@ -97,7 +99,7 @@ pub async fn run(
     let kept = Arc::new(Kept::default());
     let assembler = Assembler::new(saved.created()).with_service_cidrs(&config.service_cidr);
     let (publisher, loaded) =
-        Publisher::new(live.clone(), metrics.clone(), assembler, kept.clone());
+        Publisher::new(live.clone(), metrics.clone(), assembler, kept.clone(), judge);
     follow(&config.dir, saved.files, publisher, &daemon)?;
     let saving = state.map(|dir| {
         let saver = Saver { dir, kept, live: live.clone(), ceiling: version + AHEAD };

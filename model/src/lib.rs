@@ -11,6 +11,7 @@ mod defaults;
 pub mod document;
 mod entry;
 mod explanation;
+pub mod finding;
 #[doc(hidden)]
 pub mod fuzz;
 mod kinds;
@@ -23,7 +24,6 @@ pub mod reader;
 pub mod record;
 mod schema;
 pub mod store;
-pub mod surprise;
 mod table;
 pub mod tree;
 pub mod validate;
