@@ -256,7 +256,7 @@ impl Document<'_, '_> {
             same && known.as_str() != *kind && is_older(api_version)
                 || is_its_group && (same || nearest(kind, [known.as_str()]).is_some())
         };
-        match Kind::read().find(is_meant) {
+        match Kind::read().into_iter().find(is_meant) {
             Some(meant) => {
                 let message = format!("unknown kind {kind} ({api_version})");
                 let help = format!(
@@ -336,7 +336,7 @@ fn is_template(text: &str) -> bool {
 const TEMPLATE: &str = "this looks like an unrendered template; for a Helm chart, run: helm \
                         template CHART | switchyard check -";
 
-/// API groups and versions under which kinds that are read were once served.
+/// Whether kinds that are read were once served under this version, or one of its group.
 fn is_older(api_version: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     group == "extensions" || Kind::groups().contains(&group)

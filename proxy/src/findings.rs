@@ -8,7 +8,7 @@ use model::ObjectKey;
 use model::finding::Finding;
 use model::problem::{Level, Mark, Problem};
 use model::tree::Step;
-use model::{Changes, Kind, Model, ObjectName, ServiceEntry};
+use model::{Changes, Kind, Model, ObjectKey, ObjectName, ServiceEntry};
 
 use crate::resolver::{self, Node};
 

@@ -9,7 +9,7 @@ use model::ObjectKey;
 use model::finding::Finding;
 use model::problem::{Level, Mark};
 use model::tree::Step;
-use model::{Kind, ObjectName};
+use model::{Kind, ObjectKey, ObjectName};
 
 use crate::route::HostKey;
 

@@ -81,33 +81,33 @@ fn list_of_ports(
     let mut names = HashSet::new();
     for (i, object) in objects.iter().enumerate() {
         let at = list.index(i);
-        ports.extend(
-            check
-                .entry(|check| {
-                    let name = object.name.as_deref().unwrap_or_default();
-                    if !names.insert(name) {
-                        check.duplicate(at.key("name"), name);
-                    }
-                    if of_subset && object.port.is_none() {
-                        check.port(at.key("port"), 0);
-                    }
-                    if of_subset && name.is_empty() && objects.len() > 1 {
-                        check.required(at.key("name"), "");
-                    }
-                    slice_port(object, &at, check)
-                })
-                .flatten(),
-        );
+        let port = check.entry(|check| {
+            // The API accepts any number; one bad port must not cost the slice the others.
+            let number = object.port.map(|port| u16::try_from(port).ok().and_then(NonZeroU16::new));
+            if number == Some(None) && !check.of_api {
+                let help = "the other ports of the slice are served";
+                check.warn(at.key("port"), "must be between 1 and 65535: it is not served", help);
+                return None;
+            }
+            let name = object.name.as_deref().unwrap_or_default();
+            if !names.insert(name) {
+                check.duplicate(at.key("name"), name);
+            }
+            if of_subset && object.port.is_none() {
+                check.port(at.key("port"), 0);
+            }
+            if of_subset && name.is_empty() && objects.len() > 1 {
+                check.required(at.key("name"), "");
+            }
+            Some(slice_port(object, &at, check))
+        });
+        ports.extend(port.flatten());
     }
     check.needs_entries(!ports.is_empty(), !objects.is_empty());
     ports
 }
 
-fn slice_port(
-    object: &object::EndpointPort<'_>,
-    at: &At<'_>,
-    check: &mut Check<'_>,
-) -> Option<SlicePort> {
+fn slice_port(object: &object::EndpointPort<'_>, at: &At<'_>, check: &mut Check<'_>) -> SlicePort {
     let name = object.name.as_deref().unwrap_or_default();
     if !name.is_empty() {
         check.expect(at.key("name"), name, format::dns_label);
@@ -118,19 +118,12 @@ fn slice_port(
         }
         check.optional(object.app_protocol.as_ref())
     });
-    // The API accepts any number; one bad port must not cost the slice the others.
-    let number = object.port.map(|port| u16::try_from(port).ok().and_then(NonZeroU16::new));
-    if number == Some(None) {
-        let help = "the other ports of the slice are served";
-        check.warn(at.key("port"), "must be between 1 and 65535: it is not served", help);
-        return None;
-    }
-    Some(SlicePort {
+    SlicePort {
         name: check.text(name),
         protocol: check.protocol(*at, object.protocol.as_ref()),
-        port: number.flatten(),
+        port: object.port.and_then(|port| check.port(at.key("port"), port)),
         app_protocol: app_protocol.flatten(),
-    })
+    }
 }
 
 fn endpoint(
