@@ -78,5 +78,6 @@ pub fn reply(data: &[u8]) {
 
 const PLAIN_QUERY: &[u8] =
     b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03www\x07example\x03com\0\0\x01\0\x01";
-const EDNS_QUERY: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01\x03www\x07example\x03com\0\0\x01\0\x01\
+const EDNS_QUERY: &[u8] =
+    b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01\x03www\x07example\x03com\0\0\x01\0\x01\
     \0\0\x29\x04\xd0\0\0\x80\0\0\0";
