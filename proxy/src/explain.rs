@@ -88,27 +88,36 @@ impl Asked<'_> {
         if frontend.kind == FrontendKind::NodePort {
             because.push(format!("if {} is an address of the node", self.ip));
         }
-        because.push(match frontend.scope {
-            Scope::Cluster => frontend.why.as_str().to_owned(),
-            scope => format!("{} ({})", frontend.why.as_str(), scope.as_str()),
-        });
+        because.push(choice_text(frontend.scope, frontend.why));
+        if let Some(choice) = &frontend.in_cluster {
+            let endpoints: Vec<_> = choice.endpoints.iter().map(ToString::to_string).collect();
+            because.push(format!(
+                "that is for clients outside the cluster; pods and this node use {}: {}",
+                choice_text(choice.scope, choice.why),
+                endpoints.join(", ")
+            ));
+        }
         if let Some(time) = frontend.affinity {
-            because.push(format!("a client keeps its endpoint until it is away for {time:?}"));
+            because.push(format!("a client keeps its endpoint until it is idle for {time:?}"));
         }
         if let Some(sources) = &frontend.sources {
             let ranges: Vec<_> = sources.iter().map(ToString::to_string).collect();
-            because.push(format!("only clients from {} may come", ranges.join(", ")));
+            because.push(format!("only clients from {} may connect", ranges.join(", ")));
         }
         let crowded = self.snapshot.crowded_out().filter(|f| f.address == frontend.address);
         let lost = crowded.map(|other| {
             format!("Service {} asks for {} too, and comes later", other.service, other.address)
         });
-        let is_served = !frontend.endpoints.is_empty();
+        let is_served = frontend.is_served();
+        let endpoints = match &frontend.in_cluster {
+            Some(choice) if frontend.endpoints.is_empty() => &choice.endpoints,
+            _ => &frontend.endpoints,
+        };
         Explanation {
             target: self.target.clone(),
             answer: if is_served { "forwarded" } else { "refused" }.to_owned(),
             to: Some(format!("Service {service}, {port}")),
-            endpoints: frontend.endpoints.iter().map(ToString::to_string).collect(),
+            endpoints: endpoints.iter().map(ToString::to_string).collect(),
             because,
             lost: lost.collect(),
             trouble: (!is_served).then(|| self.no_endpoint(frontend)),
@@ -235,6 +244,13 @@ impl Asked<'_> {
             }
         };
         (cause, fix)
+    }
+}
+
+fn choice_text(scope: Scope, why: Why) -> String {
+    match scope {
+        Scope::Cluster => why.as_str().to_owned(),
+        scope => format!("{} ({})", why.as_str(), scope.as_str()),
     }
 }
 

@@ -4,9 +4,11 @@
 //! and has the data path sync to it, until it is told to drain.
 
 pub mod affinity;
+mod cluster_clients;
 mod datapath;
 mod explain;
 mod health_check;
+mod host_network;
 mod metrics;
 #[cfg(test)]
 mod objects;
@@ -32,12 +34,13 @@ use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
 
+use cluster_clients::ClusterClients;
 use datapath::userspace::room::{Limits, Room, open_descriptors};
 use datapath::userspace::{Settings, Userspace, node_families, node_ips};
 use health_check::HealthChecks;
 use metrics::ProxyMetrics;
 use resolver::Node;
-use service_cidr::{ServiceRoutes, parse_cidr};
+use service_cidr::{ServiceRoutes, parse_cidr, parse_network};
 use snapshot::Snapshot;
 use status::{Facts, Published, View};
 
@@ -71,6 +74,13 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
         value_parser = parse_cidr)]
     pub service_cidr: Vec<IpNet>,
+
+    /// Addresses of the cluster's pods. Clients there and on this node reach all endpoints of a
+    /// Service with externalTrafficPolicy Local, other clients those of this node only. Default:
+    /// the networks of this node's bridges
+    #[arg(long, env = "SWITCHYARD_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',',
+        value_parser = parse_network)]
+    pub cluster_cidr: Vec<IpNet>,
 
     /// How long connections may go on after their endpoint was removed, or after SIGTERM
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
@@ -145,10 +155,12 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let room = Room::new(limit, open, limits);
     let node_ips = node_ips(&config.node_ip);
     let flags = node_of(config.node_name.as_deref(), &config.node_ip);
+    let cluster_clients = ClusterClients::follow(&config.cluster_cidr, &config.service_cidr).await;
     let settings = Settings {
         workers: daemon.workers,
         node_ips: node_ips.clone(),
         service_cidrs: config.service_cidr.clone(),
+        cluster_clients,
         drain_timeout: config.drain_timeout,
         connect_timeout: config.connect_timeout,
         udp_idle_timeout: config.udp_idle_timeout,

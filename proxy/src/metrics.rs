@@ -139,7 +139,7 @@ const COUNTERS: [(&str, &str, Reading); 10] = [
     ),
     (
         "switchyard_proxy_denied_clients",
-        "TCP connections and UDP datagrams from outside the load balancer's source ranges",
+        "TCP connections and UDP datagrams of clients that may not connect",
         |m| read(&m.denied),
     ),
     ("switchyard_proxy_connect_failures", "Attempts to connect to an endpoint that failed", |m| {

@@ -2,13 +2,15 @@
 //!
 //! Pure: a [`ServiceEntry`] of the model and the [`Node`] that asks → [`Resolution`]. Readiness,
 //! `publishNotReadyAddresses`, terminating endpoints, traffic policies, topology, address families
-//! and who may come are decided here and nowhere else, for every mode. How endpoints are chosen is
-//! in `endpoints`.
+//! and which clients may connect are decided here and nowhere else, for every mode. How endpoints
+//! are chosen is in `endpoints`.
 //!
 //! Left out: which of several Services that claim one address gets it (the snapshot's work).
 
 mod endpoints;
 
+use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -133,8 +135,13 @@ pub struct Frontend {
     pub service: ObjectName,
     /// Name of the service port; empty when the Service's only port has none.
     pub port_name: Arc<str>,
-    /// Ordered by address; empty when the frontend must refuse.
+    /// Ordered by address. Empty when the frontend must refuse, or when it serves clients within
+    /// the cluster only.
     pub endpoints: Arc<[SocketAddr]>,
+    /// What serves clients within the cluster (pods and this node), where that differs from
+    /// `endpoints`: traffic policy `Local` of a frontend for clients outside does not apply to
+    /// them.
+    pub in_cluster: Option<Choice>,
     /// Endpoints that are listed and get no new connection, ordered by address: not ready, not
     /// near, or terminating while others are ready. The connections that they have go on.
     pub kept: Arc<[SocketAddr]>,
@@ -142,10 +149,34 @@ pub struct Frontend {
     pub why: Why,
     /// `sessionAffinity: ClientIP`: how long a client that is away keeps its endpoint.
     pub affinity: Option<Duration>,
-    /// Clients that may come; `None` for all.
+    /// Clients that may connect; `None` for all.
     pub sources: Option<Arc<[IpNet]>>,
     /// TCP endpoints are told who their client is: PROXY protocol, version 2.
     pub proxy_protocol: bool,
+}
+
+/// Endpoints that serve some of a frontend's clients, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// Ordered by address; never empty.
+    pub endpoints: Arc<[SocketAddr]>,
+    pub scope: Scope,
+    pub why: Why,
+}
+
+impl Frontend {
+    /// The endpoints that get new connections of any client, ordered by address.
+    pub fn all_endpoints(&self) -> Cow<'_, [SocketAddr]> {
+        let Some(choice) = &self.in_cluster else { return Cow::Borrowed(&self.endpoints) };
+        let both: BTreeSet<SocketAddr> =
+            self.endpoints.iter().chain(choice.endpoints.iter()).copied().collect();
+        both.into_iter().collect()
+    }
+
+    /// Whether any client is served.
+    pub fn is_served(&self) -> bool {
+        !self.endpoints.is_empty() || self.in_cluster.is_some()
+    }
 }
 
 /// Which endpoints were considered at all.
@@ -321,18 +352,23 @@ fn frontend(
     };
     let wanted = endpoints::Wanted { entry, port, node, policy };
     let chosen = wanted.choose(kind, address);
+    let in_cluster = match kind.is_external() && policy == TrafficPolicy::Local {
+        true => in_cluster(wanted, kind, address, &chosen.endpoints),
+        false => None,
+    };
     Frontend {
         address,
         kind,
         service: service.name.clone(),
         port_name: port.name.clone(),
         endpoints: chosen.endpoints.into(),
+        in_cluster,
         kept: chosen.kept.into(),
         scope: chosen.scope,
         why: chosen.why,
         affinity: service.client_ip_affinity,
-        sources: match (kind, address.place) {
-            (FrontendKind::LoadBalancerIp, Place::Ip(ip)) => sources(service, node, ip),
+        sources: match address.place {
+            Place::Ip(ip) if kind.is_external() => sources(service, node, ip),
             _ => None,
         },
         proxy_protocol: port.protocol == Protocol::Tcp
@@ -340,10 +376,31 @@ fn frontend(
     }
 }
 
-/// Who may come to a load balancer's IP. A client on this node that dials an IP which is an
-/// address of the node has that very IP for its source, so it may come if the node may.
+/// What serves clients within the cluster at a frontend for clients outside, if that differs:
+/// pods and the node itself get policy `Cluster` (the API's text on `externalTrafficPolicy`).
+fn in_cluster(
+    wanted: endpoints::Wanted<'_>,
+    kind: FrontendKind,
+    address: FrontendAddress,
+    outside: &[SocketAddr],
+) -> Option<Choice> {
+    let wanted = endpoints::Wanted { policy: TrafficPolicy::Cluster, ..wanted };
+    let chosen = wanted.choose(kind, address);
+    let differs = !chosen.endpoints.is_empty() && chosen.endpoints != outside;
+    differs.then(|| Choice {
+        endpoints: chosen.endpoints.into(),
+        scope: chosen.scope,
+        why: chosen.why,
+    })
+}
+
+/// Which clients may connect to an external address of the Service: the ranges hold for all of
+/// them, because a client that is denied at one could use another. NodePorts are not covered, as
+/// in Kubernetes. A client on this node that dials an IP which is an address of the node has that
+/// very IP for its source, so it is allowed if the node is.
 ///
-/// Ranges of one family leave the IPs of the other family closed: a list says who may come.
+/// Ranges of one family leave the IPs of the other family closed: the list names all who may
+/// connect.
 fn sources(service: &Service, node: &Node, ip: IpAddr) -> Option<Arc<[IpNet]>> {
     let ranges = &service.load_balancer_source_ranges;
     if ranges.is_empty() {

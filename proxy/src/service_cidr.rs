@@ -61,23 +61,44 @@ struct Route {
     missing: bool,
 }
 
-/// A range as a flag gives it.
+/// A network as a flag gives it.
 ///
 /// # Errors
 ///
-/// When it is no range of addresses, or one that no host should take for its own.
-pub(crate) fn parse_cidr(text: &str) -> Result<IpNet, String> {
-    let parts = text.split_once('/').ok_or("not a range: write 10.96.0.0/16, for one")?;
-    // Not through the range's own parser, which takes leading zeros for decimal numbers.
-    let ip = IpAddr::from_str(parts.0).map_err(|error| error.to_string())?;
-    let length = parts.1.parse().map_err(|_| "not a range: no number behind the slash")?;
-    let net = IpNet::new(ip, length).map_err(|error| error.to_string())?;
+/// When it is not one, or when its address has bits set beyond its prefix length.
+pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
+    let not_a_cidr = "is not a CIDR (example: 10.96.0.0/16)";
+    let (ip, length) = text.split_once('/').ok_or(not_a_cidr)?;
+    // Not through the network's own parser, which accepts leading zeros.
+    let ip = IpAddr::from_str(ip).map_err(|_| not_a_cidr)?;
+    let length = length.parse().map_err(|_| not_a_cidr)?;
+    let net = IpNet::new(ip, length).map_err(|_| {
+        let longest = if ip.is_ipv4() { 32 } else { 128 };
+        format!("the prefix length must be at most {longest}")
+    })?;
     if net.addr() != net.network() {
-        return Err(format!("its address is inside the range: write {}", net.trunc()));
+        return Err(format!("has bits set beyond the prefix length: write {}", net.trunc()));
     }
+    Ok(net)
+}
+
+/// A range of ClusterIPs as a flag gives it.
+///
+/// # Errors
+///
+/// When it is not a network, or one that no host should own as a whole.
+pub(crate) fn parse_cidr(text: &str) -> Result<IpNet, String> {
+    let net = parse_network(text)?;
+    let ip = net.addr();
     let shortest = if ip.is_ipv4() { SHORTEST_PREFIX.0 } else { SHORTEST_PREFIX.1 };
-    if length < shortest || net.contains(&loopback_of(ip)) {
-        return Err(format!("this host would take {net} for its own: choose a smaller range"));
+    if net.prefix_len() < shortest {
+        return Err(format!(
+            "would make too many addresses this host's own: use a prefix length of at least \
+             {shortest}"
+        ));
+    }
+    if net.contains(&loopback_of(ip)) {
+        return Err("contains loopback addresses: use another range".to_owned());
     }
     Ok(net)
 }
@@ -242,13 +263,14 @@ mod tests {
         check("fd00:96::/112", Ok("fd00:96::/112"));
         check("10.96.0.7/32", Ok("10.96.0.7/32"));
         check("10.96.0.1/16", Err("write 10.96.0.0/16"));
-        check("10.96.0.0", Err("not a range"));
-        check("10.96.0.0/", Err("not a range"));
-        check("010.96.0.0/16", Err("invalid IP address"));
-        check("10.96.0.0/33", Err("prefix"));
-        check("0.0.0.0/0", Err("smaller range"));
-        check("::/0", Err("smaller range"));
-        check("127.0.0.0/16", Err("smaller range"));
-        check("fd00::/8", Err("smaller range"));
+        check("10.96.0.0", Err("not a CIDR"));
+        check("10.96.0.0/", Err("not a CIDR"));
+        check("010.96.0.0/16", Err("not a CIDR"));
+        check("10.96.0.0/33", Err("at most 32"));
+        check("fd00::/129", Err("at most 128"));
+        check("0.0.0.0/0", Err("at least 8"));
+        check("::/0", Err("at least 16"));
+        check("127.0.0.0/16", Err("loopback"));
+        check("fd00::/8", Err("at least 16"));
     }
 }

@@ -110,7 +110,7 @@ impl View {
     fn state(&self, frontend: &Frontend) -> State {
         match self.failures.contains_key(&frontend.address) {
             true => State::Failed,
-            false if frontend.endpoints.is_empty() => State::NoEndpoints,
+            false if !frontend.is_served() => State::NoEndpoints,
             false => State::Listening,
         }
     }
@@ -155,6 +155,7 @@ fn frontend_page(frontend: &Frontend) -> Value {
         "kind": frontend.kind.as_str(),
         "considered": frontend.scope.as_str(),
         "endpoints": texts(&frontend.endpoints),
+        "endpointsForCluster": frontend.in_cluster.as_ref().map(|choice| texts(&choice.endpoints)),
         "keptEndpoints": texts(&frontend.kept),
         "affinitySeconds": frontend.affinity.map(|timeout| timeout.as_secs()),
         "sourceRanges": frontend.sources.as_deref().map(texts),
@@ -218,8 +219,9 @@ fn own_endpoints<'a>(snapshot: &'a Snapshot, own: &'a Own) -> impl Iterator<Item
     };
     snapshot.frontends().flat_map(move |frontend| {
         let protocol = frontend.address.protocol;
-        let looped = frontend.endpoints.iter().filter_map(move |endpoint| {
-            let holder = holder(protocol, endpoint)?;
+        let endpoints = frontend.all_endpoints().into_owned().into_iter();
+        let looped = endpoints.filter_map(move |endpoint| {
+            let holder = holder(protocol, &endpoint)?;
             Some((endpoint, holder))
         });
         looped.map(move |(endpoint, holder)| {

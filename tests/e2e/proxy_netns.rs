@@ -97,6 +97,12 @@ impl Cluster {
         eventually(&format!("{addr} refuses"), || from.is_refused(addr).then_some(()));
     }
 
+    /// Waits until TCP connections are refused, or closed before anything is served.
+    fn eventually_denies(&self, from: &Host, addr: &str) {
+        let addr = addr.parse().unwrap();
+        eventually(&format!("{addr} serves nobody"), || from.ask(addr).is_err().then_some(()));
+    }
+
     /// Ends the proxy in order; whether it said that all is well.
     fn stop(&mut self) -> bool {
         let proxy = self.proxy.take().unwrap();
@@ -322,7 +328,8 @@ fn a_client_outside_keeps_its_endpoint_on_cluster_ip_and_node_port() {
 
 /// A load balancer's Service with the external policy `Local`.
 const BALANCED: &str = "  type: LoadBalancer\n  externalTrafficPolicy: Local\n  \
-     healthCheckNodePort: 32000\n  loadBalancerSourceRanges: [10.77.0.100/32]\n\
+     healthCheckNodePort: 32000\n  loadBalancerSourceRanges: [10.77.0.100/32]\n  \
+     externalIPs: [203.0.113.6]\n\
      status: { loadBalancer: { ingress: [{ ip: 203.0.113.1 }] } }\n";
 
 #[test]
@@ -343,11 +350,11 @@ fn a_client_outside_reaches_endpoints_of_the_node_that_it_dials() {
     cluster.eventually_answers(client, "203.0.113.1:80", &["pod11"]);
     cluster.eventually_answers(client, "10.77.0.2:30080", &["pod12", "pod13"]);
     assert_eq!((health(&cluster.node), health(&second)), ((200, 1), (200, 2)));
-    // Traffic from inside is none of that policy's.
+    // The policy is not for ClusterIPs.
     check_round_robin(client, VIP);
     cluster.edit(&manifest(BALANCED, &ALL[1..]));
-    cluster.eventually_refuses(client, "10.77.0.1:30080");
-    cluster.eventually_refuses(client, "203.0.113.1:80");
+    cluster.eventually_denies(client, "10.77.0.1:30080");
+    cluster.eventually_denies(client, "203.0.113.1:80");
     assert_eq!((health(&cluster.node), health(&second)), ((503, 0), (200, 2)));
     cluster.eventually_answers(client, VIP, &["pod12", "pod13"]);
     cluster.edit(&manifest(&BALANCED.replace("Local", "Cluster"), &ALL));
@@ -358,27 +365,69 @@ fn a_client_outside_reaches_endpoints_of_the_node_that_it_dials() {
 
 #[test]
 #[ignore = "needs root"]
-fn source_ranges_are_for_the_load_balancers_ip() {
+fn external_policy_local_applies_to_clients_outside_the_cluster_only() {
+    let open = BALANCED.replace("  loadBalancerSourceRanges: [10.77.0.100/32]\n", "");
+    let remote = &ALL[1..];
+    let mut cluster = Cluster::start(&manifest(&open, remote), &["--node-name", "a"]);
+    // Its bridge comes while the proxy runs.
+    let pod = cluster.node.pod(21);
+    let external = ["203.0.113.1:80", "203.0.113.6:80", "10.77.0.1:30080"];
+    for addr in external.into_iter().chain(["10.25.0.1:30080"]) {
+        cluster.eventually_answers(&pod, addr, &["pod12", "pod13"]);
+    }
+    for addr in external.into_iter().chain(["127.0.0.1:30080", "[::1]:30080", "[fd77::1]:30080"]) {
+        cluster.eventually_answers(&cluster.node, addr, &["pod12", "pod13"]);
+    }
+    for (from, addr) in [(&pod, "203.0.113.1:80"), (&cluster.node, "127.0.0.1:30080")] {
+        let socket = from.udp(addr.parse().unwrap());
+        assert_ne!(eventually("an answer", || udp_ask(&socket).ok()), "pod11");
+    }
+    for addr in external {
+        assert!(cluster.client.ask(addr.parse().unwrap()).is_err(), "{addr}");
+        assert!(udp_ask(&cluster.client.udp(addr.parse().unwrap())).is_err(), "{addr}");
+    }
+    // Each client its own endpoints, where there are some for both.
+    cluster.edit(&manifest(&open, &ALL));
+    for addr in external {
+        cluster.eventually_answers(&cluster.client, addr, &["pod11"]);
+        cluster.eventually_answers(&cluster.client, addr, &["pod11"; 3]);
+        cluster.eventually_answers(&pod, addr, &ALL_NAMES);
+        cluster.eventually_answers(&cluster.node, addr, &ALL_NAMES);
+    }
+    // Where the operator names the pods' addresses, bridges do not count.
+    assert!(cluster.stop());
+    cluster.edit(&manifest(&open, remote));
+    cluster.run_proxy(&["--node-name", "a", "--cluster-cidr", "10.77.0.100/32"]);
+    cluster.eventually_answers(&cluster.client, "203.0.113.1:80", &["pod12", "pod13"]);
+    assert!(pod.ask("203.0.113.1:80".parse().unwrap()).is_err());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn source_ranges_hold_at_every_external_ip() {
     let cluster = Cluster::start(&manifest(BALANCED, &ALL), &["--node-name", "a"]);
     let stranger = cluster.lab.host(101);
     for range in ["10.96.0.0/16", "203.0.113.0/24"] {
         stranger.set(&format!("route add {range} via 10.77.0.1"));
     }
-    let balanced: SocketAddr = "203.0.113.1:80".parse().unwrap();
-    assert_eq!(cluster.client.ask(balanced).unwrap(), "pod11");
-    assert!(stranger.ask(balanced).is_err());
-    let denied = stranger.udp(balanced);
-    assert!(udp_ask(&denied).is_err());
+    for external in ["203.0.113.1:80", "203.0.113.6:80"] {
+        let addr: SocketAddr = external.parse().unwrap();
+        assert_eq!(cluster.client.ask(addr).unwrap(), "pod11", "{addr}");
+        assert!(stranger.ask(addr).is_err(), "{addr}");
+        assert!(udp_ask(&stranger.udp(addr)).is_err(), "{addr}");
+        // The node itself dials that address from that address: it may when the node may.
+        assert!(cluster.node.ask(addr).is_err(), "{addr}");
+    }
     cluster.eventually_answers(&stranger, "10.77.0.1:30080", &["pod11"]);
     cluster.eventually_answers(&stranger, VIP, &ALL_NAMES);
-    // The node itself dials that address from that address: it may when the node may.
-    assert!(cluster.node.ask(balanced).is_err());
     let with_node = BALANCED.replace("10.77.0.100/32", "10.77.0.0/24");
     let node = "---\napiVersion: v1\nkind: Node\nmetadata: { name: a }\n\
         status: { addresses: [{ type: InternalIP, address: 10.77.0.1 }] }\n";
     cluster.edit(&(manifest(&with_node, &ALL) + node));
-    cluster.eventually_answers(&cluster.node, "203.0.113.1:80", &["pod11"]);
-    cluster.eventually_answers(&stranger, "203.0.113.1:80", &["pod11"]);
+    for external in ["203.0.113.1:80", "203.0.113.6:80"] {
+        cluster.eventually_answers(&cluster.node, external, &ALL_NAMES);
+        cluster.eventually_answers(&stranger, external, &["pod11"]);
+    }
 }
 
 #[test]

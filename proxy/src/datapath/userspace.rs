@@ -38,11 +38,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use self::affinities::Affinities;
 use self::own::{Addresses, Own};
 use self::room::{Permit, Room};
-use self::rules::Rules;
+use self::rules::{InCluster, Rules, Sticky};
 use self::serving::{Cell, Endpoint, Serving};
 use self::sockets::BindOptions;
 use self::worker::{Bound, Opened, Order, Worker, WorkerLimits};
+use crate::cluster_clients::ClusterClients;
 use crate::metrics::{ProxyMetrics, count};
+use crate::pick::Rotation;
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
 use crate::snapshot::Snapshot;
 
@@ -67,6 +69,8 @@ pub(crate) struct Settings {
     pub(crate) node_ips: Vec<IpAddr>,
     /// Whose addresses are this host's by a route.
     pub(crate) service_cidrs: Vec<IpNet>,
+    /// Which clients are within the cluster.
+    pub(crate) cluster_clients: Arc<ClusterClients>,
     pub(crate) drain_timeout: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) udp_idle_timeout: Duration,
@@ -308,42 +312,81 @@ impl Userspace {
         }
         let hosted = self.hosted.entry(address).or_default();
         hosted.service = frontend.map(|f| f.service.clone());
-        let addrs = frontend.map_or(&[][..], |f| &f.endpoints);
+        let addrs = frontend.map(Frontend::all_endpoints).unwrap_or_default();
         let kept = frontend.map_or(&[][..], |f| &f.kept);
-        let Replaced { members, stopped, leaving } = hosted.replace_endpoints(addrs, kept, ends);
-        let meter = match frontend {
-            Some(frontend) => self.metrics.meters.of(&frontend.service),
-            None => Arc::default(),
-        };
-        let affinity = frontend.and_then(|frontend| {
-            let affinity = self.affinities.of(frontend, self.settings.max_affinity_clients)?;
-            Some((affinity, frontend.affinity?))
-        });
-        let sources = frontend.and_then(|frontend| frontend.sources.clone());
-        let rules = Rules::new(sources, affinity, &members);
-        let before = hosted.cell.serving.load();
-        let proxy_protocol = frontend.is_some_and(|frontend| frontend.proxy_protocol);
-        let rotation = before.rotation.succeed(&members);
-        let serving = Serving { rotation, meter, rules, proxy_protocol };
-        let sources_changed = before.sources() != serving.sources();
-        hosted.cell.serving.store(Arc::new(serving));
+        let Replaced { members, stopped, leaving } = hosted.replace_endpoints(&addrs, kept, ends);
+        let bound: Vec<Bound> =
+            hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr)).collect();
+        let cell = hosted.cell.clone();
+        let before = cell.serving.load();
+        let serving = self.serving(frontend, members, &before);
+        let refresh = address.protocol == Protocol::Udp
+            && (!stopped.is_empty() || loses_clients(&before, &serving));
+        cell.serving.store(Arc::new(serving));
         stopped.iter().for_each(|endpoint| endpoint.set_serving(false));
-        let bound = hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr));
         if addrs.is_empty() {
             work.close.extend(bound);
-            hosted.listening.clear();
-            if let Some(retry) = hosted.retry.take() {
-                self.retries.remove(&(retry.at, address));
-            }
-            self.failures.remove(&address);
+            self.stop_listening(address);
         } else {
-            if address.protocol == Protocol::Udp && (!stopped.is_empty() || sources_changed) {
+            if refresh {
                 work.refresh.extend(bound);
             }
             work.open.push(address);
         }
         self.endings.extend(leaving.into_iter().map(|endpoint| (ends, address, endpoint)));
         self.forget_if_over(address);
+    }
+
+    /// Forgets the listeners of a frontend that has no endpoint, and what could not be bound.
+    fn stop_listening(&mut self, address: FrontendAddress) {
+        let Some(hosted) = self.hosted.get_mut(&address) else { return };
+        hosted.listening.clear();
+        if let Some(retry) = hosted.retry.take() {
+            self.retries.remove(&(retry.at, address));
+        }
+        self.failures.remove(&address);
+    }
+
+    /// What the data threads are to see of a frontend that these endpoints serve.
+    fn serving(
+        &mut self,
+        frontend: Option<&Frontend>,
+        members: Vec<Arc<Endpoint>>,
+        before: &Serving,
+    ) -> Serving {
+        let Some(frontend) = frontend else {
+            let rotation = before.rotation.succeed(&members);
+            return Serving { rotation, ..Serving::default() };
+        };
+        let affinity = self.affinities.of(frontend, self.settings.max_affinity_clients);
+        let among = |chosen: &[SocketAddr]| -> Box<[Arc<Endpoint>]> {
+            let is_chosen = |e: &&Arc<Endpoint>| chosen.binary_search(&e.addr).is_ok();
+            members.iter().filter(is_chosen).cloned().collect()
+        };
+        let in_cluster = frontend.in_cluster.as_ref().map(|choice| {
+            let endpoints = among(&choice.endpoints);
+            let rotation = match before.in_cluster() {
+                Some(before) => before.rotation.succeed(&endpoints),
+                None => Arc::new(Rotation::new(endpoints.to_vec())),
+            };
+            InCluster { clients: self.settings.cluster_clients.clone(), rotation, endpoints }
+        });
+        let outside = match in_cluster {
+            Some(_) => among(&frontend.endpoints),
+            None => members.into(),
+        };
+        let rotation = before.rotation.succeed(&outside);
+        let sticky = affinity.zip(frontend.affinity);
+        let sticky = sticky.map(|(affinity, timeout)| {
+            debug_assert!(outside.is_sorted_by_key(|endpoint| endpoint.addr));
+            Sticky { affinity, timeout, endpoints: outside }
+        });
+        Serving {
+            rotation,
+            meter: self.metrics.meters.of(&frontend.service),
+            rules: Rules { sources: frontend.sources.clone(), sticky, in_cluster }.boxed(),
+            proxy_protocol: frontend.proxy_protocol,
+        }
     }
 
     /// Ends an endpoint's drain; whether that concerns the data threads.
@@ -522,6 +565,14 @@ impl Userspace {
     async fn order_all(&self, order: impl Fn() -> Order) {
         answers(self.workers.iter().flat_map(|worker| worker.order(order()))).await;
     }
+}
+
+/// Whether clients may lose their endpoint although it still serves others: other sources may
+/// connect, or endpoints are no longer for clients outside the cluster.
+fn loses_clients(before: &Serving, next: &Serving) -> bool {
+    let stays = |endpoint| next.rotation.members().contains(endpoint);
+    before.sources() != next.sources()
+        || next.in_cluster().is_some() && !before.rotation.members().iter().all(stays)
 }
 
 /// Waits until all orders have been carried out.

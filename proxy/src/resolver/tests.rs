@@ -450,23 +450,65 @@ fn an_ip_that_stands_twice_is_the_load_balancers() {
 }
 
 #[test]
-fn source_ranges_are_for_the_load_balancers_ips() {
-    let check = |ranges: &[&str], expected: Option<&[&str]>| {
+fn source_ranges_hold_at_every_external_ip() {
+    let check = |ranges: &[&str], at_balancer: Option<&[&str]>, at_external: Option<&[&str]>| {
         let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
         let service = Service { load_balancer_source_ranges: ranges, ..balanced() };
         let resolution = resolve(&entry(service, vec![]), &node_a());
         for frontend in resolution.frontends {
             let sources = frontend.sources.map(|s| s.iter().map(ToString::to_string).collect());
-            let expected = expected.filter(|_| frontend.kind == FrontendKind::LoadBalancerIp);
+            let expected = match frontend.address.to_string().as_str() {
+                "203.0.113.1:80/TCP" => at_balancer,
+                "198.51.100.1:80/TCP" => at_external,
+                "[fd02::1]:80/TCP" => continue,
+                _ => None,
+            };
             let expected = expected.map(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>());
             assert_eq!(sources, expected, "{}", frontend.address);
         }
     };
-    check(&[], None);
-    check(&["10.0.0.0/8"], Some(&["10.0.0.0/8"]));
-    check(&["fd00::/8"], Some(&["fd00::/8"]));
-    // The node may come, and its own source is then the address that it dials.
-    check(&["192.0.2.0/24"], Some(&["192.0.2.0/24", "203.0.113.1/32"]));
+    check(&[], None, None);
+    for range in ["10.0.0.0/8", "fd00::/8"] {
+        check(&[range], Some(&[range]), Some(&[range]));
+    }
+    // The node may connect, and its own source is then the address that it dials.
+    check(
+        &["192.0.2.0/24"],
+        Some(&["192.0.2.0/24", "203.0.113.1/32"]),
+        Some(&["192.0.2.0/24", "198.51.100.1/32"]),
+    );
+}
+
+#[test]
+fn policy_local_does_not_apply_to_clients_within_the_cluster() {
+    // By frontend: what serves clients outside, and what serves those within the cluster.
+    let check = |policy, endpoints: &[&str], outside: &str, inside: Option<&str>| {
+        let service = Service { external_traffic_policy: policy, ..balanced() };
+        let resolution = resolve(&entry(service, vec![web_slice(endpoints)]), &node_a());
+        let text = |addrs: &[SocketAddr]| {
+            addrs.iter().map(|addr| addr.ip().to_string()).collect::<Vec<_>>().join(" ")
+        };
+        for frontend in &resolution.frontends {
+            let is_outer = frontend.kind != FrontendKind::ClusterIp;
+            if is_outer {
+                assert_eq!(text(&frontend.endpoints), outside, "{}", frontend.address);
+            }
+            let found = frontend.in_cluster.as_ref().map(|choice| text(&choice.endpoints));
+            let expected = inside.filter(|_| is_outer).map(str::to_owned);
+            assert_eq!(found, expected, "{}", frontend.address);
+            assert_eq!(frontend.is_served(), !endpoints.is_empty(), "{}", frontend.address);
+        }
+        assert_eq!(resolution.frontends.len(), 5);
+    };
+    check(Local, &["10.0.0.1 @a", "10.0.0.2 @b"], "10.0.0.1", Some("10.0.0.1 10.0.0.2"));
+    check(Local, &["10.0.0.2 @b"], "", Some("10.0.0.2"));
+    // No difference.
+    check(Local, &["10.0.0.1 @a"], "10.0.0.1", None);
+    check(Local, &[], "", None);
+    check(Cluster, &["10.0.0.1 @a", "10.0.0.2 @b"], "10.0.0.1 10.0.0.2", None);
+    // Each is decided by itself: hints are for policy Cluster alone.
+    check(Local, &["10.0.0.1 @a >~west", "10.0.0.2 @b >~east"], "10.0.0.1", Some("10.0.0.2"));
+    check(Local, &["10.0.0.1/serving @a", "10.0.0.2 @b"], "10.0.0.1", Some("10.0.0.2"));
 }
 
 #[test]

@@ -20,10 +20,11 @@ pub struct Lab {
     bridge: Namespace,
 }
 
-/// A machine: `10.77.0.N` and `fd77::N` on the bridge.
+/// A machine: `10.77.0.N` and `fd77::N` on the bridge. Or a container of one, see [`Host::pod`].
 #[derive(Debug)]
 pub struct Host {
     namespace: Namespace,
+    ip: Ipv4Addr,
     last: u8,
 }
 
@@ -72,7 +73,7 @@ impl Lab {
         namespace.ip(&format!("addr add 10.77.0.{last}/24 dev eth0"));
         namespace.ip(&format!("addr add fd77::{last}/64 dev eth0 nodad"));
         namespace.ip("link set eth0 up");
-        Host { namespace, last }
+        Host { namespace, ip: Ipv4Addr::new(10, 77, 0, last), last }
     }
 
     /// Pulls the plug of a machine: it does not even refuse any more.
@@ -83,7 +84,23 @@ impl Lab {
 
 impl Host {
     pub fn ip(&self) -> IpAddr {
-        Ipv4Addr::new(10, 77, 0, self.last).into()
+        self.ip.into()
+    }
+
+    /// A container `10.25.0.N` behind a bridge of this machine, `10.25.0.1`.
+    pub fn pod(&self, last: u8) -> Host {
+        let (pod, bridge) = (Namespace::new(), "pods");
+        if !self.show("link show").contains(&format!(" {bridge}:")) {
+            self.set(&format!("link add {bridge} type bridge mcast_snooping 0"));
+            self.set(&format!("addr add 10.25.0.1/24 dev {bridge}"));
+            self.set(&format!("link set {bridge} up"));
+        }
+        self.set(&format!("link add v{last} type veth peer name eth0 netns {}", pod.0));
+        self.set(&format!("link set v{last} master {bridge} up"));
+        pod.ip(&format!("addr add 10.25.0.{last}/24 dev eth0"));
+        pod.ip("link set eth0 up");
+        pod.ip("route add default via 10.25.0.1");
+        Host { namespace: pod, ip: Ipv4Addr::new(10, 25, 0, last), last }
     }
 
     /// Runs `ip` with these arguments on the machine.

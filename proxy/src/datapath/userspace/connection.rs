@@ -454,7 +454,8 @@ impl Connection {
         };
         let others = || {
             let serving = search.cell.serving.load();
-            serving.rotation.members().iter().any(|other| !search.tried.contains(&other.addr))
+            let rotation = serving.rotation_for(Some(search.client.ip()));
+            rotation.members().iter().any(|other| !search.tried.contains(&other.addr))
         };
         !endpoint.is_serving() && (endpoint.has_ended() || others())
     }

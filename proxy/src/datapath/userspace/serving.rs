@@ -26,7 +26,7 @@ pub(super) struct Cell {
 pub(super) struct Serving {
     pub(super) rotation: Arc<Rotation<Arc<Endpoint>>>,
     pub(super) meter: Arc<Meter>,
-    /// Absent when all clients may come and none keeps its endpoint.
+    /// Absent when all clients may connect, get the same endpoints and keep none.
     pub(super) rules: Option<Box<Rules>>,
     /// Endpoints are told who their client is.
     pub(super) proxy_protocol: bool,

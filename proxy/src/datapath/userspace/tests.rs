@@ -46,6 +46,7 @@ impl Fixture {
         let mut settings = Settings {
             workers,
             service_cidrs: Vec::new(),
+            cluster_clients: Arc::default(),
             node_ips: vec![format!("{net}.200").parse().unwrap()],
             drain_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(2),

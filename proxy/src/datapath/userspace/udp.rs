@@ -227,7 +227,7 @@ impl Table {
                 () = refresh.notified() => {
                     let serving = self.cell.serving.load();
                     self.sessions.retain(|(client, _), session| {
-                        session.flow.endpoint.is_serving() && serving.admits(Some(client.ip()))
+                        serving.keeps(client.ip(), &session.flow.endpoint)
                     });
                 }
                 Some(key) = self.over.recv() => self.move_on(key),

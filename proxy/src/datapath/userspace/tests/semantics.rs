@@ -243,3 +243,74 @@ fn a_udp_session_ends_when_its_client_may_come_no_more() {
     fixture.serve_changed(open, &[11]);
     assert_eq!(udp_ask(&denied), 11);
 }
+
+/// A load balancer's IP `.2` with policy `Local`, where these endpoints are on this node. The
+/// clients of the tests run on this host, so that only what the test says is within the cluster.
+fn serve_local(fixture: &mut Fixture, here: &[u8], elsewhere: &[u8], sticky: bool) {
+    fixture.node.name = Some("a".into());
+    let Object::Service(mut service) = fixture.web() else { unreachable!() };
+    let ip = fixture.addr(2, 1).ip();
+    let changed = Arc::get_mut(&mut service).unwrap();
+    changed.service_type = ServiceType::LoadBalancer;
+    changed.load_balancer_ips = vec![ip];
+    changed.external_traffic_policy = feed::TrafficPolicy::Local;
+    changed.client_ip_affinity = sticky.then_some(HOUR);
+    let ports = [("t", Protocol::Tcp, 8080), ("u", Protocol::Udp, 8080)];
+    let at = |node: &str, last: &u8| format!("{} @{node}", fixture.ip(*last));
+    let ips: Vec<_> =
+        here.iter().map(|l| at("a", l)).chain(elsewhere.iter().map(|l| at("b", l))).collect();
+    let ips: Vec<_> = ips.iter().map(String::as_str).collect();
+    let slice = Object::EndpointSlice(Arc::new(slice("web", "web", &ports, &ips)));
+    fixture.change(vec![Object::Service(service), slice], &[]);
+}
+
+#[test]
+fn policy_local_is_for_clients_outside_the_cluster() {
+    for sticky in [false, true] {
+        let mut fixture = Fixture::with(
+            2,
+            |settings| {
+                let IpAddr::V4(node) = settings.node_ips[0] else { unreachable!() };
+                let [a, b, c, _] = node.octets();
+                settings.cluster_clients = Arc::new(ClusterClients::of([[a, b, c, 101].into()]));
+            },
+            Limits::default(),
+        );
+        let (pod, outside) = (fixture.addr(101, 1).ip(), fixture.addr(102, 1).ip());
+        name_endpoints(&fixture, &[11, 12]);
+        udp_endpoints(&fixture, &[11, 12]);
+        let balanced = fixture.addr(2, 80);
+        for addr in [balanced, fixture.addr(200, 30080)] {
+            serve_local(&mut fixture, &[11], &[12], sticky);
+            let mut seen: Vec<_> = (0..4).map(|_| ask_from(pod, addr).unwrap()).collect();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen.len(), if sticky { 1 } else { 2 }, "{addr} {seen:?}");
+            assert_eq!([0; 4].map(|_| ask_from(outside, addr).unwrap()), [11; 4], "{addr}");
+            // The only endpoint is on another node.
+            serve_local(&mut fixture, &[], &[12], sticky);
+            assert_eq!(ask_from(pod, addr).unwrap(), 12, "{addr}");
+            assert!(ask_from(outside, addr).is_err(), "{addr}");
+            assert_eq!(udp_ask(&udp_from(pod, addr)), 12, "{addr}");
+            let denied = udp_from(outside, addr);
+            denied.send(b"?").unwrap();
+            assert!(denied.recv(&mut [0; 9]).is_err(), "{addr}");
+        }
+    }
+}
+
+#[test]
+fn a_udp_client_outside_leaves_an_endpoint_that_is_for_the_cluster_only() {
+    let mut fixture = Fixture::new();
+    udp_endpoints(&fixture, &[11, 12]);
+    // Both serve all clients: the session begins with either.
+    serve_local(&mut fixture, &[11, 12], &[], false);
+    let sockets: Vec<_> =
+        (0..2).map(|n| udp_from(fixture.addr(102 + n, 1).ip(), fixture.addr(2, 80))).collect();
+    let first: Vec<_> = sockets.iter().map(udp_ask).collect();
+    assert_eq!(first, [11, 12]);
+    serve_local(&mut fixture, &[11], &[12], false);
+    for socket in &sockets {
+        assert_eq!(udp_ask(socket), 11);
+    }
+}
