@@ -5,6 +5,7 @@ mod children;
 mod demo;
 mod echo;
 mod explain;
+mod judge;
 mod passed;
 mod ready;
 mod scratch;
@@ -116,7 +117,9 @@ fn main() -> ExitCode {
         Command::Feed(s) => {
             let state_dir = s.shared.state_dir.clone();
             daemon::start("feed", &s.shared, s.own.admin, |daemon| async {
-                apiserver::run(s.own, state_dir, daemon).await
+                let mut judge = judge::Judge::new();
+                let judge = move |model: &_, changes: &_| judge.judge(model, changes);
+                apiserver::run(s.own, state_dir, Box::new(judge), daemon).await
             })
         }
         Command::Demo(config) => run_tool(&demo::log(), async {

@@ -68,6 +68,7 @@ const PURE: &[&str] = &[
     "ingress/src/upstream/codec",
     "model/src",
     "proxy/src/affinity",
+    "proxy/src/annotations",
     "proxy/src/datapath/userspace/crowd",
     "proxy/src/pick",
     "proxy/src/proxy_protocol",

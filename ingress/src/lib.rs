@@ -9,6 +9,7 @@ mod body;
 mod connection;
 mod deadline;
 mod explain;
+mod findings;
 mod forward;
 mod handler;
 mod limits;
@@ -24,6 +25,7 @@ mod upstream;
 mod worker;
 
 pub use explain::Explainer;
+pub use findings::Judge;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -36,6 +38,7 @@ use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure};
 use feed::{Update, Updates};
 use ipnet::IpNet;
+use model::problem::Level;
 use model::{Kind, Kinds};
 use tokio::sync::{mpsc, watch};
 
@@ -44,7 +47,7 @@ use crate::forward::Rules;
 use crate::limits::{Limits, default_max_connections};
 use crate::metrics::Metrics;
 use crate::settings::Settings;
-use crate::snapshot::{Compiler, Snapshot, parse_bytes};
+use crate::snapshot::{Compiler, Problem, Snapshot, parse_bytes};
 use crate::worker::{Orders, Shared, Sockets};
 
 /// The kinds of object that this process follows.
@@ -330,6 +333,27 @@ fn add_pages(
     });
 }
 
+/// Problems logged of one update; more would hide the first ones.
+const MAX_LOGGED: usize = 20;
+
+/// Logs problems that are new.
+fn log(news: &[Problem]) {
+    let (notes, others): (Vec<_>, Vec<_>) =
+        news.iter().partition(|problem| problem.level == Level::Note);
+    for problem in others.iter().take(MAX_LOGGED) {
+        let Problem { kind, object, field, level, message, help, .. } = problem;
+        let object = format!("{} {object}", kind.as_str());
+        let help = help.as_deref().unwrap_or_default();
+        tracing::warn!(%object, %field, severity = %level, help, "{message}");
+    }
+    if let Some(more) = others.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
+        tracing::warn!(more, "more problems: see /status, or run `switchyard check`");
+    }
+    for Problem { object, message, .. } in notes.into_iter().take(MAX_LOGGED) {
+        tracing::debug!(%object, "{message}");
+    }
+}
+
 /// Makes each update of the model what is served.
 struct Publisher {
     /// Locked for one update, or for a page.
@@ -372,6 +396,7 @@ impl Publisher {
         let ingresses = compiler.served();
         drop(compiler);
         self.snapshot.store(Arc::new(compiled.snapshot));
+        log(&compiled.news);
         if compiled.endpoints_left {
             self.orders.send_modify(|orders| orders.endpoints_left += 1);
         }

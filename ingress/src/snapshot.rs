@@ -5,10 +5,13 @@
 //! last by what changed. Endpoints are not part of it but in cells that its routes refer to
 //! ([`Backend`]), so that an endpoint that comes or goes rebuilds nothing.
 
+mod annotation;
 mod backend;
 mod certificate;
 mod compile;
 mod policy;
+mod problem;
+mod served;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +21,9 @@ use model::{ObjectName, PathType};
 
 pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Unserved};
 pub(crate) use certificate::Certificate;
-pub(crate) use compile::{Compiler, Problem, by_ingress};
-pub(crate) use policy::{Policy, parse_bytes};
+pub(crate) use compile::Compiler;
+pub(crate) use policy::{Policy, RefusedBy, parse_bytes};
+pub(crate) use problem::{About, Problem};
 
 use crate::route::{HostKey, HostTable, PathTable};
 
@@ -93,6 +97,18 @@ impl Snapshot {
         host.and_then(|host| self.certificates.find(host))
             .or_else(|| self.certificates.any())
             .unwrap_or(&self.self_signed)
+    }
+
+    /// Whether a request for `host` came over a connection that was made for another host whose
+    /// certificate is not for this one. Browsers send requests of several hosts over one HTTP/2
+    /// connection when its certificate is for all of them (RFC 9113 section 9.1.1).
+    pub(crate) fn is_misdirected(&self, server_name: &str, host: &str) -> bool {
+        if server_name == host {
+            return false;
+        }
+        let of_connection = self.certificate(Some(server_name));
+        !Arc::ptr_eq(of_connection, self.certificate(Some(host)))
+            && !of_connection.covers_host(host)
     }
 
     /// The routes of all hosts, ordered by host.

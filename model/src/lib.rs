@@ -9,6 +9,7 @@
 
 pub mod document;
 mod explanation;
+pub mod finding;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod manifest;
@@ -19,7 +20,6 @@ pub mod problem;
 pub mod record;
 mod schema;
 pub mod store;
-pub mod surprise;
 pub mod tree;
 pub mod validate;
 

@@ -4,9 +4,11 @@
 //! and has the data path sync to it, until it is told to drain.
 
 pub mod affinity;
+mod annotations;
 mod cluster_clients;
 mod datapath;
 mod explain;
+mod findings;
 mod health_check;
 mod host_network;
 mod metrics;
@@ -33,6 +35,7 @@ use model::{Kind, Kinds, ObjectName};
 use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
+pub use findings::Judge;
 
 use cluster_clients::ClusterClients;
 use datapath::userspace::room::{Limits, Room, open_descriptors};
@@ -46,6 +49,9 @@ use status::{Facts, Published, View};
 
 /// The kinds of object that this process follows.
 pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Node]);
+
+/// Ignored annotations logged of one update; more would hide the first ones.
+const MAX_LOGGED: usize = 20;
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
@@ -310,6 +316,10 @@ impl Proxy {
         }
         let (next, touched) =
             self.snapshot.next(&update.model, &changed, &self.node, update.generation);
+        for (service, ignored) in next.newly_ignored(&self.snapshot, &changed).take(MAX_LOGGED) {
+            let help = ignored.help.as_deref().unwrap_or_default();
+            tracing::warn!(%service, help, "{ignored}");
+        }
         self.snapshot = next;
         let built = begun.elapsed();
         self.datapath.sync(&self.snapshot, &touched).await;

@@ -76,8 +76,9 @@ impl Dns {
     fn until_rejected(&self, what: &str) -> serde_json::Value {
         eventually(what, || {
             let status = self.process.status();
-            let reports = status["feed"]["rejected"].as_array()?.clone();
-            reports.into_iter().find(|r| r["message"].as_str().is_some_and(|m| m.contains(what)))
+            let of = |level: &str| status["feed"][level].as_array().unwrap().clone();
+            let mut reports = of("rejected").into_iter().chain(of("warned"));
+            reports.find(|r| r["message"].as_str().is_some_and(|m| m.contains(what)))
         })
     }
 }

@@ -148,9 +148,13 @@ impl Followed {
     }
 }
 
+/// The errors and warnings.
 fn rejected(status: &serde_json::Value) -> Vec<String> {
-    let list = status["rejected"].as_array().unwrap().iter();
-    list.map(|report| report["message"].as_str().unwrap().to_owned()).collect()
+    let of = |level: &str| status[level].as_array().unwrap().iter();
+    of("rejected")
+        .chain(of("warned"))
+        .map(|report| report["message"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

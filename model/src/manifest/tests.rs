@@ -175,7 +175,8 @@ fn no_service_may_ask_for_every_address_nor_for_octal_ones() {
     let check = |ips: &str, at: &str, why: &str| {
         let text = service(&format!("  clusterIP: 10.96.0.1\n{ips}  ports:\n  - port: 80\n"));
         let problems = problems(&text, Format::Yaml);
-        assert_eq!(problems.len(), 1, "{problems:?}");
+        let errors = problems.iter().filter(|line| line.contains(": error: ")).count();
+        assert_eq!(errors, 1, "{problems:?}");
         assert!(problems[0].contains(at) && problems[0].contains(why), "{problems:?}");
         assert_eq!(readings(&text)[0].1.outcome, Outcome::Bad);
     };
@@ -388,7 +389,8 @@ fn an_ingress_may_name_its_class_in_two_ways() {
     check(
         &both,
         &["9:21: warning: spec.ingressClassName: annotation kubernetes.io/ingress.class names \
-           another class; this field wins (remove the annotation)"],
+           another class, and this field wins: not portable (remove the annotation: a Kubernetes \
+           API refuses both)"],
     );
 }
 
@@ -453,7 +455,7 @@ fn what_is_no_object_is_told_apart() {
     check("null\n", &[]);
     check(
         "apiVersion: apps/v1\nkind: Deployment\nspec: {replicas: 1}\n",
-        &["2:1: warning: kind Deployment (apps/v1) is none that is read here, so it is left out"],
+        &["2:1: note: kind Deployment (apps/v1) is not used here"],
     );
     check(
         "apiVersion: networking.k8s.io/v1beta1\nkind: Ingress\nmetadata: {name: a}\n",
@@ -462,9 +464,101 @@ fn what_is_no_object_is_told_apart() {
     );
     check(
         "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n",
-        &["2:1: warning: kind Service (serving.knative.dev/v1) is none that is read here, so it \
-           is left out"],
+        &["2:1: note: kind Service (serving.knative.dev/v1) is not used here"],
     );
+}
+
+/// Messages that misled, or none.
+#[test]
+fn a_common_mistake_is_named_with_its_fix() {
+    let problems = |text: &str| problems(text, Format::Yaml);
+    let one = |text: &str, message: &str, help: &str| {
+        let found = problems(text);
+        let help = format!(" ({help})");
+        let is_it = |line: &&String| line.contains(message) && line.ends_with(&help);
+        assert_eq!(found.iter().filter(is_it).count(), 1, "{text}\n{found:#?}\n{message}{help}");
+    };
+    one(
+        "kind: Service\nmetadata: {name: a}\n",
+        "missing field \"apiVersion\"",
+        "add apiVersion: v1",
+    );
+    check("apiVersion: v1\nmetadata: {name: a}\n", &["1:1: error: missing field \"kind\""]);
+    let compose = "services:\n  web: {image: nginx}\n";
+    one(
+        compose,
+        "a compose file, not a Kubernetes object",
+        "docs/compose.md shows the manifests \
+         to write beside a compose file",
+    );
+    let kustomize = "run: kustomize build DIR | switchyard check -";
+    one("resources: [a.yaml]\n", "a kustomization, not a Kubernetes object", kustomize);
+    let template = "this looks like an unrendered template; for a Helm chart, run: helm template \
+                    CHART | switchyard check -";
+    one("a: {{ .Values.a }\nb: [}}\n", "not valid YAML", template);
+    let named = "apiVersion: v1\nkind: Service\nmetadata: {name: '{{ .Values.name }}'}\n";
+    assert!(problems(named)[0].contains(template), "{:?}", problems(named));
+    one("rules:\n- host: *.example\n", "not valid YAML", "quote it: '*.example'");
+    let slice = |address: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a, labels: \
+             {{kubernetes.io/service-name: a}}}}\naddressType: IPv4\nports: [{{port: 1}}]\n\
+             endpoints: [{{addresses: ['{address}']}}]\n"
+        )
+    };
+    let ip = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+    one(
+        &slice("127.0.0.1:9000"),
+        ip,
+        "write the address alone (127.0.0.1); the port belongs \
+         under ports: 9000",
+    );
+    one(&slice("web"), ip, "to name a host, use addressType: FQDN");
+    one(
+        &slice("web:80"),
+        ip,
+        "write the name alone (web) with addressType: FQDN, and port 80 \
+         under ports",
+    );
+    let ingress = |host: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: a}}\nspec:\n  \
+             rules: [{{host: '{host}', http: {{paths: [{{path: /, pathType: Prefix, backend: \
+             {{service: {{name: a, port: {{number: 1}}}}}}}}]}}}}]\n"
+        )
+    };
+    let help = "write the host alone, without scheme, port and path: a.example";
+    for host in ["http://a.example", "https://a.example:443/x", "a.example:8080", "a.example/x"] {
+        assert!(problems(&ingress(host))[0].contains(help), "{:?}", problems(&ingress(host)));
+    }
+}
+
+#[test]
+fn a_misspelt_kind_is_no_kind_of_another_program() {
+    let meant = |api_version: &str, kind: &str, right: &str| {
+        let group = if right == "Ingress" { "networking.k8s.io/v1" } else { "v1" };
+        let expected = format!(
+            "2:1: error: unknown kind {kind} ({api_version}) (did you mean kind: {right} with \
+             apiVersion: {group}?)"
+        );
+        check(&format!("apiVersion: {api_version}\nkind: {kind}\n"), &[&expected]);
+    };
+    meant("v1", "service", "Service");
+    meant("v1", "Services", "Service");
+    meant("networking.k8s.io/v1", "Ingres", "Ingress");
+    meant("networking.k8s.io/v1beta1", "ingress", "Ingress");
+    let others = [
+        ("v1", "ConfigMap"),
+        ("v1", "ServiceAccount"),
+        ("networking.k8s.io/v1", "NetworkPolicy"),
+        ("elbv2.k8s.aws/v1beta1", "IngressClassParams"),
+        ("monitoring.coreos.com/v1", "ServiceMonitor"),
+        ("external-secrets.io/v1", "SecretStore"),
+    ];
+    for (api_version, kind) in others {
+        let expected = format!("2:1: note: kind {kind} ({api_version}) is not used here");
+        check(&format!("apiVersion: {api_version}\nkind: {kind}\n"), &[&expected]);
+    }
 }
 
 #[test]
@@ -638,6 +732,101 @@ fn the_types_alone_are_lenient() {
     let targets: Vec<_> = targets.collect();
     assert!(matches!(&targets[0], object::IntOrText::Text(name) if &**name == "http"));
     assert!(matches!(targets[1], object::IntOrText::Int(8)));
+}
+
+/// Each of these was accepted with no word, and refused by a Kubernetes API.
+#[test]
+fn what_a_kubernetes_api_refuses_is_not_portable() {
+    let warns = |text: &str, message: &str| {
+        let found = problems(text, Format::Yaml);
+        let expected = format!("{message}: not portable (a Kubernetes API refuses it)");
+        let is_it = |line: &&String| line.contains(": warning: ") && line.contains(&expected);
+        assert_eq!(found.iter().filter(is_it).count(), 1, "{text}\n{found:#?}\n{expected}");
+        assert!(!found.iter().any(|line| line.contains(": error: ")), "{found:#?}");
+    };
+    let service = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 80}}], \
+             {spec}}}\n"
+        )
+    };
+    warns(
+        &service("clusterIP: 'fd00::1', ipFamilies: [IPv4]"),
+        "spec.ipFamilies[0]: IPv4 is not the family of clusterIP fd00::1",
+    );
+    warns(
+        &service("clusterIP: 10.0.0.1, healthCheckNodePort: 30000"),
+        "spec.healthCheckNodePort: may only be used when `type` is 'LoadBalancer' and \
+         `externalTrafficPolicy` is 'Local'",
+    );
+    warns(
+        &service("clusterIP: 10.0.0.1, loadBalancerSourceRanges: [10.0.0.0/8]"),
+        "spec.loadBalancerSourceRanges: may only be used when `type` is 'LoadBalancer'",
+    );
+    warns(
+        &service("clusterIP: 10.0.0.1, type: LoadBalancer, loadBalancerSourceRanges: [10.1.0.0/8]"),
+        "spec.loadBalancerSourceRanges[0]: 10.1.0.0/8 has host bits set; its network is 10.0.0.0/8",
+    );
+    for (ip, kind) in [("127.0.0.1", "loopback"), ("169.254.1.1", "link-local")] {
+        warns(
+            &service(&format!("clusterIP: 10.0.0.1, externalIPs: [{ip}]")),
+            &format!("spec.externalIPs[0]: {ip} is a {kind} address"),
+        );
+    }
+    let external = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {type: ExternalName, \
+                    externalName: Example.org}\n";
+    warns(external, "spec.externalName: Example.org has upper-case letters");
+    let slice = |family: &str, endpoint: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a, labels: \
+             {{kubernetes.io/service-name: a}}}}\naddressType: {family}\nports: [{{port: 1}}]\n\
+             endpoints: [{{{endpoint}}}]\n"
+        )
+    };
+    warns(
+        &slice("IPv6", "addresses: ['2001:DB8:0::1']"),
+        "endpoints[0].addresses[0]: 2001:DB8:0::1 must be in canonical form (2001:db8::1)",
+    );
+    let hinted = |zones: &[&str]| {
+        let zones: Vec<_> = zones.iter().map(|zone| format!("{{name: {zone}}}")).collect();
+        slice(
+            "IPv4",
+            &format!("addresses: [10.0.0.1], hints: {{forZones: [{}]}}", zones.join(", ")),
+        )
+    };
+    warns(&hinted(&["a", "b", "a"]), "endpoints[0].hints.forZones[2]: a is listed twice");
+    let nine = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    warns(&hinted(&nine), "endpoints[0].hints.forZones: 9 hints, and at most 8 are allowed");
+    let node = problems(&slice("IPv4", "addresses: [10.0.0.1], nodeName: 'Node 1'"), Format::Yaml);
+    assert!(node[0].contains("warning: endpoints[0].nodeName: "), "{node:?}");
+    let class = "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: a}\n\
+                 spec: {controller: 'Not a domain/x'}\n";
+    warns(class, "spec.controller: must be a domain-prefixed path of at most 250 bytes");
+}
+
+/// Each of these was refused, and is accepted by a Kubernetes API.
+#[test]
+fn what_a_kubernetes_api_accepts_is_served() {
+    let service = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{clusterIP: 10.0.0.1, \
+             {spec}}}\n"
+        )
+    };
+    let Record::Service(empty) = record(&service("ports: [{port: 80, targetPort: ''}]")) else {
+        panic!("a Service");
+    };
+    let number = NonZeroU16::new(80).unwrap();
+    assert_eq!(empty.service.ports[0].target_port, crate::model::TargetPort::Number(number));
+    let idle = "ports: [{port: 80}], sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}";
+    let Record::Service(idle) = record(&service(idle)) else { panic!("a Service") };
+    assert_eq!(idle.service.client_ip_affinity, None);
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: \
+                 {kubernetes.io/service-name: a}}\naddressType: IPv4\nports: [{name: bad, port: \
+                 70000}, {name: good, port: 80}]\nendpoints: [{addresses: [10.0.0.1]}]\n";
+    let Record::EndpointSlice(slice) = record(slice) else { panic!("a slice") };
+    let ports: Vec<_> = slice.ports.iter().map(|port| &*port.name).collect();
+    assert_eq!(ports, ["good"]);
 }
 
 #[test]
