@@ -57,14 +57,19 @@ const MAX_POSTPONED: u32 = 5;
 ///
 /// When the folder cannot be read at the start.
 pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<Updates> {
-    start(root, kinds, daemon).map(|(updates, _)| updates)
+    start(root, kinds, RESCAN, daemon).map(|(updates, _)| updates)
 }
 
-fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates, Status)> {
+fn start(
+    root: &Path,
+    kinds: Kinds,
+    rescan: Duration,
+    daemon: &Daemon,
+) -> std::io::Result<(Updates, Status)> {
     let (publisher, updates) = mailbox();
     let output = Output::Mailbox(publisher);
     let catalogue = Catalogue::new(kinds);
-    let status = spawn(vec![root.to_owned()], vec![], catalogue, kinds, output, daemon)?;
+    let status = spawn(vec![root.to_owned()], vec![], catalogue, kinds, output, rescan, daemon)?;
     Ok((updates, status))
 }
 
@@ -100,7 +105,7 @@ pub fn follow_whole(
     take: impl FnMut(Batch) + Send + 'static,
 ) -> std::io::Result<()> {
     let output = Output::Batches(Box::new(take));
-    spawn(roots, restored, Catalogue::of_wholes(), Kinds::all(), output, daemon).map(|_| ())
+    spawn(roots, restored, Catalogue::of_wholes(), Kinds::all(), output, RESCAN, daemon).map(|_| ())
 }
 
 fn spawn(
@@ -109,6 +114,7 @@ fn spawn(
     catalogue: Catalogue,
     kinds: Kinds,
     output: Output,
+    rescan: Duration,
     daemon: &Daemon,
 ) -> std::io::Result<Status> {
     if let Err(error) = scan::look_at_all(&roots) {
@@ -126,6 +132,7 @@ fn spawn(
     let watches = roots.iter().map(|root| Watch::new(root, sender.clone())).collect();
     let store = Store::new(kinds);
     let mut folder = Folder::new(roots, watches, catalogue, store, output, status.clone());
+    folder.rescan = rescan;
     let follow = move || {
         folder.restore(restored);
         folder.run(&wakes);
@@ -171,6 +178,8 @@ struct Folder {
     folders: BTreeMap<PathBuf, Stat>,
     /// Files to look at again, besides those that hints name.
     pending: BTreeSet<PathBuf>,
+    /// From look to look at everything.
+    rescan: Duration,
     /// When to look at the hints' and the pending files, and when at everything.
     soon: Option<Instant>,
     next: Instant,
@@ -207,6 +216,7 @@ impl Folder {
             status,
             folders: BTreeMap::new(),
             pending: BTreeSet::new(),
+            rescan: RESCAN,
             soon: None,
             next: Instant::now(),
             rested: Instant::now(),
@@ -247,7 +257,7 @@ impl Folder {
                     self.status.scanned(Err(fault));
                     self.hints.clear();
                     self.soon = None;
-                    self.next = Instant::now() + RESCAN;
+                    self.next = Instant::now() + self.rescan;
                     if self.restored && !self.published {
                         self.publish(Instant::now());
                     }
@@ -308,7 +318,7 @@ impl Folder {
             return Err(why.to_owned());
         }
         self.folders.clone_from(&look.folders);
-        self.next = Instant::now() + RESCAN;
+        self.next = Instant::now() + self.rescan;
         Ok(Some(look))
     }
 
