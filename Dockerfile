@@ -10,6 +10,7 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 # Dependencies first, with empty crates in place of ours: this layer stays until they change.
 COPY Cargo.toml Cargo.lock ./
 COPY apiserver/Cargo.toml apiserver/
+COPY balance/Cargo.toml balance/
 COPY daemon/Cargo.toml daemon/
 COPY dns/Cargo.toml dns/
 COPY feed/Cargo.toml feed/
@@ -18,7 +19,7 @@ COPY model/Cargo.toml model/
 COPY proxy/Cargo.toml proxy/
 # With --target, the flags are for the binary alone and not for what builds it.
 RUN mkdir -p src tests/e2e \
- && for package in apiserver daemon dns feed ingress model proxy; do \
+ && for package in apiserver balance daemon dns feed ingress model proxy; do \
       mkdir "$package/src" && touch "$package/src/lib.rs"; done \
  && echo 'fn main() {}' | tee src/main.rs tests/tidy.rs > tests/e2e/main.rs \
  && rustc -vV | sed -n 's/^host: //p' > /target \

@@ -8,10 +8,11 @@ use std::path::Path;
 use std::process::Command;
 
 /// What the binary is made of.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "Cargo.lock",
     "Cargo.toml",
     "apiserver",
+    "balance",
     "build.rs",
     "daemon",
     "dns",

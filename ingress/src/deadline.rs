@@ -86,6 +86,12 @@ impl Deadlines {
         self.now.get()
     }
 
+    /// The same in milliseconds: the clock by which endpoints rest. Those of the workers differ
+    /// by less than a tick.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.now() * TICK.as_millis() as u64
+    }
+
     /// Wakes everyone whose time has passed.
     pub(crate) fn sweep(&self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.begun);

@@ -88,7 +88,7 @@ impl Asked<'_> {
             return explanation;
         }
         let endpoints = route.backend.endpoints();
-        let list = endpoints.list().iter().map(|endpoint| endpoint.address.to_string());
+        let list = endpoints.addresses().into_iter().map(|address| address.to_string());
         explanation.endpoints = list.collect();
         explanation.answer = "forwarded".to_owned();
         if let Some(unserved) = endpoints.unserved() {

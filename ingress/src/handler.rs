@@ -221,12 +221,16 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 
+fn nothing_serves() -> Refusal {
+    Refusal::Unserved("nothing serves this path at the moment")
+}
+
 /// The search for an endpoint that answers.
 struct Exchange<'a> {
     in_flight: &'a InFlight,
     route: &'a Route,
-    /// Our place in the rotation; the endpoints after it are tried in its order.
-    turn: usize,
+    /// The endpoint whose turn it is.
+    picked: Arc<Endpoint>,
     /// Those that have failed. Not their number: meanwhile some may have left and others come.
     tried: Vec<Arc<Endpoint>>,
     connect_timeouts: usize,
@@ -235,26 +239,15 @@ struct Exchange<'a> {
 
 impl<'a> Exchange<'a> {
     fn begin(in_flight: &'a InFlight, route: &'a Route) -> Result<Exchange<'a>, Refusal> {
-        let endpoints = route.backend.endpoints();
-        if endpoints.list().is_empty() {
-            return Err(Refusal::Unserved("nothing serves this path at the moment"));
-        }
-        let turn = endpoints.take_turn();
+        let now_ms = || in_flight.connection.worker.deadlines.now_ms();
+        let picked = route.backend.endpoints().pick(|_| true, now_ms).ok_or_else(nothing_serves)?;
         let (tried, connect_timeouts, resends) = (Vec::new(), 0, 0);
-        let mut exchange = Exchange { in_flight, route, turn, tried, connect_timeouts, resends };
-        // Whoever is passed over loses the turn, so that the one behind it does not get two.
-        for _ in 1..endpoints.list().len() {
-            let rests = |endpoint: &Arc<Endpoint>| endpoint.rests(|| exchange.now());
-            if !endpoints.at(exchange.turn).is_some_and(rests) {
-                break;
-            }
-            exchange.turn = endpoints.take_turn();
-        }
-        Ok(exchange)
+        Ok(Exchange { in_flight, route, picked, tried, connect_timeouts, resends })
     }
 
-    fn now(&self) -> u64 {
-        self.in_flight.connection.worker.deadlines.now()
+    /// The clock of rests.
+    fn now_ms(&self) -> u64 {
+        self.in_flight.connection.worker.deadlines.now_ms()
     }
 
     /// A connection to the endpoint whose turn it is, kept or new.
@@ -297,7 +290,7 @@ impl<'a> Exchange<'a> {
             })
             .await;
             shard.upstream_connects.add(1);
-            endpoint.connected(matches!(connected, Some(Ok(_))), self.now());
+            endpoint.connected(matches!(connected, Some(Ok(_))), self.now_ms());
             let refusal = match connected {
                 Some(Ok(upstream)) => return Ok(upstream),
                 Some(Err(error)) => {
@@ -314,30 +307,33 @@ impl<'a> Exchange<'a> {
             self.tried.push(endpoint);
             let is_over = self.tried.len() >= MAX_CONNECT_TRIES
                 || self.connect_timeouts >= MAX_CONNECT_TIMEOUTS;
-            if is_over || self.endpoint().is_err() {
+            if is_over || !self.has_untried() {
                 return Err(refusal);
             }
         }
     }
 
-    /// The next endpoint that has not failed, of those that are there now, and whether it is the
-    /// last. One that rests comes after the others.
-    fn endpoint(&self) -> Result<(Arc<Endpoint>, bool), Refusal> {
+    /// The endpoint whose turn it is, or the next if that has failed or left meanwhile; and
+    /// whether it is the last one that has not failed.
+    fn endpoint(&mut self) -> Result<(Arc<Endpoint>, bool), Refusal> {
         let endpoints = self.route.backend.endpoints();
-        let in_turn = (0..endpoints.list().len())
-            .filter_map(|step| endpoints.at(self.turn.wrapping_add(step)));
-        let untried = || {
-            let was_tried = |endpoint: &Arc<Endpoint>| {
-                self.tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
-            };
-            in_turn.clone().filter(move |endpoint| !was_tried(endpoint))
-        };
-        let mut first = untried().next();
-        if !self.tried.is_empty() {
-            first = untried().find(|endpoint| !endpoint.rests(|| self.now())).or(first);
+        if self.picked.is_gone() || self.was_tried(&self.picked) {
+            let next = endpoints.pick(|e| !self.was_tried(e), || self.now_ms());
+            self.picked = next.ok_or_else(nothing_serves)?;
         }
-        let first = first.ok_or(Refusal::Unserved("nothing serves this path at the moment"))?;
-        Ok((first.clone(), untried().nth(1).is_none()))
+        let picked = &self.picked;
+        let is_other = |e: &&Arc<Endpoint>| !Arc::ptr_eq(e, picked) && !self.was_tried(e);
+        let is_last = !endpoints.list().iter().any(|endpoint| is_other(&endpoint));
+        Ok((picked.clone(), is_last))
+    }
+
+    /// Whether there is an endpoint that has not failed.
+    fn has_untried(&self) -> bool {
+        self.route.backend.endpoints().list().iter().any(|endpoint| !self.was_tried(endpoint))
+    }
+
+    fn was_tried(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint))
     }
 
     /// Sends the request and waits for the head of its response.
@@ -392,13 +388,19 @@ impl<'a> Exchange<'a> {
         if !upstream.reused {
             self.tried.push(upstream.endpoint.clone());
         }
-        let elsewhere = upstream.reused || self.endpoint().is_ok();
+        let elsewhere = upstream.reused || self.has_untried();
         let may_resend = is_safe && elsewhere && self.resends < MAX_RESENDS;
         if !may_resend || !upstream.outgoing.rewind() {
             return Err(Refusal::Unanswered);
         }
         self.resends += 1;
-        self.turn = self.turn.wrapping_add(1);
+        // The next in turn, if there is another.
+        let suits = |endpoint: &Arc<Endpoint>| {
+            !self.was_tried(endpoint) && !Arc::ptr_eq(endpoint, &self.picked)
+        };
+        if let Some(next) = self.route.backend.endpoints().pick(suits, || self.now_ms()) {
+            self.picked = next;
+        }
         self.in_flight.connection.worker.shard().upstream_resends.add(1);
         Ok(upstream.take_unsent())
     }

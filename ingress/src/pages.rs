@@ -50,7 +50,7 @@ fn backends(snapshot: &Snapshot) -> Vec<Value> {
 
 fn backend(name: &str, backend: &Backend) -> Value {
     let endpoints = backend.endpoints();
-    let addresses: Vec<_> = endpoints.list().iter().map(|e| e.address.to_string()).collect();
+    let addresses: Vec<_> = endpoints.addresses().iter().map(ToString::to_string).collect();
     json!({
         "backend": name,
         "endpoints": addresses,

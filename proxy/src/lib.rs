@@ -3,14 +3,12 @@
 //! Model → [`snapshot`] → data path. [`run`] follows the feed, makes a snapshot of each update
 //! and has the data path sync to it, until it is told to drain.
 
-pub mod affinity;
 mod datapath;
 mod explain;
 mod health_check;
 mod metrics;
 #[cfg(test)]
 mod objects;
-pub mod pick;
 pub mod proxy_protocol;
 pub mod resolver;
 mod service_cidr;

@@ -4,19 +4,21 @@
 //! touches no route. The data path loads the cell once a request.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
+<<<<<<< HEAD
 use model::{
+=======
+use balance::{Member, Rest, Rotation};
+use feed::{
+>>>>>>> 21e4933
     AddressType, BackendPort, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
-
-/// How long an endpoint that took no connection is passed over, 10 s in ticks: as long as nginx
-/// does it (`fail_timeout`).
-const REST_TICKS: u64 = 100;
 
 /// What a backend is named by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,36 +84,21 @@ impl Answers {
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     gone: AtomicBool,
-    /// The tick until which it is passed over; 0 if it took its last connection. The workers'
-    /// clocks differ by less than a tick.
-    rests_until: AtomicU64,
+    /// It took no connection the last time.
+    rest: Rest,
 }
 
 impl Endpoint {
     pub(crate) fn new(address: SocketAddr) -> Endpoint {
-        Endpoint { address, gone: AtomicBool::new(false), rests_until: AtomicU64::new(0) }
+        Endpoint { address, gone: AtomicBool::new(false), rest: Rest::default() }
     }
 
-    /// Whether others are to be asked in its place, because it took no connection of late. Of
-    /// those who ask once it has rested only the first is told that it has: he tries it, and the
-    /// others wait for how that goes.
-    pub(crate) fn rests(&self, now: impl Fn() -> u64) -> bool {
-        let until = self.rests_until.load(Ordering::Relaxed);
-        if until == 0 {
-            return false;
-        }
-        let now = now();
-        let next = now + REST_TICKS;
-        let (order, cell) = (Ordering::Relaxed, &self.rests_until);
-        now < until || cell.compare_exchange(until, next, order, order).is_err()
-    }
-
-    /// It took a connection, or did not.
-    pub(crate) fn connected(&self, succeeded: bool, now: u64) {
-        let until = if succeeded { 0 } else { now + REST_TICKS };
-        // What stays the same is not written: all workers read it.
-        if self.rests_until.load(Ordering::Relaxed) != until {
-            self.rests_until.store(until, Ordering::Relaxed);
+    /// It took a connection, or did not: then others are preferred for a while.
+    pub(crate) fn connected(&self, succeeded: bool, now_ms: u64) {
+        if succeeded {
+            self.rest.end();
+        } else {
+            self.rest.begin(now_ms);
         }
     }
 
@@ -121,14 +108,32 @@ impl Endpoint {
     }
 }
 
-/// The endpoints that take new requests, in address order.
+impl Member for Endpoint {
+    fn rest(&self) -> &Rest {
+        &self.rest
+    }
+}
+
+impl PartialEq for Endpoint {
+    fn eq(&self, other: &Endpoint) -> bool {
+        self.address == other.address
+    }
+}
+
+impl Eq for Endpoint {}
+
+impl Hash for Endpoint {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.address.hash(state);
+    }
+}
+
+/// The endpoints that take new requests.
 #[derive(Debug)]
 pub(crate) struct Endpoints {
-    list: Vec<Arc<Endpoint>>,
-    /// Why the list is empty.
+    rotation: Arc<Rotation<Arc<Endpoint>>>,
+    /// Why there is none.
     unserved: Option<Unserved>,
-    /// Counts requests, over changes of the list and over all workers.
-    rotation: Arc<AtomicUsize>,
 }
 
 /// Why a backend has no endpoint.
@@ -156,32 +161,38 @@ impl Unserved {
 
 impl Endpoints {
     pub(crate) fn none(unserved: Unserved) -> Endpoints {
-        Endpoints { list: Vec::new(), unserved: Some(unserved), rotation: Arc::default() }
+        Endpoints { rotation: Arc::default(), unserved: Some(unserved) }
     }
 
+    /// In the order of their turns.
     pub(crate) fn list(&self) -> &[Arc<Endpoint>] {
-        &self.list
+        self.rotation.members()
+    }
+
+    /// In the order of their addresses, to be shown.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        let mut addresses: Vec<_> = self.list().iter().map(|endpoint| endpoint.address).collect();
+        addresses.sort_unstable();
+        addresses
     }
 
     pub(crate) fn unserved(&self) -> Option<Unserved> {
         self.unserved
     }
 
-    /// Takes the next turn of the strict round robin: the place in it, to be used with
-    /// [`Endpoints::at`].
-    pub(crate) fn take_turn(&self) -> usize {
-        self.rotation.fetch_add(1, Ordering::Relaxed)
+    /// The endpoint whose turn it is, of those that suit; one that rests only if all do.
+    pub(crate) fn pick(
+        &self,
+        suits: impl Fn(&Arc<Endpoint>) -> bool,
+        now_ms: impl Fn() -> u64,
+    ) -> Option<Arc<Endpoint>> {
+        self.rotation.pick(suits, now_ms).cloned()
     }
 
-    /// The endpoint at a place of the rotation, of this list: `None` when it is empty.
-    pub(crate) fn at(&self, turn: usize) -> Option<&Arc<Endpoint>> {
-        self.list.get(turn.checked_rem(self.list.len())?)
-    }
-
-    /// The endpoints after this list was replaced by `addresses`; those that stay are the same.
-    /// Marks as gone those that leave, and says whether there were any.
+    /// The endpoints after this list was replaced by `addresses`; those that stay are the same,
+    /// and stay in turn. Marks as gone those that leave, and says whether there were any.
     fn replaced_by(&self, addresses: &[SocketAddr]) -> (Endpoints, bool) {
-        let known: HashMap<_, _> = self.list.iter().map(|e| (e.address, e)).collect();
+        let known: HashMap<_, _> = self.list().iter().map(|e| (e.address, e)).collect();
         let list: Vec<_> = addresses
             .iter()
             .map(|address| match known.get(address) {
@@ -189,15 +200,16 @@ impl Endpoints {
                 None => Arc::new(Endpoint::new(*address)),
             })
             .collect();
+        let rotation = self.rotation.succeed(&list);
         let left = self.retire(addresses);
         let unserved = list.is_empty().then_some(Unserved::NoEndpoints);
-        (Endpoints { list, unserved, rotation: self.rotation.clone() }, left)
+        (Endpoints { rotation, unserved }, left)
     }
 
     /// Marks all but those at `staying`, which is sorted, as gone.
     fn retire(&self, staying: &[SocketAddr]) -> bool {
         let leave = |e: &&Arc<Endpoint>| staying.binary_search(&e.address).is_err();
-        let leaving = self.list.iter().filter(leave);
+        let leaving = self.list().iter().filter(leave);
         leaving.map(|endpoint| endpoint.gone.store(true, Ordering::Relaxed)).count() > 0
     }
 }

@@ -229,7 +229,7 @@ impl World {
 
     fn addresses(&self, host: &str) -> Vec<String> {
         let backend = self.backend(host);
-        backend.endpoints().list().iter().map(|e| e.address.to_string()).collect()
+        backend.endpoints().addresses().iter().map(ToString::to_string).collect()
     }
 
     fn problems(&self) -> Vec<String> {
@@ -247,7 +247,7 @@ fn listing(snapshot: &Snapshot) -> Vec<String> {
     for (host, routes) in snapshot.routes() {
         for route in routes.routes() {
             let endpoints = route.backend.endpoints();
-            let addresses: Vec<_> = endpoints.list().iter().map(|e| e.address).collect();
+            let addresses = endpoints.addresses();
             let unserved = endpoints.unserved();
             let line = (&route.ingress, &route.path, &route.backend.key, addresses, unserved);
             lines.push(format!("{host} {line:?} {} {:?}", route.redirect, route.policy));
@@ -446,8 +446,7 @@ fn ports_are_found_by_number_and_by_name() {
     assert_eq!(unserved("missing.com"), Some(backend::Unserved::NoPort));
     assert_eq!(unserved("udp.com"), Some(backend::Unserved::NotTcp));
     let (first, second) = (world.backend("number.com"), world.backend("same.com"));
-    let turns = [first.endpoints().take_turn(), second.endpoints().take_turn()];
-    assert_eq!(turns, [0, 1], "one rotation for a Service port, however it is named");
+    assert!(Arc::ptr_eq(&first.endpoints(), &second.endpoints()), "one rotation for a port");
 }
 
 #[test]
@@ -459,27 +458,12 @@ fn the_rotation_is_strict_over_changes() {
     for _ in 0..300 {
         let backend = world.backend("a.com");
         let endpoints = backend.endpoints();
-        let endpoint = endpoints.at(endpoints.take_turn()).unwrap();
+        let endpoint = endpoints.pick(|_| true, || 0).unwrap();
         *seen.entry(endpoint.address).or_insert(0) += 1;
     }
     assert_eq!(seen.into_values().collect::<Vec<_>>(), [100, 100, 100]);
     world.apply(vec![slice("web", "web", Vec::new()).into()]);
-    assert!(world.backend("a.com").endpoints().at(7).is_none());
-}
-
-#[test]
-fn an_endpoint_that_took_no_connection_rests_until_one_has_tried_it() {
-    let endpoint = Endpoint::new("10.0.0.1:80".parse().unwrap());
-    let rests = |now: u64| endpoint.rests(|| now);
-    assert!(!endpoint.rests(|| unreachable!("the clock is not asked about one that works")));
-    endpoint.connected(false, 7);
-    assert!(rests(7) && rests(106));
-    // One is sent to try it; the others wait for how it goes.
-    assert!(!rests(107) && rests(107) && rests(206));
-    endpoint.connected(false, 110);
-    assert!(rests(209) && !rests(210));
-    endpoint.connected(true, 211);
-    assert!(!rests(211));
+    assert!(world.backend("a.com").endpoints().pick(|_| true, || 0).is_none());
 }
 
 #[test]

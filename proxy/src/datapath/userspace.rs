@@ -7,7 +7,6 @@
 //!
 //! Left out: any decision about which endpoints serve a frontend.
 
-mod affinities;
 mod connection;
 mod crowd;
 mod downstream;
@@ -30,12 +29,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use balance::AffinityTables;
+use feed::{ObjectName, Protocol};
 use ipnet::IpNet;
-use model::{ObjectName, Protocol};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::affinities::Affinities;
 use self::own::{Addresses, Own};
 use self::room::{Permit, Room};
 use self::rules::Rules;
@@ -74,6 +73,9 @@ pub(crate) struct Settings {
     pub(crate) max_affinity_clients: usize,
 }
 
+/// A service port: Service, port name and protocol.
+type PortKey = (ObjectName, Arc<str>, Protocol);
+
 /// Why frontends cannot be served, by address; shared with those who report it.
 pub(crate) type Failures = imbl::OrdMap<FrontendAddress, Arc<str>>;
 
@@ -94,7 +96,7 @@ pub(crate) struct Userspace {
     /// Ordered by time, because the drain time-out is the same for all.
     endings: VecDeque<(Instant, FrontendAddress, SocketAddr)>,
     failures: Failures,
-    affinities: Affinities,
+    affinities: AffinityTables<PortKey>,
 }
 
 /// A frontend in this data path: one that serves, or one whose last connections drain.
@@ -210,7 +212,7 @@ impl Userspace {
             retries: BTreeSet::new(),
             endings: VecDeque::new(),
             failures: Failures::new(),
-            affinities: Affinities::default(),
+            affinities: AffinityTables::default(),
         })
     }
 
@@ -235,13 +237,13 @@ impl Userspace {
     pub(crate) fn due(&self) -> Option<Instant> {
         let retry = self.retries.first().map(|(at, _)| *at);
         let ending = self.endings.front().map(|(at, ..)| *at);
-        retry.into_iter().chain(ending).chain(self.affinities.due()).min()
+        retry.into_iter().chain(ending).chain(self.affinities.due().map(Instant::from_std)).min()
     }
 
     /// Tries again what could not be bound, and ends what has drained long enough.
     pub(crate) async fn tend(&mut self) {
         let now = Instant::now();
-        self.affinities.tend(now);
+        self.affinities.sweep(now.into_std());
         let mut ended = false;
         while self.endings.front().is_some_and(|(at, ..)| *at <= now) {
             let Some((at, address, endpoint)) = self.endings.pop_front() else { break };
@@ -316,8 +318,11 @@ impl Userspace {
             None => Arc::default(),
         };
         let affinity = frontend.and_then(|frontend| {
-            let affinity = self.affinities.of(frontend, self.settings.max_affinity_clients)?;
-            Some((affinity, frontend.affinity?))
+            let timeout = frontend.affinity?;
+            let protocol = frontend.address.protocol;
+            let key = (frontend.service.clone(), frontend.port_name.clone(), protocol);
+            let (most, now) = (self.settings.max_affinity_clients, Instant::now().into_std());
+            Some((self.affinities.table(key, timeout, most, now), timeout))
         });
         let sources = frontend.and_then(|frontend| frontend.sources.clone());
         let rules = Rules::new(sources, affinity, &members);

@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use balance::Affinity;
 use ipnet::IpNet;
 use tokio::time::Instant;
 
-use super::serving::{Endpoint, Serving};
-use crate::affinity::Affinity;
+use super::serving::{Endpoint, Serving, now_ms};
 
 #[derive(Debug)]
 pub(super) struct Rules {
@@ -90,9 +90,7 @@ impl Serving {
     }
 
     fn next_in_turn(&self, suits: impl Fn(&Arc<Endpoint>) -> bool) -> Option<&Arc<Endpoint>> {
-        let picked = self.rotation.pick(suits, |endpoint| endpoint.rests())?;
-        picked.picked();
-        Some(picked)
+        self.rotation.pick(suits, now_ms)
     }
 
     /// Notes that the client uses an endpoint, if it is to keep it.

@@ -10,10 +10,10 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use balance::{Member, Rest, Rotation};
 
 use super::rules::Rules;
 use crate::metrics::Meter;
-use crate::pick::{Rest, Rotation};
 
 /// A frontend as the data threads see it.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Endpoint {
     pub(super) fn set_serving(&self, serving: bool) {
         let state = if serving { SERVING } else { DRAINING };
         if self.state.swap(state, Ordering::AcqRel) != state {
-            // Who comes back may be another by now.
+            // Another process may have the address by now.
             self.rest.end();
         }
     }
@@ -79,18 +79,15 @@ impl Endpoint {
         self.rest.end();
     }
 
-    pub(super) fn rests(&self) -> bool {
-        self.rest.lasts(now_ms)
-    }
-
-    /// A connection or session begins with it.
-    pub(super) fn picked(&self) {
-        self.rest.tried(now_ms);
-    }
-
     /// The connections that are left end when the data threads are told to look.
     pub(super) fn end(&self) {
         self.state.store(ENDED, Ordering::Release);
+    }
+}
+
+impl Member for Endpoint {
+    fn rest(&self) -> &Rest {
+        &self.rest
     }
 }
 
@@ -108,8 +105,8 @@ impl Hash for Endpoint {
     }
 }
 
-/// Milliseconds since this was first asked.
-fn now_ms() -> u64 {
+/// The clock of [`Rest`]: milliseconds since the first call.
+pub(super) fn now_ms() -> u64 {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
 }

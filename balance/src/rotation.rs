@@ -1,29 +1,37 @@
-//! Picks the endpoint of a new connection: strict round robin, exact across workers.
+//! Picks the endpoint of a new connection or request: strict round robin, exact across threads.
 //!
-//! Pure. All workers draw their turns from one counter, so any `k·N` picks in a row reach each
-//! of `N` endpoints exactly `k` times, whichever worker made which pick. When the set changes,
-//! [`Rotation::succeed`] carries the order over: whoever was next stays next, nobody who stays
-//! is skipped or served twice, and newcomers line up behind them. From then on a pick from the old
-//! rotation is one from its successor, so that a worker who still holds the old one takes no turn
-//! that counts for nothing.
+//! All threads draw their turns from one counter, so any `k·N` picks in a row reach each of `N`
+//! members exactly `k` times, whichever thread made which pick. When the set changes,
+//! [`Rotation::succeed`] carries the order over: the next member stays the next, no member that
+//! stays is skipped or picked twice, and new members line up behind the others. From then on a
+//! pick from the old rotation is a pick from its successor, so that a thread that still holds the
+//! old one takes no turn that does not count.
 //!
-//! A member that failed rests: the others take their turns without it, as exactly as before. Only
-//! when all rest are they picked all the same. Its [`Rest`] over, one pick tries it again, and the
-//! others wait for what becomes of that.
-//!
-//! Left out: weights and affinity.
+//! A member that failed rests ([`Rest`]): the others take their turns without it, as exactly as
+//! before. Resting members are picked only when all rest. When a rest is over, one pick tries the
+//! member again.
 
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// How long a member that failed is passed over: as long as nginx does it (`fail_timeout`). A
-/// dead endpoint then costs one client in ten seconds a wait, and one that is back has its turns
-/// again soon.
-const REST_MS: u64 = 10_000;
+use crate::rest::Rest;
+
 /// Set in a rotation's turns when its successor has taken over.
 const HANDED_ON: u64 = 1 << 63;
+
+/// What can be picked: an endpoint with the state that picks depend on. Members are equal if they
+/// are the same endpoint; the state is shared by all rotations that it is in.
+pub trait Member {
+    fn rest(&self) -> &Rest;
+}
+
+impl<M: Member> Member for Arc<M> {
+    fn rest(&self) -> &Rest {
+        M::rest(self)
+    }
+}
 
 /// Members in a fixed cyclic order, and whose turn it is.
 #[derive(Debug)]
@@ -51,28 +59,37 @@ impl<T> Rotation<T> {
     }
 
     /// Takes a turn: the next member that `suits` and does not rest, or if there is none, the
-    /// next that `suits`.
+    /// next that `suits`. `now_ms` is the clock of [`Rest`], read only for members that failed.
     ///
-    /// Whoever is passed over loses the turn, so that the member behind does not get a dead one's
-    /// share on top of its own. A retry takes a turn as well.
-    pub fn pick(&self, suits: impl Fn(&T) -> bool, rests: impl Fn(&T) -> bool) -> Option<&T> {
+    /// A member that is passed over loses its turn, so that the member behind a dead one does not
+    /// get that one's share on top of its own. A retry takes a turn as well.
+    pub fn pick(&self, suits: impl Fn(&T) -> bool, now_ms: impl Fn() -> u64) -> Option<&T>
+    where
+        T: Member,
+    {
         let mut rotation = self;
         let mut turn = rotation.turns.load(Ordering::Relaxed);
         loop {
             if turn & HANDED_ON != 0 {
-                // Whoever set the mark is about to name the successor, if it has not yet.
+                // The thread that set the mark is about to set the successor, if it has not yet.
                 rotation = rotation.successor.wait();
                 turn = rotation.turns.load(Ordering::Relaxed);
                 continue;
             }
-            let ahead = rotation
-                .ahead(turn, |member| !rests(member) && suits(member))
-                .or_else(|| rotation.ahead(turn, &suits))?;
+            let rested = rotation.ahead(turn, |m| suits(m) && !m.rest().lasts(&now_ms));
+            let ahead = rested.or_else(|| rotation.ahead(turn, &suits))?;
             let picked = turn + ahead as u64;
             let (relaxed, next) = (Ordering::Relaxed, picked + 1);
             match rotation.turns.compare_exchange_weak(turn, next, relaxed, relaxed) {
-                Ok(_) => return Some(&rotation.members[rotation.place(picked)]),
-                // Another worker took a turn meanwhile, or the set changed.
+                Ok(_) => {
+                    let member = &rotation.members[rotation.place(picked)];
+                    if member.rest().try_again(&now_ms) || rested.is_none() {
+                        return Some(member);
+                    }
+                    // Another pick tries it already: the next in turn.
+                    turn = next;
+                }
+                // Another thread took a turn meanwhile, or the set changed.
                 Err(current) => turn = current,
             }
         }
@@ -116,8 +133,8 @@ impl<T: Clone + Eq + Hash> Rotation<T> {
     }
 }
 
-/// Whoever held a rotation for long holds all that came after it: they go one by one, because
-/// each letting go of the next would take stack for all.
+/// A rotation that was held for long holds all that came after it. They are dropped one by one,
+/// because dropping each from within the one before would need stack for all.
 impl<T> Drop for Rotation<T> {
     fn drop(&mut self) {
         let mut next = self.successor.take();
@@ -127,64 +144,60 @@ impl<T> Drop for Rotation<T> {
     }
 }
 
-/// Whether a member that failed is passed over. Times are milliseconds of any one clock.
-#[derive(Debug, Default)]
-pub struct Rest {
-    /// 0 when it works, as far as anybody knows.
-    until_ms: AtomicU64,
-}
-
-impl Rest {
-    /// It failed.
-    pub fn begin(&self, now_ms: u64) {
-        self.until_ms.store(now_ms + REST_MS, Ordering::Relaxed);
-    }
-
-    /// It works.
-    pub fn end(&self) {
-        // A load alone costs the data threads no cache line of each other's.
-        if self.has_begun() {
-            self.until_ms.store(0, Ordering::Relaxed);
-        }
-    }
-
-    /// The clock is only asked about one that failed.
-    pub fn lasts(&self, now_ms: impl FnOnce() -> u64) -> bool {
-        self.has_begun() && now_ms() < self.until_ms.load(Ordering::Relaxed)
-    }
-
-    /// It has been picked: if it failed the last time, the others wait for how it goes.
-    pub fn tried(&self, now_ms: impl FnOnce() -> u64) {
-        if self.has_begun() {
-            self.begin(now_ms());
-        }
-    }
-
-    fn has_begun(&self) -> bool {
-        self.until_ms.load(Ordering::Relaxed) != 0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::hash::Hasher;
     use std::sync::Mutex;
 
     use proptest::collection::{btree_set, vec};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::REST_MS;
 
-    fn picks(rotation: &Rotation<char>, count: usize) -> String {
-        (0..count).filter_map(|_| rotation.pick(|_| true, |_| false)).collect()
+    /// An endpoint with a letter or a number for its address.
+    #[derive(Debug)]
+    struct Named<N>(N, Rest);
+
+    impl<N> Member for Named<N> {
+        fn rest(&self) -> &Rest {
+            &self.1
+        }
+    }
+
+    impl<N: PartialEq> PartialEq for Named<N> {
+        fn eq(&self, other: &Named<N>) -> bool {
+            self.0 == other.0
+        }
+    }
+
+    impl<N: Eq> Eq for Named<N> {}
+
+    impl<N: Hash> Hash for Named<N> {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+
+    fn members<N>(names: impl IntoIterator<Item = N>) -> Vec<Arc<Named<N>>> {
+        names.into_iter().map(|name| Arc::new(Named(name, Rest::default()))).collect()
+    }
+
+    fn next<N: Copy>(rotation: &Rotation<Arc<Named<N>>>) -> Option<N> {
+        rotation.pick(|_| true, || 0).map(|member| member.0)
+    }
+
+    fn picks(rotation: &Rotation<Arc<Named<char>>>, count: usize) -> String {
+        (0..count).filter_map(|_| next(rotation)).collect()
     }
 
     /// Picks `taken` from `before`, changes the set, and expects the next picks, whether they
     /// are made from the new rotation or from the old one.
     fn check(before: &str, taken: usize, after: &str, expected: &str) {
-        let rotation = Rotation::new(before.chars().collect());
+        let rotation = Rotation::new(members(before.chars()));
         picks(&rotation, taken);
-        let next = rotation.succeed(&after.chars().collect::<Vec<_>>());
+        let next = rotation.succeed(&members(after.chars()));
         let pick = |place| if place % 2 == 0 { picks(&rotation, 1) } else { picks(&next, 1) };
         let picked: String = (0..expected.len()).map(pick).collect();
         assert_eq!(picked, expected, "{before} -{taken}-> {after}");
@@ -206,29 +219,31 @@ mod tests {
 
     #[test]
     fn a_retry_skips_the_tried_and_takes_a_turn() {
-        let rotation = Rotation::new(vec!['a', 'b', 'c']);
+        let rotation = Rotation::new(members("abc".chars()));
         // Each connection that draws `a` fails there and is retried.
-        let served = (0..6).map(|_| match rotation.pick(|_| true, |_| false) {
-            Some('a') => *rotation.pick(|member| *member != 'a', |_| false).unwrap(),
-            Some(other) => *other,
+        let served = (0..6).map(|_| match next(&rotation) {
+            Some('a') => rotation.pick(|member| member.0 != 'a', || 0).unwrap().0,
+            Some(other) => other,
             None => unreachable!(),
         });
         assert_eq!(served.collect::<String>(), "bcbcbc");
-        assert_eq!(rotation.pick(|_| false, |_| false), None);
-        assert_eq!(Rotation::<char>::default().pick(|_| true, |_| false), None);
+        assert_eq!(rotation.pick(|_| false, || 0), None);
+        assert_eq!(next(&Rotation::<Arc<Named<char>>>::default()), None);
     }
 
     /// The next picks of `abcd` when these rest and only those suit.
     fn check_resting(resting: &str, suiting: &str, expected: &str) {
-        let rotation = Rotation::new("abcd".chars().collect());
-        let rests = |member: &char| resting.contains(*member);
-        let suits = |member: &char| suiting.contains(*member);
-        let picked: String = (0..8).filter_map(|_| rotation.pick(suits, rests)).collect();
+        let rotation = Rotation::new(members("abcd".chars()));
+        let failed = rotation.members().iter().filter(|member| resting.contains(member.0));
+        failed.for_each(|member| member.rest().begin(0));
+        let suits = |member: &Arc<Named<char>>| suiting.contains(member.0);
+        let pick = |_| rotation.pick(suits, || 1).map(|member| member.0);
+        let picked: String = (0..8).filter_map(pick).collect();
         assert_eq!(picked, expected, "{resting} rest, {suiting} suit");
     }
 
     #[test]
-    fn those_who_rest_are_passed_over_and_the_others_stay_in_turn() {
+    fn resting_members_are_passed_over_and_the_others_keep_their_turns() {
         check_resting("", "abcd", "abcdabcd");
         check_resting("a", "abcd", "bcdbcdbc");
         check_resting("bc", "abcd", "adadadad");
@@ -240,36 +255,37 @@ mod tests {
     }
 
     #[test]
-    fn one_pick_tries_again_whoever_has_rested() {
-        let rest = Rest::default();
-        let lasts = |at_ms| rest.lasts(|| at_ms);
-        assert!(!lasts(0));
-        rest.tried(|| unreachable!("the clock is not asked about one that works"));
-        rest.begin(5);
-        assert!(lasts(5) && lasts(10_004) && !lasts(10_005));
-        rest.tried(|| 10_005);
-        assert!(lasts(10_006) && !lasts(20_005));
-        rest.end();
-        assert!(!lasts(10_006));
+    fn after_its_rest_a_member_is_tried_by_one_pick_alone() {
+        let rotation = Rotation::new(members("abc".chars()));
+        rotation.members()[1].rest().begin(0);
+        let at = |now: u64, count: usize| -> String {
+            let pick = |_| rotation.pick(|_| true, || now).map(|member| member.0);
+            (0..count).filter_map(pick).collect()
+        };
+        assert_eq!(at(REST_MS - 1, 4), "acac");
+        // The outcome is not known yet: the others wait for it.
+        assert_eq!(at(REST_MS, 5), "abcac");
+        rotation.members()[1].rest().end();
+        assert_eq!(at(REST_MS, 3), "abc");
+        // All rest: one of them is picked all the same.
+        rotation.members().iter().for_each(|member| member.rest().begin(REST_MS));
+        assert_eq!(at(REST_MS + 1, 4), "abca");
     }
 
     #[test]
-    fn workers_share_the_turns() {
-        check_workers(&[], [400; 7]);
-        check_workers(&[2, 3], [560, 560, 0, 0, 560, 560, 560]);
+    fn threads_share_the_turns() {
+        check_threads(&[], [400; 7]);
+        check_threads(&[2, 3], [560, 560, 0, 0, 560, 560, 560]);
     }
 
-    fn check_workers(resting: &[usize], expected: [usize; 7]) {
-        let rotation = Rotation::new((0..7).collect());
+    fn check_threads(resting: &[usize], expected: [usize; 7]) {
+        let rotation = Rotation::new(members(0..7));
+        resting.iter().for_each(|member| rotation.members()[*member].rest().begin(0));
         let mut counts = [0; 7];
         std::thread::scope(|scope| {
-            let worker = || {
-                let rests = |member: &usize| resting.contains(member);
-                let draw = |_| *rotation.pick(|_| true, rests).unwrap();
-                (0..700).map(draw).collect::<Vec<usize>>()
-            };
-            let workers: Vec<_> = (0..4).map(|_| scope.spawn(worker)).collect();
-            for member in workers.into_iter().flat_map(|worker| worker.join().unwrap()) {
+            let draw = || (0..700).filter_map(|_| next(&rotation)).collect::<Vec<usize>>();
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(draw)).collect();
+            for member in threads.into_iter().flat_map(|thread| thread.join().unwrap()) {
                 counts[member] += 1;
             }
         });
@@ -277,24 +293,24 @@ mod tests {
     }
 
     #[test]
-    fn a_set_that_changes_under_picks_costs_nobody_a_turn() {
+    fn a_set_that_changes_during_picks_costs_no_member_a_turn() {
         const TURNS: usize = 2000;
-        let current = Mutex::new(Arc::new(Rotation::new((0..5).collect())));
+        let current = Mutex::new(Arc::new(Rotation::new(members(0..5))));
         let mut counts = [0; 5];
         std::thread::scope(|scope| {
             let worker = || {
                 let draw = |_| {
                     let rotation = current.lock().unwrap().clone();
                     // Here the set may change, before the pick and after the look.
-                    *rotation.pick(|_| true, |_| false).unwrap()
+                    next(&rotation).unwrap()
                 };
                 (0..5 * TURNS).map(draw).collect::<Vec<usize>>()
             };
             let workers: Vec<_> = (0..3).map(|_| scope.spawn(worker)).collect();
             while !workers.iter().all(std::thread::ScopedJoinHandle::is_finished) {
                 let before = current.lock().unwrap().clone();
-                let next = before.succeed(&[0, 1, 2, 3, 4]);
-                *current.lock().unwrap() = next;
+                let after = before.succeed(&members(0..5));
+                *current.lock().unwrap() = after;
             }
             for member in workers.into_iter().flat_map(|worker| worker.join().unwrap()) {
                 counts[member] += 1;
@@ -308,7 +324,7 @@ mod tests {
         /// exactly once, whatever came and went meanwhile; and after each change `k·N` picks
         /// reach each of `N` exactly `k` times.
         #[test]
-        fn those_who_stay_are_neither_skipped_nor_doubled(
+        fn members_that_stay_are_neither_skipped_nor_doubled(
             steps in vec((btree_set(0_u8..6, 1..6), 0_usize..9), 1..12),
             k in 1_usize..4,
         ) {
@@ -317,8 +333,8 @@ mod tests {
             let stays: Vec<u8> =
                 (0..6).filter(|m| steps.iter().all(|(set, _)| set.contains(m))).collect();
             for (set, count) in steps {
-                rotation = rotation.succeed(&Vec::from_iter(set));
-                picked.extend((0..count).filter_map(|_| rotation.pick(|_| true, |_| false)));
+                rotation = rotation.succeed(&members(set));
+                picked.extend((0..count).filter_map(|_| next(&rotation)));
             }
             let mut seen: BTreeMap<u8, usize> = stays.iter().map(|m| (*m, 0)).collect();
             for member in picked.into_iter().filter(|m| stays.contains(m)) {
@@ -329,7 +345,7 @@ mod tests {
             let members = rotation.members().len();
             let mut counts: BTreeMap<u8, usize> = BTreeMap::new();
             for _ in 0..k * members {
-                *counts.entry(*rotation.pick(|_| true, |_| false).unwrap()).or_default() += 1;
+                *counts.entry(next(&rotation).unwrap()).or_default() += 1;
             }
             prop_assert_eq!(counts.len(), members);
             prop_assert!(counts.values().all(|count| *count == k), "{:?}", counts);

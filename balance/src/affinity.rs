@@ -1,13 +1,13 @@
 //! Session affinity: which endpoint each client of a service port had last.
 //!
-//! Pure: the time is handed in. One [`Affinity`] a service port, shared by all its frontends and
-//! all data threads, so that a client keeps its endpoint whether it dials the ClusterIP or the
-//! NodePort. It is in shards, each behind a lock that is held for one client's lookup and choice:
-//! two first connections of a client at the same time get the same endpoint.
+//! There is one [`Affinity`] for each service port, shared by all its frontends and all data
+//! threads, so that a client keeps its endpoint whether it dials the ClusterIP or the NodePort. It
+//! is divided into shards, each behind a lock that is held for one client's lookup and choice: two
+//! first connections of a client at the same time get the same endpoint.
 //!
-//! It never holds more than so many clients. Each shard has a young and an old half: who comes is
-//! put into the young one, and when that is full it becomes the old one and what was in the old
-//! one is forgotten. So the clients that were away longest go first, at no cost for the others.
+//! The number of clients has a limit. Each shard has a young and an old half. A client is put into
+//! the young half; when that is full, it becomes the old half, and what was in the old half is
+//! forgotten. So the clients that were away longest go first, at no cost for the others.
 //!
 //! Left out: whether the endpoint still serves, which the caller says.
 
@@ -86,7 +86,8 @@ impl Affinity {
         }
     }
 
-    /// The endpoint refused the client, which is to move unless it has already.
+    /// The endpoint refused the client: its next connection goes elsewhere, unless it has moved on
+    /// already.
     pub fn forget(&self, client: IpAddr, endpoint: SocketAddr) {
         let mut shard = self.shard(client);
         if shard.find(client).is_some_and(|pin| pin.endpoint == endpoint) {
@@ -195,7 +196,7 @@ mod tests {
         assert_eq!(ask(&affinity, 1, now, &[1, 2], 1), Some(2));
         assert_eq!(ask(&affinity, 1, now, &[], 1), None);
         assert_eq!(ask(&affinity, 1, now, &[1, 2], 1), Some(2));
-        // What an old connection to the first one does has no say any more.
+        // An old connection to the first endpoint changes nothing any more.
         affinity.refresh(client(1), endpoint(1), now);
         affinity.forget(client(1), endpoint(1));
         assert_eq!(ask(&affinity, 1, now, &[1, 2], 1), Some(2));
@@ -214,12 +215,12 @@ mod tests {
     }
 
     #[test]
-    fn those_who_were_away_longest_make_room() {
+    fn clients_that_were_away_longest_make_room() {
         let (affinity, now) = (Affinity::new(1000), Instant::now());
         assert_eq!(ask(&affinity, 200_000, now, &[2], 2), Some(2));
         for number in 0..100_000 {
             assert_eq!(ask(&affinity, number, now, &[1], 1), Some(1));
-            // One who comes again and again is never forgotten.
+            // A client that comes again and again is never forgotten.
             assert_eq!(ask(&affinity, 200_000, now, &[1, 2], 1), Some(2));
             assert!(affinity.clients() <= 1000);
         }
