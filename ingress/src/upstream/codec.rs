@@ -10,7 +10,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
-use crate::forward::{ResponseConnection, is_forbidden_trailer, is_hop_by_hop};
+use crate::head::{ResponseConnection, is_forbidden_trailer, is_hop_by_hop};
 
 /// Bytes of a response's head, and of the trailers of a chunked body. Endpoints are ours to
 /// trust further than clients, and large cookies and policies are theirs to set.
