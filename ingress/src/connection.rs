@@ -29,6 +29,7 @@ use crate::listener::turn_away;
 use crate::refusal::{NO_PROXY_HEADER, TOO_MANY_CONNECTIONS};
 use crate::settings::DRAIN_LINGER;
 use crate::snapshot::Policy;
+use crate::tls;
 use crate::upstream::Upstream;
 use crate::worker::Worker;
 
@@ -43,7 +44,7 @@ const FIRST_READ: usize = 4 << 10;
 pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) origin: Origin,
-    /// The host that the client named in its TLS hello, lower case.
+    /// The host that the client named in its TLS hello, as rules spell hosts.
     pub(crate) server_name: Option<Box<str>>,
     pub(crate) is_http2: bool,
     deadline: Deadline,
@@ -131,7 +132,7 @@ pub(crate) async fn serve(
             };
             let session = stream.get_ref().1;
             let is_http2 = session.alpn_protocol() == Some(b"h2");
-            let name = session.server_name().map(|name| name.to_ascii_lowercase().into());
+            let name = session.server_name().map(|name| tls::server_name(name).into());
             deadline.arm(settings.header_timeout);
             serve_http(make(name, is_http2, deadline), stream, BytesMut::new()).await;
         }

@@ -160,14 +160,6 @@ fn find_route(
 ) -> Result<Arc<Route>, Refusal> {
     let host = host_of(authority).map_err(|_| Refusal::Malformed("bad Host"))?;
     let snapshot = connection.worker.snapshot();
-    if let Some(name) = &connection.server_name
-        && **name != *host
-    {
-        let of_connection = snapshot.certificate(Some(name));
-        if !Arc::ptr_eq(of_connection, snapshot.certificate(Some(&host))) {
-            return Err(Refusal::Misdirected);
-        }
-    }
     let Some(route) = snapshot.route(&host, path) else {
         if !snapshot.synced {
             return Err(Refusal::Unserved("not ready: the feed has not been listed yet"));
@@ -175,6 +167,9 @@ fn find_route(
         let known = snapshot.knows_host(&host);
         return Err(Refusal::NoRoute { host: known.then(|| host.into_owned()) });
     };
+    if connection.server_name.as_ref().is_some_and(|name| snapshot.is_misdirected(name, &host)) {
+        return Err(Refusal::Misdirected);
+    }
     if route.redirect && !connection.origin.is_https(&parts.headers) {
         let https_port = connection.worker.settings().https_port;
         return Err(redirect(&host, authority, https_port, path, parts.uri.query()));

@@ -105,7 +105,9 @@ fn lower_case(host: &str) -> Cow<'_, str> {
 }
 
 /// The path as it is matched and forwarded: without dot segments and empty segments, with
-/// escapes of unreserved characters decoded (RFC 3986 section 6.2.2) and all others kept.
+/// escapes of unreserved characters decoded, those that a path cannot hold escaped, and all
+/// other escapes kept (RFC 3986 section 6.2.2). Rules and requests have the same normal form, so
+/// that a rule `/café` matches a request for `/caf%C3%A9`.
 pub(crate) fn normalise(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if is_normal(path.as_bytes()) {
         return Ok(Cow::Borrowed(path));
@@ -113,7 +115,7 @@ pub(crate) fn normalise(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if !path.starts_with('/') {
         return Err(BadPath);
     }
-    let decoded = decode_unreserved(path)?;
+    let decoded = normalise_escapes(path)?;
     let mut kept: SmallVec<[&str; 16]> = SmallVec::new();
     // A path that ends in a dot segment names a folder, as one that ends in `/` does.
     let mut folder = false;
@@ -138,44 +140,79 @@ pub(crate) fn normalise(path: &str) -> Result<Cow<'_, str>, BadPath> {
     Ok(Cow::Owned(normal))
 }
 
-/// Whether nothing in the path needs a closer look, which holds for nearly all requests.
+/// Whether nothing in the path has to be changed, which holds for nearly all requests.
 fn is_normal(path: &[u8]) -> bool {
     let mut before = 0;
     for byte in path {
         match byte {
-            b'%' => return false,
             b'/' | b'.' if before == b'/' => return false,
+            _ if HAS_TO_CHANGE[usize::from(*byte)] => return false,
             _ => before = *byte,
         }
     }
     path.first() == Some(&b'/')
 }
 
-fn decode_unreserved(path: &str) -> Result<Cow<'_, str>, BadPath> {
-    if !path.contains('%') {
+/// The bytes that are escaped in a normal path, and `%`. A path cannot hold them (RFC 3986 section
+/// 3.3), but a rule may be written with them, and some clients send them as they are. `\` is
+/// left alone: it is no character of a path either, but some endpoints take it for `/`.
+static HAS_TO_CHANGE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = matches!(
+            byte as u8,
+            0..=b' ' | b'"' | b'#' | b'%' | b'<' | b'>' | b'?' | b'^' | b'`' | b'{'..=b'}' | 0x7f..
+        );
+        byte += 1;
+    }
+    table
+};
+
+fn normalise_escapes(path: &str) -> Result<Cow<'_, str>, BadPath> {
+    let bytes = path.as_bytes();
+    if !bytes.iter().any(|byte| HAS_TO_CHANGE[usize::from(*byte)]) {
         return Ok(Cow::Borrowed(path));
     }
-    let mut decoded = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        decoded.push_str(&rest[..at]);
-        let escape = rest.get(at + 1..at + 3).ok_or(BadPath)?;
-        let hex = escape.bytes().all(|b| b.is_ascii_hexdigit());
-        let byte = u8::from_str_radix(escape, 16).ok().filter(|_| hex).ok_or(BadPath)?;
-        match byte {
-            // An endpoint that ends its strings there would see another path than was matched.
-            0 => return Err(BadPath),
-            b'-' | b'.' | b'_' | b'~' => decoded.push(char::from(byte)),
-            _ if byte.is_ascii_alphanumeric() => decoded.push(char::from(byte)),
-            _ => {
-                decoded.push('%');
-                decoded.push_str(&escape.to_ascii_uppercase());
+    let mut normal = String::with_capacity(path.len() + 16);
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        at += 1;
+        if byte == b'%' {
+            let escaped = escaped_byte(&bytes[at..])?;
+            at += 2;
+            match escaped {
+                // An endpoint that ends its strings there would see another path than was matched.
+                0 => return Err(BadPath),
+                b'-' | b'.' | b'_' | b'~' => normal.push(char::from(escaped)),
+                _ if escaped.is_ascii_alphanumeric() => normal.push(char::from(escaped)),
+                _ => push_escape(&mut normal, escaped),
             }
+        } else if byte == 0 {
+            return Err(BadPath);
+        } else if HAS_TO_CHANGE[usize::from(byte)] {
+            push_escape(&mut normal, byte);
+        } else {
+            normal.push(char::from(byte));
         }
-        rest = &rest[at + 3..];
     }
-    decoded.push_str(rest);
-    Ok(Cow::Owned(decoded))
+    Ok(Cow::Owned(normal))
+}
+
+/// The byte of the two hexadecimal digits that follow a `%`.
+fn escaped_byte(after: &[u8]) -> Result<u8, BadPath> {
+    let digit = |at: usize| {
+        let digit = after.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        digit.and_then(|digit| u8::try_from(digit).ok()).ok_or(BadPath)
+    };
+    Ok(digit(0)? << 4 | digit(1)?)
+}
+
+fn push_escape(path: &mut String, byte: u8) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    path.push('%');
+    path.push(char::from(DIGITS[usize::from(byte >> 4)]));
+    path.push(char::from(DIGITS[usize::from(byte & 0xf)]));
 }
 
 /// A host as a rule names it.
@@ -436,11 +473,17 @@ mod tests {
             ("/...", "/..."),
             ("/..;/a", "/..;/a"),
             ("/%252e%252e/a", "/%252e%252e/a"),
+            ("/café", "/caf%C3%A9"),
+            ("/caf%c3%a9", "/caf%C3%A9"),
+            ("/a b", "/a%20b"),
+            ("/a\"<>^`{|}?#\u{7f}b", "/a%22%3C%3E%5E%60%7B%7C%7D%3F%23%7Fb"),
+            ("/a%22%3c%3e%5e%60%7b%7c%7d%3f%23%7fb", "/a%22%3C%3E%5E%60%7B%7C%7D%3F%23%7Fb"),
+            ("/é/../a", "/a"),
         ];
         for (path, normal) in table {
             assert_eq!(normalise(path).as_deref(), Ok(normal), "{path}");
         }
-        for path in ["", "*", "a", "/%", "/%2", "/%zz", "/%+1", "/a%00b"] {
+        for path in ["", "*", "a", "/%", "/%2", "/%zz", "/%+1", "/a%00b", "/a\0b", "/%é"] {
             assert_eq!(normalise(path), Err(BadPath), "{path}");
         }
     }
@@ -524,6 +567,30 @@ mod tests {
         );
     }
 
+    /// The same rule and the same request, each in every spelling that a person or a client uses.
+    #[test]
+    fn a_rule_with_a_space_or_an_accent_matches_requests_that_escape_it() {
+        use PathType::{Exact, Prefix};
+        let spellings = [
+            (["/café", "/caf%C3%A9", "/caf%c3%a9"], "/caf%C3%A9/x"),
+            (["/a b", "/a%20b", "/%61%20b"], "/a%20b/x"),
+            (["/{id}", "/%7Bid%7D", "/%7bid%7d"], "/{id}/x"),
+        ];
+        for (spellings, below) in spellings {
+            for rule in spellings {
+                for request in spellings {
+                    let expected = format!("Exact {rule}");
+                    check(&[(Exact, rule)], &[(request, &expected), (below, "404")]);
+                    let expected = format!("Prefix {rule}");
+                    check(&[(Prefix, rule)], &[(request, &expected), (below, &expected)]);
+                }
+            }
+            let mut table = PathTable::new();
+            assert_eq!(table.add(spellings[0], Exact, 1), Ok(()));
+            assert_eq!(table.add(spellings[1], Exact, 2), Err(NotAdded::Taken(&1)));
+        }
+    }
+
     #[test]
     fn a_path_is_taken_once_for_each_type() {
         let mut table = PathTable::new();
@@ -561,7 +628,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_normal_path_is_its_own_normal_form(
-            path in "(/|%2[eEfF]|%6[0-9a-f]|\\.|[a-c]|;){0,24}"
+            path in "(/|%2[eEfF]|%6[0-9a-f]|\\.|[a-c]|;|é| |%C3|[|]){0,24}"
         ) {
             if let Ok(normal) = normalise(&path) {
                 let again = normalise(&normal).map(Cow::into_owned);

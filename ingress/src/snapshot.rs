@@ -95,6 +95,18 @@ impl Snapshot {
             .unwrap_or(&self.self_signed)
     }
 
+    /// Whether a request for `host` came over a connection that was made for another host whose
+    /// certificate is not for this one. Browsers send requests of several hosts over one HTTP/2
+    /// connection when its certificate is for all of them (RFC 9113 section 9.1.1).
+    pub(crate) fn is_misdirected(&self, server_name: &str, host: &str) -> bool {
+        if server_name == host {
+            return false;
+        }
+        let of_connection = self.certificate(Some(server_name));
+        !Arc::ptr_eq(of_connection, self.certificate(Some(host)))
+            && !of_connection.covers_host(host)
+    }
+
     /// The routes of all hosts, ordered by host.
     pub(crate) fn routes(&self) -> Vec<(HostKey, Arc<HostRoutes>)> {
         let mut routes: Vec<_> = self.hosts.iter().map(|(host, r)| (host, r.clone())).collect();

@@ -1,6 +1,7 @@
-//! TLS to clients: the certificate by the host that a client names, from the snapshot that is
-//! served at that moment.
+//! TLS to clients: the certificate is chosen by the host that a client names, from the snapshot
+//! that is served at that moment.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,8 +14,11 @@ use rustls::sign::CertifiedKey;
 
 use crate::snapshot::{Certificate, Snapshot};
 
-/// The name in the self-signed certificate: one that cannot be anybody's (RFC 2606).
-const SELF_SIGNED_NAME: &str = "switchyard.invalid";
+/// The DNS name in the fallback certificate: one that no host can have (RFC 2606).
+const FALLBACK_NAME: &str = "switchyard.invalid";
+
+/// Its common name, which browsers and `openssl s_client` show.
+const FALLBACK_COMMON_NAME: &str = "Switchyard fallback certificate";
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
@@ -23,12 +27,20 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 /// The certificate for hosts that have no other, new at each start.
 pub(crate) fn self_signed(provider: &CryptoProvider) -> Result<Arc<Certificate>, Failure> {
     let failed = |error| Failure::failed("cannot make the self-signed certificate", error);
-    let made = rcgen::generate_simple_self_signed(vec![SELF_SIGNED_NAME.to_owned()])
-        .map_err(|error| failed(error.to_string()))?;
-    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    Certificate::from_parts(None, vec![made.cert.into()], key.into(), provider)
+    let (certificate, key) = fallback().map_err(|error| failed(error.to_string()))?;
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+    Certificate::from_parts(None, vec![certificate.into()], key.into(), provider)
         .map(Arc::new)
         .map_err(failed)
+}
+
+fn fallback() -> Result<(rcgen::Certificate, rcgen::KeyPair), rcgen::Error> {
+    let mut params = rcgen::CertificateParams::new(vec![FALLBACK_NAME.to_owned()])?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "Switchyard");
+    params.distinguished_name.push(rcgen::DnType::CommonName, FALLBACK_COMMON_NAME);
+    let key = rcgen::KeyPair::generate()?;
+    Ok((params.self_signed(&key)?, key))
 }
 
 /// What all workers answer TLS hellos with. They share the key of session tickets, which rotates
@@ -60,7 +72,18 @@ impl fmt::Debug for BySnapshot {
 
 impl ResolvesServerCert for BySnapshot {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // rustls hands out names in lower case.
-        Some(self.0.load().certificate(hello.server_name()).key.clone())
+        let name = hello.server_name().map(server_name);
+        Some(self.0.load().certificate(name.as_deref()).key.clone())
+    }
+}
+
+/// The host that a client names in its TLS hello, as rules spell hosts. RFC 6066 section 3 allows
+/// no trailing dot there, but some clients send it.
+pub(crate) fn server_name(name: &str) -> Cow<'_, str> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
     }
 }

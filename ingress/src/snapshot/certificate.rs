@@ -1,7 +1,8 @@
 //! A certificate from a `kubernetes.io/tls` Secret, checked once so that no handshake can fail
-//! over it: it parses, its key parses, and both belong together.
+//! because of it: certificate and key can be parsed, and belong together.
 
 use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use model::{ObjectName, Secret};
@@ -19,9 +20,12 @@ pub(crate) struct Certificate {
     /// The Secret it came from; none for the self-signed one.
     pub(crate) secret: Option<ObjectName>,
     pub(crate) key: Arc<CertifiedKey>,
-    /// The DNS names and addresses that it is for.
+    /// The DNS names and addresses that it is for, or its common name when it has none.
     pub(crate) names: Vec<String>,
-    /// The end of its validity, seconds since 1970.
+    /// Whether the names are subject alternative names, the only ones that browsers look at.
+    pub(crate) has_alt_names: bool,
+    /// Its validity, in seconds since 1970.
+    pub(crate) not_before_unix: i64,
     pub(crate) not_after_unix: i64,
 }
 
@@ -32,7 +36,7 @@ pub(crate) enum BadSecret {
     Missing(ObjectName),
     #[error("Secret {0} has no {1}")]
     NoEntry(ObjectName, &'static str),
-    #[error("Secret {0}: {1} holds no PEM {2}")]
+    #[error("Secret {0}: {1} contains no PEM {2}")]
     NotPem(ObjectName, &'static str, &'static str),
     #[error("Secret {0}: {1}")]
     Unusable(ObjectName, String),
@@ -65,44 +69,87 @@ impl Certificate {
     }
 
     /// A certificate of a chain and its key; the error says what does not fit.
+    ///
+    /// The certificate itself is only sent, never verified here, so one that rustls would not
+    /// accept from a peer is served too: version 1, or without names.
     pub(crate) fn from_parts(
         secret: Option<ObjectName>,
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
         provider: &CryptoProvider,
     ) -> Result<Certificate, String> {
-        let (names, not_after_unix) = describe(chain.first().ok_or("no certificate")?)?;
-        // Also checks that key and certificate belong together.
-        let key = CertifiedKey::from_der(chain, key, provider).map_err(|e| e.to_string())?;
-        Ok(Certificate { secret, key: Arc::new(key), names, not_after_unix })
+        let first = chain.first().ok_or("no certificate")?;
+        let (_, parsed) = X509Certificate::from_der(first)
+            .map_err(|_| "the certificate in tls.crt cannot be parsed".to_owned())?;
+        let key = provider
+            .key_provider
+            .load_private_key(key)
+            .map_err(|_| "the type of the private key in tls.key is not supported".to_owned())?;
+        let public = key.public_key().ok_or("the private key in tls.key has no public key")?;
+        if *public != *parsed.tbs_certificate.subject_pki.raw {
+            return Err("the private key in tls.key does not belong to the certificate in \
+                        tls.crt"
+                .to_owned());
+        }
+        let (names, has_alt_names) = names_of(&parsed);
+        let validity = parsed.validity();
+        let (not_before_unix, not_after_unix) =
+            (validity.not_before.timestamp(), validity.not_after.timestamp());
+        let key = Arc::new(CertifiedKey::new(chain, key));
+        Ok(Certificate { secret, key, names, has_alt_names, not_before_unix, not_after_unix })
     }
 
-    /// Whether a client that asks for this host would accept the names of the certificate.
+    /// Whether the names of the certificate are for this host (RFC 9525 section 6.3).
     pub(crate) fn covers(&self, host: &HostKey) -> bool {
-        self.names.iter().any(|name| host.is_within(&HostKey::of(Some(&name.as_str().into()))))
+        match host {
+            HostKey::Any => true,
+            HostKey::Exact(host) => self.covers_host(host),
+            // A wildcard host is covered by the same wildcard only.
+            HostKey::Wildcard(above) => {
+                self.names.iter().any(|name| name.strip_prefix("*.") == Some(above))
+            }
+        }
+    }
+
+    /// Whether a client would accept the certificate for this host of a request.
+    pub(crate) fn covers_host(&self, host: &str) -> bool {
+        let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if let Some(ip) = literal.and_then(|host| host.parse::<Ipv6Addr>().ok()) {
+            return self.names.iter().any(|name| name.parse() == Ok(ip));
+        }
+        self.names.iter().any(|name| match name.strip_prefix("*.") {
+            Some(above) => host.split_once('.').is_some_and(|(_, rest)| rest == above),
+            None => name == host,
+        })
     }
 }
 
-fn describe(der: &CertificateDer<'_>) -> Result<(Vec<String>, i64), String> {
-    let (_, certificate) =
-        X509Certificate::from_der(der).map_err(|_| "the certificate does not parse".to_owned())?;
-    let names = match certificate.subject_alternative_name() {
+/// The names that the certificate is for, and whether they are its subject's alternative names. A
+/// certificate without any is for its common name, as nginx and OpenSSL take it.
+fn names_of(certificate: &X509Certificate<'_>) -> (Vec<String>, bool) {
+    let names: Vec<_> = match certificate.subject_alternative_name() {
         Ok(Some(extension)) => extension.value.general_names.iter().filter_map(name_of).collect(),
         _ => Vec::new(),
     };
-    Ok((names, certificate.validity().not_after.timestamp()))
+    if !names.is_empty() {
+        return (names, true);
+    }
+    let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    (common.map(spelled).collect(), false)
 }
 
 fn name_of(name: &GeneralName<'_>) -> Option<String> {
     match name {
-        GeneralName::DNSName(dns) => Some(dns.to_ascii_lowercase()),
+        GeneralName::DNSName(dns) => Some(spelled(dns)),
         GeneralName::IPAddress(bytes) => match <[u8; 4]>::try_from(*bytes) {
-            Ok(v4) => Some(std::net::Ipv4Addr::from(v4).to_string()),
-            Err(_) => {
-                let v6 = <[u8; 16]>::try_from(*bytes).ok()?;
-                Some(std::net::Ipv6Addr::from(v6).to_string())
-            }
+            Ok(v4) => Some(Ipv4Addr::from(v4).to_string()),
+            Err(_) => Some(Ipv6Addr::from(<[u8; 16]>::try_from(*bytes).ok()?).to_string()),
         },
         _ => None,
     }
+}
+
+/// A name as hosts are spelled: lower case, no trailing dot.
+fn spelled(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
