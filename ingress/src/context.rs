@@ -32,7 +32,7 @@ pub(crate) struct Shared {
 
 /// One worker, as its connections and requests see it.
 #[derive(Debug)]
-pub(crate) struct Context {
+pub(crate) struct WorkerContext {
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) pool: Pool,
     pub(crate) shared: Arc<Shared>,
@@ -42,9 +42,13 @@ pub(crate) struct Context {
     connections: Cell<usize>,
 }
 
-impl Context {
-    pub(crate) fn new(index: usize, shared: Arc<Shared>, deadlines: Rc<Deadlines>) -> Rc<Context> {
-        Rc::new(Context {
+impl WorkerContext {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        deadlines: Rc<Deadlines>,
+    ) -> Rc<WorkerContext> {
+        Rc::new(WorkerContext {
             deadlines,
             pool: Pool::default(),
             shared,
@@ -90,7 +94,7 @@ impl Context {
     }
 
     /// Counts a connection of a client until the guard is dropped.
-    pub(crate) fn count_connection(self: &Rc<Context>) -> OpenConnection {
+    pub(crate) fn count_connection(self: &Rc<WorkerContext>) -> OpenConnection {
         self.shard().connections.add(1);
         self.connections.set(self.connections.get() + 1);
         OpenConnection(self.clone())
@@ -111,7 +115,7 @@ impl Context {
 
 /// A connection of a client that is open, for which a drain waits.
 #[derive(Debug)]
-pub(crate) struct OpenConnection(Rc<Context>);
+pub(crate) struct OpenConnection(Rc<WorkerContext>);
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {

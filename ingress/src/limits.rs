@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ipnet::IpNet;
 
-use crate::forward::is_trusted;
+use crate::origin::is_trusted;
 
 /// Counts per client are kept in parts by address, so that workers that accept at the same time
 /// hardly meet.

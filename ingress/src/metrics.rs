@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::limits::Limits;
+use crate::reason::Reason;
 use crate::snapshot::{Answers, Snapshot};
 
 /// Upper bounds of request times, in seconds: from a fast endpoint nearby to a long poll.
@@ -63,6 +64,8 @@ pub(crate) struct Shard {
     pub(crate) seconds: Times,
     /// Requests that came to no Service.
     pub(crate) unrouted: Answers,
+    /// Requests that were answered here, by reason.
+    pub(crate) own_answers: [Count; Reason::ALL.len()],
     pub(crate) connections: Count,
     pub(crate) connections_refused: Count,
     pub(crate) handshakes_rejected: Count,
@@ -121,6 +124,7 @@ struct Scrape(Arc<Metrics>);
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_requests(&mut encoder)?;
+        self.encode_own_answers(&mut encoder)?;
         self.encode_times(&mut encoder)?;
         let open = ConstGauge::new(self.0.limits.open() as u64);
         encode(&mut encoder, "open_connections", "Connections of clients", &open)?;
@@ -186,6 +190,23 @@ impl Scrape {
         for (class, count) in Answers::CLASSES.into_iter().zip(unrouted) {
             if count > 0 {
                 let labels = [("namespace", ""), ("service", ""), ("code", class)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_own_answers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor(
+            "switchyard_ingress_own_answers",
+            "Requests answered by the ingress itself, by reason",
+            None,
+            MetricType::Counter,
+        )?;
+        for reason in Reason::ALL {
+            let count = self.0.sum(|shard| &shard.own_answers[reason as usize]);
+            if count > 0 {
+                let labels = [("reason", reason.label())];
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
             }
         }

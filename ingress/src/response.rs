@@ -1,13 +1,15 @@
 //! Response bodies: an endpoint's, passed on piece by piece as the client takes it, or a line of
 //! our own.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use crate::connection::InFlight;
+use crate::in_flight::InFlight;
+use crate::record::EndedBy;
 use crate::upstream::{Failure, Upstream};
 
 /// Why a response's body breaks off.
@@ -19,9 +21,9 @@ pub(crate) enum Broken {
     Failed(#[from] Failure),
 }
 
-/// A response's body, and with it the request that is in flight until it is dropped.
+/// A response's body, and with it the request that is in flight until the body is dropped.
 #[derive(Debug)]
-pub(crate) struct Body {
+pub(crate) struct ResponseBody {
     source: Source,
     in_flight: Option<InFlight>,
 }
@@ -30,39 +32,76 @@ pub(crate) struct Body {
 enum Source {
     Empty,
     Text(Bytes),
-    Upstream(Box<Upstream>),
+    Upstream(Upstream),
 }
 
-impl Body {
-    pub(crate) fn empty() -> Body {
-        Body { source: Source::Empty, in_flight: None }
+impl ResponseBody {
+    pub(crate) fn empty() -> ResponseBody {
+        ResponseBody { source: Source::Empty, in_flight: None }
     }
 
-    pub(crate) fn text(text: Bytes) -> Body {
-        Body { source: Source::Text(text), in_flight: None }
+    pub(crate) fn text(text: Bytes) -> ResponseBody {
+        ResponseBody { source: Source::Text(text), in_flight: None }
     }
 
     /// The body that follows a head that was read from this connection.
-    pub(crate) fn of(upstream: Box<Upstream>) -> Body {
-        Body { source: Source::Upstream(upstream), in_flight: None }
+    pub(crate) fn of(upstream: Upstream) -> ResponseBody {
+        ResponseBody { source: Source::Upstream(upstream), in_flight: None }
     }
 
     /// Ties the request to the body.
     pub(crate) fn hold(&mut self, in_flight: InFlight) {
         self.in_flight = Some(in_flight);
+        if matches!(&self.source, Source::Upstream(upstream) if upstream.is_read()) {
+            self.release();
+        }
     }
 
-    /// Gives the connection back, once there is nothing more to read from it.
+    /// The response has ended. Its connection is given back, or first gets the rest of the
+    /// request's body: an endpoint may answer before it has read all, and read on.
     fn release(&mut self) {
-        if let Source::Upstream(upstream) = std::mem::replace(&mut self.source, Source::Empty)
-            && let Some(in_flight) = &self.in_flight
-        {
+        let Source::Upstream(upstream) = std::mem::replace(&mut self.source, Source::Empty) else {
+            return;
+        };
+        let Some(in_flight) = &self.in_flight else { return };
+        in_flight.ended_by(EndedBy::Completion);
+        if upstream.is_sent() {
             in_flight.keep(upstream);
+        } else if let Some(in_flight) = self.in_flight.take() {
+            tokio::task::spawn_local(finish_upload(in_flight, upstream));
         }
+    }
+
+    fn break_off(&mut self, ended_by: EndedBy, why: Broken) -> Broken {
+        self.source = Source::Empty;
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.ended_by(ended_by);
+        }
+        why
     }
 }
 
-impl http_body::Body for Body {
+/// Sends the rest of a request's body whose response has ended.
+async fn finish_upload(in_flight: InFlight, mut upstream: Upstream) {
+    in_flight.made_progress(&upstream);
+    let sent = poll_fn(|cx| {
+        let before = upstream.progress();
+        let polled = upstream.poll_upload(cx);
+        if upstream.progress() != before {
+            in_flight.made_progress(&upstream);
+        }
+        match polled {
+            Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
+            Poll::Pending if in_flight.poll_timed_out(cx) => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        }
+    });
+    if sent.await {
+        in_flight.keep(upstream);
+    }
+}
+
+impl http_body::Body for ResponseBody {
     type Data = Bytes;
     type Error = Broken;
 
@@ -87,8 +126,8 @@ impl http_body::Body for Body {
                 in_flight.made_progress(upstream);
             }
             if polled.is_pending() && in_flight.poll_timed_out(cx) {
-                this.source = Source::Empty;
-                return Poll::Ready(Some(Err(Broken::Timeout)));
+                let broken = this.break_off(EndedBy::Timeout, Broken::Timeout);
+                return Poll::Ready(Some(Err(broken)));
             }
         }
         match polled {
@@ -99,8 +138,11 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(failure))) => {
-                this.source = Source::Empty;
-                Poll::Ready(Some(Err(failure.into())))
+                let ended_by = match failure {
+                    Failure::TooLarge | Failure::Downstream(_) => EndedBy::Client,
+                    _ => EndedBy::Endpoint,
+                };
+                Poll::Ready(Some(Err(this.break_off(ended_by, failure.into()))))
             }
             Poll::Ready(None) => {
                 this.release();

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::deadline::Ticks;
-use crate::forward::Rules;
+use crate::origin::Rules;
+use crate::snapshot::PlanDefaults;
 
 /// Streams of one HTTP/2 connection that a client may open and reset before we have looked at
 /// them (rapid reset, CVE-2023-44487); more ends its connection. hyper's own default.
@@ -57,16 +58,12 @@ pub(crate) struct Settings {
     pub(crate) rules: Rules,
     /// Trusted proxies say ahead of a connection's bytes whom it is for.
     pub(crate) proxy_protocol: bool,
-    pub(crate) https_port: u16,
+    pub(crate) plan: PlanDefaults,
     pub(crate) max_header_bytes: usize,
-    pub(crate) max_body_bytes: Option<u64>,
     pub(crate) max_streams: u32,
     pub(crate) handshake_timeout: Ticks,
     pub(crate) header_timeout: Ticks,
     pub(crate) idle_timeout: Ticks,
-    pub(crate) connect_timeout: Ticks,
-    pub(crate) read_timeout: Ticks,
-    pub(crate) send_timeout: Ticks,
     pub(crate) tunnel_timeout: Ticks,
     pub(crate) upstream_idle_ticks: u64,
     pub(crate) drain_timeout: Duration,

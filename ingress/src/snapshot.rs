@@ -8,6 +8,7 @@
 mod backend;
 mod certificate;
 mod compile;
+mod plan;
 mod policy;
 #[cfg(test)]
 mod tests;
@@ -16,10 +17,11 @@ use std::sync::Arc;
 
 use model::{ObjectName, PathType};
 
-pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Unserved};
+pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Endpoints, Unserved};
 pub(crate) use certificate::Certificate;
 pub(crate) use compile::{Compiler, Problem, by_ingress};
-pub(crate) use policy::{Policy, parse_bytes};
+pub(crate) use plan::{Plan, PlanDefaults};
+pub(crate) use policy::parse_bytes;
 
 use crate::route::{HostKey, HostTable, PathTable};
 
@@ -55,9 +57,7 @@ pub(crate) struct Route {
     /// Absent for a default backend.
     pub(crate) path: Option<(PathType, Arc<str>)>,
     pub(crate) backend: Arc<Backend>,
-    pub(crate) policy: Arc<Policy>,
-    /// Plain HTTP is answered with a redirect.
-    pub(crate) redirect: bool,
+    pub(crate) plan: Arc<Plan>,
 }
 
 impl Snapshot {

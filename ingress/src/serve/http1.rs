@@ -12,15 +12,20 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::stream::Stream;
-use super::{Connection, Phase, in_time, tunnel};
-use crate::handler;
-use crate::refusal::HEAD_TIMEOUT;
+use super::tunnel;
+use crate::connection::{Connection, Phase};
+use crate::deadline::in_time;
+use crate::handler::handle;
+use crate::in_flight::InFlight;
+use crate::refusal::Refusal;
 use crate::settings::{HTTP1_BUFFER, LINGER, LINGER_BYTES};
 
 /// How serving a connection's requests came to its end.
 enum End {
     /// All was answered that could be, or the protocol has changed.
     Finished,
+    /// The head of a request could not be read.
+    BadHead,
     /// The client did not finish a head that it began.
     HeadTimeout,
     /// Nothing more is to be said.
@@ -31,12 +36,12 @@ pub(super) async fn serve<S>(connection: Rc<Connection>, mut stream: Stream<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let settings = connection.worker.settings();
+    let settings = connection.context.settings();
     let service = {
         let connection = connection.clone();
-        service_fn(move |request| handler::handle(connection.clone(), request))
+        service_fn(move |request| handle(InFlight::begin(connection.clone()), request))
     };
-    stream.hold_open(true);
+    stream.serve_http1();
     // hyper's own header time-out stays off: it would register a timer for each request, where
     // the connection's deadline costs nothing.
     let mut http = Builder::new()
@@ -46,26 +51,26 @@ where
         .pipeline_flush(false)
         .serve_connection(TokioIo::new(stream), service);
     let mut drain_begun = false;
+    let deadline = connection.deadline();
     let end = poll_fn(|cx| {
-        if connection.worker.is_draining() && !drain_begun {
+        if connection.context.is_draining() && !drain_begun {
             drain_begun = true;
-            if connection.phase.get() == Phase::Idle {
-                connection.deadline.arm(connection.idle_timeout());
+            if connection.phase() == Phase::Idle {
+                deadline.arm(connection.idle_timeout());
             }
         }
         match Pin::new(&mut http).poll(cx) {
             Poll::Ready(Ok(())) => return Poll::Ready(End::Finished),
             Poll::Ready(Err(error)) => {
                 tracing::debug!(%error, "connection ended");
-                // A request that could not be read was answered, and its rest is still coming.
-                return Poll::Ready(if error.is_parse() { End::Finished } else { End::Abandoned });
+                return Poll::Ready(if error.is_parse() { End::BadHead } else { End::Abandoned });
             }
             Poll::Pending => {}
         }
-        match connection.phase.get() {
-            Phase::Exchange if connection.deadline.poll_killed(cx) => Poll::Ready(End::Abandoned),
+        match connection.phase() {
+            Phase::Exchange if deadline.poll_killed(cx) => Poll::Ready(End::Abandoned),
             Phase::Exchange => Poll::Pending,
-            phase => match connection.deadline.poll_fired(cx) {
+            phase => match deadline.poll_fired(cx) {
                 true if phase == Phase::Head => Poll::Ready(End::HeadTimeout),
                 true => Poll::Ready(End::Finished),
                 false => Poll::Pending,
@@ -74,33 +79,65 @@ where
     })
     .await;
     let parts = http.into_parts();
-    let mut stream = parts.io.into_inner();
-    stream.hold_open(false);
-    let upstream = connection.tunnel.take();
-    match (end, upstream) {
+    let stream = parts.io.into_inner();
+    let early = BytesMut::from(parts.read_buf);
+    Box::pin(end_connection(&connection, stream, early, end)).await;
+}
+
+/// Ends a connection after its last request, or goes on with another protocol.
+async fn end_connection<S>(
+    connection: &Rc<Connection>,
+    mut stream: Stream<S>,
+    early: BytesMut,
+    end: End,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // hyper answers a head that it cannot read with a bare status, which the stream keeps back.
+    let (kept, status) = stream.end_http1();
+    match (end, connection.take_tunnel()) {
         (End::Finished, Some(upstream)) => {
-            let early = BytesMut::from(parts.read_buf);
-            Box::pin(tunnel::serve(&connection, stream, early, upstream)).await;
+            Box::pin(tunnel::serve(connection, stream, early, upstream)).await;
         }
-        (End::Finished, None) => Box::pin(finish(&connection, stream)).await,
+        (End::BadHead, _) => {
+            let refusal = status.map(Refusal::of_bad_head);
+            let last_words = refusal.map(|refusal| refuse(connection, &refusal));
+            finish(connection, stream, last_words).await;
+        }
         (End::HeadTimeout, _) => {
-            connection.deadline.arm(LINGER.into());
-            let _ = in_time(stream.write_all(HEAD_TIMEOUT), &connection.deadline).await;
-            Box::pin(finish(&connection, stream)).await;
+            let last_words = refuse(connection, &Refusal::HeadTimeout);
+            finish(connection, stream, Some(last_words)).await;
         }
+        (End::Finished, None) => finish(connection, stream, kept).await,
         (End::Abandoned, _) => {}
     }
 }
 
-/// Says that no more comes, and reads what the client still sends for a while: a close with
-/// unread bytes would reset the connection, and the client might never see our last answer.
-async fn finish<S>(connection: &Connection, mut stream: Stream<S>)
+/// Counts a request that no handler has seen; gives the answer to it.
+fn refuse(connection: &Connection, refusal: &Refusal) -> Vec<u8> {
+    let (shard, id) = (connection.context.shard(), connection.context.request_id());
+    let id = std::str::from_utf8(&id).unwrap_or_default();
+    let (status, reason) = (refusal.status().as_u16(), refusal.reason());
+    shard.unrouted.count(status);
+    shard.own_answers[reason as usize].add(1);
+    tracing::debug!(status, ended_by = reason.label(), request_id = id, "request");
+    refusal.last_words(id)
+}
+
+/// Writes what is left to be said, tells the client that no more comes, and reads what it still
+/// sends for a while: a close with unread bytes would reset the connection, and the client might
+/// never see our last answer.
+async fn finish<S>(connection: &Connection, mut stream: Stream<S>, last_words: Option<Vec<u8>>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    connection.phase.set(Phase::Head);
-    connection.deadline.arm(LINGER.into());
+    connection.enter(Phase::Head, LINGER.into());
     let lingering = async {
+        if let Some(last_words) = last_words
+            && stream.write_all(&last_words).await.is_err()
+        {
+            return;
+        }
         if stream.shutdown().await.is_err() || stream.is_ended() {
             return;
         }
@@ -113,5 +150,5 @@ where
             }
         }
     };
-    let _ = in_time(lingering, &connection.deadline).await;
+    let _ = in_time(lingering, connection.deadline()).await;
 }

@@ -1,8 +1,8 @@
-//! The PROXY protocol, versions 1 and 2: what a proxy in front says of its client, ahead of the
-//! client's own bytes.
+//! The PROXY protocol, versions 1 and 2: a header ahead of a connection's bytes, in which a proxy
+//! says who its client is.
 //!
-//! Read by the specification that HAProxy publishes (doc/proxy-protocol.txt). Left out: who may
-//! say it, which is the connection's to know; TLVs, which are passed over.
+//! By the specification that HAProxy publishes (doc/proxy-protocol.txt). Left out: which peers may
+//! send a header; TLVs, which are skipped.
 
 use std::io;
 use std::net::SocketAddr;
@@ -21,14 +21,14 @@ const MAX_LINE: usize = 107;
 /// What version 2 may say in all: addresses, and what else a proxy knows of a connection.
 const MAX_LENGTH: usize = 4 << 10;
 
-/// Whom a connection is for.
+/// What a header says of a connection.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Told {
-    /// The proxy itself, such as its health check.
-    Itself,
-    /// A client of which it knows no address.
-    Somebody,
-    /// A client, and the address at which it reached the first proxy.
+pub(super) enum ProxyHeader {
+    /// It is the proxy's own, such as a health check.
+    Local,
+    /// It is a client's whose address the proxy does not know.
+    Unknown,
+    /// It is a client's; `local` is the address at which the client reached the first proxy.
     Client { client: SocketAddr, local: SocketAddr },
 }
 
@@ -37,7 +37,7 @@ pub(super) enum Told {
 /// # Errors
 ///
 /// When there is no such header, or the connection ends in it.
-pub(super) async fn read(stream: &mut TcpStream) -> io::Result<Told> {
+pub(super) async fn read(stream: &mut TcpStream) -> io::Result<ProxyHeader> {
     let mut header = vec![0; FIRST_BYTES];
     stream.read_exact(&mut header).await?;
     if header == v2::PROTOCOL_PREFIX {
@@ -76,28 +76,28 @@ async fn read_line(stream: &mut TcpStream, line: &mut Vec<u8>) -> io::Result<()>
     Ok(())
 }
 
-fn parse(header: &[u8]) -> io::Result<Told> {
-    let v4 = |a: v2::IPv4| Told::Client {
+fn parse(header: &[u8]) -> io::Result<ProxyHeader> {
+    let v4 = |a: v2::IPv4| ProxyHeader::Client {
         client: (a.source_address, a.source_port).into(),
         local: (a.destination_address, a.destination_port).into(),
     };
-    let v6 = |a: v2::IPv6| Told::Client {
+    let v6 = |a: v2::IPv6| ProxyHeader::Client {
         client: (a.source_address, a.source_port).into(),
         local: (a.destination_address, a.destination_port).into(),
     };
     match HeaderResult::parse(header) {
         HeaderResult::V1(parsed) => match parsed.map_err(invalid)?.addresses {
-            v1::Addresses::Unknown => Ok(Told::Somebody),
+            v1::Addresses::Unknown => Ok(ProxyHeader::Unknown),
             v1::Addresses::Tcp4(addresses) => Ok(v4(addresses)),
             v1::Addresses::Tcp6(addresses) => Ok(v6(addresses)),
         },
         HeaderResult::V2(parsed) => {
             let parsed = parsed.map_err(invalid)?;
             if parsed.command == v2::Command::Local {
-                return Ok(Told::Itself);
+                return Ok(ProxyHeader::Local);
             }
             match parsed.addresses {
-                v2::Addresses::Unspecified | v2::Addresses::Unix(_) => Ok(Told::Somebody),
+                v2::Addresses::Unspecified | v2::Addresses::Unix(_) => Ok(ProxyHeader::Unknown),
                 v2::Addresses::IPv4(addresses) => Ok(v4(addresses)),
                 v2::Addresses::IPv6(addresses) => Ok(v6(addresses)),
             }
@@ -122,8 +122,8 @@ mod tests {
     }
 
     #[test]
-    fn who_is_told_of() {
-        let told = Told::Client {
+    fn headers_are_read() {
+        let client = ProxyHeader::Client {
             client: "192.0.2.7:4711".parse().unwrap(),
             local: "198.51.100.1:443".parse().unwrap(),
         };
@@ -136,18 +136,18 @@ mod tests {
         v6[33] = 1;
         v6[35] = 2;
         let table = [
-            (b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n".to_vec(), told),
-            (b"PROXY UNKNOWN\r\n".to_vec(), Told::Somebody),
-            (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), Told::Somebody),
-            (v2(0x21, 0x11, &v4), told),
-            (v2(0x21, 0x11, &with_tlv), told),
-            (v2(0x20, 0x11, &v4), Told::Itself),
-            (v2(0x20, 0x00, &[]), Told::Itself),
-            (v2(0x21, 0x31, &[0; 216]), Told::Somebody),
-            (v2(0x21, 0x00, &[]), Told::Somebody),
+            (b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n".to_vec(), client),
+            (b"PROXY UNKNOWN\r\n".to_vec(), ProxyHeader::Unknown),
+            (b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n".to_vec(), ProxyHeader::Unknown),
+            (v2(0x21, 0x11, &v4), client),
+            (v2(0x21, 0x11, &with_tlv), client),
+            (v2(0x20, 0x11, &v4), ProxyHeader::Local),
+            (v2(0x20, 0x00, &[]), ProxyHeader::Local),
+            (v2(0x21, 0x31, &[0; 216]), ProxyHeader::Unknown),
+            (v2(0x21, 0x00, &[]), ProxyHeader::Unknown),
             (
                 v2(0x21, 0x21, &v6),
-                Told::Client {
+                ProxyHeader::Client {
                     client: "[::9]:1".parse().unwrap(),
                     local: "[::8]:2".parse().unwrap(),
                 },
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header() {
+    fn bad_headers_are_refused() {
         let v4 = [192, 0, 2, 7, 198, 51, 100, 1, 0x12, 0x67, 0x01, 0xbb];
         let table = [
             b"PROXY TCP4 192.0.2.7 198.51.100.1 4711\r\n".to_vec(),

@@ -1,4 +1,7 @@
 //! A client's byte stream, which tells its connection when bytes come and go.
+//!
+//! It also keeps back the answers that hyper gives by itself to HTTP/1.1 heads that it cannot
+//! read, so that a better one can be sent in their place.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,7 +12,7 @@ use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Connection;
+use crate::connection::{Connection, Phase};
 
 /// A head and a body that are together no larger are copied into one piece before they are
 /// written: the kernel takes longer to look at two slices than we to copy these few bytes.
@@ -23,32 +26,111 @@ pub(super) struct Stream<S> {
     connection: Rc<Connection>,
     /// The client has said that it sends no more.
     ended: bool,
-    /// A shutdown is put off: HTTP has ended, and what comes next is not decided.
-    held_open: bool,
+    /// HTTP/1.1 is served: it may end in another protocol, or in an answer that the client must
+    /// have time to read, so a shutdown is put off.
+    is_http1: bool,
+    /// The last bytes of HTTP/1.1, which end in an answer of hyper's own.
+    kept: Option<Kept>,
+}
+
+/// Bytes that were not written yet.
+#[derive(Debug)]
+struct Kept {
+    bytes: Vec<u8>,
+    status: u16,
 }
 
 impl<S> Stream<S> {
     pub(super) fn new(stream: S, first: BytesMut, connection: Rc<Connection>) -> Stream<S> {
-        Stream { stream, first, connection, ended: false, held_open: false }
+        Stream { stream, first, connection, ended: false, is_http1: false, kept: None }
     }
 
-    /// Whether a shutdown is put off. HTTP/1.1 may end in another protocol, or in an answer that
-    /// the client must have time to read.
-    pub(super) fn hold_open(&mut self, held_open: bool) {
-        self.held_open = held_open;
+    /// HTTP/1.1 begins.
+    pub(super) fn serve_http1(&mut self) {
+        self.is_http1 = true;
     }
 
+    /// HTTP/1.1 has ended. Gives the bytes that were kept back, and the status that they answer
+    /// the last head with.
+    pub(super) fn end_http1(&mut self) -> (Option<Vec<u8>>, Option<u16>) {
+        self.is_http1 = false;
+        let kept = self.kept.take();
+        let status = kept.as_ref().map(|kept| kept.status);
+        (kept.map(|kept| kept.bytes), status)
+    }
+
+    /// The client has said that it sends no more.
     pub(super) fn is_ended(&self) -> bool {
         self.ended
     }
+
+    /// Keeps bytes back if they are what hyper writes by itself about a head that it cannot read.
+    /// Such an answer comes while no request is in flight, and is the last of the connection.
+    fn keep_back(&mut self, bytes: &[u8]) -> bool {
+        if !self.is_http1 || self.connection.phase() == Phase::Exchange {
+            return false;
+        }
+        let Some(status) = status_of_bare_answer(bytes) else { return false };
+        self.kept = Some(Kept { bytes: bytes.to_vec(), status });
+        true
+    }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stream<S> {
+impl<S: AsyncWrite + Unpin> Stream<S> {
+    /// Tells the connection how a write went.
+    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(_)) => self.connection.on_write(),
+            Poll::Pending => self.connection.on_blocked(),
+            Poll::Ready(Err(_)) => {}
+        }
+        written
+    }
+
+    /// Writes what was kept back after all: more came behind it.
+    fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(kept) = &mut self.kept {
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &kept.bytes))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            kept.bytes.drain(..written);
+            if kept.bytes.is_empty() {
+                self.kept = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The status of a response without a body, and without fields but those that hyper writes by
+/// itself, which ends its connection: the whole of what hyper answers to a bad head.
+fn status_of_bare_answer(bytes: &[u8]) -> Option<u16> {
+    let text = std::str::from_utf8(bytes.strip_suffix(b"\r\n\r\n")?).ok()?;
+    let (line, fields) = text.split_once("\r\n")?;
+    let status = line.strip_prefix("HTTP/1.1 4")?.get(..2)?;
+    let mut seen = 0;
+    for field in fields.split("\r\n") {
+        seen += 1;
+        let expected = field == "connection: close"
+            || field == "content-length: 0"
+            || field.starts_with("date: ");
+        if !expected {
+            return None;
+        }
+    }
+    (seen == 3).then(|| format!("4{status}").parse().ok())?
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.kept.is_some() {
+            ready!(self.poll_kept(cx))?;
+        }
         let before = buffer.filled().len();
         if self.first.is_empty() {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
@@ -76,9 +158,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-        self.connection.on_write();
-        Poll::Ready(Ok(written))
+        if self.kept.is_some() {
+            ready!(self.poll_kept(cx))?;
+        }
+        if self.keep_back(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(written)
     }
 
     fn poll_write_vectored(
@@ -92,9 +179,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
             slices.iter().for_each(|slice| joined.extend_from_slice(slice));
             return self.poll_write(cx, &joined);
         }
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
-        self.connection.on_write();
-        Poll::Ready(Ok(written))
+        if self.kept.is_some() {
+            ready!(self.poll_kept(cx))?;
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.wrote(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -106,9 +195,51 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.held_open {
+        if self.is_http1 {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_of_hypers_own_is_kept_back() {
+        let date = "date: Mon, 30 Nov 2026 10:00:00 GMT";
+        let table = [
+            (
+                format!(
+                    "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n{date}\r\n\r\n"
+                ),
+                Some(400),
+            ),
+            (
+                format!(
+                    "HTTP/1.1 431 Too Large\r\n{date}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+                ),
+                Some(431),
+            ),
+            (format!("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n{date}\r\n\r\n"), None),
+            (
+                format!(
+                    "HTTP/1.1 400 Bad Request\r\nx: y\r\nconnection: close\r\ncontent-length: 0\r\n{date}\r\n\r\n"
+                ),
+                None,
+            ),
+            (
+                format!(
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n{date}\r\n\r\n"
+                ),
+                None,
+            ),
+            ("HTTP/1.1 400 Bad Request\r\n\r\n".to_owned(), None),
+            ("hello\r\n\r\n".to_owned(), None),
+        ];
+        for (bytes, expected) in table {
+            assert_eq!(status_of_bare_answer(bytes.as_bytes()), expected, "{bytes}");
+        }
     }
 }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use model::{Changes, Ingress, IngressBackend, Model, ObjectName, PathType};
 use rustls::crypto::CryptoProvider;
 
-use super::backend::{Answers, Backend, BackendKey, ServicePorts};
+use super::backend::{Answers, Backend, BackendKey, Removal, ServicePorts};
 use super::certificate::{BadSecret, Certificate};
+use super::plan::{Plan, PlanDefaults};
 use super::policy::{Policy, Redirect};
 use super::{HostRoutes, Route, Snapshot};
 use crate::route::{HostKey, NotAdded, PathTable};
@@ -26,12 +27,11 @@ pub(crate) struct Problem {
     pub(crate) problem: String,
 }
 
-/// What an update led to.
+/// What an update led to: a snapshot to be published, and endpoints to be taken away after that.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) snapshot: Snapshot,
-    /// Endpoints left: connections that are kept for them are to be closed.
-    pub(crate) endpoints_left: bool,
+    pub(crate) removal: Removal,
 }
 
 /// Makes snapshots; holds what the next one is made from.
@@ -39,6 +39,7 @@ pub(crate) struct Compiled {
 pub(crate) struct Compiler {
     class: Arc<str>,
     provider: Arc<CryptoProvider>,
+    defaults: PlanDefaults,
     snapshot: Snapshot,
     served: HashMap<ObjectName, Served>,
     /// Ingresses that have something to say of a host, in the order in which they win.
@@ -59,7 +60,7 @@ type Rank = (i64, ObjectName);
 #[derive(Debug)]
 struct Served {
     ingress: Arc<Ingress>,
-    policy: Arc<Policy>,
+    policy: Policy,
     problems: Vec<String>,
     rank: Rank,
     hosts: BTreeSet<HostKey>,
@@ -88,7 +89,7 @@ struct Touched {
     hosts: BTreeSet<HostKey>,
     tls_hosts: BTreeSet<HostKey>,
     services: BTreeSet<ObjectName>,
-    endpoints_left: bool,
+    removal: Removal,
 }
 
 impl Compiler {
@@ -96,10 +97,12 @@ impl Compiler {
         class: &str,
         provider: Arc<CryptoProvider>,
         self_signed: Arc<Certificate>,
+        defaults: PlanDefaults,
     ) -> Compiler {
         Compiler {
             class: class.into(),
             provider,
+            defaults,
             snapshot: Snapshot::new(self_signed),
             served: HashMap::new(),
             by_host: HashMap::new(),
@@ -137,7 +140,7 @@ impl Compiler {
             self.rebuild_certificate(host);
         }
         self.snapshot.generation = generation;
-        Compiled { snapshot: self.snapshot.clone(), endpoints_left: touched.endpoints_left }
+        Compiled { snapshot: self.snapshot.clone(), removal: touched.removal }
     }
 
     /// The number of Ingresses that are served.
@@ -256,7 +259,7 @@ impl Compiler {
         service.backends.retain(|(_, users)| *users > 0);
         let backends: Vec<_> = service.backends.iter().map(|(b, _)| b.clone()).collect();
         let entry = model.service(name);
-        touched.endpoints_left |= service.ports.refresh(entry.as_ref(), &backends);
+        service.ports.refresh(entry.as_ref(), &backends, &mut touched.removal);
         if backends.is_empty() {
             self.services.remove(name);
             self.snapshot.services.remove(name);
@@ -312,7 +315,8 @@ impl Compiler {
         conflicts: &mut Vec<Problem>,
     ) {
         let ingress = &served.ingress;
-        let redirect = served.redirects(host);
+        let plan = Plan::new(&served.policy, served.redirects(host), &self.defaults);
+        let plan = Arc::new(plan);
         let route = |path: Option<(PathType, Arc<str>)>, backend: &IngressBackend| {
             let key = backend_key(ingress, backend);
             let backend = self.backend(&key).expect("a served Ingress's backends are in use");
@@ -320,8 +324,7 @@ impl Compiler {
                 ingress: ingress.name.clone(),
                 path,
                 backend: backend.clone(),
-                policy: served.policy.clone(),
-                redirect,
+                plan: plan.clone(),
             })
         };
         let mut report = |problem| {
@@ -423,7 +426,7 @@ impl Served {
             tls.extend(keys.into_iter().map(|host| (host, secret.clone())));
         }
         let rank = (ingress.created_unix.unwrap_or(i64::MAX), ingress.name.clone());
-        Served { ingress, policy: Arc::new(policy), problems, rank, hosts, tls }
+        Served { ingress, policy, problems, rank, hosts, tls }
     }
 
     fn tls_hosts(&self) -> BTreeSet<&HostKey> {
