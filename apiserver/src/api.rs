@@ -9,6 +9,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use daemon::quota::{Client, QuotaPermit};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
@@ -32,7 +33,7 @@ use super::list::{self, Page, Pieces, Scope};
 use super::query::{self, List, Options, Verb};
 use super::resource::Resource;
 use super::route::Route;
-use super::share::{Client, Share, Shares};
+use super::share::Shares;
 use super::status::Status;
 use super::text::Text;
 use super::view::{View, Writer};
@@ -150,11 +151,11 @@ impl Api {
         let scope = Scope { resource, namespace, selector };
         let (access, live) = (self.access.clone(), self.server.live.clone());
         let grant = Grant::new(access, live, shown, caller.peer.clone(), resource);
-        let place = self.streams.take(caller.client).ok_or_else(Status::too_many_streams)?;
+        let permit = self.streams.take(caller.client).ok_or_else(Status::too_many_streams)?;
         match verb {
-            Verb::List(list) => self.list(request.headers(), scope, view, &list, (grant, place)),
+            Verb::List(list) => self.list(request.headers(), scope, view, &list, (grant, permit)),
             Verb::Watch(watch) => {
-                let open = Open::new(self.server.metrics.watchers(resource), place);
+                let open = Open::new(self.server.metrics.watchers(resource), permit);
                 let begun = Stream::begin(self.server.clone(), scope, view, &watch, (grant, open));
                 // The error of a version is part of the stream: kube-rs asks again and again
                 // for ever where the answer itself has that code.
@@ -169,7 +170,7 @@ impl Api {
         scope: Scope,
         view: View,
         list: &List,
-        (grant, place): (Grant, Share),
+        (grant, permit): (Grant, QuotaPermit),
     ) -> Answer {
         let state = self.server.live.read(|h| list::state(h, scope.resource, list))?;
         let writer = Writer::new(scope.resource, view);
@@ -186,9 +187,10 @@ impl Api {
         });
         let gzip = encoder.is_some();
         let pieces = Pieces::new(writer, page, Timestamp::now(), Text::default());
-        let body = stream::unfold(Listing { pieces, encoder, grant, _place: place }, |mut body| {
-            std::future::ready(body.next().map(|piece| (Ok(Frame::data(piece)), body)))
-        });
+        let body =
+            stream::unfold(Listing { pieces, encoder, grant, _permit: permit }, |mut body| {
+                std::future::ready(body.next().map(|piece| (Ok(Frame::data(piece)), body)))
+            });
         let mut response = Response::new(StreamBody::new(body).boxed_unsync());
         set(&mut response, CONTENT_TYPE, JSON);
         if varies {
@@ -251,7 +253,7 @@ struct Listing {
     pieces: Pieces,
     encoder: Option<Encoder>,
     grant: Grant,
-    _place: Share,
+    _permit: QuotaPermit,
 }
 
 struct Encoder {

@@ -13,10 +13,11 @@ use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use daemon::listen;
+use daemon::quota::Client;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use super::access::Peer;
 use super::api::{Api, Caller};
 use super::dues::{Dues, Verdict};
-use super::share::{Client, Shares};
+use super::share::Shares;
 use super::stall::Stall;
 use super::watch::Open;
 
@@ -45,8 +46,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(15);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 /// TCP's own search for clients that are gone, for HTTP/1.1.
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Pending connections: as many as reconnect at once after a restart.
-const BACKLOG: i32 = 4096;
 /// Between looks at what a client owes.
 const LOOK: Duration = Duration::from_secs(5);
 /// After an accept that failed: descriptors have run out, and come back as clients go.
@@ -141,13 +140,8 @@ impl Listener {
 }
 
 fn bind_tcp(addr: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    // The port of a process that was killed can be bound again at once.
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let mut listeners = listen::tcp(addr, 1, listen::Options::default(), |_| Ok(()))?;
+    Ok(listeners.pop().expect("as many listeners as were asked for"))
 }
 
 fn bind_unix(path: &std::path::Path) -> std::io::Result<std::os::unix::net::UnixListener> {
@@ -184,7 +178,7 @@ impl Gate {
                 let accept = || async {
                     let (stream, from) = socket.accept().await?;
                     let to = stream.local_addr()?;
-                    Ok((stream, Client::of(from.ip(), to.ip())))
+                    Ok((stream, Client::of_connection(from.ip(), to.ip())))
                 };
                 self.accept(accept, &mut connections, |gate, stream, client| {
                     gate.tcp(stream, client, local)
@@ -230,12 +224,12 @@ impl Gate {
                 }
             };
             let metrics = &self.api.server.metrics;
-            let Some(place) = self.room.take(client) else {
+            let Some(permit) = self.room.take(client) else {
                 metrics.refused_connections.inc();
                 continue;
             };
             let connection = serve(self.clone(), stream, client);
-            let open = Open::new(metrics.connections.clone(), place);
+            let open = Open::new(metrics.connections.clone(), permit);
             connections.spawn(async move {
                 connection.await;
                 drop(open);

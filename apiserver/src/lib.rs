@@ -101,7 +101,7 @@ pub async fn run(
     follow(&config.dir, saved.files, publisher, &daemon)?;
     let saving = state.map(|dir| {
         let saver = Saver { dir, kept, live: live.clone(), ceiling: version + AHEAD };
-        saver.begin(daemon.shutdown.clone())
+        daemon.supervisor.task("that saves the state", saver.run(daemon.shutdown.clone()))
     });
 
     let server = Server { live: live.clone(), metrics };
@@ -138,7 +138,9 @@ async fn serve(gate: Gate, listeners: Vec<Listener>, daemon: &Daemon, drain_time
     let live = gate.api.server.live.clone();
     let mut serving = JoinSet::new();
     for listener in listeners {
-        serving.spawn_on(gate.clone().serve(listener), runtime.handle());
+        let accepting = gate.clone().serve(listener);
+        let accepting = daemon.supervisor.supervised("that accepts clients", accepting);
+        serving.spawn_on(accepting, runtime.handle());
     }
     daemon.shutdown.draining().await;
     live.drain();

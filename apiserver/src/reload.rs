@@ -41,7 +41,7 @@ pub(super) fn keep(
     let (api, tls) = (api.clone(), tls.clone());
     let mut reloads = daemon.shutdown.reloads();
     let mut known = files.marks();
-    tokio::spawn(async move {
+    daemon.supervisor.task("that reads files again", async move {
         loop {
             let asked = tokio::select! {
                 reload = reloads.changed() => reload.is_ok(),

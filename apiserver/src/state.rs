@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use daemon::Shutdown;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use super::assemble::Key;
 use super::history::History;
@@ -259,11 +258,7 @@ pub(crate) struct Saver {
 
 impl Saver {
     /// Goes on until the process drains; then what came since is written, and the task ends.
-    pub(crate) fn begin(self, shutdown: Shutdown) -> JoinHandle<()> {
-        tokio::spawn(self.run(shutdown))
-    }
-
-    async fn run(mut self, shutdown: Shutdown) {
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let mut batches = self.kept.batches.subscribe();
         if *batches.borrow() > 0 {
             batches.mark_changed();
@@ -429,7 +424,7 @@ mod tests {
         let kept = Arc::new(Kept::default());
         let shutdown = daemon::Daemon::detached("feed", 1).shutdown;
         let saver = Saver { dir, kept: kept.clone(), live, ceiling: 0 };
-        let task = saver.begin(shutdown.clone());
+        let task = tokio::spawn(saver.run(shutdown.clone()));
         kept.published();
         // Written at once, and then not for five seconds.
         tokio::time::sleep(Duration::from_secs(1)).await;

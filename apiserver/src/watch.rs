@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::quota::QuotaPermit;
 use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
@@ -22,7 +23,6 @@ use super::list::Scope;
 use super::live::{Bell, Live};
 use super::metrics::Metrics;
 use super::query::{Start, Watch};
-use super::share::Share;
 use super::status::Status;
 use super::text::Text;
 use super::view::{View, Writer};
@@ -83,13 +83,13 @@ enum Phase {
 #[derive(Debug)]
 pub(crate) struct Open {
     gauge: Gauge,
-    _place: Share,
+    _permit: QuotaPermit,
 }
 
 impl Open {
-    pub(crate) fn new(gauge: Gauge, place: Share) -> Open {
+    pub(crate) fn new(gauge: Gauge, permit: QuotaPermit) -> Open {
         gauge.inc();
-        Open { gauge, _place: place }
+        Open { gauge, _permit: permit }
     }
 }
 

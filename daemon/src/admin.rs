@@ -126,7 +126,7 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
     }
     match request.uri().path() {
-        "/livez" => text(StatusCode::OK, "ok\n"),
+        "/livez" => live(daemon),
         "/readyz" => ready(daemon),
         "/metrics" => reply(
             StatusCode::OK,
@@ -139,8 +139,23 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
     }
 }
 
+fn live(daemon: &Daemon) -> Response<Full<Bytes>> {
+    probe(&not_live(daemon))
+}
+
+/// Why the process cannot do its work; empty when it can.
+fn not_live(daemon: &Daemon) -> Vec<String> {
+    let mut failures = daemon.liveness.failures();
+    failures.extend(daemon.pulse.stuck());
+    failures
+}
+
 fn ready(daemon: &Daemon) -> Response<Full<Bytes>> {
-    let reasons = daemon.readiness.reasons();
+    probe(&daemon.readiness.reasons())
+}
+
+/// `ok`, or the reasons against it.
+fn probe(reasons: &[String]) -> Response<Full<Bytes>> {
     if reasons.is_empty() {
         return text(StatusCode::OK, "ok\n");
     }
@@ -153,6 +168,10 @@ fn status(daemon: &Daemon) -> Value {
     status.insert("process".into(), json!(daemon.name));
     status.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
     status.insert("workers".into(), json!(daemon.workers));
+    let not_live = not_live(daemon);
+    status.insert("live".into(), json!(not_live.is_empty()));
+    status.insert("notLiveReasons".into(), json!(not_live));
+    status.insert("logLinesLost".into(), json!(crate::logging::lines_lost()));
     status.insert("ready".into(), json!(reasons.is_empty()));
     status.insert("notReadyReasons".into(), json!(reasons));
     Value::Object(status)

@@ -1,27 +1,40 @@
-//! What every Switchyard process needs besides its work: signals and drain, readiness, the
-//! admin endpoint, metrics and logging.
+//! What every Switchyard process needs besides its work: signals and drain, readiness and
+//! liveness, the admin endpoint, metrics and logging; and what data paths have in common:
+//! supervised threads, listeners, quotas of clients, the PROXY protocol.
 //!
-//! [`start`] sets all of it up, runs the process on the control runtime and turns its result
-//! into an exit code. Nothing here knows of Kubernetes, and data paths never run here: each
-//! process makes its own data threads.
+//! [`start`] sets the process up, runs it on the control runtime and turns its result into an
+//! exit code. Nothing here knows of Kubernetes.
 
 pub mod admin;
 pub mod descriptors;
 pub mod flags;
+pub mod listen;
+pub mod liveness;
+pub mod log_limit;
 pub mod logging;
 pub mod metrics;
 mod notify;
+pub mod proxy_protocol;
+mod pulse;
+pub mod quota;
 pub mod readiness;
 pub mod shutdown;
+pub mod supervisor;
 
 use std::future::Future;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
+
+use pulse::Pulse;
 
 pub use flags::{Flags, LogFlags};
+pub use liveness::Liveness;
+pub use log_limit::LogLimit;
 pub use metrics::Metrics;
 pub use readiness::{Guard, Readiness};
 pub use shutdown::Shutdown;
+pub use supervisor::{SupervisedThread, Supervisor};
 
 /// How often a child looks whether it is ready, until it is.
 const READY_POLL: std::time::Duration = std::time::Duration::from_millis(5);
@@ -65,20 +78,29 @@ pub struct Daemon {
     pub state_dir: Option<std::path::PathBuf>,
     pub shutdown: Shutdown,
     pub readiness: Readiness,
+    pub liveness: Liveness,
+    /// Starts the threads and tasks that the process cannot do without.
+    pub supervisor: Supervisor,
     pub metrics: Metrics,
     pub admin: admin::Pages,
+    pulse: Pulse,
 }
 
 impl Daemon {
     /// Handles that no signal and no admin endpoint is tied to, for tests and embedding.
     pub fn detached(name: &'static str, workers: usize) -> Daemon {
         let readiness = Readiness::default();
+        let liveness = Liveness::new(readiness.clone());
+        let shutdown = Shutdown::new(readiness.clone());
         Daemon {
             name,
             workers,
             state_dir: None,
-            shutdown: Shutdown::new(readiness.clone()),
+            supervisor: Supervisor::new(liveness.clone(), shutdown.clone()),
+            shutdown,
             readiness,
+            liveness,
+            pulse: Pulse::default(),
             metrics: Metrics::new(),
             admin: admin::Pages::default(),
         }
@@ -90,6 +112,9 @@ impl Daemon {
 /// `run` returns once it has drained. It takes its readiness guards before it first waits: until
 /// then the process is not ready, after that it is unless a guard is held. Errors are printed
 /// with their causes, one a line.
+///
+/// When a supervised thread or task ends, or `run` panics, the process is not live any more: it
+/// drains what still works, and fails.
 pub fn start<F, Fut>(
     name: &'static str,
     flags: &Flags,
@@ -123,17 +148,26 @@ where
         let is_ready = ready(daemon.readiness.clone(), ended.clone());
         let manager = tokio::spawn(notify::follow(is_ready, daemon.shutdown.clone()));
         admin::serve(admin, &daemon).await?;
+        tokio::spawn(log_limit::report());
+        tokio::spawn(drain_when_not_live(daemon.clone()));
         let mut work = std::pin::pin!(run(daemon.clone()));
         let outcome = std::future::poll_fn(|cx| {
             // The guards of work that fails go before anybody knows that it has failed.
             let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
-            let polled = work.as_mut().poll(cx);
+            let beat = daemon.pulse.begin();
+            let polled = supervisor::catch(|| work.as_mut().poll(cx));
+            drop(beat);
+            let polled = polled.unwrap_or_else(|| {
+                daemon.liveness.fail("control work panicked");
+                Poll::Ready(Ok(()))
+            });
             *ended = polled.is_ready();
             // By the first time that it waits, a process holds the guards it has reason for.
             starting = None;
             polled
         })
-        .await;
+        .await
+        .and_then(|()| live(&daemon.liveness));
         if daemon.shutdown.is_draining() {
             // The service manager is told of the drain even if there was nothing to drain.
             let _ = manager.await;
@@ -146,6 +180,23 @@ where
         Ok(()) if daemon.shutdown.is_ending() => ExitCode::FAILURE,
         outcome => exit_code(outcome),
     }
+}
+
+/// Begins the drain once the process is not live.
+async fn drain_when_not_live(daemon: Daemon) {
+    daemon.liveness.failed().await;
+    let failures = daemon.liveness.failures();
+    tracing::error!(?failures, "the process cannot go on: it drains, then exits with an error");
+    daemon.shutdown.begin();
+}
+
+/// An error if the process is not live.
+fn live(liveness: &Liveness) -> Result<(), Failure> {
+    let failures = liveness.failures();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Failed { what: failures.join("; "), source: None })
 }
 
 /// Ends once the process is ready, or with false when its work has ended, which is held while it

@@ -189,10 +189,10 @@ impl Follow {
                 hub: sender.clone(),
                 reloads: daemon.shutdown.reloads(),
             };
-            tokio::spawn(follower.run());
+            daemon.supervisor.task("that follows a kind of the feed", follower.run());
         }
         let hub = Hub::new(kinds, publisher, status, state, daemon);
-        tokio::spawn(hub.run(news));
+        daemon.supervisor.task("that joins the kinds of the feed", hub.run(news));
         Ok(updates)
     }
 }

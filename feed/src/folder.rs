@@ -124,10 +124,11 @@ fn spawn(
     let watches = roots.iter().map(|root| Watch::new(root, sender.clone())).collect();
     let store = Store::new(kinds);
     let mut folder = Folder::new(roots, watches, catalogue, store, output, status.clone());
-    std::thread::Builder::new().name("feed-folder".into()).spawn(move || {
+    let follow = move || {
         folder.restore(restored);
         folder.run(&wakes);
-    })?;
+    };
+    daemon.supervisor.thread("feed-folder", follow).map_err(std::io::Error::other)?;
     Ok(status)
 }
 

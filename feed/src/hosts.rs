@@ -52,7 +52,7 @@ pub(crate) fn resolve(
         status,
         held: None,
     };
-    tokio::spawn(stage.run(updates));
+    daemon.supervisor.task("that looks up hosts", stage.run(updates));
     resolved
 }
 

@@ -67,7 +67,7 @@ fn api() -> Api {
         put(Resource::Ingresses, "shop", "web", json!({"spec": {}})),
     ]);
     let metrics = Metrics::new(&daemon::Daemon::detached("feed", 1).metrics);
-    let streams = Shares::new("watches and lists", 3, 100);
+    let streams = Shares::new("watches and lists", 4, 100);
     Api::new(Server { live: Arc::new(live), metrics }, Arc::default(), streams)
 }
 

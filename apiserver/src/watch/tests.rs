@@ -2,13 +2,15 @@
 
 use serde_json::{Value, json};
 
+use daemon::quota::Client;
+
 use super::*;
 use crate::access::{Peer, User};
 use crate::entry::Content;
 use crate::history::{Change, History, Limits};
 use crate::query::{Options, Verb};
 use crate::resource::Resource;
-use crate::share::{Client, Shares};
+use crate::share::Shares;
 use crate::text::{PIECE, SHARED};
 
 fn put(resource: Resource, name: &str, app: &str) -> Change {

@@ -30,8 +30,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balance::AffinityTables;
-use feed::{ObjectName, Protocol};
 use ipnet::IpNet;
+use model::{ObjectName, Protocol};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 

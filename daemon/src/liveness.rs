@@ -1,0 +1,48 @@
+//! Liveness: whether the process can still do its work at all. What fails here does not come back
+//! without a restart, unlike what [`Readiness`] tells.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::readiness::{Guard, Readiness};
+
+/// What has failed for good. `clone` shares it.
+#[derive(Clone, Debug)]
+pub struct Liveness(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    readiness: Readiness,
+    failures: Mutex<Vec<(String, Guard)>>,
+    failed: watch::Sender<bool>,
+}
+
+impl Liveness {
+    pub(crate) fn new(readiness: Readiness) -> Liveness {
+        let failed = watch::Sender::new(false);
+        Liveness(Arc::new(Inner { readiness, failures: Mutex::default(), failed }))
+    }
+
+    /// The process is not live and not ready from now on: it drains and ends, and whatever
+    /// supervises it starts it again.
+    pub fn fail(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        let guard = self.0.readiness.block(reason.clone());
+        self.0.failures.lock().unwrap_or_else(PoisonError::into_inner).push((reason, guard));
+        self.0.failed.send_replace(true);
+    }
+
+    /// What has failed, in its order; empty while the process is live.
+    pub fn failures(&self) -> Vec<String> {
+        let failures = self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.iter().map(|(reason, _)| reason.clone()).collect()
+    }
+
+    /// Resolves once something has failed. Cancel safe.
+    pub async fn failed(&self) {
+        let mut failed = self.0.failed.subscribe();
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = failed.wait_for(|failed| *failed).await;
+    }
+}
