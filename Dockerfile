@@ -23,15 +23,15 @@ RUN mkdir -p src tests/e2e \
       mkdir "$package/src" && touch "$package/src/lib.rs"; done \
  && echo 'fn main() {}' | tee src/main.rs tests/tidy.rs > tests/e2e/main.rs \
  && rustc -vV | sed -n 's/^host: //p' > /target \
- && cargo build --release --locked --target "$(cat /target)"
+ && cargo build --profile dist --locked --target "$(cat /target)"
 COPY . .
 # What `--version` says: docker build --build-arg COMMIT="$(git rev-parse --short=12 HEAD)".
 ARG COMMIT
 ENV SWITCHYARD_COMMIT=${COMMIT}
 # Files are as old as they were; cargo would take the empty crates for newer.
 RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
- && cargo build --release --locked --target "$(cat /target)" \
- && cp "target/$(cat /target)/release/switchyard" /switchyard
+ && cargo build --profile dist --locked --target "$(cat /target)" \
+ && cp "target/$(cat /target)/dist/switchyard" /switchyard
 
 FROM scratch
 LABEL org.opencontainers.image.title="Switchyard" \

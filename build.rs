@@ -1,13 +1,13 @@
-//! Tells the binary which commit it was built from: `SWITCHYARD_COMMIT` of the environment, else
-//! what git says of this folder, else nothing.
+//! Tells the binary which commit it was built from: the environment variable `SWITCHYARD_COMMIT`,
+//! otherwise what git reports for this folder, otherwise nothing.
 //!
-//! Git is asked for release builds alone: whoever commits and builds for tests again need not wait
-//! for a binary that differs in this word only.
+//! Git is asked only for the profiles `release` and `dist`, so that a commit does not cause a new
+//! build of the binary for tests.
 
 use std::path::Path;
 use std::process::Command;
 
-/// What the binary is made of.
+/// What the binary is built from.
 const SOURCES: [&str; 12] = [
     "Cargo.lock",
     "Cargo.toml",
@@ -34,12 +34,15 @@ fn main() {
     println!("cargo::rustc-env=SWITCHYARD_BUILT_VERSION={version}{in_brackets}");
 }
 
-/// Whether this is the profile `release`. Cargo's PROFILE says so of profiles derived from it too;
-/// the folder that it builds in is named after the profile itself.
+/// Whether the profile is `release` or `dist`. Cargo's PROFILE says `release` for every profile
+/// derived from it; the folder of the build is named after the profile itself.
 fn is_release() -> bool {
     let built_in = std::env::var("OUT_DIR").unwrap_or_default();
-    // …/release/build/switchyard-HASH/out
-    Path::new(&built_in).ancestors().nth(3).is_some_and(|folder| folder.ends_with("release"))
+    // …/dist/build/switchyard-HASH/out
+    Path::new(&built_in)
+        .ancestors()
+        .nth(3)
+        .is_some_and(|folder| folder.ends_with("release") || folder.ends_with("dist"))
 }
 
 /// The commit, shortened, with `-dirty` when what is built differs from it. Nothing without git,
@@ -53,7 +56,7 @@ fn ask_git() -> Option<String> {
     // HEAD names the branch, and its log grows with each commit.
     for name in ["HEAD", "logs/HEAD"] {
         let path = git(&["rev-parse", "--git-path", name])?;
-        // One that is not there would have this run at each build.
+        // Cargo would run this script at each build for a file that does not exist.
         if Path::new(&path).exists() {
             println!("cargo::rerun-if-changed={path}");
         }

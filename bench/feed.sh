@@ -41,12 +41,12 @@ for tool in perl curl; do
   command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
 done
 if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --release --quiet
-  SWITCHYARD=target/release/switchyard
+  cargo build --profile dist --quiet
+  SWITCHYARD=target/dist/switchyard
 fi
 if [ -z "${OBJECTS:-}" ]; then
-  cargo build --release --quiet --package feed --example objects
-  OBJECTS=target/release/examples/objects
+  cargo build --profile dist --quiet --package feed --example objects
+  OBJECTS=target/dist/examples/objects
 fi
 
 out=$(mktemp -d)

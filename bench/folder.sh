@@ -24,8 +24,8 @@ for tool in python3 curl; do
   command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
 done
 if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --release --quiet
-  SWITCHYARD=target/release/switchyard
+  cargo build --profile dist --quiet
+  SWITCHYARD=target/dist/switchyard
 fi
 
 out=$(mktemp -d)

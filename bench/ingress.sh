@@ -36,8 +36,8 @@ mapfile -t cores < <(taskset -cp $$ | sed 's/.*: //' | tr ',' '\n' |
   awk -F- '{ for (i = $1; i <= ($2 == "" ? $1 : $2); i++) print i }')
 [ "${#cores[@]}" -ge 2 ] || { echo "needs two cores" >&2; exit 2; }
 if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --release --quiet
-  SWITCHYARD=target/release/switchyard
+  cargo build --profile dist --quiet
+  SWITCHYARD=target/dist/switchyard
 fi
 
 out=$(mktemp -d)

@@ -29,8 +29,8 @@ done
 stream=/usr/lib/nginx/modules/ngx_stream_module.so
 [ -e "$stream" ] || { echo "needs libnginx-mod-stream" >&2; exit 2; }
 if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --release --quiet
-  export SWITCHYARD=target/release/switchyard
+  cargo build --profile dist --quiet
+  export SWITCHYARD=target/dist/switchyard
 fi
 if [ -z "${L4_IN_NAMESPACE:-}" ]; then
   L4_IN_NAMESPACE=1 exec unshare --net "$0" "$@"

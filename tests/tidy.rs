@@ -1,10 +1,18 @@
-//! Holds the rules of the house that a compiler does not: who may depend on whom, which modules
-//! are pure, where `unsafe` may stand, and how files look.
+//! Checks the rules of this repository that a compiler does not check: which package may depend on
+//! which, that files of a package use each other in one direction, which modules are pure, where
+//! `unsafe` may stand, how files look, and that ARCHITECTURE.md names what exists.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and end")]
 
+#[path = "tidy/graph.rs"]
+mod graph;
+#[path = "tidy/names.rs"]
+mod names;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use graph::Graph;
 
 /// Which of our packages each may depend on.
 const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
@@ -20,10 +28,11 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
 ];
 
 /// Modules that hold semantics and touch nothing: with all files below a folder of that name.
-const PURE: [&str; 30] = [
+const PURE: &[&str] = &[
     "apiserver/src/assemble",
     "apiserver/src/defaults",
     "apiserver/src/derived",
+    "apiserver/src/discovery",
     "apiserver/src/entry",
     "apiserver/src/history",
     "apiserver/src/list",
@@ -33,10 +42,14 @@ const PURE: [&str; 30] = [
     "apiserver/src/selector",
     "apiserver/src/status",
     "apiserver/src/table",
+    "apiserver/src/text",
     "apiserver/src/view",
     "balance/src",
+    "dns/src/forward/relay",
+    "dns/src/respond",
     "dns/src/wire",
     "dns/src/zone",
+    "feed/src/client/beginning",
     "feed/src/client/cut",
     "feed/src/client/decode",
     "feed/src/client/envelope",
@@ -44,17 +57,31 @@ const PURE: [&str; 30] = [
     "feed/src/client/machine",
     "feed/src/client/page",
     "feed/src/client/session",
+    "feed/src/client/weight",
+    "feed/src/folder/catalogue",
     "feed/src/hosts/table",
+    "ingress/src/exchange/attempts",
+    "ingress/src/head",
+    "ingress/src/origin",
+    "ingress/src/reason",
+    "ingress/src/request",
     "ingress/src/route",
+    "ingress/src/serve/frames",
     "ingress/src/snapshot",
+    "ingress/src/upstream/codec",
+    "ingress/src/upstream/encode",
     "model/src",
+    "proxy/src/datapath/userspace/crowd",
     "proxy/src/proxy_protocol",
     "proxy/src/resolver",
     "proxy/src/snapshot",
 ];
 
+/// Where most of the code of one package of ours may be: of all Rust code without tests.
+const LARGEST_SHARE: f64 = 1.0 / 3.0;
+
 /// What a pure module may not name: sockets, files, clocks, threads and runtimes.
-const IMPURE: [&str; 12] = [
+const IMPURE: &[&str] = &[
     "tokio::",
     "hyper::",
     "socket2::",
@@ -66,7 +93,9 @@ const IMPURE: [&str; 12] = [
     "UdpSocket",
     "Instant::now",
     "SystemTime::now",
-    "std::env",
+    "std::env::args",
+    "std::env::current",
+    "std::env::var",
 ];
 
 /// `unsafe` stands only in files whose name tells why.
@@ -140,6 +169,29 @@ fn packages_depend_only_downwards() {
     }
 }
 
+/// Packages whose files still use each other in circles. A package leaves this list with its last
+/// circle, and none may be added.
+const HAS_CIRCLES: &[&str] = &["daemon", "dns", "feed", "ingress", "model", "proxy", "switchyard"];
+
+#[test]
+fn files_of_a_package_use_only_what_stands_below() {
+    let sources = sources();
+    let mut found = Vec::new();
+    for (package, _) in MAY_DEPEND_ON {
+        let source =
+            if package == "switchyard" { "src/".into() } else { format!("{package}/src/") };
+        let files = sources.iter().filter(|(path, _)| path.starts_with(&source) && !is_test(path));
+        let files = files.map(|(path, text)| (path.as_str(), text.as_str()));
+        let circles = Graph::new(&source, files).circles();
+        if HAS_CIRCLES.contains(&package) {
+            assert!(!circles.is_empty(), "{package} has no circles: remove it from HAS_CIRCLES");
+        } else {
+            found.extend(circles);
+        }
+    }
+    assert_none("files which use each other", &found);
+}
+
 #[test]
 fn pure_modules_touch_nothing() {
     let sources = sources();
@@ -161,6 +213,40 @@ fn pure_modules_touch_nothing() {
         assert!(seen, "{pure} is listed as pure and is not there");
     }
     assert_none("impure", &found);
+}
+
+#[test]
+fn files_that_call_themselves_pure_are_listed() {
+    let mut found = Vec::new();
+    for (path, text) in sources() {
+        let head = text.lines().take_while(|line| line.starts_with("//!"));
+        let is_pure = head.flat_map(|line| line.split(|c: char| !c.is_alphanumeric()));
+        let listed = PURE.iter().any(|pure| {
+            path.strip_prefix(pure).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        });
+        if is_pure.into_iter().any(|word| word == "Pure") && !listed && !is_test(&path) {
+            found.push(path);
+        }
+    }
+    assert_none("files that call themselves pure and are not listed in PURE", &found);
+}
+
+/// A package that holds most of the code is several packages.
+#[test]
+fn no_package_is_most_of_the_code() {
+    let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
+    let sources = sources();
+    for (path, text) in sources.iter().filter(|(path, _)| !is_test(path)) {
+        let package = path.split_once("/src/").map_or("switchyard", |(package, _)| package);
+        *lines.entry(package).or_default() += without_tests(text).lines().count();
+    }
+    let all: usize = lines.values().sum();
+    let limit = all as f64 * LARGEST_SHARE;
+    let too_large = |(name, lines): (&str, usize)| {
+        (lines as f64 > limit).then(|| format!("{name}: {lines} of {all} lines"))
+    };
+    let found: Vec<_> = lines.into_iter().filter_map(too_large).collect();
+    assert_none("packages with more than a third of the code", &found);
 }
 
 #[test]
@@ -220,19 +306,66 @@ fn lines_and_functions_fit_a_screen() {
 /// Functions of more than [`FUNCTION_LINES`] lines; rustfmt's indentation finds their end.
 fn long_functions(text: &str) -> impl Iterator<Item = String> + '_ {
     let lines: Vec<&str> = text.lines().collect();
-    let begins = |line: &str| {
-        let code = line.trim_start();
-        ["fn ", "pub fn ", "pub(crate) fn ", "async fn ", "pub async fn ", "pub(crate) async fn "]
-            .iter()
-            .any(|start| code.starts_with(start))
-    };
-    let starts: Vec<usize> = (0..lines.len()).filter(|at| begins(lines[*at])).collect();
+    let starts: Vec<usize> = (0..lines.len()).filter(|at| begins_function(lines[*at])).collect();
     starts.into_iter().filter_map(move |start| {
         let indent = lines[start].len() - lines[start].trim_start().len();
         let end = format!("{}}}", " ".repeat(indent));
         let length = lines[start..].iter().position(|line| *line == end)? + 1;
         (length > FUNCTION_LINES).then(|| format!("{}: {length} lines", start + 1))
     })
+}
+
+/// Whether a line begins a function, with any visibility and any qualifiers.
+fn begins_function(line: &str) -> bool {
+    let mut code = line.trim_start();
+    if let Some(rest) = code.strip_prefix("pub") {
+        code = match rest.strip_prefix('(') {
+            Some(inside) => inside.split_once(')').map_or("", |(_, rest)| rest),
+            None => rest,
+        };
+    }
+    code.split_whitespace()
+        .find(|word| {
+            let is_qualifier = ["default", "const", "async", "unsafe", "safe", "extern"];
+            !is_qualifier.contains(word) && !word.starts_with('"')
+        })
+        .is_some_and(|word| word == "fn")
+}
+
+#[test]
+fn every_form_of_function_is_measured() {
+    let check = |head: &str, expected: bool| {
+        let body = "    work();\n".repeat(FUNCTION_LINES);
+        let found = long_functions(&format!("{head}() {{\n{body}}}\n")).count();
+        assert_eq!(found == 1, expected, "{head}");
+    };
+    for head in [
+        "fn f",
+        "pub fn f",
+        "pub(crate) async fn f",
+        "pub(super) fn f",
+        "pub(in crate::a::b) fn f",
+        "const fn f",
+        "pub const unsafe fn f",
+        "unsafe extern \"C\" fn f",
+    ] {
+        check(head, true);
+    }
+    check("macro_rules! f", false);
+    check("let function = f", false);
+}
+
+#[test]
+fn what_the_architecture_page_names_exists() {
+    let sources = sources();
+    let page = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let named = names::code_spans(&page).into_iter().filter_map(|(line, span)| {
+        names::exists(span, root(), &sources).map(|exists| (line, span, exists))
+    });
+    let (found, lost): (Vec<_>, Vec<_>) = named.partition(|(_, _, exists)| *exists);
+    let lost: Vec<_> = lost.iter().map(|(line, span, _)| format!("{line}: {span}")).collect();
+    assert_none("names in ARCHITECTURE.md that are not in the code", &lost);
+    assert!(found.len() > 15, "the page names too little: {found:?}");
 }
 
 #[test]

@@ -35,14 +35,14 @@ fn root() -> &'static Path {
 /// The static binary, as Dockerfile.prebuilt says to build it.
 pub fn binary() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(root()).args(["build", "--release", "--locked", "--target", TRIPLE]);
+    cargo.current_dir(root()).args(["build", "--profile", "dist", "--locked", "--target", TRIPLE]);
     // Of the test's own run they would make it another build.
     for name in ["CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR"] {
         cargo.env_remove(name);
     }
     cargo.env("RUSTFLAGS", "-C target-feature=+crt-static");
     stdout(&mut cargo, "cargo build");
-    root().join("target").join(TRIPLE).join("release/switchyard")
+    root().join("target").join(TRIPLE).join("dist/switchyard")
 }
 
 impl World {
@@ -55,7 +55,7 @@ impl World {
             std::fs::copy(root().join(file), clone.file(file)).unwrap();
         }
         copy(&root().join("configs/compose"), &clone.file("configs/compose"));
-        let target = clone.file("target").join(TRIPLE).join("release");
+        let target = clone.file("target").join(TRIPLE).join("dist");
         std::fs::create_dir_all(&target).unwrap();
         std::fs::copy(binary(), target.join("switchyard")).unwrap();
         let compose = compose(&engine);
