@@ -1,15 +1,19 @@
-//! `switchyard check`: validates manifests without running anything. The work is `feed`'s.
+//! `switchyard check`: validates manifests without running anything. `feed` reads them, and the
+//! code that compiles routes and frontends says what of them it would not serve.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+use crate::judge::Judge;
 
 /// Exit code for manifests with errors, and for paths that cannot be read.
 const INVALID: u8 = 2;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
-    /// Manifests, or folders of them (*.yaml, *.yml, *.json); checked together as one folder
+    /// Manifests, or folders of them (*.yaml, *.yml, *.json), or - for standard input; checked
+    /// together as one folder
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
@@ -31,7 +35,8 @@ enum Output {
 /// Checks, prints to standard output, and exits with 2 if there was an error, with `--strict` also
 /// for a warning, else with 0.
 pub(crate) fn run(config: &Config) -> ExitCode {
-    let checked = match feed::check(&config.paths) {
+    let judge = |model: &_, changes: &_| Judge::new().judge(model, changes);
+    let checked = match feed::check(&config.paths, &judge) {
         Ok(checked) => checked,
         Err(error) => {
             // Nothing to do about a standard error that is closed.

@@ -5,9 +5,11 @@ mod children;
 mod demo;
 mod echo;
 mod explain;
+mod judge;
 mod ready;
 mod shell;
 mod up;
+mod variables;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -93,7 +95,12 @@ fn main() -> ExitCode {
     // an idle process takes 18 MB instead of 31. A kernel that cannot do this changes nothing.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     daemon::metrics::built_from(COMMIT);
-    match Cli::parse().command {
+    let args: Vec<_> = std::env::args_os().collect();
+    let cli = Cli::try_parse_from(&args).unwrap_or_else(|error| {
+        let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        variables::exit(&error, Cli::command(), &args)
+    });
+    match cli.command {
         Command::Proxy(p) => daemon::start("proxy", &p.shared, p.own.admin, |daemon| async {
             let updates = feed::follow(&p.feed, proxy::KINDS, &daemon)?;
             proxy::run(p.own, updates, daemon).await
@@ -109,7 +116,9 @@ fn main() -> ExitCode {
         Command::Feed(s) => {
             let state_dir = s.shared.state_dir.clone();
             daemon::start("feed", &s.shared, s.own.admin, |daemon| async {
-                apiserver::run(s.own, state_dir, daemon).await
+                let mut judge = judge::Judge::new();
+                let judge = move |model: &_, changes: &_| judge.judge(model, changes);
+                apiserver::run(s.own, state_dir, Box::new(judge), daemon).await
             })
         }
         Command::Demo(config) => run_tool(&demo::log(), async {

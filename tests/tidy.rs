@@ -71,6 +71,7 @@ const PURE: &[&str] = &[
     "ingress/src/upstream/codec",
     "ingress/src/upstream/encode",
     "model/src",
+    "proxy/src/annotations",
     "proxy/src/datapath/userspace/crowd",
     "proxy/src/proxy_protocol",
     "proxy/src/resolver",

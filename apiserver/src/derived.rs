@@ -14,14 +14,37 @@ use model::{HELP, ObjectName, bracketed};
 /// What made an object, as Kubernetes' own controllers say it in the same places.
 const MANAGER: &str = "switchyard-feed";
 
+/// What became of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// The manifest is not valid.
+    Rejected,
+    /// It is valid, but the processes that serve it leave part of it out.
+    NotServed,
+    /// It is served, but perhaps not as its author expects.
+    Warning,
+}
+
+impl Reason {
+    /// As an Event spells it, and its level.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Reason::Rejected => ("Rejected", "error"),
+            Reason::NotServed => ("NotServed", "error"),
+            Reason::Warning => ("Warning", "warning"),
+        }
+    }
+}
+
 /// Something that keeps an object, or a file, from being served as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
     /// `None` when not even the object's name could be read.
     pub(crate) object: Option<(Resource, ObjectName)>,
     pub(crate) file: String,
-    pub(crate) line: u32,
-    pub(crate) column: u32,
+    /// `file:line:column`; empty where only the object is known.
+    pub(crate) place: String,
+    pub(crate) reason: Reason,
     pub(crate) message: String,
     pub(crate) help: Option<String>,
 }
@@ -199,7 +222,9 @@ pub(crate) fn event(rejection: &Rejection, since: &str) -> (ObjectName, Value) {
     let hash = (fingerprint(&identity) >> 64) as u64;
     let stem = if rejection.object.is_some() { &*object.name } else { "manifest" };
     let name = ObjectName::new(namespace, &format!("{stem}.{hash:016x}"));
-    let Rejection { file, line, column, message, help, .. } = rejection;
+    let Rejection { place, message, help, .. } = rejection;
+    let (reason, level) = rejection.reason.words();
+    let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
     let mut involved = json!({"kind": kind, "name": &*object.name, "namespace": namespace});
     let with_help = format!("{message}{}", bracketed(help.as_deref()));
     if let Some(uid) = uid {
@@ -208,8 +233,8 @@ pub(crate) fn event(rejection: &Rejection, since: &str) -> (ObjectName, Value) {
     }
     let mut event = json!({
         "involvedObject": involved,
-        "reason": "Rejected",
-        "message": format!("{file}:{line}:{column}: error: {with_help}"),
+        "reason": reason,
+        "message": format!("{place}{level}: {with_help}"),
         "source": {"component": MANAGER},
         "firstTimestamp": since,
         "lastTimestamp": since,
@@ -314,8 +339,8 @@ mod tests {
         let rejection = Rejection {
             object: Some((Resource::Services, web.clone())),
             file: "web.yaml".to_owned(),
-            line: 12,
-            column: 7,
+            place: "web.yaml:12:7".to_owned(),
+            reason: Reason::Rejected,
             message: "unknown field \"spec.prots\"".to_owned(),
             help: Some("did you mean `ports`?".to_owned()),
         };
@@ -335,8 +360,18 @@ mod tests {
         let message = "web.yaml:12:7: error: unknown field \"spec.prots\" (did you mean `ports`?)";
         assert_eq!(value["message"], message);
         assert_eq!(value["metadata"]["annotations"][HELP], "did you mean `ports`?");
-        let moved = Rejection { line: 13, ..rejection.clone() };
+        let moved = Rejection { place: "web.yaml:13:7".to_owned(), ..rejection.clone() };
         assert_eq!(event(&moved, "").0, name);
+        let unserved = Rejection {
+            place: String::new(),
+            reason: Reason::NotServed,
+            message: "annotation x restricts access".to_owned(),
+            ..rejection.clone()
+        };
+        let (_, value) = event(&unserved, "");
+        assert_eq!(value["reason"], "NotServed");
+        let message = value["message"].as_str().unwrap();
+        assert!(message.starts_with("error: annotation x"), "{message}");
         let nameless = Rejection { object: None, file: "a b/x.yaml".to_owned(), ..rejection };
         let (name, value) = event(&nameless, "");
         assert!(name.name.starts_with("manifest."), "{name}");

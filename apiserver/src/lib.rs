@@ -53,6 +53,7 @@ use connections::{Gate, Listener, Tls};
 use history::{History, Limits};
 use live::Live;
 use metrics::Metrics;
+pub use publish::Judge;
 use publish::Publisher;
 use resource::Resource;
 use share::Shares;
@@ -62,7 +63,7 @@ use watch::Server;
 use feed::folder::Restored;
 use feed::own_token::{self, OwnToken};
 
-/// Serves the folders until the process drains.
+/// Serves the folders until the process drains. What `judge` finds in them is told in Events.
 ///
 /// # Errors
 ///
@@ -70,6 +71,7 @@ use feed::own_token::{self, OwnToken};
 pub async fn run(
     config: Config,
     state_dir: Option<PathBuf>,
+    judge: Judge,
     daemon: Daemon,
 ) -> Result<(), Failure> {
     let starting = daemon.readiness.block("the folder has not been read yet");
@@ -97,7 +99,8 @@ pub async fn run(
     let live = Arc::new(Live::new(History::new(version, Limits::DEFAULT)));
     let metrics = Metrics::new(&daemon.metrics);
     let kept = Arc::new(Kept::default());
-    let (publisher, loaded) = Publisher::new(live.clone(), metrics.clone(), &saved, kept.clone());
+    let (publisher, loaded) =
+        Publisher::new(live.clone(), metrics.clone(), &saved, kept.clone(), judge);
     follow(&config.dir, saved.files, publisher, &daemon)?;
     let saving = state.map(|dir| {
         let saver = Saver { dir, kept, live: live.clone(), ceiling: version + AHEAD };

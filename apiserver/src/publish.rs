@@ -5,17 +5,22 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::assemble::{self, Assembler};
-use super::derived::Rejection;
+use super::derived::{Reason, Rejection};
 use super::live::{Live, now};
 use super::metrics::Metrics;
 use super::resource::Resource;
 use super::state::{Kept, Saved};
 use feed::folder::{Batch, Whole};
 use feed::report::Report;
+use model::finding::Finding;
+use model::problem::Level;
 use model::record::RecordKey;
+use model::{Changes, Model};
+
+/// Finds what the processes that serve a model would report of it, by what changed.
+pub type Judge = Box<dyn FnMut(&Model, &Changes) -> Vec<Finding> + Send>;
 
 /// Publishes the folder's batches. It belongs to the folder's thread.
-#[derive(Debug)]
 pub(super) struct Publisher {
     live: Arc<Live>,
     metrics: Metrics,
@@ -24,6 +29,10 @@ pub(super) struct Publisher {
     kept: Arc<Kept>,
     /// What was wrong after the last batch.
     reports: Arc<[Report]>,
+    /// What the processes that serve a model would report of it.
+    judge: Judge,
+    /// What they reported after the last batch.
+    findings: Vec<Finding>,
     /// Taken by the first batch.
     loaded: Option<oneshot::Sender<()>>,
 }
@@ -35,6 +44,7 @@ impl Publisher {
         metrics: Metrics,
         saved: &Saved,
         kept: Arc<Kept>,
+        judge: Judge,
     ) -> (Publisher, oneshot::Receiver<()>) {
         let (sender, loaded) = oneshot::channel();
         let publisher = Publisher {
@@ -43,6 +53,8 @@ impl Publisher {
             assembler: Assembler::new(saved.created()),
             kept,
             reports: Arc::default(),
+            judge,
+            findings: Vec::new(),
             loaded: Some(sender),
         };
         (publisher, loaded)
@@ -51,9 +63,11 @@ impl Publisher {
     /// Publishes one look: all that it changed is one cut.
     pub(super) fn take(&mut self, batch: Batch) {
         let Batch { wholes, model, changes, reports, received } = batch;
-        let same = Arc::ptr_eq(&reports, &self.reports) || *reports == *self.reports;
-        let rejections = (!same).then(|| rejections(&reports));
-        self.reports = reports;
+        let findings = (self.judge)(&model, &changes);
+        let same_reports = Arc::ptr_eq(&reports, &self.reports) || *reports == *self.reports;
+        let same = same_reports && findings == self.findings;
+        let rejections = (!same).then(|| rejections(&reports, &findings));
+        (self.reports, self.findings) = (reports, findings);
         if self.loaded.is_none() && wholes.is_empty() && changes.services.is_empty() && same {
             return;
         }
@@ -90,17 +104,33 @@ fn key_of(key: &RecordKey) -> assemble::Key {
     (resource.expect("every kind that is read is served"), key.name.clone())
 }
 
-fn rejections(reports: &[Report]) -> Vec<Rejection> {
+/// What Events tell: what was rejected, and what of the rest is not served as written.
+fn rejections(reports: &[Report], findings: &[Finding]) -> Vec<Rejection> {
     let errors = reports.iter().filter(|report| report.is_error());
-    let rejection = |report: &Report| Rejection {
+    let rejected = |report: &Report| Rejection {
         object: report.object.as_ref().map(key_of),
+        place: format!("{}:{}:{}", report.file.display(), report.line(), report.column()),
         file: report.file.display().to_string(),
-        line: report.line(),
-        column: report.column(),
+        reason: Reason::Rejected,
         message: report.problem.message.clone(),
         help: report.problem.help.clone(),
     };
-    errors.map(rejection).collect()
+    let found = findings.iter().filter_map(|finding| {
+        let reason = match finding.problem.level {
+            Level::Error => Reason::NotServed,
+            Level::Warning => Reason::Warning,
+            Level::Note => return None,
+        };
+        Some(Rejection {
+            object: Some(key_of(&finding.key)),
+            place: String::new(),
+            file: String::new(),
+            reason,
+            message: finding.problem.message.clone(),
+            help: finding.problem.help.clone(),
+        })
+    });
+    errors.map(rejected).chain(found).collect()
 }
 
 #[cfg(test)]

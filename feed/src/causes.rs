@@ -20,10 +20,8 @@ use crate::source::Source;
 pub async fn rejected(config: &Config, daemon: &Daemon) -> Result<Vec<Rejected>, Failure> {
     let status = daemon.admin.status();
     let reports = status.get("feed").and_then(|feed| feed["rejected"].as_array().cloned());
-    // What an API sent has no level: it is all rejected.
-    let is_error = |report: &Value| report["level"].as_str().is_none_or(|level| level == "error");
-    let errors = reports.into_iter().flatten().filter(is_error);
-    let mut rejected: Vec<_> = errors.map(|report| of_report(&report)).collect();
+    let mut rejected: Vec<_> =
+        reports.into_iter().flatten().map(|report| of_report(&report)).collect();
     if let Source::Api(url) = &config.source {
         rejected.extend(client::rejected(url, &config.api).await?);
     }

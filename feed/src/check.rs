@@ -1,10 +1,11 @@
 //! `switchyard check`: manifests, validated as a folder would be, without following it.
 //!
-//! All that the folder source reports, and what would surprise ([`surprise`]). Left out: the
-//! command line, which is the root package's.
+//! Everything that the folder source reports, and what is probably a mistake ([`finding`]). Left
+//! out: what the processes that serve a model find in it, which the caller gives, and the command
+//! line.
 
-use std::collections::HashMap;
-use std::io::{self, Write};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,13 +14,13 @@ use serde_json::json;
 use crate::folder::{self, Catalogue};
 use crate::path::FilePath;
 use crate::report::Report;
-use model::Kinds;
 use model::document::{self, Format};
+use model::finding::{self, Finding};
 use model::manifest;
 use model::problem::{Excerpt, Problem};
 use model::record::RecordKey;
 use model::store::Store;
-use model::surprise::{self, Surprise};
+use model::{Changes, Kinds, Model};
 
 /// What a check found.
 #[derive(Debug)]
@@ -27,29 +28,28 @@ pub struct Checked {
     reports: Vec<Report>,
     files: usize,
     objects: usize,
+    /// Objects of kinds that are not used here, such as Deployments, by kind.
+    foreign: BTreeMap<String, usize>,
 }
 
-/// Checks files, and all manifests in folders, together as if they were one folder.
+/// The path that stands for standard input.
+const STDIN: &str = "-";
+
+/// Checks files, all manifests in folders, and standard input (`-`), together as if they were one
+/// folder. `judge` finds what the processes that serve a model would report of it.
 ///
 /// # Errors
 ///
 /// When a path cannot be read, or there is no manifest at all.
-pub fn check(paths: &[PathBuf]) -> io::Result<Checked> {
-    let mut files: Vec<(FilePath, Format)> = Vec::new();
-    for path in paths {
-        let found = folder::manifests(path).map_err(|error| named(path, &error))?;
-        files.extend(found);
-    }
-    files.sort_by(|(a, _), (b, _)| a.cmp(b));
-    files.dedup();
-    if files.is_empty() {
-        let message = "no manifests there: no *.yaml, *.yml or *.json";
-        return Err(io::Error::new(io::ErrorKind::NotFound, message));
-    }
+pub fn check(
+    paths: &[PathBuf],
+    judge: &dyn Fn(&Model, &Changes) -> Vec<Finding>,
+) -> io::Result<Checked> {
+    let texts = Texts::read(paths)?;
     let mut catalogue = Catalogue::new(Kinds::all());
     let mut reports = Vec::new();
-    for (path, format) in &files {
-        match folder::read_text(path) {
+    for (path, format) in &texts.files {
+        match texts.of(path) {
             Ok(text) => catalogue.put(path, &text, *format),
             Err(report) => reports.push(*report),
         }
@@ -58,16 +58,83 @@ pub fn check(paths: &[PathBuf]) -> io::Result<Checked> {
     for event in catalogue.settle() {
         store.handle(event);
     }
-    let (model, _) = store.commit();
+    let (model, changes) = store.commit();
     reports.extend(catalogue.reports().iter().cloned());
-    // Whatever seems to be missing may stand in a document that could not be read.
+    // What seems to be missing may stand in a document that could not be read.
     let unread = reports.iter().any(|report| report.is_error() && report.object.is_none());
-    let surprises = surprise::of(&model, &|key| unread || catalogue.defines(key));
-    reports.extend(place(&catalogue, surprises));
-    // Errors first: a warning may be but their consequence.
+    let is_defined = |key: &RecordKey| unread || catalogue.defines(key);
+    let mut findings = finding::of(&model, &is_defined);
+    findings.extend(judge(&model, &changes));
+    findings.retain(|finding| !finding.missing.as_ref().is_some_and(is_defined));
+    reports.extend(place(&catalogue, &texts, findings));
+    // Errors first: a warning may only be their consequence.
     reports.sort_by(|a, b| order(a).cmp(&order(b)));
     let objects = catalogue.served().values().sum();
-    Ok(Checked { reports, files: files.len(), objects })
+    let mut foreign = BTreeMap::new();
+    reports.retain(|report| match manifest::foreign_kind(&report.problem) {
+        Some(kind) => {
+            *foreign.entry(kind.to_owned()).or_default() += 1;
+            false
+        }
+        None => true,
+    });
+    Ok(Checked { reports, files: texts.files.len(), objects, foreign })
+}
+
+/// The files to check, and the text of standard input, which can be read only once.
+struct Texts {
+    files: Vec<(FilePath, Format)>,
+    stdin: Option<String>,
+}
+
+impl Texts {
+    fn read(paths: &[PathBuf]) -> io::Result<Texts> {
+        let mut files: Vec<(FilePath, Format)> = Vec::new();
+        let mut stdin = None;
+        for path in paths {
+            if path.as_os_str() == STDIN {
+                let text =
+                    read_stdin().map_err(|error| named(Path::new("standard input"), &error))?;
+                let is_json = text.trim_start().starts_with('{');
+                let format = if is_json { Format::Json } else { Format::Yaml };
+                files.push((Path::new(STDIN).into(), format));
+                stdin = Some(text);
+                continue;
+            }
+            let found = folder::manifests(path).map_err(|error| named(path, &error))?;
+            files.extend(found);
+        }
+        files.sort_by(|(a, _), (b, _)| a.cmp(b));
+        files.dedup();
+        if files.is_empty() {
+            let message = "no manifests there: no *.yaml, *.yml or *.json";
+            return Err(io::Error::new(io::ErrorKind::NotFound, message));
+        }
+        Ok(Texts { files, stdin })
+    }
+
+    fn of(&self, path: &FilePath) -> Result<String, Box<Report>> {
+        match &self.stdin {
+            Some(text) if path.as_os_str() == STDIN => Ok(text.clone()),
+            _ => folder::read_text(path),
+        }
+    }
+
+    fn format_of(&self, path: &FilePath) -> Format {
+        let known = self.files.iter().find(|(known, _)| known == path);
+        known.map_or(Format::Yaml, |(_, format)| *format)
+    }
+}
+
+/// The text of standard input, up to the size of the largest file that is read.
+fn read_stdin() -> io::Result<String> {
+    let mut bytes = Vec::new();
+    let read = io::stdin().lock().take(folder::MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if read as u64 > folder::MAX_FILE_BYTES {
+        let message = format!("more than {} bytes", folder::MAX_FILE_BYTES);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not UTF-8"))
 }
 
 fn order(report: &Report) -> (bool, &FilePath, u32, u32) {
@@ -110,7 +177,13 @@ impl Checked {
             count(self.files, "file"),
             count(self.errors(), "error"),
             count(self.warnings(), "warning")
-        )
+        )?;
+        if !self.foreign.is_empty() {
+            let kinds: Vec<_> =
+                self.foreign.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+            writeln!(out, "left out, because Switchyard does not use them: {}", kinds.join(", "))?;
+        }
+        Ok(())
     }
 
     /// For a program: one JSON object.
@@ -125,6 +198,7 @@ impl Checked {
             "objects": self.objects,
             "errors": self.errors(),
             "warnings": self.warnings(),
+            "leftOut": self.foreign,
             "problems": problems,
         });
         writeln!(out, "{all:#}")
@@ -135,18 +209,18 @@ fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Finds the lines of what objects surprise with: each file is read once more for that.
-fn place(catalogue: &Catalogue, surprises: Vec<Surprise>) -> Vec<Report> {
-    let mut by_file: HashMap<FilePath, HashMap<RecordKey, Vec<Surprise>>> = HashMap::new();
-    for surprise in surprises {
-        let Some(file) = catalogue.file_of(&surprise.key) else { continue };
+/// Finds the lines of findings: each file is read once more for that.
+fn place(catalogue: &Catalogue, texts: &Texts, findings: Vec<Finding>) -> Vec<Report> {
+    let mut by_file: HashMap<FilePath, HashMap<RecordKey, Vec<Finding>>> = HashMap::new();
+    for finding in findings {
+        let Some(file) = catalogue.file_of(&finding.key) else { continue };
         let of_file = by_file.entry(file.clone()).or_default();
-        of_file.entry(surprise.key.clone()).or_default().push(surprise);
+        of_file.entry(finding.key.clone()).or_default().push(finding);
     }
     let mut reports = Vec::new();
     for (file, mut wanted) in by_file {
-        let Ok(text) = folder::read_text(&file) else { continue };
-        let format = folder::format_of_path(&file);
+        let Ok(text) = texts.of(&file) else { continue };
+        let format = texts.format_of(&file);
         for part in document::split(&text, format) {
             let items = document::items(&part).unwrap_or_else(|| vec![part]);
             for part in items {
@@ -162,12 +236,12 @@ fn locate(
     text: &str,
     part: &document::Document<'_>,
     format: Format,
-    wanted: &mut HashMap<RecordKey, Vec<Surprise>>,
+    wanted: &mut HashMap<RecordKey, Vec<Finding>>,
     reports: &mut Vec<Report>,
 ) {
     manifest::each_object(part, format, |key, place| {
-        for surprise in wanted.remove(&key).into_iter().flatten() {
-            let mark = place(&surprise.path);
+        for finding in wanted.remove(&key).into_iter().flatten() {
+            let mark = place(&finding.path);
             let start = part.text.as_ptr() as usize - text.as_ptr() as usize;
             let excerpt = Some(Excerpt::around(text, start + mark.byte_in(part.text)));
             let before = if mark.line == 0 { part.columns_before } else { 0 };
@@ -175,7 +249,7 @@ fn locate(
             reports.push(Report {
                 file: file.clone(),
                 object: Some(key.clone()),
-                problem: Arc::new(Problem { mark, excerpt, ..surprise.problem }),
+                problem: Arc::new(Problem { mark, excerpt, ..finding.problem }),
                 lines_above: part.lines_above,
             });
         }

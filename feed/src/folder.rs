@@ -21,10 +21,10 @@ use daemon::Daemon;
 
 pub(crate) use catalogue::Catalogue;
 pub use catalogue::{Whole, Wholes};
-pub(crate) use read::text_of as read_text;
 use read::{Files, Mood};
+pub(crate) use read::{MAX_FILE_BYTES, text_of as read_text};
+pub(crate) use scan::manifests;
 use scan::{Look, Stat};
-pub(crate) use scan::{format_of_path, manifests};
 use status::Status;
 use watch::{Hints, Wake, Watch};
 

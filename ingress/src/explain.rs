@@ -5,6 +5,7 @@ use std::sync::Arc;
 use daemon::Failure;
 use feed::Update;
 use http::Uri;
+use model::problem::Level;
 use model::{Explanation, Model, ObjectName, SlicePort, Trouble, fix_of_slices, nearest};
 
 use crate::head::Framing;
@@ -12,7 +13,8 @@ use crate::refusal::Refusal;
 use crate::request::decide::{Decision, Facts, decide};
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
-    Backend, BackendKey, Compiler, HostRoutes, PlanDefaults, Problem, Route, Snapshot, Unserved,
+    About, Backend, BackendKey, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy, Route,
+    Snapshot, Unserved,
 };
 use crate::tls;
 
@@ -102,8 +104,8 @@ impl Asked<'_> {
                 explanation.because.push(why);
                 return explanation;
             }
-            Some(Refusal::Annotation(annotation)) => {
-                explanation.trouble = Some(refused_by(annotation, &route.ingress));
+            Some(Refusal::Annotation(by)) => {
+                explanation.trouble = Some(refused_by(by, &route.ingress));
                 return explanation;
             }
             Some(Refusal::NoEndpoint(unserved)) => {
@@ -244,10 +246,27 @@ impl Asked<'_> {
                 lost.push(format!("{}: {why}", self.rule(route)));
             }
         }
-        let problems = self.all.problems.iter();
-        let of_host = problems.filter(|p| p.problem.starts_with(&format!("host {own}")));
-        lost.extend(of_host.map(|p| format!("Ingress {}: {}", p.ingress, p.problem)));
+        let is_lost = |problem: &&Problem| match &problem.about {
+            About::Host(host) => host == own,
+            // Of the winner's own Ingress that is the trouble itself.
+            About::All => {
+                problem.level == Level::Error
+                    && problem.object != winner.ingress
+                    && self.names_host(&problem.object)
+            }
+            About::Certificate(_) | About::Endpoints => false,
+        };
+        let of_host = self.all.problems.iter().filter(is_lost);
+        lost.extend(of_host.map(|p| format!("Ingress {}: {}", p.object, p.message)));
         lost
+    }
+
+    /// Whether an Ingress has rules for the request's host.
+    fn names_host(&self, ingress: &ObjectName) -> bool {
+        self.all.model.ingress(ingress).is_some_and(|ingress| {
+            let mut rules = ingress.rules.iter();
+            rules.any(|rule| is_for(self.host, &HostKey::of(rule.host.as_ref())))
+        })
     }
 
     /// The certificate that is shown, and what is wrong with it.
@@ -261,13 +280,14 @@ impl Asked<'_> {
         };
         // An Ingress whose TLS is for the host, and what became of its Secret.
         let wanted = self.all.problems.iter().find_map(|problem| {
-            let (host, what) = problem.problem.strip_prefix("TLS for ")?.split_once(": ")?;
-            is_for(self.host, &HostKey::of(Some(&host.into()))).then_some((problem, what))
+            let About::Certificate(host) = &problem.about else { return None };
+            let (_, what) = problem.message.split_once(": ")?;
+            is_for(self.host, host).then_some((problem, what))
         });
         let host = self.host;
         let trouble = match (wanted, &certificate.secret) {
             (Some((problem, what)), _) => Some(Trouble {
-                cause: format!("{what}: Ingress {} wants it for {host}", problem.ingress),
+                cause: format!("{what}: Ingress {} wants it for {host}", problem.object),
                 fix: format!(
                     "write a Secret of type kubernetes.io/tls with tls.crt for {host}, and tls.key"
                 ),
@@ -288,11 +308,12 @@ impl Asked<'_> {
     }
 }
 
-fn refused_by(annotation: &str, ingress: &ObjectName) -> Trouble {
-    let why = format!("by annotation {annotation}, which is not supported");
+fn refused_by(by: RefusedBy, ingress: &ObjectName) -> Trouble {
+    let RefusedBy { name, effect } = by;
+    let words = effect.words();
     Trouble {
-        cause: format!("Ingress {ingress} restricts access {why}"),
-        fix: "remove the annotation, or restrict access before this ingress".to_owned(),
+        cause: format!("annotation {name} of Ingress {ingress} {words}, which is not supported"),
+        fix: "remove the annotation if the route may be served without it".to_owned(),
     }
 }
 

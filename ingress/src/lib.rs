@@ -17,6 +17,7 @@ mod context;
 mod deadline;
 mod exchange;
 mod explain;
+mod findings;
 mod handler;
 mod head;
 mod in_flight;
@@ -39,6 +40,7 @@ mod upstream;
 mod worker;
 
 pub use explain::Explainer;
+pub use findings::Judge;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +51,7 @@ use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure};
 use feed::{Update, Updates};
 use ipnet::IpNet;
+use model::problem::Level;
 use model::{Kind, Kinds};
 use tokio::sync::{mpsc, watch};
 
@@ -58,7 +61,7 @@ use crate::limits::{Limits, default_max_connections};
 use crate::metrics::Metrics;
 use crate::origin::Rules;
 use crate::settings::Settings;
-use crate::snapshot::{Compiler, PlanDefaults, Snapshot, parse_bytes};
+use crate::snapshot::{Compiler, PlanDefaults, Problem, Snapshot, parse_bytes};
 use crate::worker::{Orders, Sockets};
 
 /// The kinds of object that this process follows.
@@ -354,6 +357,27 @@ fn add_pages(
     });
 }
 
+/// Problems logged of one update; more would hide the first ones.
+const MAX_LOGGED: usize = 20;
+
+/// Logs problems that are new.
+fn log(news: &[Problem]) {
+    let (notes, others): (Vec<_>, Vec<_>) =
+        news.iter().partition(|problem| problem.level == Level::Note);
+    for problem in others.iter().take(MAX_LOGGED) {
+        let Problem { kind, object, field, level, message, help, .. } = problem;
+        let object = format!("{} {object}", kind.as_str());
+        let help = help.as_deref().unwrap_or_default();
+        tracing::warn!(%object, %field, %level, help, "{message}");
+    }
+    if let Some(more) = others.len().checked_sub(MAX_LOGGED).filter(|more| *more > 0) {
+        tracing::warn!(more, "more problems: see /status, or run `switchyard check`");
+    }
+    for Problem { object, message, .. } in notes.into_iter().take(MAX_LOGGED) {
+        tracing::debug!(%object, "{message}");
+    }
+}
+
 /// Makes each update of the model what is served.
 struct Publisher {
     /// Locked for one update, or for a page.
@@ -398,6 +422,7 @@ impl Publisher {
         // No route of this snapshot leads to them any more, or the model has no others.
         let endpoints_left = compiled.removal.apply();
         drop(compiler);
+        log(&compiled.news);
         if endpoints_left {
             self.orders.send_modify(|orders| orders.endpoints_left += 1);
         }

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use model::problem::Level;
 use serde_json::{Value, json};
 
+use crate::findings::unix_now;
 use crate::route::HostKey;
-use crate::snapshot::{Backend, Certificate, Compiler, Route, Snapshot, by_ingress};
+use crate::snapshot::{Backend, Certificate, Compiler, Problem, Route, Snapshot};
 
 /// Hosts with their paths, backends with their endpoints, and certificates.
 pub(crate) fn snapshot(snapshot: &Snapshot) -> Value {
@@ -67,14 +69,29 @@ fn certificate(host: &HostKey, certificate: &Certificate) -> Value {
     })
 }
 
-/// The listeners, and everything that an operator must know of an Ingress.
+/// The listeners, and everything that an operator should know of an object: problems, which keep
+/// something from being served, apart from warnings and notes.
 pub(crate) fn status(compiler: &Compiler, http: SocketAddr, https: SocketAddr) -> Value {
-    let problems = by_ingress(compiler.problems()).into_iter().map(|(ingress, problems)| {
-        json!({ "kind": "Ingress", "object": ingress.to_string(), "problems": problems })
-    });
+    let mut all = compiler.problems();
+    all.extend(compiler.certificates_out_of_date(unix_now()));
+    let at = |level: Level| -> Vec<_> {
+        all.iter().filter(|problem| problem.level == level).map(problem).collect()
+    };
     json!({
         "listeners": { "http": http.to_string(), "https": https.to_string() },
         "ingresses": compiler.served(),
-        "problems": problems.collect::<Vec<_>>(),
+        "problems": at(Level::Error),
+        "warnings": at(Level::Warning),
+        "notes": at(Level::Note),
+    })
+}
+
+fn problem(problem: &Problem) -> Value {
+    json!({
+        "kind": problem.kind.as_str(),
+        "object": problem.object.to_string(),
+        "field": problem.field.to_string(),
+        "message": problem.message,
+        "help": problem.help,
     })
 }

@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use crate::origin::X_REQUEST_ID;
 use crate::reason::Reason;
 use crate::response::ResponseBody;
-use crate::snapshot::Unserved;
+use crate::snapshot::{RefusedBy, Unserved};
 
 /// Methods that are forwarded, for the Allow field of a 405 (RFC 9110 section 15.5.6).
 const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
@@ -48,7 +48,7 @@ pub(crate) enum Refusal {
     /// The feed has not been listed yet, so that nothing is known to be absent.
     NotReady,
     /// An annotation of the route is not supported, and the route must not be served without it.
-    Annotation(&'static str),
+    Annotation(RefusedBy),
     /// The route has no endpoint.
     NoEndpoint(Unserved),
     Unreachable,

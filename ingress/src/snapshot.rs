@@ -5,11 +5,14 @@
 //! last by what changed. Endpoints are not part of it but in cells that its routes refer to
 //! ([`Backend`]), so that an endpoint that comes or goes rebuilds nothing.
 
+mod annotation;
 mod backend;
 mod certificate;
 mod compile;
 mod plan;
 mod policy;
+mod problem;
+mod served;
 #[cfg(test)]
 mod tests;
 
@@ -19,9 +22,10 @@ use model::{ObjectName, PathType};
 
 pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Endpoints, Unserved};
 pub(crate) use certificate::Certificate;
-pub(crate) use compile::{Compiler, Problem, by_ingress};
+pub(crate) use compile::Compiler;
 pub(crate) use plan::{Plan, PlanDefaults};
-pub(crate) use policy::parse_bytes;
+pub(crate) use policy::{RefusedBy, parse_bytes};
+pub(crate) use problem::{About, Problem};
 
 use crate::route::{HostKey, HostTable, PathTable};
 

@@ -87,3 +87,26 @@ pub(crate) fn server_name(name: &str) -> Cow<'_, str> {
         Cow::Borrowed(name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    use super::*;
+
+    #[test]
+    fn the_fallback_certificate_names_switchyard() {
+        let made = self_signed(&provider()).unwrap();
+        let (_, certificate) = X509Certificate::from_der(&made.key.cert[0]).unwrap();
+        let names = certificate.subject().to_string();
+        assert_eq!(names, "O=Switchyard, CN=Switchyard fallback certificate");
+        assert_eq!(made.names, [FALLBACK_NAME]);
+    }
+
+    #[test]
+    fn a_server_name_is_spelled_as_rules_spell_hosts() {
+        for name in ["t.test", "t.test.", "T.Test", "T.TEST."] {
+            assert_eq!(server_name(name), "t.test", "{name}");
+        }
+    }
+}

@@ -9,6 +9,7 @@
 
 pub mod document;
 mod explanation;
+pub mod finding;
 pub mod manifest;
 mod model;
 mod name;
@@ -17,7 +18,6 @@ pub mod problem;
 pub mod record;
 mod schema;
 pub mod store;
-pub mod surprise;
 pub mod tree;
 pub mod validate;
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::document::{self, Format, Shape};
+use crate::explanation::nearest;
 use crate::model::Protocol;
 use crate::name::Kind;
 use crate::object;
@@ -122,6 +123,16 @@ struct Document<'t, 'i> {
     readings: Vec<Reading>,
 }
 
+/// How the note about an object of another program's kind begins.
+const FOREIGN: &str = "kind ";
+
+/// The kind that a note is about, when it is about an object of another program.
+pub fn foreign_kind(problem: &Problem) -> Option<&str> {
+    let is_note = problem.level == Level::Note;
+    let (kind, _) = problem.message.strip_prefix(FOREIGN).filter(|_| is_note)?.split_once(" (")?;
+    Some(kind)
+}
+
 const NO_HEADER: Header<'static> = Header { api_version: "", kind: "" };
 
 /// What an object says it is.
@@ -135,7 +146,18 @@ impl Document<'_, '_> {
         // It cannot be told which lines are a Secret's, so no line is shown if one may be.
         let show = !self.part.text.contains("Secret");
         let mark = self.before_the_end(error.mark);
-        let problem = self.problem(Level::Error, error.message, None, mark, show);
+        let text = self.part.text;
+        let help = match text.get(mark.byte_in(text)..).unwrap_or_default() {
+            _ if is_template(text) => Some(TEMPLATE.to_owned()),
+            // A host such as *.example, which YAML takes for the name of an alias.
+            at if at.starts_with('*') => {
+                let word: String =
+                    at.chars().take_while(|c| !c.is_whitespace() && !",]}".contains(*c)).collect();
+                Some(format!("quote it: '{word}'"))
+            }
+            _ => None,
+        };
+        let problem = self.problem(Level::Error, error.message, help, mark, show);
         let mark = problem.mark;
         self.push(None, Outcome::Bad, vec![problem], mark);
     }
@@ -199,8 +221,8 @@ impl Document<'_, '_> {
             kind: text_of("kind").unwrap_or(list.kind),
         };
         if !tree.is_mapping(node) || header.kind.is_empty() || header.api_version.is_empty() {
-            let message = "not a Kubernetes object: it has no apiVersion and kind";
-            return self.report(tree, node, None, Level::Error, message, None);
+            let (message, help) = no_object(tree, node, &header);
+            return self.report(tree, node, None, Level::Error, message, help);
         }
         if let Some(kind) = header.kind.strip_suffix("List")
             && let Some(items) = tree.field(node, "items")
@@ -221,12 +243,32 @@ impl Document<'_, '_> {
                 let help = format!("write it as apiVersion: {}", kind.api_version());
                 self.report(tree, node, Some(kind), Level::Error, &message, Some(help));
             }
-            _ => {
-                let message = format!(
-                    "kind {} ({}) is none that is read here, so it is left out",
-                    header.kind, header.api_version
+            _ => self.foreign(tree, node, &header),
+        }
+    }
+
+    /// A kind that is not read: another program's, or one that is misspelt.
+    fn foreign(&mut self, tree: &Tree<'_>, node: NodeId, header: &Header<'_>) {
+        let Header { api_version, kind } = header;
+        let is_meant = |known: &RecordKind| {
+            let same = known.as_str().eq_ignore_ascii_case(kind);
+            let is_its_group = known.api_version() == *api_version;
+            same && known.as_str() != *kind && is_older(api_version)
+                || is_its_group && (same || nearest(kind, [known.as_str()]).is_some())
+        };
+        match RecordKind::ALL.into_iter().find(is_meant) {
+            Some(meant) => {
+                let message = format!("unknown kind {kind} ({api_version})");
+                let help = format!(
+                    "did you mean kind: {} with apiVersion: {}?",
+                    meant.as_str(),
+                    meant.api_version()
                 );
-                self.report(tree, node, None, Level::Warning, &message, None);
+                self.report(tree, node, Some(meant), Level::Error, &message, Some(help));
+            }
+            None => {
+                let message = format!("{FOREIGN}{kind} ({api_version}) is not used here");
+                self.report(tree, node, None, Level::Note, &message, None);
             }
         }
     }
@@ -271,6 +313,37 @@ impl Document<'_, '_> {
         self.readings.push(reading);
     }
 }
+
+/// What is missing of an object that does not say what it is, and what the author may have meant.
+fn no_object(tree: &Tree<'_>, node: NodeId, header: &Header<'_>) -> (&'static str, Option<String>) {
+    let has = |key: &str| tree.field(node, key).is_some();
+    let of_kustomize = ["resources", "bases", "patches", "namePrefix", "commonLabels", "images"];
+    match (header.kind, header.api_version) {
+        ("", "") if has("services") && !has("spec") => {
+            let help = "docs/compose.md shows the manifests to write beside a compose file";
+            ("a compose file, not a Kubernetes object", Some(help.to_owned()))
+        }
+        ("", "") if of_kustomize.into_iter().any(has) && !has("spec") => {
+            let help = "run: kustomize build DIR | switchyard check -";
+            ("a kustomization, not a Kubernetes object", Some(help.to_owned()))
+        }
+        ("", "") => ("not a Kubernetes object: it has no apiVersion and kind", None),
+        ("", _) => ("missing field \"kind\"", None),
+        (kind, _) => {
+            let known = RecordKind::named(kind);
+            let help = known.map(|kind| format!("add apiVersion: {}", kind.api_version()));
+            ("missing field \"apiVersion\"", help)
+        }
+    }
+}
+
+/// Whether a text is the source of a template, which a program has to fill in first.
+fn is_template(text: &str) -> bool {
+    text.contains("{{") && text.contains("}}")
+}
+
+const TEMPLATE: &str = "this looks like an unrendered template; for a Helm chart, run: helm \
+                        template CHART | switchyard check -";
 
 /// API groups and versions under which kinds that are read were once served.
 fn is_older(api_version: &str) -> bool {
@@ -332,6 +405,10 @@ impl<'a> Read<'_, 'a, '_, '_> {
     }
 
     fn reading(self, outcome: Outcome, mut problems: Vec<Problem>) -> Reading {
+        if matches!(outcome, Outcome::Bad) && is_template(self.document.part.text) {
+            let without = problems.iter_mut().filter(|problem| problem.help.is_none());
+            without.for_each(|problem| problem.help = Some(TEMPLATE.to_owned()));
+        }
         problems.sort_by_key(|problem| (problem.level, problem.mark));
         let (key, claims) = match &outcome {
             Outcome::Good(record) => (Some(record.key()), self.claims(record)),

@@ -10,6 +10,7 @@ mod endpoints;
 mod format;
 mod ingress;
 mod pod;
+mod portable;
 mod secret;
 mod service;
 
@@ -178,6 +179,21 @@ impl<'i> Check<'i> {
 
     fn note(&mut self, at: At<'_>, message: impl Into<String>, help: &str) {
         self.say(Level::Note, at, message.into(), Some(help));
+    }
+
+    /// Warns of what is served here, but refused by a Kubernetes API. What comes from one is not
+    /// warned of.
+    fn not_portable(&mut self, at: At<'_>, why: impl Display) {
+        if !self.of_api {
+            self.warn(at, format!("{why}: not portable"), "a Kubernetes API refuses it");
+        }
+    }
+
+    /// Says what to do about the complaints since there were `before`, where they do not say.
+    fn advise(&mut self, before: usize, help: &str) {
+        for complaint in self.complaints.iter_mut().skip(before) {
+            complaint.help.get_or_insert_with(|| help.to_owned());
+        }
     }
 
     fn invalid(&mut self, at: At<'_>, value: impl Debug, why: impl Display) {

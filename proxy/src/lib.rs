@@ -3,8 +3,10 @@
 //! Model → [`snapshot`] → data path. [`run`] follows the feed, makes a snapshot of each update
 //! and has the data path sync to it, until it is told to drain.
 
+mod annotations;
 mod datapath;
 mod explain;
+mod findings;
 mod health_check;
 mod metrics;
 #[cfg(test)]
@@ -29,6 +31,7 @@ use model::{Kind, Kinds, ObjectName};
 use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
+pub use findings::Judge;
 
 use datapath::userspace::room::{Limits, Room, open_descriptors};
 use datapath::userspace::{Settings, Userspace, node_families, node_ips};
@@ -41,6 +44,9 @@ use status::{Facts, Published, View};
 
 /// The kinds of object that this process follows.
 pub const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Node]);
+
+/// Ignored annotations logged of one update; more would hide the first ones.
+const MAX_LOGGED: usize = 20;
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
@@ -296,6 +302,10 @@ impl Proxy {
         }
         let (next, touched) =
             self.snapshot.next(&update.model, &changed, &self.node, update.generation);
+        for (service, ignored) in next.newly_ignored(&self.snapshot, &changed).take(MAX_LOGGED) {
+            let help = ignored.help.as_deref().unwrap_or_default();
+            tracing::warn!(%service, help, "{ignored}");
+        }
         self.snapshot = next;
         let built = begun.elapsed();
         self.datapath.sync(&self.snapshot, &touched).await;

@@ -20,9 +20,7 @@ use model::{
     Model, ObjectName, Protocol, Service, ServiceEntry, ServicePort, ServiceType, TrafficPolicy,
 };
 
-/// The annotation of a Service whose endpoints are to be told who their client is. Its only value
-/// is `v2`.
-const PROXY_PROTOCOL: &str = "switchyard.dev/proxy-protocol";
+use crate::annotations::{self, Ignored};
 
 /// What the resolver must know of the machine that the proxy runs on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -242,6 +240,8 @@ pub struct HealthCheck {
 pub struct Resolution {
     pub frontends: Vec<Frontend>,
     pub skipped: Vec<Skipped>,
+    /// Annotations that are ignored.
+    pub ignored: Vec<Ignored>,
     pub health_check: Option<HealthCheck>,
 }
 
@@ -255,6 +255,7 @@ pub fn resolve(entry: &ServiceEntry, node: &Node) -> Resolution {
         return resolution;
     }
     resolution.health_check = health_check(entry, node);
+    resolution.ignored = annotations::ignored(service);
     for port in &service.ports {
         if port.protocol == Protocol::Sctp {
             resolution.skip(port, SkipReason::Sctp);
@@ -335,8 +336,7 @@ fn frontend(
             (FrontendKind::LoadBalancerIp, Place::Ip(ip)) => sources(service, node, ip),
             _ => None,
         },
-        proxy_protocol: port.protocol == Protocol::Tcp
-            && service.annotations.get(PROXY_PROTOCOL).is_some_and(|version| &**version == "v2"),
+        proxy_protocol: port.protocol == Protocol::Tcp && annotations::has_proxy_header(service),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use model::{Model, ObjectName};
 
+use crate::annotations::Ignored;
 use crate::resolver::{self, Frontend, FrontendAddress, HealthCheck, Node, Skipped};
 
 /// The frontends of all Services. `clone` is O(1).
@@ -30,6 +31,7 @@ pub struct Snapshot {
 struct Claimed {
     addresses: Vec<FrontendAddress>,
     skipped: Vec<Skipped>,
+    ignored: Vec<Ignored>,
 }
 
 impl Snapshot {
@@ -81,6 +83,29 @@ impl Snapshot {
             .flat_map(|(name, claimed)| claimed.skipped.iter().map(move |skipped| (name, skipped)))
     }
 
+    /// Annotations that are ignored.
+    pub fn ignored(&self) -> impl Iterator<Item = (&ObjectName, &Ignored)> + '_ {
+        self.services
+            .iter()
+            .flat_map(|(name, claimed)| claimed.ignored.iter().map(move |ignored| (name, ignored)))
+    }
+
+    /// Annotations of these Services that are ignored, and were not before.
+    pub fn newly_ignored<'a>(
+        &'a self,
+        before: &'a Snapshot,
+        changed: &'a BTreeSet<ObjectName>,
+    ) -> impl Iterator<Item = (&'a ObjectName, &'a Ignored)> + 'a {
+        let of = |snapshot: &'a Snapshot, name: &ObjectName| {
+            snapshot.services.get(name).map_or(&[][..], |claimed| &claimed.ignored[..])
+        };
+        changed.iter().flat_map(move |name| {
+            let known = of(before, name);
+            let now = of(self, name).iter().filter(move |ignored| !known.contains(ignored));
+            now.map(move |ignored| (name, ignored))
+        })
+    }
+
     /// What a load balancer is to be told of the Service.
     pub fn health_check(&self, name: &ObjectName) -> Option<HealthCheck> {
         self.health_checks.get(name).copied()
@@ -118,8 +143,9 @@ impl Snapshot {
         for frontend in resolved.frontends {
             self.claims.insert((frontend.address, name.clone()), Arc::new(frontend));
         }
-        if !addresses.is_empty() || !resolved.skipped.is_empty() {
-            let claimed = Claimed { addresses: addresses.clone(), skipped: resolved.skipped };
+        let resolver::Resolution { skipped, ignored, .. } = resolved;
+        if !addresses.is_empty() || !skipped.is_empty() || !ignored.is_empty() {
+            let claimed = Claimed { addresses: addresses.clone(), skipped, ignored };
             self.services.insert(name.clone(), Arc::new(claimed));
         }
         addresses

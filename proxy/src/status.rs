@@ -198,10 +198,19 @@ fn problems(view: &View, own: &Own) -> Vec<Value> {
     let skipped = snapshot.skipped().map(|(service, skipped)| {
         problem(service, &format!("port {}", skipped.port), &skipped.reason.to_string())
     });
+    let ignored = snapshot.ignored().map(|(service, ignored)| {
+        problem(service, &format!("annotation {}", ignored.key), &ignored.reason)
+    });
     let health_checks = view.health_check_failures.iter();
     let health_checks = health_checks.map(|(name, reason)| problem(name, "health check", reason));
     let own = own_endpoints(snapshot, own);
-    failed.chain(crowded_out).chain(skipped).chain(health_checks).chain(own).collect()
+    failed
+        .chain(crowded_out)
+        .chain(skipped)
+        .chain(ignored)
+        .chain(health_checks)
+        .chain(own)
+        .collect()
 }
 
 /// Endpoints that are frontends of this proxy, which the userspace mode does not connect to: a

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and end")]
 #![allow(unreachable_pub, reason = "modules of one binary have nowhere to export to")]
 
+mod check;
 mod cluster;
 mod commands;
 mod compose;

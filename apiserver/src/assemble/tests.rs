@@ -42,8 +42,8 @@ fn rejection(namespace: &str, name: &str, message: &str) -> Rejection {
     Rejection {
         object: Some(key(Resource::Services, namespace, name)),
         file: "a.yaml".to_owned(),
-        line: 1,
-        column: 2,
+        place: "a.yaml:1:2".to_owned(),
+        reason: derived::Reason::Rejected,
         message: message.to_owned(),
         help: None,
     }
@@ -188,7 +188,7 @@ fn rejections_are_events_until_they_are_mended() {
     check(&mut assembler, reject(vec![one.clone()]), &[]);
     check(&mut assembler, Batch::default(), &[]);
 
-    let moved = Rejection { line: 7, ..one.clone() };
+    let moved = Rejection { place: "a.yaml:7:2".to_owned(), ..one.clone() };
     let changes = check(&mut assembler, reject(vec![moved]), &[&added]);
     assert!(format!("{changes:?}").contains("a.yaml:7:2"), "{changes:?}");
 

@@ -1,6 +1,7 @@
 //! What a check finds in small manifests, and how it is printed.
 
 use super::*;
+use model::{Changes, Model};
 
 /// Checks files of these names and texts; each problem as `file:line:column: level: message`.
 fn problems(files: &[(&str, &str)]) -> Vec<String> {
@@ -9,12 +10,17 @@ fn problems(files: &[(&str, &str)]) -> Vec<String> {
     checked.reports.iter().map(|report| report.to_string().replace(&prefix, "")).collect()
 }
 
+/// What nobody reports who serves: that is tested with those who do.
+fn nobody(_: &Model, _: &Changes) -> Vec<Finding> {
+    Vec::new()
+}
+
 fn checked(files: &[(&str, &str)]) -> (tempfile::TempDir, Checked) {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
-    let checked = check(&[folder.path().to_owned()]).unwrap();
+    let checked = check(&[folder.path().to_owned()], &nobody).unwrap();
     (folder, checked)
 }
 
@@ -112,29 +118,6 @@ fn an_error_is_told_before_a_warning() {
 }
 
 #[test]
-fn an_ingress_that_leads_nowhere_is_warned_of() {
-    let served = SERVICE.to_owned() + SLICE;
-    let text = served
-        + &ingress(
-            "  defaultBackend: {service: {name: none, port: {number: 80}}}\n  rules:\n  - \
-            http:\n      \
-             paths:\n      - {path: /, pathType: Prefix, backend: {service: {name: web, port: \
-             {number: 81}}}}\n      - {path: /a, pathType: Prefix, backend: {service: {name: web, \
-             port: {name: http}}}}\n",
-        );
-    let found = problems(&[("f.yaml", &text)]);
-    assert_eq!(
-        found,
-        [
-            "f.yaml:30:36: warning: spec.defaultBackend.service.name: there is no Service \
-             default/none, so requests get 503",
-            "f.yaml:34:83: warning: spec.rules[0].http.paths[0].backend.service.port.number: \
-             Service default/web has no port 81, so requests get 503",
-        ]
-    );
-}
-
-#[test]
 fn an_ingress_of_a_class_that_nothing_defines_is_warned_of() {
     let served = SERVICE.to_owned() + SLICE;
     let of_class = |class: &str| {
@@ -154,62 +137,6 @@ fn an_ingress_of_a_class_that_nothing_defines_is_warned_of() {
 }
 
 #[test]
-fn two_routes_for_the_same_path_are_warned_of() {
-    let rule = "  rules:\n  - host: a.example\n    http: {paths: [{path: /, pathType: Prefix, \
-    backend: \
-                {service: {name: web, port: {number: 80}}}}]}\n";
-    let one = ingress(rule);
-    let two = one.replace("name: web\nspec", "name: other\nspec");
-    let found = problems(&[("a.yaml", &(SERVICE.to_owned() + SLICE)), ("b.yaml", &(one + &two))]);
-    assert_eq!(
-        found,
-        ["b.yaml:9:27: warning: spec.rules[0].http.paths[0].path: a.example / is a route of \
-          Ingress default/other too (spec.rules[0].http.paths[0].path)"]
-    );
-}
-
-fn secret(pem: &str) -> String {
-    let indented = pem.replace('\n', "\n    ");
-    format!(
-        "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: tls}}\ntype: kubernetes.io/tls\n\
-         stringData:\n  tls.key: |\n    -----BEGIN PRIVATE KEY-----\n  tls.crt: |\n    {indented}\n"
-    )
-}
-
-fn certificate(names: &[&str], until: i32) -> String {
-    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-    let mut params = rcgen::CertificateParams::new(names).unwrap();
-    params.not_after = rcgen::date_time_ymd(until, 1, 1);
-    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
-}
-
-#[test]
-fn a_certificate_that_does_not_cover_its_host_is_warned_of() {
-    let served = SERVICE.to_owned() + SLICE;
-    let tls = ingress(
-        "  defaultBackend: {service: {name: web, port: {number: 80}}}\n  tls:\n  - hosts: \
-         [a.example, x.b.example, x.y.b.example]\n    secretName: tls\n",
-    );
-    let with = |secret: &str| problems(&[("a.yaml", &served), ("b.yaml", &(tls.clone() + secret))]);
-    assert_eq!(
-        with(""),
-        ["b.yaml:10:17: warning: spec.tls[0].secretName: there is no Secret default/tls, so \
-          clients get the fallback certificate"]
-    );
-    let found = with(&secret(&certificate(&["a.example", "*.b.example"], 4000)));
-    assert_eq!(
-        found,
-        ["b.yaml:9:37: warning: spec.tls[0].hosts[2]: the certificate in Secret default/tls does \
-          not cover x.y.b.example"]
-    );
-    let found = with(&secret(&certificate(&["a.example"], 2000)));
-    assert!(found[0].contains("the certificate is valid from"), "{found:?}");
-    let found =
-        with(&secret("-----BEGIN CERTIFICATE-----\n    AAAA\n    -----END CERTIFICATE-----"));
-    assert!(found[0].ends_with("tls.crt holds no certificate"), "{found:?}");
-}
-
-#[test]
 fn a_problem_is_shown_with_its_lines_and_what_to_do() {
     let bad = SERVICE.replace("  ports:", "  prots:");
     let (folder, checked) = checked(&[("f.yaml", &bad), ("g.yaml", SERVICE), ("h.yaml", SERVICE)]);
@@ -224,11 +151,11 @@ fn a_problem_is_shown_with_its_lines_and_what_to_do() {
             |   ^^^^^
           help: did you mean `ports`?
 
-        h.yaml:2:1: error: Service default/web is defined a second time, so this one is not served
+        h.yaml:2:1: error: Service default/web is defined twice; this definition is not served
           1 | ---
           2 | apiVersion: v1
             | ^
-          help: it is served as default/web (g.yaml:2) has it
+          help: that of default/web (g.yaml:2) is served: delete or rename one of them
 
         g.yaml:5:9: warning: Service default/web has no endpoints, so nothing answers there
           4 | metadata:
@@ -255,18 +182,18 @@ fn a_problem_is_shown_with_its_lines_and_what_to_do() {
 fn what_cannot_be_checked_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let none = folder.path().join("none");
-    assert!(check(&[none]).unwrap_err().to_string().contains("none: No such file"));
-    let empty = check(&[folder.path().to_owned()]).unwrap_err();
+    assert!(check(&[none], &nobody).unwrap_err().to_string().contains("none: No such file"));
+    let empty = check(&[folder.path().to_owned()], &nobody).unwrap_err();
     assert!(empty.to_string().contains("no manifests"), "{empty}");
     let file = folder.path().join("notes.txt");
     std::fs::write(&file, SERVICE).unwrap();
     assert_eq!(
-        check(std::slice::from_ref(&file)).unwrap().objects,
+        check(std::slice::from_ref(&file), &nobody).unwrap().objects,
         1,
         "a file that is named is read"
     );
     std::fs::write(folder.path().join("a.yaml"), b"a: \xff").unwrap();
-    assert_eq!(check(&[folder.path().to_owned()]).unwrap().errors(), 1);
+    assert_eq!(check(&[folder.path().to_owned()], &nobody).unwrap().errors(), 1);
 }
 
 #[test]

@@ -287,8 +287,11 @@ impl Catalogue {
                 if file.record(key).is_none() {
                     continue;
                 }
-                let message = format!("{key} is defined a second time, so this one is not served");
-                let help = format!("it is served as {} has it", self.place_of(key));
+                let message = format!("{key} is defined twice; this definition is not served");
+                let help = format!(
+                    "that of {} is served: delete or rename one of them",
+                    self.place_of(key)
+                );
                 reports.push(self.conflict(path, key, definition, message, help));
             }
         }

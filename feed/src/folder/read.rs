@@ -21,7 +21,7 @@ use model::problem::{Level, Mark, Problem};
 
 /// Larger files are refused before they are read: 10,000 Services with 100,000 endpoints, as
 /// `kubectl` dumps them, are half of it.
-const MAX_FILE_BYTES: u64 = 64 << 20;
+pub(crate) const MAX_FILE_BYTES: u64 = 64 << 20;
 /// A file that may be half-written counts once nothing touched it for this long.
 const SETTLED: Duration = Duration::from_secs(1);
 /// A file that someone has open for writing counts after this time without a write: longer than

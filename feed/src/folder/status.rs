@@ -12,7 +12,7 @@ use crate::gauges::{self, Standing, timestamp};
 use crate::report::Report;
 use model::problem::Level;
 
-/// Problems listed at `/status`; the count is always whole.
+/// Problems of each level listed at `/status`; the counts are always whole.
 const MAX_LISTED: usize = 1000;
 /// Problems logged after one scan; more would hide the first ones.
 const MAX_LOGGED: usize = 20;
@@ -152,14 +152,14 @@ impl Inner {
     }
 
     fn page(&self) -> Value {
-        let errors = self.reports.iter().filter(|report| report.is_error()).count();
+        let at = |level: Level| self.reports.iter().filter(move |r| r.problem.level == level);
+        let list =
+            |level: Level| -> Vec<_> { at(level).take(MAX_LISTED).map(Report::summary).collect() };
         let state = match (&self.fault, self.synced) {
             (Some(_), _) => "fault",
             (None, true) => "synced",
             (None, false) => "listing",
         };
-        let warnings = self.reports.iter().filter(|report| report.is_warning()).count();
-        let rejected: Vec<_> = self.reports.iter().take(MAX_LISTED).map(Report::summary).collect();
         json!({
             "source": self.source.display().to_string(),
             "state": state,
@@ -167,9 +167,12 @@ impl Inner {
             "lastUpdate": self.updated.map(timestamp),
             "lastScanSeconds": self.heard.elapsed().as_secs_f64(),
             "objects": self.served,
-            "errors": errors,
-            "warnings": warnings,
-            "rejected": rejected,
+            "errors": at(Level::Error).count(),
+            "warnings": at(Level::Warning).count(),
+            "notes": at(Level::Note).count(),
+            "rejected": list(Level::Error),
+            "warned": list(Level::Warning),
+            "noted": list(Level::Note),
         })
     }
 }

@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use balance::{Member, Rest, Rotation};
 use model::{
-    AddressType, BackendPort, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
+    AddressType, BackendPort, Kind, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
+
+use super::problem::{Field, Problem};
 
 /// What a backend is named by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -332,4 +334,31 @@ fn addresses_of(entry: &ServiceEntry, port: &ServicePort) -> Vec<SocketAddr> {
         addresses.retain(in_first);
     }
     addresses
+}
+
+/// The values of `appProtocol` that are served: plain HTTP/1.1, with WebSockets.
+const APP_PROTOCOLS: [&str; 5] = ["http", "http/1.1", "tcp", "ws", "kubernetes.io/ws"];
+
+/// A problem for each port that backends lead to whose `appProtocol` is not served.
+pub(super) fn app_protocols(entry: &ServiceEntry, backends: &[Arc<Backend>]) -> Vec<Problem> {
+    let ports: Vec<_> =
+        backends.iter().filter_map(|b| resolve(Some(entry), &b.key.port).ok()).collect();
+    let is_used = |port: &ServicePort| ports.iter().any(|(_, used)| used.port == port.port);
+    let mut problems = Vec::new();
+    for (at, port) in entry.service.ports.iter().enumerate() {
+        let Some(protocol) = port.app_protocol.as_deref().filter(|_| is_used(port)) else {
+            continue;
+        };
+        if APP_PROTOCOLS.iter().any(|served| served.eq_ignore_ascii_case(protocol)) {
+            continue;
+        }
+        let field = Field::of(&format!("spec.ports[{at}].appProtocol"));
+        let message = format!(
+            "appProtocol {protocol:?} is not supported by the ingress: endpoints get plain HTTP/1.1"
+        );
+        let problem = Problem::new(&entry.service.name, field, message);
+        let help = format!("supported: {}", APP_PROTOCOLS.join(", "));
+        problems.push(Problem { kind: Kind::Service, ..problem }.help(help));
+    }
+    problems
 }

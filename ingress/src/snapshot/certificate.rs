@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
 use crate::route::HostKey;
 
@@ -122,6 +122,11 @@ impl Certificate {
             None => name == host,
         })
     }
+}
+
+/// A time in seconds since 1970, for people.
+pub(super) fn date(unix: i64) -> String {
+    ASN1Time::from_timestamp(unix).map_or_else(|_| unix.to_string(), |time| time.to_string())
 }
 
 /// The names that the certificate is for, and whether they are its subject's alternative names. A

@@ -4,34 +4,32 @@
 //! refresh the cells of the backends that name it; a Secret replaces the certificates of the
 //! hosts that use it. Nothing else is looked at.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use model::{Changes, Ingress, IngressBackend, Model, ObjectName, PathType};
+use model::{BackendPort, Changes, Ingress, IngressBackend, Kind, Model, ObjectName, PathType};
 use rustls::crypto::CryptoProvider;
 
-use super::backend::{Answers, Backend, BackendKey, Removal, ServicePorts};
+use super::backend::{
+    Answers, Backend, BackendKey, Removal, ServicePorts, Unserved, app_protocols,
+};
 use super::certificate::{BadSecret, Certificate};
 use super::plan::{Plan, PlanDefaults};
-use super::policy::{Policy, Redirect};
+use super::problem::{About, Field, Problem};
+use super::served::{Rank, Served, backend_key, paths, rules};
 use super::{HostRoutes, Route, Snapshot};
 use crate::route::{HostKey, NotAdded, PathTable};
 
 /// `spec.controller` of the IngressClasses that are ours whatever their name.
 pub(crate) const CONTROLLER: &str = "switchyard.dev/ingress";
 
-/// Something that an operator must know of an object, in a sentence.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Problem {
-    pub(crate) ingress: ObjectName,
-    pub(crate) problem: String,
-}
-
 /// What an update led to: a snapshot to be published, and endpoints to be taken away after that.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) snapshot: Snapshot,
     pub(crate) removal: Removal,
+    /// Problems that were not there before, but for those of endpoints, which come and go.
+    pub(crate) news: Vec<Problem>,
 }
 
 /// Makes snapshots; holds what the next one is made from.
@@ -52,27 +50,13 @@ pub(crate) struct Compiler {
     tls_problems: HashMap<HostKey, Vec<Problem>>,
 }
 
-/// The oldest Ingress wins, then the first by namespace and name; one without a creation time
-/// is as young as can be.
-type Rank = (i64, ObjectName);
-
-/// An Ingress of our class.
-#[derive(Debug)]
-struct Served {
-    ingress: Arc<Ingress>,
-    policy: Policy,
-    problems: Vec<String>,
-    rank: Rank,
-    hosts: BTreeSet<HostKey>,
-    tls: Vec<(HostKey, ObjectName)>,
-}
-
 /// A Service that backends name.
 #[derive(Debug, Default)]
 struct ServiceUse {
     answers: Arc<Answers>,
     ports: ServicePorts,
     backends: Vec<(Arc<Backend>, usize)>,
+    problems: Vec<Problem>,
 }
 
 /// A Secret that TLS entries name.
@@ -90,6 +74,14 @@ struct Touched {
     tls_hosts: BTreeSet<HostKey>,
     services: BTreeSet<ObjectName>,
     removal: Removal,
+    news: Vec<Problem>,
+}
+
+impl Touched {
+    /// Notes those problems that were not there before.
+    fn note(&mut self, before: &[Problem], now: &[Problem]) {
+        self.news.extend(now.iter().filter(|problem| !before.contains(problem)).cloned());
+    }
 }
 
 impl Compiler {
@@ -133,14 +125,15 @@ impl Compiler {
         for name in &changes.secrets {
             self.refresh_secret(name, model, &mut touched);
         }
-        for host in &touched.hosts {
-            self.rebuild_host(host);
+        for host in std::mem::take(&mut touched.hosts) {
+            self.rebuild_host(&host, &mut touched);
         }
-        for host in &touched.tls_hosts {
-            self.rebuild_certificate(host);
+        for host in std::mem::take(&mut touched.tls_hosts) {
+            self.rebuild_certificate(&host, &mut touched);
         }
         self.snapshot.generation = generation;
-        Compiled { snapshot: self.snapshot.clone(), removal: touched.removal }
+        let Touched { removal, news, .. } = touched;
+        Compiled { snapshot: self.snapshot.clone(), removal, news }
     }
 
     /// The number of Ingresses that are served.
@@ -148,26 +141,64 @@ impl Compiler {
         self.served.len()
     }
 
-    /// Everything that an operator must know, ordered by object. Costs O(all Ingresses): for
+    /// Everything that an operator should know, ordered by object. Costs O(all Ingresses): for
     /// pages, not for updates.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
         for (name, served) in &self.served {
-            let of = |problem: String| Problem { ingress: name.clone(), problem };
-            problems.extend(served.problems.iter().cloned().map(of));
-            for key in backend_keys(&served.ingress) {
-                if let Some(backend) = self.backend(&key)
-                    && let Some(unserved) = backend.endpoints().unserved()
-                {
-                    problems.push(of(format!("backend {key}: {}", unserved.reason())));
-                }
+            problems.extend(served.problems.iter().cloned());
+            for (field, backend) in served.backends() {
+                problems.extend(self.unserved(
+                    name,
+                    &field,
+                    &backend_key(&served.ingress, backend),
+                ));
             }
         }
+        problems.extend(self.services.values().flat_map(|service| &service.problems).cloned());
         problems.extend(self.conflicts.values().flatten().cloned());
         problems.extend(self.tls_problems.values().flatten().cloned());
-        problems.sort();
+        problems.sort_by(|a, b| a.order().cmp(&b.order()));
         problems.dedup();
         problems
+    }
+
+    /// The certificates that are shown although their time has not come or is over.
+    pub(crate) fn certificates_out_of_date(&self, now_unix: i64) -> Vec<Problem> {
+        let mut problems: Vec<Problem> = Vec::new();
+        for (name, served) in &self.served {
+            for tls in &served.tls {
+                let secret = self.secrets.get(&tls.secret);
+                let certificate = secret.and_then(|secret| secret.certificate.as_ref().ok());
+                problems.extend(certificate.and_then(|c| tls.out_of_date(name, c, now_unix)));
+            }
+        }
+        problems.sort_by(|a, b| a.order().cmp(&b.order()));
+        problems
+    }
+
+    /// Why a backend answers 503, if it does.
+    fn unserved(&self, ingress: &ObjectName, field: &str, key: &BackendKey) -> Option<Problem> {
+        let unserved = self.backend(key)?.endpoints().unserved()?;
+        let message = format!("backend {key}: {}", unserved.reason());
+        let (below, help) = match (unserved, &key.port) {
+            (Unserved::NoService, _) => {
+                ("service.name", "an Ingress leads to Services of its own namespace")
+            }
+            (Unserved::ExternalName, _) => {
+                ("service.name", "give the Service an EndpointSlice with addressType: FQDN")
+            }
+            (Unserved::NoEndpoints, _) => ("service.name", "see the Service"),
+            (_, BackendPort::Number(_)) => ("service.port.number", "see spec.ports of the Service"),
+            (_, BackendPort::Name(_)) => ("service.port.name", "see spec.ports of the Service"),
+        };
+        let field = Field::of(&format!("{field}.{below}"));
+        let problem = Problem::new(ingress, field, message).help(help);
+        Some(match unserved {
+            Unserved::NoService => problem.missing(Kind::Service, &key.service),
+            Unserved::NoEndpoints => problem.about(About::Endpoints),
+            _ => problem,
+        })
     }
 
     fn replace_ingress(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
@@ -176,12 +207,14 @@ impl Compiler {
         // What both refer to stays in use, with its endpoints and its parsed certificate.
         if let Some(ingress) = now {
             let served = Served::of(ingress.clone());
-            for key in backend_keys(&served.ingress) {
+            for key in served.backend_keys() {
                 self.use_backend(key, touched);
             }
-            for (host, secret) in &served.tls {
-                self.use_secret(secret, host, model);
+            for tls in &served.tls {
+                self.use_secret(&tls.secret, &tls.host, model);
             }
+            let known = before.as_ref().map_or(&[][..], |before| &before.problems);
+            touched.note(known, &served.problems);
             index(&mut self.by_host, &served.hosts, &served.rank, &mut touched.hosts);
             index(&mut self.by_tls_host, served.tls_hosts(), &served.rank, &mut touched.tls_hosts);
             self.served.insert(name.clone(), served);
@@ -196,11 +229,11 @@ impl Compiler {
                 .filter(|host| stays.is_none_or(|s| !s.tls_hosts().contains(host)));
             unindex(&mut self.by_tls_host, tls_gone, &before.rank);
             touched.tls_hosts.extend(before.tls_hosts().into_iter().cloned());
-            for key in backend_keys(&before.ingress) {
+            for key in before.backend_keys() {
                 self.release_backend(&key, touched);
             }
-            for (host, secret) in &before.tls {
-                self.release_secret(secret, host);
+            for tls in &before.tls {
+                self.release_secret(&tls.secret, &tls.host);
             }
             touched.hosts.extend(before.hosts);
         }
@@ -260,6 +293,10 @@ impl Compiler {
         let backends: Vec<_> = service.backends.iter().map(|(b, _)| b.clone()).collect();
         let entry = model.service(name);
         service.ports.refresh(entry.as_ref(), &backends, &mut touched.removal);
+        let problems = entry.as_ref().map(|entry| app_protocols(entry, &backends));
+        let problems = problems.unwrap_or_default();
+        touched.note(&service.problems, &problems);
+        service.problems = problems;
         if backends.is_empty() {
             self.services.remove(name);
             self.snapshot.services.remove(name);
@@ -290,18 +327,14 @@ impl Compiler {
         touched.tls_hosts.extend(secret.users.iter().cloned());
     }
 
-    fn rebuild_host(&mut self, host: &HostKey) {
+    fn rebuild_host(&mut self, host: &HostKey, touched: &mut Touched) {
         let mut routes = HostRoutes { paths: PathTable::new(), default: None, listed: Vec::new() };
         let mut conflicts = Vec::new();
         for (_, name) in self.by_host.get(host).into_iter().flatten() {
             let served = self.served.get(name).expect("an indexed Ingress is served");
             self.add_routes(host, served, &mut routes, &mut conflicts);
         }
-        if conflicts.is_empty() {
-            self.conflicts.remove(host);
-        } else {
-            self.conflicts.insert(host.clone(), conflicts);
-        }
+        replace_problems(&mut self.conflicts, host, conflicts, touched);
         let routes = (!routes.listed.is_empty()).then(|| Arc::new(routes));
         self.snapshot.hosts.set(host, routes);
     }
@@ -327,25 +360,28 @@ impl Compiler {
                 plan: plan.clone(),
             })
         };
-        let mut report = |problem| {
-            conflicts.push(Problem { ingress: ingress.name.clone(), problem });
+        let mut report = |field: &str, message: String, help: &str| {
+            let problem = Problem::new(&ingress.name, Field::of(field), message).help(help);
+            conflicts.push(problem.about(About::Host(host.clone())));
         };
-        for rule in ingress.rules.iter().filter(|r| HostKey::of(r.host.as_ref()) == *host) {
-            let paths = rule.paths.iter().map(|p| (p.path_type, p.path.clone(), &p.backend));
-            // A rule without paths sends all of its host to the default backend.
-            let whole = ingress.default_backend.iter().filter(|_| rule.paths.is_empty());
-            let whole = whole.map(|backend| (PathType::Prefix, "/".into(), backend));
-            for (path_type, path, backend) in paths.chain(whole) {
+        for (field, rule) in rules(ingress).filter(|(_, r)| HostKey::of(r.host.as_ref()) == *host) {
+            for (field, path_type, path, backend) in paths(ingress, &field, rule) {
                 let new = route(Some((path_type, path.clone())), backend);
                 match routes.paths.add(&path, path_type, new.clone()) {
                     Ok(()) => routes.listed.push(new),
-                    Err(NotAdded::Taken(by)) => report(format!(
-                        "host {host}, {path_type:?} path {path}: Ingress {} has it already",
-                        by.ingress
-                    )),
-                    Err(NotAdded::BadPath) => {
-                        report(format!("host {host}: {path} is not a path"));
-                    }
+                    Err(NotAdded::Taken(by)) => report(
+                        &field,
+                        format!(
+                            "host {host}, {path_type:?} path {path}: Ingress {} has it already",
+                            by.ingress
+                        ),
+                        "the older Ingress wins, of the same age the first by name",
+                    ),
+                    Err(NotAdded::BadPath) => report(
+                        &field,
+                        format!("host {host}: {path} is not a valid path"),
+                        "write / first, and % as %25",
+                    ),
                 }
             }
         }
@@ -356,34 +392,32 @@ impl Compiler {
                 routes.listed.push(new.clone());
                 routes.default = Some(new);
             }
-            Some(by) => {
-                report(format!("host {host}: Ingress {} has the default backend", by.ingress));
-            }
+            Some(by) => report(
+                "spec.defaultBackend",
+                format!("host {host}: Ingress {} has the default backend", by.ingress),
+                "the older Ingress wins, of the same age the first by name",
+            ),
         }
     }
 
-    fn rebuild_certificate(&mut self, host: &HostKey) {
+    fn rebuild_certificate(&mut self, host: &HostKey, touched: &mut Touched) {
         let mut chosen: Option<(&ObjectName, &Arc<Certificate>)> = None;
         let mut problems = Vec::new();
         for (_, name) in self.by_tls_host.get(host).into_iter().flatten() {
             let served = self.served.get(name).expect("an indexed Ingress is served");
-            let mut report =
-                |problem: String| problems.push(Problem { ingress: name.clone(), problem });
-            for (_, secret) in served.tls.iter().filter(|(of, _)| of == host) {
-                let uses = self.secrets.get(secret).expect("a served Ingress's Secrets are in use");
+            for tls in served.tls.iter().filter(|tls| tls.host == *host) {
+                let secret = self.secrets.get(&tls.secret);
+                let uses = secret.expect("a served Ingress's Secrets are in use");
                 match (&uses.certificate, chosen) {
-                    (Err(bad), _) => report(format!("TLS for {host}: {bad}")),
+                    (Err(bad), _) => problems.push(tls.bad_secret(name, bad)),
                     (Ok(certificate), None) => {
-                        if !certificate.covers(host) && *host != HostKey::Any {
-                            report(format!(
-                                "TLS for {host}: the certificate of Secret {secret} is for {}",
-                                certificate.names.join(", ")
-                            ));
-                        }
+                        problems.extend(tls.unfit(name, certificate));
                         chosen = Some((name, certificate));
                     }
                     (Ok(other), Some((by, first))) if other.secret != first.secret => {
-                        report(format!("TLS for {host}: Ingress {by} names another Secret"));
+                        let what = format!("Ingress {by} names another Secret");
+                        let help = "the older Ingress wins, of the same age the first by name";
+                        problems.push(tls.problem(name, &what).help(help));
                     }
                     (Ok(_), Some(_)) => {}
                 }
@@ -391,72 +425,20 @@ impl Compiler {
         }
         let chosen = chosen.map(|(_, certificate)| certificate.clone());
         self.snapshot.certificates.set(host, chosen);
-        if problems.is_empty() {
-            self.tls_problems.remove(host);
-        } else {
-            self.tls_problems.insert(host.clone(), problems);
-        }
+        replace_problems(&mut self.tls_problems, host, problems, touched);
     }
 }
 
-impl Served {
-    fn of(ingress: Arc<Ingress>) -> Served {
-        let (policy, mut problems) = Policy::of(&ingress.annotations);
-        let mut hosts: BTreeSet<_> =
-            ingress.rules.iter().map(|rule| HostKey::of(rule.host.as_ref())).collect();
-        if ingress.default_backend.is_some() {
-            hosts.insert(HostKey::Any);
-        } else {
-            let empty = ingress.rules.iter().filter(|rule| rule.paths.is_empty());
-            problems.extend(empty.map(|rule| {
-                let host = HostKey::of(rule.host.as_ref());
-                format!("host {host} has no path, and the Ingress no default backend")
-            }));
-        }
-        let mut tls = Vec::new();
-        for entry in &ingress.tls {
-            let Some(secret) = &entry.secret_name else { continue };
-            let secret =
-                ObjectName { namespace: ingress.name.namespace.clone(), name: secret.clone() };
-            let keys: BTreeSet<_> = if entry.hosts.is_empty() {
-                hosts.clone()
-            } else {
-                entry.hosts.iter().map(|host| HostKey::of(Some(host))).collect()
-            };
-            tls.extend(keys.into_iter().map(|host| (host, secret.clone())));
-        }
-        let rank = (ingress.created_unix.unwrap_or(i64::MAX), ingress.name.clone());
-        Served { ingress, policy, problems, rank, hosts, tls }
-    }
-
-    fn tls_hosts(&self) -> BTreeSet<&HostKey> {
-        self.tls.iter().map(|(host, _)| host).collect()
-    }
-
-    /// Whether plain HTTP for the host is redirected.
-    fn redirects(&self, host: &HostKey) -> bool {
-        match self.policy.redirect {
-            Redirect::Never => false,
-            Redirect::Always => true,
-            Redirect::WhereTls => self.ingress.tls.iter().any(|entry| {
-                entry.hosts.is_empty()
-                    || entry.hosts.iter().any(|tls| host.is_within(&HostKey::of(Some(tls))))
-            }),
-        }
-    }
-}
-
-/// A key for each place in the Ingress that names a backend.
-fn backend_keys(ingress: &Ingress) -> Vec<BackendKey> {
-    let paths = ingress.rules.iter().flat_map(|rule| &rule.paths).map(|path| &path.backend);
-    paths.chain(&ingress.default_backend).map(|backend| backend_key(ingress, backend)).collect()
-}
-
-fn backend_key(ingress: &Ingress, backend: &IngressBackend) -> BackendKey {
-    let namespace = ingress.name.namespace.clone();
-    BackendKey {
-        service: ObjectName { namespace, name: backend.service.clone() },
-        port: backend.port.clone(),
+fn replace_problems(
+    of_hosts: &mut HashMap<HostKey, Vec<Problem>>,
+    host: &HostKey,
+    now: Vec<Problem>,
+    touched: &mut Touched,
+) {
+    let before = of_hosts.remove(host).unwrap_or_default();
+    touched.note(&before, &now);
+    if !now.is_empty() {
+        of_hosts.insert(host.clone(), now);
     }
 }
 
@@ -493,13 +475,4 @@ fn unindex<'a>(
             by_host.remove(host);
         }
     }
-}
-
-/// The problems by Ingress, for pages.
-pub(crate) fn by_ingress(problems: Vec<Problem>) -> BTreeMap<ObjectName, Vec<String>> {
-    let mut by_ingress: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for Problem { ingress, problem } in problems {
-        by_ingress.entry(ingress).or_default().push(problem);
-    }
-    by_ingress
 }

@@ -4,7 +4,7 @@
 //! A request looks nothing up but its plan. Where an annotation is not set, the process's own
 //! setting is in its place.
 
-use super::policy::Policy;
+use super::policy::{Policy, RefusedBy};
 use crate::deadline::Ticks;
 
 /// How a route's requests are served.
@@ -13,7 +13,7 @@ pub(crate) struct Plan {
     /// Plain HTTP is redirected to HTTPS, at this port of ours for clients that named a port.
     pub(crate) https_redirect: Option<u16>,
     /// The annotation because of which requests are answered with 503.
-    pub(crate) refused: Option<&'static str>,
+    pub(crate) refused: Option<RefusedBy>,
     /// Bytes that a request's body may have.
     pub(crate) max_body: u64,
     pub(crate) connect_timeout: Ticks,

@@ -1,13 +1,18 @@
 //! Annotations of an Ingress: how its routes are to be served.
 //!
-//! Read under our own prefix and under that of ingress-nginx, whose users need a home; ours wins
-//! where both are set. What cannot be honoured is a problem that is reported, never silence. An
-//! annotation that restricts access and is not supported takes its routes out of service: to
-//! serve them without it would open what its author closed.
+//! Pure. Read under our own prefix and under that of ingress-nginx, whose users need a new home;
+//! ours wins where both are set. What is not served is reported, never silently dropped. An
+//! annotation that restricts access or changes where requests go, and is not served, takes its
+//! routes out of service: to serve them without it would open what its author closed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use model::nearest;
+use model::problem::Level;
+
+use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
 
 const OURS: &str = "switchyard.dev/";
 const NGINX: &str = "nginx.ingress.kubernetes.io/";
@@ -21,8 +26,18 @@ pub(crate) struct Policy {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) read_timeout: Option<Duration>,
     pub(crate) send_timeout: Option<Duration>,
-    /// The annotation because of which the routes answer 503.
-    pub(crate) refused: Option<&'static str>,
+    /// Why the routes answer 503.
+    pub(crate) refused: Option<RefusedBy>,
+    /// The Ingress is a canary of another one, and has no routes of its own.
+    pub(crate) is_canary: bool,
+}
+
+/// An annotation because of which routes are not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RefusedBy {
+    /// Without its prefix.
+    pub(crate) name: &'static str,
+    pub(crate) effect: Effect,
 }
 
 /// When plain HTTP is answered with a redirect to HTTPS.
@@ -35,41 +50,92 @@ pub(crate) enum Redirect {
     Always,
 }
 
-/// Access control that is not there yet.
-const RESTRICTING: [&str; 12] = [
-    "allowlist-source-range",
-    "auth-realm",
-    "auth-secret",
-    "auth-secret-type",
-    "auth-signin",
-    "auth-tls-secret",
-    "auth-tls-verify-client",
-    "auth-tls-verify-depth",
-    "auth-type",
-    "auth-url",
-    "denylist-source-range",
-    "whitelist-source-range",
-];
+/// An annotation that is not served as its author may expect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unmet {
+    pub(crate) key: Arc<str>,
+    pub(crate) level: Level,
+    pub(crate) message: String,
+    pub(crate) help: Option<String>,
+}
 
 impl Policy {
-    /// The policy that the annotations ask for, and a sentence for each that is not honoured.
-    pub(crate) fn of(annotations: &BTreeMap<Arc<str>, Arc<str>>) -> (Policy, Vec<String>) {
+    /// The policy that the annotations ask for, and those that are not served as written.
+    pub(crate) fn of(annotations: &BTreeMap<Arc<str>, Arc<str>>) -> (Policy, Vec<Unmet>) {
         let mut policy = Policy::default();
-        let mut problems = Vec::new();
-        // Ours after theirs, so that ours wins.
-        for prefix in [NGINX, OURS] {
-            let range = annotations
-                .range::<str, _>((std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded));
-            for (key, value) in range.take_while(|(key, _)| key.starts_with(prefix)) {
-                if let Err(problem) = policy.apply(&key[prefix.len()..], value) {
-                    problems.push(format!("annotation {key}: {problem}"));
-                }
+        let mut unmet = Vec::new();
+        let annotations = effective(annotations);
+        // Explicitly none, whatever the settings of the canary that it may have been.
+        let is_off = |(_, value): &(_, &Arc<str>)| FALSE.contains(&&***value);
+        let no_canary = annotations.get("canary").is_some_and(is_off);
+        for (name, (key, value)) in annotations {
+            if no_canary && name.starts_with("canary") {
+                continue;
+            }
+            if let Err((level, message, help)) = policy.apply(name, value) {
+                let message = format!("annotation {key} {message}");
+                unmet.push(Unmet { key: key.clone(), level, message, help });
             }
         }
-        (policy, problems)
+        (policy, unmet)
     }
 
-    fn apply(&mut self, name: &str, value: &str) -> Result<(), String> {
+    /// Takes one annotation over; `Err` says what of it is not served.
+    fn apply(&mut self, name: &str, value: &str) -> Result<(), NotServed> {
+        match support(name) {
+            Some((_, Support::Served)) => self
+                .serve(name, value)
+                .map_err(|problem| (Level::Warning, format!("is ignored: {problem}"), None)),
+            Some((_, Support::Refused(_, nothing))) if nothing.contains(&value) => Ok(()),
+            Some((name, Support::Refused(effect, _))) => Err(self.refuse(name, effect, "")),
+            Some((_, Support::Unserved(missing))) => {
+                let message = "is not supported and ignored".to_owned();
+                Err((Level::Warning, message, Some(format!("missing: {missing}"))))
+            }
+            Some((_, Support::NoEffect(why))) => {
+                Err((Level::Note, "has no effect".to_owned(), Some(why.to_owned())))
+            }
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    fn refuse(&mut self, name: &'static str, effect: Effect, what: &str) -> NotServed {
+        let (words, outcome, help) = match effect {
+            Effect::Canary => {
+                self.is_canary = true;
+                let help = "remove this Ingress, or set switchyard.dev/canary: \"false\" to serve \
+                            it beside the other";
+                (effect.words(), "none of its routes is served", help)
+            }
+            _ => {
+                let refused = RefusedBy { name, effect };
+                self.refused.get_or_insert(refused);
+                let help = "remove the annotation if the routes may be served without it";
+                (effect.words(), "its routes answer 503", help)
+            }
+        };
+        let message = format!("{what}{words}, which is not supported: {outcome}");
+        (Level::Error, message, Some(help.to_owned()))
+    }
+
+    /// A name that is not known. A misspelling of one that restricts access restricts it too.
+    fn unknown(&mut self, name: &str) -> NotServed {
+        let Some(like) = nearest(name, ANNOTATIONS.iter().map(|(known, _)| *known)) else {
+            let message = "is unknown and ignored".to_owned();
+            return (Level::Warning, message, Some("see docs/annotations.md".to_owned()));
+        };
+        let help = Some(format!("did you mean {like}?"));
+        match support(like) {
+            Some((like, Support::Refused(effect, _))) => {
+                let what = format!("is unknown, and similar to {like}, which ");
+                let (level, message, _) = self.refuse(like, effect, &what);
+                (level, message, help)
+            }
+            _ => (Level::Warning, "is unknown and ignored".to_owned(), help),
+        }
+    }
+
+    fn serve(&mut self, name: &str, value: &str) -> Result<(), String> {
         match name {
             "ssl-redirect" => self.redirect(Redirect::WhereTls, value),
             "force-ssl-redirect" => self.redirect(Redirect::Always, value),
@@ -81,30 +147,15 @@ impl Policy {
             "proxy-connect-timeout" => set(&mut self.connect_timeout, value),
             "proxy-read-timeout" => set(&mut self.read_timeout, value),
             "proxy-send-timeout" => set(&mut self.send_timeout, value),
-            _ if name.ends_with("-snippet") => Err(
-                "refused: a snippet is configuration of nginx, and whoever may write an Ingress \
-                 could run code with it; served without it"
-                    .to_owned(),
-            ),
-            _ => self.unsupported(name),
-        }
-    }
-
-    fn unsupported(&mut self, name: &str) -> Result<(), String> {
-        match RESTRICTING.iter().find(|restricting| **restricting == name) {
-            Some(restricting) => {
-                self.refused = Some(restricting);
-                Err("restricts access and is not supported: its routes answer 503".to_owned())
-            }
-            None => Err("unknown or not supported; served without it".to_owned()),
+            _ => unreachable!("every annotation that is served is read here: {name}"),
         }
     }
 
     fn redirect(&mut self, wanted: Redirect, value: &str) -> Result<(), String> {
         let on = match value {
-            "true" => true,
-            "false" => false,
-            _ => return Err(format!("{value:?} is neither \"true\" nor \"false\"")),
+            "true" | "1" | "t" | "T" | "TRUE" | "True" => true,
+            "false" | "0" | "f" | "F" | "FALSE" | "False" => false,
+            _ => return Err(format!("{value:?} is not \"true\" or \"false\"")),
         };
         if on && self.redirect != Redirect::Always {
             self.redirect = wanted;
@@ -115,6 +166,20 @@ impl Policy {
     }
 }
 
+/// How bad it is, what happens, and what to do or what is missing.
+type NotServed = (Level, String, Option<String>);
+
+/// The annotations by name without their prefix; ours in the place of those of ingress-nginx.
+fn effective(annotations: &BTreeMap<Arc<str>, Arc<str>>) -> BTreeMap<&str, (&Arc<str>, &Arc<str>)> {
+    let below = |prefix: &'static str| {
+        let from = (std::ops::Bound::Included(prefix), std::ops::Bound::Unbounded);
+        let range = annotations.range::<str, _>(from);
+        let range = range.take_while(move |(key, _)| key.starts_with(prefix));
+        range.map(move |(key, value)| (&key[prefix.len()..], (key, value)))
+    };
+    below(NGINX).chain(below(OURS)).collect()
+}
+
 fn set(timeout: &mut Option<Duration>, value: &str) -> Result<(), String> {
     *timeout = Some(parse_timeout(value)?);
     Ok(())
@@ -122,7 +187,7 @@ fn set(timeout: &mut Option<Duration>, value: &str) -> Result<(), String> {
 
 /// Bytes, with `k`, `m` or `g` for powers of 1024.
 pub(crate) fn parse_bytes(value: &str) -> Result<u64, String> {
-    let bad = || format!("{value:?} is no size: write bytes, or a number with k, m or g");
+    let bad = || format!("{value:?} is not a valid size (examples: 1048576, 8m, 1g)");
     let (digits, unit) = match value.find(|c: char| !c.is_ascii_digit()) {
         None => (value, ""),
         Some(at) => value.split_at(at),
@@ -137,7 +202,7 @@ pub(crate) fn parse_bytes(value: &str) -> Result<u64, String> {
     digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).ok_or_else(bad)
 }
 
-/// Seconds, or a number with `s` or `m`; more than nothing and at most a day.
+/// Seconds, or a number with `s` or `m`; more than zero and at most a day.
 fn parse_timeout(value: &str) -> Result<Duration, String> {
     let (digits, scale) = match value.strip_suffix('s') {
         Some(digits) => (digits, 1),
@@ -146,7 +211,9 @@ fn parse_timeout(value: &str) -> Result<Duration, String> {
     let seconds = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale));
     match seconds {
         Some(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("{value:?} is no time: write seconds, from 1 to 86400")),
+        _ => {
+            Err(format!("{value:?} is not a valid timeout (examples: 30, 30s, 5m; at most a day)"))
+        }
     }
 }
 
@@ -160,12 +227,17 @@ mod tests {
         assert_eq!(policy, *expected, "{annotations:?}");
         assert_eq!(found.len(), problems.len(), "{annotations:?}: {found:?}");
         for (found, problem) in found.iter().zip(problems) {
+            let found = format!("{}: {}", found.level, found.message);
             assert!(found.contains(problem), "{annotations:?}: {found}");
         }
     }
 
+    fn refused(name: &'static str, effect: Effect) -> Policy {
+        Policy { refused: Some(RefusedBy { name, effect }), ..Policy::default() }
+    }
+
     #[test]
-    fn annotations_that_are_honoured() {
+    fn annotations_that_are_served() {
         let none = Policy::default;
         check(&[("other.example/ssl-redirect", "true")], &none(), &[]);
         check(
@@ -213,22 +285,95 @@ mod tests {
     }
 
     #[test]
-    fn annotations_that_are_not_are_reported() {
+    fn annotations_that_are_not_served_are_reported() {
         let none = Policy::default;
-        check(&[("switchyard.dev/ssl-redirect", "yes")], &none(), &["neither"]);
-        check(&[("switchyard.dev/proxy-body-size", "8 m")], &none(), &["no size"]);
-        check(&[("switchyard.dev/proxy-body-size", "99999999999g")], &none(), &["no size"]);
-        check(&[("switchyard.dev/proxy-read-timeout", "0")], &none(), &["no time"]);
-        check(&[("switchyard.dev/sl-redirect", "true")], &none(), &["unknown or not supported"]);
-        check(
-            &[("nginx.ingress.kubernetes.io/configuration-snippet", "deny all;")],
-            &none(),
-            &["could run code"],
-        );
-        check(
-            &[("nginx.ingress.kubernetes.io/auth-url", "http://auth.example/")],
-            &Policy { refused: Some("auth-url"), ..none() },
-            &["restricts access"],
-        );
+        check(&[("switchyard.dev/ssl-redirect", "yes")], &none(), &["\"yes\" is not \"true\""]);
+        check(&[("switchyard.dev/proxy-body-size", "8 m")], &none(), &["not a valid size"]);
+        let too_large = "99999999999g";
+        check(&[("switchyard.dev/proxy-body-size", too_large)], &none(), &["not a valid size"]);
+        check(&[("switchyard.dev/proxy-read-timeout", "0")], &none(), &["not a valid timeout"]);
+        check(&[("switchyard.dev/sl-redirect", "true")], &none(), &["warning: annotation"]);
+        check(&[("switchyard.dev/colour", "red")], &none(), &["is unknown and ignored"]);
+        let nginx = "nginx.ingress.kubernetes.io/affinity";
+        check(&[(nginx, "cookie")], &none(), &["warning: annotation nginx"]);
+        check(&[("switchyard.dev/proxy-buffering", "on")], &none(), &["note: annotation"]);
+    }
+
+    /// Each of these was served as if the annotation were not there.
+    #[test]
+    fn an_annotation_that_restricts_or_diverts_never_leaves_a_plain_route() {
+        let restricting = [
+            ("auth-url", "http://auth.example/"),
+            ("auth-type", "basic"),
+            ("auth-tls-match-cn", "CN=me"),
+            ("denylist-source-range", "10.0.0.0/8"),
+            ("limit-rps", "5"),
+            ("satisfy", "any"),
+            ("enable-modsecurity", "true"),
+        ];
+        let diverting = [
+            ("permanent-redirect", "https://new.example/"),
+            ("temporal-redirect", "https://new.example/"),
+            ("rewrite-target", "/$1"),
+            ("use-regex", "true"),
+            ("app-root", "/app"),
+            ("upstream-vhost", "internal"),
+            ("backend-protocol", "HTTPS"),
+            ("ssl-passthrough", "true"),
+        ];
+        let snippets =
+            ["configuration-snippet", "server-snippet", "auth-snippet", "modsecurity-snippet"];
+        let snippets = snippets.map(|name| (name, "deny all;"));
+        let of = |effect| move |(name, value)| (name, value, effect);
+        let all = restricting.map(of(Effect::Restricts)).into_iter();
+        let all = all.chain(diverting.map(of(Effect::Diverts)));
+        for (name, value, effect) in all.chain(snippets.map(of(Effect::Snippet))) {
+            for prefix in [NGINX, OURS] {
+                let key = format!("{prefix}{name}");
+                let words = format!("{key} {}, which is not supported", effect.words());
+                check(&[(&key, value)], &refused(name, effect), &[&words]);
+            }
+        }
+        let misspelt = [("nginx.ingress.kubernetes.io/whitlist-source-range", "10.0.0.0/8")];
+        let expected = refused("whitelist-source-range", Effect::Restricts);
+        check(&misspelt, &expected, &["similar to whitelist-source-range, which restricts"]);
+    }
+
+    #[test]
+    fn a_canary_is_no_plain_route_and_one_that_is_off_is() {
+        let canary = Policy { is_canary: true, ..Policy::default() };
+        let key = "nginx.ingress.kubernetes.io/canary";
+        let weight = "nginx.ingress.kubernetes.io/canary-weight";
+        check(&[(key, "true")], &canary, &["none of its routes is served"]);
+        check(&[(key, "true"), (weight, "0")], &canary, &["canary", "canary-weight"]);
+        // Without `canary`, ingress-nginx would take it for an ordinary Ingress.
+        check(&[(weight, "0")], &canary, &["none of its routes is served"]);
+        check(&[(key, "false")], &Policy::default(), &[]);
+        let off = ("switchyard.dev/canary", "false");
+        check(&[(key, "true"), (weight, "20"), off], &Policy::default(), &[]);
+    }
+
+    #[test]
+    fn an_annotation_that_asks_for_nothing_is_served() {
+        let nothing = [
+            ("use-regex", "false"),
+            ("backend-protocol", "HTTP"),
+            ("auth-tls-verify-client", "off"),
+            ("enable-modsecurity", "false"),
+            ("limit-rps", "0"),
+            ("satisfy", "all"),
+        ];
+        for (name, value) in nothing {
+            check(&[(&format!("{NGINX}{name}"), value)], &Policy::default(), &[]);
+        }
+    }
+
+    #[test]
+    fn every_annotation_that_is_served_is_read() {
+        for (name, _) in ANNOTATIONS.iter().filter(|(_, support)| *support == Support::Served) {
+            let of =
+                |value: &str| Policy::of(&[(format!("{OURS}{name}").into(), value.into())].into());
+            assert_ne!(of("true").0, of("7").0, "{name}");
+        }
     }
 }

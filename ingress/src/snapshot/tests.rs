@@ -12,6 +12,27 @@ use model::{
 use super::*;
 use crate::route::normalise;
 
+/// An X.509 version 1 certificate for the common name `T.Test`, as `openssl x509 -req` makes it
+/// without extensions, and its key.
+const V1_CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBQjCB6QIUT4FHvqwQC5lYZ3QItOxsUb3/6fswCgYIKoZIzj0EAwIwIzEQMA4G
+A1UECgwHRXhhbXBsZTEPMA0GA1UEAwwGVC5UZXN0MCAXDTI2MTEzMDA5NDMwMFoY
+DzIxMjYxMTA2MDk0MzAwWjAjMRAwDgYDVQQKDAdFeGFtcGxlMQ8wDQYDVQQDDAZU
+LlRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAARVmwnXzLzJ/XI19dt9bbKw
+tTHrPnL+8gYn4CQuAu+gz2oYpJI1rUsx+oPbXTuUA5XFWIwwCM3mCZwF59iv6gTu
+MAoGCCqGSM49BAMCA0gAMEUCIGAShPdnrQQl8ub8DOu6XVHaixd59qOfV7Hz0viU
+nX4PAiEAxnmg8UU+2T7ExXO5KKdXTXqktMBvZVnd/a4qCPMbtqQ=
+-----END CERTIFICATE-----
+";
+const V1_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg3bsPgy8Sna9MxfhY
+ZTraL4djH3O8l9LSBVSjQrQJx+yhRANCAARVmwnXzLzJ/XI19dt9bbKwtTHrPnL+
+8gYn4CQuAu+gz2oYpJI1rUsx+oPbXTuUA5XFWIwwCM3mCZwF59iv6gTu
+-----END PRIVATE KEY-----
+";
+
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
@@ -153,6 +174,8 @@ struct World {
     snapshot: Snapshot,
     generation: u64,
     endpoints_left: bool,
+    /// The problems of the last update that were new.
+    news: Vec<String>,
 }
 
 impl World {
@@ -164,7 +187,8 @@ impl World {
         let compiler =
             Compiler::new("switchyard", provider(), own.clone(), PlanDefaults::default());
         let snapshot = Snapshot::new(own);
-        World { model: Model::default(), compiler, snapshot, generation: 0, endpoints_left: false }
+        let (model, news) = (Model::default(), Vec::new());
+        World { model, compiler, snapshot, generation: 0, endpoints_left: false, news }
     }
 
     fn of(objects: Vec<Obj>) -> World {
@@ -194,6 +218,7 @@ impl World {
         let compiled = self.compiler.update(&self.model, changes, self.generation);
         self.snapshot = compiled.snapshot;
         self.endpoints_left = compiled.removal.apply();
+        self.news = compiled.news.iter().map(line).collect();
         self.agrees_with_a_fresh_start();
     }
 
@@ -236,13 +261,17 @@ impl World {
     }
 
     fn problems(&self) -> Vec<String> {
-        let problems = self.compiler.problems().into_iter();
-        problems.map(|p| format!("{}: {}", p.ingress.name, p.problem)).collect()
+        self.compiler.problems().iter().map(line).collect()
     }
 
     fn certificate(&self, host: &str) -> String {
         self.snapshot.certificate(Some(host)).names.join(",")
     }
+}
+
+/// A problem as `object: message`.
+fn line(problem: &Problem) -> String {
+    format!("{}: {}", problem.object.name, problem.message)
 }
 
 fn listing(snapshot: &Snapshot) -> Vec<String> {
@@ -541,7 +570,7 @@ fn certificates_are_found_by_host_and_swapped() {
     world.apply(vec![secret("a", "not pem", &wild_key).into()]);
     assert_eq!(
         tls(&world)[0],
-        "a: TLS for a.com: Secret default/a: tls.crt holds no PEM certificate"
+        "a: TLS for a.com: Secret default/a: tls.crt contains no PEM certificate"
     );
     world.delete(model::Kind::Ingress, "w");
     assert_eq!(world.certificate("x.w.com"), "self-signed.invalid");
@@ -566,6 +595,188 @@ fn of_two_certificates_for_a_host_the_older_ingress_wins() {
     assert!(world.problems().contains(&expected.to_owned()), "{:?}", world.problems());
     world.delete(model::Kind::Secret, "a");
     assert_eq!(world.certificate("a.com"), "a.com,second.com", "a usable one is better than none");
+}
+
+fn with_annotation(mut ingress: Ingress, name: &str, value: &str) -> Ingress {
+    let key = format!("nginx.ingress.kubernetes.io/{name}");
+    ingress.annotations.insert(key.into(), value.into());
+    ingress
+}
+
+#[test]
+fn a_canary_never_takes_the_route_of_its_main_ingress() {
+    let mut main = one_path("main", "a.com", "web");
+    main.created_unix = Some(2);
+    let mut canary = with_annotation(one_path("canary", "a.com", "new"), "canary", "true");
+    canary = with_annotation(canary, "canary-weight", "0");
+    // The older one would win if it were an ordinary Ingress.
+    canary.created_unix = Some(1);
+    let alone = with_annotation(one_path("alone", "alone.com", "new"), "canary", "true");
+    let mut world = World::of(vec![main.into(), canary.clone().into(), alone.into()]);
+    assert_eq!(world.route("a.com", "/"), "web");
+    assert_eq!(world.route("alone.com", "/"), "404");
+    let of_canary = |world: &World| -> Vec<_> {
+        world.problems().into_iter().filter(|p| p.starts_with("canary: ")).collect()
+    };
+    assert_eq!(of_canary(&world).len(), 2, "{:?}", world.problems());
+    assert!(of_canary(&world)[0].contains("none of its routes is served"));
+    canary.annotations.clear();
+    world.apply(vec![canary.into()]);
+    assert_eq!(world.route("a.com", "/"), "new");
+    world.delete(model::Kind::Ingress, "canary");
+    assert_eq!(world.route("a.com", "/"), "web");
+}
+
+#[test]
+fn routes_that_are_to_be_restricted_or_rewritten_are_refused() {
+    for (name, value) in [("permanent-redirect", "https://x.example"), ("rewrite-target", "/")] {
+        let world =
+            World::of(vec![with_annotation(one_path("i", "a.com", "web"), name, value).into()]);
+        let route = world.snapshot.route("a.com", "/").unwrap();
+        assert_eq!(route.plan.refused.map(|by| by.name), Some(name));
+        assert!(world.problems()[0].ends_with("which is not supported: its routes answer 503"));
+    }
+}
+
+#[test]
+fn an_app_protocol_that_is_not_spoken_is_reported_on_its_service() {
+    let mut objects = ready("web", &["10.0.0.1"]);
+    objects.push(one_path("i", "a.com", "web").into());
+    let mut world = World::of(objects);
+    assert!(world.problems().is_empty());
+    let with = |protocol: &str| {
+        let mut service = service("web");
+        for port in &mut service.ports {
+            port.app_protocol = Some(protocol.into());
+        }
+        Obj::from(service)
+    };
+    for protocol in ["kubernetes.io/h2c", "https", "grpc", "nonsense"] {
+        world.apply(vec![with(protocol)]);
+        let expected = format!("web: appProtocol {protocol:?} is not supported by the ingress");
+        let found = world.problems();
+        assert!(found.len() == 1 && found[0].starts_with(&expected), "{found:?}");
+        assert_eq!(world.news, found, "it is new");
+        let fields: Vec<_> =
+            world.compiler.problems().iter().map(|p| p.field.to_string()).collect();
+        assert_eq!(fields, ["spec.ports[0].appProtocol"], "only the port that the Ingress uses");
+    }
+    for protocol in ["http", "HTTP", "kubernetes.io/ws", "tcp"] {
+        world.apply(vec![with(protocol)]);
+        assert!(world.problems().is_empty(), "{protocol}: {:?}", world.problems());
+    }
+    world.apply(vec![with("https")]);
+    world.delete(model::Kind::Ingress, "i");
+    assert!(world.problems().is_empty(), "no Ingress leads there");
+}
+
+#[test]
+fn a_path_that_looks_like_a_pattern_is_reported() {
+    use PathType::Prefix;
+    let table = [
+        ("/api(/|$)(.*)", "a regular expression"),
+        ("/[0-9]+", "a regular expression"),
+        ("/a.*", "a regular expression"),
+        ("/api/*", "a wildcard"),
+        ("/*/b", "a wildcard"),
+        ("/api", ""),
+        ("/a.b+c", ""),
+    ];
+    for (path, what) in table {
+        let mut objects = ready("web", &["10.0.0.1"]);
+        objects.push(ingress("i", vec![rule("a.com", &[(Prefix, path, "web")])]).into());
+        let world = World::of(objects);
+        let expected = format!("i: path {path} looks like {what}, but it is matched literally");
+        let expected = if what.is_empty() { vec![] } else { vec![expected] };
+        assert_eq!(world.problems(), expected);
+    }
+}
+
+#[test]
+fn problems_name_their_fields_and_are_told_once() {
+    let mut first = one_path("a", "a.com", "web");
+    first.created_unix = Some(1);
+    let second = ingress(
+        "b",
+        vec![
+            rule("b.com", &[(PathType::Prefix, "/", "web")]),
+            rule("a.com", &[(PathType::Exact, "/x", "web"), (PathType::Prefix, "/", "none")]),
+        ],
+    );
+    let second = with_tls(with_annotation(second, "limit-rps", "5"), &["b.com"], "s");
+    let mut objects = ready("web", &["10.0.0.1"]);
+    objects.extend([Obj::from(first), second.clone().into()]);
+    let mut world = World::of(objects);
+    let fields: Vec<_> = world.compiler.problems().iter().map(|p| p.field.to_string()).collect();
+    assert_eq!(
+        fields,
+        [
+            "metadata.annotations[nginx.ingress.kubernetes.io/limit-rps]",
+            "spec.tls[0].secretName",
+            "spec.rules[1].http.paths[1].backend.service.name",
+            "spec.rules[1].http.paths[1].path",
+        ]
+    );
+    assert_eq!(world.news.len(), 3, "that of the backend is not logged: {:?}", world.news);
+    world.apply(vec![second.into()]);
+    assert!(world.news.is_empty(), "{:?}", world.news);
+    let missing: Vec<_> = world.compiler.problems().into_iter().filter_map(|p| p.missing).collect();
+    let named = |kind, name| (kind, ObjectName::new("default", name));
+    assert_eq!(missing, [named(model::Kind::Secret, "s"), named(model::Kind::Service, "none")]);
+}
+
+#[test]
+fn a_version_1_certificate_is_served_by_its_common_name() {
+    let mut world = World::of(vec![
+        secret("v1", V1_CERTIFICATE, V1_KEY).into(),
+        with_tls(one_path("t", "t.test", "web"), &["t.test"], "v1").into(),
+    ]);
+    assert_eq!(world.certificate("t.test"), "t.test");
+    let about_tls: Vec<_> = world.problems().into_iter().filter(|p| p.contains("TLS")).collect();
+    assert_eq!(
+        about_tls,
+        ["t: TLS for t.test: the certificate of Secret default/v1 has no subject alternative \
+          name, so browsers reject it"]
+    );
+    let (_, other) = pem(&["t.test"]);
+    world.apply(vec![secret("v1", V1_CERTIFICATE, &other).into()]);
+    assert_eq!(world.certificate("t.test"), "self-signed.invalid");
+    assert!(world.problems().iter().any(|p| p.contains("does not belong")));
+}
+
+#[test]
+fn a_request_is_misdirected_only_where_the_certificate_of_its_connection_is_for_others() {
+    let (two, two_key) = pem(&["a.com", "b.com", "*.w.com", "10.0.0.1", "::1"]);
+    let (other, other_key) = pem(&["c.com"]);
+    let both = |name: &str, host: &str| -> Vec<Obj> {
+        let ingress = with_tls(one_path(name, host, "web"), &[host], name);
+        vec![secret(name, &two, &two_key).into(), ingress.into()]
+    };
+    let mut objects = both("a", "a.com");
+    objects.extend(both("b", "b.com"));
+    objects.push(secret("c", &other, &other_key).into());
+    objects.push(with_tls(one_path("c", "c.com", "web"), &["c.com"], "c").into());
+    let world = World::of(objects);
+    let misdirected = [
+        ("a.com", "a.com", false),
+        ("a.com", "b.com", false),
+        ("b.com", "a.com", false),
+        ("a.com", "x.w.com", false),
+        ("a.com", "w.com", true),
+        ("a.com", "10.0.0.1", false),
+        ("a.com", "[::1]", false),
+        ("a.com", "[0:0::1]", false),
+        ("a.com", "[::2]", true),
+        ("a.com", "c.com", true),
+        ("a.com", "elsewhere.com", true),
+        ("c.com", "a.com", true),
+        // Neither has a certificate of its own: the client saw the same one as it would there.
+        ("no.com", "elsewhere.com", false),
+    ];
+    for (server_name, host, expected) in misdirected {
+        let found = world.snapshot.is_misdirected(server_name, host);
+        assert_eq!(found, expected, "{server_name} then {host}");
+    }
 }
 
 #[test]

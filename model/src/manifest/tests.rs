@@ -453,7 +453,7 @@ fn what_is_no_object_is_told_apart() {
     check("null\n", &[]);
     check(
         "apiVersion: apps/v1\nkind: Deployment\nspec: {replicas: 1}\n",
-        &["2:1: warning: kind Deployment (apps/v1) is none that is read here, so it is left out"],
+        &["2:1: note: kind Deployment (apps/v1) is not used here"],
     );
     check(
         "apiVersion: networking.k8s.io/v1beta1\nkind: Ingress\nmetadata: {name: a}\n",
@@ -462,9 +462,101 @@ fn what_is_no_object_is_told_apart() {
     );
     check(
         "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n",
-        &["2:1: warning: kind Service (serving.knative.dev/v1) is none that is read here, so it \
-           is left out"],
+        &["2:1: note: kind Service (serving.knative.dev/v1) is not used here"],
     );
+}
+
+/// Messages that misled, or none.
+#[test]
+fn a_common_mistake_is_named_with_its_fix() {
+    let problems = |text: &str| problems(text, Format::Yaml);
+    let one = |text: &str, message: &str, help: &str| {
+        let found = problems(text);
+        let expected = format!("{message} ({help})");
+        let is_it = |line: &&String| line.contains(&expected);
+        assert_eq!(found.iter().filter(is_it).count(), 1, "{text}\n{found:#?}\n{expected}");
+    };
+    one(
+        "kind: Service\nmetadata: {name: a}\n",
+        "missing field \"apiVersion\"",
+        "add apiVersion: v1",
+    );
+    check("apiVersion: v1\nmetadata: {name: a}\n", &["1:1: error: missing field \"kind\""]);
+    let compose = "services:\n  web: {image: nginx}\n";
+    one(
+        compose,
+        "a compose file, not a Kubernetes object",
+        "docs/compose.md shows the manifests \
+         to write beside a compose file",
+    );
+    let kustomize = "run: kustomize build DIR | switchyard check -";
+    one("resources: [a.yaml]\n", "a kustomization, not a Kubernetes object", kustomize);
+    let template = "this looks like an unrendered template; for a Helm chart, run: helm template \
+                    CHART | switchyard check -";
+    one("a: {{ .Values.a }\nb: [}}\n", "not valid YAML", template);
+    let named = "apiVersion: v1\nkind: Service\nmetadata: {name: '{{ .Values.name }}'}\n";
+    assert!(problems(named)[0].contains(template), "{:?}", problems(named));
+    one("rules:\n- host: *.example\n", "not valid YAML", "quote it: '*.example'");
+    let slice = |address: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a, labels: \
+             {{kubernetes.io/service-name: a}}}}\naddressType: IPv4\nports: [{{port: 1}}]\n\
+             endpoints: [{{addresses: ['{address}']}}]\n"
+        )
+    };
+    let ip = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+    one(
+        &slice("127.0.0.1:9000"),
+        ip,
+        "write the address alone (127.0.0.1); the port belongs \
+         under ports: 9000",
+    );
+    one(&slice("web"), ip, "to name a host, use addressType: FQDN");
+    one(
+        &slice("web:80"),
+        ip,
+        "write the name alone (web) with addressType: FQDN, and port 80 \
+         under ports",
+    );
+    let ingress = |host: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: a}}\nspec:\n  \
+             rules: [{{host: '{host}', http: {{paths: [{{path: /, pathType: Prefix, backend: \
+             {{service: {{name: a, port: {{number: 1}}}}}}}}]}}}}]\n"
+        )
+    };
+    let help = "write the host alone, without scheme, port and path: a.example";
+    for host in ["http://a.example", "https://a.example:443/x", "a.example:8080", "a.example/x"] {
+        assert!(problems(&ingress(host))[0].contains(help), "{:?}", problems(&ingress(host)));
+    }
+}
+
+#[test]
+fn a_misspelt_kind_is_no_kind_of_another_program() {
+    let meant = |api_version: &str, kind: &str, right: &str| {
+        let group = if right == "Ingress" { "networking.k8s.io/v1" } else { "v1" };
+        let expected = format!(
+            "2:1: error: unknown kind {kind} ({api_version}) (did you mean kind: {right} with \
+             apiVersion: {group}?)"
+        );
+        check(&format!("apiVersion: {api_version}\nkind: {kind}\n"), &[&expected]);
+    };
+    meant("v1", "service", "Service");
+    meant("v1", "Services", "Service");
+    meant("networking.k8s.io/v1", "Ingres", "Ingress");
+    meant("networking.k8s.io/v1beta1", "ingress", "Ingress");
+    let others = [
+        ("v1", "ConfigMap"),
+        ("v1", "ServiceAccount"),
+        ("networking.k8s.io/v1", "NetworkPolicy"),
+        ("elbv2.k8s.aws/v1beta1", "IngressClassParams"),
+        ("monitoring.coreos.com/v1", "ServiceMonitor"),
+        ("external-secrets.io/v1", "SecretStore"),
+    ];
+    for (api_version, kind) in others {
+        let expected = format!("2:1: note: kind {kind} ({api_version}) is not used here");
+        check(&format!("apiVersion: {api_version}\nkind: {kind}\n"), &[&expected]);
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::decode::{Finding, Scalar, decode, resolve};
 use super::*;
+use std::fmt::Write as _;
 
 /// A tree in one line, each scalar with its place (`line:column`, from 0).
 fn print(tree: &Tree<'_>, id: NodeId) -> String {
@@ -52,6 +53,32 @@ fn yaml_becomes_a_tree_with_places() {
     check("a: &x 1\nb: *x\n", "{a@0:0=1@0:3 b@1:0=1@0:3}");
     check("a: *x\n", "0:3: not valid YAML: while parsing node, found unknown anchor");
     check("a: &x [*x]\n", "0:7: an alias inside the node that it names");
+}
+
+/// As many keys as a document may have took a minute and more of a core, now it is less than a
+/// second: time grew with the square of their number.
+#[test]
+fn merging_many_keys_takes_time_in_proportion() {
+    const KEYS: usize = 60_000;
+    let mut text = "base: &base\n".to_owned();
+    (0..KEYS).for_each(|n| writeln!(text, "  key-{n}: v").unwrap());
+    text.push_str("all:\n  <<: *base\n");
+    (0..KEYS / 4).for_each(|n| writeln!(text, "  other-{n}: v").unwrap());
+    let begun = std::time::Instant::now();
+    let tree = yaml::read(&text).unwrap().unwrap();
+    let all = tree.field(tree.root(), "all").unwrap();
+    assert_eq!(tree.entries(all).count(), KEYS + KEYS / 4);
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+/// However often a base is merged, its entries count towards the document's limit.
+#[test]
+fn merging_is_bounded() {
+    let mut text = "base: &base\n".to_owned();
+    (0..20_000).for_each(|n| writeln!(text, "  key-{n}: v").unwrap());
+    (0..200).for_each(|n| writeln!(text, "m{n}: {{<<: *base}}").unwrap());
+    let error = yaml::read(&text).unwrap_err();
+    assert!(error.message.contains("nodes, aliases expanded: split the file"), "{error:?}");
 }
 
 #[test]

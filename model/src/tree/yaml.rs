@@ -4,7 +4,9 @@
 //! before anything expands it. Merge keys (`<<`) are applied, as `kubectl` does.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
+use foldhash::fast::RandomState;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use super::{Builder, Children, MAX_DEPTH, MAX_NODES, NodeId, SyntaxError, Tree, Value};
@@ -154,29 +156,33 @@ impl<'t> Reader<'t> {
         Ok(())
     }
 
-    /// Replaces `<<: *base` among the pending entries by the base's entries that are not set.
+    /// Replaces `<<: *base` among the pending entries by the base's entries that are not set. Linear
+    /// in the entries of the mapping and its bases, which count as nodes of the document.
     fn merge(&mut self, first_child: usize) -> Result<(), SyntaxError> {
         let entries = self.builder.pending.split_off(first_child);
+        let mut merged = Vec::new();
         let mut bases = Vec::new();
         for pair in entries.chunks_exact(2) {
             if self.is_merge_key(pair[0]) {
                 bases.extend(self.bases_of(pair[1])?);
             } else {
-                self.builder.pending.extend(pair);
+                merged.extend(pair);
             }
         }
+        let size = bases.iter().map(|base| base.count as usize).sum();
+        self.count(size, Mark::default())?;
+        let mut set: HashSet<_, RandomState> =
+            merged.chunks_exact(2).map(|pair| self.key(pair[0])).collect();
         for base in bases {
-            let own = self.builder.children[base.first as usize..][..base.count as usize].to_vec();
-            self.count(own.len(), Mark::default())?;
+            let own = &self.builder.children[base.first as usize..][..base.count as usize];
             for pair in own.chunks_exact(2) {
-                let is_set = self.builder.pending[first_child..]
-                    .chunks_exact(2)
-                    .any(|set| self.key(set[0]) == self.key(pair[0]));
-                if !is_set {
-                    self.builder.pending.extend(pair);
+                if set.insert(self.key(pair[0])) {
+                    merged.extend(pair);
                 }
             }
         }
+        drop(set);
+        self.builder.pending.append(&mut merged);
         Ok(())
     }
 

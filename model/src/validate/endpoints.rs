@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use super::{At, Check, ROOT, accept, format};
+use super::{At, Check, ROOT, accept, format, portable};
 use crate::model::{Address, AddressType, Details, Endpoint, EndpointSlice, SlicePort};
 use crate::name::{Kind, ObjectName};
 use crate::object;
@@ -84,10 +85,17 @@ fn ports(
         if let Some(app_protocol) = object.app_protocol.as_deref() {
             check.expect(at.key("appProtocol"), app_protocol, format::qualified_name);
         }
+        // The API accepts any number; one bad port must not cost the slice the others.
+        let number = object.port.map(|port| u16::try_from(port).ok().and_then(NonZeroU16::new));
+        if number == Some(None) {
+            let help = "the other ports of the slice are served";
+            check.warn(at.key("port"), "must be between 1 and 65535: it is not served", help);
+            continue;
+        }
         ports.push(SlicePort {
             name: check.text(name),
             protocol: check.protocol(at, object.protocol.as_ref()),
-            port: object.port.and_then(|port| check.port(at.key("port"), port)),
+            port: number.flatten(),
             app_protocol: check.optional(object.app_protocol.as_ref()),
         });
     }
@@ -114,6 +122,7 @@ fn endpoint(
     }
     let conditions = object.conditions.clone().unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
+    portable::endpoint(object, at, check);
     if let Some(hostname) = object.hostname.as_deref() {
         check.expect(at.key("hostname"), hostname, format::dns_label);
     }
@@ -150,7 +159,11 @@ fn address(
         AddressType::Ipv4 => Family::V4,
         AddressType::Ipv6 => Family::V6,
     };
-    let ip = check.ip(at, text)?;
+    let before = check.complaints.len();
+    let Some(ip) = check.ip(at, text) else {
+        check.advise(before, &instead(text));
+        return None;
+    };
     if Family::of(ip) != family {
         let family = if family == Family::V4 { "an IPv4" } else { "an IPv6" };
         let before = check.complaints.len();
@@ -159,7 +172,24 @@ fn address(
         check.complaints.iter_mut().skip(before).for_each(|complaint| complaint.unsaid = 1);
         return None;
     }
+    portable::address(text, ip, at, check);
     endpoint_ip(ip, at, check)
+}
+
+/// What to write in the place of a text that is not an IP address.
+fn instead(text: &str) -> String {
+    if let Ok(address) = text.parse::<std::net::SocketAddr>() {
+        let (ip, port) = (address.ip(), address.port());
+        return format!("write the address alone ({ip}); the port belongs under ports: {port}");
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() && !host.contains(':') => {
+            format!(
+                "write the name alone ({host}) with addressType: FQDN, and port {port} under ports"
+            )
+        }
+        _ => "to name a host, use addressType: FQDN".to_owned(),
+    }
 }
 
 /// One label is enough here: the name of a container.

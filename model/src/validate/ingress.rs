@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{At, Check, ROOT, accept, format};
+use super::{At, Check, ROOT, accept, format, portable};
 use crate::model::{
     BackendPort, Ingress, IngressBackend, IngressClass, IngressPath, IngressRule, IngressTls,
     PathType,
@@ -87,8 +87,11 @@ fn class(
         if annotation.is_some_and(|annotation| annotation != field) {
             check.warn(
                 at.key("ingressClassName"),
-                format!("annotation {CLASS_ANNOTATION} names another class; this field wins"),
-                "remove the annotation",
+                format!(
+                    "annotation {CLASS_ANNOTATION} names another class, and this field wins: not \
+                     portable"
+                ),
+                "remove the annotation: a Kubernetes API refuses both",
             );
         }
     }
@@ -128,7 +131,20 @@ fn host_name(host: &str, at: At<'_>, check: &mut Check<'_>) -> Option<Arc<str>> 
         return None;
     }
     let rule = if host.contains('*') { format::wildcard_subdomain } else { format::dns_subdomain };
-    check.expect(at, host, rule).then(|| check.text(host))
+    let before = check.complaints.len();
+    let valid = check.expect(at, host, rule);
+    if let Some(help) = alone(host) {
+        check.advise(before, &help);
+    }
+    valid.then(|| check.text(host))
+}
+
+/// What to write in the place of a URL, or of a host with its port.
+fn alone(text: &str) -> Option<String> {
+    let after_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let host = after_scheme.split(['/', ':', '?']).next().unwrap_or_default();
+    (host != text && !host.is_empty())
+        .then(|| format!("write the host alone, without scheme, port and path: {host}"))
 }
 
 fn path(
@@ -268,6 +284,7 @@ pub fn ingress_class(object: &object::IngressClass<'_>, check: &mut Check<'_>) -
         }
         Some(_) => {}
     }
+    portable::controller(controller.unwrap_or_default(), check);
     let annotations = object.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
     let is_default =
         annotations.and_then(|map| map.value(DEFAULT_CLASS_ANNOTATION)) == Some("true");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::pod::labels;
-use super::{At, Check, ROOT, accept, format};
+use super::{At, Check, ROOT, accept, format, portable};
 use crate::model::{
     Service, ServicePort, ServiceType, TargetPort, TrafficDistribution, TrafficPolicy,
 };
@@ -41,6 +41,7 @@ pub fn service(object: &object::Service<'_>, check: &mut Check<'_>) -> Option<Re
     let spec = object.spec.as_ref().unwrap_or(&none);
     let at = ROOT.key("spec");
     let kind = service_type(spec, &at, check);
+    portable::service(spec, &at, check);
     let (cluster_ips, headless) = cluster_ips(spec, kind, &at, check);
     let ports = ports(spec, kind, headless, &at, check);
     let selector = spec.selector.as_ref().filter(|map| !map.0.is_empty());
@@ -218,6 +219,10 @@ fn port(
     let target_port = match &object.target_port {
         None | Some(IntOrText::Int(0)) => check.port(target, number).map(TargetPort::Number),
         Some(IntOrText::Int(number)) => check.port(target, *number).map(TargetPort::Number),
+        // As the API's defaults do.
+        Some(IntOrText::Text(name)) if name.is_empty() => {
+            check.port(target, number).map(TargetPort::Number)
+        }
         Some(IntOrText::Text(name)) => check
             .expect(target, name, format::port_name)
             .then(|| TargetPort::Name(check.text(name))),
@@ -279,8 +284,9 @@ fn affinity(
     match spec.session_affinity.as_deref() {
         None | Some("" | "None") => {
             if config.is_some_and(|config| config.client_ip.is_some()) {
-                let why = "must not be set when session affinity is None";
-                check.forbidden(at.key("sessionAffinityConfig"), why);
+                // The API drops it.
+                let why = "is ignored, because sessionAffinity is not ClientIP";
+                check.warn(at.key("sessionAffinityConfig"), why, "set sessionAffinity: ClientIP");
             }
             None
         }

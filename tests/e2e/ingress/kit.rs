@@ -48,16 +48,13 @@ impl World {
         self.folder.replace("all.yaml", &self.net.fill(manifests));
     }
 
-    /// The problems that `/status` tells, as `object: problem`.
+    /// The problems, warnings and notes that `/status` tells, as `object: message`.
     pub(crate) fn problems(&self) -> Vec<String> {
         let status = self.ingress.status();
-        let objects = status["ingress"]["problems"].as_array().unwrap().clone();
-        let of = |object: &serde_json::Value| {
-            let name = object["object"].as_str().unwrap().to_owned();
-            let problems = object["problems"].as_array().unwrap().clone();
-            problems.into_iter().map(move |p| format!("{name}: {}", p.as_str().unwrap()))
-        };
-        objects.iter().flat_map(of).collect()
+        let of = |level: &str| status["ingress"][level].as_array().unwrap().clone();
+        let all = ["problems", "warnings", "notes"].into_iter().flat_map(of);
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        all.map(|p| format!("{}: {}", text(&p["object"]), text(&p["message"]))).collect()
     }
 
     /// The value of a metric without labels, or with these.

@@ -45,6 +45,8 @@ async fn the_path_table() {
         ("both.com", "Exact", "/foo", "both-e"),
         ("trail.com", "Prefix", "/aaa/bbb/", "trail"),
         ("root.com", "Prefix", "/", "root"),
+        ("escaped.com", "Prefix", "/café", "aaa"),
+        ("escaped.com", "Exact", "/a b", "bbb"),
     ];
     let world = World::start_in(net, &(services + &ingress("table", &rules)), &[]);
     let requests = [
@@ -52,6 +54,10 @@ async fn the_path_table() {
         ("exact.com", "/foo/", "404"),
         ("exact.com", "/FOO", "404"),
         ("exact.com", "/bar", "404"),
+        ("escaped.com", "/caf%C3%A9/x", "aaa"),
+        ("escaped.com", "/caf%c3%a9", "aaa"),
+        ("escaped.com", "/a%20b", "bbb"),
+        ("escaped.com", "/a%20b/", "404"),
         ("slash.com", "/foo/", "slash"),
         ("slash.com", "/foo", "404"),
         ("prefix.com", "/foo", "prefix"),
@@ -227,7 +233,7 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
     check(
         &world,
         &[
-            ("a.com", "/", "web"),
+            ("a.com", "/", "503"),
             ("gone.com", "/", "503"),
             ("empty.com", "/", "503"),
             ("closed.com", "/", "503"),
@@ -237,12 +243,12 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
     .await;
     let problems = world.problems();
     for expected in [
-        "default/first: annotation nginx.ingress.kubernetes.io/rewrite-target: unknown or not",
+        "default/first: annotation nginx.ingress.kubernetes.io/rewrite-target changes where requests go, which is not supported: its routes",
         "default/second: host a.com, Prefix path /: Ingress default/first has it already",
-        "default/second: annotation nginx.ingress.kubernetes.io/server-snippet: refused: a snippet",
+        "default/second: annotation nginx.ingress.kubernetes.io/server-snippet is nginx configuration",
         "default/third: backend default/missing:80: the Service does not exist",
         "default/fourth: backend default/empty:80: the Service has no ready endpoint",
-        "default/fifth: annotation nginx.ingress.kubernetes.io/whitelist-source-range: restricts",
+        "default/fifth: annotation nginx.ingress.kubernetes.io/whitelist-source-range restricts",
     ] {
         assert!(problems.iter().any(|p| p.starts_with(expected)), "{expected}: {problems:#?}");
     }
@@ -251,6 +257,30 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
     let answer = get(&world, Speaks::Http1, "gone.com", "/").await;
     assert_eq!(answer.headers["retry-after"], "1");
     assert!(!answer.body.contains("missing"), "no names of Services to clients: {}", answer.body);
+}
+
+/// A canary was served as a plain rule: 20 of 20 requests went to it.
+#[tokio::test]
+async fn a_canary_of_weight_zero_gets_no_request() {
+    let net = Net::new();
+    let (services, _running) = endpoints(net, &["main", "canary"]).await;
+    let prefix = "nginx.ingress.kubernetes.io";
+    let canary = annotated(
+        "a-canary",
+        "a.com",
+        "canary",
+        &[(&format!("{prefix}/canary"), "true"), (&format!("{prefix}/canary-weight"), "0")],
+    );
+    let main = ingress("main", &[("a.com", "Prefix", "/", "main")]);
+    let world = World::start_in(net, &(services + &canary + &main), &[]);
+    for _ in 0..5 {
+        check(&world, &[("a.com", "/", "main")]).await;
+    }
+    let status = world.ingress.status();
+    let problem = &status["ingress"]["problems"][0];
+    assert_eq!(problem["object"], "default/a-canary");
+    assert_eq!(problem["field"], format!("metadata.annotations[{prefix}/canary]"));
+    assert!(problem["help"].as_str().unwrap().contains("switchyard.dev/canary"), "{problem}");
 }
 
 #[tokio::test]

@@ -138,6 +138,71 @@ async fn a_host_with_another_certificate_is_misdirected() {
     }
 }
 
+/// 421 asks a browser to try another connection, which finds no route either.
+#[tokio::test]
+async fn two_secrets_with_one_certificate_and_unknown_hosts_are_not_misdirected() {
+    let net = Net::new();
+    let (services, _endpoint) = web(net).await;
+    let pair = Pair::new(&["a.example", "b.example"]);
+    let manifests = [
+        services,
+        pair.secret("one"),
+        pair.secret("two"),
+        with_tls("one", &["a.example"], "one"),
+        with_tls("two", &["b.example"], "two"),
+        ingress("plain", &[("plain.example", "Prefix", "/", "web")]),
+    ];
+    let world = World::start_in(net, &manifests.concat(), &[]);
+    for speaks in [Speaks::Http1OverTls, Speaks::Http2OverTls] {
+        let mut client = Client::connect(&world, speaks, "a.example").await;
+        let table = [
+            ("b.example", 200),
+            ("B.Example.", 200),
+            ("plain.example", 421),
+            ("nowhere.example", 404),
+        ];
+        for (host, status) in table {
+            assert_eq!(client.get(host, "/").await.status, status, "{speaks:?} {host}");
+        }
+    }
+}
+
+/// RFC 6066 allows no trailing dot in a server name, but some clients send it. Clients of
+/// libraries do not, so the hello of one is changed on its way; over TLS 1.2 the certificate comes
+/// in plain text, before anything notices.
+#[tokio::test]
+async fn a_server_name_with_a_trailing_dot_gets_its_certificate() {
+    let net = Net::new();
+    let (services, _endpoint) = web(net).await;
+    let pair = Pair::new(&["t.test"]);
+    let manifests = services + &pair.secret("s") + &with_tls("i", &["t.test"], "s");
+    let world = World::start_in(net, &manifests, &[]);
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    for name in ["t.test.", "T.Test."] {
+        let stand_in = "t.test0".try_into().unwrap();
+        let mut client = rustls::ClientConnection::new(Arc::new(config.clone()), stand_in).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        let at = hello.windows(7).position(|window| window == b"t.test0").unwrap();
+        hello[at..at + 7].copy_from_slice(name.as_bytes());
+        let mut stream = TcpStream::connect(world.https).await.unwrap();
+        stream.write_all(&hello).await.unwrap();
+        let der = pair.der();
+        let mut answer = Vec::new();
+        let read = async {
+            while !answer.windows(der.len()).any(|window| window == &*der) {
+                assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "{name}: {answer:?}");
+            }
+        };
+        tokio::time::timeout(crate::support::PATIENCE, read).await.expect(name);
+    }
+}
+
 #[tokio::test]
 async fn versions_are_agreed_on_and_sessions_resumed_at_any_worker() {
     let net = Net::new();

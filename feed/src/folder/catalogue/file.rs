@@ -304,8 +304,8 @@ fn second(key: &RecordKey, first: &Definition, mark: Mark) -> Problem {
     let line = first.lines_above + first.mark.line + 1;
     Problem {
         level: Level::Error,
-        message: format!("{key} is defined a second time, so this one is not served"),
-        help: Some(format!("it is served as line {line} has it")),
+        message: format!("{key} is defined twice; this definition is not served"),
+        help: Some(format!("that of line {line} is served: delete or rename one of them")),
         mark,
         excerpt: None,
     }

@@ -156,8 +156,8 @@ fn of_two_files_with_the_same_object_the_incumbent_stays() {
     assert_eq!(folder.batch(&[("n.yaml", &two), ("m.yaml", &one)], &[]), ["a=10.0.0.1"]);
     assert_eq!(
         folder.errors(),
-        ["n.yaml:2:1: error: Service default/a is defined a second time, so this one is not \
-          served (it is served as default/a (m.yaml:2) has it)"]
+        ["n.yaml:2:1: error: Service default/a is defined twice; this definition is not served \
+          (that of default/a (m.yaml:2) is served: delete or rename one of them)"]
     );
     // A newcomer with a smaller path changes nothing; neither does an edit of the other.
     assert!(folder.put("b.yaml", &service("a", "10.0.0.3")).is_empty());
@@ -181,8 +181,8 @@ fn of_two_documents_with_the_same_object_the_incumbent_stays() {
     assert!(folder.put("f.yaml", &above).is_empty());
     assert_eq!(
         folder.errors(),
-        ["f.yaml:2:1: error: Service default/a is defined a second time, so this one is not \
-          served (it is served as line 9 has it)"]
+        ["f.yaml:2:1: error: Service default/a is defined twice; this definition is not served \
+          (that of line 9 is served: delete or rename one of them)"]
     );
     assert_eq!(folder.put("f.yaml", &service("a", "10.0.0.2")), ["a=10.0.0.2"]);
     assert!(folder.errors().is_empty());

@@ -1,0 +1,278 @@
+//! The annotations of an Ingress that are known, and what becomes of each.
+//!
+//! Pure. The names are those of ingress-nginx; each is read under its prefix and under ours. What
+//! those that are served do is in `policy`. `docs/annotations.md` shows this table to users; a
+//! test compares both.
+
+use self::Effect::{Canary, Diverts, Restricts, Snippet};
+use self::Support::{NoEffect, Refused, Served, Unserved};
+
+/// What becomes of an annotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Support {
+    Served,
+    /// To serve the routes without it would open or misdirect what its author closed or directed.
+    /// With one of these values it asks for nothing.
+    Refused(Effect, &'static [&'static str]),
+    /// The routes are served without it; the text says what is missing.
+    Unserved(&'static str),
+    /// Nothing is missing without it; the text says why.
+    NoEffect(&'static str),
+}
+
+/// What an annotation that is not served would do to requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Restricts,
+    Diverts,
+    /// The Ingress is an alternative to another one, not to be served beside it.
+    Canary,
+    /// Configuration of nginx, whose effect is unknown.
+    Snippet,
+}
+
+impl Effect {
+    /// What the annotation does, to be followed by "which is not supported".
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Restricts => "restricts access",
+            Diverts => "changes where requests go",
+            Canary => "makes this Ingress a canary of another",
+            Snippet => "is nginx configuration, which may restrict access",
+        }
+    }
+}
+
+const NEVER: &[&str] = &[];
+/// How a boolean is written that is false, as Go reads it.
+pub(super) const FALSE: &[&str] = &["false", "0", "f", "F", "FALSE", "False"];
+const ZERO: &[&str] = &["0"];
+const PLAIN_HTTP: &[&str] = &["HTTP", "http", "AUTO_HTTP", "auto_http"];
+const DENY_LIST: Support = Refused(Restricts, NEVER);
+const AUTH: Support = Refused(Restricts, NEVER);
+const LIMIT: Support = Refused(Restricts, ZERO);
+const CANARY: Support = Refused(Canary, NEVER);
+const SNIPPET: Support = Refused(Snippet, NEVER);
+const REDIRECT: Support = Refused(Diverts, NEVER);
+const WAF: Support = Refused(Restricts, FALSE);
+
+const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
+const OF_LIMITS: Support = NoEffect("it changes request limits, which are refused");
+const OF_REDIRECTS: Support = NoEffect("it changes redirects, which are refused");
+const OF_COOKIES: Support = NoEffect("it changes cookie affinity, which is not supported");
+const OF_CORS: Support = NoEffect("it changes CORS, which is not supported");
+const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
+const OF_HTTPS_ENDPOINTS: Support = NoEffect("it is for HTTPS endpoints, which are refused");
+const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
+const OF_HASHES: Support = NoEffect("it changes upstream-hash-by, which is not supported");
+const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
+const TRACING: Support = NoEffect("no spans are sent, and traceparent is passed on");
+const OLD: Support = NoEffect("no current ingress-nginx reads it");
+const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciphers");
+
+/// Every annotation that is known, by name without its prefix, in order.
+pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
+    ("add-base-url", OLD),
+    ("affinity", Unserved("cookie affinity: requests go to endpoints in turn")),
+    ("affinity-canary-behavior", OF_COOKIES),
+    ("affinity-mode", OF_COOKIES),
+    ("allowlist-source-range", DENY_LIST),
+    ("app-root", REDIRECT),
+    ("auth-always-set-cookie", OF_AUTH),
+    ("auth-cache-duration", OF_AUTH),
+    ("auth-cache-key", OF_AUTH),
+    ("auth-keepalive", OF_AUTH),
+    ("auth-keepalive-requests", OF_AUTH),
+    ("auth-keepalive-share-vars", OF_AUTH),
+    ("auth-keepalive-timeout", OF_AUTH),
+    ("auth-method", OF_AUTH),
+    ("auth-proxy-set-headers", OF_AUTH),
+    ("auth-realm", AUTH),
+    ("auth-request-redirect", OF_AUTH),
+    ("auth-response-headers", OF_AUTH),
+    ("auth-secret", AUTH),
+    ("auth-secret-type", AUTH),
+    ("auth-signin", AUTH),
+    ("auth-signin-redirect-param", OF_AUTH),
+    ("auth-snippet", SNIPPET),
+    ("auth-tls-error-page", OF_AUTH),
+    ("auth-tls-match-cn", AUTH),
+    ("auth-tls-pass-certificate-to-upstream", OF_AUTH),
+    ("auth-tls-secret", AUTH),
+    ("auth-tls-verify-client", Refused(Restricts, &["off"])),
+    ("auth-tls-verify-depth", AUTH),
+    ("auth-type", AUTH),
+    ("auth-url", AUTH),
+    ("backend-protocol", Refused(Diverts, PLAIN_HTTP)),
+    ("base-url-scheme", OLD),
+    ("canary", Refused(Canary, FALSE)),
+    ("canary-by-cookie", CANARY),
+    ("canary-by-header", CANARY),
+    ("canary-by-header-pattern", CANARY),
+    ("canary-by-header-value", CANARY),
+    ("canary-weight", CANARY),
+    ("canary-weight-total", CANARY),
+    ("client-body-buffer-size", STREAMS),
+    ("configuration-snippet", SNIPPET),
+    ("connection-proxy-header", Unserved("the Connection header to endpoints")),
+    ("cors-allow-credentials", OF_CORS),
+    ("cors-allow-headers", OF_CORS),
+    ("cors-allow-methods", OF_CORS),
+    ("cors-allow-origin", OF_CORS),
+    ("cors-expose-headers", OF_CORS),
+    ("cors-max-age", OF_CORS),
+    ("custom-headers", Unserved("response headers of its own")),
+    ("custom-http-errors", Unserved("error pages of its own")),
+    ("default-backend", Unserved("a backend for errors")),
+    ("denylist-source-range", DENY_LIST),
+    ("disable-proxy-intercept-errors", NoEffect("it changes error pages, which are not served")),
+    ("enable-access-log", NoEffect("requests are logged at level debug only")),
+    ("enable-cors", Unserved("CORS headers, which endpoints may send themselves")),
+    ("enable-global-auth", NoEffect("there is no global authentication")),
+    ("enable-influxdb", OLD),
+    ("enable-modsecurity", WAF),
+    ("enable-opentelemetry", TRACING),
+    ("enable-opentracing", TRACING),
+    ("enable-owasp-core-rules", WAF),
+    ("enable-rewrite-log", NoEffect("it is for debugging nginx")),
+    ("enable-websockets", OLD),
+    ("fastcgi-index", OF_FASTCGI),
+    ("fastcgi-params-configmap", OF_FASTCGI),
+    ("force-ssl-redirect", Served),
+    ("from-to-www-redirect", Unserved("the redirect from or to the www host")),
+    ("global-rate-limit", LIMIT),
+    ("global-rate-limit-ignored-cidrs", OF_LIMITS),
+    ("global-rate-limit-key", OF_LIMITS),
+    ("global-rate-limit-window", OF_LIMITS),
+    ("grpc-backend", OLD),
+    ("http2-push-preload", NoEffect("browsers no longer accept HTTP/2 push")),
+    ("limit-allowlist", OF_LIMITS),
+    ("limit-burst-multiplier", OF_LIMITS),
+    ("limit-connections", LIMIT),
+    ("limit-rate", Unserved("the limit of a response's bandwidth")),
+    ("limit-rate-after", NoEffect("it changes limit-rate, which is not supported")),
+    ("limit-rpm", LIMIT),
+    ("limit-rps", LIMIT),
+    ("limit-whitelist", OF_LIMITS),
+    ("load-balance", Unserved("the choice of a balancing method: it is round robin")),
+    ("mirror-host", OF_MIRRORS),
+    ("mirror-request-body", OF_MIRRORS),
+    ("mirror-target", Unserved("copies of requests")),
+    ("modsecurity-snippet", SNIPPET),
+    ("modsecurity-transaction-id", NoEffect("there is no web application firewall")),
+    ("opentelemetry-operation-name", TRACING),
+    ("opentelemetry-trust-incoming-span", TRACING),
+    ("opentracing-trust-incoming-span", TRACING),
+    ("permanent-redirect", REDIRECT),
+    ("permanent-redirect-code", OF_REDIRECTS),
+    ("preserve-trailing-slash", NoEffect("redirects to HTTPS always keep a trailing slash")),
+    ("proxy-body-size", Served),
+    ("proxy-buffer-size", STREAMS),
+    ("proxy-buffering", STREAMS),
+    ("proxy-buffers-number", STREAMS),
+    ("proxy-busy-buffers-size", STREAMS),
+    ("proxy-connect-timeout", Served),
+    ("proxy-cookie-domain", Unserved("the change of the domain of endpoints' cookies")),
+    ("proxy-cookie-path", Unserved("the change of the path of endpoints' cookies")),
+    ("proxy-http-version", Unserved("HTTP/1.0 to endpoints: it is HTTP/1.1")),
+    ("proxy-max-temp-file-size", STREAMS),
+    ("proxy-next-upstream", Unserved("the choice of failures after which to retry")),
+    ("proxy-next-upstream-timeout", Unserved("the time limit of retries")),
+    ("proxy-next-upstream-tries", Unserved("the number of tries")),
+    ("proxy-read-timeout", Served),
+    ("proxy-redirect-from", Unserved("the change of endpoints' Location headers")),
+    ("proxy-redirect-to", Unserved("the change of endpoints' Location headers")),
+    ("proxy-request-buffering", STREAMS),
+    ("proxy-send-timeout", Served),
+    ("proxy-ssl-ciphers", OF_HTTPS_ENDPOINTS),
+    ("proxy-ssl-name", OF_HTTPS_ENDPOINTS),
+    ("proxy-ssl-protocols", OF_HTTPS_ENDPOINTS),
+    ("proxy-ssl-secret", OF_HTTPS_ENDPOINTS),
+    ("proxy-ssl-server-name", OF_HTTPS_ENDPOINTS),
+    ("proxy-ssl-verify", OF_HTTPS_ENDPOINTS),
+    ("proxy-ssl-verify-depth", OF_HTTPS_ENDPOINTS),
+    ("relative-redirects", OF_REDIRECTS),
+    ("rewrite-target", Refused(Diverts, NEVER)),
+    ("satisfy", Refused(Restricts, &["all"])),
+    ("secure-backends", OLD),
+    ("server-alias", Unserved("further names of the host")),
+    ("server-snippet", SNIPPET),
+    ("service-upstream", NoEffect("requests always go to endpoints, never to a ClusterIP")),
+    ("session-cookie-change-on-failure", OF_COOKIES),
+    ("session-cookie-conditional-samesite-none", OF_COOKIES),
+    ("session-cookie-domain", OF_COOKIES),
+    ("session-cookie-expires", OF_COOKIES),
+    ("session-cookie-hash", OLD),
+    ("session-cookie-max-age", OF_COOKIES),
+    ("session-cookie-name", OF_COOKIES),
+    ("session-cookie-path", OF_COOKIES),
+    ("session-cookie-samesite", OF_COOKIES),
+    ("session-cookie-secure", OF_COOKIES),
+    ("ssl-ciphers", CIPHERS),
+    ("ssl-passthrough", Refused(Diverts, FALSE)),
+    ("ssl-prefer-server-ciphers", CIPHERS),
+    ("ssl-redirect", Served),
+    ("stream-snippet", SNIPPET),
+    ("temporal-redirect", REDIRECT),
+    ("temporal-redirect-code", OF_REDIRECTS),
+    ("upstream-fail-timeout", OLD),
+    ("upstream-hash-by", Unserved("hashing: requests go to endpoints in turn")),
+    ("upstream-hash-by-subset", OF_HASHES),
+    ("upstream-hash-by-subset-size", OF_HASHES),
+    ("upstream-vhost", Refused(Diverts, NEVER)),
+    ("use-forwarded-headers", OLD),
+    ("use-port-in-redirects", OF_REDIRECTS),
+    ("use-regex", Refused(Diverts, FALSE)),
+    ("whitelist-source-range", DENY_LIST),
+    ("x-forwarded-prefix", Unserved("the header X-Forwarded-Prefix")),
+];
+
+/// What becomes of an annotation, by its name without the prefix, with that name.
+pub(crate) fn support(name: &str) -> Option<(&'static str, Support)> {
+    let found = ANNOTATIONS.binary_search_by(|(known, _)| (*known).cmp(name));
+    found.ok().map(|at| ANNOTATIONS[at])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_are_in_order() {
+        assert!(ANNOTATIONS.is_sorted_by(|a, b| a.0 < b.0));
+        assert_eq!(support("ssl-redirect"), Some(("ssl-redirect", Served)));
+        assert_eq!(support("sl-redirect"), None);
+    }
+
+    /// Users choose by the page, so it says what the code does.
+    #[test]
+    fn the_page_of_annotations_says_what_the_code_does() {
+        let page = include_str!("../../../docs/annotations.md");
+        let rows: Vec<_> = page.lines().filter(|line| line.starts_with("| `")).collect();
+        let expected: Vec<_> =
+            ANNOTATIONS.iter().map(|(name, support)| row(name, *support)).collect();
+        let missing: Vec<_> = expected.iter().filter(|row| !rows.contains(&row.as_str())).collect();
+        assert!(missing.is_empty(), "docs/annotations.md lacks these rows: {missing:#?}");
+        let known = |row: &&str| expected.iter().any(|expected| expected == row);
+        let other: Vec<_> = rows.iter().filter(|row| !known(row)).collect();
+        assert!(
+            other.is_empty(),
+            "docs/annotations.md has rows that the code does not: {other:#?}"
+        );
+    }
+
+    /// An annotation's row of the page.
+    fn row(name: &str, support: Support) -> String {
+        match support {
+            Served => format!("| `{name}` | served | |"),
+            Refused(Canary, _) => format!("| `{name}` | not served: the Ingress has no routes | |"),
+            Refused(effect, _) => {
+                format!("| `{name}` | not served: its routes answer 503 | it {} |", effect.words())
+            }
+            Unserved(missing) => {
+                format!("| `{name}` | ignored, with a warning | missing: {missing} |")
+            }
+            NoEffect(why) => format!("| `{name}` | no effect | {why} |"),
+        }
+    }
+}

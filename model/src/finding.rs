@@ -1,0 +1,162 @@
+//! What is valid, but probably a mistake: a Service without endpoints, a slice without a Service,
+//! an Ingress of a class that nothing defines.
+//!
+//! Pure: it looks at the model alone, and names objects and fields; the caller finds where they
+//! stand in files. Left out: what an Ingress leads to, which the ingress says itself.
+
+use std::collections::BTreeSet;
+
+use crate::model::{EndpointSlice, Ingress, Model, ServiceEntry, ServiceType};
+use crate::name::{Kind, ObjectName};
+use crate::problem::{Level, Mark, Problem};
+use crate::record::{RecordKey, RecordKind};
+use crate::tree::Step;
+
+/// A problem of an object, at a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub key: RecordKey,
+    pub path: Vec<Step>,
+    pub problem: Problem,
+    /// An object that is not there. Where it was rejected, that was reported already.
+    pub missing: Option<RecordKey>,
+}
+
+/// The class that an ingress serves unless its flags name another.
+const USUAL_CLASS: &str = "switchyard";
+
+/// Everything of that kind in a model.
+///
+/// Where `is_defined` knows an object that the model does not, an error was reported for it, so it
+/// is not reported as missing.
+pub fn of(model: &Model, is_defined: &dyn Fn(&RecordKey) -> bool) -> Vec<Finding> {
+    let mut found = Found(Vec::new());
+    for entry in model.services() {
+        service(&entry, &mut found);
+    }
+    for (service, slices) in model.slices_without_service() {
+        if !is_defined(&key(Kind::Service, &service)) {
+            slices.iter().for_each(|slice| orphan(&service, slice, &mut found));
+        }
+    }
+    for ingress in model.ingresses() {
+        class(ingress, is_defined, &mut found);
+    }
+    found.0
+}
+
+struct Found(Vec<Finding>);
+
+impl Found {
+    fn add(&mut self, kind: Kind, name: &ObjectName, path: Vec<Step>, message: String, help: &str) {
+        self.0.push(Finding {
+            key: key(kind, name),
+            path,
+            missing: None,
+            problem: Problem {
+                level: Level::Warning,
+                message,
+                help: Some(help.to_owned()),
+                mark: Mark::default(),
+                excerpt: None,
+            },
+        });
+    }
+}
+
+fn key(kind: Kind, name: &ObjectName) -> RecordKey {
+    RecordKey { kind: RecordKind::Of(kind), name: name.clone() }
+}
+
+/// A path from `spec.rules[0].host` written so.
+fn path(text: &str) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for part in text.split('.') {
+        let (key, indexes) = part.split_once('[').unwrap_or((part, ""));
+        steps.push(Step::Key(key.to_owned()));
+        let indexes = indexes.split(['[', ']']).filter_map(|index| index.parse().ok());
+        steps.extend(indexes.map(Step::Index));
+    }
+    steps
+}
+
+fn service(entry: &ServiceEntry, found: &mut Found) {
+    let service = &entry.service;
+    if matches!(service.service_type, ServiceType::ExternalName(_)) || service.foreign_proxy {
+        return;
+    }
+    let mut warn = |at: &str, message: String, help: &str| {
+        found.add(Kind::Service, &service.name, path(at), message, help);
+    };
+    let endpoints: usize = entry.slices.iter().map(|slice| slice.endpoints.len()).sum();
+    if endpoints == 0 {
+        return warn(
+            "metadata.name",
+            format!("Service {} has no endpoints, so nothing answers there", service.name),
+            "add an EndpointSlice labelled kubernetes.io/service-name, or Pods that it selects",
+        );
+    }
+    let ready = entry.slices.iter().flat_map(|slice| &slice.endpoints).any(|e| e.ready);
+    if !ready && !service.publish_not_ready_addresses {
+        warn(
+            "metadata.name",
+            format!("none of the {endpoints} endpoints of Service {} is ready", service.name),
+            "an endpoint is ready unless conditions.ready is false, a Pod only if its condition \
+             Ready is True",
+        );
+    }
+    for (i, port) in service.ports.iter().enumerate() {
+        let serves = |slice: &EndpointSlice| {
+            let mut ports = slice.ports.iter();
+            ports.any(|p| p.name == port.name && p.protocol == port.protocol && p.port.is_some())
+        };
+        if !entry.slices.iter().any(|slice| serves(slice)) {
+            let field = if port.name.is_empty() { "port" } else { "name" };
+            let names: BTreeSet<_> = entry
+                .slices
+                .iter()
+                .flat_map(|slice| &slice.ports)
+                .map(|port| format!("{:?} ({})", port.name, port.protocol))
+                .collect();
+            let names = names.into_iter().collect::<Vec<_>>().join(", ");
+            warn(
+                &format!("spec.ports[{i}].{field}"),
+                format!(
+                    "spec.ports[{i}]: no slice of Service {} has a port {:?} ({}); they have: {}",
+                    service.name,
+                    port.name,
+                    port.protocol,
+                    if names.is_empty() { "none" } else { &names }
+                ),
+                "the ports of a Service and of its slices are matched by name and protocol",
+            );
+        }
+    }
+}
+
+fn orphan(service: &ObjectName, slice: &EndpointSlice, found: &mut Found) {
+    let label = vec![
+        Step::Key("metadata".to_owned()),
+        Step::Key("labels".to_owned()),
+        Step::Key("kubernetes.io/service-name".to_owned()),
+    ];
+    let message = format!("there is no Service {service}, so the slice serves nothing");
+    found.add(Kind::EndpointSlice, &slice.name, label, message, "name the Service that it is for");
+}
+
+/// A class that no IngressClass of the manifests defines, and that is not the usual one.
+fn class(ingress: &Ingress, is_defined: &dyn Fn(&RecordKey) -> bool, found: &mut Found) {
+    let Some(class) = &ingress.class else { return };
+    let name = ObjectName::new("", class);
+    if **class == *USUAL_CLASS || is_defined(&key(Kind::IngressClass, &name)) {
+        return;
+    }
+    let message = format!(
+        "there is no IngressClass {class:?}, so an ingress of class {USUAL_CLASS:?} serves none of \
+         Ingress {}",
+        ingress.name
+    );
+    let help = "write the class switchyard, an IngressClass of that name with controller: \
+                switchyard.dev/ingress, or run the ingress with --ingress-class";
+    found.add(Kind::Ingress, &ingress.name, path("spec.ingressClassName"), message, help);
+}
