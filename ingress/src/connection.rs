@@ -6,12 +6,16 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use daemon::LogLimit;
+
 use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
 use crate::limits::Permit;
 use crate::origin::Origin;
-use crate::settings::DRAIN_LINGER;
+use crate::settings::{DRAIN_LINGER, LINGER};
 use crate::upstream::Upstream;
+
+static FLOODS: LogLimit = LogLimit::new("HTTP/2 floods of control frames");
 
 /// A connection of a client.
 #[derive(Debug)]
@@ -31,6 +35,8 @@ pub(crate) struct Connection {
     begun_stream: RefCell<Option<Rc<Deadline>>>,
     /// The client's socket takes no more bytes.
     is_blocked: Cell<bool>,
+    /// The client has sent a flood of control frames.
+    is_flooded: Cell<bool>,
     /// The endpoint's connection, from its 101 until the client's connection has changed too.
     tunnel: RefCell<Option<Upstream>>,
     _permit: Permit,
@@ -67,6 +73,7 @@ impl Connection {
             timeout,
             begun_stream: RefCell::new(None),
             is_blocked: Cell::new(false),
+            is_flooded: Cell::new(false),
             tunnel: RefCell::new(None),
             _permit: permit,
         })
@@ -135,6 +142,21 @@ impl Connection {
         }
     }
 
+    /// The client has sent a flood of control frames and was answered with GOAWAY: the connection
+    /// lasts only so long that the client can read it.
+    pub(crate) fn end_flooded(&self) {
+        self.is_flooded.set(true);
+        self.deadline.arm(LINGER.into());
+        self.context.shard().floods.add(1);
+        if FLOODS.admits() {
+            tracing::warn!(client = %self.origin.peer, "HTTP/2 flood of control frames: closing");
+        }
+    }
+
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.is_flooded.get()
+    }
+
     /// How long the connection may wait for its next request.
     pub(crate) fn idle_timeout(&self) -> Ticks {
         let settings = self.context.settings();
@@ -158,7 +180,7 @@ impl Connection {
     pub(crate) fn begin_request(&self) {
         self.in_flight.set(self.in_flight.get() + 1);
         self.phase.set(Phase::Exchange);
-        if self.is_http2 {
+        if self.is_http2 && !self.is_flooded() {
             self.deadline.disarm();
         }
     }
@@ -166,7 +188,7 @@ impl Connection {
     pub(crate) fn end_request(&self) {
         let left = self.in_flight.get() - 1;
         self.in_flight.set(left);
-        if left == 0 && self.tunnel.borrow().is_none() {
+        if left == 0 && self.tunnel.borrow().is_none() && !self.is_flooded() {
             self.phase.set(Phase::Idle);
             self.deadline.arm(self.idle_timeout());
         }

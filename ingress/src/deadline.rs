@@ -174,7 +174,7 @@ impl Deadline {
         fired
     }
 
-    /// Whether nobody reacted to it in time; the task is woken for that too.
+    /// Whether its task did not react in time; the task is woken for that too.
     pub(crate) fn poll_killed(&self, cx: &Context<'_>) -> bool {
         self.with(|entry| {
             if entry.waker.is_none() {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_used_again_and_begin_anew() {
+    fn entries_are_used_again() {
         let clock = Clock::new();
         let first = clock.deadlines.add();
         first.arm(ticks(0));

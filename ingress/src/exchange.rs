@@ -66,8 +66,8 @@ impl<'a> Exchange<'a> {
         let context = self.in_flight.context();
         let record = self.in_flight.record.borrow();
         let origin = &self.in_flight.connection.origin;
-        let said = (origin, &context.settings().rules, &record.id);
-        upstream.begin(head, body, self.max_body, said);
+        let source = (origin, &context.settings().rules, &record.id);
+        upstream.begin(head, body, self.max_body, source);
     }
 
     /// Waits for the head of the response, by whatever connection gets it; its fields are put

@@ -62,12 +62,12 @@ async fn answer(
     let query = uri.query();
     let server_name = in_flight.connection.server_name.as_deref();
     let facts = Facts { authority, path: &path, query, is_https, server_name, framing };
-    let told = |refusal: Refusal| refusal.of(is_https, authority, &path);
+    let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
-    let (route, endpoint) = route(in_flight, &facts).map_err(told)?;
+    let (route, endpoint) = route(in_flight, &facts).map_err(with_url)?;
     in_flight.apply(&route.plan);
     let mut exchange = Exchange::new(in_flight, &route, endpoint, &method);
-    let mut upstream = exchange.connection(&method, framing).await.map_err(told)?;
+    let mut upstream = exchange.connection(&method, framing).await.map_err(with_url)?;
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
@@ -84,7 +84,7 @@ async fn answer(
     exchange.begin(&mut upstream, &head, body);
     // The request's map serves for the response's fields: it is large enough already.
     headers.clear();
-    let (upstream, head) = exchange.response(upstream, &mut headers).await.map_err(told)?;
+    let (upstream, head) = exchange.response(upstream, &mut headers).await.map_err(with_url)?;
     Ok(respond(in_flight, upstream, head, headers))
 }
 

@@ -112,8 +112,8 @@ pub struct Config {
     )]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// Have the trusted proxies begin each connection with a PROXY protocol header, version 1 or
-    /// 2, and take the client from it; needs --trusted-proxies
+    /// Expect a PROXY protocol header, version 1 or 2, at the beginning of each connection of a
+    /// trusted proxy, and take the client's address from it; needs --trusted-proxies
     #[arg(long, env = "SWITCHYARD_PROXY_PROTOCOL", requires = "trusted_proxies")]
     pub proxy_protocol: bool,
 
@@ -213,7 +213,8 @@ pub struct TimeoutFlags {
 
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let ip = text.parse::<IpAddr>().map(IpNet::from);
-    ip.or_else(|_| text.parse()).map_err(|_| "write an address, or a network as 10.0.0.0/8".into())
+    ip.or_else(|_| text.parse())
+        .map_err(|_| "is not an address or a network (examples: 10.0.0.7, 10.0.0.0/8)".into())
 }
 
 impl Config {
@@ -297,7 +298,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let publisher = Publisher { compiler, snapshot, metrics, orders };
     tokio::select! {
         () = publisher.follow(updates, &daemon) => {}
-        // The others would go on, but nobody would start this one again.
+        // The others would go on, but this one would not be started again.
         Some(index) = any_ended.recv() => tracing::error!(index, "a worker has ended"),
     }
     daemon.shutdown.begin();

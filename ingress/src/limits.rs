@@ -72,7 +72,7 @@ impl Limits {
     fn shard(&self, client: IpAddr) -> &Mutex<HashMap<IpAddr, usize>> {
         let last = match client {
             IpAddr::V4(ip) => ip.octets()[3],
-            // Clients differ in the network part, of which a /64 is theirs.
+            // Clients differ in their /64 network.
             IpAddr::V6(ip) => ip.octets()[7],
         };
         &self.by_client[usize::from(last) % SHARDS]
@@ -80,7 +80,7 @@ impl Limits {
 }
 
 impl Permit {
-    /// Makes a connection that is nobody's yet this client's; false when that has too many.
+    /// Counts the connection for this client; false when the client has too many.
     pub(crate) fn claim(&mut self, client: IpAddr) -> bool {
         let client = client.to_canonical();
         if is_trusted(client, &self.limits.trusted_proxies) {

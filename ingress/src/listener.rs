@@ -20,19 +20,19 @@ use crate::serve::{serve, turn_away};
 /// its own `somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// When a client that says nothing is probed: tunnels and streams may be silent for long, and
-/// clients vanish.
+/// A client that sends nothing is probed after this time: tunnels and streams may be silent for
+/// long, and clients vanish.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
-/// How long to wait before accepting again when there are no descriptors left.
-const BREATH: Duration = Duration::from_millis(50);
+/// The pause before accepting again when there are no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Whether nobody listens at that address: a second process of this user could share it, and
-/// would get a part of the connections.
+/// Checks that no other socket listens at the address: a second process of this user could share
+/// it, and would get a part of the connections.
 ///
 /// # Errors
 ///
-/// When somebody does, or the address is not to be had.
+/// When another socket listens there, or the address cannot be bound.
 pub(crate) fn claim(address: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -98,14 +98,14 @@ async fn accept(
                 failing = false;
                 admit(&context, stream, peer, tls.as_ref());
             }
-            // The client was gone before we looked: its own affair.
-            Err(error) if is_clients_own(&error) => {}
+            // The client closed its connection before it was accepted.
+            Err(error) if is_closed_by_client(&error) => {}
             Err(error) => {
-                // Once for each time that it comes to this, not for each try.
+                // Logged once until accepting succeeds again.
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(%error, "cannot accept connections");
                 }
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -132,7 +132,7 @@ fn accept_rest(context: &Rc<WorkerContext>, socket: &TcpListener, tls: Option<&T
     }
 }
 
-fn is_clients_own(error: &io::Error) -> bool {
+fn is_closed_by_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }

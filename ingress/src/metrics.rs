@@ -68,6 +68,7 @@ pub(crate) struct Shard {
     pub(crate) own_answers: [Count; Reason::ALL.len()],
     pub(crate) connections: Count,
     pub(crate) connections_refused: Count,
+    pub(crate) floods: Count,
     pub(crate) handshakes_rejected: Count,
     pub(crate) proxy_headers_rejected: Count,
     pub(crate) upstream_connects: Count,
@@ -129,9 +130,14 @@ impl Collector for Scrape {
         let open = ConstGauge::new(self.0.limits.open() as u64);
         encode(&mut encoder, "open_connections", "Connections of clients", &open)?;
         type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
-        let counters: [Row; 7] = [
+        let counters: [Row; 8] = [
             ("connections", "Connections of clients, since the start", |s| &s.connections),
             ("refused_connections", "Connections beyond a limit", |s| &s.connections_refused),
+            (
+                "flooded_connections",
+                "HTTP/2 connections closed for a flood of control frames",
+                |s| &s.floods,
+            ),
             ("rejected_handshakes", "TLS handshakes that failed", |s| &s.handshakes_rejected),
             (
                 "rejected_proxy_headers",

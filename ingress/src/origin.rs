@@ -36,7 +36,7 @@ pub(crate) struct Rules {
 /// What a connection says about the requests that come over it.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    peer: IpAddr,
+    pub(crate) peer: IpAddr,
     pub(crate) trusted: bool,
     pub(crate) https: bool,
     pub(crate) port: u16,

@@ -1,8 +1,8 @@
 //! Answers of our own: why a request was not forwarded, as a status and a few lines of text.
 //!
 //! Nothing of the request is repeated in them but host, path and request id, and only if they hold
-//! nothing that means something to a shell or a page. Nothing of the configuration is told: the
-//! operators see it by `switchyard explain`, with the command in the answer.
+//! nothing that means something to a shell or a page. Nothing of the configuration is
+//! shown: operators see it by `switchyard explain`, with the command in the answer.
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -229,7 +229,7 @@ impl Refusal {
 
     /// The whole answer as the bytes of HTTP/1.1, after which the connection is closed: for a
     /// request whose head could not be read.
-    pub(crate) fn last_words(&self, request_id: &str) -> Vec<u8> {
+    pub(crate) fn to_http1(&self, request_id: &str) -> Vec<u8> {
         let (status, text) = (self.status(), self.text(None, request_id));
         let title = status.canonical_reason().unwrap_or_default();
         let fields = format!(
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn whose_cause_can_be_explained_says_how() {
+    fn answers_that_can_be_explained_name_the_command() {
         let explained = [
             (Refusal::NoRoute { host: None }, true),
             (Refusal::Unreachable, true),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_id_is_told_if_it_means_nothing_to_a_shell_or_a_page() {
+    fn a_request_id_is_repeated_only_if_it_means_nothing_to_a_shell_or_a_page() {
         let table = [("0a-1f", "Request id: 0a-1f\n"), ("<b>", ""), ("$(reboot)", "")];
         for (id, line) in table {
             let text = Refusal::Method.text(None, id);
@@ -333,8 +333,8 @@ mod tests {
     }
 
     #[test]
-    fn last_words_are_a_whole_response() {
-        let answer = String::from_utf8(Refusal::of_bad_head(431).last_words("1f")).unwrap();
+    fn an_answer_to_a_bad_head_is_a_whole_response() {
+        let answer = String::from_utf8(Refusal::of_bad_head(431).to_http1("1f")).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{head}");
         assert!(head.contains("\r\nconnection: close\r\n"), "{head}");

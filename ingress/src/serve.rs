@@ -4,6 +4,7 @@
 //! Everything about a connection happens in one task, but for HTTP/2 streams, which have one
 //! each. Left out: what a request leads to, which is the handler's.
 
+mod frames;
 mod http1;
 mod http2;
 mod proxy_header;
@@ -20,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use self::frames::PREFACE;
 use self::proxy_header::ProxyHeader;
 use self::stream::Stream;
 use crate::connection::Connection;
@@ -29,9 +31,6 @@ use crate::limits::Permit;
 use crate::origin::{Origin, is_trusted};
 use crate::refusal::{NO_PROXY_HEADER, TOO_MANY_CONNECTIONS};
 use crate::tls;
-
-/// What an HTTP/2 client sends first (RFC 9113 section 3.4).
-const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What is read to tell HTTP/1.1 from HTTP/2 on a plain connection, and goes on to either.
 const FIRST_READ: usize = 4 << 10;
@@ -69,7 +68,7 @@ pub(crate) async fn serve(
         None => {
             deadline.arm(settings.header_timeout);
             let Some(first) = first_bytes(&mut stream, &deadline).await else { return };
-            let is_http2 = first.starts_with(HTTP2_PREFACE);
+            let is_http2 = first.starts_with(PREFACE);
             let connection = Connection::new(context, origin, (None, is_http2), deadline, permit);
             serve_http(connection, stream, first).await;
         }
@@ -92,7 +91,7 @@ pub(crate) async fn serve(
     }
 }
 
-/// Who a connection is from: a trusted proxy says so in a PROXY header, if it is to send one.
+/// Who a connection is from. With `--proxy-protocol`, trusted proxies name it in a PROXY header.
 /// `Err` is what to answer when the connection may not go on.
 async fn identify<'a>(
     context: &'a WorkerContext,
@@ -112,7 +111,7 @@ async fn identify<'a>(
     let header = Box::pin(in_time(proxy_header::read(stream), deadline)).await;
     match header {
         Some(Ok(ProxyHeader::Local)) => Ok(itself),
-        // Whoever it is, it is not the proxy, and may not say who sent a request.
+        // The connection is not the proxy's own, so its forwarded fields are not believed.
         Some(Ok(ProxyHeader::Unknown)) => Ok(Peer { trusted_proxies: &[], ..itself }),
         Some(Ok(ProxyHeader::Client { client, .. })) if !permit.claim(client.ip()) => {
             context.shard().connections_refused.add(1);
@@ -150,8 +149,8 @@ async fn first_bytes(stream: &mut TcpStream, deadline: &Deadline) -> Option<Byte
             None | Some(Err(_) | Ok(0)) if first.is_empty() => return None,
             // What came is a beginning: HTTP/1.1 decides what to make of it.
             None | Some(Err(_) | Ok(0)) => return Some(first),
-            Some(Ok(_)) if first.len() >= HTTP2_PREFACE.len() => return Some(first),
-            Some(Ok(_)) if HTTP2_PREFACE.starts_with(&first) => {}
+            Some(Ok(_)) if first.len() >= PREFACE.len() => return Some(first),
+            Some(Ok(_)) if PREFACE.starts_with(&first) => {}
             Some(Ok(_)) => return Some(first),
         }
     }

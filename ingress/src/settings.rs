@@ -39,8 +39,8 @@ pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
 pub(crate) const MAX_CONNECT_TRIES: usize = 8;
 
 /// How long an endpoint may take to accept a connection while there are others to ask: long enough
-/// for the kernel to have sent a lost handshake again (after 1 s, RFC 6298). Whoever is asked last
-/// has the whole connect time-out.
+/// for the kernel to have sent a lost handshake again (after 1 s, RFC 6298). The endpoint that is
+/// asked last has the whole connect time-out.
 pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Endpoints that may let a request wait for the whole of the connect time-out: clients do not
@@ -56,7 +56,7 @@ pub(crate) const MAX_RESENDS: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) rules: Rules,
-    /// Trusted proxies say ahead of a connection's bytes whom it is for.
+    /// Trusted proxies send a PROXY header ahead of a connection's bytes.
     pub(crate) proxy_protocol: bool,
     pub(crate) plan: PlanDefaults,
     pub(crate) max_header_bytes: usize,

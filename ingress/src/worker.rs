@@ -22,7 +22,7 @@ const POOL_SWEEP_TICKS: u64 = 10;
 /// How often a draining worker looks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(10);
 
-/// What workers are told.
+/// What the control runtime asks of workers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
     /// Counts the updates that took endpoints away.
@@ -37,7 +37,7 @@ pub(crate) struct Sockets {
     pub(crate) https: TcpListener,
 }
 
-/// Starts a worker's thread; `ended` is told when it ends, however it ends.
+/// Starts a worker's thread. When it ends, even by a panic, its index is sent to `ended`.
 ///
 /// # Errors
 ///
@@ -61,7 +61,7 @@ pub(crate) fn start(
     thread::Builder::new().name(format!("worker-{index}")).spawn(run).map_err(failed)
 }
 
-/// Tells that a worker's thread has ended, even by a panic.
+/// Reports that a worker's thread has ended, even by a panic.
 struct Ended {
     index: usize,
     ended: mpsc::UnboundedSender<usize>,
@@ -69,7 +69,7 @@ struct Ended {
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        // Nobody listens any more once the process ends.
+        // At the end of the process there is no receiver.
         let _ = self.ended.send(self.index);
     }
 }
@@ -83,20 +83,20 @@ async fn run(
     let context = WorkerContext::new(index, shared, Deadlines::new(Instant::now()));
     tokio::task::spawn_local(sweep(context.clone()));
     // A closed channel is the end of the process: the same as a drain.
-    let mut told = *orders.borrow_and_update();
+    let mut current = *orders.borrow_and_update();
     let tls = TlsAcceptor::from(context.shared.tls.clone());
     let listeners = [
         listener::start(&context, sockets.http, None),
         listener::start(&context, sockets.https, Some(tls)),
     ];
-    let mut endpoints_left = told.endpoints_left;
-    while !told.drain {
+    let mut endpoints_left = current.endpoints_left;
+    while !current.drain {
         if orders.changed().await.is_err() {
             break;
         }
-        told = *orders.borrow_and_update();
-        if told.endpoints_left != endpoints_left {
-            endpoints_left = told.endpoints_left;
+        current = *orders.borrow_and_update();
+        if current.endpoints_left != endpoints_left {
+            endpoints_left = current.endpoints_left;
             context.pool.close_gone();
         }
     }

@@ -1,7 +1,7 @@
 //! Which endpoint a request is sent to, and what happens when that fails: to connect elsewhere, to
 //! send it again, or to give up.
 //!
-//! Pure: told what happened, it says what to do next. Sockets and waiting are outside.
+//! Pure: from what happened follows what to do next. Sockets and waiting are outside.
 
 use std::sync::Arc;
 

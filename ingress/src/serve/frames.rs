@@ -6,8 +6,8 @@
 //! so that keep-alives of a quiet connection never use it up. A client that has used up its budget
 //! is flooding us.
 
-/// What HTTP/2 begins with, ahead of the first frame.
-const PREFACE_BYTES: usize = super::HTTP2_PREFACE.len();
+/// What an HTTP/2 client sends first, ahead of its frames (RFC 9113 section 3.4).
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 const HEADER_BYTES: usize = 9;
 
@@ -107,7 +107,7 @@ pub(super) struct Budget {
 
 impl Budget {
     pub(super) fn new(now: u64) -> Budget {
-        let cursor = Cursor { skip: PREFACE_BYTES, ..Cursor::default() };
+        let cursor = Cursor { skip: PREFACE.len(), ..Cursor::default() };
         Budget { cursor, left: BUDGET, unpaid_bytes: 0, refilled_at: now, last_stream: 0 }
     }
 
@@ -178,7 +178,7 @@ mod tests {
 
     fn budget() -> Budget {
         let mut budget = Budget::new(0);
-        assert!(budget.take(super::super::HTTP2_PREFACE, 0));
+        assert!(budget.take(PREFACE, 0));
         budget
     }
 
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn frames_are_followed_however_they_are_cut() {
         let frames = [frame(HEADERS, 4, 5, 33), frame(DATA, 0, 5, 70), frame(PING, 0, 0, 8)];
-        let bytes = [super::super::HTTP2_PREFACE, &frames.concat()].concat();
+        let bytes = [PREFACE, &frames.concat()].concat();
         for step in 1..bytes.len() {
             let mut budget = Budget::new(0);
             assert!(bytes.chunks(step).all(|piece| budget.take(piece, 0)));
@@ -244,7 +244,7 @@ mod tests {
             assert!(budget.cursor.is_between_frames());
         }
         let mut cursor = Cursor::default();
-        cursor.wrote(&bytes[PREFACE_BYTES..PREFACE_BYTES + 20]);
+        cursor.wrote(&bytes[PREFACE.len()..PREFACE.len() + 20]);
         assert!(!cursor.is_between_frames());
     }
 }

@@ -28,7 +28,7 @@ enum End {
     BadHead,
     /// The client did not finish a head that it began.
     HeadTimeout,
-    /// Nothing more is to be said.
+    /// The client gets no further answer.
     Abandoned,
 }
 
@@ -101,12 +101,12 @@ async fn end_connection<S>(
         }
         (End::BadHead, _) => {
             let refusal = status.map(Refusal::of_bad_head);
-            let last_words = refusal.map(|refusal| refuse(connection, &refusal));
-            finish(connection, stream, last_words).await;
+            let answer = refusal.map(|refusal| refuse(connection, &refusal));
+            finish(connection, stream, answer).await;
         }
         (End::HeadTimeout, _) => {
-            let last_words = refuse(connection, &Refusal::HeadTimeout);
-            finish(connection, stream, Some(last_words)).await;
+            let answer = refuse(connection, &Refusal::HeadTimeout);
+            finish(connection, stream, Some(answer)).await;
         }
         (End::Finished, None) => finish(connection, stream, kept).await,
         (End::Abandoned, _) => {}
@@ -121,20 +121,19 @@ fn refuse(connection: &Connection, refusal: &Refusal) -> Vec<u8> {
     shard.unrouted.count(status);
     shard.own_answers[reason as usize].add(1);
     tracing::debug!(status, ended_by = reason.label(), request_id = id, "request");
-    refusal.last_words(id)
+    refusal.to_http1(id)
 }
 
-/// Writes what is left to be said, tells the client that no more comes, and reads what it still
-/// sends for a while: a close with unread bytes would reset the connection, and the client might
-/// never see our last answer.
-async fn finish<S>(connection: &Connection, mut stream: Stream<S>, last_words: Option<Vec<u8>>)
+/// Writes the last answer, closes our side, and reads for a while what the client still sends: a
+/// close with unread bytes would reset the connection, and the client might never see the answer.
+async fn finish<S>(connection: &Connection, mut stream: Stream<S>, answer: Option<Vec<u8>>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     connection.enter(Phase::Head, LINGER.into());
     let lingering = async {
-        if let Some(last_words) = last_words
-            && stream.write_all(&last_words).await.is_err()
+        if let Some(answer) = answer
+            && stream.write_all(&answer).await.is_err()
         {
             return;
         }

@@ -52,10 +52,11 @@ where
     }
 }
 
-pub(super) async fn serve<S>(connection: Rc<Connection>, stream: Stream<S>)
+pub(super) async fn serve<S>(connection: Rc<Connection>, mut stream: Stream<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    stream.serve_http2();
     let settings = connection.context.settings();
     let service = {
         let connection = connection.clone();
@@ -86,7 +87,7 @@ where
             }
             return Poll::Ready(());
         }
-        if deadline.poll_killed(cx) {
+        if deadline.poll_killed(cx) || (connection.is_flooded() && deadline.poll_fired(cx)) {
             return Poll::Ready(());
         }
         if connection.in_flight() > 0 || !deadline.poll_fired(cx) {
@@ -95,7 +96,7 @@ where
         if ending {
             return Poll::Ready(());
         }
-        // Idle for too long: it is told so, and has a moment to take note.
+        // Idle for too long: GOAWAY, and a moment for the client to close.
         ending = true;
         http.as_mut().graceful_shutdown();
         deadline.arm(LINGER.into());

@@ -12,13 +12,13 @@ use ppp::{HeaderResult, v1, v2};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-/// Bytes of the shortest headers of both versions, and more than either's first word.
+/// Bytes of the shortest header of either version: enough to tell the versions apart.
 const FIRST_BYTES: usize = 12;
-/// What version 2 has ahead of what it says: the last two bytes are the length of that.
+/// The fixed part of version 2, whose last two bytes are the length of the rest.
 const V2_BYTES: usize = 16;
 /// The longest line of version 1, with its end.
 const MAX_LINE: usize = 107;
-/// What version 2 may say in all: addresses, and what else a proxy knows of a connection.
+/// The longest variable part of version 2: addresses, and what else a proxy knows of a connection.
 const MAX_LENGTH: usize = 4 << 10;
 
 /// What a header says of a connection.

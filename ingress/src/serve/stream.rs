@@ -1,6 +1,7 @@
 //! A client's byte stream, which tells its connection when bytes come and go.
 //!
-//! It also keeps back the answers that hyper gives by itself to HTTP/1.1 heads that it cannot
+//! Over HTTP/2 it follows the frames of both directions and ends a flood of control frames. Over
+//! HTTP/1.1 it keeps back the answers that hyper gives by itself to HTTP/1.1 heads that it cannot
 //! read, so that a better one can be sent in their place.
 
 use std::io::{self, IoSlice};
@@ -12,7 +13,9 @@ use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::{Budget, Cursor, go_away};
 use crate::connection::{Connection, Phase};
+use crate::settings::LINGER_BYTES;
 
 /// A head and a body that are together no larger are copied into one piece before they are
 /// written: the kernel takes longer to look at two slices than we to copy these few bytes.
@@ -24,13 +27,24 @@ pub(super) struct Stream<S> {
     stream: S,
     first: BytesMut,
     connection: Rc<Connection>,
-    /// The client has said that it sends no more.
+    /// The client has closed its side.
     ended: bool,
     /// HTTP/1.1 is served: it may end in another protocol, or in an answer that the client must
     /// have time to read, so a shutdown is put off.
     is_http1: bool,
     /// The last bytes of HTTP/1.1, which end in an answer of hyper's own.
     kept: Option<Kept>,
+    /// The frames of HTTP/2, if that is what is served.
+    frames: Option<Box<Frames>>,
+}
+
+/// What is known of an HTTP/2 connection's frames.
+#[derive(Debug)]
+struct Frames {
+    budget: Budget,
+    written: Cursor,
+    /// The client floods us: bytes of it that are still read, before the connection is closed.
+    flood: Option<usize>,
 }
 
 /// Bytes that were not written yet.
@@ -40,14 +54,45 @@ struct Kept {
     status: u16,
 }
 
+impl Frames {
+    /// So many bytes of the slices were written.
+    fn wrote(&mut self, written: usize, slices: &[IoSlice<'_>]) {
+        self.budget.sent(written);
+        let mut left = written;
+        for slice in slices {
+            let length = left.min(slice.len());
+            self.written.wrote(&slice[..length]);
+            left -= length;
+        }
+    }
+}
+
 impl<S> Stream<S> {
     pub(super) fn new(stream: S, first: BytesMut, connection: Rc<Connection>) -> Stream<S> {
-        Stream { stream, first, connection, ended: false, is_http1: false, kept: None }
+        Stream {
+            stream,
+            first,
+            connection,
+            ended: false,
+            is_http1: false,
+            kept: None,
+            frames: None,
+        }
     }
 
     /// HTTP/1.1 begins.
     pub(super) fn serve_http1(&mut self) {
         self.is_http1 = true;
+    }
+
+    /// HTTP/2 begins.
+    pub(super) fn serve_http2(&mut self) {
+        let budget = Budget::new(self.connection.context.deadlines.now());
+        self.frames = Some(Box::new(Frames { budget, written: Cursor::default(), flood: None }));
+    }
+
+    fn is_flooded(&self) -> bool {
+        self.frames.as_ref().is_some_and(|frames| frames.flood.is_some())
     }
 
     /// HTTP/1.1 has ended. Gives the bytes that were kept back, and the status that they answer
@@ -59,7 +104,7 @@ impl<S> Stream<S> {
         (kept.map(|kept| kept.bytes), status)
     }
 
-    /// The client has said that it sends no more.
+    /// The client has closed its side.
     pub(super) fn is_ended(&self) -> bool {
         self.ended
     }
@@ -78,9 +123,18 @@ impl<S> Stream<S> {
 
 impl<S: AsyncWrite + Unpin> Stream<S> {
     /// Tells the connection how a write went.
-    fn wrote(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(
+        &mut self,
+        written: Poll<io::Result<usize>>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         match &written {
-            Poll::Ready(Ok(_)) => self.connection.on_write(),
+            Poll::Ready(Ok(written)) => {
+                self.connection.on_write();
+                if let Some(frames) = &mut self.frames {
+                    frames.wrote(*written, slices);
+                }
+            }
             Poll::Pending => self.connection.on_blocked(),
             Poll::Ready(Err(_)) => {}
         }
@@ -100,6 +154,41 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
             }
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream<S> {
+    /// Answers a flood of control frames with GOAWAY, and closes our side.
+    fn end_flood(&mut self, cx: &mut Context<'_>) {
+        let Some(frames) = &mut self.frames else { return };
+        frames.flood = Some(LINGER_BYTES);
+        let mut stream = Pin::new(&mut self.stream);
+        // As far as one write can, and not in the middle of a frame.
+        if frames.written.is_between_frames() {
+            let last_stream = frames.budget.last_stream();
+            let _ = stream.as_mut().poll_write(cx, &go_away(last_stream));
+            let _ = stream.as_mut().poll_flush(cx);
+        }
+        let _ = stream.poll_shutdown(cx);
+        self.connection.end_flooded();
+    }
+
+    /// Reads what the client still sends and forgets it: a close with unread bytes would reset
+    /// the connection, and the client might never see why. Ends with an error.
+    fn poll_forget(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut scrap = [0; 8 << 10];
+        let Some(left) = self.frames.as_mut().and_then(|frames| frames.flood.as_mut()) else {
+            return Poll::Ready(Ok(()));
+        };
+        while *left > 0 {
+            let mut buffer = ReadBuf::new(&mut scrap);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            match buffer.filled().len() {
+                0 => break,
+                read => *left = left.saturating_sub(read),
+            }
+        }
+        Poll::Ready(Err(io::Error::other("a flood of control frames")))
     }
 }
 
@@ -131,6 +220,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
         if self.kept.is_some() {
             ready!(self.poll_kept(cx))?;
         }
+        if self.is_flooded() {
+            return self.poll_forget(cx);
+        }
         let before = buffer.filled().len();
         if self.first.is_empty() {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
@@ -145,6 +237,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
         }
         if buffer.filled().len() > before {
             self.connection.on_read();
+            let now = self.connection.context.deadlines.now();
+            let read = &buffer.filled()[before..];
+            if self.frames.as_mut().is_some_and(|frames| !frames.budget.take(read, now)) {
+                buffer.set_filled(before);
+                self.end_flood(cx);
+                return self.poll_forget(cx);
+            }
         } else {
             self.ended = true;
         }
@@ -164,8 +263,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         if self.keep_back(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
+        if self.is_flooded() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(written)
+        self.wrote(written, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
@@ -182,8 +284,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         if self.kept.is_some() {
             ready!(self.poll_kept(cx))?;
         }
+        if self.is_flooded() {
+            return Poll::Ready(Ok(length));
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(written)
+        self.wrote(written, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -191,11 +296,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_flooded() {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_http1 {
+        if self.is_http1 || self.is_flooded() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(cx)

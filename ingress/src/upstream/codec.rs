@@ -2,7 +2,7 @@
 //!
 //! Pure. Strict where a lenient reading could make two messages of one: a length that is not a
 //! number, lengths that differ, codings other than chunked, a chunk that does not end where it
-//! said. Any of these is the endpoint's fault and ends its connection.
+//! should. Any of these is the endpoint's fault and ends its connection.
 
 use std::mem::MaybeUninit;
 
@@ -12,8 +12,8 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::head::{ResponseConnection, is_forbidden_trailer, is_hop_by_hop};
 
-/// Bytes of a response's head, and of the trailers of a chunked body. Endpoints are ours to
-/// trust further than clients, and large cookies and policies are theirs to set.
+/// Bytes of a response's head, and of the trailers of a chunked body: more than for requests,
+/// because endpoints are trusted further than clients, and may set large cookies and policies.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Fields of a head or of trailers; the same as for requests.

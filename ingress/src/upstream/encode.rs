@@ -98,7 +98,7 @@ fn write_framing(out: &mut Vec<u8>, request: &RequestHead<'_>) {
     }
 }
 
-/// Whether the client said `TE: trailers`; no other coding is ours to forward.
+/// Whether the client said `TE: trailers`; we forward no other coding.
 fn accepts_trailers(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::TE);
     values.iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("trailers")))
@@ -119,18 +119,18 @@ fn write_trusted_origin(
     out.extend_from_slice(b"x-real-ip: ");
     write!(out, "{}\r\n", forwarded.client).expect("a Vec takes any bytes");
     write_field(out, "x-forwarded-proto", forwarded.scheme.as_bytes());
-    let mut unless_said = |name: &HeaderName, value: &[u8]| {
+    let mut unless_given = |name: &HeaderName, value: &[u8]| {
         if !headers.contains_key(name) {
             write_field(out, name.as_str(), value);
         }
     };
-    unless_said(&X_FORWARDED_PORT, origin.port.to_string().as_bytes());
-    unless_said(&X_FORWARDED_HOST, request.authority.as_bytes());
-    unless_said(&X_REQUEST_ID, request_id);
+    unless_given(&X_FORWARDED_PORT, origin.port.to_string().as_bytes());
+    unless_given(&X_FORWARDED_HOST, request.authority.as_bytes());
+    unless_given(&X_REQUEST_ID, request_id);
 }
 
 /// Whether a request's field is forwarded as it is. What is not is either for this hop only
-/// (RFC 9110 section 7.6.1), or written anew by [`write_request`].
+/// (RFC 9110 section 7.6.1), or is written by [`write_request`].
 fn goes_on(name: &HeaderName, trusted: bool, rules: &Rules) -> bool {
     let name = name.as_str();
     match name {
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn what_a_trusted_proxy_says_is() {
-        let said = [
+        let given = [
             ("x-forwarded-for", "198.51.100.7, 192.0.2.9"),
             ("x-forwarded-for", "10.1.1.1"),
             ("x-forwarded-proto", "http"),
@@ -273,7 +273,7 @@ mod tests {
             ("connection", "x-forwarded-proto"),
         ];
         assert_eq!(
-            forwarded("10.0.0.1", &said),
+            forwarded("10.0.0.1", &given),
             [
                 "x-forwarded-host: public.com",
                 "x-forwarded-prefix: /p",

@@ -22,10 +22,14 @@ use crate::body::RequestBody;
 use crate::head::RequestHead;
 use crate::origin::{Origin, RequestId, Rules};
 
-/// What is read at once, at first and at most: enough for a small response in one read, and for
-/// a large one to keep a socket busy. It grows while reads fill it.
-const READ_BYTES: usize = 8 << 10;
+/// What is read at once: at first, and at most. It grows while reads fill it. The first reads are
+/// small because the rest of a response may wait for long in memory, for a client that takes
+/// nothing.
+const FIRST_READ_BYTES: usize = 2 << 10;
 const MAX_READ_BYTES: usize = 64 << 10;
+
+/// What an idle connection keeps of that: responses from one endpoint are often of one size.
+const KEPT_READ_BYTES: usize = 8 << 10;
 
 /// Below this much room a read would split what arrived together.
 const MIN_ROOM: usize = 1 << 10;
@@ -49,7 +53,7 @@ impl Http1 {
         Http1 {
             stream,
             read: BytesMut::new(),
-            read_size: READ_BYTES,
+            read_size: FIRST_READ_BYTES,
             outgoing: Outgoing::default(),
             decoder: Decoder::ENDED,
             keep_alive: false,
@@ -179,10 +183,10 @@ impl Http1 {
 
     /// Gives memory back that only a large exchange needs: idle connections are many.
     pub(crate) fn shrink(&mut self) {
-        if self.read.capacity() > READ_BYTES {
+        if self.read.capacity() > KEPT_READ_BYTES {
             self.read = BytesMut::new();
         }
-        self.read_size = READ_BYTES;
+        self.read_size = self.read_size.min(KEPT_READ_BYTES);
         self.outgoing.shrink();
     }
 

@@ -33,7 +33,7 @@ pub(super) fn service(spec: &object::ServiceSpec<'_>, at: &At<'_>, check: &mut C
     for (i, range) in ranges.iter().enumerate() {
         let network = range.trim().parse::<IpNet>().ok();
         if let Some(network) = network.filter(|network| network.trunc() != *network) {
-            let why = format!("{range} has host bits set; its network is {}", network.trunc());
+            let why = format!("{} has host bits set; its network is {}", &**range, network.trunc());
             check.not_portable(list.index(i), why);
         }
     }
