@@ -21,7 +21,7 @@ COPY proxy/Cargo.toml proxy/
 RUN mkdir -p src tests/e2e \
  && for package in apiserver balance daemon dns feed ingress model proxy; do \
       mkdir "$package/src" && touch "$package/src/lib.rs"; done \
- && echo 'fn main() {}' | tee src/main.rs tests/tidy.rs > tests/e2e/main.rs \
+ && echo 'fn main() {}' | tee src/main.rs tests/fuzz.rs tests/tidy.rs > tests/e2e/main.rs \
  && rustc -vV | sed -n 's/^host: //p' > /target \
  && cargo build --profile dist --locked --target "$(cat /target)"
 COPY . .

@@ -12,6 +12,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use daemon::Failure;
+use daemon::bind_error::{Transport, describe};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -54,7 +55,7 @@ pub(crate) struct Plan {
     /// What it means when it ends before it was ever ready: an error for good. `None`: it is
     /// started again.
     pub(crate) vital: Option<String>,
-    /// What it listens on: told of when it does not come up and one of them is why.
+    /// What it listens on: if one of them cannot be bound, it cannot start.
     pub(crate) addresses: Vec<Address>,
 }
 
@@ -131,9 +132,7 @@ impl Plan {
             if started.elapsed() > LIVED {
                 wait = RESTART_FIRST;
             }
-            // One that was ready once has addresses that work.
-            let help = if *up.borrow() { String::new() } else { self.help() };
-            tracing::warn!(process = self.name, cause, ?wait, help, "ended, will be started again");
+            tracing::warn!(process = self.name, cause, ?wait, "ended, will be started again");
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(RESTART_MOST),
@@ -141,8 +140,8 @@ impl Plan {
         }
     }
 
-    /// What to say of its end, or the error that no restart mends. One that was ready once has
-    /// flags that work: what is wrong now, such as a folder that is away, may pass.
+    /// Why it ended, or the error that a restart does not fix. If it was ready once, its flags
+    /// work: what is wrong now, such as a missing folder, may pass.
     fn cause_of(
         &self,
         status: &io::Result<ExitStatus>,
@@ -160,39 +159,33 @@ impl Plan {
                 let what = format!("{name}: its configuration cannot work, see its message above");
                 Err(Failure::Configuration(what))
             }
-            Some(what) => {
-                let help = self.help();
-                let help = if help.is_empty() { help } else { format!("; {help}") };
-                Err(Failure::Failed { what: format!("{what} ({cause}){help}"), source: None })
-            }
-            None => Ok(cause),
+            vital => match (vital, self.unusable_addresses()) {
+                (None, None) => Ok(cause),
+                (_, Some(problem)) => {
+                    let what = format!("{}: {problem}", self.name);
+                    Err(Failure::Failed { what, source: None })
+                }
+                (Some(what), None) => {
+                    Err(Failure::Failed { what: format!("{what} ({cause})"), source: None })
+                }
+            },
         }
     }
 
-    /// What helps it to come up: for each of its addresses that cannot be bound now, the flag
-    /// that moves it.
-    fn help(&self) -> String {
-        let words = |address: &Address| {
-            let (error, flag) = (address.bind().err()?, address.flag);
-            let another = if error.kind() == io::ErrorKind::AddrInUse {
-                ", or is another `switchyard up` running?"
-            } else {
-                ""
-            };
-            Some(format!("{}: {error}: give another with {flag}{another}", address.at))
-        };
-        self.addresses.iter().filter_map(words).collect::<Vec<_>>().join("; ")
+    /// What keeps its addresses from being bound now, and what to do; `None` if nothing does.
+    pub(crate) fn unusable_addresses(&self) -> Option<String> {
+        let problems: Vec<String> = self.addresses.iter().filter_map(Address::problem).collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
     }
 }
 
 impl Address {
-    /// Binds it and lets go of it at once.
-    fn bind(&self) -> io::Result<()> {
-        TcpListener::bind(self.at)?;
-        if self.udp {
-            UdpSocket::bind(self.at)?;
-        }
-        Ok(())
+    /// What keeps it from being bound now. Binds it, and closes it at once.
+    fn problem(&self) -> Option<String> {
+        let describe = |transport, error| describe(self.at, transport, self.flag, &error);
+        let tcp = TcpListener::bind(self.at).map_err(|e| describe(Transport::Tcp, e));
+        let udp = || UdpSocket::bind(self.at).map_err(|e| describe(Transport::Udp, e));
+        tcp.err().or_else(|| self.udp.then(udp).and_then(Result::err))
     }
 }
 

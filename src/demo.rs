@@ -6,7 +6,7 @@
 //! dns are child processes that follow the feed. Every Linux process may bind every address of
 //! 127.0.0.0/8, so ClusterIPs live there.
 
-mod client;
+pub(crate) mod client;
 mod table;
 mod traffic;
 
@@ -23,6 +23,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
 use crate::children::{Plan, Running, end_signal};
+use crate::scratch::Scratch;
 use crate::{echo, up};
 
 /// The manifests, as they stand in the repository.
@@ -108,13 +109,14 @@ pub(crate) fn log() -> daemon::LogFlags {
 /// When it cannot be set up, for example because its addresses are in use.
 pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
     let mut end = std::pin::pin!(end_signal()?);
-    let folder = tempfile::Builder::new().prefix("switchyard-demo-").tempdir()?;
-    let stage = set_stage(folder.path())?;
+    let scratch = Scratch::new("switchyard-demo-")?;
+    let folder = scratch.folder("manifests")?;
+    let stage = set_stage(&folder)?;
     for (name, third, last) in ENDPOINTS {
         let address = SocketAddr::new(stage.ip(third, last), ENDPOINT_PORT);
         tokio::spawn(echo::serve(echo::Config::named(address, name), pending()));
     }
-    let config_of_up = up::Config::on(folder.path().to_owned(), stage.ip(0, 1));
+    let config_of_up = up::Config::on(folder.clone(), stage.ip(0, 1));
     let mut feed = start(config_of_up.feed_plan())?;
     let is_up = tokio::select! {
         () = &mut end => {
@@ -262,21 +264,30 @@ fn print_what_next(stage: &Stage) -> std::io::Result<()> {
     let folder = stage.folder.display();
     let (node, cluster_ip) = (stage.ip(0, 1), stage.ip(0, 10));
     let proxy = up::PROXY_ADMIN;
-    let pem = format!("--resolve shop.example:8443:{node} --cacert {folder}/shop.pem");
     let kinds = "services,endpointslices,ingresses";
+    let https = "https://shop.example:8443/";
     let commands = [
-        (format!("curl http://{cluster_ip}:8000/"), "a ClusterIP"),
-        (format!("curl http://{node}:30080/"), "a NodePort"),
-        (format!("curl -H 'Host: shop.example' http://{node}:8080/api"), "the ingress"),
-        (format!("curl {pem} https://shop.example:8443/"), ""),
-        (format!("dig -p 1053 @{node} web.demo.svc.cluster.local"), "cluster DNS"),
-        (format!("curl http://{node}:{proxy}/status"), "what the proxy knows"),
-        (format!("kubectl --server http://{node}:{FEED_PORT} get {kinds} -A"), ""),
+        ("a ClusterIP", format!("curl http://{cluster_ip}:8000/")),
+        ("a NodePort", format!("curl http://{node}:30080/")),
+        ("the ingress", format!("curl -H 'Host: shop.example' http://{node}:8080/api")),
+        (
+            "the ingress over TLS",
+            format!(
+                "curl --resolve shop.example:8443:{node} \\\n    \
+                 --cacert {folder}/shop.pem {https}"
+            ),
+        ),
+        ("cluster DNS", format!("dig -p 1053 @{node} web.demo.svc.cluster.local")),
+        ("what the proxy serves", format!("curl http://{node}:{proxy}/status")),
+        (
+            "the feed, a Kubernetes API",
+            format!("kubectl --server http://{node}:{FEED_PORT} get -A \\\n    {kinds}"),
+        ),
     ];
     let mut out = std::io::stdout().lock();
     writeln!(out, "\nNow try it yourself, in another terminal:\n")?;
-    for (command, what) in commands {
-        writeln!(out, "{}", format!("  {command:<64}  {what}").trim_end())?;
+    for (what, command) in commands {
+        writeln!(out, "  # {what}\n  {command}")?;
     }
     writeln!(
         out,

@@ -1,8 +1,9 @@
 //! `switchyard explain TARGET`: what becomes of a URL, a name or an address, and why.
 //!
 //! It follows the feed like the process that would serve the target, until everything is listed,
-//! and asks that process's crate. What keeps a target from being served may also be what the feed
-//! does not pass on ([`suspects`]). Left out: sending anything.
+//! and asks that process's crate. A name that is also the host of an Ingress is explained as both.
+//! What keeps a target from being served may also be what the feed does not pass on ([`suspects`]).
+//! Left out: sending anything.
 
 mod suspects;
 
@@ -15,13 +16,16 @@ use clap::Parser;
 use daemon::{Daemon, Failure};
 use feed::Update;
 use http::Uri;
-use model::{Explanation, Kind, Kinds, Protocol};
+use model::{Explanation, Kind, Kinds, Model, Protocol};
 
 use self::suspects::Suspects;
 
 /// What an ingress follows, but for its certificates.
 const PLAIN_INGRESS: Kinds =
     Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingress, Kind::IngressClass]);
+
+/// After this long without an answer from the feed, a line says what is waited for.
+const SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
@@ -150,9 +154,24 @@ impl Target {
                 }
             }
             Target::Address(..) => proxy::KINDS,
-            Target::Name(_) => dns::KINDS,
+            // A name may be the host of an Ingress as well.
+            Target::Name(_) => dns::KINDS.and(PLAIN_INGRESS),
         }
     }
+}
+
+/// The URL of a name that an Ingress has a rule for, exactly or by a wildcard.
+fn url_of_host(name: &str, model: &Model) -> Option<Uri> {
+    let host = name.trim_end_matches('.').to_ascii_lowercase();
+    let parent = host.split_once('.').map(|(_, parent)| parent);
+    let is_it = |rule: &str| match rule.strip_prefix("*.") {
+        Some(suffix) => parent == Some(suffix),
+        None => rule == host,
+    };
+    let mut ingresses = model.ingresses();
+    let is_host = ingresses
+        .any(|ingress| ingress.rules.iter().any(|rule| rule.host.as_deref().is_some_and(is_it)));
+    is_host.then(|| format!("http://{host}/").parse().ok())?
 }
 
 /// Prints the explanation.
@@ -169,17 +188,23 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let explainers = Explainers::new(&config, &responder, &update)?;
     let mut out = std::io::stdout().lock();
     for target in &config.targets {
-        let mut explanation = explainers.explain(target);
-        suspects.look_at(&mut explanation, target);
-        let text = match config.output {
-            Output::Text => as_text(&explanation),
-            Output::Json => {
-                let json = serde_json::to_string(&explanation);
-                json.map_err(|error| Failure::failed("cannot print", error))? + "\n"
-            }
+        let as_host = match target {
+            Target::Name(name) => url_of_host(name, &update.model).map(Target::Url),
+            _ => None,
         };
-        let printed = out.write_all(text.as_bytes());
-        printed.map_err(|error| Failure::failed("cannot print", error))?;
+        for target in [target].into_iter().chain(&as_host) {
+            let mut explanation = explainers.explain(target);
+            suspects.look_at(&mut explanation, target);
+            let text = match config.output {
+                Output::Text => as_text(&explanation),
+                Output::Json => {
+                    let json = serde_json::to_string(&explanation);
+                    json.map_err(|error| Failure::failed("cannot print", error))? + "\n"
+                }
+            };
+            let printed = out.write_all(text.as_bytes());
+            printed.map_err(|error| Failure::failed("cannot print", error))?;
+        }
     }
     Ok(())
 }
@@ -210,7 +235,9 @@ impl<'a> Explainers<'a> {
         let to_proxy = |target: &Target| {
             matches!(target, Target::Address(..)) || url(target, |h| !matches!(h, Host::Other))
         };
-        let to_ingress = |target: &Target| url(target, |host| !matches!(host, Host::Service(_)));
+        let to_ingress = |target: &Target| {
+            matches!(target, Target::Name(_)) || url(target, |h| !matches!(h, Host::Service(_)))
+        };
         let to_dns = |target: &Target| {
             matches!(target, Target::Name(_)) || url(target, |h| matches!(h, Host::Service(_)))
         };
@@ -301,11 +328,29 @@ async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failur
         }
         None
     };
-    match tokio::time::timeout(config.timeout, synced).await {
+    let mut synced = std::pin::pin!(tokio::time::timeout(config.timeout, synced));
+    let outcome = tokio::select! {
+        outcome = &mut synced => outcome,
+        () = tokio::time::sleep(SILENCE) => {
+            let (source, timeout) = (&config.feed.source, config.timeout);
+            let reasons = daemon.readiness.reasons().join("; ");
+            // Standard output has the explanations; nothing depends on this line.
+            let _ = writeln!(
+                std::io::stderr(),
+                "waiting up to {timeout:?} (--timeout) for the feed {source}: {reasons}"
+            );
+            synced.await
+        }
+    };
+    match outcome {
         Ok(Some(update)) => Ok(update),
         _ => {
             let reasons = daemon.readiness.reasons().join("; ");
-            let what = format!("the feed listed nothing within {:?}: {reasons}", config.timeout);
+            let (source, timeout) = (&config.feed.source, config.timeout);
+            let what = format!(
+                "the feed {source} did not list its objects within {timeout:?}: {reasons}; is it \
+                 running? --feed names another one, or a folder"
+            );
             Err(Failure::Failed { what, source: None })
         }
     }

@@ -6,12 +6,14 @@ mod demo;
 mod echo;
 mod explain;
 mod judge;
+mod passed;
 mod ready;
+mod scratch;
 mod shell;
 mod up;
-mod variables;
 
 use std::future::Future;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -24,6 +26,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The version, and the commit in brackets when it is known: build.rs finds it.
 const VERSION: &str = env!("SWITCHYARD_BUILT_VERSION");
 const COMMIT: &str = env!("SWITCHYARD_BUILT_COMMIT");
+
+/// The feed of `switchyard up` and `switchyard feed` by default.
+const LOCAL_FEED: &str = "http://127.0.0.1:7400";
 
 /// Kubernetes Services, Ingress and cluster DNS for containers anywhere
 #[derive(Debug, Parser)]
@@ -50,6 +55,7 @@ enum Command {
     /// Validate manifests without running anything; exits with 2 if one is wrong
     Check(check::Config),
     /// Say what becomes of a URL, a DNS name or IP:PORT, and why
+    #[command(mut_arg("source", |feed| feed.required(false).default_value(LOCAL_FEED)))]
     Explain(Tool<explain::Config>),
     /// Say whether a process on this machine is ready; exits with 1 if not
     Ready(ready::Config),
@@ -95,12 +101,7 @@ fn main() -> ExitCode {
     // an idle process takes 18 MB instead of 31. A kernel that cannot do this changes nothing.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     daemon::metrics::built_from(COMMIT);
-    let args: Vec<_> = std::env::args_os().collect();
-    let cli = Cli::try_parse_from(&args).unwrap_or_else(|error| {
-        let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-        variables::exit(&error, Cli::command(), &args)
-    });
-    match cli.command {
+    match parsed().command {
         Command::Proxy(p) => daemon::start("proxy", &p.shared, p.own.admin, |daemon| async {
             let updates = feed::follow(&p.feed, proxy::KINDS, &daemon)?;
             proxy::run(p.own, updates, daemon).await
@@ -145,10 +146,39 @@ fn main() -> ExitCode {
     }
 }
 
+/// The command line; prints help or what is wrong with it and exits.
+fn parsed() -> Cli {
+    Cli::try_parse().unwrap_or_else(|error| match variable_of(&error, std::env::args()) {
+        None => error.exit(),
+        Some((flag, variable)) => {
+            let message = error.to_string().replace(&format!("'{flag}'"), &variable);
+            // Nothing is left to do if standard error is closed.
+            let _ = write!(io::stderr(), "{message}");
+            std::process::exit(2)
+        }
+    })
+}
+
+/// If the value that clap refuses came from the environment: the flag as clap names it, and the
+/// variable.
+fn variable_of(
+    error: &clap::Error,
+    arguments: impl IntoIterator<Item = String>,
+) -> Option<(String, String)> {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return None };
+    let name = flag.split([' ', '=']).next()?.strip_prefix("--")?;
+    let is_given = |argument: &str| {
+        argument.strip_prefix("--").and_then(|a| a.split('=').next()) == Some(name)
+    };
+    let variable = format!("SWITCHYARD_{}", name.to_uppercase().replace('-', "_"));
+    let in_arguments = arguments.into_iter().any(|argument| is_given(&argument));
+    (!in_arguments && std::env::var_os(&variable).is_some()).then(|| (flag.clone(), variable))
+}
+
 /// The exit code of a command that only prints.
 fn printed(outcome: Result<(), shell::Error>) -> ExitCode {
-    daemon::logging::init(&daemon::LogFlags::default(), None);
-    daemon::exit_code(outcome.map_err(|error| match &error {
+    exit_code(outcome.map_err(|error| match &error {
         shell::Error::Unknown(_) => Failure::Configuration(error.to_string()),
         shell::Error::Write(_) => Failure::failed("nothing was written", error),
     }))
@@ -162,5 +192,22 @@ fn run_tool(log: &daemon::LogFlags, run: impl Future<Output = Result<(), Failure
         Ok(runtime) => runtime.block_on(run),
         Err(error) => Err(Failure::failed("cannot build a runtime", error)),
     };
-    daemon::exit_code(outcome)
+    if log.format == Some(daemon::flags::LogFormat::Json) {
+        return daemon::exit_code(outcome);
+    }
+    exit_code(outcome)
+}
+
+/// The exit code of a command; prints why it failed, for people, with each cause on its own line.
+fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = outcome else { return ExitCode::SUCCESS };
+    let mut text = format!("error: {failure}\n");
+    let mut cause = std::error::Error::source(&failure);
+    while let Some(error) = cause {
+        text.push_str(&format!("  caused by: {error}\n"));
+        cause = error.source();
+    }
+    // If standard error is closed, the exit code says it.
+    let _ = io::stderr().write_all(text.as_bytes());
+    failure.exit_code()
 }

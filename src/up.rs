@@ -2,7 +2,7 @@
 //!
 //! The feed serves the folder to the other three over loopback. A process that dies takes nothing
 //! with it and is started again; while the feed is away, the others serve what they have. Flags
-//! that are not here reach the children through the environment.
+//! of the children that are not here are passed on to them ([`crate::passed`]).
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::children::{Address, Plan, end_signal};
+use crate::demo::client;
+use crate::passed::Passed;
+use crate::scratch::Scratch;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
@@ -65,6 +68,9 @@ pub(crate) struct Config {
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
         value_parser = parse_duration)]
     drain_timeout: Duration,
+
+    #[command(flatten)]
+    passed: Passed,
 }
 
 /// The admin ports of the processes.
@@ -87,6 +93,7 @@ impl Config {
             admin_ip: ip,
             state_dir: None,
             drain_timeout: Duration::from_secs(2),
+            passed: Passed::default(),
         }
     }
 
@@ -134,7 +141,7 @@ impl Config {
         let state_dir = state_dir.into_iter().flat_map(|dir| flag("--state-dir", dir));
         let drain = flag("--drain-timeout", format!("{}ms", self.drain_timeout.as_millis()));
         let args = flag("--admin", admin).into_iter().chain(drain).chain(state_dir).chain(own);
-        let args = args.collect();
+        let args = args.chain(self.passed.to(name)).collect();
         Plan { name, args, vital: None, addresses }
     }
 }
@@ -151,11 +158,11 @@ fn flag(name: &str, value: String) -> [String; 2] {
 ///
 /// # Errors
 ///
-/// When a process says that its configuration cannot work, the feed does not come up, or the
-/// folder is not there.
+/// When the folder does not exist, an address is in use, a process says that its configuration
+/// cannot work, or the feed does not start.
 pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Failure> {
     if !config.dir.is_dir() {
-        return Err(Failure::Configuration(format!("{}: not a folder", config.dir.display())));
+        return Err(Failure::Configuration(format!("{} is not a folder", config.dir.display())));
     }
     if !config.feed_listen.ip().is_loopback() {
         let address = config.feed_listen;
@@ -168,19 +175,23 @@ pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Fa
     // The feed stops after those that follow it: they need not drain with a fault.
     let (mut feed, mut followers) = (Group::default(), Group::default());
     let (mut feed_plan, _private) = with_private_state(&config)?;
+    let plans = config.plans();
+    refuse_taken_addresses(plans.iter().chain([&feed_plan]))?;
     feed_plan.args.extend(log.args());
     let feed_is_up = feed.supervise(feed_plan, std::future::ready(()));
-    for mut plan in config.plans() {
+    let mut are_up = vec![feed_is_up.clone()];
+    for mut plan in plans {
         plan.args.extend(log.args());
         // Not merely when somebody answers at its address, who may be anyone.
         let mut feed_is_up = feed_is_up.clone();
-        followers.supervise(plan, async move {
+        are_up.push(followers.supervise(plan, async move {
             if feed_is_up.wait_for(|up| *up).await.is_err() {
                 // It will never be: the error that says why ends this process.
                 std::future::pending::<()>().await;
             }
-        });
+        }));
     }
+    tokio::spawn(announce(config, are_up));
     let failed = tokio::select! {
         () = end => None,
         ended = feed.next() => Some(ended),
@@ -190,18 +201,67 @@ pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Fa
     failed.into_iter().chain(rest).collect()
 }
 
-/// The feed's process with a state folder, so that one that is started again does not forget the
-/// last good state of a manifest that is broken meanwhile. Unless the flags name it, it goes with
-/// the value beside the plan.
-fn with_private_state(config: &Config) -> Result<(Plan, Option<tempfile::TempDir>), Failure> {
+/// The feed's process with a state folder, so that after a restart it still has the last good
+/// state of a manifest that was broken meanwhile. Unless the flags name a folder, it is deleted
+/// with the value beside the plan.
+fn with_private_state(config: &Config) -> Result<(Plan, Option<Scratch>), Failure> {
     if config.state_dir.is_some() {
         return Ok((config.feed_plan(), None));
     }
-    let made = tempfile::Builder::new().prefix("switchyard-up-").tempdir();
-    let made =
-        made.map_err(|error| Failure::failed("cannot make a folder for the state", error))?;
-    let state_dir = Some(made.path().to_owned());
-    Ok((Config { state_dir, ..config.clone() }.feed_plan(), Some(made)))
+    let failed = |error| Failure::failed("cannot create a folder for the feed's state", error);
+    let scratch = Scratch::new("switchyard-up-").map_err(failed)?;
+    let state_dir = Some(scratch.folder("state").map_err(failed)?);
+    Ok((Config { state_dir, ..config.clone() }.feed_plan(), Some(scratch)))
+}
+
+/// Fails if an address of a process cannot be bound: a restart would not help, and the processes
+/// that do start would serve half of the folder.
+fn refuse_taken_addresses<'p>(plans: impl Iterator<Item = &'p Plan>) -> Result<(), Failure> {
+    let problems: Vec<String> = plans
+        .filter_map(|plan| {
+            let problem = plan.unusable_addresses()?;
+            Some(format!("{}: {problem}", plan.name))
+        })
+        .collect();
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::Failed { what: problems.join("; "), source: None }),
+    }
+}
+
+/// Logs one line once every process is ready: where to send requests, and what is served.
+async fn announce(config: Config, are_up: Vec<watch::Receiver<bool>>) {
+    for mut is_up in are_up {
+        if is_up.wait_for(|up| *up).await.is_err() {
+            return;
+        }
+    }
+    let host = match config.http.ip() {
+        ip if ip.is_unspecified() => "localhost".to_owned(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+        IpAddr::V4(ip) => ip.to_string(),
+    };
+    let admin = SocketAddr::new(config.admin_ip, FEED_ADMIN);
+    let status = client::get(admin, &format!("http://{admin}/status")).await;
+    let served = status.ok().and_then(|answer| summary(&answer.body)).unwrap_or_default();
+    tracing::info!("ready: http://{host}:{}{served}", config.http.port());
+}
+
+/// Of the feed's `/status`, what people look for first: ` (3 Services, 1 warning)`.
+fn summary(status: &[u8]) -> Option<String> {
+    let status: serde_json::Value = serde_json::from_slice(status).ok()?;
+    let feed = status.get("feed")?;
+    let count = |member: &str| feed.get(member).and_then(serde_json::Value::as_u64);
+    let counted = |count: u64, what: &str| {
+        let plural = if count == 1 { "" } else { "s" };
+        format!("{count} {what}{plural}")
+    };
+    let services = feed.pointer("/objects/Service").and_then(serde_json::Value::as_u64);
+    let mut parts = vec![counted(services.unwrap_or(0), "Service")];
+    for (member, what) in [("errors", "error"), ("warnings", "warning")] {
+        parts.extend(count(member).filter(|count| *count > 0).map(|count| counted(count, what)));
+    }
+    Some(format!(" ({})", parts.join(", ")))
 }
 
 /// Processes that are stopped together.

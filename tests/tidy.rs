@@ -172,7 +172,7 @@ fn packages_depend_only_downwards() {
 
 /// Packages whose files still use each other in circles. A package leaves this list with its last
 /// circle, and none may be added.
-const HAS_CIRCLES: &[&str] = &["daemon", "dns", "feed", "ingress", "model", "proxy", "switchyard"];
+const HAS_CIRCLES: &[&str] = &["daemon", "dns", "feed", "model", "proxy", "switchyard"];
 
 #[test]
 fn files_of_a_package_use_only_what_stands_below() {

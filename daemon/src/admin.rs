@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::bind_error::{self, Transport};
 use crate::{Daemon, Failure};
 
 /// More than a probe, a scraper and a few operators need; bounds memory under a flood.
@@ -80,7 +81,7 @@ impl Pages {
 pub async fn serve(addr: SocketAddr, daemon: &Daemon) -> Result<(), Failure> {
     let listener = TcpListener::bind(addr)
         .await
-        .map_err(|e| Failure::failed(format!("cannot listen on admin address {addr}"), e))?;
+        .map_err(|error| bind_error::failure(addr, Transport::Tcp, "--admin", &error))?;
     tracing::info!(admin = %addr, "started");
     tokio::spawn(accept(listener, daemon.clone()));
     Ok(())
@@ -140,14 +141,7 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
 }
 
 fn live(daemon: &Daemon) -> Response<Full<Bytes>> {
-    probe(&not_live(daemon))
-}
-
-/// Why the process cannot do its work; empty when it can.
-fn not_live(daemon: &Daemon) -> Vec<String> {
-    let mut failures = daemon.liveness.failures();
-    failures.extend(daemon.pulse.stuck());
-    failures
+    probe(&daemon.liveness.reasons())
 }
 
 fn ready(daemon: &Daemon) -> Response<Full<Bytes>> {
@@ -168,12 +162,12 @@ fn status(daemon: &Daemon) -> Value {
     status.insert("process".into(), json!(daemon.name));
     status.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
     status.insert("workers".into(), json!(daemon.workers));
-    let not_live = not_live(daemon);
+    let not_live = daemon.liveness.reasons();
     status.insert("live".into(), json!(not_live.is_empty()));
     status.insert("notLiveReasons".into(), json!(not_live));
-    status.insert("logLinesLost".into(), json!(crate::logging::lines_lost()));
     status.insert("ready".into(), json!(reasons.is_empty()));
     status.insert("notReadyReasons".into(), json!(reasons));
+    status.insert("logLinesLost".into(), json!(crate::logging::lost().get()));
     Value::Object(status)
 }
 

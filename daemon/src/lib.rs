@@ -6,8 +6,10 @@
 //! exit code. Nothing here knows of Kubernetes.
 
 pub mod admin;
+pub mod bind_error;
 pub mod descriptors;
 pub mod flags;
+mod library_lines;
 pub mod listen;
 pub mod liveness;
 pub mod log_limit;
@@ -25,8 +27,6 @@ use std::future::Future;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
-
-use pulse::Pulse;
 
 pub use flags::{Flags, LogFlags};
 pub use liveness::Liveness;
@@ -83,7 +83,6 @@ pub struct Daemon {
     pub supervisor: Supervisor,
     pub metrics: Metrics,
     pub admin: admin::Pages,
-    pulse: Pulse,
 }
 
 impl Daemon {
@@ -100,7 +99,6 @@ impl Daemon {
             shutdown,
             readiness,
             liveness,
-            pulse: Pulse::default(),
             metrics: Metrics::new(),
             admin: admin::Pages::default(),
         }
@@ -154,7 +152,7 @@ where
         let outcome = std::future::poll_fn(|cx| {
             // The guards of work that fails go before anybody knows that it has failed.
             let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
-            let beat = daemon.pulse.begin();
+            let beat = daemon.liveness.pulse().begin();
             let polled = supervisor::catch(|| work.as_mut().poll(cx));
             drop(beat);
             let polled = polled.unwrap_or_else(|| {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::pulse::Pulse;
 use crate::readiness::{Guard, Readiness};
 
 /// What has failed for good. `clone` shares it.
@@ -16,12 +17,13 @@ struct Inner {
     readiness: Readiness,
     failures: Mutex<Vec<(String, Guard)>>,
     failed: watch::Sender<bool>,
+    pulse: Pulse,
 }
 
 impl Liveness {
     pub(crate) fn new(readiness: Readiness) -> Liveness {
-        let failed = watch::Sender::new(false);
-        Liveness(Arc::new(Inner { readiness, failures: Mutex::default(), failed }))
+        let (failures, failed) = (Mutex::default(), watch::Sender::new(false));
+        Liveness(Arc::new(Inner { readiness, failures, failed, pulse: Pulse::default() }))
     }
 
     /// The process is not live and not ready from now on: it drains and ends, and whatever
@@ -37,6 +39,18 @@ impl Liveness {
     pub fn failures(&self) -> Vec<String> {
         let failures = self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
         failures.iter().map(|(reason, _)| reason.clone()).collect()
+    }
+
+    /// Why the process is not live now: what has failed, and control work that is stuck.
+    pub fn reasons(&self) -> Vec<String> {
+        let mut reasons = self.failures();
+        reasons.extend(self.0.pulse.stuck());
+        reasons
+    }
+
+    /// The steps of control work.
+    pub(crate) fn pulse(&self) -> &Pulse {
+        &self.0.pulse
     }
 
     /// Resolves once something has failed. Cancel safe.

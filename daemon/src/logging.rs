@@ -1,36 +1,25 @@
 //! Logging to standard error, as text or as one JSON object a line.
 //!
-//! A log that cannot be written costs the log only: the lines that were lost are counted for
-//! `/status`. Lines of libraries are limited by kind, because many are caused by clients: see
-//! [`LogLimit`]. Lines that libraries write by the `log` crate, such as those of rustls, are left
-//! out: they name files of the machine that built the binary, and what matters in them is logged
-//! or counted by ourselves.
+//! A log that cannot be written costs the log and nothing else: a full disk, a closed terminal or
+//! a reader that stopped reading neither ends a thread nor makes it wait. Lines lost are counted.
 
-use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::os::fd::AsFd;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tracing::{Event, Level, Subscriber};
+use prometheus_client::metrics::counter::Counter;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Context, SubscriberExt as _};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer, fmt};
+use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::flags::{LogFlags, LogFormat};
-use crate::log_limit::LogLimit;
-
-/// Our packages, whose lines say themselves how often they may come.
-const OURS: [&str; 9] =
-    ["apiserver", "balance", "daemon", "dns", "feed", "ingress", "model", "proxy", "switchyard"];
-
-/// The lines that could not be written.
-static LINES_LOST: AtomicU64 = AtomicU64::new(0);
-
-/// How many lines could not be written, because the disk is full or nobody reads any more.
-pub(crate) fn lines_lost() -> u64 {
-    LINES_LOST.load(Ordering::Relaxed)
-}
+use crate::library_lines::LibraryLimit;
 
 /// Whose log it is. JSON lines always say so; text does where several processes write to one
 /// place.
@@ -48,45 +37,36 @@ pub fn init(flags: &LogFlags, process: Option<Process>) {
     let terminal = io::stderr().is_terminal();
     let format = flags.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     let begin = process.map_or(String::new(), |process| beginning(process, format));
-    // An error while writing a line must not be written to where lines cannot be written.
-    let lines = fmt::layer().with_writer(Lines { begin }).log_internal_errors(false);
+    let lines = fmt::layer().with_writer(Lines { begin });
     let registry = tracing_subscriber::registry().with(filter).with(LibraryLimit::default());
     let _ = match format {
-        LogFormat::Text => registry.with(lines.with_ansi(terminal)).try_init(),
+        LogFormat::Text => registry.with(lines.with_ansi(terminal && may_colour())).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
 }
 
-/// Limits the lines of each library. Those of `debug` and `trace` were asked for, and are not
-/// limited.
-#[derive(Debug, Default)]
-struct LibraryLimit {
-    /// By target. There are as many as there are modules that log.
-    kinds: Mutex<HashMap<&'static str, &'static LogLimit>>,
+/// Whether text may be coloured: not if `NO_COLOR` is set (no-color.org) or the terminal is `dumb`.
+pub fn may_colour() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-impl<S: Subscriber> Layer<S> for LibraryLimit {
-    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
-        let metadata = event.metadata();
-        *metadata.level() > Level::INFO
-            || is_ours(metadata.target())
-            || self.admits(metadata.target())
+/// Checks the value of `--log`: levels, or `TARGET=LEVEL`, separated by commas.
+///
+/// # Errors
+///
+/// Names the part that is neither.
+pub fn parse_filter(text: &str) -> Result<String, String> {
+    for directive in text.split(',').map(str::trim) {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            return Err(format!(
+                "`{directive}` is not a level (off, error, warn, info, debug, trace) and not \
+                 TARGET=LEVEL (example: info,ingress=debug)"
+            ));
+        }
     }
-}
-
-impl LibraryLimit {
-    fn admits(&self, target: &'static str) -> bool {
-        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
-        let kind =
-            *kinds.entry(target).or_insert_with(|| Box::leak(Box::new(LogLimit::new(target))));
-        drop(kinds);
-        kind.admits()
-    }
-}
-
-fn is_ours(target: &str) -> bool {
-    let package = target.split("::").next().unwrap_or_default();
-    OURS.contains(&package)
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// How each line of a process begins.
@@ -120,15 +100,58 @@ impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         // One write a line, so that lines of several processes do not mix.
         let whole = begun(self.begin, line);
-        if io::stderr().write_all(&whole).is_err() {
-            LINES_LOST.fetch_add(1, Ordering::Relaxed);
+        if !write_to_reader(io::stderr(), &whole) {
+            lost().inc();
         }
+        // An error would have the subscriber print it, to the same place, and panic there.
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        io::stderr().flush()
     }
+}
+
+/// Log lines that could not be written since the start; also a metric.
+pub(crate) fn lost() -> &'static Counter {
+    static LOST: LazyLock<Counter> = LazyLock::new(Counter::default);
+    &LOST
+}
+
+/// How long a line waits for a reader that is behind. After one line waited in vain, no line
+/// waits until one could be written again.
+const READER_TIMEOUT: Duration = Duration::from_millis(50);
+/// What a pipe that is ready to be written takes without blocking (pipe(7), PIPE_BUF).
+const PIPE_BUF: usize = 4096;
+
+/// Writes all of `line`, without blocking for longer than [`READER_TIMEOUT`] a piece; whether it
+/// could be written.
+fn write_to_reader(out: impl AsFd, line: &[u8]) -> bool {
+    static STALLED: AtomicBool = AtomicBool::new(false);
+    let mut rest = line;
+    while !rest.is_empty() {
+        let wait = if STALLED.load(Ordering::Relaxed) { Duration::ZERO } else { READER_TIMEOUT };
+        let wait = Timespec::try_from(wait).expect("a short time");
+        let mut fds = [PollFd::new(&out, PollFlags::OUT)];
+        match poll(&mut fds, Some(&wait)) {
+            Ok(0) => {
+                STALLED.store(true, Ordering::Relaxed);
+                return false;
+            }
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            Err(_) => return false,
+        }
+        match rustix::io::write(&out, &rest[..rest.len().min(PIPE_BUF)]) {
+            Ok(0) => return false,
+            Ok(written) => rest = &rest[written..],
+            // Another process took the room: wait for more.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(_) => return false,
+        }
+    }
+    STALLED.store(false, Ordering::Relaxed);
+    true
 }
 
 /// The line with its beginning; that of JSON takes the place of the brace.
@@ -142,12 +165,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_of_lines_of_a_library_is_limited() {
-        let limit = LibraryLimit::default();
-        let admitted = |target| (0..1000).filter(|_| limit.admits(target)).count();
-        assert!((5..100).contains(&admitted("h2::proto")), "it takes less than a second each");
-        assert!(admitted("hyper::server") >= 5, "each library by itself");
-        assert!(is_ours("ingress::listener") && is_ours("switchyard") && !is_ours("h2::proto"));
+    fn a_filter_that_is_none_is_refused() {
+        for filter in ["info", "off", "warn,ingress=debug", "h2::proto=trace", "INFO"] {
+            assert_eq!(parse_filter(filter), Ok(filter.to_owned()));
+        }
+        for filter in ["verbose", "nonsense=foo", "", "info,", "ingress=", "info,loud"] {
+            let error = parse_filter(filter).unwrap_err();
+            assert!(error.contains("is not a level (off, error,"), "{filter}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_stops_nobody() {
+        // A device that is always full, as a disk can be.
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert!(!write_to_reader(&full, b"line\n"));
+        // A reader that is gone.
+        let (reader, writer) = io::pipe().unwrap();
+        assert!(write_to_reader(&writer, b"line\n"));
+        drop(reader);
+        assert!(!write_to_reader(&writer, b"line\n"));
+        // A reader that does not read: it neither blocks, nor does a line of many pages.
+        let (mut reader, writer) = io::pipe().unwrap();
+        let line = [b'a'; 3 * PIPE_BUF];
+        let written = (0..1000).filter(|_| write_to_reader(&writer, &line)).count();
+        assert!((1..100).contains(&written), "{written} of 1000");
+        // It reads again.
+        let mut buf = [0; 8 * PIPE_BUF];
+        let _ = io::Read::read(&mut reader, &mut buf).unwrap();
+        assert!(write_to_reader(&writer, b"line\n"));
     }
 
     #[test]

@@ -242,7 +242,9 @@ impl QuotaPermit {
 
     fn release_client(&mut self) {
         let Some(client) = self.client.take() else { return };
-        self.quota.counters(client).map(|count| count.fetch_sub(1, Relaxed));
+        for count in self.quota.counters(client) {
+            count.fetch_sub(1, Relaxed);
+        }
     }
 }
 

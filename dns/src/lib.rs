@@ -21,13 +21,14 @@ mod udp;
 mod wire;
 mod zone;
 
+use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use daemon::{Daemon, Failure};
+use daemon::{Daemon, Failure, bind_error};
 use feed::{Update, Updates};
 use model::{Kind, Kinds};
 use serde_json::json;
@@ -151,13 +152,17 @@ fn start(
     let mut sockets = Vec::new();
     let mut tcp_listeners = Vec::new();
     for addr in &config.listen {
-        let failed = |error| Failure::failed(format!("cannot listen on {addr}"), error);
+        let failed = |transport: bind_error::Transport| {
+            move |e: io::Error| bind_error::failure(*addr, transport, "--listen", &e)
+        };
         // Where IPv4 has a listener of its own, one of IPv6 must leave it alone.
         let only_v6 =
             config.listen.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
-        let of_address = udp::bind(*addr, only_v6, daemon.workers).map_err(failed)?;
-        let bound = of_address[0].local_addr().map_err(failed)?;
-        tcp_listeners.push(tcp::bind(bound, only_v6).map_err(failed)?);
+        let of_address = udp::bind(*addr, only_v6, daemon.workers)
+            .map_err(failed(bind_error::Transport::Udp))?;
+        let bound = of_address[0].local_addr().map_err(failed(bind_error::Transport::Udp))?;
+        let listener = tcp::bind(bound, only_v6).map_err(failed(bind_error::Transport::Tcp))?;
+        tcp_listeners.push(listener);
         listeners.push(bound);
         sockets.extend(of_address);
     }

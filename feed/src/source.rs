@@ -1,5 +1,6 @@
 //! `--feed SOURCE`: which source objects come from.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -12,6 +13,17 @@ pub enum Source {
     Api(http::Uri),
     /// The Kubernetes API of the kubeconfig, or of the cluster that this runs in.
     Kube,
+}
+
+impl fmt::Display for Source {
+    /// As it is given on the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Folder(path) => write!(f, "{}", path.display()),
+            Source::Api(url) => write!(f, "{}", url.to_string().trim_end_matches('/')),
+            Source::Kube => f.write_str("kube"),
+        }
+    }
 }
 
 /// Why a text is no source.

@@ -42,11 +42,13 @@ mod worker;
 pub use explain::Explainer;
 pub use findings::Judge;
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use daemon::bind_error::{self, Transport};
 use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure};
 use feed::{Update, Updates};
@@ -319,20 +321,22 @@ fn bind_all(config: &Config, workers: usize) -> Result<Vec<Sockets>, Failure> {
         let problem = format!("--http and --https are both {}", config.http);
         return Err(Failure::Configuration(problem));
     }
-    let bind = |what: &str, address: SocketAddr| {
-        let failed = |e| Failure::failed(format!("cannot listen on {what} address {address}"), e);
-        listener::bind(address).map_err(failed)
+    let failed = |flag: &str, address, error: &io::Error| {
+        bind_error::failure(address, Transport::Tcp, flag, error)
     };
-    for (what, address) in [("HTTP", config.http), ("HTTPS", config.https)] {
-        let taken = |e| Failure::failed(format!("cannot listen on {what} address {address}"), e);
-        listener::claim(address).map_err(taken)?;
+    let bind = |flag: &str, address: SocketAddr| {
+        listener::bind(address).map_err(|error| failed(flag, address, &error))
+    };
+    for (flag, address) in [("--http", config.http), ("--https", config.https)] {
+        listener::claim(address).map_err(|error| failed(flag, address, &error))?;
     }
-    let first = Sockets { http: bind("HTTP", config.http)?, https: bind("HTTPS", config.https)? };
+    let first =
+        Sockets { http: bind("--http", config.http)?, https: bind("--https", config.https)? };
     // Port 0 is a port of the kernel's choice, which the others must share.
     let (http, https) = addresses(std::slice::from_ref(&first))?;
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(Sockets { http: bind("HTTP", http)?, https: bind("HTTPS", https)? });
+        sockets.push(Sockets { http: bind("--http", http)?, https: bind("--https", https)? });
     }
     Ok(sockets)
 }

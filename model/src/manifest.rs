@@ -204,7 +204,7 @@ impl Document<'_, '_> {
             let start = self.part.text.as_ptr() as usize - self.file.as_ptr() as usize;
             Excerpt::around(self.file, start + mark.byte_in(self.part.text))
         });
-        Problem { level, message, help, mark: self.place(mark), excerpt }
+        Problem { level, message: one_line(message), help, mark: self.place(mark), excerpt }
     }
 
     /// A place in the file's columns.
@@ -463,6 +463,16 @@ impl<'a> Read<'_, 'a, '_, '_> {
         });
         ips.chain(ports).collect()
     }
+}
+
+/// A message with control characters escaped: names of fields are quoted in it, and a name may hold
+/// line breaks and what a terminal takes for a command.
+fn one_line(message: String) -> String {
+    if !message.contains(char::is_control) {
+        return message;
+    }
+    let escaped = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
+    message.chars().map(escaped).collect()
 }
 
 #[cfg(test)]

@@ -108,10 +108,12 @@ impl Excerpt {
     }
 }
 
-/// The line that begins at a byte, or what is shown of it.
+/// The line that begins at a byte, or what is shown of it: without control characters, which a
+/// terminal could take for commands.
 fn line_at(text: &str, start: usize) -> String {
     let line = text[start..].chars().take_while(|c| !matches!(c, '\n' | '\r'));
-    line.take(EXCERPT_COLUMNS).collect()
+    let shown = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+    line.take(EXCERPT_COLUMNS).map(shown).collect()
 }
 
 impl Problem {

@@ -45,7 +45,8 @@ impl<W: Write> Table<W> {
     }
 
     fn line(&mut self, part: &str, sent: &str, answered: &str, verdict: &str) -> io::Result<()> {
-        writeln!(self.out, "{part:<8} {sent:<48} {answered:<34} {verdict}")?;
+        let line = format!("{part:<7} {sent:<39} {answered:<28} {verdict}");
+        writeln!(self.out, "{}", line.trim_end())?;
         self.out.flush()
     }
 }

@@ -88,16 +88,16 @@ fn brief(data: &RData) -> String {
 
 async fn proxy<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()> {
     let cluster_ip = SocketAddr::new(stage.ip(0, 10), SERVICE_PORT);
-    let sent = format!("{REQUESTS} connections to ClusterIP {cluster_ip}");
+    let sent = format!("{REQUESTS} TCP to ClusterIP {cluster_ip}");
     let answered = tally(REQUESTS, || http_name(cluster_ip)).await;
     table.print(&even_row("proxy", sent, &answered, "web", 3))?;
 
     let node_port = stage.node(30080);
-    let sent = format!("{REQUESTS} connections to NodePort {node_port}");
+    let sent = format!("{REQUESTS} TCP to NodePort {node_port}");
     let answered = tally(REQUESTS, || http_name(node_port)).await;
     table.print(&even_row("proxy", sent, &answered, "api", 2))?;
 
-    let sent = format!("{REQUESTS} UDP clients of NodePort {node_port}");
+    let sent = format!("{REQUESTS} UDP to NodePort {node_port}");
     let answered = tally(REQUESTS, || async move {
         let answer = client::datagram(node_port, b"hello").await?;
         Ok(answer.trim_end_matches(" hello").to_owned())
@@ -109,8 +109,12 @@ async fn proxy<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<
     let outcome = tokio::net::TcpStream::connect(refused).await;
     let expected = matches!(&outcome,
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused);
-    let answered = outcome.map_or_else(|e| e.to_string(), |_| "connected".to_owned());
-    let sent = format!("a port that web does not have, {refused}");
+    let answered = match outcome {
+        Ok(_) => "connected".to_owned(),
+        Err(_) if expected => "refused".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let sent = format!("an unserved port, {refused}");
     table.print(&Row { part: "proxy", sent, answered, expected })?;
     Ok(())
 }
@@ -124,7 +128,7 @@ async fn ingress<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Resul
             Ok(answer.name().unwrap_or_else(|| answer.status.to_string()))
         })
         .await;
-        let sent = format!("{REQUESTS} requests for {url}");
+        let sent = format!("{REQUESTS} times GET {url}");
         table.print(&even_row("ingress", sent, &answered, service, endpoints))?;
     }
     let table_of_statuses = [
@@ -142,7 +146,7 @@ async fn ingress<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Resul
     let (answered, got) = describe(answer);
     let expected =
         got.is_some_and(|answer| answer.status == 200 && answer.version == Version::HTTP_2);
-    let sent = format!("GET {url}, certificate verified");
+    let sent = format!("GET {url}, TLS verified");
     table.print(&Row { part: "ingress", sent, answered, expected })?;
     Ok(())
 }
@@ -180,7 +184,7 @@ async fn change<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result
         }
     }
     let part = "feed";
-    let sent = format!("web-3 left out of web.yaml, served after {} ms", since_change.as_millis());
+    let sent = format!("web-3 removed: served after {} ms", since_change.as_millis());
     table.print(&even_row(part, sent, &answered, "web", 2))?;
     stage.replace("web.yaml", &manifest)?;
     Ok(())
@@ -217,8 +221,14 @@ fn even_row(
     let expected = answered.len() == endpoints
         && answered.keys().all(|name| name.starts_with(&format!("{service}-")))
         && answered.values().all(|count| *count == total / endpoints);
-    let answered: Vec<_> = answered.iter().map(|(name, n)| format!("{name}: {n}")).collect();
-    Row { part, sent, answered: answered.join(", "), expected }
+    let answered = if expected {
+        let names: Vec<&str> = answered.keys().map(String::as_str).collect();
+        format!("{}: {} each", names.join(", "), total / endpoints)
+    } else {
+        let counts: Vec<_> = answered.iter().map(|(name, n)| format!("{name}: {n}")).collect();
+        counts.join(", ")
+    };
+    Row { part, sent, answered, expected }
 }
 
 fn describe(answer: anyhow::Result<Answer>) -> (String, Option<Answer>) {

@@ -313,53 +313,173 @@ fn up_outlives_its_feed() {
     assert_ne!(up.child("feed"), killed);
 }
 
-/// A feed of somebody else answers where this one should: it must not be followed.
+/// A server of somebody else answers where one of `up` should: nothing starts, and the message
+/// names who has the address and the flag for another one.
 #[test]
-fn up_does_not_start_beside_a_stranger_at_its_address() {
+fn up_beside_a_server_at_one_of_its_addresses_ends_and_names_it() {
+    let table = [
+        (7400, "feed", "--feed-listen"),
+        (7401, "feed", "--admin-ip"),
+        (8080, "ingress", "--http"),
+        (8443, "ingress", "--https"),
+        (7421, "ingress", "--admin-ip"),
+        (1053, "dns", "--dns"),
+    ];
     let (net, folder) = (Net::new(), Folder::new());
     folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
-    let stranger = std::net::TcpListener::bind(net.addr(1, 7400)).unwrap();
+    for (port, process, flag) in table {
+        let address = net.addr(1, port);
+        let other = std::net::TcpListener::bind(address).unwrap();
+        let output = up_command(net, &folder).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let expected = format!("error: {process}: {address} is in use by ");
+        assert!(said.starts_with(&expected), "{said}");
+        let holder = format!("(process {})", std::process::id());
+        let end = format!("{holder}: stop it, or choose another address with {flag}\n");
+        assert!(said.ends_with(&end), "{said}");
+        other.set_nonblocking(true).unwrap();
+        assert!(other.accept().is_err(), "it was connected to");
+    }
+    let _udp = std::net::UdpSocket::bind(net.addr(1, 1053)).unwrap();
     let output = up_command(net, &folder).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    let address = stranger.local_addr().unwrap();
-    assert!(said.contains(&format!("ended before it served {address}")), "{said}");
-    assert!(said.contains("give another with --feed-listen, or is another"), "{said}");
-    assert!(said.contains("{\"process\":\"feed\","), "it says whose line it is: {said}");
-    stranger.set_nonblocking(true).unwrap();
-    assert!(stranger.accept().is_err(), "nobody even called");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
-/// Whoever has another server at port 8080 is told what to do.
+/// The log of a command goes to a reader that ends, to a full disk, or to a reader that reads
+/// nothing: edits are served on, and SIGTERM ends it.
 #[test]
-fn up_says_which_flag_moves_an_address_that_is_taken() {
+fn up_whose_log_cannot_be_written_serves_edits_and_ends() {
+    let gone = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        (None, Stdio::from(writer))
+    };
+    let full = || {
+        let file = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        (None, Stdio::from(file))
+    };
+    let stuck = || {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let pid = std::os::fd::AsRawFd::as_raw_fd(&writer);
+        nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+            .unwrap_or_else(|error| panic!("{pid}: {error}"));
+        while std::io::Write::write(&mut writer, &[b'x'; 4096]).is_ok() {}
+        nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty()))
+            .unwrap();
+        (Some(reader), Stdio::from(writer))
+    };
+    let logs: [&dyn Fn() -> (Option<std::io::PipeReader>, Stdio); 3] = [&gone, &full, &stuck];
+    for log in logs {
+        let (net, folder) = (Net::new(), Folder::new());
+        folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
+        let (_reader, stderr) = log();
+        let mut command = up_command(net, &folder);
+        command.stderr(stderr);
+        let process = Switchyard::spawn(command, net.addr(1, 7401));
+        let up = Up { process, net, folder };
+        up.wait_ready(7431);
+        // Each of these edits is a line of the log.
+        for number in 1..=3 {
+            up.folder.replace("bad.yaml", &format!("kind: Nonsense{number}\n"));
+            let service = format!(
+                "{{ apiVersion: v1, kind: Service, metadata: {{ name: s{number} }}, \
+                 spec: {{ clusterIP: 10.96.7.{number}, ports: [{{ port: 80 }}] }} }}"
+            );
+            up.folder.replace("one.yaml", &service);
+            eventually("the edit is served", || {
+                let page = http_get(net.addr(1, 7431), "localhost", "/snapshot").ok()?.1;
+                page.contains(&format!("10.96.7.{number}\"")).then_some(())
+            });
+        }
+        assert!(up.process.status()["logLinesLost"].as_u64().unwrap() > 0);
+        up.process.signal(Signal::SIGTERM);
+        assert!(up.process.wait().success());
+    }
+}
+
+#[test]
+fn up_passes_flags_on_and_says_when_it_is_ready() {
     let (net, folder) = (Net::new(), Folder::new());
-    folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
-    let _other = std::net::TcpListener::bind(net.addr(1, 8080)).unwrap();
-    let mut up = up_command(net, &folder).stderr(Stdio::piped()).spawn().unwrap();
+    let service = "{ apiVersion: v1, kind: Service, metadata: { name: one }, \
+                   spec: { clusterIP: 10.96.7.7, ports: [{ port: 80 }] } }";
+    folder.replace("one.yaml", service);
+    let unallocated = "{ apiVersion: v1, kind: Service, metadata: { name: two }, \
+                       spec: { ports: [{ port: 80 }] } }";
+    folder.replace("two.yaml", unallocated);
+    let mut command = up_command(net, &folder);
+    command.args(["--domain", "example.test", "--log-format", "text"]);
+    let mut up = command.stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(up.stderr.take().unwrap()).lines().map_while(Result::ok);
-    let help = log.find(|line| line.contains("will be started again")).expect("it ended");
-    let taken = format!("{}: Address already in use", net.addr(1, 8080));
-    assert!(help.contains(&taken) && help.contains("give another with --http,"), "{help}");
-    assert!(!help.contains("--https") && !help.contains("--admin-ip"), "{help}");
-    let pid = nix::unistd::Pid::from_raw(up.id() as i32);
-    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    let ready = log.find(|line| line.contains("ready: ")).expect("it is ready");
+    let url = format!("ready: http://{}", net.addr(1, 8080));
+    assert!(ready.contains(&url) && ready.contains("(2 Services, 1 warning)"), "{ready}");
+    let snapshot = http_get(net.addr(1, 7431), "localhost", "/snapshot").unwrap().1;
+    assert!(snapshot.contains("example.test"), "{snapshot}");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(up.id() as i32), Signal::SIGTERM).unwrap();
     std::thread::spawn(move || log.count());
     assert!(up.wait().unwrap().success());
 }
 
-/// The flag is that of the very address: another `--feed-listen` would not mend this.
+/// It holds objects, TLS keys among them.
 #[test]
-fn up_says_so_when_its_feeds_admin_address_is_taken() {
-    let (net, folder) = (Net::new(), Folder::new());
-    folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
-    let _other = std::net::TcpListener::bind(net.addr(1, 7401)).unwrap();
-    let output = up_command(net, &folder).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    let taken = format!("{}: Address already in use", net.addr(1, 7401));
-    assert!(said.contains(&taken) && said.contains("another with --admin-ip"), "{said}");
-    assert!(!said.contains("--feed-listen"), "{said}");
+fn what_a_killed_up_left_goes_at_the_next_start() {
+    let base = Folder::new();
+    let left = || std::fs::read_dir(base.path()).unwrap().count();
+    for kill in [true, false] {
+        let (net, folder) = (Net::new(), Folder::new());
+        folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
+        let mut command = up_command(net, &folder);
+        command.env("TMPDIR", base.path());
+        let process = Switchyard::spawn(command, net.addr(1, 7401));
+        let up = Up { process, net, folder };
+        up.wait_ready(7401);
+        assert_eq!(left(), 1, "only the one that runs");
+        up.process.signal(if kill { Signal::SIGKILL } else { Signal::SIGTERM });
+        assert_eq!(up.process.wait().success(), !kill);
+    }
+    assert_eq!(left(), 0);
+}
+
+#[test]
+fn a_place_for_temporary_files_is_found_or_named() {
+    let mut demo = Command::new(BINARY);
+    demo.args(["demo", "--once"]).env("TMPDIR", "/nonexistent");
+    let output = demo.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn the_demo_fits_80_columns() {
+    let output = Command::new(BINARY).args(["demo", "--once"]).output().unwrap();
+    let table = String::from_utf8(output.stdout).unwrap();
+    let wide: Vec<_> = table.lines().filter(|line| line.chars().count() > 80).collect();
+    assert!(wide.is_empty(), "{wide:#?}");
+}
+
+#[test]
+fn a_wrong_value_names_where_it_came_from() {
+    let run = |arguments: &[&str], variable: Option<(&str, &str)>| {
+        let mut command = Command::new(BINARY);
+        command.args(arguments).envs(variable);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        said
+    };
+    let proxy = ["proxy", "--feed", "."];
+    let said = run(&proxy, Some(("SWITCHYARD_DRAIN_TIMEOUT", "soon")));
+    assert!(said.contains("'soon' for SWITCHYARD_DRAIN_TIMEOUT:"), "{said}");
+    let flag = ["proxy", "--feed", ".", "--drain-timeout", "soon"];
+    let said = run(&flag, Some(("SWITCHYARD_DRAIN_TIMEOUT", "soon")));
+    assert!(said.contains("'--drain-timeout <TIME>'"), "{said}");
+    for filter in ["verbose", "nonsense=foo"] {
+        let said = run(&["proxy", "--feed", ".", "--log", filter], None);
+        assert!(said.contains("is not a level (off, error, warn,"), "{said}");
+    }
+    // Not JSON, although nobody's terminal reads it.
+    let said = run(&["up", "nonexistent"], None);
+    assert_eq!(said, "error: nonexistent is not a folder\n");
 }
 
 /// What the ingress listens on is never an endpoint of the folder that it serves.

@@ -7,11 +7,11 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::support::{Folder, Net, Switchyard, eventually, http_get};
+use crate::support::{Folder, Net, PATIENCE, PROMPTLY, Switchyard, eventually, http_get};
 use api::{Access, Api, Pki};
 
 /// A Service on `.1` with its endpoint on `.10`, as an API has them.
@@ -40,7 +40,7 @@ fn endpoint(addr: SocketAddr) {
 
 fn is_served(addr: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect(addr) else { return false };
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut byte = [0];
     stream.write_all(b"?").is_ok() && stream.read_exact(&mut byte).is_ok() && byte == *b"!"
 }
@@ -211,7 +211,7 @@ fn a_process_without_its_feed_ends_when_asked_to() {
             let begun = Instant::now();
             process.signal(nix::sys::signal::Signal::SIGTERM);
             assert_eq!(process.wait().code(), Some(0), "{args:?}");
-            assert!(begun.elapsed() < Duration::from_secs(5), "{args:?}: {:?}", begun.elapsed());
+            assert!(begun.elapsed() < PROMPTLY, "{args:?}: {:?}", begun.elapsed());
         }
     }
 }

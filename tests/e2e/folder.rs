@@ -9,15 +9,12 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
 
-use crate::support::{Folder, Net, Switchyard, eventually};
-
-/// Every way of editing a file is served within this time, on a machine that is not busy 2 s.
-const ANY_WAY: Duration = Duration::from_secs(5);
+use crate::support::{Folder, Net, PATIENCE, Switchyard, eventually};
 
 fn service(name: &str, ip: &str) -> String {
     format!(
@@ -45,7 +42,7 @@ impl Dns {
             ["dns", "--feed", folder.path().to_str().unwrap(), "--listen", &listen.to_string()];
         let process = Switchyard::ready(net.addr(2, 7431), &args);
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Dns { folder, process, listen, socket }
     }
 
@@ -68,13 +65,12 @@ impl Dns {
         }
     }
 
-    /// Waits until a Service has this address; prints and returns how long that took.
-    fn until(&self, what: &str, service: &str, ip: &str) -> Duration {
+    /// Waits until a Service has this address, and prints how long that took.
+    fn until(&self, what: &str, service: &str, ip: &str) {
         let begun = Instant::now();
         let wanted: Ipv4Addr = ip.parse().unwrap();
         eventually(what, || (self.resolve(service) == Some(wanted)).then_some(()));
         println!("{what}: {:?}", begun.elapsed());
-        begun.elapsed()
     }
 
     fn until_rejected(&self, what: &str) -> serde_json::Value {
@@ -137,7 +133,7 @@ fn each_way_of_editing_a_file_is_served() {
     for (i, (what, edit)) in ways.iter().cycle().take(ways.len() * 2).enumerate() {
         let ip = format!("10.0.1.{}", i + 1);
         edit(&service("web", &ip));
-        assert!(dns.until(what, "web", &ip) < ANY_WAY, "{what}");
+        dns.until(what, "web", &ip);
     }
 }
 
@@ -156,7 +152,7 @@ fn a_config_map_and_a_whole_folder_are_swapped() {
     });
     for number in 2..5 {
         version(&dns.folder, number);
-        assert!(dns.until("..data", "web", &format!("10.0.0.{number}")) < ANY_WAY);
+        dns.until("..data", "web", &format!("10.0.0.{number}"));
     }
     let aside = tempfile::tempdir().unwrap();
     for number in 5..8 {
@@ -166,7 +162,7 @@ fn a_config_map_and_a_whole_folder_are_swapped() {
         fs::rename(dns.folder.path(), aside.path().join(format!("old{number}"))).unwrap();
         assert!(dns.resolve("web").is_some(), "a folder that is missing changes nothing");
         fs::rename(&new, dns.folder.path()).unwrap();
-        assert!(dns.until("folder", "web", &format!("10.0.0.{number}")) < ANY_WAY);
+        dns.until("folder", "web", &format!("10.0.0.{number}"));
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Folder, Net, PATIENCE, Switchyard, eventually, http_get};
+use crate::support::{Folder, Net, PATIENCE, PROMPTLY, Switchyard, eventually, http_get};
 
 /// The addresses, the folder and the process of one test. Admin is on `.250`, NodePorts are on
 /// `.200`.
@@ -133,7 +133,7 @@ fn udp_talker(addr: SocketAddr, name: u8) {
 }
 
 fn dial(addr: SocketAddr) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&addr, Duration::from_secs(5))?;
+    let stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
@@ -470,7 +470,7 @@ fn a_drain_under_load_finishes_what_has_begun() {
     drop(slow);
     let since = Instant::now();
     assert!(fixture.process.take().unwrap().wait().success());
-    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert!(since.elapsed() < PROMPTLY, "{:?}", since.elapsed());
 }
 
 #[test]

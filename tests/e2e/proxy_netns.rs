@@ -7,12 +7,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 use self::lab::{Host, Lab, udp_ask};
-use crate::support::{Folder, PATIENCE, Switchyard, eventually, http_get};
+use crate::support::{Folder, PATIENCE, PROMPTLY, Switchyard, eventually, http_get};
 
 const ADMIN: &str = "127.0.0.1:7411";
 /// ClusterIPs, and the addresses of load balancers.
@@ -383,7 +383,7 @@ fn source_ranges_are_for_the_load_balancers_ip() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_udp_client_with_one_port_recovers_within_a_second() {
+fn a_udp_client_with_one_port_recovers_promptly() {
     let cluster = Cluster::start(&manifest("", &[]), &[]);
     let socket = cluster.client.udp(VIP.parse().unwrap());
     // Traffic begins before there is any endpoint.
@@ -404,10 +404,11 @@ fn a_udp_client_with_one_port_recovers_within_a_second() {
         let answered = eventually("an answer", || {
             udp_ask(&socket).ok().filter(|answer| answer == name).map(|_| Instant::now())
         });
-        assert!(answered - generation < Duration::from_secs(1), "{serving} -> {name}");
+        // An idle flow would be kept for a minute.
+        assert!(answered - generation < PROMPTLY, "{serving} -> {name}");
         serving = name;
     }
-    // The Service goes: nothing of the flow is left within a second.
+    // The Service goes, and the flow with it.
     std::fs::remove_file(cluster.folder.file("web.yaml")).unwrap();
     eventually("the Service is gone", || {
         (cluster.status()["proxy"]["frontends"] == 0).then_some(())
@@ -416,7 +417,7 @@ fn a_udp_client_with_one_port_recovers_within_a_second() {
     eventually("the session is gone", || {
         (cluster.status()["proxy"]["udpSessions"] == 0).then_some(())
     });
-    assert!(gone.elapsed() < Duration::from_secs(1));
+    assert!(gone.elapsed() < PROMPTLY);
     // An answer that was on its way may still be there.
     eventually("silence", || udp_ask(&socket).is_err().then_some(()));
     assert!((0..3).all(|_| udp_ask(&socket).is_err()));

@@ -731,3 +731,18 @@ fn the_types_alone_are_lenient() {
     assert!(matches!(&targets[0], object::IntOrText::Text(name) if &**name == "http"));
     assert!(matches!(targets[1], object::IntOrText::Int(8)));
 }
+
+#[test]
+fn a_name_with_control_characters_stays_within_one_line_of_a_message() {
+    let text = service("  {po\n  rts: 1, \"\\e[2J\": 1}\n");
+    let found = problems(&text, Format::Yaml);
+    assert!(found.iter().any(|line| line.contains("\\u{1b}[2J")), "{found:?}");
+    assert!(!found.iter().any(|line| line.contains(char::is_control)), "{found:?}");
+    // What is shown of the file is as harmless.
+    let text = "kind: \u{1b}[2J\napiVersion: [\n".to_owned();
+    let shown: Vec<_> = readings(&text)
+        .iter()
+        .flat_map(|(above, reading)| reading.problems.iter().flat_map(|p| p.drawing(*above)))
+        .collect();
+    assert!(!shown.is_empty() && !shown.concat().contains(char::is_control), "{shown:?}");
+}

@@ -1,12 +1,12 @@
 //! The end of a feed server, orderly or not, and its return.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::kit::{Feed, SERVICES, SLICES, STREAMING, service};
-use crate::support::{Folder, Switchyard, eventually};
+use crate::support::{Folder, PROMPTLY, Switchyard, eventually};
 
 const WEB: &str = "/api/v1/namespaces/shop/services/web";
 
@@ -19,7 +19,7 @@ fn watches_end_in_order_at_sigterm() {
     feed.process.signal(Signal::SIGTERM);
     assert_eq!(lines.next(), None, "the last chunk, not a broken connection");
     assert!(feed.process.wait().success());
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PROMPTLY, "{:?}", begun.elapsed());
 }
 
 #[test]

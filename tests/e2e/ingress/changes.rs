@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::Request;
@@ -18,7 +18,7 @@ use super::kit::{
     ALL, Answer, Client, Endpoint, Speaks, World, eventually, get, ingress, raw, read_request,
     service, status_of,
 };
-use crate::support::{Net, PATIENCE};
+use crate::support::{Net, PATIENCE, PROMPTLY};
 
 fn rules() -> String {
     ingress("i", &[("a.com", "Prefix", "/", "web")])
@@ -198,13 +198,11 @@ async fn an_endpoint_that_leaves_gets_nothing_new_and_finishes_what_it_has() {
          conditions: {ready: false, serving: true, terminating: true}\n",
     );
     world.replace(&(rules() + &both));
-    let begun = Instant::now();
     eventually("the change", || {
         let snapshot = world.ingress.admin_get("/snapshot").1;
         async move { (!snapshot.contains(&format!("{}:9000", net.ip(10)))).then_some(()) }
     })
     .await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     for speaks in ALL {
         for _ in 0..3 {
             assert_eq!(get(&world, speaks, "a.com", "/").await.name(), "stays");
@@ -409,7 +407,7 @@ async fn a_drain_ends_in_time_whatever_is_open() {
     let World { ingress, .. } = world;
     let ended = tokio::task::spawn_blocking(move || ingress.wait()).await.unwrap();
     assert_eq!(ended.code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PROMPTLY, "{:?}", begun.elapsed());
     assert!(asking.await.unwrap().is_err());
 }
 
@@ -429,7 +427,7 @@ async fn idle_connections_hold_up_no_drain() {
     let World { ingress, .. } = world;
     let ended = tokio::task::spawn_blocking(move || ingress.wait()).await.unwrap();
     assert_eq!(ended.code(), Some(0));
-    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PROMPTLY, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Limits and time-outs: each has its status, and costs nobody else anything.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -138,7 +139,7 @@ async fn a_response_that_stops_is_broken_off() {
         }
     })
     .await;
-    let world = World::start_in(net, &manifests(), &["--read-timeout", "300ms"]);
+    let world = World::start_in(net, &manifests(), &["--read-timeout", "2s"]);
     for speaks in ALL {
         let mut client = Client::connect(&world, speaks, "a.com").await;
         let request = Request::get("http://a.com/").body(Full::default()).unwrap();
@@ -152,7 +153,7 @@ async fn a_response_that_stops_is_broken_off() {
 
 #[tokio::test]
 async fn clients_that_are_too_slow_are_closed() {
-    let flags = ["--header-timeout", "300ms", "--idle-timeout", "300ms", "--send-timeout", "300ms"];
+    let flags = ["--header-timeout", "2s", "--idle-timeout", "2s", "--send-timeout", "2s"];
     let (world, endpoint) = echo_world(&flags).await;
     let table: [(&[u8], u16); 5] = [
         (b"", 0),
@@ -200,7 +201,7 @@ async fn a_client_that_takes_nothing_is_closed() {
         while stream.write_all(&piece).await.is_ok() {}
     })
     .await;
-    let flags = ["--read-timeout", "300ms", "--send-timeout", "300ms"];
+    let flags = ["--read-timeout", "2s", "--send-timeout", "2s"];
     let world = World::start_in(net, &manifests(), &flags);
     let mut held = Vec::new();
     for speaks in [Speaks::Http1, Speaks::Http2, Speaks::Http1OverTls, Speaks::Http2OverTls] {
@@ -267,7 +268,7 @@ async fn an_endpoint_that_takes_no_connection_is_504_and_others_are_asked() {
             "i",
             &[("full.com", "Prefix", "/", "full"), ("mixed.com", "Prefix", "/", "mixed")],
         );
-    let world = World::start_in(net, &manifests, &["--connect-timeout", "300ms"]);
+    let world = World::start_in(net, &manifests, &["--connect-timeout", "1s"]);
     for speaks in ALL {
         assert_eq!(get(&world, speaks, "full.com", "/").await.status, 504, "{speaks:?}");
         for _ in 0..2 {
@@ -378,10 +379,14 @@ async fn requests_given_up_by_clients_are_given_up() {
 async fn a_body_that_its_client_breaks_off_never_looks_whole() {
     let net = Net::new();
     let (told, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let half_arrived = Arc::new(tokio::sync::Notify::new());
+    let arrived = half_arrived.clone();
     let _endpoint = Endpoint::raw(net.addr(10, 9000), move |mut stream| {
-        let told = told.clone();
+        let (told, arrived) = (told.clone(), arrived.clone());
         async move {
             let mut all = Vec::new();
+            while !all.ends_with(b"half\r\n") && stream.read_buf(&mut all).await.unwrap() > 0 {}
+            arrived.notify_one();
             let _ = stream.read_to_end(&mut all).await;
             told.send(String::from_utf8_lossy(&all).into_owned()).unwrap();
         }
@@ -389,9 +394,10 @@ async fn a_body_that_its_client_breaks_off_never_looks_whole() {
     .await;
     let world = World::start_in(net, &manifests(), &[]);
     for speaks in [Speaks::Http1, Speaks::Http2] {
+        let half_arrived = half_arrived.clone();
         let broken = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"half")))])
-            .chain(futures_util::stream::once(async {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            .chain(futures_util::stream::once(async move {
+                half_arrived.notified().await;
                 Err(std::io::Error::other("the client has changed its mind"))
             }));
         let body = StreamBody::new(Box::pin(broken));

@@ -244,7 +244,7 @@ async fn what_is_no_hello_costs_only_its_own_connection() {
     let net = Net::new();
     let (services, _endpoint) = web(net).await;
     let manifests = services + &with_tls("i", &["a.example"], "none");
-    let world = World::start_in(net, &manifests, &["--handshake-timeout", "500ms"]);
+    let world = World::start_in(net, &manifests, &["--handshake-timeout", "2s"]);
     let mut open = Client::connect(&world, Speaks::Http2OverTls, "a.example").await;
     let hellos: [&[u8]; 5] = [
         b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
