@@ -89,28 +89,6 @@ fn check_forgives_warnings_unless_it_is_strict() {
     }
 }
 
-#[test]
-fn a_bad_value_of_an_environment_variable_names_the_variable() {
-    let run = |args: &[&str], variable: (&str, &str)| {
-        let mut command = Command::new(BINARY);
-        let output = command.args(args).env(variable.0, variable.1).output().unwrap();
-        assert_eq!(output.status.code(), Some(2), "{output:?}");
-        String::from_utf8(output.stderr).unwrap()
-    };
-    let log = ("SWITCHYARD_LOG", "nonsense=foo");
-    let said = run(&["dns", "--feed", "none"], log);
-    let expected = "error: invalid value 'nonsense=foo' of environment variable SWITCHYARD_LOG \
-                    (flag --log <FILTER>): \"foo\" is not a log level";
-    assert!(said.contains(expected), "{said}");
-    let said = run(&["ingress", "--feed", "none"], ("SWITCHYARD_READ_TIMEOUT", "soon"));
-    assert!(said.contains("of environment variable SWITCHYARD_READ_TIMEOUT"), "{said}");
-    let said = run(&["ingress", "--feed", "none"], ("SWITCHYARD_LOG_FORMAT", "xml"));
-    assert!(said.contains("of environment variable SWITCHYARD_LOG_FORMAT"), "{said}");
-    // A flag that is given goes before the variable.
-    let said = run(&["dns", "--feed", "none", "--log", "verbose"], log);
-    assert!(said.contains("invalid value 'verbose' for '--log <FILTER>'"), "{said}");
-}
-
 /// That this works on one machine only is no fault of a folder for one machine.
 #[test]
 fn a_loopback_endpoint_is_a_note() {
