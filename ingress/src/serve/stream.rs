@@ -316,34 +316,18 @@ mod tests {
 
     #[test]
     fn only_an_answer_of_hypers_own_is_kept_back() {
-        let date = "date: Mon, 30 Nov 2026 10:00:00 GMT";
+        let [date, close] = ["date: Mon, 30 Nov 2026 10:00:00 GMT", "connection: close"];
+        let empty = "content-length: 0";
+        let answer =
+            |line: &str, fields: &[&str]| format!("{line}\r\n{}\r\n\r\n", fields.join("\r\n"));
+        let bad = "HTTP/1.1 400 Bad Request";
         let table = [
-            (
-                format!(
-                    "HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n{date}\r\n\r\n"
-                ),
-                Some(400),
-            ),
-            (
-                format!(
-                    "HTTP/1.1 431 Too Large\r\n{date}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
-                ),
-                Some(431),
-            ),
-            (format!("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n{date}\r\n\r\n"), None),
-            (
-                format!(
-                    "HTTP/1.1 400 Bad Request\r\nx: y\r\nconnection: close\r\ncontent-length: 0\r\n{date}\r\n\r\n"
-                ),
-                None,
-            ),
-            (
-                format!(
-                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n{date}\r\n\r\n"
-                ),
-                None,
-            ),
-            ("HTTP/1.1 400 Bad Request\r\n\r\n".to_owned(), None),
+            (answer(bad, &[close, empty, date]), Some(400)),
+            (answer("HTTP/1.1 431 Too Large", &[date, empty, close]), Some(431)),
+            (answer("HTTP/1.1 404 Not Found", &[empty, date]), None),
+            (answer(bad, &["x: y", close, empty, date]), None),
+            (answer("HTTP/1.1 200 OK", &[close, empty, date]), None),
+            (format!("{bad}\r\n\r\n"), None),
             ("hello\r\n\r\n".to_owned(), None),
         ];
         for (bytes, expected) in table {
