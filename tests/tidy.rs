@@ -45,6 +45,10 @@ const PURE: &[&str] = &[
     "apiserver/src/text",
     "apiserver/src/view",
     "balance/src",
+    "dns/src/budget",
+    "dns/src/forward/decide",
+    "dns/src/forward/failures",
+    "dns/src/forward/question",
     "dns/src/forward/relay",
     "dns/src/respond",
     "dns/src/wire",
@@ -172,7 +176,7 @@ fn packages_depend_only_downwards() {
 
 /// Packages whose files still use each other in circles. A package leaves this list with its last
 /// circle, and none may be added.
-const HAS_CIRCLES: &[&str] = &["daemon", "dns", "feed", "model", "proxy", "switchyard"];
+const HAS_CIRCLES: &[&str] = &["daemon", "feed", "model", "proxy", "switchyard"];
 
 #[test]
 fn files_of_a_package_use_only_what_stands_below() {

@@ -8,12 +8,13 @@ use daemon::Failure;
 use daemon::flags::{parse_address, parse_duration};
 use ipnet::IpNet;
 
-use crate::forward::upstreams::{self, parse_upstream};
+use crate::forward::resolv_conf::ResolvConf;
+use crate::forward::upstreams::{is_ourselves, parse_upstream};
 use crate::wire::Name;
 use crate::zone::{Owned, PodMode, Settings};
 
-/// Loopback, private, shared (RFC 6598), unique local and link-local addresses: a server that
-/// forwards for anybody is a weapon for those who forge their address.
+/// Loopback, private, shared (RFC 6598), unique local and link-local addresses. A server that
+/// forwards for everybody can be used to attack others, with forged client addresses.
 const PRIVATE: [&str; 9] = [
     "127.0.0.0/8",
     "10.0.0.0/8",
@@ -49,8 +50,8 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
     pub domain: String,
 
-    /// Servers to forward other names to, in this order, or `none`; default: those of the
-    /// system's resolver
+    /// Servers to forward other names to, in this order, or `none`; default: the nameservers in
+    /// --resolv-conf
     #[arg(
         long,
         env = "SWITCHYARD_UPSTREAM",
@@ -60,7 +61,7 @@ pub struct Config {
     )]
     pub upstream: Vec<Upstream>,
 
-    /// Where the system's resolver names its servers
+    /// The file with the nameservers of this system, read again when it changes
     #[arg(
         long,
         env = "SWITCHYARD_RESOLV_CONF",
@@ -69,7 +70,7 @@ pub struct Config {
     )]
     pub resolv_conf: PathBuf,
 
-    /// How long to wait for one upstream before the next is tried; 4.5 s for all tries together
+    /// How long to wait for one upstream before the next is tried; at most 4.5 s in total
     #[arg(
         long,
         env = "SWITCHYARD_UPSTREAM_TIMEOUT",
@@ -79,11 +80,11 @@ pub struct Config {
     )]
     pub upstream_timeout: Duration,
 
-    /// Questions that may wait for upstreams at a time; one client may hold a quarter
+    /// Questions that may wait for upstreams at one time; one client may have a quarter of them
     #[arg(long, env = "SWITCHYARD_MAX_FORWARDS", value_name = "N", default_value_t = 1024)]
     pub max_forwards: usize,
 
-    /// Clients to forward for; others get REFUSED for names that are not ours
+    /// Clients to forward for; others get REFUSED for names outside the cluster
     #[arg(
         long,
         env = "SWITCHYARD_ALLOW_FORWARD",
@@ -103,20 +104,20 @@ pub struct Config {
     )]
     pub ttl: u32,
 
-    /// What the name of a Pod's address answers
+    /// How names of Pod addresses are answered
     #[arg(long, env = "SWITCHYARD_PODS", value_name = "MODE", default_value = "disabled")]
     pub pods: PodMode,
 
-    /// Networks whose reverse zones are ours: what is not known there does not exist, instead of
-    /// being forwarded; default: the /24 (IPv6: /112) around each ClusterIP
+    /// Networks whose reverse zones are served here: PTR queries for unknown addresses in them get
+    /// NXDOMAIN instead of being forwarded; addresses of Services and endpoints are always answered
     #[arg(long, env = "SWITCHYARD_REVERSE_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub reverse_cidr: Vec<IpNet>,
 
-    /// Tell our version to who asks for version.bind
+    /// Answer version.bind (class CH) with the version of this program
     #[arg(long, env = "SWITCHYARD_VERSION_BIND")]
     pub version_bind: bool,
 
-    /// How long a TCP connection may stay without a query
+    /// How long a TCP connection may be open without a query
     #[arg(
         long,
         env = "SWITCHYARD_TCP_IDLE_TIMEOUT",
@@ -126,11 +127,11 @@ pub struct Config {
     )]
     pub tcp_idle_timeout: Duration,
 
-    /// TCP connections at a time; one client may hold a quarter
+    /// TCP connections at one time, on all addresses together; one client may have a quarter
     #[arg(long, env = "SWITCHYARD_MAX_TCP_CONNECTIONS", value_name = "N", default_value_t = 1024)]
     pub max_tcp_connections: usize,
 
-    /// How long to finish what is in flight when told to end
+    /// How long to wait for queries in progress when told to end
     #[arg(
         long,
         env = "SWITCHYARD_DRAIN_TIMEOUT",
@@ -157,52 +158,56 @@ fn parse_upstream_or_none(text: &str) -> Result<Upstream, String> {
 }
 
 impl Config {
-    /// What the zone is to know.
+    /// The settings of the zone.
     ///
     /// # Errors
     ///
-    /// When the domain is no name, or too long for the names that its zone must have.
+    /// When the domain is not a DNS name, or too long for the names that its zone must have.
     pub(crate) fn zone_settings(&self) -> Result<Settings, Failure> {
         let invalid = |what: &str| {
-            Failure::Configuration(format!("--domain {}: {what}", self.domain.escape_debug()))
+            Failure::Configuration(format!("--domain: `{}` {what}", self.domain.escape_debug()))
         };
         let of_names = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
         let domain = Some(&*self.domain).filter(|text| text.bytes().all(of_names));
-        let domain = domain.and_then(Name::from_text).ok_or_else(|| invalid("not a DNS name"))?;
-        let owned = match &self.reverse_cidr[..] {
-            [] => Owned::AroundClusterIps,
-            networks => Owned::Networks(networks.iter().map(IpNet::trunc).collect()),
-        };
-        Settings::new(domain, self.ttl, self.pods, owned).ok_or_else(|| invalid("too long"))
+        let domain =
+            domain.and_then(Name::from_text).ok_or_else(|| invalid("is not a DNS name"))?;
+        let owned = Owned(self.reverse_cidr.iter().map(IpNet::trunc).collect());
+        Settings::new(domain, self.ttl, self.pods, owned).ok_or_else(|| invalid("is too long"))
     }
 
-    /// The upstreams to use: those of the flags, or else the system's.
+    /// The servers to forward to: those of `--upstream`, or else the system's.
     ///
     /// # Errors
     ///
-    /// When a flag names one of our own listeners. In the system's file that is usual, and such a
+    /// When a flag names one of our own listeners. In the system's file that is usual; such a
     /// server is left out.
-    pub(crate) fn upstreams(
+    pub(crate) fn servers(
         &self,
         listeners: &[SocketAddr],
         is_local: impl Fn(std::net::IpAddr) -> bool,
-    ) -> Result<Vec<SocketAddr>, Failure> {
-        let is_ours = |upstream| upstreams::is_ourselves(upstream, listeners, &is_local);
+    ) -> Result<Servers, Failure> {
         if self.upstream.is_empty() {
-            let mut servers = upstreams::of_system(&self.resolv_conf);
-            servers.retain(|server| !is_ours(*server));
-            return Ok(servers);
+            let file = ResolvConf::new(self.resolv_conf.clone(), listeners.to_vec());
+            return Ok(Servers::Followed(file));
         }
         let servers = self.upstream.iter().filter_map(|upstream| match upstream {
             Upstream::Nothing => None,
             Upstream::Server(server) => Some(*server),
         });
         let servers: Vec<SocketAddr> = servers.collect();
-        match servers.iter().find(|server| is_ours(**server)) {
+        let is_ours = |server: &&SocketAddr| is_ourselves(**server, listeners, &is_local);
+        match servers.iter().find(is_ours) {
             Some(ours) => Err(Failure::Configuration(format!(
-                "--upstream {ours}: this is where this process itself listens"
+                "--upstream {ours}: this process itself listens there"
             ))),
-            None => Ok(servers),
+            None => Ok(Servers::Fixed(servers)),
         }
     }
+}
+
+/// Where the servers to forward to are named.
+#[derive(Debug)]
+pub(crate) enum Servers {
+    Fixed(Vec<SocketAddr>),
+    Followed(ResolvConf),
 }

@@ -1,19 +1,19 @@
-//! Why a name is answered as it is: by the zone, through the code that answers packets.
+//! Explains why a name is answered as it is, with the zone and the code that answer packets.
 
 use feed::Update;
 use hickory_proto::op::{Message, Query as Question, ResponseCode};
 use hickory_proto::rr::{Name as OtherName, RData, RecordType};
 use model::{Explanation, Model, ObjectName, Trouble, nearest};
 
+use crate::config::Config;
 use crate::respond::{Outcome, Policy, respond};
 use crate::wire::reply::Transport;
 use crate::wire::{Name, Query};
-use crate::zone::{Node, Service, ServiceKind, Zone};
-use crate::{Config, PodMode};
+use crate::zone::{Node, PodMode, Service, ServiceKind, Zone};
 
 use daemon::Failure;
 
-/// Explains names by the zone that a responder would make of a model.
+/// Explains names by the zone that a responder would build from a model.
 #[derive(Debug)]
 pub struct Explainer<'a> {
     zone: Zone,
@@ -24,7 +24,7 @@ pub struct Explainer<'a> {
 impl<'a> Explainer<'a> {
     /// # Errors
     ///
-    /// When the configuration makes no zone.
+    /// When the configuration is invalid.
     pub fn new(update: &'a Update, config: &'a Config) -> Result<Explainer<'a>, Failure> {
         let mut zone = Zone::new(config.zone_settings()?);
         zone.apply(&update.model, &update.changes, true);
@@ -36,8 +36,9 @@ impl<'a> Explainer<'a> {
         let Explainer { zone, model, config } = self;
         let absolute = name.trim_end_matches('.');
         let Some(wire) = Name::from_text(absolute).filter(|_| !absolute.is_empty()) else {
-            let fix = "a name has labels of 1 to 63 letters with dots between, 253 in all";
-            return Explanation::of_trouble(name, "none", "not a DNS name", fix);
+            let fix =
+                "write labels of 1 to 63 characters with dots between them, at most 253 in total";
+            return Explanation::of_trouble(name, "none", "this is not a DNS name", fix);
         };
         let asked = Asked { zone, model, config, target: name, name: absolute };
         let Some(found) = zone.find(&wire) else { return asked.outside() };
@@ -66,7 +67,7 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// What a client gets that asks for the types which the name is made for: code and data.
+    /// The code and the data of the answers to the usual types of this kind of name.
     fn answers(&self) -> (String, Vec<String>) {
         let is_reverse = self.name.to_ascii_lowercase().ends_with(".arpa");
         let types = match self.name.starts_with('_') {
@@ -110,13 +111,13 @@ impl Asked<'_> {
         }
     }
 
-    /// What a name that exists is.
+    /// Describes a name that exists.
     fn describe(&self, node: &Node<'_>, explanation: &mut Explanation) {
         let because = match node {
             Node::Absent | Node::Empty => {
-                "it exists only because names below it do, and has no records".to_owned()
+                "this name has no records: it exists only because names below it do".to_owned()
             }
-            Node::Apex => "the top of a zone of this server".to_owned(),
+            Node::Apex => "the apex of a zone of this server".to_owned(),
             Node::NameServer => "the address of this server".to_owned(),
             Node::SchemaVersion => "the version of the DNS specification".to_owned(),
             Node::Service(service) => {
@@ -138,13 +139,13 @@ impl Asked<'_> {
                 format!("a {protocol} port of Service {name}")
             }
             Node::Endpoints(_) => "endpoints of a Service by their hostname or address".to_owned(),
-            Node::Pod(ip) => format!("the address {ip} of a Pod, spelled in the name"),
+            Node::Pod(ip) => format!("the name contains the address {ip} of a Pod"),
             Node::Address(ip) => format!("{ip} is a ClusterIP or an endpoint of a Service"),
         };
         explanation.because.push(because);
     }
 
-    /// What is wrong with a Service whose name is answered.
+    /// A problem of a Service whose name is answered.
     fn trouble_of(&self, service: &Service, name: &ObjectName) -> Option<Trouble> {
         let no_address = service.v4.is_empty() && service.v6.is_empty();
         match service.kind {
@@ -160,18 +161,20 @@ impl Asked<'_> {
         }
     }
 
-    /// A name in no zone of ours: other servers are asked.
+    /// A name outside our zones.
     fn outside(&self) -> Explanation {
         let domain = &self.config.domain;
-        let cause = format!("not below {domain}: upstream servers are asked for it");
+        let cause = format!("the name is not below {domain}, so upstream servers are asked");
         let fix = match self.completed() {
-            Some(name) => format!("ask {name}, which exists: a Pod's search path completes it so"),
+            Some(name) => {
+                format!("ask {name}, which exists: the search path of a Pod adds the rest")
+            }
             None => format!("a Service's name is NAME.NAMESPACE.svc.{domain}"),
         };
         Explanation::of_trouble(self.target, "forwarded", cause, fix)
     }
 
-    /// A name that exists and begins with the one that was asked for.
+    /// A name that exists and begins with the given name.
     fn completed(&self) -> Option<String> {
         let domain = &self.config.domain;
         let exists = |name: &String| {
@@ -185,7 +188,7 @@ impl Asked<'_> {
             let mut namespaces: Vec<_> =
                 entries.map(|e| e.service.name.namespace.clone()).collect();
             namespaces.dedup();
-            // The namespace that those who name none mean, if it has the name.
+            // The default namespace first, if it has the name.
             namespaces.sort_by_key(|namespace| &**namespace != "default");
             namespaces.iter().map(|namespace| in_namespace(namespace)).find(exists)
         })
@@ -197,7 +200,7 @@ impl Asked<'_> {
         let trouble = |cause: String, fix: String| Trouble { cause, fix };
         let lower = self.name.to_ascii_lowercase();
         let Some(below) = lower.strip_suffix(&format!(".{}", domain.to_ascii_lowercase())) else {
-            let cause = "no Service has the address".to_owned();
+            let cause = "no Service or endpoint has this address".to_owned();
             return trouble(cause, "only ClusterIPs and endpoints have names".to_owned());
         };
         let labels: Vec<_> = below.split('.').collect();
@@ -216,7 +219,7 @@ impl Asked<'_> {
         match &labels[..at] {
             [.., name, namespace] => self.absent_service(name, namespace),
             _ => trouble(
-                format!("no namespace of that name: {below}"),
+                format!("`{below}` is not the name of a Service and a namespace"),
                 format!("a Service's name is NAME.NAMESPACE.svc.{domain}"),
             ),
         }
@@ -226,26 +229,26 @@ impl Asked<'_> {
     fn absent_pod(&self, labels: &[&str]) -> Trouble {
         let (cause, fix) = match (self.config.pods, labels) {
             (PodMode::Disabled, _) => (
-                "names of Pods are not answered: --pods is disabled".to_owned(),
-                "start the responder with --pods insecure, or verified".to_owned(),
+                "names of Pods are not answered, because --pods is disabled".to_owned(),
+                "start dns with --pods insecure or --pods verified".to_owned(),
             ),
             (_, [_, namespace, _]) if !self.model.has_namespace(namespace) => (
                 format!("namespace {namespace} does not exist"),
-                "name the namespace that the Pod is in".to_owned(),
+                "use the namespace of the Pod".to_owned(),
             ),
             (PodMode::Verified, [address, namespace, _]) => (
                 format!("no Pod and no endpoint in namespace {namespace} has address {address}"),
-                "see its address, or give --pods insecure to answer any".to_owned(),
+                "check the address, or use --pods insecure, which answers any address".to_owned(),
             ),
             _ => (
-                "a Pod's name begins with its address".to_owned(),
+                "the name of a Pod begins with its address".to_owned(),
                 format!("write it with dashes: 10-1-0-2.NAMESPACE.pod.{}", self.config.domain),
             ),
         };
         Trouble { cause, fix }
     }
 
-    /// The Service that a name below `svc` is of, be it there or not.
+    /// The Service in a name below `svc`, whether it exists or not.
     fn meant(&self) -> Option<ObjectName> {
         let lower = self.name.to_ascii_lowercase();
         let domain = self.config.domain.to_ascii_lowercase();
@@ -264,7 +267,7 @@ impl Asked<'_> {
             let (count, ready) = (endpoints().count(), endpoints().filter(|e| e.ready).count());
             let any_state = entry.service.publish_not_ready_addresses;
             if self.name.starts_with('_') {
-                let cause = format!("Service {full} has no such named port for that protocol");
+                let cause = format!("Service {full} has no port of that name and protocol");
                 return Trouble { cause, fix: format!("its ports: {}", ports.join(", ")) };
             }
             let cause = if entry.service.headless && count == 0 {
@@ -272,11 +275,14 @@ impl Asked<'_> {
             } else if entry.service.headless && ready == 0 && !any_state {
                 format!("Service {full} is headless, and none of its {count} endpoints is ready")
             } else if entry.service.headless {
-                format!("Service {full} is headless, and of {count} endpoints none is so named")
+                format!(
+                    "Service {full} is headless, and none of its {count} endpoints has that name"
+                )
             } else {
                 format!("Service {full} has no endpoint of that hostname or address")
             };
-            let fix = "make an endpoint ready, or name one by its hostname or dashed address";
+            let fix =
+                "make an endpoint ready, or use the hostname or dashed address of one that is";
             return Trouble { cause, fix: fix.to_owned() };
         }
         let names: Vec<_> = self.model.services().map(|e| e.service.name.clone()).collect();

@@ -1,200 +1,321 @@
-//! Forwarding: questions about names that are not ours, to an upstream that knows them.
+//! Forwarding: questions about names outside our zones, to an upstream that knows them.
 //!
-//! Each try has a socket and an ID of its own, both chosen at random, and passes over whatever
-//! does not match: that is all that stands between a forger and our clients. Left out on purpose:
-//! a cache, and upstreams' health.
+//! Each data thread has a [`Forwarder`] of its own and runs it on its own runtime: the thread that
+//! received a question decides about it, asks, and replies. Threads share the list of upstreams
+//! and the quota of clients, without a lock. Left out on purpose: a cache, whose place is in
+//! [`decide`], and the choice of upstreams by their health.
 
-mod relay;
+pub(crate) mod decide;
+mod exchange;
+mod failures;
+pub(crate) mod loops;
+pub(crate) mod probe;
+pub(crate) mod question;
+pub(crate) mod relay;
+pub(crate) mod resolv_conf;
 pub(crate) mod upstreams;
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::metrics::Metrics;
-use crate::quota::{Place, Quota};
-use crate::wire::reply::{Detached, Transport};
-use crate::wire::{Name, Query, Rcode, u16_at};
+use crate::metrics::Counters;
+use crate::quota::QuotaPermit;
+use crate::respond::{Alias, MIN_BUFFER, Outcome, Policy, error};
+use crate::wire::reply::Transport;
+use crate::wire::{Query, Rcode, flag, u16_at};
 
-use relay::{Answer, Question, is_truncated};
+use decide::{Client, Decision, Outside};
+use exchange::{Failed, IDLE_TIMEOUT, MAX_IDLE_CONNECTIONS, Pools};
+use question::Question;
+use relay::Answer;
+use upstreams::Forwarding;
 
-/// More than an upstream should send, for it was told how much less we take.
-const MAX_UDP_ANSWER: usize = 4096;
-/// A lost datagram is asked for again, of the next upstream if there is one.
+/// A lost datagram is sent again, to the next upstream if there is one.
 const MIN_TRIES: usize = 2;
 /// A client's resolver gives up after 5 s; an answer must come before that.
 const DEADLINE: Duration = Duration::from_millis(4500);
 
-/// Asks upstreams. `clone` shares it.
+/// Idle sockets that one data thread keeps, to all upstreams together, as a rule: the system's
+/// resolver has up to three.
+pub(crate) const MAX_IDLE_SOCKETS: usize = 3 * MAX_IDLE_CONNECTIONS;
+
+/// Asks upstreams for one data thread. `clone` shares it.
 #[derive(Clone, Debug)]
-pub(crate) struct Forwarder(Arc<Inner>);
+pub(crate) struct Forwarder(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    upstreams: Vec<SocketAddr>,
-    try_timeout: Duration,
-    in_flight: Quota,
-    metrics: Metrics,
+    shared: Arc<Forwarding>,
+    counters: Arc<Counters>,
+    tasks: Rc<LocalSet>,
+    outside: RefCell<Outside<Waiter>>,
+    pools: Pools,
+    /// The version of the upstreams that the failures belong to.
+    version: Cell<u64>,
+    /// Tasks that have not ended.
+    active: Cell<usize>,
+    ended: Notify,
 }
 
-/// A query that an upstream has to answer, as its client sent it.
+/// A client's query that waits for the answer to a question.
 #[derive(Debug)]
-pub(crate) struct Job {
-    pub(crate) packet: Vec<u8>,
+pub(crate) struct Pending {
+    pub(crate) question: Question,
+    pub(crate) client: SocketAddr,
     pub(crate) query: Box<Query>,
+    /// The client's packet, up to the end of its question.
+    pub(crate) head: Vec<u8>,
     pub(crate) transport: Transport,
-    /// The reply so far, and the name that an alias of ours leads to.
-    pub(crate) alias: Option<Box<(Detached, Name)>>,
-    pub(crate) place: Place,
+    pub(crate) alias: Option<Box<Alias>>,
+    pub(crate) permit: QuotaPermit,
 }
 
-/// Why no upstream's answer came.
-#[derive(Debug, thiserror::Error)]
-enum Failed {
-    #[error("no answer in time")]
-    TimedOut,
-    #[error("cannot reach it")]
-    Unreachable(#[from] io::Error),
-    #[error("it refused or failed")]
-    Refused,
+/// Sends a reply to a client.
+pub(crate) type Deliver = Box<dyn FnOnce(Vec<u8>)>;
+
+struct Waiter {
+    pending: Pending,
+    deliver: Deliver,
+}
+
+impl std::fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.pending.fmt(f)
+    }
+}
+
+/// What came of asking all upstreams.
+enum Asked {
+    /// An answer, which may be incomplete.
+    Answered(Vec<u8>),
+    /// No answer; or an upstream's refusal, to be passed on.
+    Failed(Option<Vec<u8>>),
 }
 
 impl Forwarder {
+    /// For a data thread whose tasks run on `tasks`, with at most `max_sockets` in use.
     pub(crate) fn new(
-        upstreams: Vec<SocketAddr>,
-        try_timeout: Duration,
-        max_in_flight: usize,
-        metrics: Metrics,
+        shared: Arc<Forwarding>,
+        counters: Arc<Counters>,
+        tasks: Rc<LocalSet>,
+        max_sockets: usize,
     ) -> Forwarder {
-        let in_flight = Quota::new(max_in_flight, metrics.forwards_in_flight.clone());
-        Forwarder(Arc::new(Inner { upstreams, try_timeout, in_flight, metrics }))
+        Forwarder(Rc::new(Inner {
+            version: Cell::new(shared.upstreams.load().version),
+            shared,
+            counters,
+            tasks,
+            outside: RefCell::new(Outside::new()),
+            pools: Pools::new(max_sockets),
+            active: Cell::new(0),
+            ended: Notify::new(),
+        }))
     }
 
-    /// A place for one more question of this client; `None` when too many are in flight.
-    pub(crate) fn admit(&self, client: IpAddr) -> Option<Place> {
-        let place = self.0.in_flight.admit(client);
-        if place.is_none() {
-            self.0.metrics.forwards_refused.inc();
+    /// Decides about a question of a client.
+    pub(crate) fn decide(&self, question: &Question, address: SocketAddr) -> Decision<QuotaPermit> {
+        let Inner { shared, outside, version, .. } = &*self.0;
+        let upstreams = shared.upstreams.load();
+        if version.replace(upstreams.version) != upstreams.version {
+            outside.borrow_mut().forget_failures();
         }
-        place
-    }
-
-    /// The reply for the client, and its code.
-    pub(crate) async fn answer(&self, job: Job) -> (Vec<u8>, Rcode) {
-        let question = match &job.alias {
-            None => Question::of(&job.query, &job.packet),
-            Some(alias) => Question::new(&job.query, alias.1.wire()),
+        let client = Client {
+            address,
+            is_allowed: shared.allow.iter().any(|net| net.contains(&address.ip())),
+            is_loop: upstreams.loops.iter().any(|upstream| upstream.ip() == address.ip()),
         };
-        let begun = Instant::now();
-        let message = self.ask(&question).await;
-        match &message {
-            Some(_) => self.0.metrics.forward_seconds.observe(begun.elapsed().as_secs_f64()),
-            None => drop(self.0.metrics.forward_failures.inc()),
+        let admit = || shared.quota.admit(address.ip());
+        let now = Instant::now().into_std();
+        let decision = outside.borrow().decide(question, client, now, admit);
+        match &decision {
+            Decision::Busy => drop(shared.metrics.forwards_refused.inc()),
+            Decision::FailAgain(_) | Decision::BreakLoop => self.0.counters.failed_again(),
+            // Its own question may have come back to us.
+            Decision::Join { same_client: false, .. } => shared.probes.suspect(),
+            Decision::Ask(_) if upstreams.has_address(address.ip()) => shared.probes.suspect(),
+            _ => {}
         }
-        let answer = message.as_deref().and_then(Answer::read);
+        decision
+    }
+
+    /// Has a query wait for the answer to its question, and asks upstreams unless they are being
+    /// asked already.
+    pub(crate) fn wait(&self, pending: Pending, deliver: Deliver) {
+        let (question, client) = (pending.question.clone(), pending.client);
+        let waiter = Waiter { pending, deliver };
+        if self.0.outside.borrow_mut().wait(&question, client, waiter) {
+            let (forwarder, active) = (self.clone(), Active::new(self));
+            self.0.tasks.spawn_local(async move {
+                forwarder.answer(question).await;
+                drop(active);
+            });
+        } else {
+            self.0.counters.joined();
+        }
+    }
+
+    /// Whether nothing has to be waited for.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.active.get() == 0
+    }
+
+    /// Resolves once nothing has to be waited for. For one caller at a time.
+    pub(crate) async fn idle(&self) {
+        while !self.is_idle() {
+            self.0.ended.notified().await;
+        }
+    }
+
+    /// Resolves once all questions are answered, for the drain. For one caller at a time.
+    pub(crate) async fn answered(&self) {
+        while !self.0.outside.borrow().is_empty() {
+            self.0.ended.notified().await;
+        }
+    }
+
+    /// Asks upstreams and replies to all who wait.
+    async fn answer(&self, question: Question) {
+        let Inner { counters, outside, .. } = &*self.0;
+        let begun = Instant::now();
+        let had_idle = self.0.pools.has_idle();
+        let asked = self.ask(&question).await;
+        let message = match &asked {
+            Asked::Answered(message) => Some(message),
+            Asked::Failed(refusal) => refusal.as_ref(),
+        };
+        if message.is_some() {
+            counters.forwarded(begun.elapsed());
+        }
+        let answer = message.and_then(|message| Answer::read(message));
         let rcode = answer.as_ref().map_or(Rcode::SERVFAIL, |answer| answer.rcode);
-        let Job { packet, query, transport, alias, place: _place } = job;
-        let bytes = match (alias, &answer) {
-            (None, Some(answer)) => answer.relay(&query, &packet, transport),
-            (None, None) => failure(&query, packet, transport),
-            (Some(alias), _) => {
-                let mut detached = alias.0;
-                let len = match &answer {
-                    Some(answer) => answer.continue_alias(&mut detached),
-                    None => detached.attach().finish(Rcode::SERVFAIL),
+        let failed = matches!(asked, Asked::Failed(_)).then_some(rcode);
+        let now = Instant::now().into_std();
+        let waiters = outside.borrow_mut().finish(&question, failed, now);
+        for Waiter { pending, deliver } in waiters {
+            let qtype = pending.query.qtype;
+            let transport = pending.transport;
+            if message.is_none() {
+                counters.forward_failed();
+            }
+            let (reply, rcode) = pending.reply(answer.as_ref());
+            counters.replied(transport, Some(qtype), rcode);
+            deliver(reply);
+        }
+        if !had_idle && self.0.pools.has_idle() {
+            self.close_idle_later();
+        }
+    }
+
+    /// Upstreams are tried in their order.
+    async fn ask(&self, question: &Question) -> Asked {
+        let deadline = Instant::now() + DEADLINE;
+        let Inner { shared, pools, .. } = &*self.0;
+        let upstreams = shared.upstreams.load_full();
+        let (mut refusal, mut partial) = (None, None);
+        let count = upstreams.servers.len();
+        let tries = upstreams.servers.iter().cycle().take(count.max(MIN_TRIES));
+        for (number, upstream) in tries.enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let is_replied = refusal.is_some() || partial.is_some();
+            if left.is_zero() || is_replied && number >= count {
+                break;
+            }
+            let limit = left.min(shared.try_timeout);
+            let reply = timeout(limit, pools.ask(*upstream, question)).await;
+            let error = match reply.unwrap_or(Err(Failed::TimedOut)) {
+                Ok(message) if is_refusal(&message) => {
+                    refusal.get_or_insert(message);
+                    Failed::Refused
+                }
+                Ok(message) if relay::is_truncated(&message) => {
+                    partial.get_or_insert(message);
+                    Failed::Incomplete
+                }
+                Ok(message) => return Asked::Answered(message),
+                Err(error) => error,
+            };
+            tracing::debug!(%upstream, %error, "forwarding");
+        }
+        partial.map_or(Asked::Failed(refusal), Asked::Answered)
+    }
+
+    /// Sees to it that idle connections are closed: a data thread without questions in flight does
+    /// not run its tasks, so this counts as one.
+    fn close_idle_later(&self) {
+        let (forwarder, active) = (self.clone(), Active::new(self));
+        self.0.tasks.spawn_local(async move {
+            loop {
+                sleep(IDLE_TIMEOUT).await;
+                let upstreams = forwarder.0.shared.upstreams.load_full();
+                if !forwarder.0.pools.close_idle(&upstreams.servers) {
+                    break;
+                }
+            }
+            drop(active);
+        });
+    }
+}
+
+/// Counts a task for as long as it runs.
+struct Active(Forwarder);
+
+impl Active {
+    fn new(forwarder: &Forwarder) -> Active {
+        let inner = &forwarder.0;
+        inner.active.set(inner.active.get() + 1);
+        Active(forwarder.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        let inner = &self.0.0;
+        inner.active.set(inner.active.get() - 1);
+        inner.ended.notify_one();
+    }
+}
+
+impl Pending {
+    /// The reply to the client, and its code; SERVFAIL if there is no answer.
+    fn reply(self, answer: Option<&Answer<'_>>) -> (Vec<u8>, Rcode) {
+        let Pending { query, head, transport, alias, permit: _permit, .. } = self;
+        // Over TCP there is no way to say that an answer is incomplete.
+        let answer = answer.filter(|a| transport == Transport::Udp || !a.is_truncated());
+        let rcode = answer.map_or(Rcode::SERVFAIL, |answer| answer.rcode);
+        let bytes = match (alias, answer) {
+            (None, Some(answer)) => answer.relay(&query, &head, transport),
+            (None, None) => failure(&query, head, transport, rcode),
+            (Some(alias), answer) => {
+                let mut reply = alias.reply;
+                let len = match answer {
+                    Some(answer) => answer.continue_alias(&mut reply),
+                    None => reply.attach().finish(rcode),
                 };
-                detached.into_bytes(len)
+                reply.into_bytes(len)
             }
         };
         (bytes, rcode)
     }
-
-    /// An upstream's message in answer to the question. Upstreams are tried in their order.
-    async fn ask(&self, question: &Question) -> Option<Vec<u8>> {
-        let deadline = Instant::now() + DEADLINE;
-        let mut refusal = None;
-        let tries = self.0.upstreams.len().max(MIN_TRIES);
-        for (number, upstream) in self.0.upstreams.iter().cycle().take(tries).enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || refusal.is_some() && number >= self.0.upstreams.len() {
-                break;
-            }
-            let limit = left.min(self.0.try_timeout);
-            match timeout(limit, exchange(*upstream, question))
-                .await
-                .unwrap_or(Err(Failed::TimedOut))
-            {
-                Ok(message) if is_refusal(&message) => {
-                    tracing::debug!(%upstream, error = %Failed::Refused, "forwarding");
-                    refusal.get_or_insert(message);
-                }
-                Ok(message) => return Some(message),
-                Err(error) => tracing::debug!(%upstream, %error, "forwarding"),
-            }
-        }
-        refusal
-    }
 }
 
-/// SERVFAIL for a client whose question no upstream answered.
-fn failure(query: &Query, mut packet: Vec<u8>, transport: Transport) -> Vec<u8> {
-    use crate::respond::{MIN_BUFFER, Outcome, Policy, error};
-    packet.resize(packet.len().max(MIN_BUFFER), 0);
+/// A reply of a code alone. `head` is the client's packet up to the end of its question.
+fn failure(query: &Query, mut head: Vec<u8>, transport: Transport, rcode: Rcode) -> Vec<u8> {
+    head.resize(head.len().max(MIN_BUFFER), 0);
     let policy = Policy { forwards: true, tells_version: false };
-    if let Outcome::Reply(len, _) = error(policy, query, &mut packet, transport, Rcode::SERVFAIL) {
-        packet.truncate(len);
+    if let Outcome::Reply(len, _) = error(policy, query, &mut head, transport, rcode) {
+        head.truncate(len);
     }
-    packet
+    head
 }
 
 fn is_refusal(message: &[u8]) -> bool {
-    let rcode = u16_at(message, 2).unwrap_or_default() & crate::wire::flag::RCODE;
+    let rcode = u16_at(message, 2).unwrap_or_default() & flag::RCODE;
     rcode == Rcode::SERVFAIL.0 || rcode == Rcode::REFUSED.0
-}
-
-/// One try: over UDP, and over TCP when that was cut.
-async fn exchange(upstream: SocketAddr, question: &Question) -> Result<Vec<u8>, Failed> {
-    let reply = exchange_udp(upstream, question).await?;
-    if is_truncated(&reply) { exchange_tcp(upstream, question).await } else { Ok(reply) }
-}
-
-/// The kernel chooses the port at random, and drops what does not come from the upstream.
-async fn exchange_udp(upstream: SocketAddr, question: &Question) -> Result<Vec<u8>, Failed> {
-    let any: IpAddr = match upstream {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(upstream).await?;
-    let id = rand::random();
-    socket.send(&question.message(id)).await?;
-    let mut buffer = vec![0; MAX_UDP_ANSWER];
-    loop {
-        let len = socket.recv(&mut buffer).await?;
-        if question.is_answered_by(id, &buffer[..len]) {
-            buffer.truncate(len);
-            return Ok(buffer);
-        }
-    }
-}
-
-async fn exchange_tcp(upstream: SocketAddr, question: &Question) -> Result<Vec<u8>, Failed> {
-    let mut stream = TcpStream::connect(upstream).await?;
-    let id = rand::random();
-    let message = question.message(id);
-    let length = (message.len() as u16).to_be_bytes();
-    stream.write_all(&[&length[..], &message].concat()).await?;
-    loop {
-        let len = stream.read_u16().await?;
-        let mut reply = vec![0; usize::from(len)];
-        stream.read_exact(&mut reply).await?;
-        if question.is_answered_by(id, &reply) {
-            return Ok(reply);
-        }
-    }
 }

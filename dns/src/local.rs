@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use nix::ifaddrs::getifaddrs;
 
-/// How many addresses `ns.dns.<domain>` has at most in each family; more help nobody.
+/// The most addresses that `ns.dns.<domain>` has in each family; more would be useless.
 const MAX_NAME_SERVER_IPS: usize = 4;
 
 /// The addresses of all interfaces.
@@ -24,8 +24,8 @@ pub(crate) fn addresses() -> Vec<IpAddr> {
     addresses.collect()
 }
 
-/// Where this server can be asked, as far as it knows: the addresses that it listens on, or for
-/// all addresses those of the interfaces that others can reach.
+/// The addresses at which this server can be asked, as far as it knows: those that it listens on,
+/// or, for an unspecified address, those of the interfaces that other machines can reach.
 pub(crate) fn name_server_ips(listeners: &[SocketAddr], addresses: &[IpAddr]) -> Vec<IpAddr> {
     let mut ips: Vec<IpAddr> = Vec::new();
     for listener in listeners.iter().map(SocketAddr::ip) {
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_we_can_be_asked() {
+    fn addresses_of_the_name_server() {
         let check = |listeners: &[&str], addresses: &[&str], expected: &[&str]| {
             let listeners: Vec<_> = listeners.iter().map(|addr| addr.parse().unwrap()).collect();
             let addresses: Vec<_> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();

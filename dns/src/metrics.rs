@@ -1,21 +1,22 @@
-//! What this process counts. Each data thread has counters of its own, on cache lines of its own,
-//! and only it writes them; a scrape adds them up.
+//! The metrics of this process. Each data thread has counters of its own, on cache lines of its
+//! own, and only it writes them; a scrape adds them up.
 
 use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
 use crate::wire::reply::Transport;
 use crate::wire::{Rcode, Type};
 
-/// Types that are counted by name; clients choose types, so the rest is one.
+/// Types that are counted by name. Clients choose types, so all others are counted together.
 const TYPES: [(&str, Type); 10] = [
     ("A", Type::A),
     ("AAAA", Type::AAAA),
@@ -29,7 +30,7 @@ const TYPES: [(&str, Type); 10] = [
     ("ANY", Type::ANY),
 ];
 const OTHER_TYPE: usize = TYPES.len();
-/// Of packets whose question was not read.
+/// Packets whose question could not be parsed.
 const NO_TYPE: usize = TYPES.len() + 1;
 const TYPE_CLASSES: usize = TYPES.len() + 2;
 
@@ -51,6 +52,22 @@ pub(crate) struct Counters {
     queries: [[[AtomicU64; CODE_CLASSES]; TYPE_CLASSES]; 2],
     silent: AtomicU64,
     unsent: AtomicU64,
+    /// Questions that an upstream answered, by the time that it took.
+    forwarded: [AtomicU64; FORWARD_BUCKETS + 1],
+    forwarded_us: AtomicU64,
+    forward_failures: AtomicU64,
+    failed_again: AtomicU64,
+    joined: AtomicU64,
+}
+
+/// Buckets of times to an upstream's answer, each twice as long as the one before; the longest
+/// is a time-out of every try: 6.5 s.
+const FORWARD_BUCKETS: usize = 17;
+const SHORTEST_FORWARD_SECONDS: f64 = 0.0001;
+
+/// The longest time of a bucket, in seconds.
+fn forward_bucket(index: usize) -> f64 {
+    SHORTEST_FORWARD_SECONDS * f64::from(1u32 << index)
 }
 
 impl Counters {
@@ -65,6 +82,30 @@ impl Counters {
         };
         let code = usize::from(rcode.0).min(CODE_CLASSES - 1);
         add(&self.queries[transport as usize][class][code], 1);
+    }
+
+    /// Counts a question that an upstream answered after this time.
+    pub(crate) fn forwarded(&self, took: Duration) {
+        let bucket =
+            (0..FORWARD_BUCKETS).find(|index| took.as_secs_f64() <= forward_bucket(*index));
+        add(&self.forwarded[bucket.unwrap_or(FORWARD_BUCKETS)], 1);
+        add(&self.forwarded_us, took.as_micros() as u64);
+    }
+
+    /// Counts a client's question that no upstream answered.
+    pub(crate) fn forward_failed(&self) {
+        add(&self.forward_failures, 1);
+    }
+
+    /// Counts a question that was not forwarded because it failed a moment ago.
+    pub(crate) fn failed_again(&self) {
+        add(&self.failed_again, 1);
+        add(&self.forward_failures, 1);
+    }
+
+    /// Counts a question that waits for the answer to an equal one.
+    pub(crate) fn joined(&self) {
+        add(&self.joined, 1);
     }
 
     /// Counts a packet that gets no reply.
@@ -89,12 +130,10 @@ fn add(counter: &AtomicU64, count: u64) {
 pub(crate) struct Metrics {
     threads: Arc<Mutex<Vec<Arc<Counters>>>>,
     pub(crate) programming: Histogram,
-    pub(crate) forward_seconds: Histogram,
-    pub(crate) forward_failures: prometheus_client::metrics::counter::Counter,
-    pub(crate) forwards_refused: prometheus_client::metrics::counter::Counter,
+    pub(crate) forwards_refused: Counter,
     pub(crate) forwards_in_flight: Gauge<i64, AtomicI64>,
     pub(crate) tcp_connections: Gauge<i64, AtomicI64>,
-    pub(crate) tcp_refused: prometheus_client::metrics::counter::Counter,
+    pub(crate) tcp_refused: Counter,
     pub(crate) zone_names: Gauge<i64, AtomicI64>,
     pub(crate) zone_serial: Gauge<i64, AtomicI64>,
 }
@@ -105,9 +144,6 @@ impl Metrics {
             threads: Arc::default(),
             // 100 µs to 3 s.
             programming: Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
-            // 100 µs to 6 s: the longest is a time-out of every try.
-            forward_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 17)),
-            forward_failures: Default::default(),
             forwards_refused: Default::default(),
             forwards_in_flight: Gauge::default(),
             tcp_connections: Gauge::default(),
@@ -121,16 +157,6 @@ impl Metrics {
                 "switchyard_programming_seconds",
                 "From an event's arrival until queries are answered by it",
                 m.programming,
-            );
-            registry.register(
-                "switchyard_dns_forward_seconds",
-                "Time to an upstream's answer, with all tries",
-                m.forward_seconds,
-            );
-            registry.register(
-                "switchyard_dns_forward_failures",
-                "Questions that no upstream answered",
-                m.forward_failures,
             );
             registry.register(
                 "switchyard_dns_forwards_refused",
@@ -199,22 +225,48 @@ impl Collector for Sum {
                 }
             }
         }
-        let silent = ConstCounter::new(self.of(|c| c.silent.load(Relaxed)));
+        self.encode_forwards(&mut encoder)?;
         let help = "Packets that get no reply: too short, or replies themselves";
-        silent.encode(encoder.encode_descriptor(
-            "switchyard_dns_ignored",
-            help,
-            None,
-            MetricType::Counter,
-        )?)?;
-        let unsent = ConstCounter::new(self.of(|c| c.unsent.load(Relaxed)));
+        self.encode_sum(&mut encoder, "switchyard_dns_ignored", help, |c| &c.silent)?;
         let help = "Replies that could not be sent";
-        unsent.encode(encoder.encode_descriptor(
-            "switchyard_dns_unsent",
-            help,
-            None,
-            MetricType::Counter,
-        )?)
+        self.encode_sum(&mut encoder, "switchyard_dns_unsent", help, |c| &c.unsent)
+    }
+}
+
+impl Sum {
+    fn encode_forwards(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let name = "switchyard_dns_forward_seconds";
+        let help = "Time to an upstream's answer, with all tries";
+        let mut histogram = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let buckets: Vec<(f64, u64)> = (0..=FORWARD_BUCKETS)
+            .map(|index| {
+                let last = index == FORWARD_BUCKETS;
+                let to = if last { f64::INFINITY } else { forward_bucket(index) };
+                (to, self.of(|c| c.forwarded[index].load(Relaxed)))
+            })
+            .collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let seconds = self.of(|c| c.forwarded_us.load(Relaxed)) as f64 / 1e6;
+        histogram.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)?;
+        let help = "Questions that no upstream answered";
+        let name = "switchyard_dns_forward_failures";
+        self.encode_sum(encoder, name, help, |c| &c.forward_failures)?;
+        let help = "Questions not forwarded because they failed a moment ago";
+        let name = "switchyard_dns_forwards_failed_again";
+        self.encode_sum(encoder, name, help, |c| &c.failed_again)?;
+        let help = "Questions that waited for the answer to an equal question";
+        self.encode_sum(encoder, "switchyard_dns_forwards_joined", help, |c| &c.joined)
+    }
+
+    fn encode_sum(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        name: &str,
+        help: &str,
+        counter: impl Fn(&Counters) -> &AtomicU64,
+    ) -> Result<(), fmt::Error> {
+        let sum = ConstCounter::new(self.of(|c| counter(c).load(Relaxed)));
+        sum.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
     }
 }
 
@@ -239,6 +291,11 @@ mod tests {
             thread.replied(Transport::Tcp, Some(Type(65_280)), Rcode::BADVERS);
             thread.replied(Transport::Udp, None, Rcode::FORMERR);
             thread.silent();
+            thread.forwarded(Duration::from_micros(100));
+            thread.forwarded(Duration::from_micros(150));
+            thread.forwarded(Duration::from_secs(9));
+            thread.failed_again();
+            thread.forward_failed();
         }
         let text = registry.encode();
         for line in [
@@ -247,6 +304,14 @@ mod tests {
             r#"switchyard_dns_queries_total{proto="udp",qtype="none",rcode="FORMERR"} 2"#,
             "switchyard_dns_ignored_total 2",
             "switchyard_dns_unsent_total 0",
+            "switchyard_dns_forward_seconds_count 6",
+            "switchyard_dns_forward_seconds_sum 18.0005",
+            r#"switchyard_dns_forward_seconds_bucket{le="0.0001"} 2"#,
+            r#"switchyard_dns_forward_seconds_bucket{le="0.0002"} 4"#,
+            r#"switchyard_dns_forward_seconds_bucket{le="6.5536"} 4"#,
+            r#"switchyard_dns_forward_seconds_bucket{le="+Inf"} 6"#,
+            "switchyard_dns_forward_failures_total 4",
+            "switchyard_dns_forwards_failed_again_total 2",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -1,27 +1,34 @@
 //! Batches of datagrams: `recvmmsg` and `sendmmsg`, with the address that each was sent to.
 //!
-//! A reply leaves from the address that was asked (`IP_PKTINFO`, `IPV6_PKTINFO`): a socket bound
-//! to every address of a machine would otherwise answer from the one that the route prefers, and
-//! clients drop that. The control message that told the address is sent back as it came.
+//! A reply is sent from the address that the client asked (`IP_PKTINFO`, `IPV6_PKTINFO`). A socket
+//! bound to all addresses would otherwise reply from the address that the route prefers, and
+//! clients drop such replies. The control message that names the address is sent back as received.
 //!
-//! All `unsafe` of this process is here. The kernel is given pointers into boxed arrays that a
-//! [`Batch`] owns and never moves or resizes.
+//! All `unsafe` code of this package is in this file. The kernel is given pointers into boxed
+//! arrays that a [`Batch`] owns and never moves or resizes. A pointer into an element is invalid
+//! once a reference to that element has been handed out or used, even though the address stays the
+//! same (the aliasing rules of Rust). Each pointer is therefore derived again after the last such
+//! use and before the system call: in `make_ready` for receiving, in `reply` for sending.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 
 use libc::{c_int, c_void, iovec, mmsghdr, msghdr, sockaddr_in, sockaddr_in6, socklen_t};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::respond::MIN_BUFFER;
 
-/// More a system call gain little, and each holds a buffer.
+/// Datagrams per system call. More gain little, and each needs a buffer.
 pub(crate) const BATCH: usize = 64;
-/// A query fits into a datagram of the usual 1,500 octets. Not a power of two, so that buffers
-/// do not compete for the same lines of the cache.
-const BUFFER_LEN: usize = 1600;
-const _: () = assert!(BUFFER_LEN >= MIN_BUFFER);
+/// Holds any datagram (at most 65,507 octets). Memory that no datagram has reached is never
+/// touched, so a buffer usually costs one page. The length is a multiple of the cache line but not
+/// of the page size, so that the beginnings of the buffers use different sets of the cache.
+const BUFFER_LEN: usize = (64 << 10) + 576;
+const _: () = assert!(BUFFER_LEN >= MIN_BUFFER && BUFFER_LEN.is_multiple_of(64));
 /// Room for one `in6_pktinfo`, the larger of the two, with its header.
 const CONTROL_LEN: usize = 64;
 
@@ -32,7 +39,7 @@ type RawAddress = sockaddr_in6;
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_LEN]);
 
-/// Whom a reply goes to, and from which of our addresses.
+/// The client that a reply goes to, and the address of ours that it is sent from.
 #[derive(Clone, Copy)]
 pub(crate) struct Origin {
     address: RawAddress,
@@ -47,7 +54,7 @@ impl std::fmt::Debug for Origin {
     }
 }
 
-/// Where a datagram of a batch came from, not yet looked at.
+/// Where a datagram of a batch came from, not parsed yet.
 #[derive(Clone, Copy)]
 pub(crate) struct Source<'b> {
     origin: &'b Origin,
@@ -77,45 +84,44 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    /// Room for [`BATCH`] datagrams. `with_control` when the socket tells which address each was
-    /// sent to.
+    /// Room for [`BATCH`] datagrams. `with_control` if the socket reports the address that each
+    /// datagram was sent to.
     pub(crate) fn new(with_control: bool) -> Batch {
         // SAFETY: all-zero bytes are a valid value of these plain C structures.
         let empty: Origin = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
         let no_message: mmsghdr = unsafe { std::mem::zeroed() };
         let no_buffer = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
-        let mut batch = Batch {
+        Batch {
             buffers: vec![[0; BUFFER_LEN]; BATCH].into(),
             origins: vec![empty; BATCH].into(),
             iovecs: vec![no_buffer; BATCH].into(),
             received: vec![no_message; BATCH].into(),
             replies: vec![no_message; BATCH].into(),
-            // All of them are to be made ready by the first `receive`.
+            // The first `receive` must prepare all of them.
             count: BATCH,
             queued: 0,
             with_control,
-        };
-        for index in 0..BATCH {
-            batch.iovecs[index].iov_base = batch.buffers[index].as_mut_ptr().cast();
         }
-        batch
     }
 
-    /// Receives what is there; if `wait`, at least one datagram. The number of them.
+    /// Receives the datagrams that are queued and returns their number. With `wait`, waits for at
+    /// least one.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` when there is none and `wait` is not set, `Interrupted`, and what else
-    /// recvmmsg(2) says.
+    /// `WouldBlock` when there is none and `wait` is not set, `Interrupted`, and the other errors
+    /// of recvmmsg(2).
     pub(crate) fn receive(&mut self, socket: &UdpSocket, wait: bool) -> io::Result<usize> {
+        // Only these elements were handed out or used since their pointers were derived.
         for index in 0..self.count {
             self.make_ready(index);
         }
         (self.count, self.queued) = (0, 0);
         let flags = if wait { libc::MSG_WAITFORONE } else { libc::MSG_DONTWAIT };
-        // SAFETY: `received` holds BATCH headers whose pointers were set by `make_ready` to
-        // arrays of this batch that live as long as it, with the lengths of those.
+        // SAFETY: `received` holds BATCH headers. `make_ready` derived their pointers from elements
+        // of this batch's arrays, with the lengths of those elements; no reference to one of these
+        // elements was used since, and the arrays live as long as the batch.
         let count = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -129,7 +135,7 @@ impl Batch {
         Ok(self.count)
     }
 
-    /// A datagram: its buffer, how much of it the datagram fills, and where it came from.
+    /// A datagram: its buffer, the datagram's length in it, and where it came from.
     #[inline]
     pub(crate) fn packet(&mut self, index: usize) -> (&mut [u8], usize, Source<'_>) {
         let received = &self.received[index];
@@ -141,36 +147,41 @@ impl Batch {
     /// Queues the first `len` octets of a datagram's buffer as the reply to it.
     #[inline]
     pub(crate) fn reply(&mut self, index: usize, len: usize) {
-        self.iovecs[index].iov_len = len;
-        let origin = &mut self.origins[index];
         let received = &self.received[index].msg_hdr;
-        origin.control_len = received.msg_controllen;
+        let (name_len, control_len) = (received.msg_namelen, received.msg_controllen);
+        let origin = &mut self.origins[index];
         if self.with_control {
+            origin.control_len = control_len;
             any_interface(origin);
         }
+        // `packet` lent the buffer and the origin, so the pointers of `make_ready` are invalid.
+        self.iovecs[index] =
+            iovec { iov_base: self.buffers[index].as_mut_ptr().cast(), iov_len: len };
         let header = &mut self.replies[self.queued].msg_hdr;
-        header.msg_name = received.msg_name;
-        header.msg_namelen = received.msg_namelen;
-        header.msg_iov = received.msg_iov;
+        header.msg_name = (&raw mut origin.address).cast();
+        header.msg_namelen = name_len;
+        header.msg_iov = &raw mut self.iovecs[index];
         header.msg_iovlen = 1;
-        let control = received.msg_controllen > 0;
-        header.msg_control = if control { received.msg_control } else { std::ptr::null_mut() };
-        header.msg_controllen = received.msg_controllen;
+        header.msg_control =
+            if control_len > 0 { (&raw mut origin.control).cast() } else { std::ptr::null_mut() };
+        header.msg_controllen = control_len;
         self.queued += 1;
     }
 
-    /// Sends the queued replies; how many could not be sent.
+    /// Sends the queued replies and returns how many could not be sent.
     ///
-    /// A reply that cannot go (its client's address is unreachable, or not an address) is left
-    /// out; the rest goes. When the socket's buffer is full, the rest is dropped: clients ask
-    /// again, and waiting would let one slow link delay everybody.
+    /// A reply that cannot be sent (its client's address is unreachable or invalid) is skipped and
+    /// the others are sent. When the socket's buffer is full, the rest is dropped: clients ask
+    /// again, and waiting would let one slow link delay all other clients.
     pub(crate) fn send(&mut self, socket: &UdpSocket) -> usize {
         let mut next = 0;
         let mut failed = 0;
         while next < self.queued {
             let rest = &mut self.replies[next..self.queued];
-            // SAFETY: `rest` holds that many headers, whose pointers `reply` copied from those
-            // that `make_ready` set, and `iov_len` octets of each buffer are initialised.
+            // SAFETY: `rest` holds that many headers. `reply` derived their pointers from elements
+            // of this batch's arrays and no reference to one of these elements was used since
+            // (a datagram is answered after `packet`, once). `iov_len` octets of each buffer are
+            // initialised, and the arrays live as long as the batch.
             let sent = unsafe {
                 libc::sendmmsg(
                     socket.as_raw_fd(),
@@ -192,17 +203,19 @@ impl Batch {
         failed
     }
 
+    /// Derives all pointers of one received header again.
     #[inline]
     fn make_ready(&mut self, index: usize) {
-        self.iovecs[index].iov_len = BUFFER_LEN;
+        self.iovecs[index] =
+            iovec { iov_base: self.buffers[index].as_mut_ptr().cast(), iov_len: BUFFER_LEN };
         let origin = &mut self.origins[index];
         let header = &mut self.received[index].msg_hdr;
-        header.msg_name = std::ptr::from_mut(&mut origin.address).cast();
+        header.msg_name = (&raw mut origin.address).cast();
         header.msg_namelen = size_of::<RawAddress>() as socklen_t;
         header.msg_iov = &raw mut self.iovecs[index];
         header.msg_iovlen = 1;
         if self.with_control {
-            header.msg_control = origin.control.0.as_mut_ptr().cast();
+            header.msg_control = (&raw mut origin.control).cast();
             header.msg_controllen = CONTROL_LEN;
         }
     }
@@ -232,18 +245,18 @@ impl Origin {
     ///
     /// # Errors
     ///
-    /// What sendmsg(2) says.
+    /// The errors of sendmsg(2).
     pub(crate) fn send(&self, socket: &UdpSocket, bytes: &[u8]) -> io::Result<()> {
         let mut origin = *self;
         let mut buffer = iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
         // SAFETY: all-zero bytes are a valid msghdr.
         let mut header: msghdr = unsafe { std::mem::zeroed() };
-        header.msg_name = std::ptr::from_mut(&mut origin.address).cast();
+        header.msg_name = (&raw mut origin.address).cast();
         header.msg_namelen = origin.address_len;
         header.msg_iov = &raw mut buffer;
         header.msg_iovlen = 1;
         if origin.control_len > 0 {
-            header.msg_control = origin.control.0.as_mut_ptr().cast();
+            header.msg_control = (&raw mut origin.control).cast();
             header.msg_controllen = origin.control_len;
         }
         // SAFETY: the header's pointers are to locals and to `bytes`, which outlive the call, and
@@ -254,12 +267,25 @@ impl Origin {
     }
 }
 
-/// Asks the kernel to tell which of our addresses each datagram was sent to.
+/// Waits on the current runtime for datagrams on a socket. The socket stays in blocking mode:
+/// [`Batch::receive`] chooses whether to wait.
 ///
 /// # Errors
 ///
-/// What setsockopt(2) says.
-pub(crate) fn tell_addresses(socket: &UdpSocket, ip: IpAddr) -> io::Result<()> {
+/// The errors of epoll_ctl(2).
+pub(crate) fn watch(socket: Arc<UdpSocket>) -> io::Result<AsyncFd<Arc<UdpSocket>>> {
+    // SAFETY: an `Arc<UdpSocket>` always gives the same descriptor, which stays open as long as the
+    // `Arc` lives, and the `AsyncFd` owns the `Arc`.
+    let watched = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    watched.map_err(io::Error::from)
+}
+
+/// Asks the kernel to report which of our addresses each datagram was sent to.
+///
+/// # Errors
+///
+/// The errors of setsockopt(2).
+pub(crate) fn report_addresses(socket: &UdpSocket, ip: IpAddr) -> io::Result<()> {
     // A socket for both families needs both: its IPv4 datagrams carry the IPv6 option.
     match ip {
         IpAddr::V4(_) => set_option(socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1),
@@ -267,12 +293,12 @@ pub(crate) fn tell_addresses(socket: &UdpSocket, ip: IpAddr) -> io::Result<()> {
     }
 }
 
-/// Sends whole or not at all (RFC 9715), and believes no path MTU that strangers tell: replies fit
-/// every path, and fragments are how forged records get into caches.
+/// Never fragments a datagram (RFC 9715), and ignores path MTUs from ICMP messages, which anyone
+/// can forge. Replies fit every path, and fragments are a way to get forged records into caches.
 ///
 /// # Errors
 ///
-/// What setsockopt(2) says.
+/// The errors of setsockopt(2).
 pub(crate) fn never_fragment(socket: &UdpSocket, ip: IpAddr) -> io::Result<()> {
     match ip {
         IpAddr::V4(_) => {
@@ -300,9 +326,9 @@ fn set_option(socket: &UdpSocket, level: c_int, name: c_int, value: c_int) -> io
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Clears the interface from the control message: the reply's way is for the routing table,
-/// which may well lead over another interface than the query came by. Only a link-local address
-/// needs its interface, and the client's own address tells it then.
+/// Clears the interface from the control message, so that the routing table chooses the interface
+/// of the reply: it may differ from that of the query. Only a link-local address needs its
+/// interface, and the client's own address contains it then.
 #[inline]
 fn any_interface(origin: &mut Origin) {
     const DATA: usize = size_of::<libc::cmsghdr>();
@@ -331,10 +357,10 @@ mod tests {
     }
 
     #[test]
-    fn replies_leave_from_the_address_that_was_asked() {
+    fn replies_are_sent_from_the_address_that_was_asked() {
         let check = |listen: &str, asked: &str, from: &str| {
             let server = bound(listen);
-            tell_addresses(&server, listen.parse().unwrap()).unwrap();
+            report_addresses(&server, listen.parse().unwrap()).unwrap();
             never_fragment(&server, listen.parse().unwrap()).unwrap();
             let client = bound(from);
             let port = server.local_addr().unwrap().port();
@@ -386,9 +412,9 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 
-    /// The way in which a worker is woken to drain.
+    /// This is how a data thread is woken to drain.
     #[test]
-    fn shutting_a_socket_down_wakes_who_waits_and_keeps_what_is_queued() {
+    fn shutting_a_socket_down_wakes_its_reader_and_keeps_queued_datagrams() {
         let server = bound("127.0.0.1");
         let client = bound("127.0.0.1");
         std::thread::scope(|scope| {
@@ -398,7 +424,7 @@ mod tests {
                 let (_, len, source) = batch.packet(0);
                 (count, len, source.origin().peer())
             });
-            // Whether it waits already or not makes no difference.
+            // It makes no difference whether the reader waits already.
             socket2::SockRef::from(&server).shutdown(std::net::Shutdown::Read).unwrap_err();
             assert_eq!(waiter.join().unwrap(), (1, 0, None));
         });
@@ -406,6 +432,18 @@ mod tests {
         let mut batch = Batch::new(false);
         assert_eq!(batch.receive(&server, false).unwrap(), 1);
         assert_eq!(batch.packet(0).1, 4);
+    }
+
+    /// A received buffer must hold the largest datagram that there is.
+    #[test]
+    fn the_largest_datagram_is_received_whole() {
+        let server = bound("127.0.0.1");
+        let client = bound("127.0.0.1");
+        client.send_to(&[7; 65_507], server.local_addr().unwrap()).unwrap();
+        let mut batch = Batch::new(false);
+        assert_eq!(batch.receive(&server, true).unwrap(), 1);
+        let (buffer, len, _) = batch.packet(0);
+        assert_eq!(buffer[..len], [7; 65_507]);
     }
 
     #[test]

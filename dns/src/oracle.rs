@@ -1,4 +1,4 @@
-//! For tests: asks as a client would and reads replies with another codec than ours.
+//! For tests: asks like a client and reads replies with another codec than ours.
 
 mod text;
 
@@ -11,7 +11,7 @@ use crate::zone::Zone;
 
 pub(crate) use text::{DOMAIN, question, rows, show, with_edns};
 
-/// What a packet of these bytes gets: the reply's bytes, or what else is done.
+/// The reply to a packet, or what else is done about it.
 pub(crate) fn send(
     zone: &Zone,
     policy: Policy,
@@ -29,7 +29,7 @@ pub(crate) fn send(
     }
 }
 
-/// Asks and reads, and checks what must hold for every reply to a valid query.
+/// Asks, reads the reply, and checks what must hold for every reply to a valid query.
 pub(crate) fn ask(zone: &Zone, message: &Message, transport: Transport) -> Message {
     let packet = message.to_vec().unwrap();
     let reply = send(zone, Policy::default(), &packet, transport).expect("a reply");

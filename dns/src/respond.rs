@@ -1,18 +1,18 @@
 //! From a packet to its reply: the rules of the protocol around the zone's answers.
 //!
-//! Pure, allocates nothing on the usual path, and takes any bytes at all: it is what every packet
-//! from anyone reaches first. The reply is built in the packet's own buffer.
+//! Pure, allocates nothing on the usual path, and accepts any bytes: every packet from anyone
+//! comes here first. The reply is built in the packet's own buffer.
 
 use crate::wire::reply::{Detached, Section, Transport, pointer};
 use crate::wire::{
     Bad, Class, HEADER_LEN, Name, QUESTION_AT, Query, Rcode, Reply, Type, UDP_EDNS_LIMIT, flag,
 };
-use crate::zone::{Verdict, Zone};
+use crate::zone::{Answer, Zone};
 
-/// The buffer of a query must hold the reply, whatever the query's own length.
+/// The buffer of a query must have room for the reply, whatever the query's own length.
 pub(crate) const MIN_BUFFER: usize = UDP_EDNS_LIMIT;
 
-/// What `version.bind` of class CH answers, if it may.
+/// The answer to `version.bind` of class CH, if `--version-bind` is set.
 const VERSION: &str = concat!("switchyard ", env!("CARGO_PKG_VERSION"));
 
 /// What the operator decides about replies.
@@ -29,12 +29,19 @@ pub(crate) struct Policy {
 pub(crate) enum Outcome {
     /// Nothing is sent.
     Silent,
-    /// The first so many octets of the buffer are the reply.
+    /// The reply is in the buffer and has this length.
     Reply(usize, Rcode),
-    /// The question is for an upstream; the buffer is as it was.
+    /// The question is about a name outside our zones; the buffer is unchanged.
     Forward,
-    /// The reply so far, which goes on with what an upstream says of this name.
-    Follow(Box<(Detached, Name)>),
+    /// An alias of ours leads to a name outside our zones.
+    Follow(Box<Alias>),
+}
+
+/// A reply that begins with aliases of ours and ends with what upstreams say of their target.
+#[derive(Debug)]
+pub(crate) struct Alias {
+    pub(crate) reply: Detached,
+    pub(crate) target: Name,
 }
 
 /// Answers the packet in the first `len` octets of `buf`. `query` is overwritten by it.
@@ -52,7 +59,7 @@ pub(crate) fn respond(
 ) -> Outcome {
     debug_assert!(buf.len() >= MIN_BUFFER && len <= buf.len());
     if let Err(bad) = query.parse(&buf[..len]) {
-        return reject(bad, query.flags, buf);
+        return reject(bad, query, buf);
     }
     if query.qclass != Class::IN || query.edns.is_some_and(|edns| edns.version != 0) {
         return unusual(policy, query, buf, transport);
@@ -63,26 +70,26 @@ pub(crate) fn respond(
     let recursion = if policy.forwards { flag::RA } else { 0 };
     let mut reply = Reply::to(buf, query, transport, recursion);
     match zone.answer(query, &mut reply, turn) {
-        Verdict::Done(rcode) => {
+        Answer::Complete(rcode) => {
             if rcode != Rcode::SERVFAIL {
                 reply.set(flag::AA);
             }
             Outcome::Reply(reply.finish(rcode), rcode)
         }
-        Verdict::Outside if policy.forwards => Outcome::Forward,
-        Verdict::Outside => error(policy, query, buf, transport, Rcode::REFUSED),
-        Verdict::Alias(target) => {
+        Answer::Outside if policy.forwards => Outcome::Forward,
+        Answer::Outside => error(policy, query, buf, transport, Rcode::REFUSED),
+        Answer::Alias(target) => {
             reply.set(flag::AA);
             if policy.forwards {
-                return Outcome::Follow(Box::new((reply.detach(), *target)));
+                return Outcome::Follow(Box::new(Alias { reply: reply.detach(), target: *target }));
             }
-            // What a server without recursion says (RFC 1034 section 4.3.2).
+            // A server without recursion returns the alias alone (RFC 1034 section 4.3.2).
             Outcome::Reply(reply.finish(Rcode::NOERROR), Rcode::NOERROR)
         }
     }
 }
 
-/// A reply without records, to a query that was parsed.
+/// A reply without records to a query that was parsed.
 pub(crate) fn error(
     policy: Policy,
     query: &Query,
@@ -95,13 +102,13 @@ pub(crate) fn error(
     Outcome::Reply(reply.finish(rcode), rcode)
 }
 
-fn reject(bad: Bad, flags: u16, buf: &mut [u8]) -> Outcome {
-    let (rcode, edns) = match bad {
+fn reject(bad: Bad, query: &Query, buf: &mut [u8]) -> Outcome {
+    let rcode = match bad {
         Bad::Silent => return Outcome::Silent,
-        Bad::Opcode => (Rcode::NOTIMP, false),
-        Bad::Format { edns } => (Rcode::FORMERR, edns),
+        Bad::Opcode => Rcode::NOTIMP,
+        Bad::Format => Rcode::FORMERR,
     };
-    Outcome::Reply(Reply::header_only(buf, flags, edns).finish(rcode), rcode)
+    Outcome::Reply(Reply::header_only(buf, query).finish(rcode), rcode)
 }
 
 fn unusual(policy: Policy, query: &Query, buf: &mut [u8], transport: Transport) -> Outcome {
@@ -129,7 +136,7 @@ fn version_record() -> Vec<u8> {
     record
 }
 
-// A packet that is only a header still gets a header and an OPT record.
+// A packet of a header alone still gets a header and an OPT record.
 const _: () = assert!(MIN_BUFFER > HEADER_LEN + crate::wire::OPT_LEN);
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What the process serves, as JSON for `/snapshot`.
+//! The served zone as JSON, for `/snapshot`.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::wire::Name;
 use crate::zone::{Service, ServiceKind, Zone};
 
-/// The zone as it is served: a summary for each Service, ordered by namespace and name.
+/// A summary of each Service, ordered by namespace and name.
 pub(crate) fn page(zone: &Zone, generation: u64) -> Value {
     let mut services: Vec<&Service> = zone.services().collect();
     services.sort_unstable_by_key(|s| (s.namespace_label(), s.name_label()));

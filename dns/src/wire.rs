@@ -1,90 +1,17 @@
 //! DNS messages as bytes: queries are parsed, replies are built in the buffer of their query.
 //!
-//! Pure, and on the path of every query: nothing here allocates. RFC 1035 for the message,
-//! RFC 6891 for EDNS. Left out on purpose: what a name means, which is the zone's work.
+//! Pure, and used for every query: nothing here allocates. RFC 1035 for the message, RFC 6891 for
+//! EDNS. Left out on purpose: the meaning of names, which the zone knows.
 
 pub(crate) mod name;
+pub(crate) mod numbers;
 pub(crate) mod query;
 pub(crate) mod record;
 pub(crate) mod reply;
 
 pub(crate) use name::Name;
+pub(crate) use numbers::{
+    Class, HEADER_LEN, OPT_LEN, QUESTION_AT, Rcode, TCP_LIMIT, Type, UDP_EDNS_LIMIT, flag, u16_at,
+};
 pub(crate) use query::{Bad, Query};
 pub(crate) use reply::Reply;
-
-pub(crate) const HEADER_LEN: usize = 12;
-/// RFC 1035 section 4.2.1: what any client takes over UDP.
-pub(crate) const UDP_PLAIN_LIMIT: usize = 512;
-/// The DNS flag day 2020 size: it passes every IPv6 path (1,280 octets) unfragmented.
-pub(crate) const UDP_EDNS_LIMIT: usize = 1232;
-/// The length prefix over TCP has two octets.
-pub(crate) const TCP_LIMIT: usize = 65_535;
-/// An OPT record without options: root, type, class, TTL, RDLENGTH.
-pub(crate) const OPT_LEN: usize = 11;
-/// Where the question's name stands in every message.
-pub(crate) const QUESTION_AT: u16 = HEADER_LEN as u16;
-
-/// Header bits, in the second 16-bit word (RFC 1035 section 4.1.1, RFC 4035 section 3).
-pub(crate) mod flag {
-    pub(crate) const QR: u16 = 0x8000;
-    pub(crate) const AA: u16 = 0x0400;
-    pub(crate) const TC: u16 = 0x0200;
-    pub(crate) const RD: u16 = 0x0100;
-    pub(crate) const RA: u16 = 0x0080;
-    pub(crate) const AD: u16 = 0x0020;
-    pub(crate) const CD: u16 = 0x0010;
-    pub(crate) const OPCODE: u16 = 0x7800;
-    pub(crate) const RCODE: u16 = 0x000f;
-}
-
-/// A record type, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Type(pub(crate) u16);
-
-impl Type {
-    pub(crate) const A: Type = Type(1);
-    pub(crate) const NS: Type = Type(2);
-    pub(crate) const CNAME: Type = Type(5);
-    pub(crate) const SOA: Type = Type(6);
-    pub(crate) const PTR: Type = Type(12);
-    pub(crate) const HINFO: Type = Type(13);
-    pub(crate) const MX: Type = Type(15);
-    pub(crate) const TXT: Type = Type(16);
-    pub(crate) const AAAA: Type = Type(28);
-    pub(crate) const SRV: Type = Type(33);
-    pub(crate) const DNAME: Type = Type(39);
-    pub(crate) const OPT: Type = Type(41);
-    pub(crate) const HTTPS: Type = Type(65);
-    pub(crate) const IXFR: Type = Type(251);
-    pub(crate) const AXFR: Type = Type(252);
-    pub(crate) const ANY: Type = Type(255);
-}
-
-/// A class, by its number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Class(pub(crate) u16);
-
-impl Class {
-    pub(crate) const IN: Class = Class(1);
-    pub(crate) const CH: Class = Class(3);
-}
-
-/// A response code: the header's four bits, and above them the eight of the OPT record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rcode(pub(crate) u16);
-
-impl Rcode {
-    pub(crate) const NOERROR: Rcode = Rcode(0);
-    pub(crate) const FORMERR: Rcode = Rcode(1);
-    pub(crate) const SERVFAIL: Rcode = Rcode(2);
-    pub(crate) const NXDOMAIN: Rcode = Rcode(3);
-    pub(crate) const NOTIMP: Rcode = Rcode(4);
-    pub(crate) const REFUSED: Rcode = Rcode(5);
-    pub(crate) const BADVERS: Rcode = Rcode(16);
-}
-
-/// The 16-bit number at `at`, if it is there.
-pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    let two = bytes.get(at..at + 2)?;
-    Some(u16::from_be_bytes([two[0], two[1]]))
-}

@@ -10,6 +10,8 @@
 pub mod document;
 mod explanation;
 pub mod finding;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod manifest;
 mod model;
 mod name;

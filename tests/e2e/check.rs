@@ -5,14 +5,15 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{BINARY, Folder};
+use crate::support::Folder;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
 
 const SERVICE: &str = "---
 apiVersion: v1
 kind: Service
 metadata: {name: web}
-spec:
-  ports: [{name: http, port: 80}]
+spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}]}
 ---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
@@ -99,7 +100,7 @@ fn annotations_that_are_not_served_are_found_by_check() {
     ];
     for (annotation, expected) in table {
         finds(&with(annotation), &[expected]);
-        finds(&with(annotation), &["19: "]);
+        finds(&with(annotation), &["18: "]);
     }
     finds(&with("ssl-redirect: 'true'"), &[]);
     let ours = "switchyard.dev/sl-redirect: 'true'";
@@ -203,8 +204,9 @@ fn a_certificate_that_clients_will_not_get_or_accept_is_found_by_check() {
     finds(
         &with("a.example", &secret("nonsense", &key)),
         &[
-            "error: spec.tls[0].secretName: TLS for a.example: Secret default/tls: tls.crt contains \
-           no PEM certificate",
+            "error: spec.tls[0].secretName: TLS for a.example: Secret default/tls: tls.crt \
+             contains no PEM certificate",
+            "warning: data[tls.crt]: tls.crt holds no PEM data",
         ],
     );
     finds(

@@ -1,100 +1,38 @@
-//! From an upstream's message to ours: whether it answers what was asked, and how it reads to our
-//! client.
+//! From an upstream's message to the reply for our client.
 //!
 //! Pure. The message comes from another server and may be anything.
 
 use crate::wire::name::skip;
 use crate::wire::record::{Record, Records, expand};
 use crate::wire::reply::{Detached, Section, Transport, opt_record};
-use crate::wire::{
-    HEADER_LEN, OPT_LEN, Query, Rcode, TCP_LIMIT, Type, UDP_EDNS_LIMIT, flag, u16_at,
-};
+use crate::wire::{HEADER_LEN, OPT_LEN, Query, Rcode, TCP_LIMIT, Type, flag, u16_at};
 
-/// A question as it is sent to an upstream, but for its ID.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Question {
-    message: Vec<u8>,
-    /// Behind the question section.
-    end: usize,
-}
-
-/// An upstream's message that answers the question, with its records found.
+/// An upstream's message that answers a question, with the offsets of its records.
 #[derive(Debug)]
 pub(crate) struct Answer<'m> {
     message: &'m [u8],
     pub(crate) rcode: Rcode,
     answers: Vec<Record>,
     authority: Vec<Record>,
-    /// Up to the OPT record: what follows it could point behind it.
+    /// Up to the OPT record, which is removed: a pointer in a later record could point behind it.
     additional: Vec<Record>,
 }
 
-impl Question {
-    /// The question of `packet`, whose query was parsed into `query`.
-    pub(crate) fn of(query: &Query, packet: &[u8]) -> Question {
-        Question::new(query, &packet[HEADER_LEN..query.question_end - 4])
-    }
-
-    /// The question of a query, about another name, which is in wire form.
-    ///
-    /// An OPT record goes along if the client sent one, so that an upstream treats both alike.
-    pub(crate) fn new(query: &Query, name: &[u8]) -> Question {
-        let flags = query.flags & (flag::RD | flag::AD | flag::CD);
-        let edns = u16::from(query.edns.is_some());
-        let mut message = Vec::with_capacity(HEADER_LEN + name.len() + 4 + OPT_LEN);
-        for word in [0, flags, 1, 0, 0, edns] {
-            message.extend_from_slice(&u16::to_be_bytes(word));
-        }
-        message.extend_from_slice(name);
-        message.extend_from_slice(&query.qtype.0.to_be_bytes());
-        message.extend_from_slice(&query.qclass.0.to_be_bytes());
-        let end = message.len();
-        if let Some(edns) = query.edns {
-            message.extend_from_slice(&opt_record(Rcode::NOERROR, edns.dnssec_ok));
-        }
-        Question { message, end }
-    }
-
-    /// The message to send.
-    pub(crate) fn message(&self, id: u16) -> Vec<u8> {
-        let mut message = self.message.clone();
-        message[..2].copy_from_slice(&id.to_be_bytes());
-        message
-    }
-
-    /// Whether a message replies to this question under this ID. A forger has to guess the ID and
-    /// our port; so whatever does not match is passed over, and the true reply awaited.
-    pub(crate) fn is_answered_by(&self, id: u16, reply: &[u8]) -> bool {
-        let Some(flags) = u16_at(reply, 2) else { return false };
-        let is_reply = flags & flag::QR != 0 && flags & flag::OPCODE == 0;
-        if u16_at(reply, 0) != Some(id) || !is_reply {
-            return false;
-        }
-        if u16_at(reply, 4) == Some(0) {
-            // Some servers refuse without repeating the question.
-            let refusals = [Rcode::FORMERR, Rcode::SERVFAIL, Rcode::NOTIMP, Rcode::REFUSED];
-            return refusals.iter().any(|rcode| rcode.0 == flags & flag::RCODE);
-        }
-        let asked = &self.message[HEADER_LEN..self.end];
-        let echoed = reply.get(HEADER_LEN..self.end);
-        u16_at(reply, 4) == Some(1) && echoed.is_some_and(|e| e.eq_ignore_ascii_case(asked))
-    }
-}
-
-/// Whether an upstream's message was cut, so that TCP has more.
+/// Whether an upstream's message was cut, so that TCP gives more.
 pub(crate) fn is_truncated(reply: &[u8]) -> bool {
     u16_at(reply, 2).is_some_and(|flags| flags & flag::TC != 0)
 }
 
 impl<'m> Answer<'m> {
-    /// Finds the records of a message; `None` when it is broken.
+    /// Finds the records of a message; `None` if it is malformed.
     pub(crate) fn read(message: &'m [u8]) -> Option<Answer<'m>> {
         let count = |at: usize| u16_at(message, at).map(usize::from);
         let [questions, mut answers, mut authority] = [count(4)?, count(6)?, count(8)?];
         let mut additional = count(10)?;
         let mut at = HEADER_LEN;
         if questions == 0 {
-            // Only a refusal comes so: its records could not stay where they are.
+            // Only refusals lack the question. Their records are dropped: with the question
+            // inserted, their offsets would be wrong.
             [answers, authority, additional] = [0; 3];
         } else {
             at = skip(message, at)? + 4;
@@ -121,8 +59,14 @@ impl<'m> Answer<'m> {
         Some(Answer { message, rcode: Rcode(rcode), answers: found, authority, additional })
     }
 
-    /// The reply to our client: the upstream's, under the client's ID and question, without the
-    /// upstream's EDNS and within what the client takes. `packet` is the client's.
+    /// Whether the upstream has more than this message contains.
+    pub(crate) fn is_truncated(&self) -> bool {
+        is_truncated(self.message)
+    }
+
+    /// The reply to our client: the upstream's with the client's ID and question, without the
+    /// upstream's EDNS, and no larger than the client accepts. `packet` is the client's, at least
+    /// up to the end of its question.
     pub(crate) fn relay(&self, query: &Query, packet: &[u8], transport: Transport) -> Vec<u8> {
         let limit = match transport {
             Transport::Udp => query.udp_limit(),
@@ -133,7 +77,7 @@ impl<'m> Answer<'m> {
         let kept = |records: &[Record]| records.iter().take_while(fits).count();
         let mut counts = [kept(&self.answers), kept(&self.authority), kept(&self.additional)];
         let lacks_answers = counts[0] < self.answers.len();
-        // Without its authority section a reply without answers cannot be believed or cached.
+        // A reply without answers needs its authority section: it cannot be cached otherwise.
         let lacks_proof = self.answers.is_empty() && counts[1] < self.authority.len();
         if lacks_answers {
             counts[1] = 0;
@@ -150,7 +94,8 @@ impl<'m> Answer<'m> {
         let from_upstream = u16_at(self.message, 2).unwrap_or_default();
         let kept_flags = flag::AA | flag::AD | flag::CD;
         let mut flags = flag::QR | flag::RA | from_upstream & kept_flags | query.flags & flag::RD;
-        if (lacks_answers || lacks_proof) && transport == Transport::Udp {
+        let is_partial = lacks_answers || lacks_proof || self.is_truncated();
+        if is_partial && transport == Transport::Udp {
             flags |= flag::TC;
         }
         let mut reply = self.message[..end.min(self.message.len())].to_vec();
@@ -174,9 +119,12 @@ impl<'m> Answer<'m> {
         reply
     }
 
-    /// Continues a reply with what an upstream says of the alias's target.
+    /// Continues a reply with the upstream's answer about the alias's target; its length.
     pub(crate) fn continue_alias(&self, detached: &mut Detached) -> usize {
         let mut reply = detached.attach();
+        if self.is_truncated() {
+            reply.truncate();
+        }
         let mut record = Vec::new();
         let negative = self.answers.is_empty();
         let soa = self.authority.iter().filter(|r| negative && r.rtype == Type::SOA);
@@ -194,15 +142,12 @@ impl<'m> Answer<'m> {
         reply.finish(rcode)
     }
 
-    /// A code of more than four bits cannot be told without EDNS.
+    /// A code of more than four bits cannot be sent without EDNS.
     fn rcode_for(&self, query: &Query) -> Rcode {
         let extended = self.rcode.0 > flag::RCODE;
         if extended && query.edns.is_none() { Rcode::SERVFAIL } else { self.rcode }
     }
 }
-
-// What an upstream is told that we take is what a client is sent at most.
-const _: () = assert!(UDP_EDNS_LIMIT <= super::MAX_UDP_ANSWER);
 
 #[cfg(test)]
 mod tests;

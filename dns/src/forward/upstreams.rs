@@ -1,55 +1,123 @@
-//! Which servers to forward to: `--upstream`, or those of the system's resolver, but never
-//! ourselves.
+//! What the data threads share about forwarding: the servers to forward to (`--upstream`, or those
+//! of the system's resolver, but never ourselves), who may use them, and how many at a time.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
 
-/// Where DNS servers are unless they say otherwise.
-const DNS_PORT: u16 = 53;
-/// What resolvers read themselves (resolv.conf(5)).
-const MAX_NAME_SERVERS: usize = 3;
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use nix::net::if_::if_nametoindex;
 
-/// An upstream as flags spell it: `IP` or `IP:PORT`.
+use crate::metrics::Metrics;
+use crate::quota::Quota;
+
+use super::probe::Probes;
+
+/// The port of a DNS server unless another is given.
+pub(crate) const DNS_PORT: u16 = 53;
+
+/// Shared by all data threads.
+#[derive(Debug)]
+pub(crate) struct Forwarding {
+    pub(crate) upstreams: ArcSwap<Upstreams>,
+    /// The clients to forward for.
+    pub(crate) allow: Vec<IpNet>,
+    /// How long to wait for one upstream.
+    pub(crate) try_timeout: Duration,
+    /// The queries that may wait for upstreams.
+    pub(crate) quota: Quota,
+    pub(crate) metrics: Metrics,
+    pub(crate) probes: Probes,
+}
+
+/// The servers to forward to, in this order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Upstreams {
+    /// Grows when the servers change.
+    pub(crate) version: u64,
+    pub(crate) servers: Vec<SocketAddr>,
+    /// Those that were found to forward to us what we forward to them.
+    pub(crate) loops: Vec<SocketAddr>,
+}
+
+impl Upstreams {
+    pub(crate) fn of(servers: Vec<SocketAddr>) -> Upstreams {
+        Upstreams { version: 0, servers, loops: Vec::new() }
+    }
+
+    pub(crate) fn has_address(&self, ip: IpAddr) -> bool {
+        self.servers.iter().any(|server| server.ip() == ip)
+    }
+}
+
+impl Forwarding {
+    /// Uses other servers from now on.
+    pub(crate) fn set_servers(&self, servers: &[SocketAddr]) {
+        self.upstreams.rcu(|before| Upstreams {
+            version: before.version + 1,
+            servers: servers.to_vec(),
+            loops: Vec::new(),
+        });
+    }
+
+    /// Sets which servers forward to us.
+    pub(crate) fn set_loops(&self, loops: &[SocketAddr]) {
+        self.upstreams.rcu(|before| {
+            let mut after = Upstreams::clone(before);
+            after.loops = loops.iter().filter(|s| before.servers.contains(s)).copied().collect();
+            after
+        });
+    }
+}
+
+/// An upstream as a flag spells it: `IP` or `IP:PORT`.
 ///
 /// # Errors
 ///
-/// A sentence for the command line when it is neither.
+/// A message for the command line.
 pub(crate) fn parse_upstream(text: &str) -> Result<SocketAddr, String> {
-    if let Ok(ip) = text.parse::<IpAddr>() {
-        return Ok((ip, DNS_PORT).into());
+    const FORMS: &str = "is not an IP address, IP:PORT or [IP]:PORT (examples: 10.0.0.2, \
+                         10.0.0.2:5353, [fd00::2]:5353, fe80::1%eth0)";
+    if let Ok(server) = text.parse() {
+        return Ok(server);
     }
-    text.parse().map_err(|_| "write an IP address, or IP:PORT, or [IP]:PORT".to_owned())
+    let bracketed = text.strip_prefix('[').and_then(|rest| rest.rsplit_once("]:"));
+    let (ip, port) = match bracketed {
+        Some((ip, port)) => (ip, port.parse().map_err(|_| FORMS)?),
+        None => (text, DNS_PORT),
+    };
+    server_at(ip, port).map_err(|problem| match problem {
+        Problem::NotAnAddress => FORMS.to_owned(),
+        Problem::NoInterface(_) => problem.to_string(),
+    })
 }
 
-/// The servers of the system's resolver; none when it has no such file.
-pub(crate) fn of_system(resolv_conf: &Path) -> Vec<SocketAddr> {
-    match std::fs::read_to_string(resolv_conf) {
-        Ok(text) => name_servers(&text),
-        Err(error) => {
-            tracing::warn!(file = %resolv_conf.display(), %error, "no upstream from the system");
-            Vec::new()
-        }
-    }
+/// Why a text is not the address of a server.
+#[derive(Debug, PartialEq, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error("not an IP address")]
+    NotAnAddress,
+    #[error("there is no interface `{0}` on this machine")]
+    NoInterface(String),
 }
 
-/// The `nameserver` lines of a resolv.conf(5).
-fn name_servers(text: &str) -> Vec<SocketAddr> {
-    let mut servers = Vec::new();
-    for line in text.lines() {
-        let mut words = line.split_ascii_whitespace();
-        if words.next() != Some("nameserver") {
-            continue;
-        }
-        // A link-local server comes with its interface, which is not for us to be tied to.
-        if let Some(Ok(ip)) = words.next().map(str::parse::<IpAddr>) {
-            servers.push((ip, DNS_PORT).into());
-        }
-    }
-    servers.truncate(MAX_NAME_SERVERS);
-    servers
+/// A server by its IP address, which may have a scope (`fe80::1%eth0`, RFC 4007 section 11).
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub(crate) fn server_at(text: &str, port: u16) -> Result<SocketAddr, Problem> {
+    let Some((ip, scope)) = text.split_once('%') else {
+        let ip = text.parse::<IpAddr>();
+        return ip.map(|ip| (ip, port).into()).map_err(|_| Problem::NotAnAddress);
+    };
+    let ip: Ipv6Addr = ip.parse().map_err(|_| Problem::NotAnAddress)?;
+    let index = scope.parse().ok().or_else(|| if_nametoindex(scope).ok());
+    let index = index.ok_or_else(|| Problem::NoInterface(scope.escape_debug().to_string()))?;
+    Ok(SocketAddrV6::new(ip, port, 0, index).into())
 }
 
-/// Whether an upstream is one of our own listeners. `is_local` tells of this machine's addresses.
+/// Whether an upstream is one of our own listeners. `is_local` tells this machine's addresses.
 pub(crate) fn is_ourselves(
     upstream: SocketAddr,
     listeners: &[SocketAddr],
@@ -75,21 +143,16 @@ mod tests {
         check("127.0.0.11:5353", Some("127.0.0.11:5353"));
         check("fd00::1", Some("[fd00::1]:53"));
         check("[fd00::1]:5353", Some("[fd00::1]:5353"));
+        check("fe80::1%1", Some("[fe80::1%1]:53"));
+        check("fe80::1%lo", Some("[fe80::1%1]:53"));
+        check("[fe80::1%lo]:5353", Some("[fe80::1%1]:5353"));
         check("dns.example", None);
         check("1.1.1.1:", None);
-    }
-
-    #[test]
-    fn resolv_conf() {
-        let check = |text: &str, expected: &[&str]| {
-            let servers: Vec<String> = name_servers(text).iter().map(ToString::to_string).collect();
-            assert_eq!(servers, expected, "{text}");
-        };
-        check("", &[]);
-        check("nameserver 127.0.0.11\noptions ndots:0\n", &["127.0.0.11:53"]);
-        check("# nameserver 1.1.1.1\nsearch a b\n nameserver\t9.9.9.9 # x\n", &["9.9.9.9:53"]);
-        check("nameserver fd00::1\nnameserver bogus\nnameserver", &["[fd00::1]:53"]);
-        check(&"nameserver 1.1.1.1\n".repeat(9), &["1.1.1.1:53"; 3]);
+        check("1.1.1.1%lo", None);
+        check("[fe80::1%lo]:x", None);
+        let message = |text: &str| parse_upstream(text).unwrap_err();
+        assert!(message("dns.example").starts_with("is not an IP address, IP:PORT"));
+        assert_eq!(message("fe80::1%nosuch0"), "there is no interface `nosuch0` on this machine");
     }
 
     #[test]

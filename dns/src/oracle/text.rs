@@ -1,9 +1,9 @@
 //! Questions and replies as text, by another codec than ours. The tests of the whole process use
 //! this file too.
 //!
-//! Replies are shown as text, with `Z` for `cluster.local`: the code, then a line a record,
-//! `+` before those of the authority section and `*` before the additional ones. An SOA whose
-//! numbers, but for the serial, are as they must be is shown as `SOA` alone.
+//! Replies are shown as text, with `Z` for `cluster.local`: the code, then a line for each record,
+//! with `+` before those of the authority section and `*` before the additional ones. An SOA with
+//! the expected numbers is shown as `SOA`; its serial may be any.
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query as Question};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -16,7 +16,7 @@ pub(crate) fn question(question: &str) -> Message {
     let name = name.strip_suffix('Z').map_or(name.to_owned(), |host| format!("{host}{DOMAIN}"));
     let mut message = Message::new(0x1234, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    // Not `from_ascii`: it refuses what a client may well send.
+    // Not `from_ascii`, which refuses names that clients may send.
     let labels = name.trim_end_matches('.').split('.').map(|label| label.as_bytes());
     let mut query = Question::query(Name::from_labels(labels).unwrap(), type_of(rtype));
     query.set_query_class(DNSClass::IN);
@@ -69,7 +69,7 @@ fn show_record(record: &Record) -> String {
     format!("{name} {} {}{data}", record.ttl, record.record_type())
 }
 
-/// Names of the SOA and its numbers but the serial, for a TTL of 5.
+/// The names and numbers of the SOA without the serial, for a TTL of 5.
 type Soa = (&'static str, (i32, i32, i32, u32));
 const SOA: Soa = ("ns.dns.Z hostmaster.Z", (7200, 1800, 86400, 5));
 
@@ -82,7 +82,7 @@ fn short(name: &Name) -> String {
     }
 }
 
-/// The questions of a table and the lines that they are to be answered by.
+/// The questions of a table, with the lines of the expected answers.
 pub(crate) fn rows(table: &str) -> Vec<(&str, Vec<&str>)> {
     let mut rows: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in table.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {

@@ -1,4 +1,4 @@
-//! The rules of the protocol: what each kind of packet gets, read by another codec.
+//! The rules of the protocol: the reply to each kind of packet, read by another codec.
 
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ fn send_both(policy: Policy, packet: &[u8]) -> Result<Message, Outcome> {
 const A: &str = "svc1.testns.svc.Z A";
 
 #[test]
-fn what_gets_no_reply() {
+fn packets_without_a_reply() {
     let whole = packet(A);
     let silent = |packet: &[u8]| {
         let outcome = send_both(LOCAL, packet);
@@ -51,7 +51,7 @@ fn what_gets_no_reply() {
 }
 
 #[test]
-fn replies_of_a_header_alone() {
+fn malformed_packets_get_a_reply_without_a_question() {
     let check = |what: &str, packet: &[u8], code: ResponseCode, edns: bool| {
         let reply = send_both(FORWARDS, packet).expect(what);
         assert_eq!(reply.metadata.response_code, code, "{what}");
@@ -77,6 +77,19 @@ fn replies_of_a_header_alone() {
     let opt_at = packet(A).len();
     check("a cut OPT", &edns_packet(A)[..opt_at + 9], formerr, true);
     check("an OPT too long", &set(edns_packet(A), &[(opt_at + 10, 1)]), formerr, true);
+    // A query with a valid OPT record gets one back, whatever else is wrong.
+    let answer = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x05\x00\x04\x0a\x00\x00\x01";
+    let with_record = |count_at: usize| {
+        let whole = edns_packet(A);
+        set([&whole[..opt_at], answer, &whole[opt_at..]].concat(), &[(count_at, 1)])
+    };
+    check("NOTIFY with OPT", &set(edns_packet(A), &[(2, 0x21)]), notimp, true);
+    check("UPDATE with OPT", &set(edns_packet(A), &[(2, 0x29)]), notimp, true);
+    let no_question = [&set(edns_packet(A), &[(5, 0)])[..12], &edns_packet(A)[opt_at..]].concat();
+    check("no question, OPT", &no_question, formerr, true);
+    check("an answer and OPT", &with_record(7), formerr, true);
+    check("an authority and OPT", &with_record(9), formerr, true);
+    check("a missing answer, OPT", &set(edns_packet(A), &[(7, 1)]), formerr, true);
     let two = [edns_packet(A), edns_packet(A)[opt_at..].to_vec()].concat();
     check("two OPT", &set(two, &[(11, 2)]), formerr, true);
 }
@@ -95,7 +108,7 @@ fn edns() {
     assert!(plain.edns.is_none());
     for dnssec_ok in [false, true] {
         let mut message = with_edns(question(A), 4096, dnssec_ok);
-        // An option that nobody knows, and one that is known and not served (a cookie).
+        // An unknown option, and a known one that is not supported (a cookie).
         let edns = message.edns.as_mut().unwrap();
         for (code, data) in [(65_001, vec![1, 2, 3]), (10, vec![0; 8])] {
             let option = hickory_proto::rr::rdata::opt::EdnsOption::Unknown(code, data);
@@ -124,7 +137,7 @@ fn another_version_of_edns() {
 }
 
 #[test]
-fn what_is_refused() {
+fn refused_questions() {
     let check = |policy: Policy, packet: Vec<u8>, expected: &[&str]| {
         let reply = send_both(policy, &packet).unwrap();
         assert_eq!(show(&reply), expected);
@@ -172,7 +185,7 @@ fn recursion_is_said_to_be_available_when_there_is_an_upstream() {
 }
 
 #[test]
-fn names_outside_are_for_an_upstream() {
+fn names_outside_are_forwarded() {
     for asked in ["example.com A", "com NS", "99.0.0.11.in-addr.arpa PTR", "local SOA"] {
         let outcome = send_both(FORWARDS, &packet(asked));
         assert!(matches!(outcome, Err(Outcome::Forward)), "{asked}: {outcome:?}");
@@ -182,16 +195,16 @@ fn names_outside_are_for_an_upstream() {
     // An ExternalName: the reply so far goes along.
     let outcome = send_both(FORWARDS, &packet("external.testns.svc.Z A"));
     let Err(Outcome::Follow(follow)) = outcome else { panic!("{outcome:?}") };
-    let (mut detached, target) = *follow;
+    let Alias { reply: mut detached, target } = *follow;
     assert_eq!(target.to_string(), "ext.interwebs.test");
     let len = detached.attach().finish(Rcode::SERVFAIL);
     let reply = Message::from_vec(&detached.into_bytes(len)).unwrap();
-    // what is known of the alias is said, with the code of its target.
+    // The alias is answered, with the code of its target.
     assert_eq!(show(&reply), ["ServFail", "external.testns.svc.Z 5 CNAME ext.interwebs.test"]);
     assert!(reply.metadata.authoritative && reply.metadata.recursion_available);
 }
 
-/// Queries as clients send them, and as nobody would.
+/// Queries as clients send them, and malformed ones.
 fn any_packet() -> impl Strategy<Value = Vec<u8>> {
     let names = prop_oneof![
         Just("svc1.testns.svc.Z".to_owned()),
@@ -237,8 +250,8 @@ fn any_packet() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// Any bytes: no panic, and a reply only where one is due, which another codec can read and
-    /// which is not larger than its client takes.
+    /// Any bytes: no panic, and a reply only to queries, which another codec can read and which is
+    /// not larger than the client accepts.
     #[test]
     fn any_packet_gets_a_proper_reply(packet in any_packet(), tcp in any::<bool>()) {
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };

@@ -1,19 +1,19 @@
-//! Domain names in wire form, lower-case: what names are compared and looked up by.
+//! Domain names in wire form, in lower case, for comparison and look-up.
 
-use super::HEADER_LEN;
+use super::numbers::{HEADER_LEN, u16_at};
 
 /// RFC 1035 section 2.3.4, with the length octets and the root.
 pub(crate) const MAX_NAME: usize = 255;
 const MAX_LABEL: usize = 63;
-/// Every label takes two octets at least, and the root one.
+/// Every label takes at least two octets, and the root one.
 const MAX_LABELS: usize = (MAX_NAME - 1) / 2;
 
-/// A domain name, lower-case, with the place of each of its labels.
+/// A domain name in lower case, with the offset of each label.
 #[derive(Clone)]
 pub(crate) struct Name {
     wire: [u8; MAX_NAME],
     len: usize,
-    /// Where each label's length octet is; after the last label, where the root is.
+    /// The offset of each label's length octet; after the last label, that of the root.
     starts: [u8; MAX_LABELS + 1],
     labels: usize,
 }
@@ -24,8 +24,8 @@ impl Name {
         Name { wire: [0; MAX_NAME], len: 1, starts: [0; MAX_LABELS + 1], labels: 0 }
     }
 
-    /// A name in the usual text form, with or without its last dot; `None` when it is no name.
-    /// Without escapes: an object's names have no use for them.
+    /// A name in text form, with or without a final dot; `None` if it is not a name. Escapes are
+    /// not supported: names of objects do not need them.
     pub(crate) fn from_text(text: &str) -> Option<Name> {
         let text = text.strip_suffix('.').unwrap_or(text);
         let mut wire = Vec::with_capacity(text.len() + 2);
@@ -42,8 +42,8 @@ impl Name {
         Some(name)
     }
 
-    /// Reads an uncompressed name that begins at `at`; the offset behind it, or `None` when it is
-    /// not one. After `None` the name's content means nothing.
+    /// Reads an uncompressed name that begins at `at`. The offset after it, or `None` if it is not
+    /// a name; the content is undefined then.
     #[inline]
     pub(crate) fn read(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
         let room = bytes.get(at..)?;
@@ -65,7 +65,7 @@ impl Name {
         }
         self.len = here + 1;
         self.labels = labels;
-        // Length octets are at most 63, below 'A': they can be lowered with the rest.
+        // Length octets are at most 63, below 'A', so they do not change.
         let wire = &mut self.wire[..self.len];
         wire.copy_from_slice(&room[..self.len]);
         wire.make_ascii_lowercase();
@@ -90,7 +90,7 @@ impl Name {
         &self.wire[self.start(index) + 1..self.start(index + 1)]
     }
 
-    /// Where in the wire form a label's length octet is.
+    /// The offset of a label's length octet in the wire form.
     #[inline]
     pub(crate) fn start(&self, index: usize) -> usize {
         usize::from(self.starts[index])
@@ -102,7 +102,7 @@ impl Name {
         &self.wire[self.start(from)..self.start(to)]
     }
 
-    /// How many labels stand before `ancestor`; `None` when this name is not at or below it.
+    /// The number of labels before `ancestor`; `None` if this name is not at or below it.
     #[inline]
     pub(crate) fn labels_below(&self, ancestor: &Name) -> Option<usize> {
         let below = self.labels.checked_sub(ancestor.labels)?;
@@ -137,8 +137,8 @@ impl std::fmt::Debug for Name {
     }
 }
 
-/// The offset behind the possibly compressed name at `at`. Its pointers are not followed, but
-/// each must point back, behind the header: that rules out loops.
+/// The offset after the possibly compressed name at `at`. Its pointer is not followed, but it must
+/// point backwards, and not into the header, which rules out loops.
 pub(crate) fn skip(bytes: &[u8], at: usize) -> Option<usize> {
     let mut here = at;
     loop {
@@ -158,12 +158,12 @@ pub(crate) fn skip(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// Writes the possibly compressed name at `at` without compression; the offset behind it.
+/// Writes the possibly compressed name at `at` without compression. The offset after it.
 pub(crate) fn expand(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize> {
     let begun = out.len();
     let mut here = at;
     let mut behind = None;
-    // Each pointer must point before all that was read so far, so this ends.
+    // Each pointer must point before everything that was read so far, so the loop ends.
     let mut bound = at;
     loop {
         let len = usize::from(*bytes.get(here)?);
@@ -192,7 +192,7 @@ pub(crate) fn expand(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize
 }
 
 fn pointer_target(bytes: &[u8], at: usize) -> Option<usize> {
-    let target = usize::from(super::u16_at(bytes, at)? & 0x3fff);
+    let target = usize::from(u16_at(bytes, at)? & 0x3fff);
     (target >= HEADER_LEN).then_some(target)
 }
 

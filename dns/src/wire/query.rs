@@ -1,25 +1,26 @@
-//! Reading a query: what is asked, with which EDNS, and which packets are no query at all.
+//! Parses a query: the question, its EDNS, and the reason why a packet is not a query.
 
+use super::name::{self, Name};
+use super::numbers::{Class, HEADER_LEN, Type, UDP_EDNS_LIMIT, UDP_PLAIN_LIMIT, flag, u16_at};
 use super::record::Records;
-use super::{Class, HEADER_LEN, Name, Type, UDP_EDNS_LIMIT, UDP_PLAIN_LIMIT, flag, u16_at};
 
 /// The root as owner, then the type.
 const OPT_START: [u8; 3] = [0, 0, Type::OPT.0 as u8];
 
-/// A query as it was parsed. One is kept a worker and overwritten by each query.
+/// A parsed query. Each data thread has one, which every query overwrites.
 #[derive(Clone, Debug)]
 pub(crate) struct Query {
     pub(crate) name: Name,
     pub(crate) qtype: Type,
     pub(crate) qclass: Class,
-    /// The second word of its header.
+    /// The second word of the header.
     pub(crate) flags: u16,
-    /// The offset behind the question; the question keeps the client's case there.
+    /// The offset after the question; the packet keeps the client's letter case there.
     pub(crate) question_end: usize,
     pub(crate) edns: Option<Edns>,
 }
 
-/// What a query's OPT record says (RFC 6891 section 6.1). Options are not read: none is served.
+/// The content of a query's OPT record (RFC 6891 section 6.1). Its options are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Edns {
     pub(crate) udp_size: u16,
@@ -27,15 +28,15 @@ pub(crate) struct Edns {
     pub(crate) dnssec_ok: bool,
 }
 
-/// Why a packet is not answered as a query, and so what it gets instead.
+/// Why a packet cannot be answered as a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bad {
-    /// Not to be answered: no header, or a response, which could make two servers talk for ever.
+    /// No header, or a response. A reply could make two servers answer each other forever.
     Silent,
     /// An opcode other than QUERY: NOTIMP.
     Opcode,
-    /// FORMERR, with an OPT record if the packet has one.
-    Format { edns: bool },
+    /// FORMERR.
+    Format,
 }
 
 impl Query {
@@ -54,61 +55,64 @@ impl Query {
     ///
     /// # Errors
     ///
-    /// After [`Bad`] only `flags` is meaningful.
+    /// After an error other than [`Bad::Silent`], only `flags` and `edns` are set: a reply to a
+    /// query with an OPT record has one too, whatever else is wrong (RFC 6891 section 6.1.1).
     #[inline]
     pub(crate) fn parse(&mut self, packet: &[u8]) -> Result<(), Bad> {
         let Some(header) = packet.first_chunk::<HEADER_LEN>() else { return Err(Bad::Silent) };
-        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-        self.flags = word(2);
+        self.flags = u16::from_be_bytes([header[2], header[3]]);
         if self.flags & flag::QR != 0 {
             return Err(Bad::Silent);
         }
-        if self.flags & flag::OPCODE != 0 {
-            return Err(Bad::Opcode);
+        self.edns = None;
+        let parsed = match self.flags & flag::OPCODE {
+            0 => self.read(packet, header).ok_or(Bad::Format),
+            _ => Err(Bad::Opcode),
+        };
+        if parsed.is_err() {
+            self.edns = find_edns(packet);
         }
-        let format = Bad::Format { edns: false };
+        parsed
+    }
+
+    #[inline]
+    fn read(&mut self, packet: &[u8], header: &[u8; HEADER_LEN]) -> Option<()> {
+        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let [questions, answers, authority, additional] = [word(4), word(6), word(8), word(10)];
         if questions != 1 || answers != 0 {
-            return Err(format);
+            return None;
         }
-        let name_end = self.name.read(packet, HEADER_LEN).ok_or(format)?;
-        self.qtype = Type(u16_at(packet, name_end).ok_or(format)?);
-        self.qclass = Class(u16_at(packet, name_end + 2).ok_or(format)?);
+        let name_end = self.name.read(packet, HEADER_LEN)?;
+        self.qtype = Type(u16_at(packet, name_end)?);
+        self.qclass = Class(u16_at(packet, name_end + 2)?);
         self.question_end = name_end + 4;
         // Only an IXFR has a reason for a record in its authority section (RFC 1995 section 3).
         if authority != 0 && self.qtype != Type::IXFR {
-            return Err(format);
+            return None;
         }
-        self.edns = None;
         if authority | additional != 0 {
-            self.read_edns(packet, authority, additional)?;
+            self.read_edns(packet, usize::from(authority) + usize::from(additional))?;
         }
-        Ok(())
+        Some(())
     }
 
-    fn read_edns(&mut self, packet: &[u8], authority: u16, additional: u16) -> Result<(), Bad> {
-        let count = usize::from(authority) + usize::from(additional);
-        let mut records = Records::new(packet, self.question_end, count);
+    fn read_edns(&mut self, packet: &[u8], records: usize) -> Option<()> {
+        let mut records = Records::new(packet, self.question_end, records);
         while let Some(record) = records.next() {
-            // A record that does not even fit may still show that it was meant as an OPT.
-            let opt = packet.get(records.at()..).is_some_and(|r| r.starts_with(&OPT_START));
-            let record = record.ok_or(Bad::Format { edns: opt || self.edns.is_some() })?;
+            let record = record?;
             if record.rtype != Type::OPT {
                 continue;
             }
-            let bad = Bad::Format { edns: true };
             let at_root = packet[record.start] == 0;
             if self.edns.is_some() || !at_root || !are_options(record.rdata(packet)) {
-                return Err(bad);
+                return None;
             }
-            let [_, version, flags_high, _] = record.ttl.to_be_bytes();
-            self.edns =
-                Some(Edns { udp_size: record.class.0, version, dnssec_ok: flags_high & 0x80 != 0 });
+            self.edns = Some(Edns::of(record.class, record.ttl));
         }
-        Ok(())
+        Some(())
     }
 
-    /// How long a reply over UDP may be.
+    /// The largest reply over UDP that the client accepts and we send.
     #[inline]
     pub(crate) fn udp_limit(&self) -> usize {
         self.edns.map_or(UDP_PLAIN_LIMIT, |edns| {
@@ -117,7 +121,41 @@ impl Query {
     }
 }
 
-/// Whether an OPT record's RDATA is a run of whole options (RFC 6891 section 6.1.2).
+impl Edns {
+    /// From the class and TTL fields of an OPT record.
+    fn of(class: Class, ttl: u32) -> Edns {
+        let [_, version, flags_high, _] = ttl.to_be_bytes();
+        Edns { udp_size: class.0, version, dnssec_ok: flags_high & 0x80 != 0 }
+    }
+}
+
+/// The OPT record of a packet that is not a proper query, if one can be found. One that is itself
+/// malformed counts: its sender supports EDNS.
+#[cold]
+fn find_edns(packet: &[u8]) -> Option<Edns> {
+    let count = |at: usize| u16_at(packet, at).map_or(0, usize::from);
+    let mut at = HEADER_LEN;
+    for _ in 0..count(4) {
+        at = name::skip(packet, at)? + 4;
+    }
+    let mut records = Records::new(packet, at, count(6) + count(8) + count(10));
+    while let Some(record) = records.next() {
+        match record {
+            Some(record) if record.rtype == Type::OPT => {
+                return Some(Edns::of(record.class, record.ttl));
+            }
+            Some(_) => {}
+            // It does not fit into the packet, but its beginning shows that it is an OPT record.
+            None => {
+                let is_opt = packet.get(records.at()..).is_some_and(|r| r.starts_with(&OPT_START));
+                return is_opt.then(|| Edns::of(Class(0), 0));
+            }
+        }
+    }
+    None
+}
+
+/// Whether an OPT record's RDATA is a sequence of whole options (RFC 6891 section 6.1.2).
 fn are_options(mut rdata: &[u8]) -> bool {
     while !rdata.is_empty() {
         let Some(len) = u16_at(rdata, 2) else { return false };
@@ -133,9 +171,10 @@ mod tests {
 
     const HEADER: [u8; 12] = [0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     const QUESTION: &[u8] = b"\x01A\x02bC\x00\x00\x1c\x00\x01";
+    const RECORD: &[u8] = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x05\x00\x04\x0a\x00\x00\x01";
     const OPT: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x80\x00\x00\x00";
 
-    /// A packet with the header's octets replaced as told.
+    /// A packet with some octets of the header replaced.
     fn packet(set: &[(usize, u8)], parts: &[&[u8]]) -> Vec<u8> {
         let mut header = HEADER;
         for (at, octet) in set {
@@ -158,9 +197,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_query() {
-        let format = Bad::Format { edns: false };
-        let after_opt = Bad::Format { edns: true };
+    fn packets_that_are_not_queries() {
+        let format = (Bad::Format, false);
+        let with_opt = (Bad::Format, true);
         let label64 = [&[64][..], &[b'a'; 64], b"\0\0\x01\0\x01"].concat();
         let name256 =
             [&[&[63][..], &[b'a'; 63]].concat().repeat(4)[..], b"\0\0\x01\0\x01"].concat();
@@ -174,13 +213,30 @@ mod tests {
         let cut_option = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x05\x00\x0a\x00\x08\x01";
         let owned_opt = b"\x01a\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00";
         let long_opt = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x09";
-        let check = |what: &str, packet: &[u8], expected: Result<(), Bad>| {
-            assert_eq!(Query::new().parse(packet), expected, "{what}");
+        let check = |what: &str, packet: &[u8], expected: Result<(), (Bad, bool)>| {
+            let mut query = Query::new();
+            let parsed = query.parse(packet).map_err(|bad| (bad, query.edns.is_some()));
+            assert_eq!(parsed, expected, "{what}");
         };
-        check("nothing", b"", Err(Bad::Silent));
-        check("eleven octets", &HEADER[..11], Err(Bad::Silent));
-        check("a response", &packet(&[(2, 0x81)], &[QUESTION]), Err(Bad::Silent));
-        check("NOTIFY", &packet(&[(2, 0x20)], &[QUESTION]), Err(Bad::Opcode));
+        let silent = (Bad::Silent, false);
+        check("nothing", b"", Err(silent));
+        check("eleven octets", &HEADER[..11], Err(silent));
+        check("a response", &packet(&[(2, 0x81)], &[QUESTION]), Err(silent));
+        check("NOTIFY", &packet(&[(2, 0x20)], &[QUESTION]), Err((Bad::Opcode, false)));
+        let notify = packet(&[(2, 0x20), (11, 1)], &[QUESTION, OPT]);
+        check("NOTIFY with OPT", &notify, Err((Bad::Opcode, true)));
+        let update = packet(&[(2, 0x28), (9, 1), (11, 1)], &[QUESTION, RECORD, OPT]);
+        check("UPDATE with OPT", &update, Err((Bad::Opcode, true)));
+        check("no question, OPT", &packet(&[(5, 0), (11, 1)], &[OPT]), Err(with_opt));
+        let two = packet(&[(5, 2), (11, 1)], &[QUESTION, QUESTION, OPT]);
+        check("two questions and OPT", &two, Err(with_opt));
+        let answer = packet(&[(7, 1), (11, 1)], &[QUESTION, RECORD, OPT]);
+        check("an answer and OPT", &answer, Err(with_opt));
+        check("a missing answer, OPT", &packet(&[(7, 1)], &[QUESTION, OPT]), Err(with_opt));
+        let authority = packet(&[(9, 1), (11, 1)], &[QUESTION, RECORD, OPT]);
+        check("an authority and OPT", &authority, Err(with_opt));
+        let junk = packet(&[(11, 3)], &[QUESTION, OPT, RECORD]);
+        check("OPT and a missing record", &junk, Err(with_opt));
         check("no question", &packet(&[(5, 0)], &[]), Err(format));
         check("two questions", &packet(&[(5, 2)], &[QUESTION, QUESTION]), Err(format));
         check("a header alone", &HEADER, Err(format));
@@ -192,18 +248,14 @@ mod tests {
         check("a name of 255", &packet(&[], &[&name255]), Ok(()));
         check("a pointer to itself", &packet(&[], &[b"\xc0\x0c\0\x01\0\x01"]), Err(format));
         check("no record", &packet(&[(11, 1)], &[QUESTION]), Err(format));
-        check("two OPT", &packet(&[(11, 2)], &[QUESTION, OPT, OPT]), Err(after_opt));
-        check("junk after OPT", &packet(&[(11, 2)], &[QUESTION, OPT, b"\x05"]), Err(after_opt));
-        check("OPT of a name", &packet(&[(11, 1)], &[QUESTION, owned_opt]), Err(after_opt));
-        check(
-            "OPT with a cut option",
-            &packet(&[(11, 1)], &[QUESTION, cut_option]),
-            Err(after_opt),
-        );
+        check("two OPT", &packet(&[(11, 2)], &[QUESTION, OPT, OPT]), Err(with_opt));
+        check("junk after OPT", &packet(&[(11, 2)], &[QUESTION, OPT, b"\x05"]), Err(with_opt));
+        check("OPT of a name", &packet(&[(11, 1)], &[QUESTION, owned_opt]), Err(with_opt));
+        check("OPT with a cut option", &packet(&[(11, 1)], &[QUESTION, cut_option]), Err(with_opt));
         check(
             "OPT longer than the packet",
             &packet(&[(11, 1)], &[QUESTION, long_opt]),
-            Err(after_opt),
+            Err(with_opt),
         );
         let ixfr = b"\x01a\x00\x00\xfb\x00\x01";
         let soa = b"\xc0\x0c\x00\x06\x00\x01\x00\x00\x00\x00\x00\x00";

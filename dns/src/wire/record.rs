@@ -1,28 +1,29 @@
-//! Walking over the resource records of a message that someone else wrote.
+//! Reads the resource records of a message from outside.
 
-use super::{Class, Type, name};
+use super::name;
+use super::numbers::{Class, Type};
 
-/// One record's place in its message.
+/// The offsets of one record in its message, and its fixed fields.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Record {
-    /// Where its owner name begins.
+    /// The beginning of its owner name.
     pub(crate) start: usize,
     pub(crate) rtype: Type,
     pub(crate) class: Class,
     pub(crate) ttl: u32,
     pub(crate) rdata_start: usize,
-    /// Behind its RDATA.
+    /// The end of its RDATA.
     pub(crate) end: usize,
 }
 
 impl Record {
-    /// Its RDATA; names in it may be compressed.
+    /// Its RDATA, in which names may be compressed.
     pub(crate) fn rdata<'m>(&self, message: &'m [u8]) -> &'m [u8] {
         &message[self.rdata_start..self.end]
     }
 }
 
-/// The records of a message, one after the other.
+/// An iterator over the records of a message.
 #[derive(Debug)]
 pub(crate) struct Records<'m> {
     message: &'m [u8],
@@ -36,12 +37,12 @@ impl<'m> Records<'m> {
         Records { message, at, left: count }
     }
 
-    /// Where the next record begins.
+    /// The offset of the next record.
     pub(crate) fn at(&self) -> usize {
         self.at
     }
 
-    /// The next record: `Some(None)`, once, when the bytes are no record.
+    /// The next record; `Some(None)` once, at the end, if the bytes are not a record.
     pub(crate) fn next(&mut self) -> Option<Option<Record>> {
         self.left = self.left.checked_sub(1)?;
         let record = read(self.message, self.at);
@@ -68,7 +69,7 @@ fn read(message: &[u8], start: usize) -> Option<Record> {
     })
 }
 
-/// Appends a record with all its names written out. `None` when a name in it is broken.
+/// Appends a record with its names uncompressed. `None` if one of its names is malformed.
 pub(crate) fn expand(message: &[u8], record: &Record, out: &mut Vec<u8>) -> Option<()> {
     name::expand(message, record.start, out)?;
     out.extend_from_slice(&message[record.rdata_start - 10..record.rdata_start - 2]);
@@ -90,7 +91,7 @@ fn expand_rdata(message: &[u8], record: &Record, out: &mut Vec<u8>) -> Option<()
         Type::SOA => (0, 2),
         _ => (record.end - record.rdata_start, 0),
     };
-    // Bounded by the record: a name that runs out of it is broken.
+    // A name must not extend beyond its record.
     let bounded = &message[..record.end];
     let mut at = record.rdata_start + before;
     out.extend_from_slice(bounded.get(record.rdata_start..at)?);

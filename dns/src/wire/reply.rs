@@ -1,15 +1,16 @@
-//! Building a reply in the buffer that holds its query: the header is overwritten, the question
+//! Builds a reply in the buffer that contains its query: the header is overwritten, the question
 //! stays as the client spelled it, and records follow it.
 //!
-//! Owners are pointers into the question (RFC 1035 section 4.1.4), so most records were compiled
-//! before their query came. Records that do not fit are dropped whole; only a dropped *answer*
-//! sets TC (RFC 2181 section 9).
+//! Owners are pointers into the question (RFC 1035 section 4.1.4), so most records are compiled
+//! before the query arrives. A record that does not fit is dropped as a whole; only a dropped
+//! *answer* sets TC (RFC 2181 section 9).
 
-use super::{
-    Class, HEADER_LEN, OPT_LEN, QUESTION_AT, Query, Rcode, TCP_LIMIT, Type, UDP_EDNS_LIMIT, flag,
+use super::numbers::{
+    Class, HEADER_LEN, OPT_LEN, QUESTION_AT, Rcode, TCP_LIMIT, Type, UDP_EDNS_LIMIT, flag,
 };
+use super::query::Query;
 
-/// Where a record goes. Sections are filled in this order.
+/// A section of the reply. Sections are filled in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Section {
     Answer,
@@ -17,7 +18,7 @@ pub(crate) enum Section {
     Additional,
 }
 
-/// What a reply is sent over.
+/// The transport of a query and its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
     Udp,
@@ -34,25 +35,25 @@ pub(crate) struct Reply<'b> {
 #[derive(Clone, Copy, Debug)]
 struct State {
     len: usize,
-    /// Behind this no record goes; the OPT record's octets are kept free beyond it.
+    /// Records end before this offset; after it there is room for the OPT record.
     limit: usize,
     questions: u16,
     /// Records in each section.
     counts: [u16; 3],
     flags: u16,
-    /// The DO bit to send back, when the query had an OPT record.
+    /// The DO bit to send back, if the query had an OPT record.
     edns: Option<bool>,
     transport: Transport,
 }
 
-/// A reply that was taken out of its buffer, to be continued after a wait.
+/// A reply that was copied out of its buffer, to be continued later.
 #[derive(Debug)]
 pub(crate) struct Detached {
     bytes: Vec<u8>,
     state: State,
 }
 
-/// A pointer to what stands at `at`.
+/// A compression pointer to the name at an offset.
 pub(crate) fn pointer(at: usize) -> [u8; 2] {
     debug_assert!(at < 0x4000, "a pointer has 14 bits");
     (0xc000 | at as u16).to_be_bytes()
@@ -84,15 +85,16 @@ impl<'b> Reply<'b> {
         Reply { buf, state }
     }
 
-    /// A reply of a header alone, with an OPT record if `edns`; `flags` are the query's.
-    pub(crate) fn header_only(buf: &'b mut [u8], flags: u16, edns: bool) -> Reply<'b> {
+    /// A reply without a question to a packet that could not be parsed: a header, and an OPT record
+    /// if the packet had one.
+    pub(crate) fn header_only(buf: &'b mut [u8], query: &Query) -> Reply<'b> {
         let state = State {
             len: HEADER_LEN,
             limit: HEADER_LEN,
             questions: 0,
             counts: [0; 3],
-            flags: flag::QR | flags & (flag::OPCODE | flag::RD),
-            edns: edns.then_some(false),
+            flags: flag::QR | query.flags & (flag::OPCODE | flag::RD),
+            edns: query.edns.map(|edns| edns.dnssec_ok),
             transport: Transport::Udp,
         };
         Reply { buf, state }
@@ -104,7 +106,7 @@ impl<'b> Reply<'b> {
         self.state.flags |= flags;
     }
 
-    /// Where the next record's first octet will be.
+    /// The offset of the next record.
     pub(crate) fn at(&self) -> usize {
         self.state.len
     }
@@ -118,7 +120,7 @@ impl<'b> Reply<'b> {
         self.state.counts[section as usize]
     }
 
-    /// Appends one record. False when it does not fit; then it is not there at all.
+    /// Appends one record. False if it does not fit; then nothing is appended.
     pub(crate) fn record(
         &mut self,
         section: Section,
@@ -143,7 +145,7 @@ impl<'b> Reply<'b> {
         true
     }
 
-    /// Appends one record whose octets are complete already.
+    /// Appends one record that is complete already.
     #[inline]
     pub(crate) fn whole(&mut self, section: Section, record: &[u8]) -> bool {
         let fits = self.has_room(section, record.len());
@@ -154,8 +156,8 @@ impl<'b> Reply<'b> {
         fits
     }
 
-    /// Appends answers compiled to `stride` octets each, beginning with the `turn`th of them, and
-    /// going round. Their owner is what stands at `owner`.
+    /// Appends compiled answers of `stride` octets each, rotated so that the `turn`th is the first.
+    /// Their owner is the name at the offset `owner`.
     #[inline]
     pub(crate) fn addresses(&mut self, records: &[u8], stride: usize, turn: usize, owner: u16) {
         let begun = self.state.len;
@@ -178,7 +180,7 @@ impl<'b> Reply<'b> {
         }
     }
 
-    /// Completes the reply; its length.
+    /// Completes the reply and returns its length.
     #[inline]
     pub(crate) fn finish(mut self, rcode: Rcode) -> usize {
         let [answers, authority, mut additional] = self.state.counts;
@@ -208,14 +210,15 @@ impl<'b> Reply<'b> {
         fits
     }
 
-    /// Over TCP nothing more can be had by asking again, so TC would only make clients loop.
-    fn truncate(&mut self) {
+    /// Marks the reply as incomplete over UDP. Over TCP a client cannot get more by asking again,
+    /// so TC would only make it loop.
+    pub(crate) fn truncate(&mut self) {
         if self.state.transport == Transport::Udp {
             self.state.flags |= flag::TC;
         }
     }
 
-    /// The caller has seen that there is room.
+    /// The caller has checked that there is room.
     #[inline]
     fn write(&mut self, bytes: &[u8]) {
         let end = self.state.len + bytes.len();
@@ -225,13 +228,13 @@ impl<'b> Reply<'b> {
 }
 
 impl Detached {
-    /// The reply again, in a buffer that holds all that it may become.
+    /// The reply again, in a buffer of the largest size that it may reach.
     pub(crate) fn attach(&mut self) -> Reply<'_> {
         self.bytes.resize(self.state.limit + OPT_LEN, 0);
         Reply { buf: &mut self.bytes, state: self.state }
     }
 
-    /// The octets of the reply that [`Detached::attach`] gave, once it was finished.
+    /// The octets of the reply of [`Detached::attach`], once it is finished.
     pub(crate) fn into_bytes(mut self, len: usize) -> Vec<u8> {
         self.bytes.truncate(len);
         self.bytes
@@ -247,7 +250,7 @@ pub(crate) fn fixed_fields(rtype: Type, ttl: u32, rdata_len: usize) -> [u8; 10] 
     [t0, t1, c0, c1, a, b, c, d, l0, l1]
 }
 
-/// Our OPT record: version 0, the code's upper bits, the DO bit as it came (RFC 6891 section
+/// Our OPT record: version 0, the code's upper bits, the DO bit of the query (RFC 6891 section
 /// 6.1.3, RFC 3225), no options.
 pub(crate) fn opt_record(rcode: Rcode, dnssec_ok: bool) -> [u8; OPT_LEN] {
     let [t0, t1] = Type::OPT.0.to_be_bytes();

@@ -1,48 +1,48 @@
-//! From what a name is to the records that answer a question about it.
+//! The records that answer a question about a name that was found.
 
 use std::net::IpAddr;
 
 use crate::wire::reply::{Reply, Section, pointer};
 use crate::wire::{Name, QUESTION_AT, Query, Rcode, Type};
 
-use super::service::{A_LEN, AAAA_LEN, Label, Port, Srv};
+use super::names::{Found, Node, Zone, ZoneAt};
+use super::service::{A_LEN, AAAA_LEN, Endpoint, Label, Port, Service, ServiceKind, Srv};
 use super::soa::{HOSTMASTER, NAME_SERVER, numbers, soa_ttl};
-use super::{Endpoint, Found, Node, Service, ServiceKind, Zone, ZoneAt};
 
 /// The version of the Kubernetes DNS specification that the names follow.
 const SCHEMA_VERSION: &[u8] = b"\x051.1.0";
-/// The specification's own example; the version changes with the binary only.
+/// The TTL in the specification's example; the version changes only with the binary.
 const SCHEMA_VERSION_TTL: u32 = 28_800;
-/// RFC 8482 section 4.2: an ANY query gets this instead of all there is, which attackers like.
+/// RFC 8482 section 4.2: the answer to ANY, instead of all records, which would amplify attacks.
 const ANY_ANSWER: &[u8] = b"\x07RFC8482\x00";
-/// ExternalName Services that lead to each other.
+/// The longest chain of ExternalName Services that is followed.
 const MAX_CHAIN: usize = 10;
 
-/// What the zone made of a question.
+/// The zone's answer to a question.
 #[derive(Debug)]
-pub(crate) enum Verdict {
-    /// The reply holds the answer, but for this code.
-    Done(Rcode),
-    /// The name is in no zone of ours.
+pub(crate) enum Answer {
+    /// The reply contains the answer, except for this code.
+    Complete(Rcode),
+    /// The name is in none of our zones.
     Outside,
-    /// The reply holds aliases, the last of which leads to a name outside.
+    /// The reply contains aliases, the last of which leads to a name outside our zones.
     Alias(Box<Name>),
 }
 
-/// The name that is being answered: what it is, and where in the reply it stands.
-struct Place<'n> {
+/// The name that is being answered, its zone, and its offset in the reply.
+struct Owner<'n> {
     name: &'n Name,
     zone: ZoneAt,
     at: u16,
 }
 
-impl Place<'_> {
-    /// A pointer to the name, from its label `index` on.
+impl Owner<'_> {
+    /// A pointer to the name, beginning with its label `index`.
     fn pointer(&self, index: usize) -> [u8; 2] {
         pointer(usize::from(self.at) + self.name.start(index))
     }
 
-    fn owner(&self) -> [u8; 2] {
+    fn name_pointer(&self) -> [u8; 2] {
         self.pointer(0)
     }
 
@@ -54,36 +54,44 @@ impl Place<'_> {
 impl Zone {
     /// Answers a question of class IN. `turn` is where the addresses of a set begin.
     #[inline]
-    pub(crate) fn answer(&self, query: &Query, reply: &mut Reply<'_>, turn: usize) -> Verdict {
-        let Some(found) = self.find(&query.name) else { return Verdict::Outside };
+    pub(crate) fn answer(&self, query: &Query, reply: &mut Reply<'_>, turn: usize) -> Answer {
+        let Some(found) = self.find(&query.name) else {
+            if self.may_become_ours(&query.name) {
+                return Answer::Complete(Rcode::SERVFAIL);
+            }
+            return Answer::Outside;
+        };
         let follows = query.qtype != Type::CNAME && query.qtype != Type::ANY;
         if let Node::Service(Service { kind: ServiceKind::External(_), .. }) = found.node
             && follows
         {
             return self.follow(query, reply, turn);
         }
-        let place = Place { name: &query.name, zone: found.zone, at: QUESTION_AT };
-        Verdict::Done(self.answer_at(&place, &found.node, query.qtype, reply, turn))
+        let owner = Owner { name: &query.name, zone: found.zone, at: QUESTION_AT };
+        Answer::Complete(self.answer_at(&owner, &found.node, query.qtype, reply, turn))
     }
 
-    /// Follows aliases while they lead to names of ours.
-    fn follow(&self, query: &Query, reply: &mut Reply<'_>, turn: usize) -> Verdict {
+    /// Follows aliases as long as they lead to names in our zones.
+    fn follow(&self, query: &Query, reply: &mut Reply<'_>, turn: usize) -> Answer {
         let mut name = query.name.clone();
         let mut at = usize::from(QUESTION_AT);
         let mut passed: Vec<*const Service> = Vec::with_capacity(MAX_CHAIN);
         loop {
             let Some(Found { zone, node }) = self.find(&name) else {
-                return Verdict::Alias(Box::new(name));
+                if self.may_become_ours(&name) {
+                    return Answer::Complete(Rcode::SERVFAIL);
+                }
+                return Answer::Alias(Box::new(name));
             };
-            let place = Place { name: &name, zone, at: at as u16 };
+            let owner = Owner { name: &name, zone, at: at as u16 };
             let Node::Service(service @ Service { kind: ServiceKind::External(target), .. }) = node
             else {
-                return Verdict::Done(self.answer_at(&place, &node, query.qtype, reply, turn));
+                return Answer::Complete(self.answer_at(&owner, &node, query.qtype, reply, turn));
             };
             let is_loop =
                 passed.len() == MAX_CHAIN || passed.contains(&std::ptr::from_ref(service));
-            if is_loop || !self.alias(&place, target, reply) {
-                return Verdict::Done(Rcode::NOERROR);
+            if is_loop || !self.alias(&owner, target, reply) {
+                return Answer::Complete(Rcode::NOERROR);
             }
             passed.push(service);
             at = reply.at() - target.len();
@@ -91,15 +99,15 @@ impl Zone {
         }
     }
 
-    fn alias(&self, place: &Place<'_>, target: &[u8], reply: &mut Reply<'_>) -> bool {
+    fn alias(&self, owner: &Owner<'_>, target: &[u8], reply: &mut Reply<'_>) -> bool {
         let ttl = self.settings.ttl;
-        reply.record(Section::Answer, &[&place.owner()], Type::CNAME, ttl, &[target])
+        reply.record(Section::Answer, &[&owner.name_pointer()], Type::CNAME, ttl, &[target])
     }
 
     #[inline]
     fn answer_at(
         &self,
-        place: &Place<'_>,
+        owner: &Owner<'_>,
         node: &Node<'_>,
         qtype: Type,
         reply: &mut Reply<'_>,
@@ -108,81 +116,88 @@ impl Zone {
         match (node, qtype) {
             (Node::Absent, _) if !self.synced => return Rcode::SERVFAIL,
             (Node::Absent, _) => {
-                self.soa(place, Section::Authority, reply);
+                self.soa(owner, Section::Authority, reply);
                 return Rcode::NXDOMAIN;
             }
             (Node::Service(service), Type::A) if !service.v4.is_empty() => {
-                reply.addresses(&service.v4, A_LEN, turn, place.at);
+                reply.addresses(&service.v4, A_LEN, turn, owner.at);
             }
             (Node::Service(service), Type::AAAA) if !service.v6.is_empty() => {
-                reply.addresses(&service.v6, AAAA_LEN, turn, place.at);
+                reply.addresses(&service.v6, AAAA_LEN, turn, owner.at);
             }
-            (Node::Empty, _) => self.soa(place, Section::Authority, reply),
-            (_, Type::ANY) => self.any(place, node, reply),
+            (Node::Empty, _) => self.soa(owner, Section::Authority, reply),
+            (_, Type::ANY) => self.any(owner, node, reply),
             _ => {
                 let before = reply.count(Section::Answer);
-                self.other(place, node, qtype, reply);
+                self.other(owner, node, qtype, reply);
                 if reply.count(Section::Answer) == before && !reply.is_truncated() {
-                    self.soa(place, Section::Authority, reply);
+                    self.soa(owner, Section::Authority, reply);
                 }
             }
         }
         Rcode::NOERROR
     }
 
-    /// What is not asked all the time. Adds no answer when there is none of that type.
-    fn other(&self, place: &Place<'_>, node: &Node<'_>, qtype: Type, reply: &mut Reply<'_>) {
+    /// The less frequent questions. Adds no answer if there is none of that type.
+    fn other(&self, owner: &Owner<'_>, node: &Node<'_>, qtype: Type, reply: &mut Reply<'_>) {
         let ttl = self.settings.ttl;
         match (node, qtype) {
-            (Node::Apex, Type::SOA) => self.soa(place, Section::Answer, reply),
-            (Node::Apex, Type::NS) => self.name_servers(place, reply),
+            (Node::Apex, Type::SOA) => self.soa(owner, Section::Answer, reply),
+            (Node::Apex, Type::NS) => self.name_servers(owner, reply),
+            // An address outside of the networks that are ours is the apex of its own zone.
+            (Node::Address(_), Type::SOA) if owner.zone.labels_below == 0 => {
+                self.soa(owner, Section::Answer, reply);
+            }
+            (Node::Address(_), Type::NS) if owner.zone.labels_below == 0 => {
+                self.name_servers(owner, reply);
+            }
             (Node::NameServer, Type::A | Type::AAAA) => {
                 for ip in &self.settings.name_server_ips {
-                    address(reply, Section::Answer, &[&place.owner()], *ip, qtype, ttl);
+                    address(reply, Section::Answer, &[&owner.name_pointer()], *ip, qtype, ttl);
                 }
             }
             (Node::SchemaVersion, Type::TXT) => {
-                let owner = place.owner();
+                let owner = owner.name_pointer();
                 let (rtype, ttl) = (Type::TXT, SCHEMA_VERSION_TTL);
                 reply.record(Section::Answer, &[&owner], rtype, ttl, &[SCHEMA_VERSION]);
             }
             (Node::Service(Service { kind: ServiceKind::External(target), .. }), Type::CNAME) => {
-                self.alias(place, target, reply);
+                self.alias(owner, target, reply);
             }
-            (Node::Service(service), Type::SRV) => self.srv(place, service, &|_| true, reply),
+            (Node::Service(service), Type::SRV) => self.srv(owner, service, &|_| true, reply),
             (Node::Port(service, protocol), Type::SRV) => {
-                let name = &place.name.label(0)[1..];
-                self.srv(place, service, &|port| port.is(*protocol, name), reply);
+                let name = &owner.name.label(0)[1..];
+                self.srv(owner, service, &|port| port.is(*protocol, name), reply);
             }
             (Node::Endpoints(endpoints), Type::A | Type::AAAA) => {
                 for Endpoint { ip, .. } in *endpoints {
-                    address(reply, Section::Answer, &[&place.owner()], *ip, qtype, ttl);
+                    address(reply, Section::Answer, &[&owner.name_pointer()], *ip, qtype, ttl);
                 }
             }
             (Node::Pod(ip), Type::A | Type::AAAA) => {
-                address(reply, Section::Answer, &[&place.owner()], *ip, qtype, ttl);
+                address(reply, Section::Answer, &[&owner.name_pointer()], *ip, qtype, ttl);
             }
-            (Node::Address(ip), Type::PTR) => self.pointers(place, *ip, reply),
+            (Node::Address(ip), Type::PTR) => self.pointers(owner, *ip, reply),
             _ => {}
         }
     }
 
-    fn any(&self, place: &Place<'_>, node: &Node<'_>, reply: &mut Reply<'_>) {
+    fn any(&self, owner: &Owner<'_>, node: &Node<'_>, reply: &mut Reply<'_>) {
         match node {
             Node::Service(Service { kind: ServiceKind::External(target), .. }) => {
-                self.alias(place, target, reply);
+                self.alias(owner, target, reply);
             }
             _ => {
-                let (owner, ttl) = (place.owner(), self.settings.ttl);
+                let (owner, ttl) = (owner.name_pointer(), self.settings.ttl);
                 reply.record(Section::Answer, &[&owner], Type::HINFO, ttl, &[ANY_ANSWER]);
             }
         }
     }
 
     #[inline]
-    fn soa(&self, place: &Place<'_>, section: Section, reply: &mut Reply<'_>) {
-        let zone = place.zone_pointer();
-        if !place.zone.is_reverse {
+    fn soa(&self, owner: &Owner<'_>, section: Section, reply: &mut Reply<'_>) {
+        let zone = owner.zone_pointer();
+        if !owner.zone.is_reverse {
             reply.whole(section, &self.soa.record(zone));
             return;
         }
@@ -194,11 +209,16 @@ impl Zone {
     }
 
     /// NS of an apex, and the addresses of that server.
-    fn name_servers(&self, place: &Place<'_>, reply: &mut Reply<'_>) {
+    fn name_servers(&self, owner: &Owner<'_>, reply: &mut Reply<'_>) {
         let ttl = self.settings.ttl;
         let domain = self.settings.domain.wire();
-        if !reply.record(Section::Answer, &[&place.owner()], Type::NS, ttl, &[NAME_SERVER, domain])
-        {
+        if !reply.record(
+            Section::Answer,
+            &[&owner.name_pointer()],
+            Type::NS,
+            ttl,
+            &[NAME_SERVER, domain],
+        ) {
             return;
         }
         let owner = pointer(reply.at() - NAME_SERVER.len() - domain.len());
@@ -207,9 +227,9 @@ impl Zone {
         }
     }
 
-    /// PTR: the Service whose ClusterIP it is, or else a name for each Service with that endpoint.
-    fn pointers(&self, place: &Place<'_>, ip: IpAddr, reply: &mut Reply<'_>) {
-        let (owner, ttl) = (place.owner(), self.settings.ttl);
+    /// PTR: the Service with that ClusterIP, or else a name for each Service with that endpoint.
+    fn pointers(&self, owner: &Owner<'_>, ip: IpAddr, reply: &mut Reply<'_>) {
+        let (owner, ttl) = (owner.name_pointer(), self.settings.ttl);
         let mut put = |service: &Service, label: Option<&Label>| {
             let length = label.map(|label| [label.len() as u8]);
             let target: [&[u8]; 4] = [
@@ -233,25 +253,25 @@ impl Zone {
         }
     }
 
-    /// SRV of the ports that `wanted` picks. Each target and port number comes once; a weight is
-    /// a share of all the addresses that serve them, before doubles are left out.
+    /// SRV records of the ports that `wanted` selects. Each pair of target and port number appears
+    /// once. A weight is a share of all addresses that serve the ports, duplicates included.
     fn srv(
         &self,
-        place: &Place<'_>,
+        owner: &Owner<'_>,
         service: &Service,
         wanted: &dyn Fn(&Port) -> bool,
         reply: &mut Reply<'_>,
     ) {
         let total: u32 = service.ports.iter().filter(|p| wanted(p)).map(|p| p.addresses).sum();
         let weight = (100 / total.max(1)).max(1) as u16;
-        // The Service's own name: all of this name but the labels of port and protocol.
-        let service_at = place.pointer(place.zone.labels_below - 3);
+        // The Service's own name: this name without the labels of port and protocol.
+        let service_at = owner.pointer(owner.zone.labels_below - 3);
         match service.kind {
             ServiceKind::Cluster => {
-                self.cluster_srv(place, service, service_at, wanted, weight, reply);
+                self.cluster_srv(owner, service, service_at, wanted, weight, reply);
             }
             ServiceKind::Headless => {
-                self.headless_srv(place, service, service_at, wanted, weight, reply);
+                self.headless_srv(owner, service, service_at, wanted, weight, reply);
             }
             ServiceKind::External(_) => {}
         }
@@ -259,7 +279,7 @@ impl Zone {
 
     fn cluster_srv(
         &self,
-        place: &Place<'_>,
+        owner: &Owner<'_>,
         service: &Service,
         service_at: [u8; 2],
         wanted: &dyn Fn(&Port) -> bool,
@@ -276,7 +296,7 @@ impl Zone {
             }
             let numbers = srv_numbers(weight, port.number);
             let rdata: [&[u8]; 3] = [&numbers, &service.key, suffix];
-            if !reply.record(Section::Answer, &[&place.owner()], Type::SRV, ttl, &rdata) {
+            if !reply.record(Section::Answer, &[&owner.name_pointer()], Type::SRV, ttl, &rdata) {
                 return;
             }
         }
@@ -287,7 +307,7 @@ impl Zone {
 
     fn headless_srv(
         &self,
-        place: &Place<'_>,
+        owner: &Owner<'_>,
         service: &Service,
         service_at: [u8; 2],
         wanted: &dyn Fn(&Port) -> bool,
@@ -307,7 +327,7 @@ impl Zone {
             let numbers = srv_numbers(weight, srv.number);
             let length = [label.len() as u8];
             let rdata: [&[u8]; 5] = [&numbers, &length, label, &service.key, suffix];
-            if !reply.record(Section::Answer, &[&place.owner()], Type::SRV, ttl, &rdata) {
+            if !reply.record(Section::Answer, &[&owner.name_pointer()], Type::SRV, ttl, &rdata) {
                 return;
             }
         }
@@ -339,7 +359,7 @@ fn type_of(ip: IpAddr) -> Type {
     if ip.is_ipv4() { Type::A } else { Type::AAAA }
 }
 
-/// Appends an address, if it is of the type that was asked for. False when it does not fit.
+/// Appends an address if it has the requested type. False if it does not fit.
 fn address(
     reply: &mut Reply<'_>,
     section: Section,

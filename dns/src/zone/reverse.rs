@@ -1,9 +1,10 @@
-//! Names under `in-addr.arpa` and `ip6.arpa`: what part of an address they spell, and whose zone
-//! that is.
+//! Names under `in-addr.arpa` and `ip6.arpa`: the part of an address that they spell, and the zone
+//! that they are in.
 //!
-//! A zone of ours is a whole run of labels: addresses up to a multiple of eight bits (IPv4) or
-//! four (IPv6). Which runs are ours is told by `--reverse-cidr`, or else follows from the
-//! ClusterIPs, which exist nowhere but here; endpoints may live among machines of others.
+//! An address of a Service or an endpoint is a zone of its own. The addresses around it may belong
+//! to other machines (a ClusterIP may be an address of a host network), so their names are ours
+//! only if `--reverse-cidr` says so. Such a zone consists of whole labels: its prefix is rounded up
+//! to a multiple of eight bits (IPv4) or four (IPv6).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -11,17 +12,12 @@ use ipnet::IpNet;
 
 use crate::wire::Name;
 
-/// The zone around a ClusterIP that is ours unless told otherwise: 256 addresses of IPv4, and
-/// 65,536 of IPv6, where Service ranges are a /108 or smaller.
-const DERIVED_V4_BITS: u8 = 24;
-const DERIVED_V6_BITS: u8 = 112;
-
 /// A name below `in-addr.arpa` or `ip6.arpa`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reverse {
-    /// The addresses that it spells the beginning of; one when it is complete.
+    /// The addresses that begin with what the name spells: one if the name is complete.
     pub(crate) net: IpNet,
-    /// How many labels stand before those that belong to `net`.
+    /// The number of labels before those that belong to `net`.
     pub(crate) extra: usize,
 }
 
@@ -39,19 +35,23 @@ impl Reverse {
         }
     }
 
-    /// The address, when the name spells a whole one.
-    pub(crate) fn address(&self) -> Option<IpAddr> {
-        (self.extra == 0 && self.net.prefix_len() == self.net.max_prefix_len())
-            .then_some(self.net.addr())
+    /// Whether it is the name of an address, or below one.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.net.prefix_len() == self.net.max_prefix_len()
     }
 
-    /// How many labels stand before the zone of that many bits.
+    /// The address, if the name spells a complete one.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        (self.extra == 0 && self.is_complete()).then_some(self.net.addr())
+    }
+
+    /// The number of labels before those of the zone with that many bits.
     pub(crate) fn labels_below(&self, zone_bits: u8) -> usize {
         self.extra + usize::from((self.net.prefix_len() - zone_bits) / step(&self.net))
     }
 }
 
-/// The bits that a label stands for.
+/// The number of bits of one label.
 fn step(net: &IpNet) -> u8 {
     if net.addr().is_ipv4() { 8 } else { 4 }
 }
@@ -90,37 +90,18 @@ fn decimal(label: &[u8]) -> Option<u8> {
     (canonical && digits).then(|| std::str::from_utf8(label).ok()?.parse().ok()).flatten()
 }
 
-/// Which reverse zones are ours.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Owned {
-    /// The zones around every ClusterIP.
-    AroundClusterIps,
-    /// Those that these networks are made of.
-    Networks(Vec<IpNet>),
-}
+/// The networks whose reverse zones are ours as a whole (`--reverse-cidr`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Owned(pub(crate) Vec<IpNet>);
 
 impl Owned {
-    /// The bits of our zone that holds all of `net`.
-    pub(crate) fn zone_bits(
-        &self,
-        net: &IpNet,
-        any_cluster_ip_in: impl Fn(&IpNet) -> bool,
-    ) -> Option<u8> {
-        match self {
-            Owned::AroundClusterIps => {
-                let v4 = net.addr().is_ipv4();
-                let bits = if v4 { DERIVED_V4_BITS } else { DERIVED_V6_BITS };
-                let zone = cut(net, bits)?;
-                any_cluster_ip_in(&zone).then_some(bits)
-            }
-            Owned::Networks(networks) => networks
-                .iter()
-                .filter_map(|network| {
-                    let bits = network.prefix_len().next_multiple_of(step(network));
-                    network.contains(&cut(net, bits)?).then_some(bits)
-                })
-                .max(),
-        }
+    /// The number of bits of our zone that contains all of `net`.
+    pub(crate) fn zone_bits(&self, net: &IpNet) -> Option<u8> {
+        let of_network = |network: &IpNet| {
+            let bits = network.prefix_len().next_multiple_of(step(network));
+            network.contains(&cut(net, bits)?).then_some(bits)
+        };
+        self.0.iter().filter_map(of_network).max()
     }
 }
 
@@ -161,9 +142,9 @@ mod tests {
     #[test]
     fn zones_are_whole_labels() {
         let check = |networks: &[&str], net: &str, expected: Option<u8>| {
-            let owned = Owned::Networks(networks.iter().map(|n| n.parse().unwrap()).collect());
+            let owned = Owned(networks.iter().map(|n| n.parse().unwrap()).collect());
             let net: IpNet = net.parse().unwrap();
-            assert_eq!(owned.zone_bits(&net, |_| false), expected, "{networks:?} {net}");
+            assert_eq!(owned.zone_bits(&net), expected, "{networks:?} {net}");
         };
         check(&["10.0.0.0/24"], "10.0.0.9/32", Some(24));
         check(&["10.0.0.0/24"], "10.0.1.9/32", None);

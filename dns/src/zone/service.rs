@@ -1,8 +1,8 @@
-//! One Service, compiled: all that DNS says of it, so that a query only copies.
+//! One Service, compiled for DNS, so that a query only copies.
 //!
-//! A change to a Service compiles that one again and nothing else. What is asked most (A and
-//! AAAA of the Service's own name) stands there as the octets of its answer; SRV and endpoint
-//! names are composed when asked, because compiled they would take most of the memory.
+//! A change to a Service compiles that Service again and no other. The most frequent answers (A
+//! and AAAA of the Service's own name) are kept as octets; SRV records and endpoint names are
+//! composed for each query, because their compiled form would take most of the memory.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::wire::name::{MAX_NAME, Name};
 use crate::wire::reply::{fixed_fields, pointer};
 use crate::wire::{QUESTION_AT, Type};
 
-use super::Settings;
+use super::settings::Settings;
 
 /// Octets of a compiled A or AAAA record: pointer, type, class, TTL, length, address.
 pub(crate) const A_LEN: usize = 12 + 4;
@@ -45,7 +45,7 @@ pub(crate) struct Service {
 
 #[derive(Debug, PartialEq)]
 pub(crate) enum ServiceKind {
-    /// With a ClusterIP; or without one although it is not headless, then without addresses.
+    /// With a ClusterIP. A Service that has none although it is not headless has no addresses.
     Cluster,
     Headless,
     /// The target's name in wire form.
@@ -54,22 +54,22 @@ pub(crate) enum ServiceKind {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Port {
-    /// Empty for a port without a name: only the bare name's SRV shows it.
+    /// Empty for a port without a name, which only the SRV record of the Service's name shows.
     pub(crate) name: Label,
     pub(crate) protocol: Protocol,
     pub(crate) number: u16,
-    /// How many addresses serve it: what the weights of its SRV records are shares of.
+    /// The number of addresses that serve it; the weights of its SRV records are shares of it.
     pub(crate) addresses: u32,
 }
 
-/// An address by the name of its endpoint: the hostname, or else the dashed address.
+/// An address and the label of its endpoint: the hostname, or else the dashed address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Endpoint {
     pub(crate) label: Label,
     pub(crate) ip: IpAddr,
 }
 
-/// One SRV record of a headless Service: the first endpoint of that label, and a port.
+/// One SRV record of a headless Service: the first endpoint with that label, and a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Srv {
     pub(crate) endpoint: u32,
@@ -77,7 +77,7 @@ pub(crate) struct Srv {
     pub(crate) port: u16,
 }
 
-/// The wire form of a Service's name up to its namespace; `None` when it cannot be a DNS name.
+/// The wire form of a Service's name and namespace; `None` if it cannot be a DNS name.
 pub(crate) fn key_of(namespace: &str, service: &str) -> Option<Key> {
     let mut key = Key::new();
     for label in [service, namespace] {
@@ -88,7 +88,7 @@ pub(crate) fn key_of(namespace: &str, service: &str) -> Option<Key> {
     Some(key)
 }
 
-/// A lower-case label; `None` when it cannot be one.
+/// A lower-case label; `None` if the text cannot be a label.
 pub(crate) fn label_of(text: &str) -> Option<Label> {
     let fits = (1..=63).contains(&text.len()) && !text.contains('.');
     fits.then(|| {
@@ -115,8 +115,7 @@ pub(crate) fn dashed(ip: IpAddr) -> Label {
 }
 
 impl Service {
-    /// `None` when its names could not be asked for: too long, or a headless Service with
-    /// nothing to name.
+    /// `None` if it has no names: they would be too long, or it is headless without endpoints.
     pub(crate) fn compile(entry: &ServiceEntry, settings: &Settings) -> Option<Service> {
         let service = &entry.service;
         let key = key_of(&service.name.namespace, &service.name.name)?;
@@ -187,7 +186,7 @@ impl Service {
         &self.key[2 + usize::from(self.key[0])..]
     }
 
-    /// Every endpoint of that label.
+    /// Every endpoint with that label.
     pub(crate) fn endpoints_named(&self, label: &[u8]) -> &[Endpoint] {
         let from = self.endpoints.partition_point(|e| *e.label < *label);
         let to = from + self.endpoints[from..].partition_point(|e| *e.label == *label);
@@ -202,12 +201,12 @@ impl Service {
         Some(&self.endpoints[*index as usize])
     }
 
-    /// All addresses that a PTR record leads to it from.
+    /// All addresses with a PTR record for this Service.
     pub(crate) fn known_ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.cluster_ips.iter().copied().chain(self.endpoints.iter().map(|e| e.ip))
     }
 
-    /// The number of names that it makes exist.
+    /// The number of names that exist because of this Service.
     pub(crate) fn names(&self) -> usize {
         let labels = self.endpoints.chunk_by(|a, b| a.label == b.label).count();
         let named = || self.ports.iter().filter(|port| !port.name.is_empty());
@@ -223,14 +222,14 @@ impl Port {
     }
 }
 
-/// A served endpoint as a slice has it: one for each of its addresses and its slice's ports.
+/// One address of an endpoint that is served, with the ports of its slice.
 struct Served<'e> {
     endpoint: Endpoint,
     ports: &'e [model::SlicePort],
 }
 
-/// The endpoints to name: ready ones, or all if the Service says so. `room` is how long a label
-/// and its length may be.
+/// The endpoints that get names: the ready ones, or all if the Service says so. `room` is the
+/// longest label, with its length octet.
 fn served_endpoints(entry: &ServiceEntry, room: usize) -> Vec<Served<'_>> {
     let all = entry.service.publish_not_ready_addresses;
     let mut served = Vec::new();
@@ -274,7 +273,7 @@ fn cluster_ports(entry: &ServiceEntry) -> Box<[Port]> {
     ports.collect()
 }
 
-/// The ports of a headless Service: those that its slices carry, since a client dials endpoints.
+/// The ports of a headless Service: those of its slices, because clients connect to endpoints.
 fn headless_ports(served: &[Served<'_>], endpoints: &[Endpoint]) -> (Box<[Port]>, Box<[Srv]>) {
     let mut ports: Vec<Port> = Vec::new();
     let mut index = HashMap::new();
@@ -289,7 +288,7 @@ fn headless_ports(served: &[Served<'_>], endpoints: &[Endpoint]) -> (Box<[Port]>
                 ports.push(Port { name, protocol, number, addresses: 0 });
                 ports.len() - 1
             });
-            // Slices of one Service hold few distinct ports; an index beyond is not served.
+            // Slices of one Service have few distinct ports; an index beyond u16 is not served.
             let Ok(port) = u16::try_from(at) else { continue };
             pairs.push((endpoint, port));
         }

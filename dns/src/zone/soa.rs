@@ -1,4 +1,4 @@
-//! The SOA record, which nearly every answer without records carries.
+//! The SOA record, which nearly every answer without records contains.
 
 use crate::wire::Type;
 use crate::wire::reply::fixed_fields;
@@ -6,14 +6,14 @@ use crate::wire::reply::fixed_fields;
 const REFRESH_SECONDS: u32 = 7200;
 const RETRY_SECONDS: u32 = 1800;
 const EXPIRE_SECONDS: u32 = 86_400;
-/// How long an SOA may be cached at most, whatever the TTL of other records.
+/// The longest time that an SOA may be cached, whatever the TTL of other records.
 const MAX_TTL: u32 = 300;
 
 pub(crate) const NAME_SERVER: &[u8] = b"\x02ns\x03dns";
 pub(crate) const HOSTMASTER: &[u8] = b"\x0ahostmaster";
 
-/// The SOA of the domain, complete but for the three pointers to the domain's name, which stands
-/// in every question for a name below it.
+/// The SOA of the domain, complete except for the three pointers to the domain's name, which is
+/// part of every question about a name below it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Soa {
     record: [u8; SOA_LEN],
@@ -33,7 +33,7 @@ impl Soa {
         Soa { record }
     }
 
-    /// The record, with the domain's name at the place that `pointer` points to.
+    /// The record; `pointer` points to the domain's name.
     #[inline]
     pub(crate) fn record(&self, pointer: [u8; 2]) -> [u8; SOA_LEN] {
         let mut record = self.record;
@@ -48,7 +48,7 @@ pub(crate) fn soa_ttl(ttl: u32) -> u32 {
     ttl.min(MAX_TTL)
 }
 
-/// The five numbers that end the RDATA; the last is how long to believe in a name's absence.
+/// The five numbers at the end of the RDATA; the last is how long a negative answer may be cached.
 pub(crate) fn numbers(serial: u32, ttl: u32) -> [u8; NUMBERS_LEN] {
     let mut numbers = [0; NUMBERS_LEN];
     let values = [serial, REFRESH_SECONDS, RETRY_SECONDS, EXPIRE_SECONDS, ttl];

@@ -1,24 +1,24 @@
-//! The Services by key: a hash table of which versions share what did not change.
+//! The Services by key: a hash table whose versions share what did not change.
 //!
-//! Nearly every query looks here, at a time when the kernel has just used the caches for its own,
-//! so what counts is the number of cache lines touched one after the other: the bucket's place,
-//! the bucket, the Service. A hash trie touches two for each of its levels; with 10,000 Services
-//! it cost a sixth more user time a query. A change copies one bucket, and the array of places:
-//! two to four octets a Service.
+//! Nearly every query reads it, just after the kernel has used the CPU caches for its own data. So
+//! the cost is the number of cache lines read one after the other: the pointer to the bucket, the
+//! bucket, the Service. A hash trie reads two for each of its levels; with 10,000 Services it took
+//! a sixth more user time for each query. A change copies one bucket and the array of pointers:
+//! two to four octets for each Service.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use super::Service;
+use super::service::Service;
 
-/// Services in a bucket on average, at most.
+/// The most Services in a bucket, on average.
 const FULL: usize = 8;
 
 type Bucket = Arc<[Entry]>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
-    /// A power of two of them.
+    /// Their number is a power of two.
     buckets: Arc<Vec<Bucket>>,
     len: usize,
     hasher: foldhash::fast::RandomState,
@@ -26,7 +26,7 @@ pub(crate) struct Table {
 
 #[derive(Clone, Debug)]
 struct Entry {
-    /// The half of the hash that did not choose the bucket.
+    /// The half of the hash that does not select the bucket.
     tag: u32,
     service: Arc<Service>,
 }
@@ -48,7 +48,7 @@ impl Table {
         self.buckets.iter().flat_map(|bucket| bucket.iter()).map(|entry| &entry.service)
     }
 
-    /// Puts a Service in the place of the one with its key.
+    /// Adds a Service, or replaces the one with the same key.
     pub(crate) fn insert(&mut self, service: Arc<Service>) {
         self.remove(&service.key);
         if self.len >= FULL * self.buckets.len() {

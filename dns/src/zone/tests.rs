@@ -1,17 +1,23 @@
 //! What every name answers. The names and addresses are those of CoreDNS's own tests, so that
 //! the two can be compared; where Switchyard differs on purpose, the table says so.
 
+use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
 use model::{
-    Address, AddressType, Endpoint as FeedEndpoint, EndpointSlice, Object, Pod,
-    Service as FeedService, ServicePort, ServiceType, SlicePort, TargetPort, TrafficPolicy,
+    Address, AddressType, Changes, Endpoint as FeedEndpoint, EndpointSlice, Model, Object,
+    ObjectName, Pod, Protocol, Service as FeedService, ServicePort, ServiceType, SlicePort,
+    TargetPort, TrafficPolicy,
 };
 
+use super::names::undashed;
+use super::service::key_of;
 use super::*;
 use crate::oracle::{DOMAIN, ask, question, rows, show, with_edns};
+use crate::wire::Name;
 use crate::wire::reply::Transport;
 
 /// `TESTNS/NAME CLUSTERIP[,CLUSTERIP] [PORTNAME:]PORT/PROTOCOL…`
@@ -63,7 +69,7 @@ fn service_of(line: &str) -> FeedService {
 pub(super) fn service_named(namespace: &str, name: &str) -> Service {
     let service = service_of(&format!("{namespace}/{name} 10.0.0.1")).into();
     let entry = model::ServiceEntry { service, slices: [].into() };
-    let settings = settings(PodMode::Disabled, Owned::AroundClusterIps);
+    let settings = settings(PodMode::Disabled, Owned::default());
     Service::compile(&entry, &settings).unwrap()
 }
 
@@ -165,8 +171,10 @@ fn zone_of(settings: Settings, objects: Vec<Object>) -> Zone {
     zone
 }
 
+/// The zone of the fixture, which owns the networks of its ClusterIPs.
 pub(crate) fn zone() -> Zone {
-    zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), fixture())
+    let networks = ["10.0.0.0/24", "1234:abcd::/112"].map(|network| network.parse().unwrap());
+    zone_of(settings(PodMode::Disabled, Owned(networks.to_vec())), fixture())
 }
 
 /// Asks over TCP and over UDP with EDNS, and compares with the expected lines.
@@ -224,7 +232,7 @@ fn one_endpoint_in_two_slices_is_one_endpoint() {
         slice("ns/db", 3, &["sql:5433/tcp", "admin:9000/tcp"], &["db-0@fd00::1"]),
     ];
     check_all(
-        &zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects),
+        &zone_of(settings(PodMode::Disabled, Owned::default()), objects),
         &[
             ("db.ns.svc.Z A", &["NoError", "db.ns.svc.Z 5 A 10.1.0.1", "db.ns.svc.Z 5 A 10.1.0.2"]),
             (
@@ -256,10 +264,50 @@ fn reverse_names_that_are_not_ours() {
     }
 }
 
+/// A ClusterIP may be an address of a host network: the names of its neighbours are not ours.
+#[test]
+fn without_a_flag_only_known_addresses_are_ours() {
+    let zone = zone_of(settings(PodMode::Disabled, Owned::default()), fixture());
+    let outside = [
+        "9.0.0.10",
+        "99.0.0.10",
+        "x.99.0.0.10",
+        "0.0.10",
+        "0.10",
+        "10",
+        "77.0.0.172",
+        "0.0.172",
+        "8.8.8.8",
+    ];
+    for outside in outside {
+        let name = format!("{outside}.in-addr.arpa");
+        assert!(zone.find(&Name::from_text(&name).unwrap()).is_none(), "{name}");
+    }
+    let v6 = ".0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.c.b.a.4.3.2.1.ip6.arpa";
+    assert!(zone.find(&Name::from_text(&format!("2{v6}")).unwrap()).is_none());
+    check_all(
+        &zone,
+        &[
+            (
+                "1.0.0.10.in-addr.arpa PTR",
+                &["NoError", "1.0.0.10.in-addr.arpa 5 PTR svc1.testns.svc.Z"],
+            ),
+            ("1.0.0.10.in-addr.arpa A", &["NoError", "+1.0.0.10.in-addr.arpa 5 SOA"]),
+            ("x.1.0.0.10.in-addr.arpa A", &["NXDomain", "+1.0.0.10.in-addr.arpa 5 SOA"]),
+            (
+                "2.0.0.172.in-addr.arpa PTR",
+                &["NoError", "2.0.0.172.in-addr.arpa 5 PTR 172-0-0-2.hdls1.testns.svc.Z"],
+            ),
+        ],
+    );
+    let name = format!("1{v6}");
+    check(&zone, &format!("{name} SOA"), &["NoError", &format!("{name} 5 SOA")]);
+}
+
 #[test]
 fn reverse_zones_by_flag() {
     let networks = ["172.0.0.0/12", "fd00::/108"].iter().map(|n| n.parse().unwrap());
-    let owned = Owned::Networks(networks.collect());
+    let owned = Owned(networks.collect());
     let zone = zone_of(settings(PodMode::Disabled, owned), fixture());
     check_all(
         &zone,
@@ -285,7 +333,7 @@ fn a_chain_of_external_names_ends() {
     let mut objects: Vec<Object> = (0..9).map(link).collect();
     objects.push(service("ns/l9 10.0.0.1"));
     let reply = |objects| {
-        let zone = zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects);
+        let zone = zone_of(settings(PodMode::Disabled, Owned::default()), objects);
         ask(&zone, &question("l0.ns.svc.Z A"), Transport::Tcp)
     };
     let whole = show(&reply(objects));
@@ -303,7 +351,7 @@ fn pods() {
     };
     let mut objects = fixture();
     objects.push(pod("podns/foo", &["10.240.0.1", "fd00::"]));
-    let zone = |mode| zone_of(settings(mode, Owned::AroundClusterIps), objects.clone());
+    let zone = |mode| zone_of(settings(mode, Owned::default()), objects.clone());
     let name = "10-240-0-1.podns.pod.Z";
     let known: &[&str] = &["NoError", &format!("{name} 5 A 10.240.0.1")];
     let known6: &[&str] = &["NoError", "fd00--0.podns.pod.Z 5 AAAA fd00::"];
@@ -337,7 +385,7 @@ fn a_pod_that_moves_or_goes_is_forgotten() {
     let pod = |ip: &str| {
         Object::Pod(Pod { name: object_name("ns/a"), ips: vec![ip.parse().unwrap()] }.into())
     };
-    let mut zone = zone_of(settings(PodMode::Verified, Owned::AroundClusterIps), vec![]);
+    let mut zone = zone_of(settings(PodMode::Verified, Owned::default()), vec![]);
     let mut model = Model::default();
     let mut step = |change: &mut dyn FnMut(&mut Model, &mut Changes), expected: [&str; 2]| {
         let mut changes = Changes::default();
@@ -361,7 +409,7 @@ fn not_ready_endpoints_are_served_if_the_service_says_so() {
     let mut objects = fixture();
     objects.push(Object::Service(published.into()));
     check_all(
-        &zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects),
+        &zone_of(settings(PodMode::Disabled, Owned::default()), objects),
         &[
             ("hdlsempty.testns.svc.Z A", &["NoError", "hdlsempty.testns.svc.Z 5 A 172.0.0.30"]),
             (
@@ -374,10 +422,16 @@ fn not_ready_endpoints_are_served_if_the_service_says_so() {
 
 #[test]
 fn before_the_first_full_sync_nothing_is_said_to_be_absent() {
-    let (model, changes) = Model::of(fixture());
-    let mut zone = Zone::new(settings(PodMode::Disabled, Owned::AroundClusterIps));
+    let mut objects = fixture();
+    objects.push(service("testns/to-reverse ->99.0.0.10.in-addr.arpa"));
+    let (model, changes) = Model::of(objects);
+    let mut zone = Zone::new(settings(PodMode::Disabled, Owned::default()));
     zone.set_serial(7);
     let failed: &[&str] = &["ServFail"];
+    let known_address: &[&str] = &["NoError", "1.0.0.10.in-addr.arpa 5 PTR svc1.testns.svc.Z"];
+    let alias = "to-reverse.testns.svc.Z 5 CNAME 99.0.0.10.in-addr.arpa";
+    let aliased: &[&str] = &["ServFail", alias];
+    check(&zone, "1.0.0.10.in-addr.arpa PTR", failed);
     check(&zone, "svc1.testns.svc.Z A", failed);
     check(&zone, "Z SOA", &["NoError", "Z 5 SOA"]);
     zone.apply(&model, &changes, false);
@@ -385,7 +439,15 @@ fn before_the_first_full_sync_nothing_is_said_to_be_absent() {
     check(&zone, "svc1.testns.svc.Z AAAA", NODATA);
     check(&zone, "svc0.testns.svc.Z A", failed);
     check(&zone, "foo.Z A", failed);
-    check(&zone, "99.0.0.10.in-addr.arpa PTR", failed);
+    // Any address may turn out to be that of a Service: no upstream may say that it has no name.
+    check(&zone, "1.0.0.10.in-addr.arpa PTR", known_address);
+    for unknown in ["99.0.0.10", "8.8.8.8", "x.99.0.0.10"] {
+        check(&zone, &format!("{unknown}.in-addr.arpa PTR"), failed);
+    }
+    let v6 = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.c.b.a.4.3.2.1.ip6.arpa";
+    check(&zone, &format!("{v6} PTR"), failed);
+    check(&zone, "to-reverse.testns.svc.Z PTR", aliased);
+    assert!(zone.find(&Name::from_text("0.0.10.in-addr.arpa").unwrap()).is_none());
     assert!(zone.apply(&model, &Changes::default(), true), "being synced changes answers");
     check(&zone, "svc0.testns.svc.Z A", NXDOMAIN);
 }
@@ -420,7 +482,7 @@ fn a_zone_that_was_updated_equals_one_that_was_built() {
     // Another Service that shares addresses with some of them.
     let other =
         || vec![service("ns/other 10.0.0.1"), slice("ns/other", 9, &[], &["10.1.0.1", "10.0.0.2"])];
-    let settings = || settings(PodMode::Verified, Owned::AroundClusterIps);
+    let settings = || settings(PodMode::Verified, Owned::default());
     for from in &variants {
         for to in &variants {
             let mut objects = other();
@@ -453,7 +515,6 @@ fn assert_same(a: &Zone, b: &Zone, what: &str) {
     };
     assert_eq!(services(a), services(b), "{what}");
     assert_eq!(a.addresses, b.addresses, "{what}");
-    assert_eq!(a.cluster_ips, b.cluster_ips, "{what}");
     assert_eq!(a.pods, b.pods, "{what}");
     assert!(a.namespaces.is_subset(&b.namespaces) && b.namespaces.is_subset(&a.namespaces));
     assert_eq!(a.names(), b.names(), "{what}");
@@ -462,7 +523,7 @@ fn assert_same(a: &Zone, b: &Zone, what: &str) {
 #[test]
 fn an_update_without_effect_on_dns_keeps_the_zone() {
     let (mut model, changes) = Model::of(fixture());
-    let mut zone = Zone::new(settings(PodMode::Disabled, Owned::AroundClusterIps));
+    let mut zone = Zone::new(settings(PodMode::Disabled, Owned::default()));
     zone.apply(&model, &changes, true);
     let mut same_for_dns = service_of("testns/svc1 10.0.0.1 http:80/tcp");
     same_for_dns.internal_traffic_policy = TrafficPolicy::Local;
@@ -484,7 +545,7 @@ fn replies_are_cut_at_whole_records() {
         service("ns/four None"),
         slice("ns/four", 1, &["http:80/tcp"], &endpoints[..4]),
     ];
-    let zone = zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects);
+    let zone = zone_of(settings(PodMode::Disabled, Owned::default()), objects);
     let check = |asked: &str, udp_size: Option<u16>, expected: (usize, usize, bool)| {
         let mut message = question(asked);
         if let Some(size) = udp_size {
@@ -518,7 +579,7 @@ fn additional_records_are_dropped_without_tc() {
     let endpoints: Vec<String> = (0..4).map(hostname).collect();
     let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
     let objects = vec![service("ns/s None"), slice("ns/s", 1, &["http:80/tcp"], &endpoints)];
-    let zone = zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects);
+    let zone = zone_of(settings(PodMode::Disabled, Owned::default()), objects);
     let reply = ask(&zone, &question("_http._tcp.s.ns.svc.Z SRV"), Transport::Udp);
     assert_eq!(reply.answers.len(), 4);
     assert!(reply.additionals.len() < 4);
@@ -531,7 +592,7 @@ fn over_tcp_a_reply_fills_its_65535_octets_and_is_not_called_truncated() {
         (0..5000).map(|n| format!("10.{}.{}.{}", n / 65536, n / 256 % 256, n % 256)).collect();
     let endpoints: Vec<&str> = endpoints.iter().map(String::as_str).collect();
     let objects = vec![service("ns/s None"), slice("ns/s", 1, &["http:80/tcp"], &endpoints)];
-    let zone = zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects);
+    let zone = zone_of(settings(PodMode::Disabled, Owned::default()), objects);
     let reply: Message = ask(&zone, &question("s.ns.svc.Z A"), Transport::Tcp);
     assert_eq!(reply.answers.len(), (65_535 - 12 - 27) / 16);
     assert!(!reply.metadata.truncation);
@@ -587,7 +648,7 @@ fn endpoints_that_are_no_address_have_no_name() {
     let host = Address::Host("example.com".into());
     slice.endpoints[0] = model::Endpoint::ready_with(vec![host], model::Details::default());
     let objects = vec![service("ns/s None"), Object::EndpointSlice(slice.into())];
-    let zone = zone_of(settings(PodMode::Disabled, Owned::AroundClusterIps), objects);
+    let zone = zone_of(settings(PodMode::Disabled, Owned::default()), objects);
     check(&zone, "s.ns.svc.Z A", NXDOMAIN);
 }
 
@@ -598,7 +659,7 @@ fn a_change_touches_only_its_own_names() {
         service(&format!("ns-{}/s{n} 10.{ip}.{}.{} http:80/tcp", n % 10, n / 256, n % 256))
     };
     let (mut model, changes) = Model::of((0..10_000).map(|n| line(n, 0)));
-    let mut before = Zone::new(settings(PodMode::Disabled, Owned::AroundClusterIps));
+    let mut before = Zone::new(settings(PodMode::Disabled, Owned::default()));
     before.apply(&model, &changes, true);
     let mut changes = Changes::default();
     model.apply(line(77, 1), &mut changes);

@@ -732,6 +732,101 @@ fn the_types_alone_are_lenient() {
     assert!(matches!(targets[1], object::IntOrText::Int(8)));
 }
 
+/// Each of these was accepted with no word, and refused by a Kubernetes API.
+#[test]
+fn what_a_kubernetes_api_refuses_is_not_portable() {
+    let warns = |text: &str, message: &str| {
+        let found = problems(text, Format::Yaml);
+        let expected = format!("{message}: not portable (a Kubernetes API refuses it)");
+        let is_it = |line: &&String| line.contains(": warning: ") && line.contains(&expected);
+        assert_eq!(found.iter().filter(is_it).count(), 1, "{text}\n{found:#?}\n{expected}");
+        assert!(!found.iter().any(|line| line.contains(": error: ")), "{found:#?}");
+    };
+    let service = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 80}}], \
+             {spec}}}\n"
+        )
+    };
+    warns(
+        &service("clusterIP: 'fd00::1', ipFamilies: [IPv4]"),
+        "spec.ipFamilies[0]: IPv4 is not the family of clusterIP fd00::1",
+    );
+    warns(
+        &service("clusterIP: 10.0.0.1, healthCheckNodePort: 30000"),
+        "spec.healthCheckNodePort: may only be used when `type` is 'LoadBalancer' and \
+         `externalTrafficPolicy` is 'Local'",
+    );
+    warns(
+        &service("clusterIP: 10.0.0.1, loadBalancerSourceRanges: [10.0.0.0/8]"),
+        "spec.loadBalancerSourceRanges: may only be used when `type` is 'LoadBalancer'",
+    );
+    warns(
+        &service("clusterIP: 10.0.0.1, type: LoadBalancer, loadBalancerSourceRanges: [10.1.0.0/8]"),
+        "spec.loadBalancerSourceRanges[0]: 10.1.0.0/8 has host bits set; its network is 10.0.0.0/8",
+    );
+    for (ip, kind) in [("127.0.0.1", "loopback"), ("169.254.1.1", "link-local")] {
+        warns(
+            &service(&format!("clusterIP: 10.0.0.1, externalIPs: [{ip}]")),
+            &format!("spec.externalIPs[0]: {ip} is a {kind} address"),
+        );
+    }
+    let external = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {type: ExternalName, \
+                    externalName: Example.org}\n";
+    warns(external, "spec.externalName: Example.org has upper-case letters");
+    let slice = |family: &str, endpoint: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: a, labels: \
+             {{kubernetes.io/service-name: a}}}}\naddressType: {family}\nports: [{{port: 1}}]\n\
+             endpoints: [{{{endpoint}}}]\n"
+        )
+    };
+    warns(
+        &slice("IPv6", "addresses: ['2001:DB8:0::1']"),
+        "endpoints[0].addresses[0]: 2001:DB8:0::1 must be in canonical form (2001:db8::1)",
+    );
+    let hinted = |zones: &[&str]| {
+        let zones: Vec<_> = zones.iter().map(|zone| format!("{{name: {zone}}}")).collect();
+        slice(
+            "IPv4",
+            &format!("addresses: [10.0.0.1], hints: {{forZones: [{}]}}", zones.join(", ")),
+        )
+    };
+    warns(&hinted(&["a", "b", "a"]), "endpoints[0].hints.forZones[2]: a is listed twice");
+    let nine = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    warns(&hinted(&nine), "endpoints[0].hints.forZones: 9 hints, and at most 8 are allowed");
+    let node = problems(&slice("IPv4", "addresses: [10.0.0.1], nodeName: 'Node 1'"), Format::Yaml);
+    assert!(node[0].contains("warning: endpoints[0].nodeName: "), "{node:?}");
+    let class = "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: a}\n\
+                 spec: {controller: 'Not a domain/x'}\n";
+    warns(class, "spec.controller: must be a domain-prefixed path of at most 250 bytes");
+}
+
+/// Each of these was refused, and is accepted by a Kubernetes API.
+#[test]
+fn what_a_kubernetes_api_accepts_is_served() {
+    let service = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{clusterIP: 10.0.0.1, \
+             {spec}}}\n"
+        )
+    };
+    let Record::Service(empty) = record(&service("ports: [{port: 80, targetPort: ''}]")) else {
+        panic!("a Service");
+    };
+    let number = NonZeroU16::new(80).unwrap();
+    assert_eq!(empty.service.ports[0].target_port, crate::model::TargetPort::Number(number));
+    let idle = "ports: [{port: 80}], sessionAffinityConfig: {clientIP: {timeoutSeconds: 5}}";
+    let Record::Service(idle) = record(&service(idle)) else { panic!("a Service") };
+    assert_eq!(idle.service.client_ip_affinity, None);
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a, labels: \
+                 {kubernetes.io/service-name: a}}\naddressType: IPv4\nports: [{name: bad, port: \
+                 70000}, {name: good, port: 80}]\nendpoints: [{addresses: [10.0.0.1]}]\n";
+    let Record::EndpointSlice(slice) = record(slice) else { panic!("a slice") };
+    let ports: Vec<_> = slice.ports.iter().map(|port| &*port.name).collect();
+    assert_eq!(ports, ["good"]);
+}
+
 #[test]
 fn a_name_with_control_characters_stays_within_one_line_of_a_message() {
     let text = service("  {po\n  rts: 1, \"\\e[2J\": 1}\n");

@@ -156,8 +156,8 @@ impl<'t> Reader<'t> {
         Ok(())
     }
 
-    /// Replaces `<<: *base` among the pending entries by the base's entries that are not set. Linear
-    /// in the entries of the mapping and its bases, which count as nodes of the document.
+    /// Replaces `<<: *base` among the pending entries by the base's entries that are not set.
+    /// Linear in the entries of the mapping and of its bases, which count as nodes of the document.
     fn merge(&mut self, first_child: usize) -> Result<(), SyntaxError> {
         let entries = self.builder.pending.split_off(first_child);
         let mut merged = Vec::new();

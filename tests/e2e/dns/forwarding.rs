@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::A;
-use hickory_proto::rr::{RData, Record};
+use hickory_proto::rr::{RData, Record, RecordType};
 
 use super::kit::{
-    Connection, Dns, client_of, exchange, framed, question, receive, show, with_edns,
+    Connection, Dns, PORT, client_of, exchange, framed, metric_of, question, receive, show,
+    with_edns,
 };
-use crate::support::Net;
+use crate::support::{Net, Switchyard};
 
 /// A Service, and an ExternalName outside of the zone.
 const OBJECTS: &str = "
@@ -36,8 +37,8 @@ fn reply_to(query: &Message) -> Message {
     reply
 }
 
-/// An upstream on `addr` that answers UDP as `behave` does, with what it is to send: messages
-/// from its own socket. It ends with the test's process.
+/// An upstream on `addr` that answers UDP by `behave`, which is given the query, the upstream's
+/// socket and the sender. It ends with the test's process.
 fn upstream(
     addr: SocketAddr,
     behave: impl Fn(&Message, &UdpSocket, SocketAddr) + Send + 'static,
@@ -196,6 +197,207 @@ fn a_reply_that_was_cut_is_fetched_over_tcp() {
     assert!(cut.metadata.truncation && cut.answers.len() < 61 && !cut.answers.is_empty());
 }
 
+/// Over both transports, each of which has threads of its own.
+fn ask_both(dns: &Dns, asked: &str) -> [Vec<String>; 2] {
+    [dns.show(asked), show(&dns.connect().ask(&question(asked)))]
+}
+
+#[test]
+fn a_malformed_reply_is_passed_over() {
+    let net = Net::new();
+    let malformed = upstream(net.addr(1, 5353), |query, socket, peer| {
+        let mut reply = reply_to(query);
+        reply.answers.clear();
+        let mut bytes = reply.to_vec().unwrap();
+        // Nine answers, none of which is there.
+        bytes[7] = 9;
+        socket.send_to(&bytes, peer).unwrap();
+    });
+    upstream(net.addr(2, 5353), answer);
+    let dns = start(&[net.addr(1, 5353), net.addr(2, 5353)], &[]);
+    assert_eq!(ask_both(&dns, "www.example.com A"), [FORWARDED, FORWARDED]);
+    assert_eq!(malformed.lock().unwrap().len(), 2);
+}
+
+#[test]
+fn a_partial_reply_is_better_than_none() {
+    let net = Net::new();
+    // Nothing listens there over TCP.
+    upstream(net.addr(1, 5353), |query, socket, peer| {
+        let mut cut = reply_to(query);
+        cut.metadata.truncation = true;
+        send(socket, peer, &cut);
+    });
+    let dns = start(&[net.addr(1, 5353)], &[]);
+    let reply = exchange(&dns.client(), &question("www.example.com A"));
+    assert_eq!(show(&reply), FORWARDED);
+    assert!(reply.metadata.truncation);
+    // Over TCP a client could not tell that it is incomplete.
+    let reply = dns.connect().ask(&question("www.example.com A"));
+    assert_eq!(show(&reply), ["ServFail"]);
+}
+
+#[test]
+fn equal_questions_in_flight_are_one() {
+    let net = Net::new();
+    let gate = Arc::new(Mutex::new(()));
+    let held = gate.lock().unwrap();
+    let behind = gate.clone();
+    let asked = upstream(net.addr(1, 5353), move |query, socket, peer| {
+        drop(behind.lock());
+        answer(query, socket, peer);
+    });
+    let dns = start(&[net.addr(1, 5353)], &["--upstream-timeout", "4s"]);
+    const COUNT: u16 = 20;
+    let names = ["www.example.com A", "WWW.example.COM A"];
+    let message = |id: u16| {
+        let mut message = question(names[usize::from(id % 2)]);
+        message.metadata.id = id;
+        message
+    };
+    // UDP and TCP have threads of their own, which share nothing.
+    let clients: Vec<UdpSocket> = (0..COUNT).map(|_| dns.client()).collect();
+    let mut connection = dns.connect();
+    for (id, client) in (0..).zip(&clients) {
+        client.send(&message(id).to_vec().unwrap()).unwrap();
+        connection.send(&message(id));
+    }
+    crate::support::eventually("all in flight", || {
+        let in_flight = dns.metric("switchyard_dns_forwards_in_flight ");
+        (in_flight == f64::from(2 * COUNT)).then_some(())
+    });
+    drop(held);
+    for (id, client) in (0..).zip(&clients) {
+        for reply in [receive(client), connection.receive()] {
+            // Each gets the answer under its own ID and in its own spelling.
+            let message = message(reply.metadata.id);
+            assert!(reply.queries[0].name().eq_case(message.queries[0].name()));
+            assert_eq!(reply.answers.len(), 1);
+            assert!(reply.metadata.id == id || reply.metadata.id < COUNT);
+        }
+    }
+    assert_eq!(dns.metric("switchyard_dns_forwards_joined_total "), f64::from(2 * COUNT - 2));
+    assert_eq!(addresses_asked(&asked), 2);
+}
+
+#[test]
+fn failures_are_remembered() {
+    let net = Net::new();
+    let asked = upstream(net.addr(1, 5353), |query, socket, peer| {
+        let mut failure = reply_to(query);
+        failure.answers.clear();
+        failure.metadata.response_code = ResponseCode::ServFail;
+        send(socket, peer, &failure);
+    });
+    let dns = start(&[net.addr(1, 5353)], &[]);
+    const COUNT: usize = 200;
+    let begun = Instant::now();
+    for _ in 0..COUNT {
+        assert_eq!(ask_both(&dns, "dead.example A"), [["ServFail"], ["ServFail"]]);
+    }
+    // A thread asks at the start, and again after 1 s, 2 s, 4 s and so on.
+    let seconds = begun.elapsed().as_secs_f64();
+    let most = 1.0 + (seconds + 1.0).log2().ceil();
+    let questions = asked.lock().unwrap().len() as f64;
+    assert!(questions <= 2.0 * most, "{questions} questions in {seconds} s");
+    let again = dns.metric("switchyard_dns_forwards_failed_again_total ");
+    assert_eq!(again, 2.0 * COUNT as f64 - questions);
+}
+
+/// An upstream on `addr` that relays to the server at `to` whatever it is asked.
+fn relay(addr: SocketAddr, to: SocketAddr) -> Asked {
+    upstream(addr, move |query, socket, peer| {
+        let (message, socket) = (query.to_vec().unwrap(), socket.try_clone().unwrap());
+        std::thread::spawn(move || {
+            let relay = client_of(to);
+            relay.send(&message).unwrap();
+            let mut buffer = [0; 1500];
+            if let Ok(len) = relay.recv(&mut buffer) {
+                let _ = socket.send_to(&buffer[..len], peer);
+            }
+        });
+    })
+}
+
+/// How often an address was asked for.
+fn addresses_asked(asked: &Asked) -> usize {
+    let asked = asked.lock().unwrap();
+    asked.iter().filter(|(query, _)| query.queries[0].query_type() == RecordType::A).count()
+}
+
+/// Servers that forward to each other: one outside question must not keep them busy.
+#[test]
+fn a_loop_of_forwarders_dies_out() {
+    for workers in [1, 3] {
+        let nets = [Net::new(), Net::new()];
+        let own = |net: Net| [net.addr(53, PORT), net.addr(54, PORT)];
+        let relays = |net: Net| [net.addr(1, 5353), net.addr(2, 5353)];
+        // Each is the other's upstream at two addresses.
+        let mut asked = Vec::new();
+        for (net, other) in [(nets[0], nets[1]), (nets[1], nets[0])] {
+            let pairs = relays(net).into_iter().zip(own(other));
+            asked.extend(pairs.map(|(at, to)| relay(at, to)));
+        }
+        let folder = crate::support::Folder::new();
+        folder.replace("objects.yaml", OBJECTS);
+        let servers = nets.map(|net| {
+            let text = |addrs: [SocketAddr; 2]| addrs.map(|addr| addr.to_string()).join(",");
+            let path = folder.path().to_str().unwrap();
+            let (listen, upstream) = (text(own(net)), text(relays(net)));
+            let args = ["dns", "--feed", path, "--listen", &listen, "--upstream", &upstream];
+            let timeout = ["--upstream-timeout", "1s", "--workers", &workers.to_string()];
+            Switchyard::ready(net.addr(53, 7431), &[&args[..], &timeout].concat())
+        });
+        let client = client_of(own(nets[0])[0]);
+        for _ in 0..3 {
+            assert_eq!(show(&exchange(&client, &question("loop.example A"))), ["ServFail"]);
+        }
+        // All that it caused comes to rest.
+        for server in &servers {
+            crate::support::eventually("rest", || {
+                let in_flight = metric_of(server, "switchyard_dns_forwards_in_flight ");
+                (in_flight == 0.0).then_some(())
+            });
+        }
+        let total: usize = asked.iter().map(addresses_asked).sum();
+        // A thread asks each of its two upstreams once; there is a thread for each address and
+        // worker.
+        assert!(total <= 2 * 2 * 2 * workers, "{total} questions with {workers} workers");
+        // And it is named.
+        crate::support::eventually("the loop in /readyz", || {
+            let mut pages = servers.iter().map(|server| server.admin_get("/readyz"));
+            pages.any(|(status, body)| status == 503 && body.contains("loop")).then_some(())
+        });
+    }
+}
+
+/// A server whose upstream relays what it is asked back to it.
+#[test]
+fn an_upstream_that_relays_back_is_found() {
+    let net = Net::new();
+    let (addr, at) = (net.addr(53, PORT), net.addr(1, 5353));
+    let asked = relay(at, addr);
+    let folder = crate::support::Folder::new();
+    folder.replace("objects.yaml", OBJECTS);
+    let (listen, path) = (addr.to_string(), folder.path().to_str().unwrap());
+    let upstream = at.to_string();
+    let args = ["dns", "--feed", path, "--listen", &listen, "--upstream", &upstream];
+    let timeout = ["--upstream-timeout", "500ms"];
+    let process = Switchyard::ready(net.addr(53, 7431), &[&args[..], &timeout].concat());
+    let client = client_of(addr);
+    assert_eq!(show(&exchange(&client, &question("loop.example A"))), ["ServFail"]);
+    let mut connection = Connection::to(addr);
+    assert_eq!(show(&connection.ask(&question("loop.example A"))), ["ServFail"]);
+    let reason = crate::support::eventually("the loop in /readyz", || {
+        let (status, body) = process.admin_get("/readyz");
+        (status == 503).then_some(body)
+    });
+    assert!(reason.contains(&format!("upstream {at} forwards to this server")), "{reason}");
+    assert_eq!(process.status()["dns"]["upstreamLoops"][0], at.to_string());
+    // Two threads, each of which tried twice.
+    assert!(addresses_asked(&asked) <= 4);
+}
+
 #[test]
 fn without_an_answer_there_is_servfail_in_time() {
     let net = Net::new();
@@ -226,7 +428,7 @@ fn the_next_upstream_is_asked() {
         refusal.metadata.response_code = ResponseCode::Refused;
         send(socket, peer, &refusal);
     });
-    // Nothing listens at the second, which the kernel says at once; the third is mute.
+    // Nothing listens at the second, which the kernel reports at once; the third is silent.
     upstream(net.addr(3, 5353), |_, _, _| {});
     upstream(net.addr(4, 5353), answer);
     let addrs = [1, 2, 3, 4].map(|n| net.addr(n, 5353));
@@ -302,7 +504,8 @@ fn what_may_be_in_flight_is_bounded() {
     for _ in 0..COUNT {
         assert_eq!(show(&receive(&client)), ["ServFail"]);
     }
-    assert_eq!(asked.lock().unwrap().len(), 2 * 2, "two questions, each tried twice");
+    assert_eq!(asked.lock().unwrap().len(), 2, "one question, tried twice");
+    assert_eq!(dns.metric("switchyard_dns_forwards_joined_total "), 1.0);
     assert_eq!(dns.metric("switchyard_dns_forwards_refused_total "), 18.0);
     assert_eq!(dns.metric("switchyard_dns_forwards_in_flight "), 0.0);
 }
@@ -323,6 +526,134 @@ fn the_system_s_upstreams_are_used_but_not_ourselves() {
     assert_eq!(dns.show("www.example.com A"), ["Refused"]);
     let own = exchange(&dns.client(), &question("web.ns.svc.Z A"));
     assert!(!own.metadata.recursion_available);
+}
+
+/// DHCP clients and Docker write the file at any time.
+#[test]
+fn resolv_conf_is_followed() {
+    let net = Net::new();
+    let answering = |last: u8| {
+        upstream(net.addr(last, 53), move |query, socket, peer| {
+            let mut reply = reply_to(query);
+            reply.answers[0].data = RData::A(A::new(192, 0, 2, last));
+            send(socket, peer, &reply);
+        })
+    };
+    answering(1);
+    answering(2);
+    let conf = tempfile::NamedTempFile::new().unwrap();
+    let dns = Dns::start_with(OBJECTS, &["--resolv-conf", conf.path().to_str().unwrap()]);
+    assert_eq!(ask_both(&dns, "www.example.com A"), [["Refused"], ["Refused"]]);
+    let until = |expected: &str| {
+        crate::support::eventually(expected, || {
+            let replies = ask_both(&dns, "www.example.com A");
+            replies.iter().all(|lines| lines.last().unwrap().ends_with(expected)).then_some(())
+        });
+    };
+    std::fs::write(conf.path(), format!("nameserver {}\n", net.ip(1))).unwrap();
+    until(" 192.0.2.1");
+    let own = exchange(&dns.client(), &question("web.ns.svc.Z A"));
+    assert!(own.metadata.recursion_available);
+    // A file that is being written changes nothing.
+    std::fs::write(conf.path(), "").unwrap();
+    dns.process.signal(nix::sys::signal::Signal::SIGHUP);
+    std::fs::write(conf.path(), format!("nameserver {}\n", net.ip(2))).unwrap();
+    dns.process.signal(nix::sys::signal::Signal::SIGHUP);
+    until(" 192.0.2.2");
+    assert_eq!(dns.process.status()["dns"]["upstreams"][0], net.addr(2, 53).to_string());
+}
+
+/// A link-local server is named with its interface.
+#[test]
+fn scoped_upstreams() {
+    let conf = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(conf.path(), "nameserver fe80::1%lo\nnameserver fe80::2%nosuch0\n").unwrap();
+    let dns = Dns::start_with(OBJECTS, &["--resolv-conf", conf.path().to_str().unwrap()]);
+    let upstreams = dns.process.status()["dns"]["upstreams"].clone();
+    assert_eq!(upstreams, serde_json::json!(["[fe80::1%1]:53"]));
+}
+
+/// A feed that has not been listed yet must not let the names of cluster addresses out.
+#[test]
+fn reverse_names_do_not_leak_before_the_first_sync() {
+    let net = Net::new();
+    let asked = upstream(net.addr(1, 5353), |query, socket, peer| {
+        let mut denial = reply_to(query);
+        denial.answers.clear();
+        denial.metadata.response_code = ResponseCode::NXDomain;
+        send(socket, peer, &denial);
+    });
+    let addr = net.addr(53, PORT);
+    // Nothing listens at the feed.
+    let feed = format!("http://{}", net.addr(9, 7400));
+    let (listen, upstream) = (addr.to_string(), net.addr(1, 5353).to_string());
+    let args = ["dns", "--feed", &feed, "--listen", &listen, "--upstream", &upstream];
+    let process = Switchyard::start(net.addr(53, 7431), &args);
+    crate::support::eventually("the admin endpoint", || {
+        (process.admin_get("/livez").0 == 200).then_some(())
+    });
+    for asked in ["10.0.96.10.in-addr.arpa PTR", "8.8.8.8.in-addr.arpa PTR"] {
+        let reply = exchange(&client_of(addr), &question(asked));
+        assert_eq!(show(&reply), ["ServFail"], "{asked}");
+        assert_eq!(show(&Connection::to(addr).ask(&question(asked))), ["ServFail"], "{asked}");
+    }
+    assert!(asked.lock().unwrap().is_empty());
+    // Other names are forwarded all the same.
+    let reply = exchange(&client_of(addr), &question("www.example.com A"));
+    assert_eq!(show(&reply), ["NXDomain"]);
+}
+
+/// A ClusterIP may be an address of a host network.
+#[test]
+fn reverse_names_beside_a_cluster_ip_are_forwarded() {
+    let net = Net::new();
+    upstream(net.addr(1, 5353), answer);
+    let dns = start(&[net.addr(1, 5353)], &[]);
+    let own = "1.0.0.10.in-addr.arpa 5 PTR web.ns.svc.Z";
+    let own = ["NoError", own].map(str::to_owned).to_vec();
+    assert_eq!(ask_both(&dns, "1.0.0.10.in-addr.arpa PTR"), [own.clone(), own]);
+    for neighbour in ["2.0.0.10.in-addr.arpa", "0.0.10.in-addr.arpa"] {
+        let forwarded = format!("{neighbour} 60 A 192.0.2.1");
+        for reply in ask_both(&dns, &format!("{neighbour} PTR")) {
+            assert_eq!(reply, ["NoError", &forwarded]);
+        }
+    }
+}
+
+/// Clients' connections must leave descriptors to forwarding and to the admin endpoint.
+#[test]
+fn idle_connections_do_not_use_up_the_open_files() {
+    let net = Net::new();
+    upstream(net.addr(1, 5353), answer);
+    let folder = crate::support::Folder::new();
+    folder.replace("objects.yaml", OBJECTS);
+    let (addr, admin) = (net.addr(53, PORT), net.addr(53, 7431));
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 256 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_switchyard")]);
+    command.args(["dns", "--feed"]).arg(folder.path());
+    command.args(["--listen", &addr.to_string(), "--admin", &admin.to_string()]);
+    command.args(["--upstream", &net.addr(1, 5353).to_string(), "--workers", "1"]);
+    let process = Switchyard::spawn(command, admin);
+    crate::support::eventually("readiness", || {
+        (process.admin_get("/readyz").0 == 200).then_some(())
+    });
+    // From many addresses, because one client gets a quarter only.
+    let idle: Vec<_> = (0..600)
+        .filter_map(|number: u16| {
+            let kind = socket2::Type::STREAM;
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, kind, None).unwrap();
+            socket.bind(&net.addr(100 + (number % 50) as u8, 0).into()).unwrap();
+            socket.connect(&addr.into()).ok().map(|()| socket)
+        })
+        .collect();
+    assert!(idle.len() > 256);
+    assert_eq!(process.admin_get("/livez").0, 200);
+    let client = client_of(addr);
+    for number in 0..20 {
+        let asked = format!("www{number}.example.com A");
+        let expected = format!("www{number}.example.com 60 A 192.0.2.1");
+        assert_eq!(show(&exchange(&client, &question(&asked))), ["NoError", &expected]);
+    }
 }
 
 #[test]

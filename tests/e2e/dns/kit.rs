@@ -89,10 +89,15 @@ impl Dns {
 
     /// The value of the first metric line that begins so.
     pub(crate) fn metric(&self, start: &str) -> f64 {
-        let text = self.process.admin_get("/metrics").1;
-        let line = text.lines().find(|line| line.starts_with(start));
-        line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
+        metric_of(&self.process, start)
     }
+}
+
+/// The value of a process's first metric line that begins so.
+pub(crate) fn metric_of(process: &Switchyard, start: &str) -> f64 {
+    let text = process.admin_get("/metrics").1;
+    let line = text.lines().find(|line| line.starts_with(start));
+    line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
 }
 
 /// A connected UDP socket whose waits end.

@@ -67,6 +67,68 @@ fn packets_that_are_no_query() {
     assert!(dns.metric("switchyard_dns_ignored_total ") >= 6.0);
 }
 
+/// A query with a valid OPT record gets one back, also if it is erroneous otherwise.
+#[test]
+fn errors_have_an_opt_record_too() {
+    let dns = Dns::start(ONE_SERVICE);
+    let edns = with_edns(question(WEB), 1232, true).to_vec().unwrap();
+    let opt = &edns[packet(WEB).len()..];
+    let with = |at: usize, octet: u8| {
+        let mut packet = edns.clone();
+        packet[at] = octet;
+        packet
+    };
+    let check = |what: &str, packet: &[u8], code: u16| {
+        let over_udp = {
+            let client = dns.client();
+            client.send(packet).unwrap();
+            receive(&client)
+        };
+        let mut connection = dns.connect();
+        let length = (packet.len() as u16).to_be_bytes();
+        connection.0.write_all(&[&length[..], packet].concat()).unwrap();
+        for reply in [over_udp, connection.receive()] {
+            assert_eq!(u16::from(reply.metadata.response_code), code, "{what}");
+            let edns = reply.edns.unwrap_or_else(|| panic!("{what}: no OPT"));
+            assert!(edns.flags().dnssec_ok, "{what}");
+        }
+    };
+    let (formerr, notimp, badvers) = (1, 4, 16);
+    check("no question", &[&with(5, 0)[..12], opt].concat(), formerr);
+    check("an answer", &with(7, 1), formerr);
+    check("an authority", &with(9, 1), formerr);
+    check("a missing record", &with(11, 2), formerr);
+    check("NOTIFY", &with(2, 0x20), notimp);
+    check("UPDATE", &with(2, 0x28), notimp);
+    check("EDNS version 1", &with(packet(WEB).len() + 6, 1), badvers);
+}
+
+/// Long queries are valid: EDNS options and padding may take any room.
+#[test]
+fn long_queries_are_answered() {
+    let dns = Dns::start(ONE_SERVICE);
+    let expected = ["NoError", "web.ns.svc.Z 5 A 10.0.0.1"];
+    let long = |padding: u16| {
+        let mut packet = with_edns(question(WEB), 1232, false).to_vec().unwrap();
+        packet.truncate(packet.len() - 2);
+        packet.extend_from_slice(&(padding + 4).to_be_bytes());
+        packet.extend_from_slice(&12u16.to_be_bytes());
+        packet.extend_from_slice(&padding.to_be_bytes());
+        packet.resize(packet.len() + usize::from(padding), 0);
+        packet
+    };
+    let client = dns.client();
+    let mut connection = dns.connect();
+    for padding in [2_000, 5_000, 65_000] {
+        client.send(&long(padding)).unwrap();
+        assert_eq!(show(&receive(&client)), expected, "{padding} octets over UDP");
+        let packet = long(padding);
+        let length = (packet.len() as u16).to_be_bytes();
+        connection.0.write_all(&[&length[..], &packet].concat()).unwrap();
+        assert_eq!(show(&connection.receive()), expected, "{padding} octets over TCP");
+    }
+}
+
 #[test]
 fn version_bind() {
     let mut asked = packet("version.bind TXT");
@@ -179,7 +241,7 @@ fn idle_and_senseless_connections_end() {
     assert!(connection.is_ended(), "with half a query");
     let mut connection = dns.connect();
     connection.0.write_all(&[0xff; 100]).unwrap();
-    assert!(connection.is_ended(), "with a query of 65,535 octets");
+    assert!(connection.is_ended(), "with a part of a query of 65,535 octets");
     eventually("their end", || {
         (dns.metric("switchyard_dns_tcp_connections ") == 0.0).then_some(())
     });
@@ -203,6 +265,47 @@ fn one_client_cannot_take_all_connections() {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut other = Connection(stream.into());
     assert_eq!(show(&other.ask(&question(WEB)))[0], "NoError");
+}
+
+/// All listeners share one quota, and one gauge shows all their connections.
+#[test]
+fn listeners_share_a_quota_of_connections() {
+    let net = crate::support::Net::new();
+    let addrs = [net.addr(53, super::kit::PORT), net.addr(54, super::kit::PORT)];
+    let listen = addrs.map(|addr| addr.to_string()).join(",");
+    let flags = ["--upstream", "none", "--max-tcp-connections", "8", "--listen", &listen];
+    let folder = crate::support::Folder::new();
+    folder.replace("objects.yaml", ONE_SERVICE);
+    let args = [&["dns", "--feed", folder.path().to_str().unwrap()], &flags[..]].concat();
+    let process = crate::support::Switchyard::ready(net.addr(53, 7431), &args);
+    let connect = |from: u8, to: usize| {
+        let stream =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        stream.bind(&net.addr(from, 0).into()).unwrap();
+        stream.connect(&addrs[to].into()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Connection(stream.into())
+    };
+    let gauge = |expected: f64| {
+        eventually("the gauge", || {
+            let open = super::kit::metric_of(&process, "switchyard_dns_tcp_connections ");
+            (open == expected).then_some(())
+        });
+    };
+    // Two each of three clients at the first listener, then two at the second.
+    let mut first: Vec<_> = (0..6).map(|n| connect(100 + n / 2, 0)).collect();
+    let mut second: Vec<_> = (0..2).map(|_| connect(110, 1)).collect();
+    for connection in first.iter_mut().chain(&mut second) {
+        assert_eq!(show(&connection.ask(&question(WEB)))[0], "NoError");
+    }
+    gauge(8.0);
+    let mut refused = connect(120, 1);
+    assert!(refused.is_ended(), "all eight are taken");
+    second.clear();
+    gauge(6.0);
+    assert_eq!(show(&connect(120, 1).ask(&question(WEB)))[0], "NoError");
+    first.clear();
+    gauge(0.0);
 }
 
 /// Junk, and replies that cannot be sent, from one client; another asks meanwhile.

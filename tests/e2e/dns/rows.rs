@@ -2,6 +2,9 @@
 
 use super::kit::{Dns, OBJECTS, exchange, question, receive, rows, show, with_edns};
 
+/// The networks of the ClusterIPs in the table of rows, whose reverse zones it is about.
+const NETWORKS: [&str; 4] = ["--upstream", "none", "--reverse-cidr", "10.0.0.0/24,1234:abcd::/112"];
+
 /// The order of a set's addresses goes round from answer to answer.
 fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines[1..].sort();
@@ -10,7 +13,7 @@ fn sorted(mut lines: Vec<String>) -> Vec<String> {
 
 #[test]
 fn every_row_over_udp_and_tcp() {
-    let dns = Dns::start(OBJECTS);
+    let dns = Dns::start_with(OBJECTS, &NETWORKS);
     let client = dns.client();
     let mut connection = dns.connect();
     let rows = rows(include_str!("../../../dns/src/zone/rows.txt"));
@@ -29,7 +32,7 @@ fn every_row_over_udp_and_tcp() {
 
 #[test]
 fn the_name_server_is_where_it_listens() {
-    let dns = Dns::start(OBJECTS);
+    let dns = Dns::start_with(OBJECTS, &NETWORKS);
     let glue = format!("*ns.dns.Z 5 A {}", dns.addr.ip());
     assert_eq!(dns.show("Z NS"), ["NoError", "Z 5 NS ns.dns.Z", &glue]);
     let record = "0.0.10.in-addr.arpa 5 NS ns.dns.Z";

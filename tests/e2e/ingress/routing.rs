@@ -228,7 +228,8 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
         "web",
         &[("nginx.ingress.kubernetes.io/whitelist-source-range", "10.0.0.0/8")],
     );
-    let all = services + &first + &second + &third + &empty + &closed;
+    let plain = ingress("sixth", &[("plain.com", "Prefix", "/", "web")]);
+    let all = services + &first + &second + &third + &empty + &closed + &plain;
     let world = World::start_in(net, &all, &[]);
     check(
         &world,
@@ -237,22 +238,23 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
             ("gone.com", "/", "503"),
             ("empty.com", "/", "503"),
             ("closed.com", "/", "503"),
+            ("plain.com", "/", "web"),
             ("none.com", "/", "404"),
         ],
     )
     .await;
     let problems = world.problems();
     for expected in [
-        "default/first: annotation nginx.ingress.kubernetes.io/rewrite-target changes where requests go, which is not supported: its routes",
+        "default/first: annotation nginx.ingress.kubernetes.io/rewrite-target changes where",
         "default/second: host a.com, Prefix path /: Ingress default/first has it already",
-        "default/second: annotation nginx.ingress.kubernetes.io/server-snippet is nginx configuration",
+        "default/second: annotation nginx.ingress.kubernetes.io/server-snippet is nginx",
         "default/third: backend default/missing:80: the Service does not exist",
         "default/fourth: backend default/empty:80: the Service has no ready endpoint",
         "default/fifth: annotation nginx.ingress.kubernetes.io/whitelist-source-range restricts",
     ] {
         assert!(problems.iter().any(|p| p.starts_with(expected)), "{expected}: {problems:#?}");
     }
-    let answer = get(&world, Speaks::Http1, "a.com", "/").await;
+    let answer = get(&world, Speaks::Http1, "plain.com", "/").await;
     assert!(!answer.headers.contains_key("retry-after"));
     let answer = get(&world, Speaks::Http1, "gone.com", "/").await;
     assert_eq!(answer.headers["retry-after"], "1");

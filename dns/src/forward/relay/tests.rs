@@ -1,4 +1,4 @@
-//! Upstreams' messages, written by another codec and by nobody's.
+//! Upstreams' messages, written by another codec or malformed.
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME, SOA, TXT};
@@ -6,6 +6,7 @@ use hickory_proto::rr::{Name as HickoryName, RData, Record as HickoryRecord};
 use proptest::prelude::*;
 
 use super::*;
+use crate::forward::question::Question;
 use crate::oracle::{question, show, with_edns};
 use crate::respond::{Outcome, Policy};
 use crate::zone::tests::zone;
@@ -231,6 +232,21 @@ fn relayed_replies_are_cut_at_whole_records() {
 }
 
 #[test]
+fn a_partial_answer_is_relayed_as_partial() {
+    let asked = question("www.example.com A");
+    let mut upstream = reply_to(&asked);
+    upstream.metadata.truncation = true;
+    upstream.add_answer(address("www.example.com.", 1));
+    let reply = relayed(&asked, &upstream, Transport::Udp);
+    assert_eq!((reply.answers.len(), reply.metadata.truncation), (1, true));
+    let mut upstream = reply_to(&question("ext.interwebs.test A"));
+    upstream.metadata.truncation = true;
+    upstream.add_answer(address("ext.interwebs.test.", 1));
+    let reply = continued("external.testns.svc.Z A", &upstream, Transport::Udp);
+    assert_eq!((reply.answers.len(), reply.metadata.truncation), (2, true));
+}
+
+#[test]
 fn what_is_broken_is_not_relayed() {
     let asked = question("www.example.com A");
     let mut upstream = reply_to(&asked);
@@ -251,7 +267,7 @@ fn continued(asked: &str, upstream: &Message, transport: Transport) -> Message {
     let packet = question(asked).to_vec().unwrap();
     let outcome = crate::oracle::send(&zone(), POLICY, &packet, transport);
     let Err(Outcome::Follow(follow)) = outcome else { panic!("{outcome:?}") };
-    let (mut detached, _) = *follow;
+    let mut detached = follow.reply;
     let bytes = upstream.to_vec().unwrap();
     let len = Answer::read(&bytes).unwrap().continue_alias(&mut detached);
     Message::from_vec(&detached.into_bytes(len)).unwrap()
@@ -339,7 +355,7 @@ proptest! {
             let ours = question("external.testns.svc.Z A").to_vec().unwrap();
             let outcome = crate::oracle::send(&zone(), POLICY, &ours, transport);
             let Err(Outcome::Follow(follow)) = outcome else { panic!("{outcome:?}") };
-            let (mut detached, _) = *follow;
+            let mut detached = follow.reply;
             let len = answer.continue_alias(&mut detached);
             prop_assert!(len <= if tcp { TCP_LIMIT } else { 512 }, "{len} octets");
         }

@@ -1,0 +1,165 @@
+//! The data threads: one for each UDP socket, and one for TCP. Each has a runtime of its own.
+
+use std::net::UdpSocket;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use daemon::Failure;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
+use tokio::task::{JoinSet, LocalSet};
+
+use crate::forward::Forwarder;
+use crate::metrics::Metrics;
+use crate::quota::Quota;
+use crate::responder::{Responder, Shared};
+use crate::tcp::TcpServer;
+use crate::udp::{self, UdpServer};
+
+/// The threads that serve, and how they are told to stop.
+pub(crate) struct Threads {
+    draining: Arc<AtomicBool>,
+    begin: watch::Sender<bool>,
+    sockets: Vec<Arc<UdpSocket>>,
+    /// Counts the threads that have ended.
+    ended: watch::Sender<usize>,
+    count: usize,
+}
+
+/// What every data thread is made with.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) metrics: Metrics,
+    /// Sockets to upstreams that one thread may use at a time.
+    pub(crate) max_sockets: usize,
+}
+
+impl Setup {
+    /// A responder for the current thread, with the tasks that its forwarder runs.
+    fn responder(self) -> (Responder, Rc<LocalSet>) {
+        let tasks = Rc::new(LocalSet::new());
+        let counters = self.metrics.thread();
+        let forwarding = self.shared.forwarding.clone();
+        let forwarder =
+            Forwarder::new(forwarding, counters.clone(), tasks.clone(), self.max_sockets);
+        (Responder::new(self.shared, counters, forwarder), tasks)
+    }
+}
+
+impl Threads {
+    pub(crate) fn new() -> Threads {
+        Threads {
+            draining: Arc::default(),
+            begin: watch::Sender::new(false),
+            sockets: Vec::new(),
+            ended: watch::Sender::new(0),
+            count: 0,
+        }
+    }
+
+    /// Starts the thread of a UDP socket.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread or no runtime.
+    pub(crate) fn serve_udp(
+        &mut self,
+        number: usize,
+        socket: Arc<UdpSocket>,
+        setup: Setup,
+    ) -> Result<(), Failure> {
+        self.sockets.push(socket.clone());
+        let draining = self.draining.clone();
+        self.spawn(format!("udp-{number}"), move |runtime| {
+            let (responder, tasks) = setup.responder();
+            let server = UdpServer { responder, socket, draining };
+            if let Err(error) = server.serve(&runtime, &tasks) {
+                tracing::error!(%error, "cannot wait for datagrams");
+            }
+        })
+    }
+
+    /// Starts the thread for TCP. `quota` is that of all listeners' connections together.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread or no runtime.
+    pub(crate) fn serve_tcp(
+        &mut self,
+        listeners: Vec<std::net::TcpListener>,
+        quota: Quota,
+        idle_timeout: Duration,
+        setup: Setup,
+    ) -> Result<(), Failure> {
+        let draining = self.begin.subscribe();
+        self.spawn("tcp".to_owned(), move |runtime| {
+            let metrics = setup.metrics.clone();
+            let (responder, tasks) = setup.responder();
+            let server = TcpServer::new(responder, quota, idle_timeout, metrics, draining);
+            tasks.block_on(&runtime, serve_listeners(&server, listeners));
+        })
+    }
+
+    /// Runs `work` on a thread of its own, with a runtime of its own.
+    fn spawn(
+        &mut self,
+        name: String,
+        work: impl FnOnce(Runtime) + Send + 'static,
+    ) -> Result<(), Failure> {
+        /// Counts the thread as ended however it ends.
+        struct Ended(watch::Sender<usize>);
+        impl Drop for Ended {
+            fn drop(&mut self) {
+                self.0.send_modify(|count| *count += 1);
+            }
+        }
+        let what = format!("cannot start thread {name}");
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::failed(&*what, error))?;
+        let ended = Ended(self.ended.clone());
+        let body = move || {
+            let _ended = ended;
+            work(runtime);
+        };
+        let spawned = std::thread::Builder::new().name(name).spawn(body);
+        self.count += 1;
+        spawned.map(drop).map_err(|error| Failure::failed(what, error))
+    }
+
+    /// Counts the threads that have ended.
+    pub(crate) fn ended(&self) -> watch::Receiver<usize> {
+        self.ended.subscribe()
+    }
+
+    /// Answers what was received, waits for what is in flight, and ends all threads.
+    pub(crate) async fn drain(self, limit: Duration) {
+        self.draining.store(true, Ordering::Release);
+        self.begin.send_replace(true);
+        for socket in &self.sockets {
+            udp::wake(socket);
+        }
+        // A socket closes when its thread ends; from then on, clients are told at once that nobody
+        // is there.
+        drop(self.sockets);
+        let mut ended = self.ended.subscribe();
+        let all = ended.wait_for(|count| *count == self.count);
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::warn!(?limit, "not all queries were answered within --drain-timeout");
+        }
+    }
+}
+
+async fn serve_listeners(server: &TcpServer, listeners: Vec<std::net::TcpListener>) {
+    let mut servers = JoinSet::new();
+    for listener in listeners {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => drop(servers.spawn_local(server.clone().serve(listener))),
+            Err(error) => tracing::error!(%error, "cannot accept connections"),
+        }
+    }
+    while servers.join_next().await.is_some() {}
+}

@@ -1,0 +1,46 @@
+//! What the operator decides about the zone.
+
+use std::net::IpAddr;
+
+use crate::wire::Name;
+use crate::wire::name::MAX_NAME;
+
+use super::reverse::Owned;
+use super::soa::HOSTMASTER;
+
+/// How `<dashed address>.<namespace>.pod.<domain>` is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PodMode {
+    /// These names do not exist
+    #[default]
+    Disabled,
+    /// Any address in a name is the answer, if the namespace exists
+    Insecure,
+    /// Only names of addresses of Pods and endpoints of that namespace exist
+    Verified,
+}
+
+/// What the operator decides about the zone.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) domain: Name,
+    /// The TTL of all records except the SOA and the schema version, in seconds.
+    pub(crate) ttl: u32,
+    pub(crate) pods: PodMode,
+    pub(crate) owned: Owned,
+    /// The addresses of `ns.dns.<domain>`: those of this server.
+    pub(crate) name_server_ips: Vec<IpAddr>,
+    /// `3 svc` and the domain, in wire form: the labels after a Service's key.
+    pub(crate) svc_suffix: Box<[u8]>,
+}
+
+impl Settings {
+    /// `None` if the domain is too long for the names that a zone must have.
+    pub(crate) fn new(domain: Name, ttl: u32, pods: PodMode, owned: Owned) -> Option<Settings> {
+        if domain.wire().len() + HOSTMASTER.len() > MAX_NAME {
+            return None;
+        }
+        let svc_suffix = [b"\x03svc", domain.wire()].concat().into();
+        Some(Settings { domain, ttl, pods, owned, name_server_ips: Vec::new(), svc_suffix })
+    }
+}
