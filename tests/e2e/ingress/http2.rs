@@ -183,9 +183,17 @@ const CONNECTIONS: u32 = 40;
 const STREAMS: u32 = 100;
 const MAY_GROW: usize = 26 << 20;
 
+/// Lets this process have a connection for each stream.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
 /// Streams of clients that take nothing held some 12 KB each.
 #[tokio::test]
 async fn streams_without_a_window_hold_little_memory() {
+    raise_descriptor_limit();
     let net = Net::new();
     let answer =
         format!("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n{}", "x".repeat(1 << 20));

@@ -51,7 +51,7 @@ impl World {
         folder.replace("all.yaml", &net.fill(manifests));
         let (http, https) = (net.addr(1, 8080), net.addr(1, 8443));
         let admin = net.addr(1, 7421);
-        let log = folder.file("log.txt");
+        let log = folder.file(".ingress.log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.arg("ingress").arg("--feed").arg(folder.path());
         command.args(["--http", &http.to_string(), "--https", &https.to_string()]);
