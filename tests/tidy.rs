@@ -61,10 +61,16 @@ const PURE: &[&str] = &[
     "feed/src/client/weight",
     "feed/src/folder/catalogue",
     "feed/src/hosts/table",
-    "ingress/src/forward",
+    "ingress/src/exchange/attempts",
+    "ingress/src/head",
+    "ingress/src/origin",
+    "ingress/src/reason",
+    "ingress/src/request",
     "ingress/src/route",
+    "ingress/src/serve/frames",
     "ingress/src/snapshot",
     "ingress/src/upstream/codec",
+    "ingress/src/upstream/encode",
     "model/src",
     "proxy/src/annotations",
     "proxy/src/datapath/userspace/client_shares",
@@ -168,7 +174,7 @@ fn packages_depend_only_downwards() {
 
 /// Packages whose files still use each other in circles. A package leaves this list with its last
 /// circle, and none may be added.
-const HAS_CIRCLES: &[&str] = &["daemon", "ingress", "switchyard"];
+const HAS_CIRCLES: &[&str] = &["daemon", "switchyard"];
 
 #[test]
 fn files_of_a_package_use_only_what_stands_below() {

@@ -2,14 +2,13 @@
 //!
 //! Each connection and each HTTP/2 stream has one entry that is armed and armed again as it
 //! makes progress, which is a store; a sweep every [`TICK`] wakes those whose time has passed.
-//! So a time-out fires up to two ticks late, which nobody notices, and costs nothing when it
-//! does not fire. Who is woken decides what it means. Whoever does not react within
-//! [`GRACE_TICKS`], because it waits for a client that takes nothing, is killed with its
-//! connection.
+//! So a time-out fires up to two ticks late, and costs nothing when it does not fire. The task
+//! that is woken decides what it means. A task that does not react within [`GRACE_TICKS`], because
+//! a library waits in it for a client that takes nothing, is told to end: its entry is killed.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// The resolution of all time-outs.
@@ -32,7 +31,6 @@ pub(crate) struct Deadlines {
 struct Entries {
     list: Vec<Entry>,
     free: Vec<usize>,
-    next_serial: u64,
 }
 
 #[derive(Debug)]
@@ -40,10 +38,6 @@ struct Entry {
     at: u64,
     state: State,
     waker: Option<Waker>,
-    /// The connection's entry, for an entry of one of its streams, and its serial number: the
-    /// connection may be gone first, and its place taken by another.
-    parent: Option<(usize, u64)>,
-    serial: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +58,10 @@ pub(crate) struct Deadline {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticks(u64);
 
+impl Ticks {
+    pub(crate) const ZERO: Ticks = Ticks(0);
+}
+
 impl From<Duration> for Ticks {
     /// Rounded up, and one more for the tick that has begun already.
     fn from(duration: Duration) -> Ticks {
@@ -78,7 +76,20 @@ impl Deadlines {
 
     /// An entry that is not armed.
     pub(crate) fn add(self: &Rc<Deadlines>) -> Deadline {
-        self.insert(None)
+        let mut entries = self.entries.borrow_mut();
+        let entry = Entry { at: NEVER, state: State::Waiting, waker: None };
+        let key = match entries.free.pop() {
+            Some(key) => {
+                entries.list[key] = entry;
+                key
+            }
+            None => {
+                entries.list.push(entry);
+                entries.list.len() - 1
+            }
+        };
+        drop(entries);
+        Deadline { deadlines: self.clone(), key }
     }
 
     /// The present tick, for comparing times that need no waking.
@@ -109,60 +120,24 @@ impl Deadlines {
             self.entries.borrow_mut().list.iter_mut().filter_map(|e| e.waker.take()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
-
-    fn insert(self: &Rc<Deadlines>, parent: Option<(usize, u64)>) -> Deadline {
-        let mut entries = self.entries.borrow_mut();
-        let serial = entries.next_serial;
-        entries.next_serial += 1;
-        let entry = Entry { at: NEVER, state: State::Waiting, waker: None, parent, serial };
-        let key = match entries.free.pop() {
-            Some(key) => {
-                entries.list[key] = entry;
-                key
-            }
-            None => {
-                entries.list.push(entry);
-                entries.list.len() - 1
-            }
-        };
-        drop(entries);
-        Deadline { deadlines: self.clone(), key }
-    }
 }
 
 impl Entries {
     fn expire(&mut self, now: u64) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        let mut killed = Vec::new();
-        for (key, entry) in self.list.iter_mut().enumerate() {
-            match entry.state {
-                State::Waiting if entry.at <= now => entry.state = State::Fired,
-                State::Fired if entry.at.saturating_add(GRACE_TICKS) <= now => {
-                    entry.state = State::Killed;
-                    killed.push(entry.parent.unwrap_or((key, entry.serial)));
-                }
+        for entry in &mut self.list {
+            entry.state = match entry.state {
+                State::Waiting if entry.at <= now => State::Fired,
+                State::Fired if entry.at.saturating_add(GRACE_TICKS) <= now => State::Killed,
                 _ => continue,
-            }
+            };
             wakers.extend(entry.waker.take());
-        }
-        for (key, serial) in killed {
-            let entry = &mut self.list[key];
-            if entry.serial == serial {
-                entry.state = State::Killed;
-                wakers.extend(entry.waker.take());
-            }
         }
         wakers
     }
 }
 
 impl Deadline {
-    /// An entry of a stream of the connection that this entry belongs to.
-    pub(crate) fn add_child(&self) -> Deadline {
-        let serial = self.with(|entry| entry.serial);
-        self.deadlines.insert(Some((self.key, serial)))
-    }
-
     /// Fires so long from now, whatever was set before.
     pub(crate) fn arm(&self, after: Ticks) {
         let at = self.deadlines.now.get() + after.0;
@@ -199,7 +174,7 @@ impl Deadline {
         fired
     }
 
-    /// Whether nobody reacted to it, or to one of its children; the task is woken for that too.
+    /// Whether its task did not react in time; the task is woken for that too.
     pub(crate) fn poll_killed(&self, cx: &Context<'_>) -> bool {
         self.with(|entry| {
             if entry.waker.is_none() {
@@ -209,9 +184,30 @@ impl Deadline {
         })
     }
 
+    /// Ends the task at once, as if it had not reacted in time.
+    pub(crate) fn kill(&self) {
+        let waker = self.with(|entry| {
+            entry.state = State::Killed;
+            entry.waker.take()
+        });
+        waker.into_iter().for_each(Waker::wake);
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut Entry) -> T) -> T {
         act(&mut self.deadlines.entries.borrow_mut().list[self.key])
     }
+}
+
+/// The outcome of a future, unless the deadline fires first.
+pub(crate) async fn in_time<T>(future: impl Future<Output = T>, deadline: &Deadline) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(outcome) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(outcome));
+        }
+        if deadline.poll_fired(cx) { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await
 }
 
 impl Drop for Deadline {
@@ -304,50 +300,42 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_react_is_killed_with_its_connection() {
+    fn a_task_that_does_not_react_is_killed_and_no_other() {
         let clock = Clock::new();
-        let connection = clock.deadlines.add();
-        let stream = connection.add_child();
-        stream.arm(ticks(100));
-        assert!(!clock.fired(&stream) && !clock.killed(&connection));
+        let (stalled, other) = (clock.deadlines.add(), clock.deadlines.add());
+        stalled.arm(ticks(100));
+        assert!(!clock.fired(&stalled) && !clock.killed(&other));
         clock.at(200);
-        assert!(clock.fired(&stream) && !clock.killed(&connection));
+        assert!(clock.fired(&stalled) && !clock.killed(&stalled));
         clock.at(1100);
-        assert!(!clock.killed(&connection));
+        assert!(!clock.killed(&stalled));
         clock.at(1200);
-        assert!(clock.killed(&connection));
+        assert!(clock.killed(&stalled) && !clock.killed(&other));
     }
 
     #[test]
-    fn a_stream_that_reacts_kills_nobody() {
+    fn a_task_that_reacts_is_not_killed() {
         let clock = Clock::new();
-        let connection = clock.deadlines.add();
-        let stream = connection.add_child();
-        stream.arm(ticks(100));
+        let deadline = clock.deadlines.add();
+        deadline.arm(ticks(100));
         clock.at(200);
-        stream.arm(ticks(10_000));
+        deadline.arm(ticks(10_000));
         clock.at(2000);
-        assert!(!clock.killed(&connection));
-        drop(stream);
-        clock.at(20_000);
-        assert!(!clock.killed(&connection) && !clock.fired(&connection));
+        assert!(!clock.killed(&deadline));
     }
 
     #[test]
-    fn a_stream_that_outlives_its_connection_kills_no_other() {
+    fn a_task_can_be_killed_at_once() {
         let clock = Clock::new();
-        let connection = clock.deadlines.add();
-        let stream = connection.add_child();
-        stream.arm(ticks(100));
-        drop(connection);
-        let next = clock.deadlines.add();
-        clock.at(200);
-        clock.at(2000);
-        assert!(!clock.killed(&next));
+        let deadline = clock.deadlines.add();
+        assert!(!clock.killed(&deadline));
+        deadline.kill();
+        assert_eq!(clock.wakes(), 1);
+        assert!(clock.killed(&deadline));
     }
 
     #[test]
-    fn entries_are_used_again_and_begin_anew() {
+    fn entries_are_used_again() {
         let clock = Clock::new();
         let first = clock.deadlines.add();
         first.arm(ticks(0));

@@ -8,9 +8,13 @@ use http::Uri;
 use model::problem::Level;
 use model::{Explanation, Model, ObjectName, SlicePort, Trouble, fix_of_slices, nearest};
 
+use crate::head::Framing;
+use crate::refusal::Refusal;
+use crate::request::decide::{Decision, Facts, decide};
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
-    About, Backend, BackendKey, Compiler, HostRoutes, Problem, RefusedBy, Route, Snapshot, Unserved,
+    About, Backend, BackendKey, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy, Route,
+    Snapshot, Unserved,
 };
 use crate::tls;
 
@@ -34,9 +38,11 @@ impl<'a> Explainer<'a> {
     pub fn new(update: &'a Update, class: &str) -> Result<Explainer<'a>, Failure> {
         let provider = tls::provider();
         let self_signed = tls::self_signed(&provider)?;
-        let mut compiler = Compiler::new(class, provider, self_signed);
+        let mut compiler = Compiler::new(class, provider, self_signed, PlanDefaults::default());
         let compiled = compiler.update(&update.model, &update.changes, update.generation);
-        let snapshot = compiled.snapshot;
+        compiled.removal.apply();
+        let mut snapshot = compiled.snapshot;
+        snapshot.synced = true;
         let (routes, problems) = (snapshot.routes(), compiler.problems());
         Ok(Explainer { model: &update.model, compiler, snapshot, routes, problems })
     }
@@ -51,9 +57,18 @@ impl<'a> Explainer<'a> {
         };
         let is_https = url.scheme_str() == Some("https");
         let asked = Asked { all: self, target: &target, host: &host, path: &path, is_https };
-        match self.snapshot.route(&host, &path) {
-            Some(route) => asked.routed(route),
-            None => asked.unrouted(),
+        let facts = Facts {
+            authority,
+            path: &path,
+            query: url.query(),
+            is_https,
+            server_name: None,
+            framing: Framing::None,
+        };
+        match decide(&self.snapshot, &facts) {
+            Decision::Forward { route, .. } => asked.routed(route, None),
+            Decision::Answer { refusal, route: Some(route) } => asked.routed(route, Some(refusal)),
+            Decision::Answer { route: None, .. } => asked.unrouted(),
         }
     }
 }
@@ -68,34 +83,39 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn routed(&self, route: &Arc<Route>) -> Explanation {
+    /// For a request that a route forwards, or answers because of `refusal`.
+    fn routed(&self, route: &Arc<Route>, refusal: Option<Refusal>) -> Explanation {
         let mut explanation = Explanation {
             target: self.target.to_owned(),
             to: Some(format!("Service {}", route.backend.key)),
             because: vec![self.rule(route)],
             lost: self.lost(route),
             service: Some(route.backend.key.service.clone()),
+            answer: "forwarded".to_owned(),
             ..Explanation::default()
         };
-        if route.redirect && !self.is_https {
-            explanation.answer = "308".to_owned();
-            let why = format!("plain HTTP is redirected: Ingress {} asks for it", route.ingress);
-            explanation.because.push(why);
-            return explanation;
+        if let Some(refusal) = &refusal {
+            explanation.answer = refusal.status().as_str().to_owned();
         }
-        if let Some(by) = route.policy.refused {
-            explanation.answer = "503".to_owned();
-            explanation.trouble = Some(refused_by(by, &route.ingress));
-            return explanation;
+        match refusal {
+            Some(Refusal::Redirect(_)) => {
+                let why =
+                    format!("plain HTTP is redirected: Ingress {} asks for it", route.ingress);
+                explanation.because.push(why);
+                return explanation;
+            }
+            Some(Refusal::Annotation(by)) => {
+                explanation.trouble = Some(refused_by(by, &route.ingress));
+                return explanation;
+            }
+            Some(Refusal::NoEndpoint(unserved)) => {
+                explanation.trouble = Some(self.unserved(route, unserved));
+            }
+            _ => {}
         }
         let endpoints = route.backend.endpoints();
         let list = endpoints.addresses().into_iter().map(|address| address.to_string());
         explanation.endpoints = list.collect();
-        explanation.answer = "forwarded".to_owned();
-        if let Some(unserved) = endpoints.unserved() {
-            explanation.answer = "503".to_owned();
-            explanation.trouble = Some(self.unserved(route, unserved));
-        }
         if self.is_https {
             let (because, trouble) = self.certificate(route);
             explanation.because.push(because);

@@ -10,7 +10,7 @@ use model::finding::Finding;
 use model::problem::Level;
 use model::{Changes, Model};
 
-use crate::snapshot::{About, Compiler, Problem};
+use crate::snapshot::{About, Compiler, PlanDefaults, Problem};
 use crate::tls;
 
 /// Follows a model and knows what an ingress would report of it.
@@ -28,12 +28,12 @@ impl Judge {
     pub fn new(class: &str) -> Result<Judge, Failure> {
         let provider = tls::provider();
         let self_signed = tls::self_signed(&provider)?;
-        Ok(Judge { compiler: Compiler::new(class, provider, self_signed) })
+        Ok(Judge { compiler: Compiler::new(class, provider, self_signed, PlanDefaults::default()) })
     }
 
     /// Takes a model over, of which `changes` since the last one are known.
     pub fn update(&mut self, model: &Model, changes: &Changes) {
-        self.compiler.update(model, changes, 1);
+        self.compiler.update(model, changes, 1).removal.apply();
     }
 
     /// Everything that does not come and go by itself, as ready endpoints do. Costs O(all

@@ -1,23 +1,38 @@
 //! The L7 ingress: HTTP/1.1 and HTTP/2 by the rules of Ingress objects, with TLS.
 //!
-//! model → `snapshot` → `worker`s. The control runtime compiles each update of the model into
-//! the next snapshot and publishes it in one swap; workers, one thread a core, load it once for
-//! each handshake and request. In a worker: `listener` → `connection` → `handler` →
-//! `upstream`. The meaning of hosts and paths is in `route`, of header fields in `forward`.
+//! model → `snapshot` → workers. The control runtime compiles each update of the model into the
+//! next snapshot and publishes it in one swap; workers, one thread a core, load it once for each
+//! handshake and request.
+//!
+//! A module uses only what stands below it. From the ground up: `route`, `head` and `origin` hold
+//! what hosts, paths and fields mean, `snapshot` what is served; `upstream` is a connection to an
+//! endpoint; `context` what a worker's requests share; `connection` a client's connection and
+//! `in_flight` one request of it, with its `record`; `response` and `refusal` what a client gets;
+//! `exchange` asks endpoints; `request` checks and decides; `handler` joins these; `serve` speaks
+//! HTTP to clients; `listener` accepts their connections; `worker` is the thread.
 
 mod body;
 mod connection;
+mod context;
 mod deadline;
+mod exchange;
 mod explain;
 mod findings;
-mod forward;
 mod handler;
+mod head;
+mod in_flight;
 mod limits;
 mod listener;
 mod metrics;
+mod origin;
 mod pages;
+mod reason;
+mod record;
 mod refusal;
+mod request;
+mod response;
 mod route;
+mod serve;
 mod settings;
 mod snapshot;
 mod tls;
@@ -42,13 +57,14 @@ use model::problem::Level;
 use model::{Kinds, Process};
 use tokio::sync::watch;
 
+use crate::context::Shared;
 use crate::deadline::TICK;
-use crate::forward::Rules;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
+use crate::origin::Rules;
 use crate::settings::Settings;
-use crate::snapshot::{Compiler, Problem, Snapshot, parse_bytes};
-use crate::worker::{Orders, Shared, Sockets};
+use crate::snapshot::{Compiler, PlanDefaults, Problem, Snapshot, parse_bytes};
+use crate::worker::{Orders, Sockets};
 
 /// The kinds of object that this process follows.
 pub const KINDS: Kinds = Kinds::listed_by(Process::Ingress);
@@ -92,8 +108,8 @@ pub struct Config {
     )]
     pub trusted_proxies: Vec<IpNet>,
 
-    /// Have the trusted proxies begin each connection with a PROXY protocol header, version 1 or
-    /// 2, and take the client from it; needs --trusted-proxies
+    /// Expect a PROXY protocol header, version 1 or 2, at the beginning of each connection of a
+    /// trusted proxy, and take the client's address from it; needs --trusted-proxies
     #[arg(long, env = "SWITCHYARD_PROXY_PROTOCOL", requires = "trusted_proxies")]
     pub proxy_protocol: bool,
 
@@ -190,7 +206,8 @@ pub struct TimeoutFlags {
 
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let ip = text.parse::<IpAddr>().map(IpNet::from);
-    ip.or_else(|_| text.parse()).map_err(|_| "write an address, or a network as 10.0.0.0/8".into())
+    ip.or_else(|_| text.parse())
+        .map_err(|_| "is not an address or a network (examples: 10.0.0.7, 10.0.0.0/8)".into())
 }
 
 impl Config {
@@ -203,19 +220,29 @@ impl Config {
                 allow_underscores: self.allow_underscores,
             },
             proxy_protocol: self.proxy_protocol,
-            https_port,
+            plan: self.plan_defaults(https_port),
             max_header_bytes: usize::try_from(limits.max_header_bytes).unwrap_or(usize::MAX),
-            max_body_bytes: Some(limits.max_body_bytes).filter(|bytes| *bytes > 0),
             max_streams: limits.max_streams,
             handshake_timeout: timeouts.handshake_timeout.into(),
             header_timeout: timeouts.header_timeout.into(),
             idle_timeout: timeouts.idle_timeout.into(),
-            connect_timeout: timeouts.connect_timeout.into(),
-            read_timeout: timeouts.read_timeout.into(),
-            send_timeout: timeouts.send_timeout.into(),
             tunnel_timeout: timeouts.tunnel_timeout.into(),
             upstream_idle_ticks: u64::try_from(idle_ticks).unwrap_or(u64::MAX),
             drain_timeout: timeouts.drain_timeout,
+        }
+    }
+
+    fn plan_defaults(&self, https_port: u16) -> PlanDefaults {
+        let timeouts = &self.timeouts;
+        PlanDefaults {
+            https_port,
+            max_body: match self.limits.max_body_bytes {
+                0 => u64::MAX,
+                bytes => bytes,
+            },
+            connect_timeout: timeouts.connect_timeout.into(),
+            read_timeout: timeouts.read_timeout.into(),
+            send_timeout: timeouts.send_timeout.into(),
         }
     }
 
@@ -240,7 +267,9 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let limits = config.limits();
     let metrics = Arc::new(Metrics::new(daemon.workers, limits.clone(), snapshot.clone()));
     metrics.register(&daemon.metrics);
-    let compiler = Compiler::new(&config.ingress_class, provider.clone(), self_signed);
+    let defaults = config.plan_defaults(https.port());
+    let class = &config.ingress_class;
+    let compiler = Compiler::new(class, provider.clone(), self_signed, defaults);
     let compiler = Arc::new(Mutex::new(compiler));
     add_pages(&daemon, &snapshot, &compiler, http, https);
     let shared = Arc::new(Shared {
@@ -369,10 +398,12 @@ impl Publisher {
         let mut compiled = compiler.update(&update.model, &update.changes, update.generation);
         compiled.snapshot.synced = update.synced;
         let ingresses = compiler.served();
-        drop(compiler);
         self.snapshot.store(Arc::new(compiled.snapshot));
+        // No route of this snapshot leads to them any more, or the model has no others.
+        let endpoints_left = compiled.removal.apply();
+        drop(compiler);
         log(&compiled.news);
-        if compiled.endpoints_left {
+        if endpoints_left {
             self.orders.send_modify(|orders| orders.endpoints_left += 1);
         }
         self.metrics.programming_seconds.observe(update.received.elapsed().as_secs_f64());

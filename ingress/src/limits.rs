@@ -7,7 +7,7 @@ use std::sync::Arc;
 use daemon::quota::{Client, Quota, QuotaLimits, QuotaPermit};
 use ipnet::IpNet;
 
-use crate::forward::is_trusted;
+use crate::origin::is_trusted;
 
 /// What the limit of connections is without a flag, where descriptors allow it.
 const DEFAULT_MAX: usize = 32_768;

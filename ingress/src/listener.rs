@@ -12,15 +12,17 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use crate::context::WorkerContext;
+use crate::limits::Permit;
 use crate::refusal::TOO_MANY_CONNECTIONS;
-use crate::worker::Worker;
+use crate::serve::{serve, turn_away};
 
-/// When a client that says nothing is probed: tunnels and streams may be silent for long, and
-/// clients vanish.
+/// A client that sends nothing is probed after this time: tunnels and streams may be silent for
+/// long, and clients vanish.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
-/// How long to wait before accepting again when there are no descriptors left.
-const BREATH: Duration = Duration::from_millis(50);
+/// The pause before accepting again when there are no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A socket at the address for each of `count` workers.
 ///
@@ -51,17 +53,17 @@ impl Accepting {
 }
 
 pub(crate) fn start(
-    worker: &Rc<Worker>,
+    context: &Rc<WorkerContext>,
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
 ) -> Accepting {
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::task::spawn_local(accept(worker.clone(), socket, tls, stopped));
+    let task = tokio::task::spawn_local(accept(context.clone(), socket, tls, stopped));
     Accepting { stop, task }
 }
 
 async fn accept(
-    worker: Rc<Worker>,
+    context: Rc<WorkerContext>,
     socket: TcpListener,
     tls: Option<TlsAcceptor>,
     mut stopped: oneshot::Receiver<()>,
@@ -77,27 +79,27 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
-                admit(&worker, stream, peer, tls.as_ref());
+                admit(&context, stream, peer, tls.as_ref());
             }
-            // The client was gone before we looked: its own affair.
-            Err(error) if is_clients_own(&error) => {}
+            // The client closed its connection before it was accepted.
+            Err(error) if is_closed_by_client(&error) => {}
             Err(error) => {
-                // Once for each time that it comes to this, not for each try.
+                // Logged once until accepting succeeds again.
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(%error, "cannot accept connections");
                 }
-                tokio::time::sleep(BREATH).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
     let Ok(socket) = listener.into_std() else { return };
-    accept_rest(&worker, &socket, tls.as_ref());
+    accept_rest(&context, &socket, tls.as_ref());
 }
 
 /// Takes what the kernel has accepted for this socket: closing it would reset those connections.
 /// A backlog of nothing makes the kernel take no more meanwhile, so that clients which come now
 /// are refused, or find the socket of the process that follows.
-fn accept_rest(worker: &Rc<Worker>, socket: &TcpListener, tls: Option<&TlsAcceptor>) {
+fn accept_rest(context: &Rc<WorkerContext>, socket: &TcpListener, tls: Option<&TlsAcceptor>) {
     let closed = SockRef::from(socket).listen(0);
     let limit = BACKLOG as usize;
     for _ in 0..limit {
@@ -105,7 +107,7 @@ fn accept_rest(worker: &Rc<Worker>, socket: &TcpListener, tls: Option<&TlsAccept
         let stream =
             stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
         if let Ok(stream) = stream {
-            admit(worker, stream, peer, tls);
+            admit(context, stream, peer, tls);
         }
     }
     if let Err(error) = closed {
@@ -113,21 +115,21 @@ fn accept_rest(worker: &Rc<Worker>, socket: &TcpListener, tls: Option<&TlsAccept
     }
 }
 
-fn is_clients_own(error: &io::Error) -> bool {
+fn is_closed_by_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 fn admit(
-    worker: &Rc<Worker>,
+    context: &Rc<WorkerContext>,
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
     tls: Option<&TlsAcceptor>,
 ) {
-    match worker.limits().admit(peer.ip()) {
-        Some(permit) => worker.spawn(stream, peer, tls.cloned(), permit),
+    match context.limits().admit(peer.ip()) {
+        Some(permit) => spawn(context, stream, peer, tls.cloned(), permit),
         None => {
-            worker.shard().connections_refused.add(1);
+            context.shard().connections_refused.add(1);
             if tls.is_none() {
                 turn_away(stream, TOO_MANY_CONNECTIONS);
             }
@@ -135,11 +137,17 @@ fn admit(
     }
 }
 
-/// Says why, as far as one write into an empty socket buffer can.
-pub(crate) fn turn_away(stream: tokio::net::TcpStream, answer: &[u8]) {
-    use io::Write as _;
-    if let Ok(mut stream) = stream.into_std() {
-        let _ = stream.write(answer);
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-    }
+/// Serves a connection in a task of its own.
+fn spawn(
+    context: &Rc<WorkerContext>,
+    stream: tokio::net::TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    permit: Permit,
+) {
+    let (open, context) = (context.count_connection(), context.clone());
+    tokio::task::spawn_local(async move {
+        serve(context, stream, peer, tls, permit).await;
+        drop(open);
+    });
 }

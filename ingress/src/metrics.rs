@@ -15,6 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::limits::Limits;
+use crate::reason::Reason;
 use crate::snapshot::{Answers, Snapshot};
 
 /// Upper bounds of request times, in seconds: from a fast endpoint nearby to a long poll.
@@ -63,8 +64,11 @@ pub(crate) struct Shard {
     pub(crate) seconds: Times,
     /// Requests that came to no Service.
     pub(crate) unrouted: Answers,
+    /// Requests that were answered here, by reason.
+    pub(crate) own_answers: [Count; Reason::ALL.len()],
     pub(crate) connections: Count,
     pub(crate) connections_refused: Count,
+    pub(crate) floods: Count,
     pub(crate) handshakes_rejected: Count,
     pub(crate) proxy_headers_rejected: Count,
     pub(crate) upstream_connects: Count,
@@ -121,13 +125,19 @@ struct Scrape(Arc<Metrics>);
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_requests(&mut encoder)?;
+        self.encode_own_answers(&mut encoder)?;
         self.encode_times(&mut encoder)?;
         let open = ConstGauge::new(self.0.limits.open() as u64);
         encode(&mut encoder, "open_connections", "Connections of clients", &open)?;
         type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
-        let counters: [Row; 7] = [
+        let counters: [Row; 8] = [
             ("connections", "Connections of clients, since the start", |s| &s.connections),
             ("refused_connections", "Connections beyond a limit", |s| &s.connections_refused),
+            (
+                "flooded_connections",
+                "HTTP/2 connections closed for a flood of control frames",
+                |s| &s.floods,
+            ),
             ("rejected_handshakes", "TLS handshakes that failed", |s| &s.handshakes_rejected),
             (
                 "rejected_proxy_headers",
@@ -186,6 +196,23 @@ impl Scrape {
         for (class, count) in Answers::CLASSES.into_iter().zip(unrouted) {
             if count > 0 {
                 let labels = [("namespace", ""), ("service", ""), ("code", class)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_own_answers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor(
+            "switchyard_ingress_own_answers",
+            "Requests answered by the ingress itself, by reason",
+            None,
+            MetricType::Counter,
+        )?;
+        for reason in Reason::ALL {
+            let count = self.0.sum(|shard| &shard.own_answers[reason as usize]);
+            if count > 0 {
+                let labels = [("reason", reason.label())];
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
             }
         }

@@ -32,7 +32,7 @@ fn route(route: &Route) -> Value {
         "path": path.map(|(_, path)| &**path),
         "ingress": route.ingress.to_string(),
         "backend": route.backend.key.to_string(),
-        "redirectToHttps": route.redirect,
+        "redirectToHttps": route.plan.https_redirect.is_some(),
     })
 }
 

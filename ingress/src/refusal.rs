@@ -1,19 +1,22 @@
-//! Answers of our own: why a request was not forwarded, as a status and one line of text.
+//! Answers of our own: why a request was not forwarded, as a status and a few lines of text.
 //!
-//! Nothing of the request is repeated in them but host and path, and only if they hold nothing that
-//! means something to a shell or a page. Nothing of the configuration is told: who may see it asks
-//! `switchyard explain`, by the command in the answer.
+//! Nothing of the request is repeated in them but host, path and request id, and only if they hold
+//! nothing that means something to a shell or a page. Nothing of the configuration is
+//! shown: operators see it by `switchyard explain`, with the command in the answer.
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-use crate::body::Body;
+use crate::origin::X_REQUEST_ID;
+use crate::reason::Reason;
+use crate::response::ResponseBody;
+use crate::snapshot::{RefusedBy, Unserved};
 
 /// Methods that are forwarded, for the Allow field of a 405 (RFC 9110 section 15.5.6).
 const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 
-/// When to come again after a 503: endpoints and limits change within seconds.
+/// Seconds after which a client may try again after a 503: endpoints change within seconds.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 /// Longer URLs are not repeated.
@@ -22,26 +25,34 @@ const MAX_URL: usize = 512;
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Why a request was not forwarded, or its response not returned.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// What is wrong with it; the connection is closed, for the next request's beginning is not
-    /// certain either.
+    /// What is wrong with the request. The connection is closed, because where the next request
+    /// begins is not certain either.
     Malformed(&'static str),
+    /// The head has too many fields, or too many bytes.
+    HeadTooLarge,
+    /// The head came too slowly.
+    HeadTimeout,
     Method,
-    /// The host has another certificate than the one that the connection was opened with.
+    /// The certificate that the connection was opened with is not for the host.
     Misdirected,
     NoRoute {
         host: Option<String>,
     },
     /// To the same place over HTTPS.
     Redirect(HeaderValue),
-    TooLarge,
+    BodyTooLarge,
     /// The client stopped sending.
     ClientTimeout,
-    /// The route has nothing that serves it.
-    Unserved(&'static str),
+    /// The feed has not been listed yet, so that nothing is known to be absent.
+    NotReady,
+    /// An annotation of the route is not supported, and the route must not be served without it.
+    Annotation(RefusedBy),
+    /// The route has no endpoint.
+    NoEndpoint(Unserved),
     Unreachable,
-    /// The endpoint closed before it answered, and the request may not be sent again.
+    /// The endpoint closed before it answered, and the request must not be sent again.
     Unanswered,
     BadResponse,
     EndpointTimeout,
@@ -62,17 +73,34 @@ impl From<Refusal> for Refused {
 
 impl Refused {
     /// The answer; over HTTP/1.1 also whether the connection ends with it.
-    pub(crate) fn into_response(self, is_http2: bool) -> Response<Body> {
-        self.refusal.into_response(self.url.as_deref(), is_http2)
+    pub(crate) fn into_response(self, request_id: &str, is_http2: bool) -> Response<ResponseBody> {
+        let Refused { refusal, url } = self;
+        let text = refusal.text(url.as_deref(), request_id);
+        let mut response = Response::new(ResponseBody::text(Bytes::from(text)));
+        *response.status_mut() = refusal.status();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, TEXT);
+        if let Ok(id) = HeaderValue::from_str(request_id) {
+            headers.insert(X_REQUEST_ID, id);
+        }
+        refusal.add_fields(headers);
+        if refusal.ends_connection() && !is_http2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
     }
 }
 
-/// The URL of a request, if it can be pasted into a shell as it is.
+/// Whether a text can be pasted into a shell, or shown by a page, as it is.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-._~/%:".contains(&c))
+}
+
+/// The URL of a request, if it may be repeated.
 fn plain_url(is_https: bool, authority: &str, path: &str) -> Option<String> {
-    let is_plain = |c: u8| c.is_ascii_alphanumeric() || b"-._~/%:".contains(&c);
     let scheme = if is_https { "https" } else { "http" };
     let url = format!("{scheme}://{authority}{path}");
-    (url.len() <= MAX_URL && url.bytes().all(is_plain)).then_some(url)
+    (url.len() <= MAX_URL && is_plain(&url)).then_some(url)
 }
 
 impl Refusal {
@@ -82,16 +110,28 @@ impl Refusal {
         Refused { refusal: self, url }
     }
 
+    /// The refusal of a head that could not be read, by the status that the parser gives it.
+    pub(crate) fn of_bad_head(status: u16) -> Refusal {
+        match status {
+            431 => Refusal::HeadTooLarge,
+            414 => Refusal::Malformed("the request's target is too long"),
+            _ => Refusal::Malformed("the request's head cannot be read"),
+        }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
+            Refusal::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::NoRoute { .. } => StatusCode::NOT_FOUND,
             Refusal::Redirect(_) => StatusCode::PERMANENT_REDIRECT,
-            Refusal::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
-            Refusal::Unserved(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::HeadTimeout | Refusal::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
+            Refusal::NotReady | Refusal::Annotation(_) | Refusal::NoEndpoint(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Refusal::Unreachable | Refusal::Unanswered | Refusal::BadResponse => {
                 StatusCode::BAD_GATEWAY
             }
@@ -99,24 +139,51 @@ impl Refusal {
         }
     }
 
-    fn reason(&self) -> String {
-        let reason = match self {
-            Refusal::Malformed(what) | Refusal::Unserved(what) => what,
+    /// The same for metrics and logs.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Refusal::Malformed(_) => Reason::Malformed,
+            Refusal::HeadTooLarge => Reason::HeadTooLarge,
+            Refusal::HeadTimeout => Reason::HeadTimeout,
+            Refusal::Method => Reason::Method,
+            Refusal::Misdirected => Reason::Misdirected,
+            Refusal::NoRoute { .. } => Reason::NoRoute,
+            Refusal::Redirect(_) => Reason::Redirect,
+            Refusal::BodyTooLarge => Reason::BodyTooLarge,
+            Refusal::ClientTimeout => Reason::BodyTimeout,
+            Refusal::NotReady => Reason::NotReady,
+            Refusal::Annotation(_) => Reason::Annotation,
+            Refusal::NoEndpoint(_) => Reason::NoEndpoint,
+            Refusal::Unreachable => Reason::Unreachable,
+            Refusal::Unanswered => Reason::Unanswered,
+            Refusal::BadResponse => Reason::BadResponse,
+            Refusal::EndpointTimeout => Reason::EndpointTimeout,
+        }
+    }
+
+    fn explanation(&self) -> String {
+        let text = match self {
+            Refusal::Malformed(what) => what,
+            Refusal::HeadTooLarge => "the request's head has too many fields or bytes",
+            Refusal::HeadTimeout => "the request's head came too slowly",
             Refusal::Method => "this method is not forwarded",
-            Refusal::Misdirected => "this host is not served by the certificate of the connection",
+            Refusal::Misdirected => "the certificate of this connection is not for this host",
             Refusal::NoRoute { host: None } => "no rule for this host",
             Refusal::NoRoute { host: Some(host) } => {
                 return format!("host {host} has no rule for this path");
             }
             Refusal::Redirect(_) => "use HTTPS",
-            Refusal::TooLarge => "the request's body is larger than allowed",
+            Refusal::BodyTooLarge => "the request's body is larger than allowed",
             Refusal::ClientTimeout => "the request's body did not come in time",
+            Refusal::NotReady => "not ready: the feed has not been listed yet",
+            Refusal::Annotation(_) => "an annotation of this route is not supported",
+            Refusal::NoEndpoint(_) => "nothing serves this path at the moment",
             Refusal::Unreachable => "no endpoint could be reached",
             Refusal::Unanswered => "the endpoint closed the connection before it answered",
             Refusal::BadResponse => "the endpoint's response could not be read",
             Refusal::EndpointTimeout => "the endpoint did not answer in time",
         };
-        reason.to_owned()
+        text.to_owned()
     }
 
     /// Whether `switchyard explain` says more.
@@ -126,25 +193,24 @@ impl Refusal {
         status == StatusCode::NOT_FOUND || unserved.contains(&status)
     }
 
-    fn into_response(self, url: Option<&str>, is_http2: bool) -> Response<Body> {
+    /// Whether the rest of the request, or where the next one begins, is not certain.
+    pub(crate) fn ends_connection(&self) -> bool {
+        use Refusal::{BodyTooLarge, ClientTimeout, HeadTimeout, HeadTooLarge, Malformed};
+        matches!(self, Malformed(_) | HeadTooLarge | HeadTimeout | BodyTooLarge | ClientTimeout)
+    }
+
+    fn text(&self, url: Option<&str>, request_id: &str) -> String {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or_default();
-        let mut text = format!("{} {title}: {}\n", status.as_str(), self.reason());
+        let mut text = format!("{} {title}: {}\n", status.as_str(), self.explanation());
         if self.is_explained() {
             let url = url.unwrap_or("URL");
             text.push_str(&format!("To see why: switchyard explain {url} --feed SOURCE\n"));
         }
-        let mut response = Response::new(Body::text(Bytes::from(text)));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, TEXT);
-        self.add_fields(headers);
-        let ends =
-            matches!(self, Refusal::Malformed(_) | Refusal::TooLarge | Refusal::ClientTimeout);
-        if ends && !is_http2 {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if is_plain(request_id) {
+            text.push_str(&format!("Request id: {request_id}\n"));
         }
-        response
+        text
     }
 
     fn add_fields(&self, headers: &mut HeaderMap) {
@@ -154,28 +220,39 @@ impl Refusal {
         match self {
             Refusal::Method => add(header::ALLOW, &ALLOW),
             Refusal::Redirect(location) => add(header::LOCATION, location),
-            Refusal::Unserved(_) => add(header::RETRY_AFTER, &RETRY_AFTER),
+            _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
+                add(header::RETRY_AFTER, &RETRY_AFTER);
+            }
             _ => {}
         }
     }
+
+    /// The whole answer as the bytes of HTTP/1.1, after which the connection is closed: for a
+    /// request whose head could not be read.
+    pub(crate) fn to_http1(&self, request_id: &str) -> Vec<u8> {
+        let (status, text) = (self.status(), self.text(None, request_id));
+        let title = status.canonical_reason().unwrap_or_default();
+        let fields = format!(
+            "HTTP/1.1 {} {title}\r\ncontent-type: text/plain; charset=utf-8\r\n\
+             x-request-id: {request_id}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{text}",
+            status.as_str(),
+            text.len()
+        );
+        fields.into_bytes()
+    }
 }
 
-/// The whole of an answer to a connection that is more than the limits allow, over plain
-/// HTTP/1.1: it is turned away before anything is read from it.
+/// The whole answer to a connection beyond a limit, over plain HTTP/1.1. Nothing is read from such
+/// a connection.
 pub(crate) const TOO_MANY_CONNECTIONS: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     content-type: text/plain; charset=utf-8\r\nretry-after: 1\r\nconnection: close\r\n\
     content-length: 46\r\n\r\n503 Service Unavailable: too many connections\n";
 
-/// The whole of an answer to a trusted proxy that does not say whom it speaks for.
+/// The whole answer to a trusted proxy that does not send a PROXY header.
 pub(crate) const NO_PROXY_HEADER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: text/plain; charset=utf-8\r\nconnection: close\r\n\
     content-length: 95\r\n\r\n400 Bad Request: with --proxy-protocol, trusted proxies \
     begin a connection with a PROXY header\n";
-
-/// The whole of an answer to a client that did not finish its request's head.
-pub(crate) const HEAD_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
-    content-type: text/plain; charset=utf-8\r\nconnection: close\r\n\
-    content-length: 56\r\n\r\n408 Request Timeout: the request's head came too slowly\n";
 
 #[cfg(test)]
 mod tests {
@@ -183,7 +260,7 @@ mod tests {
 
     #[test]
     fn answers_written_by_hand_have_the_length_that_they_say() {
-        for answer in [TOO_MANY_CONNECTIONS, NO_PROXY_HEADER, HEAD_TIMEOUT] {
+        for answer in [TOO_MANY_CONNECTIONS, NO_PROXY_HEADER] {
             let text = std::str::from_utf8(answer).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             let length = head.split("content-length: ").nth(1).unwrap();
@@ -192,11 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn whose_cause_can_be_explained_says_how() {
+    fn answers_that_can_be_explained_name_the_command() {
         let explained = [
             (Refusal::NoRoute { host: None }, true),
             (Refusal::Unreachable, true),
-            (Refusal::Unserved("x"), true),
+            (Refusal::NotReady, true),
             (Refusal::Method, false),
             (Refusal::Malformed("x"), false),
         ];
@@ -207,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_url_is_repeated_only_if_it_means_nothing_to_a_shell_or_a_page() {
-        let unserved = || Refusal::Unserved("x");
+        let unserved = || Refusal::NotReady;
         let table = [
             (unserved(), "shop.example", "/a-b/c.d/%20", Some("http://shop.example/a-b/c.d/%20")),
             (unserved(), "127.0.0.1:8080", "/", Some("http://127.0.0.1:8080/")),
@@ -230,16 +307,37 @@ mod tests {
         let table = [
             (Refusal::Method, "allow"),
             (Refusal::Redirect(HeaderValue::from_static("https://a.com/")), "location"),
-            (Refusal::Unserved("x"), "retry-after"),
+            (Refusal::NotReady, "retry-after"),
             (Refusal::Malformed("x"), "connection"),
-            (Refusal::TooLarge, "connection"),
+            (Refusal::BodyTooLarge, "connection"),
         ];
         for (refusal, field) in table {
-            let response = Refused::from(refusal).into_response(false);
+            let response = Refused::from(refusal).into_response("1f", false);
             assert!(response.headers().contains_key(field), "{response:?}");
             assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
         }
-        let over_http2 = Refused::from(Refusal::TooLarge).into_response(true);
+        let over_http2 = Refused::from(Refusal::BodyTooLarge).into_response("1f", true);
         assert!(!over_http2.headers().contains_key("connection"));
+    }
+
+    #[test]
+    fn a_request_id_is_repeated_only_if_it_means_nothing_to_a_shell_or_a_page() {
+        let table = [("0a-1f", "Request id: 0a-1f\n"), ("<b>", ""), ("$(reboot)", "")];
+        for (id, line) in table {
+            let text = Refusal::Method.text(None, id);
+            assert_eq!(
+                text,
+                format!("405 Method Not Allowed: this method is not forwarded\n{line}")
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_to_a_bad_head_is_a_whole_response() {
+        let answer = String::from_utf8(Refusal::of_bad_head(431).to_http1("1f")).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 431 Request Header Fields Too Large\r\n"), "{head}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{head}");
+        assert!(head.ends_with(&format!("\r\ncontent-length: {}", body.len())), "{head}");
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::deadline::Ticks;
-use crate::forward::Rules;
+use crate::origin::Rules;
+use crate::snapshot::PlanDefaults;
 
 /// Streams of one HTTP/2 connection that a client may open and reset before we have looked at
 /// them (rapid reset, CVE-2023-44487); more ends its connection. hyper's own default.
@@ -38,8 +39,8 @@ pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
 pub(crate) const MAX_CONNECT_TRIES: usize = 8;
 
 /// How long an endpoint may take to accept a connection while there are others to ask: long enough
-/// for the kernel to have sent a lost handshake again (after 1 s, RFC 6298). Whoever is asked last
-/// has the whole connect time-out.
+/// for the kernel to have sent a lost handshake again (after 1 s, RFC 6298). The endpoint that is
+/// asked last has the whole connect time-out.
 pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Endpoints that may let a request wait for the whole of the connect time-out: clients do not
@@ -55,18 +56,14 @@ pub(crate) const MAX_RESENDS: usize = 3;
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) rules: Rules,
-    /// Trusted proxies say ahead of a connection's bytes whom it is for.
+    /// Trusted proxies send a PROXY header ahead of a connection's bytes.
     pub(crate) proxy_protocol: bool,
-    pub(crate) https_port: u16,
+    pub(crate) plan: PlanDefaults,
     pub(crate) max_header_bytes: usize,
-    pub(crate) max_body_bytes: Option<u64>,
     pub(crate) max_streams: u32,
     pub(crate) handshake_timeout: Ticks,
     pub(crate) header_timeout: Ticks,
     pub(crate) idle_timeout: Ticks,
-    pub(crate) connect_timeout: Ticks,
-    pub(crate) read_timeout: Ticks,
-    pub(crate) send_timeout: Ticks,
     pub(crate) tunnel_timeout: Ticks,
     pub(crate) upstream_idle_ticks: u64,
     pub(crate) drain_timeout: Duration,

@@ -9,6 +9,7 @@ mod annotation;
 mod backend;
 mod certificate;
 mod compile;
+mod plan;
 mod policy;
 mod problem;
 mod served;
@@ -19,10 +20,11 @@ use std::sync::Arc;
 
 use model::{ObjectName, PathType};
 
-pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Unserved};
+pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Endpoints, Unserved};
 pub(crate) use certificate::Certificate;
 pub(crate) use compile::Compiler;
-pub(crate) use policy::{Policy, RefusedBy, parse_bytes};
+pub(crate) use plan::{Plan, PlanDefaults};
+pub(crate) use policy::{RefusedBy, parse_bytes};
 pub(crate) use problem::{About, Problem};
 
 use crate::route::{HostKey, HostTable, PathTable};
@@ -59,9 +61,7 @@ pub(crate) struct Route {
     /// Absent for a default backend.
     pub(crate) path: Option<(PathType, Arc<str>)>,
     pub(crate) backend: Arc<Backend>,
-    pub(crate) policy: Arc<Policy>,
-    /// Plain HTTP is answered with a redirect.
-    pub(crate) redirect: bool,
+    pub(crate) plan: Arc<Plan>,
 }
 
 impl Snapshot {

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 
-use model::ObjectKey;
 use model::finding::Finding;
 use model::problem::{Level, Mark, Problem};
 use model::tree::Step;

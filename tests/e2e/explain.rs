@@ -403,7 +403,7 @@ fn the_ingress_says_how_to_ask() {
         assert!(said.contains(words), "{command}: {said}");
     }
     let (_, body) = http_get(world.net.addr(200, 8080), "nowhere.example", "/$(id)").unwrap();
-    assert!(body.contains("explain URL --feed") && !body.contains("id"), "{body}");
+    assert!(body.contains("explain URL --feed") && !body.contains("(id)"), "{body}");
 }
 
 /// For random requests, names and addresses the explanation is what happens.

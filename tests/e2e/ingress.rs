@@ -2,10 +2,12 @@
 //! to it, and endpoints of our own look at what arrives.
 
 mod changes;
+mod http2;
 mod kit;
 mod limits;
 mod proxy_protocol;
 mod proxying;
+mod records;
 mod routing;
 mod smuggling;
 mod tls;

@@ -56,6 +56,24 @@ impl Backend {
     pub(super) fn set(&self, endpoints: Arc<Endpoints>) {
         self.endpoints.store(endpoints);
     }
+
+    /// A backend of these endpoints.
+    #[cfg(test)]
+    pub(crate) fn serving(addresses: &[SocketAddr]) -> Backend {
+        let port = BackendPort::Name("http".into());
+        let key = BackendKey { service: ObjectName::new("default", "web"), port };
+        let backend = Backend::new(key, Arc::default());
+        backend.replace(addresses);
+        backend
+    }
+
+    /// Replaces the endpoints.
+    #[cfg(test)]
+    pub(crate) fn replace(&self, addresses: &[SocketAddr]) {
+        let old = self.endpoints();
+        self.set(Arc::new(old.replaced_by(addresses)));
+        old.retire(addresses);
+    }
 }
 
 /// Requests of one Service by the class of the status that was answered, since its first route.
@@ -188,8 +206,8 @@ impl Endpoints {
     }
 
     /// The endpoints after this list was replaced by `addresses`; those that stay are the same,
-    /// and stay in turn. Marks as gone those that leave, and says whether there were any.
-    fn replaced_by(&self, addresses: &[SocketAddr]) -> (Endpoints, bool) {
+    /// and stay in turn.
+    fn replaced_by(&self, addresses: &[SocketAddr]) -> Endpoints {
         let known: HashMap<_, _> = self.list().iter().map(|e| (e.address, e)).collect();
         let list: Vec<_> = addresses
             .iter()
@@ -199,16 +217,37 @@ impl Endpoints {
             })
             .collect();
         let rotation = self.rotation.succeed(&list);
-        let left = self.retire(addresses);
         let unserved = list.is_empty().then_some(Unserved::NoEndpoints);
-        (Endpoints { rotation, unserved }, left)
+        Endpoints { rotation, unserved }
     }
 
-    /// Marks all but those at `staying`, which is sorted, as gone.
+    /// Marks all but those at `staying`, which is sorted, as gone; says whether there were any.
     fn retire(&self, staying: &[SocketAddr]) -> bool {
         let leave = |e: &&Arc<Endpoint>| staying.binary_search(&e.address).is_err();
         let leaving = self.list().iter().filter(leave);
         leaving.map(|endpoint| endpoint.gone.store(true, Ordering::Relaxed)).count() > 0
+    }
+}
+
+/// Endpoints that are taken away once the snapshot that was made with them is published: until
+/// then requests are routed to them by the snapshot before.
+#[must_use = "endpoints are taken away by `apply`"]
+#[derive(Debug, Default)]
+pub(crate) struct Removal {
+    emptied: Vec<(Arc<Backend>, Arc<Endpoints>)>,
+    unused: Vec<Arc<Endpoints>>,
+    some_left: bool,
+}
+
+impl Removal {
+    /// Takes them away. True when any endpoint has left by this or by the update itself: idle
+    /// connections to it are to be closed.
+    pub(crate) fn apply(self) -> bool {
+        for (backend, endpoints) in self.emptied {
+            backend.set(endpoints);
+        }
+        let left = self.unused.iter().fold(false, |left, unused| left | unused.retire(&[]));
+        self.some_left | left
     }
 }
 
@@ -220,15 +259,15 @@ pub(super) struct ServicePorts {
 
 impl ServicePorts {
     /// Makes all of the Service's backends serve what the model says now. Backends that name one
-    /// port by number and by name share its endpoints and its rotation. True when an endpoint
-    /// left.
+    /// port by number and by name share its endpoints and its rotation. What would leave a
+    /// backend without an endpoint is put into `removal`.
     pub(super) fn refresh(
         &mut self,
         entry: Option<&ServiceEntry>,
         backends: &[Arc<Backend>],
-    ) -> bool {
+        removal: &mut Removal,
+    ) {
         let mut before = std::mem::take(&mut self.ports);
-        let mut left = false;
         for backend in backends {
             let endpoints = match resolve(entry, &backend.key.port) {
                 Err(unserved) => Arc::new(Endpoints::none(unserved)),
@@ -239,17 +278,24 @@ impl ServicePorts {
                         let old = before.remove(&port.port);
                         let old =
                             old.unwrap_or_else(|| Arc::new(Endpoints::none(Unserved::NoPort)));
-                        let (endpoints, some_left) = old.replaced_by(&addresses);
-                        left |= some_left;
-                        let endpoints = Arc::new(endpoints);
+                        let endpoints = Arc::new(old.replaced_by(&addresses));
+                        if addresses.is_empty() {
+                            removal.unused.push(old);
+                        } else {
+                            removal.some_left |= old.retire(&addresses);
+                        }
                         self.ports.insert(port.port, endpoints.clone());
                         endpoints
                     }
                 },
             };
-            backend.set(endpoints);
+            if endpoints.unserved.is_some() && backend.endpoints().unserved.is_none() {
+                removal.emptied.push((backend.clone(), endpoints));
+            } else {
+                backend.set(endpoints);
+            }
         }
-        left | before.values().fold(false, |left, endpoints| left | endpoints.retire(&[]))
+        removal.unused.extend(before.into_values());
     }
 }
 

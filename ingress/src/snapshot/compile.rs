@@ -10,8 +10,11 @@ use std::sync::Arc;
 use model::{BackendPort, Changes, Ingress, IngressBackend, Kind, Model, ObjectName, PathType};
 use rustls::crypto::CryptoProvider;
 
-use super::backend::{Answers, Backend, BackendKey, ServicePorts, Unserved, app_protocols};
+use super::backend::{
+    Answers, Backend, BackendKey, Removal, ServicePorts, Unserved, app_protocols,
+};
 use super::certificate::{BadSecret, Certificate};
+use super::plan::{Plan, PlanDefaults};
 use super::problem::{About, Field, Problem};
 use super::served::{Rank, Served, backend_key, paths, rules};
 use super::{HostRoutes, Route, Snapshot};
@@ -20,12 +23,11 @@ use crate::route::{HostKey, NotAdded, PathTable};
 /// `spec.controller` of the IngressClasses that are ours whatever their name.
 pub(crate) const CONTROLLER: &str = "switchyard.dev/ingress";
 
-/// What an update led to.
+/// What an update led to: a snapshot to be published, and endpoints to be taken away after that.
 #[derive(Debug)]
 pub(crate) struct Compiled {
     pub(crate) snapshot: Snapshot,
-    /// Endpoints left: connections that are kept for them are to be closed.
-    pub(crate) endpoints_left: bool,
+    pub(crate) removal: Removal,
     /// Problems that were not there before, but for those of endpoints, which come and go.
     pub(crate) news: Vec<Problem>,
 }
@@ -35,6 +37,7 @@ pub(crate) struct Compiled {
 pub(crate) struct Compiler {
     class: Arc<str>,
     provider: Arc<CryptoProvider>,
+    defaults: PlanDefaults,
     snapshot: Snapshot,
     served: HashMap<ObjectName, Served>,
     /// Ingresses that have something to say of a host, in the order in which they win.
@@ -70,7 +73,7 @@ struct Touched {
     hosts: BTreeSet<HostKey>,
     tls_hosts: BTreeSet<HostKey>,
     services: BTreeSet<ObjectName>,
-    endpoints_left: bool,
+    removal: Removal,
     news: Vec<Problem>,
 }
 
@@ -86,10 +89,12 @@ impl Compiler {
         class: &str,
         provider: Arc<CryptoProvider>,
         self_signed: Arc<Certificate>,
+        defaults: PlanDefaults,
     ) -> Compiler {
         Compiler {
             class: class.into(),
             provider,
+            defaults,
             snapshot: Snapshot::new(self_signed),
             served: HashMap::new(),
             by_host: HashMap::new(),
@@ -127,8 +132,8 @@ impl Compiler {
             self.rebuild_certificate(&host, &mut touched);
         }
         self.snapshot.generation = generation;
-        let Touched { endpoints_left, news, .. } = touched;
-        Compiled { snapshot: self.snapshot.clone(), endpoints_left, news }
+        let Touched { removal, news, .. } = touched;
+        Compiled { snapshot: self.snapshot.clone(), removal, news }
     }
 
     /// The number of Ingresses that are served.
@@ -287,7 +292,7 @@ impl Compiler {
         service.backends.retain(|(_, users)| *users > 0);
         let backends: Vec<_> = service.backends.iter().map(|(b, _)| b.clone()).collect();
         let entry = model.service(name);
-        touched.endpoints_left |= service.ports.refresh(entry.as_ref(), &backends);
+        service.ports.refresh(entry.as_ref(), &backends, &mut touched.removal);
         let problems = entry.as_ref().map(|entry| app_protocols(entry, &backends));
         let problems = problems.unwrap_or_default();
         touched.note(&service.problems, &problems);
@@ -343,7 +348,8 @@ impl Compiler {
         conflicts: &mut Vec<Problem>,
     ) {
         let ingress = &served.ingress;
-        let redirect = served.redirects(host);
+        let plan = Plan::new(&served.policy, served.redirects(host), &self.defaults);
+        let plan = Arc::new(plan);
         let route = |path: Option<(PathType, Arc<str>)>, backend: &IngressBackend| {
             let key = backend_key(ingress, backend);
             let backend = self.backend(&key).expect("a served Ingress's backends are in use");
@@ -351,8 +357,7 @@ impl Compiler {
                 ingress: ingress.name.clone(),
                 path,
                 backend: backend.clone(),
-                policy: served.policy.clone(),
-                redirect,
+                plan: plan.clone(),
             })
         };
         let mut report = |field: &str, message: String, help: &str| {

@@ -5,7 +5,6 @@
 
 use std::fmt;
 
-use model::ObjectKey;
 use model::finding::Finding;
 use model::problem::{Level, Mark};
 use model::tree::Step;

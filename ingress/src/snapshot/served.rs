@@ -21,7 +21,7 @@ pub(super) type Rank = (i64, ObjectName);
 #[derive(Debug)]
 pub(super) struct Served {
     pub(super) ingress: Arc<Ingress>,
-    pub(super) policy: Arc<Policy>,
+    pub(super) policy: Policy,
     pub(super) problems: Vec<Problem>,
     pub(super) rank: Rank,
     pub(super) hosts: BTreeSet<HostKey>,
@@ -77,7 +77,7 @@ impl Served {
             tls.clear();
         }
         let rank = (ingress.created_unix.unwrap_or(i64::MAX), name.clone());
-        Served { policy: Arc::new(policy), problems, rank, hosts, tls, ingress }
+        Served { policy, problems, rank, hosts, tls, ingress }
     }
 
     pub(super) fn tls_hosts(&self) -> BTreeSet<&HostKey> {

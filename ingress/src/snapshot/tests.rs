@@ -184,7 +184,8 @@ impl World {
         let (model, _) = Model::of([secret("self", &certificate, &key)]);
         let own = model.secret(&ObjectName::new("default", "self")).unwrap();
         let own = Arc::new(Certificate::of(own, &provider()).unwrap());
-        let compiler = Compiler::new("switchyard", provider(), own.clone());
+        let compiler =
+            Compiler::new("switchyard", provider(), own.clone(), PlanDefaults::default());
         let snapshot = Snapshot::new(own);
         let (model, news) = (Model::default(), Vec::new());
         World { model, compiler, snapshot, generation: 0, endpoints_left: false, news }
@@ -216,7 +217,7 @@ impl World {
         self.generation += 1;
         let compiled = self.compiler.update(&self.model, changes, self.generation);
         self.snapshot = compiled.snapshot;
-        self.endpoints_left = compiled.endpoints_left;
+        self.endpoints_left = compiled.removal.apply();
         self.news = compiled.news.iter().map(line).collect();
         self.agrees_with_a_fresh_start();
     }
@@ -224,7 +225,7 @@ impl World {
     /// What was made step by step is what a start from the whole model makes.
     fn agrees_with_a_fresh_start(&self) {
         let own = self.snapshot.self_signed.clone();
-        let mut fresh = Compiler::new("switchyard", provider(), own);
+        let mut fresh = Compiler::new("switchyard", provider(), own, PlanDefaults::default());
         let mut changes = Changes::default();
         let names = |set: &mut std::collections::BTreeSet<_>, all: Vec<ObjectName>| {
             set.extend(all);
@@ -234,7 +235,9 @@ impl World {
             &mut changes.services,
             self.model.services().map(|s| s.service.name.clone()).collect(),
         );
-        let fresh_snapshot = fresh.update(&self.model, &changes, self.generation).snapshot;
+        let compiled = fresh.update(&self.model, &changes, self.generation);
+        let fresh_snapshot = compiled.snapshot;
+        compiled.removal.apply();
         assert_eq!(listing(&self.snapshot), listing(&fresh_snapshot));
         assert_eq!(self.compiler.problems(), fresh.problems());
         assert_eq!(self.compiler.served(), fresh.served());
@@ -279,7 +282,7 @@ fn listing(snapshot: &Snapshot) -> Vec<String> {
             let addresses = endpoints.addresses();
             let unserved = endpoints.unserved();
             let line = (&route.ingress, &route.path, &route.backend.key, addresses, unserved);
-            lines.push(format!("{host} {line:?} {} {:?}", route.redirect, route.policy));
+            lines.push(format!("{host} {line:?} {:?}", route.plan));
         }
     }
     for (host, certificate) in snapshot.certificates() {
@@ -630,7 +633,7 @@ fn routes_that_are_to_be_restricted_or_rewritten_are_refused() {
         let world =
             World::of(vec![with_annotation(one_path("i", "a.com", "web"), name, value).into()]);
         let route = world.snapshot.route("a.com", "/").unwrap();
-        assert_eq!(route.policy.refused.map(|by| by.name), Some(name));
+        assert_eq!(route.plan.refused.map(|by| by.name), Some(name));
         assert!(world.problems()[0].ends_with("which is not supported: its routes answer 503"));
     }
 }
@@ -801,7 +804,11 @@ fn redirects_are_for_hosts_with_tls() {
         ("none.com", false),
     ];
     for (host, expected) in table {
-        assert_eq!(world.snapshot.route(host, "/").unwrap().redirect, expected, "{host}");
+        assert_eq!(
+            world.snapshot.route(host, "/").unwrap().plan.https_redirect.is_some(),
+            expected,
+            "{host}"
+        );
     }
 }
 

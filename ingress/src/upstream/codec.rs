@@ -2,18 +2,18 @@
 //!
 //! Pure. Strict where a lenient reading could make two messages of one: a length that is not a
 //! number, lengths that differ, codings other than chunked, a chunk that does not end where it
-//! said. Any of these is the endpoint's fault and ends its connection.
+//! should. Any of these is the endpoint's fault and ends its connection.
 
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 
-use crate::forward::{ResponseConnection, is_forbidden_trailer, is_hop_by_hop};
+use crate::head::{ResponseConnection, is_forbidden_trailer, is_hop_by_hop};
 
-/// Bytes of a response's head, and of the trailers of a chunked body. Endpoints are ours to
-/// trust further than clients, and large cookies and policies are theirs to set.
+/// Bytes of a response's head, and of the trailers of a chunked body: more than for requests,
+/// because endpoints are trusted further than clients, and may set large cookies and policies.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// Fields of a head or of trailers; the same as for requests.
@@ -50,6 +50,8 @@ pub(crate) enum BadResponse {
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
+    /// The reason phrase, where it is not the usual one of the status.
+    pub(crate) reason: Option<Bytes>,
     pub(crate) body: Decoder,
     /// Whether the connection may be used again once the body has ended.
     pub(crate) keep_alive: bool,
@@ -62,12 +64,6 @@ pub(crate) struct Head {
 pub(crate) struct Asked {
     pub(crate) is_head: bool,
     pub(crate) upgrade: bool,
-}
-
-impl Asked {
-    pub(crate) fn new(method: &Method, upgrade: bool) -> Asked {
-        Asked { is_head: method == Method::HEAD, upgrade }
-    }
 }
 
 /// Reads the head of a final response from the front of `buffer`, past interim ones; `None` when
@@ -125,6 +121,9 @@ fn parse_head(
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(None);
     }
+    let usual = status.canonical_reason().unwrap_or_default();
+    let reason = response.reason.filter(|reason| !reason.is_empty() && *reason != usual);
+    let reason = reason.map(|reason| bytes.slice_ref(reason.as_bytes()));
     let is_http_11 = response.version == Some(1);
     let mut facts = Facts::default();
     for field in response.headers.iter() {
@@ -136,7 +135,9 @@ fn parse_head(
     for name in &facts.connection.named {
         headers.remove(name);
     }
-    facts.into_head(status, is_http_11, headers, asked).map(Some)
+    let mut head = facts.into_head(status, is_http_11, headers, asked)?;
+    head.reason = reason;
+    Ok(Some(head))
 }
 
 /// What the fields of a head say about its message.
@@ -200,7 +201,13 @@ impl Facts {
             let upgrade = self.upgrade.filter(|_| asked.upgrade && self.connection.upgrade);
             let upgrade = Some(upgrade.ok_or(BadResponse::Unasked)?);
             headers.remove(header::CONTENT_LENGTH);
-            return Ok(Head { status, body: Decoder::ENDED, keep_alive: false, upgrade });
+            return Ok(Head {
+                status,
+                reason: None,
+                body: Decoder::ENDED,
+                keep_alive: false,
+                upgrade,
+            });
         }
         if self.chunked && !is_http_11 {
             return Err(BadResponse::Coding);
@@ -218,7 +225,7 @@ impl Facts {
             None => Decoder(Body::UntilClose),
         };
         let keep_alive = persistent && !matches!(body.0, Body::UntilClose);
-        Ok(Head { status, body, keep_alive, upgrade: None })
+        Ok(Head { status, reason: None, body, keep_alive, upgrade: None })
     }
 }
 

@@ -10,12 +10,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::header::HeaderMap;
-use http_body::{Body, Frame};
-use hyper::body::Incoming;
+use http_body::Frame;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
 
-use crate::forward::{Framing, is_forbidden_trailer};
+use super::transport::Transport;
+use crate::body::{BodyBroken, RequestBody};
+use crate::head::{Framing, is_forbidden_trailer};
 
 /// Pieces of a body up to this size are copied behind the head, to be sent with it in one call;
 /// a larger one is sent from where it is. A copy of this size is cheaper than a second slice.
@@ -31,7 +31,7 @@ pub(crate) enum Unsent {
     Endpoint(io::Error),
     TooLarge,
     /// The client's body broke off.
-    Client(Option<hyper::Error>),
+    Client(Option<BodyBroken>),
 }
 
 /// The part of a request that is not sent yet, and the bytes of what is.
@@ -58,7 +58,7 @@ enum Source {
     #[default]
     Ended,
     Client {
-        body: Incoming,
+        body: RequestBody,
         framing: Framing,
         taken: u64,
         limit: u64,
@@ -87,7 +87,7 @@ impl Outgoing {
     }
 
     /// The body that follows the head, and the bytes that it may have.
-    pub(crate) fn set_body(&mut self, body: Incoming, framing: Framing, limit: u64) {
+    pub(crate) fn set_body(&mut self, body: RequestBody, framing: Framing, limit: u64) {
         self.body = match framing {
             Framing::None | Framing::Empty => Source::Ended,
             Framing::Length(_) | Framing::Chunked => {
@@ -129,7 +129,7 @@ impl Outgoing {
     /// Sends what there is; ready once everything has been sent.
     pub(crate) fn poll_send(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut Transport,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Unsent>> {
         loop {
@@ -159,7 +159,7 @@ impl Outgoing {
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
         while self.piece.is_empty() && self.buffer.len() - self.sent < COPIED_BYTES {
             let Source::Client { body, .. } = &mut self.body else { break };
-            let frame = match ready!(Pin::new(body).poll_frame(cx)) {
+            let frame = match ready!(body.poll_frame(cx)) {
                 None => None,
                 Some(Ok(frame)) => Some(frame),
                 Some(Err(error)) => return Poll::Ready(Err(Unsent::Client(Some(error)))),
@@ -241,7 +241,7 @@ impl Outgoing {
         self.sent == self.buffer.len() && self.piece.is_empty()
     }
 
-    fn poll_flush(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(&mut self, stream: &mut Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_flushed() {
             let unsent = &self.buffer[self.sent..];
             let stream = Pin::new(&mut *stream);

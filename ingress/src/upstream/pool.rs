@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::Upstream;
+use super::connection::Upstream;
 use crate::snapshot::Endpoint;
 
 /// Idle connections to one endpoint, a worker: the requests in flight to it at one time, where
@@ -22,11 +22,10 @@ const MAX_IDLE: usize = 8192;
 pub(crate) struct Pool(RefCell<Idle>);
 
 #[derive(Debug, Default)]
-#[expect(clippy::vec_box, reason = "a connection is moved in and out, and its box is not")]
 struct Idle {
     /// By the address of the endpoint's `Arc`, which a connection in the list keeps from being
     /// used again for another.
-    by_endpoint: HashMap<usize, Vec<Box<Upstream>>, RandomState>,
+    by_endpoint: HashMap<usize, Vec<Upstream>, RandomState>,
     total: usize,
 }
 
@@ -36,7 +35,7 @@ fn key(endpoint: &Arc<Endpoint>) -> usize {
 
 impl Pool {
     /// The connection to the endpoint that was used last and is still open.
-    pub(crate) fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Box<Upstream>> {
+    pub(crate) fn take(&self, endpoint: &Arc<Endpoint>) -> Option<Upstream> {
         let mut idle = self.0.borrow_mut();
         let Idle { by_endpoint, total } = &mut *idle;
         let list = by_endpoint.get_mut(&key(endpoint))?;
@@ -51,7 +50,7 @@ impl Pool {
     }
 
     /// Keeps a connection whose exchange has ended, unless it is of no more use.
-    pub(crate) fn put(&self, mut upstream: Box<Upstream>, now: u64) {
+    pub(crate) fn put(&self, mut upstream: Upstream, now: u64) {
         if upstream.endpoint.is_gone() || !upstream.is_reusable() {
             return;
         }

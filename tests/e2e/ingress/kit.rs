@@ -3,6 +3,8 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +43,25 @@ impl World {
         args.extend(flags);
         let ingress = Switchyard::ready(net.addr(1, 7421), &args);
         World { net, folder, ingress, http, https }
+    }
+
+    /// The same, with its log in a file, as `filter` says.
+    pub(crate) fn start_logged(net: Net, manifests: &str, filter: &str) -> (World, PathBuf) {
+        let folder = Folder::new();
+        folder.replace("all.yaml", &net.fill(manifests));
+        let (http, https) = (net.addr(1, 8080), net.addr(1, 8443));
+        let admin = net.addr(1, 7421);
+        let log = folder.file(".ingress.log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.arg("ingress").arg("--feed").arg(folder.path());
+        command.args(["--http", &http.to_string(), "--https", &https.to_string()]);
+        command.args(["--admin", &admin.to_string(), "--workers", "1", "--log", filter]);
+        command.stderr(std::fs::File::create(&log).unwrap());
+        let ingress = Switchyard::spawn(command, admin);
+        crate::support::eventually("ready", || {
+            (ingress.admin_get("/readyz").0 == 200).then_some(())
+        });
+        (World { net, folder, ingress, http, https }, log)
     }
 
     /// Replaces the manifests.

@@ -325,6 +325,106 @@ async fn an_endpoint_may_answer_before_it_has_read_all() {
     }
 }
 
+/// The bytes of an upload that goes on after its answer.
+const UPLOAD: usize = 1 << 20;
+
+/// An endpoint that answers at the head and reads on; it tells how much of the body it got.
+async fn early_endpoint(net: Net) -> (Endpoint, tokio::sync::mpsc::UnboundedReceiver<usize>) {
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let endpoint = Endpoint::raw(net.addr(10, 9000), move |mut stream| {
+        let sender = sender.clone();
+        async move {
+            let mut buffer = Vec::new();
+            let head_end = loop {
+                if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+                    return;
+                }
+                if let Some(at) = find(&buffer, b"\r\n\r\n") {
+                    break at + 4;
+                }
+            };
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+            let _ = stream.write_all(answer).await;
+            let mut read = buffer.len() - head_end;
+            while read < UPLOAD {
+                buffer.clear();
+                match stream.read_buf(&mut buffer).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(more) => read += more,
+                }
+            }
+            let _ = sender.send(read);
+            let _ = stream.read(&mut [0]).await;
+        }
+    });
+    (endpoint.await, receiver)
+}
+
+/// An endpoint that answered before the upload had ended was cut off after 64 KiB of it.
+#[tokio::test]
+async fn an_upload_goes_on_after_its_answer() {
+    let net = Net::new();
+    let (endpoint, mut uploads) = early_endpoint(net).await;
+    let world = World::start_in(net, &manifests(), &[]);
+    let piece = vec![b'x'; UPLOAD / 16];
+
+    let mut stream = TcpStream::connect(world.http).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nHost: a.com\r\nContent-Length: {UPLOAD}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&piece).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hi") {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{answer:?}");
+    }
+    for _ in 1..16 {
+        stream.write_all(&piece).await.unwrap();
+    }
+    assert_eq!(uploads.recv().await, Some(UPLOAD), "over HTTP/1.1");
+    // Both connections are good for the next request.
+    stream.write_all(head.as_bytes()).await.unwrap();
+    answer.clear();
+    while !answer.ends_with(b"hi") {
+        assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{answer:?}");
+    }
+    drop(stream);
+
+    let stream = TcpStream::connect(world.http).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let request = Request::post("http://a.com/").body(()).unwrap();
+    let (response, mut upload) = sender.send_request(request, false).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    while body.data().await.is_some() {}
+    let mut left = UPLOAD;
+    while left > 0 {
+        upload.reserve_capacity(left.min(piece.len()));
+        let room = std::future::poll_fn(|cx| upload.poll_capacity(cx)).await.unwrap().unwrap();
+        let length = room.min(left).min(piece.len());
+        left -= length;
+        upload.send_data(Bytes::from(piece[..length].to_vec()), left == 0).unwrap();
+    }
+    let uploaded = loop {
+        // Of the request before, whose client left, something may have come.
+        match uploads.recv().await.unwrap() {
+            UPLOAD => break UPLOAD,
+            less => assert!(less < UPLOAD),
+        }
+    };
+    assert!(uploaded == UPLOAD && endpoint.connections() >= 2, "over HTTP/2");
+}
+
+/// The reason phrase of an endpoint was replaced by the usual one of its status.
+#[tokio::test]
+async fn an_endpoints_reason_phrase_is_kept() {
+    let (world, _endpoint) =
+        canned_world("HTTP/1.1 200 Very Fine\r\nContent-Length: 2\r\n\r\nhi").await;
+    let request = "GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n";
+    let answer = raw(world.http, request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 Very Fine\r\n"), "{answer}");
+    assert_eq!(get(&world, Speaks::Http2, "a.com", "/").await.body, "hi");
+}
+
 #[tokio::test]
 async fn events_pass_as_they_come() {
     let net = Net::new();

@@ -1,0 +1,124 @@
+//! What the requests of one worker share: its clock, its idle connections, and the counts and
+//! settings of the process.
+//!
+//! Everything here is used without asking another thread. Left out: what runs, which is the
+//! worker's to start and to end.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use rand::RngExt as _;
+use rand::rngs::SmallRng;
+
+use crate::deadline::Deadlines;
+use crate::limits::Limits;
+use crate::metrics::{Metrics, Shard};
+use crate::origin::{REQUEST_ID_BYTES, RequestId};
+use crate::settings::Settings;
+use crate::snapshot::Snapshot;
+use crate::upstream::Pool;
+
+/// What all workers share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
+    pub(crate) tls: Arc<rustls::ServerConfig>,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+/// One worker, as its connections and requests see it.
+#[derive(Debug)]
+pub(crate) struct WorkerContext {
+    pub(crate) deadlines: Rc<Deadlines>,
+    pub(crate) pool: Pool,
+    pub(crate) shared: Arc<Shared>,
+    index: usize,
+    random: RefCell<SmallRng>,
+    draining: Cell<bool>,
+    connections: Cell<usize>,
+}
+
+impl WorkerContext {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        deadlines: Rc<Deadlines>,
+    ) -> Rc<WorkerContext> {
+        Rc::new(WorkerContext {
+            deadlines,
+            pool: Pool::default(),
+            shared,
+            index,
+            random: RefCell::new(rand::make_rng()),
+            draining: Cell::new(false),
+            connections: Cell::new(0),
+        })
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    pub(crate) fn limits(&self) -> &Arc<Limits> {
+        &self.shared.limits
+    }
+
+    /// What is served at this moment; not to be held over an await.
+    pub(crate) fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.shared.snapshot.load()
+    }
+
+    /// Where this worker counts.
+    pub(crate) fn shard(&self) -> &Shard {
+        &self.shared.metrics.shards[self.index]
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// From now on connections end with their requests.
+    pub(crate) fn begin_drain(&self) {
+        self.draining.set(true);
+        self.deadlines.wake_all();
+        self.pool.close_all();
+    }
+
+    /// The connections of clients that are open.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.get()
+    }
+
+    /// Counts a connection of a client until the guard is dropped.
+    pub(crate) fn count_connection(self: &Rc<WorkerContext>) -> OpenConnection {
+        self.shard().connections.add(1);
+        self.connections.set(self.connections.get() + 1);
+        OpenConnection(self.clone())
+    }
+
+    /// A new request's id: random, in hexadecimal.
+    pub(crate) fn request_id(&self) -> RequestId {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut random: u128 = self.random.borrow_mut().random();
+        let mut id = [0; REQUEST_ID_BYTES];
+        for digit in &mut id {
+            *digit = DIGITS[(random & 15) as usize];
+            random >>= 4;
+        }
+        id
+    }
+}
+
+/// A connection of a client that is open, for which a drain waits.
+#[derive(Debug)]
+pub(crate) struct OpenConnection(Rc<WorkerContext>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+    }
+}

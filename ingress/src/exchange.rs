@@ -1,0 +1,193 @@
+//! A request's exchange with an endpoint: connections are opened or taken from the pool, the
+//! request is sent, and the head of its response is waited for.
+//!
+//! What to do when something fails is decided by [`Attempts`]; here are the sockets. Left out:
+//! the response's body, which the client's connection polls.
+
+mod attempts;
+
+use std::future::{Future as _, poll_fn};
+use std::sync::Arc;
+use std::task::Poll;
+
+use http::Method;
+use http::header::HeaderMap;
+
+use self::attempts::{Attempts, ConnectFailure, SendFailure};
+use crate::body::RequestBody;
+use crate::head::{Framing, RequestHead};
+use crate::in_flight::InFlight;
+use crate::refusal::Refusal;
+use crate::snapshot::{Endpoint, Plan, Route};
+use crate::upstream::{Failure, Head, Upstream};
+
+/// One request's exchange.
+#[derive(Debug)]
+pub(crate) struct Exchange<'a> {
+    in_flight: &'a InFlight,
+    max_body: u64,
+    attempts: Attempts<'a>,
+}
+
+impl<'a> Exchange<'a> {
+    /// By the plan of a route; this endpoint is asked first.
+    pub(crate) fn new(
+        in_flight: &'a InFlight,
+        route: &'a Route,
+        picked: Arc<Endpoint>,
+        method: &Method,
+    ) -> Exchange<'a> {
+        let Plan { connect_timeout, max_body, .. } = *route.plan;
+        let idempotent = is_idempotent(method);
+        let attempts = Attempts::new(&route.backend, picked, connect_timeout, idempotent);
+        Exchange { in_flight, max_body, attempts }
+    }
+
+    /// A connection to the endpoint whose turn it is, kept or new.
+    pub(crate) async fn connection(
+        &mut self,
+        method: &Method,
+        framing: Framing,
+    ) -> Result<Upstream, Refusal> {
+        let endpoint = self.attempts.endpoint(|| self.in_flight.context().deadlines.now_ms())?;
+        // What cannot be sent twice is worth a system call to see that it arrives once.
+        let must_arrive = framing != Framing::None || !is_idempotent(method);
+        while let Some(upstream) = self.in_flight.context().pool.take(&endpoint) {
+            if !must_arrive || upstream.is_alive_now() {
+                self.note(&upstream);
+                return Ok(upstream);
+            }
+        }
+        self.new_connection().await
+    }
+
+    /// Gives a request to a connection.
+    pub(crate) fn begin(&self, upstream: &mut Upstream, head: &RequestHead<'_>, body: RequestBody) {
+        let context = self.in_flight.context();
+        let record = self.in_flight.record.borrow();
+        let origin = &self.in_flight.connection.origin;
+        let source = (origin, &context.settings().rules, &record.id);
+        upstream.begin(head, body, self.max_body, source);
+    }
+
+    /// Waits for the head of the response, by whatever connection gets it; its fields are put
+    /// into `headers`, which is empty.
+    pub(crate) async fn response(
+        &mut self,
+        mut upstream: Upstream,
+        headers: &mut HeaderMap,
+    ) -> Result<(Upstream, Head), Refusal> {
+        loop {
+            let failure = match self.head(&mut upstream, headers).await {
+                Ok(head) => return Ok((upstream, head)),
+                Err(failure) => failure,
+            };
+            let clock = || self.in_flight.context().deadlines.now_ms();
+            self.attempts.not_answered(&upstream.endpoint, failure, clock)?;
+            let unanswered = upstream.take_back().ok_or(Refusal::Unanswered)?;
+            self.in_flight.context().shard().upstream_resends.add(1);
+            drop(upstream);
+            headers.clear();
+            upstream = self.new_connection().await?;
+            upstream.begin_again(unanswered);
+        }
+    }
+
+    /// Sends the request and waits for the head of its response, over one connection.
+    async fn head(
+        &self,
+        upstream: &mut Upstream,
+        headers: &mut HeaderMap,
+    ) -> Result<Head, SendFailure> {
+        self.in_flight.made_progress(upstream);
+        let outcome = poll_fn(|cx| {
+            let before = upstream.progress();
+            if let Poll::Ready(head) = upstream.poll_head(cx, headers) {
+                return Poll::Ready(Some(head));
+            }
+            if upstream.progress() != before {
+                self.in_flight.made_progress(upstream);
+            }
+            if self.in_flight.poll_timed_out(cx) { Poll::Ready(None) } else { Poll::Pending }
+        });
+        match outcome.await {
+            Some(Ok(head)) => Ok(head),
+            Some(Err(failure)) => {
+                let endpoint = upstream.endpoint.address;
+                tracing::debug!(%endpoint, error = %failure, "no response");
+                Err(send_failure(&failure, upstream))
+            }
+            None if upstream.waits_for_client() => Err(SendFailure::ClientTimeout),
+            None => Err(SendFailure::EndpointTimeout),
+        }
+    }
+
+    /// A new connection, to the first endpoint in turn that takes one.
+    async fn new_connection(&mut self) -> Result<Upstream, Refusal> {
+        // The state of connecting is large and seldom needed.
+        Box::pin(self.connect()).await
+    }
+
+    async fn connect(&mut self) -> Result<Upstream, Refusal> {
+        let in_flight = self.in_flight;
+        let context = in_flight.context();
+        let shard = context.shard();
+        loop {
+            let endpoint = self.attempts.endpoint(|| context.deadlines.now_ms())?;
+            let patience = self.attempts.patience();
+            in_flight.arm(patience);
+            let mut connecting = std::pin::pin!(Upstream::connect(endpoint.clone()));
+            let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
+                Poll::Ready(connected) => Poll::Ready(Some(connected)),
+                Poll::Pending if in_flight.poll_timed_out(cx) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            })
+            .await;
+            shard.upstream_connects.add(1);
+            endpoint.connected(matches!(connected, Some(Ok(_))), context.deadlines.now_ms());
+            let failure = match connected {
+                Some(Ok(upstream)) => {
+                    self.note(&upstream);
+                    return Ok(upstream);
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(endpoint = %endpoint.address, %error, "cannot connect");
+                    ConnectFailure::Refused
+                }
+                None => {
+                    tracing::debug!(endpoint = %endpoint.address, "no connection in time");
+                    ConnectFailure::TimedOut(patience)
+                }
+            };
+            shard.upstream_connect_failures.add(1);
+            let mut record = in_flight.record.borrow_mut();
+            record.tries += 1;
+            record.endpoint = Some(endpoint.clone());
+            drop(record);
+            self.attempts.not_connected(endpoint, failure)?;
+        }
+    }
+
+    /// Notes the connection that the request is sent over.
+    fn note(&self, upstream: &Upstream) {
+        let mut record = self.in_flight.record.borrow_mut();
+        record.tries += 1;
+        record.endpoint = Some(upstream.endpoint.clone());
+    }
+}
+
+fn send_failure(failure: &Failure, upstream: &Upstream) -> SendFailure {
+    match failure {
+        Failure::Unanswered(_) => {
+            SendFailure::Unanswered { reused: upstream.reused, begun: upstream.is_begun() }
+        }
+        Failure::TooLarge => SendFailure::BodyTooLarge,
+        Failure::Downstream(_) => SendFailure::BrokenByClient,
+        Failure::Broken(_) | Failure::Bad(_) => SendFailure::BadResponse,
+    }
+}
+
+/// RFC 9110 section 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
+}

@@ -1,0 +1,106 @@
+//! A request in flight: from its head until its response's body has ended or was given up.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::task::Context;
+
+use http::request::Parts;
+
+use crate::connection::Connection;
+use crate::context::WorkerContext;
+use crate::deadline::{Deadline, Ticks};
+use crate::record::{EndedBy, Line, Record};
+use crate::snapshot::Plan;
+use crate::upstream::Upstream;
+
+/// A request in flight, with its time-outs and its record.
+#[derive(Debug)]
+pub(crate) struct InFlight {
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) record: RefCell<Record>,
+    /// Its own deadline over HTTP/2; over HTTP/1.1 it is the connection's.
+    stream_deadline: Option<Rc<Deadline>>,
+    read_timeout: Cell<Ticks>,
+    send_timeout: Cell<Ticks>,
+}
+
+impl InFlight {
+    pub(crate) fn begin(connection: Rc<Connection>) -> InFlight {
+        connection.begin_request();
+        let stream_deadline = connection.is_http2.then(|| connection.begin_stream());
+        let defaults = &connection.context.settings().plan;
+        let read_timeout = Cell::new(defaults.read_timeout);
+        let send_timeout = Cell::new(defaults.send_timeout);
+        let record = RefCell::new(Record::new(connection.context.request_id()));
+        InFlight { connection, record, stream_deadline, read_timeout, send_timeout }
+    }
+
+    pub(crate) fn context(&self) -> &Rc<WorkerContext> {
+        &self.connection.context
+    }
+
+    /// Notes what the record needs of a request.
+    pub(crate) fn note(&self, parts: &Parts) {
+        let is_logged = Record::is_logged();
+        if !is_logged && !self.connection.origin.trusted {
+            return;
+        }
+        let mut record = self.record.borrow_mut();
+        record.given_id = self.connection.origin.given_id(&parts.headers).cloned();
+        if is_logged {
+            let named = parts.uri.authority().map(|authority| authority.as_str());
+            let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+            record.line = Some(Box::new(Line {
+                method: parts.method.as_str().to_owned(),
+                host: named.or(host).unwrap_or_default().to_owned(),
+                path: parts.uri.path().to_owned(),
+                answered: None,
+            }));
+        }
+    }
+
+    /// Takes the time-outs of the route that the request has come to.
+    pub(crate) fn apply(&self, plan: &Plan) {
+        self.read_timeout.set(plan.read_timeout);
+        self.send_timeout.set(plan.send_timeout);
+    }
+
+    /// The exchange went on: it has its full time again.
+    pub(crate) fn made_progress(&self, upstream: &Upstream) {
+        let sent = upstream.is_sent();
+        let timeout = if sent { self.read_timeout.get() } else { self.send_timeout.get() };
+        self.arm(timeout);
+    }
+
+    /// The exchange has so long for its next step.
+    pub(crate) fn arm(&self, timeout: Ticks) {
+        self.connection.set_timeout(timeout);
+        self.deadline().arm(timeout);
+    }
+
+    /// Whether the exchange has made no progress in its time.
+    pub(crate) fn poll_timed_out(&self, cx: &Context<'_>) -> bool {
+        self.deadline().poll_fired(cx)
+    }
+
+    /// Gives an endpoint's connection back to the worker's pool.
+    pub(crate) fn keep(&self, upstream: Upstream) {
+        let context = self.context();
+        context.pool.put(upstream, context.deadlines.now());
+    }
+
+    pub(crate) fn ended_by(&self, ended_by: EndedBy) {
+        self.record.borrow_mut().ended_by = ended_by;
+    }
+
+    fn deadline(&self) -> &Deadline {
+        self.stream_deadline.as_deref().unwrap_or(self.connection.deadline())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.record.get_mut().close(self.connection.context.shard());
+        self.connection.end_request();
+    }
+}

@@ -1,0 +1,64 @@
+//! How the requests of a route are served: everything that the annotations of its Ingress and the
+//! process's flags ask for, compiled once.
+//!
+//! A request looks nothing up but its plan. Where an annotation is not set, the process's own
+//! setting is in its place.
+
+use super::policy::{Policy, RefusedBy};
+use crate::deadline::Ticks;
+
+/// How a route's requests are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Plain HTTP is redirected to HTTPS, at this port of ours for clients that named a port.
+    pub(crate) https_redirect: Option<u16>,
+    /// The annotation because of which requests are answered with 503.
+    pub(crate) refused: Option<RefusedBy>,
+    /// Bytes that a request's body may have.
+    pub(crate) max_body: u64,
+    pub(crate) connect_timeout: Ticks,
+    pub(crate) read_timeout: Ticks,
+    pub(crate) send_timeout: Ticks,
+}
+
+/// The process's own settings, for routes whose Ingress does not set them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PlanDefaults {
+    pub(crate) https_port: u16,
+    /// Bytes that a request's body may have.
+    pub(crate) max_body: u64,
+    pub(crate) connect_timeout: Ticks,
+    pub(crate) read_timeout: Ticks,
+    pub(crate) send_timeout: Ticks,
+}
+
+/// Where nothing is served, so that only the kind of a decision matters: of HTTPS at its own port,
+/// without limits.
+impl Default for PlanDefaults {
+    fn default() -> PlanDefaults {
+        let timeout = Ticks::ZERO;
+        PlanDefaults {
+            https_port: 443,
+            max_body: u64::MAX,
+            connect_timeout: timeout,
+            read_timeout: timeout,
+            send_timeout: timeout,
+        }
+    }
+}
+
+impl Plan {
+    /// The plan for routes of one Ingress and host; `redirects` if plain HTTP is redirected.
+    pub(super) fn new(policy: &Policy, redirects: bool, defaults: &PlanDefaults) -> Plan {
+        let timeout = |of_policy: Option<_>, default| of_policy.map_or(default, Ticks::from);
+        let max_body = policy.max_body.map(|bytes| bytes.unwrap_or(u64::MAX));
+        Plan {
+            https_redirect: redirects.then_some(defaults.https_port),
+            refused: policy.refused,
+            max_body: max_body.unwrap_or(defaults.max_body),
+            connect_timeout: timeout(policy.connect_timeout, defaults.connect_timeout),
+            read_timeout: timeout(policy.read_timeout, defaults.read_timeout),
+            send_timeout: timeout(policy.send_timeout, defaults.send_timeout),
+        }
+    }
+}

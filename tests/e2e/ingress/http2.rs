@@ -1,0 +1,241 @@
+//! HTTP/2 frame by frame: what a client may do to its connection, and what it costs others.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::kit::{
+    Client, Endpoint, Speaks, World, annotated, eventually, ingress, read_request, service,
+};
+use crate::support::{Net, PATIENCE};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+
+/// The fields of `POST http://a.com/` and `GET http://a.com/`.
+const POST: &[u8] = b"\x83\x86\x84\x41\x05a.com";
+const GET: &[u8] = b"\x82\x86\x84\x41\x05a.com";
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    bytes.extend([kind, flags]);
+    bytes.extend(stream.to_be_bytes());
+    bytes.extend(payload);
+    bytes
+}
+
+fn manifests() -> String {
+    service("web", &["127.N.N.10"]) + &ingress("i", &[("a.com", "Prefix", "/", "web")])
+}
+
+/// Each flood kept a core busy for seconds, and one of PRIORITY beside an open upload never ended.
+#[tokio::test]
+async fn a_flood_of_control_frames_is_ended_at_once() {
+    let net = Net::new();
+    let _endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
+    let world = World::start_in(net, &manifests(), &[]);
+    let floods = [
+        ("SETTINGS", frame(SETTINGS, 0, 0, &[]), false),
+        ("PING", frame(PING, 0, 0, &[0; 8]), false),
+        ("PRIORITY", frame(PRIORITY, 0, 3, &[0, 0, 0, 0, 9]), false),
+        ("PRIORITY with an open upload", frame(PRIORITY, 0, 3, &[0, 0, 0, 0, 9]), true),
+    ];
+    for (at, (what, flood, uploads)) in floods.into_iter().enumerate() {
+        let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
+        if uploads {
+            bytes.extend(frame(HEADERS, 4, 1, POST));
+        }
+        bytes.extend(flood.repeat(20_000));
+        let (mut reader, mut writer) = TcpStream::connect(world.http).await.unwrap().into_split();
+        let written = tokio::spawn(async move {
+            let _ = writer.write_all(&bytes).await;
+            writer
+        });
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, reader.read_to_end(&mut answer));
+        let _ = read.await.unwrap_or_else(|_| panic!("{what}: the connection stays open"));
+        drop(written.await);
+        // GOAWAY with ENHANCE_YOUR_CALM, and after it nothing.
+        let last = &answer[answer.len().saturating_sub(17)..];
+        let told = last[..9] == [0, 0, 8, 7, 0, 0, 0, 0, 0] && last[13..] == [0, 0, 0, 11];
+        assert!(told, "{what}: {last:?}");
+        let floods = world.metric("switchyard_ingress_flooded_connections_total");
+        assert_eq!(floods, (at + 1) as f64, "{what}");
+    }
+    let mut other = Client::connect(&world, Speaks::Http2, "a.com").await;
+    assert_eq!(other.get("a.com", "/").await.status, 200, "others are served");
+}
+
+/// A stream whose window its client did not open ended the connection with all its streams.
+#[tokio::test]
+async fn a_stalled_stream_is_reset_and_its_neighbour_goes_on() {
+    let net = Net::new();
+    let _endpoint = Endpoint::raw(net.addr(10, 9000), |mut stream| async move {
+        let request = read_request(&mut stream, &mut Vec::new()).await.unwrap_or_default();
+        if request.starts_with(b"GET /large ") {
+            let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n";
+            let _ = stream.write_all(&[&head[..], &[b'x'; 1_000_000]].concat()).await;
+            let _ = stream.read(&mut [0]).await;
+            return;
+        }
+        let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n";
+        let mut sent = stream.write_all(head).await;
+        while sent.is_ok() {
+            sent = stream.write_all(b"data: tick\n\n").await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let world = World::start_in(net, &manifests(), &["--read-timeout", "1s"]);
+    let stream = TcpStream::connect(world.http).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    let (sender, connection) =
+        builder.initial_window_size(1000).handshake::<_, Bytes>(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut sender = sender.ready().await.unwrap();
+    let get = |path: &str| Request::get(format!("http://a.com{path}")).body(()).unwrap();
+    let (large, _) = sender.send_request(get("/large"), true).unwrap();
+    let (events, _) = sender.send_request(get("/events"), true).unwrap();
+    let mut events = events.await.unwrap().into_body();
+    let mut large = large.await.unwrap().into_body();
+    // Its window is spent, and never opened again.
+    let mut received = 0;
+    while received < 1000 {
+        received += large.data().await.unwrap().unwrap().len();
+    }
+    let reset = async {
+        loop {
+            match large.data().await {
+                Some(Err(error)) => return error,
+                Some(Ok(_)) => {}
+                None => panic!("it never ends by itself"),
+            }
+        }
+    };
+    let mut next_event = async || {
+        let data = events.data().await.expect("the stream goes on").expect("it is not reset");
+        events.flow_control().release_capacity(data.len()).unwrap();
+    };
+    let reset = tokio::time::timeout(PATIENCE, async {
+        tokio::pin!(reset);
+        loop {
+            tokio::select! {
+                error = &mut reset => return error,
+                () = next_event() => {}
+            }
+        }
+    });
+    let error = reset.await.expect("the stalled stream is reset");
+    assert!(error.is_reset() && error.is_remote(), "{error:?}");
+    // Longer than the time after which the whole connection was killed.
+    for _ in 0..30 {
+        next_event().await;
+    }
+}
+
+/// 700 fields reached the endpoint, where over HTTP/1.1 they are refused.
+#[tokio::test]
+async fn the_number_of_fields_has_the_limit_of_http1() {
+    let net = Net::new();
+    let endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
+    let world = World::start_in(net, &manifests(), &[]);
+    let mut client = Client::connect(&world, Speaks::Http2, "a.com").await;
+    for (fields, status) in [(90, 200), (101, 431), (700, 431)] {
+        let mut request = Request::get("http://a.com/");
+        for at in 0..fields {
+            request = request.header(format!("x-{at}"), "y");
+        }
+        let answer = client.send(request.body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), status, "{fields}");
+    }
+    let counted = r#"switchyard_ingress_own_answers_total{reason="head_too_large"}"#;
+    assert_eq!(world.metric(counted), 2.0);
+    assert_eq!(endpoint.seen().len(), 1);
+}
+
+/// The parts of a Cookie field arrived as fields of their own.
+#[tokio::test]
+async fn cookie_parts_are_one_field_to_the_endpoint() {
+    let net = Net::new();
+    let endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
+    let world = World::start_in(net, &manifests(), &[]);
+    for speaks in [Speaks::Http2, Speaks::Http2OverTls] {
+        let mut client = Client::connect(&world, speaks, "a.com").await;
+        let request = Request::get("http://a.com/").header("cookie", "a=1").header("cookie", "b=2");
+        let answer = client.send(request.body(Full::default()).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+    for seen in endpoint.seen() {
+        let cookies: Vec<_> = seen.lines().filter(|line| line.starts_with("cookie:")).collect();
+        assert_eq!(cookies, ["cookie: a=1; b=2"], "{seen}");
+    }
+}
+
+/// Connections, streams on each, and the memory that all of them may take together.
+const CONNECTIONS: u32 = 40;
+const STREAMS: u32 = 100;
+const MAY_GROW: usize = 26 << 20;
+
+/// Lets this process have a connection for each stream.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+}
+
+/// Streams of clients that take nothing held some 12 KB each.
+#[tokio::test]
+async fn streams_without_a_window_hold_little_memory() {
+    raise_descriptor_limit();
+    let net = Net::new();
+    let answer =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n{}", "x".repeat(1 << 20));
+    let endpoint = Endpoint::answering(net.addr(10, 9000), move |_| answer.clone()).await;
+    let manifests = service("web", &["127.N.N.10"])
+        + &annotated("i", "a.com", "web", &[("switchyard.dev/proxy-read-timeout", "300")]);
+    let world = World::start_in(net, &manifests, &[]);
+    let resident = || {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", world.ingress.pid()));
+        statm.unwrap().split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let mut warm = Client::connect(&world, Speaks::Http2, "a.com").await;
+    assert_eq!(warm.get("a.com", "/").await.status, 200);
+    let before = resident();
+    let mut clients = Vec::new();
+    for connection in 1..=CONNECTIONS {
+        // INITIAL_WINDOW_SIZE 0.
+        let mut bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0])].concat();
+        for stream in 0..STREAMS {
+            bytes.extend(frame(HEADERS, 5, 2 * stream + 1, GET));
+        }
+        let mut client = TcpStream::connect(world.http).await.unwrap();
+        client.write_all(&bytes).await.unwrap();
+        clients.push(client);
+        eventually("the requests", || {
+            let seen = endpoint.connections() >= (connection * STREAMS) as usize;
+            async move { seen.then_some(()) }
+        })
+        .await;
+    }
+    // Until nothing more is read from the endpoints.
+    let mut last = 0;
+    eventually("the memory stays", || {
+        let now = resident();
+        let stays = now <= std::mem::replace(&mut last, now);
+        async move {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            stays.then_some(())
+        }
+    })
+    .await;
+    let grown = resident().saturating_sub(before);
+    let streams = (CONNECTIONS * STREAMS) as usize;
+    assert!(grown < MAY_GROW, "{grown} bytes: {} for each stream", grown / streams);
+}
