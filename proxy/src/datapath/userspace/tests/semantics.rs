@@ -253,7 +253,7 @@ fn serve_local(fixture: &mut Fixture, here: &[u8], elsewhere: &[u8], sticky: boo
     let changed = Arc::get_mut(&mut service).unwrap();
     changed.service_type = ServiceType::LoadBalancer;
     changed.load_balancer_ips = vec![ip];
-    changed.external_traffic_policy = feed::TrafficPolicy::Local;
+    changed.external_traffic_policy = model::TrafficPolicy::Local;
     changed.client_ip_affinity = sticky.then_some(HOUR);
     let ports = [("t", Protocol::Tcp, 8080), ("u", Protocol::Udp, 8080)];
     let at = |node: &str, last: &u8| format!("{} @{node}", fixture.ip(*last));
