@@ -647,6 +647,12 @@ fn idle_connections_do_not_use_up_the_open_files() {
         })
         .collect();
     assert!(idle.len() > 256);
+    // Until all have been accepted, some of which are closed at once.
+    crate::support::eventually("all connections accepted", || {
+        let open = metric_of(&process, "switchyard_dns_tcp_connections ");
+        let refused = metric_of(&process, "switchyard_dns_tcp_refused_total ");
+        (open + refused >= idle.len() as f64).then_some(())
+    });
     assert_eq!(process.admin_get("/livez").0, 200);
     let client = client_of(addr);
     for number in 0..20 {
