@@ -131,6 +131,8 @@ targets! {
     yaml: model::fuzz::yaml,
     json: model::fuzz::json,
     manifest: model::fuzz::manifest,
+    query: dns::fuzz::query,
+    reply: dns::fuzz::reply,
 }
 
 /// Each has a target for the fuzzer that calls the same function.

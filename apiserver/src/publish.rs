@@ -79,18 +79,21 @@ impl Publisher {
             rejections,
         };
         let changes = self.assembler.assemble(batch, &now());
-        let changed = match self.loaded.take() {
-            Some(loaded) => {
-                let count = changes.len();
-                self.live.load(changes);
-                tracing::info!(objects = count, build = ?received.elapsed(), "first state");
-                // The server may have ended before.
-                let _ = loaded.send(());
-                count
-            }
-            None => self.live.commit(changes),
+        let loaded = self.loaded.take();
+        let changed = if loaded.is_some() {
+            let count = changes.len();
+            self.live.load(changes);
+            tracing::info!(objects = count, build = ?received.elapsed(), "first state");
+            count
+        } else {
+            self.live.commit(changes)
         };
         self.kept.published();
+        if let Some(loaded) = loaded {
+            // After `published`: a feed that is ready may be stopped, and saves what is published.
+            // The server may have ended before.
+            let _ = loaded.send(());
+        }
         tracing::debug!(changed, build = ?received.elapsed(), "published");
         self.metrics.changes.inc_by(changed as u64);
         self.metrics.programming.observe(received.elapsed().as_secs_f64());

@@ -59,6 +59,8 @@ struct Inner {
     pools: Pools,
     /// The version of the upstreams that the failures belong to.
     version: Cell<u64>,
+    /// A task runs that closes idle connections.
+    closes_idle: Cell<bool>,
     /// Tasks that have not ended.
     active: Cell<usize>,
     ended: Notify,
@@ -114,6 +116,7 @@ impl Forwarder {
             tasks,
             outside: RefCell::new(Outside::new()),
             pools: Pools::new(max_sockets),
+            closes_idle: Cell::new(false),
             active: Cell::new(0),
             ended: Notify::new(),
         }))
@@ -184,7 +187,6 @@ impl Forwarder {
     async fn answer(&self, question: Question) {
         let Inner { counters, outside, .. } = &*self.0;
         let begun = Instant::now();
-        let had_idle = self.0.pools.has_idle();
         let asked = self.ask(&question).await;
         let message = match &asked {
             Asked::Answered(message) => Some(message),
@@ -208,7 +210,7 @@ impl Forwarder {
             counters.replied(transport, Some(qtype), rcode);
             deliver(reply);
         }
-        if !had_idle && self.0.pools.has_idle() {
+        if self.0.pools.has_idle() && !self.0.closes_idle.replace(true) {
             self.close_idle_later();
         }
     }
@@ -258,6 +260,7 @@ impl Forwarder {
                     break;
                 }
             }
+            forwarder.0.closes_idle.set(false);
             drop(active);
         });
     }

@@ -1,4 +1,8 @@
-//! The parsers that read what strangers send, for fuzzing: each takes any bytes.
+//! What is fuzzed in this package: the parsers that read what strangers send. Each function takes
+//! any bytes, and checks what must hold for every outcome.
+//!
+//! Called by the targets under `fuzz/` and, for a bounded number of inputs, by `tests/fuzz.rs`.
+//! Not part of this package's interface.
 
 use crate::forward::question::Question;
 use crate::forward::relay::Answer;
@@ -42,3 +46,38 @@ pub fn relay_answer(query: &[u8], message: &[u8], over_tcp: bool) -> Option<Vec<
 fn transport(over_tcp: bool) -> Transport {
     if over_tcp { Transport::Tcp } else { Transport::Udp }
 }
+
+/// A client's packet: a reply has its ID and can be read by another codec.
+pub fn query(data: &[u8]) {
+    for over_tcp in [false, true] {
+        let Some(reply) = answer_query(data, over_tcp) else { continue };
+        assert_eq!(reply[..2], data[..2], "another ID: {reply:?}");
+        assert!(reply[2] & 0x80 != 0, "no reply: {reply:?}");
+        let read = hickory_proto::op::Message::from_vec(&reply);
+        assert!(read.is_ok(), "{read:?}: {reply:?}");
+    }
+}
+
+/// An upstream's message about `www.example.com A`: what clients get of it has their ID, fits and
+/// can be read.
+pub fn reply(data: &[u8]) {
+    for query in [PLAIN_QUERY, EDNS_QUERY] {
+        for over_tcp in [false, true] {
+            let Some(reply) = relay_answer(query, data, over_tcp) else { continue };
+            assert_eq!(reply[..2], query[..2], "another ID: {reply:?}");
+            let limit = match (over_tcp, query.len() == PLAIN_QUERY.len()) {
+                (true, _) => TCP_LIMIT,
+                (false, true) => 512,
+                (false, false) => 1232,
+            };
+            assert!(reply.len() <= limit, "{} octets of {limit}", reply.len());
+            assert!(relay_answer(query, &reply, true).is_some(), "unreadable: {reply:?}");
+        }
+    }
+}
+
+const PLAIN_QUERY: &[u8] =
+    b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03www\x07example\x03com\0\0\x01\0\x01";
+const EDNS_QUERY: &[u8] =
+    b"\x12\x34\x01\0\0\x01\0\0\0\0\0\x01\x03www\x07example\x03com\0\0\x01\0\x01\
+    \0\0\x29\x04\xd0\0\0\x80\0\0\0";

@@ -128,10 +128,12 @@ fn start(
     let budget = demand.budget();
     if budget.tcp_connections < config.max_tcp_connections {
         tracing::warn!(
-            max_tcp_connections = budget.tcp_connections,
-            open_files = demand.open_files,
-            "fewer TCP connections than --max-tcp-connections: the limit of open files (ulimit -n, \
-             LimitNOFILE=) leaves no room for more"
+            limit = demand.open_files,
+            allowed = budget.tcp_connections,
+            wanted = config.max_tcp_connections,
+            "the limit of open files allows fewer connections than --max-tcp-connections: raise \
+             it with `ulimit -n`, LimitNOFILE= of systemd or --ulimit of docker, or lower \
+             --max-tcp-connections"
         );
     }
     let shared = Arc::new(shared(config, daemon, metrics, &listeners)?);

@@ -92,8 +92,12 @@ impl Batch {
         // SAFETY: as above.
         let no_message: mmsghdr = unsafe { std::mem::zeroed() };
         let no_buffer = iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // The allocator takes zeroed memory from the system, which nothing has touched yet.
+        let buffers = Box::<[[u8; BUFFER_LEN]]>::new_zeroed_slice(BATCH);
+        // SAFETY: all-zero bytes are a valid value of an array of octets.
+        let buffers = unsafe { buffers.assume_init() };
         Batch {
-            buffers: vec![[0; BUFFER_LEN]; BATCH].into(),
+            buffers,
             origins: vec![empty; BATCH].into(),
             iovecs: vec![no_buffer; BATCH].into(),
             received: vec![no_message; BATCH].into(),

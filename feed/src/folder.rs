@@ -51,14 +51,19 @@ const MAX_POSTPONED: u32 = 5;
 ///
 /// When the folder cannot be read at the start.
 pub(crate) fn follow(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<Updates> {
-    start(root, kinds, daemon).map(|(updates, _)| updates)
+    start(root, kinds, RESCAN, daemon).map(|(updates, _)| updates)
 }
 
-fn start(root: &Path, kinds: Kinds, daemon: &Daemon) -> std::io::Result<(Updates, Status)> {
+fn start(
+    root: &Path,
+    kinds: Kinds,
+    rescan: Duration,
+    daemon: &Daemon,
+) -> std::io::Result<(Updates, Status)> {
     let (publisher, updates) = mailbox();
     let output = Output::Mailbox(publisher);
     let catalogue = Catalogue::new(kinds);
-    let status = spawn(vec![root.to_owned()], vec![], catalogue, kinds, output, daemon)?;
+    let status = spawn(vec![root.to_owned()], vec![], catalogue, kinds, output, rescan, daemon)?;
     Ok((updates, status))
 }
 
@@ -94,7 +99,7 @@ pub fn follow_whole(
     take: impl FnMut(Batch) + Send + 'static,
 ) -> std::io::Result<()> {
     let output = Output::Batches(Box::new(take));
-    spawn(roots, restored, Catalogue::of_wholes(), Kinds::all(), output, daemon).map(|_| ())
+    spawn(roots, restored, Catalogue::of_wholes(), Kinds::all(), output, RESCAN, daemon).map(|_| ())
 }
 
 fn spawn(
@@ -103,6 +108,7 @@ fn spawn(
     catalogue: Catalogue,
     kinds: Kinds,
     output: Output,
+    rescan: Duration,
     daemon: &Daemon,
 ) -> std::io::Result<Status> {
     if let Err(error) = scan::look_at_all(&roots) {
@@ -120,6 +126,7 @@ fn spawn(
     let watches = roots.iter().map(|root| Watch::new(root, sender.clone())).collect();
     let store = Store::new(kinds);
     let mut folder = Folder::new(roots, watches, catalogue, store, output, status.clone());
+    folder.rescan = rescan;
     std::thread::Builder::new().name("feed-folder".into()).spawn(move || {
         folder.restore(restored);
         folder.run(&wakes);
@@ -164,6 +171,8 @@ struct Folder {
     folders: BTreeMap<PathBuf, Stat>,
     /// Files to look at again, besides those that hints name.
     pending: BTreeSet<PathBuf>,
+    /// From look to look at everything.
+    rescan: Duration,
     /// When to look at the hints' and the pending files, and when at everything.
     soon: Option<Instant>,
     next: Instant,
@@ -200,6 +209,7 @@ impl Folder {
             status,
             folders: BTreeMap::new(),
             pending: BTreeSet::new(),
+            rescan: RESCAN,
             soon: None,
             next: Instant::now(),
             rested: Instant::now(),
@@ -240,7 +250,7 @@ impl Folder {
                     self.status.scanned(Err(fault));
                     self.hints.clear();
                     self.soon = None;
-                    self.next = Instant::now() + RESCAN;
+                    self.next = Instant::now() + self.rescan;
                     if self.restored && !self.published {
                         self.publish(Instant::now());
                     }
@@ -301,7 +311,7 @@ impl Folder {
             return Err(why.to_owned());
         }
         self.folders.clone_from(&look.folders);
-        self.next = Instant::now() + RESCAN;
+        self.next = Instant::now() + self.rescan;
         Ok(Some(look))
     }
 

@@ -413,8 +413,12 @@ fn explanations_equal_what_the_data_path_does() {
     let world = World::start();
     let mut rng = StdRng::seed_from_u64(11);
     let targets: Vec<_> = (0..REQUESTS).map(|_| random_target(&mut rng, world.net)).collect();
-    let explained = explain(&world.folder, world.net, &targets);
-    assert_eq!(explained.len(), REQUESTS);
+    let mut explained = explain(&world.folder, world.net, &targets).into_iter();
+    // A name that is the host of an Ingress is explained as both; the name comes first.
+    let explained: Vec<Value> = targets
+        .iter()
+        .map(|target| explained.find(|one| one["target"] == **target).unwrap())
+        .collect();
     let mut answers = BTreeMap::<String, usize>::new();
     for (target, explained) in targets.iter().zip(&explained) {
         let (answer, by) = world.ask(target);

@@ -1,5 +1,5 @@
 //! The folder source against real folders, for each way in which a file is changed. How long a
-//! change took is printed, and asserted generously: the machine may be busy.
+//! change took is printed and not asserted: the machine may be busy.
 
 use std::fs;
 use std::io::Write;
@@ -12,10 +12,10 @@ use super::*;
 use crate::update::Update;
 use model::{Model, ObjectName};
 
-/// What a change may take however it is made; doubled, for a busy machine.
-const ANY_WAY: Duration = Duration::from_secs(4);
-/// 50 ms are the goal for what inotify tells of.
-const TOLD: Duration = Duration::from_secs(1);
+/// How long any condition may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// With this long from scan to scan, only inotify can tell of a change.
+const NEVER: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn service(name: &str, ip: &str) -> String {
     format!(
@@ -46,14 +46,28 @@ impl Followed {
         .await
     }
 
+    /// Follows a folder by what inotify tells alone.
+    async fn start_without_scans(files: &[(&str, &str)]) -> Followed {
+        Followed::start_scanned(NEVER, |root| {
+            for (name, content) in files {
+                fs::write(root.join(name), content).unwrap();
+            }
+        })
+        .await
+    }
+
     /// Follows a folder in a folder of its own.
     async fn start_after(prepare: impl FnOnce(&Path)) -> Followed {
+        Followed::start_scanned(RESCAN, prepare).await
+    }
+
+    async fn start_scanned(rescan: Duration, prepare: impl FnOnce(&Path)) -> Followed {
         let above = tempfile::tempdir().unwrap();
         let root = above.path().join("folder");
         fs::create_dir(&root).unwrap();
         prepare(&root);
         let daemon = Daemon::detached("feed", 1);
-        let (updates, status) = super::start(&root, Kinds::all(), &daemon).unwrap();
+        let (updates, status) = super::start(&root, Kinds::all(), rescan, &daemon).unwrap();
         let model = Model::default();
         let history = Vec::new();
         let mut followed = Followed { above, updates, model, history, daemon, status };
@@ -77,7 +91,7 @@ impl Followed {
     }
 
     async fn update(&mut self) -> Update {
-        let update = tokio::time::timeout(Duration::from_secs(20), self.updates.next());
+        let update = tokio::time::timeout(PATIENCE, self.updates.next());
         let update = update.await.expect("an update in time").expect("the source lives");
         self.model = update.model.clone();
         self.history.push(self.held());
@@ -93,17 +107,15 @@ impl Followed {
         services.collect::<Vec<_>>().join(" ")
     }
 
-    /// Waits until exactly these Services are held; prints and returns how long it took.
-    async fn until(&mut self, what: &str, held: &str) -> Duration {
+    /// Waits until exactly these Services are held, and prints how long it took.
+    async fn until(&mut self, what: &str, held: &str) {
         let begun = Instant::now();
         while self.held() != held {
             let last = self.held();
-            let next = tokio::time::timeout(Duration::from_secs(20), self.update()).await;
+            let next = tokio::time::timeout(PATIENCE, self.update()).await;
             assert!(next.is_ok(), "{what}: wanted {held}, have {last}");
         }
-        let took = begun.elapsed();
-        println!("{what}: {took:?}");
-        took
+        println!("{what}: {:?}", begun.elapsed());
     }
 
     /// Waits until the folder has looked at what was done before: another file's change shows.
@@ -129,7 +141,7 @@ impl Followed {
     async fn until_status(&self, what: &str, condition: impl Fn(&serde_json::Value) -> bool) {
         let begun = Instant::now();
         while !condition(&self.status()) {
-            assert!(begun.elapsed() < Duration::from_secs(20), "{what}: {:#}", self.status());
+            assert!(begun.elapsed() < PATIENCE, "{what}: {:#}", self.status());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -146,30 +158,30 @@ fn rejected(status: &serde_json::Value) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn renamed_over() {
-    let mut folder = Followed::start(&[("a.yaml", &service("a", "10.0.0.1"))]).await;
+    let mut folder = Followed::start_without_scans(&[("a.yaml", &service("a", "10.0.0.1"))]).await;
     assert_eq!(folder.held(), "a=10.0.0.1");
     for i in 2..12 {
         let ip = format!("10.0.0.{i}");
         folder.replace("a.yaml", &service("a", &ip));
-        assert!(folder.until("rename", &format!("a={ip}")).await < TOLD);
+        folder.until("rename", &format!("a={ip}")).await;
     }
     assert_eq!(folder.history.len(), 11, "one update a change: {:?}", folder.history);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn written_in_place() {
-    let mut folder = Followed::start(&[("a.yaml", &service("a", "10.0.0.1"))]).await;
+    let mut folder = Followed::start_without_scans(&[("a.yaml", &service("a", "10.0.0.1"))]).await;
     for i in 2..6 {
         let ip = format!("10.0.0.{i}");
         fs::write(folder.file("a.yaml"), service("a", &ip)).unwrap();
-        assert!(folder.until("in place", &format!("a={ip}")).await < TOLD);
+        folder.until("in place", &format!("a={ip}")).await;
     }
     fs::write(folder.file("b.yml"), service("b", "10.0.1.1")).unwrap();
-    assert!(folder.until("created", "a=10.0.0.5 b=10.0.1.1").await < TOLD);
+    folder.until("created", "a=10.0.0.5 b=10.0.1.1").await;
     fs::remove_file(folder.file("a.yaml")).unwrap();
-    assert!(folder.until("deleted", "b=10.0.1.1").await < TOLD);
+    folder.until("deleted", "b=10.0.1.1").await;
     fs::remove_file(folder.file("b.yml")).unwrap();
-    assert!(folder.until("the last one deleted", "").await < TOLD);
+    folder.until("the last one deleted", "").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,8 +200,7 @@ async fn truncated_and_written_slowly() {
     assert_eq!(folder.held(), "a=10.0.0.1 b=10.0.0.2 zz-mark=10.200.0.3");
     file.write_all(tail.as_bytes()).unwrap();
     drop(file);
-    let took = folder.until("slow write", "a=10.0.0.3 b=10.0.0.4 zz-mark=10.200.0.3").await;
-    assert!(took < TOLD);
+    folder.until("slow write", "a=10.0.0.3 b=10.0.0.4 zz-mark=10.200.0.3").await;
     let mixed = |state: &&String| state.contains("10.0.0.3 ") != state.contains("10.0.0.4");
     assert_eq!(folder.history.iter().find(mixed), None);
 }
@@ -212,8 +223,7 @@ async fn written_in_pieces_by_writers_that_close() {
     folder.until("in pieces", "a=10.0.0.3 b=10.0.0.4 zz-mark=10.200.0.2").await;
     // Documents that are really taken out are gone after a while.
     fs::write(folder.file("f.yaml"), service("a", "10.0.0.3")).unwrap();
-    let took = folder.until("a document less", "a=10.0.0.3 zz-mark=10.200.0.2").await;
-    assert!(took < ANY_WAY);
+    folder.until("a document less", "a=10.0.0.3 zz-mark=10.200.0.2").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,7 +234,7 @@ async fn written_with_the_same_size_and_times() {
     file.write_all(service("a", "10.0.0.2").as_bytes()).unwrap();
     file.set_modified(modified).unwrap();
     drop(file);
-    assert!(folder.until("same mtime", "a=10.0.0.2").await < ANY_WAY);
+    folder.until("same mtime", "a=10.0.0.2").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,14 +286,14 @@ async fn a_renamed_file_is_not_missed_for_a_moment() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn saved_as_an_editor_does() {
-    let mut folder = Followed::start(&[("a.yaml", &service("a", "10.0.0.1"))]).await;
+    let mut folder = Followed::start_without_scans(&[("a.yaml", &service("a", "10.0.0.1"))]).await;
     for i in 2..6 {
         let ip = format!("10.0.0.{i}");
         fs::write(folder.file(".a.yaml.swp"), "swap").unwrap();
         fs::rename(folder.file("a.yaml"), folder.file("a.yaml~")).unwrap();
         fs::write(folder.file("a.yaml"), service("a", &ip)).unwrap();
         fs::remove_file(folder.file("a.yaml~")).unwrap();
-        assert!(folder.until("editor", &format!("a={ip}")).await < TOLD);
+        folder.until("editor", &format!("a={ip}")).await;
     }
     assert!(folder.history.iter().all(|state| state.starts_with("a=")), "{:?}", folder.history);
 }
@@ -307,7 +317,7 @@ fn swap_data(root: &Path, version: u8) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn swapped_by_the_data_link_in_one_batch() {
-    let mut folder = Followed::start_after(|root| {
+    let mut folder = Followed::start_scanned(NEVER, |root| {
         swap_data(root, 1);
         for name in ["a.yaml", "b.yaml"] {
             symlink(Path::new("..data").join(name), root.join(name)).unwrap();
@@ -318,7 +328,7 @@ async fn swapped_by_the_data_link_in_one_batch() {
     for version in 2..12 {
         swap_data(&folder.root(), version);
         let held = format!("a=10.0.0.{version} b=10.1.0.{version}");
-        assert!(folder.until("..data swap", &held).await < TOLD);
+        folder.until("..data swap", &held).await;
     }
     let whole: Vec<_> = (1..12).map(|v| format!("a=10.0.0.{v} b=10.1.0.{v}")).collect();
     assert_eq!(folder.history, whole, "every batch is all of a swap");
@@ -332,7 +342,7 @@ async fn a_linked_file_that_changes_where_it_lies() {
     let mut folder =
         Followed::start_after(|root| symlink(&target, root.join("a.yaml")).unwrap()).await;
     fs::write(&target, service("a", "10.0.0.2")).unwrap();
-    assert!(folder.until("behind a link", "a=10.0.0.2").await < ANY_WAY);
+    folder.until("behind a link", "a=10.0.0.2").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -344,11 +354,10 @@ async fn the_folder_is_replaced() {
         fs::write(new.join("a.yaml"), service("a", &format!("10.0.0.{i}"))).unwrap();
         fs::rename(folder.root(), folder.above.path().join(format!("old-{i}"))).unwrap();
         fs::rename(&new, folder.root()).unwrap();
-        let took = folder.until("replaced", &format!("a=10.0.0.{i}")).await;
-        assert!(took < ANY_WAY);
+        folder.until("replaced", &format!("a=10.0.0.{i}")).await;
         // The new folder is watched as the old one was.
         folder.replace("a.yaml", &service("a", &format!("10.0.1.{i}")));
-        assert!(folder.until("and watched", &format!("a=10.0.1.{i}")).await < TOLD);
+        folder.until("and watched", &format!("a=10.0.1.{i}")).await;
     }
     assert!(folder.history.iter().all(|state| state.starts_with("a=")));
 }
@@ -396,9 +405,9 @@ async fn folders_in_the_folder_come_and_go() {
     let mut folder = Followed::start(&[("a.yaml", &service("a", "10.0.0.1"))]).await;
     fs::create_dir_all(folder.file("x/y")).unwrap();
     fs::write(folder.file("x/y/b.yaml"), service("b", "10.0.0.2")).unwrap();
-    assert!(folder.until("two levels down", "a=10.0.0.1 b=10.0.0.2").await < ANY_WAY);
+    folder.until("two levels down", "a=10.0.0.1 b=10.0.0.2").await;
     folder.replace("x/y/b.yaml", &service("b", "10.0.0.3"));
-    assert!(folder.until("and watched", "a=10.0.0.1 b=10.0.0.3").await < TOLD);
+    folder.until("and watched", "a=10.0.0.1 b=10.0.0.3").await;
     fs::rename(folder.file("x"), folder.file("z")).unwrap();
     folder.looked(1).await;
     fs::rename(folder.file("z"), folder.file(".z")).unwrap();
@@ -459,7 +468,6 @@ async fn without_inotify_the_scan_finds_all() {
         let update = updates.next().await.unwrap();
         assert_eq!(ip(&update), format!("10.0.0.{i}"));
         println!("by scan: {:?}", begun.elapsed());
-        assert!(begun.elapsed() < ANY_WAY);
     }
     drop(updates);
     thread.join().unwrap();
@@ -497,7 +505,7 @@ async fn a_file_that_is_always_being_replaced_is_served_without_inotify() {
         }
     });
     for _ in 0..2 {
-        let update = tokio::time::timeout(Duration::from_secs(20), updates.next());
+        let update = tokio::time::timeout(PATIENCE, updates.next());
         assert!(update.await.expect("a state of it is served").is_some());
     }
     stop.store(true, Ordering::Relaxed);
@@ -520,7 +528,7 @@ async fn what_inotify_tells_of_a_relative_folder_is_understood() {
     fs::write(above.path().join("sub/a.yaml"), service("a", "10.0.0.1")).unwrap();
     let root = relative(above.path());
     let daemon = Daemon::detached("feed", 1);
-    let (updates, status) = super::start(&root, Kinds::all(), &daemon).unwrap();
+    let (updates, status) = super::start(&root, Kinds::all(), NEVER, &daemon).unwrap();
     let (model, history) = (Model::default(), Vec::new());
     let mut folder = Followed { above, updates, model, history, daemon, status };
     folder.update().await;
@@ -529,7 +537,7 @@ async fn what_inotify_tells_of_a_relative_folder_is_understood() {
         let ip = format!("10.0.0.{i}");
         fs::write(folder.above.path().join(beside), service("a", &ip)).unwrap();
         fs::rename(folder.above.path().join(beside), folder.above.path().join(file)).unwrap();
-        assert!(folder.until("rename", &format!("a={ip}")).await < TOLD);
+        folder.until("rename", &format!("a={ip}")).await;
     }
 }
 
@@ -572,7 +580,7 @@ async fn behind_a_bind_mount() {
     })
     .await;
     fs::write(outside.path().join("a.yaml"), service("a", "10.0.0.2")).unwrap();
-    assert!(folder.until("bind mount", "a=10.0.0.2").await < ANY_WAY);
+    folder.until("bind mount", "a=10.0.0.2").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -599,11 +607,10 @@ async fn behind_an_overlay() {
     .await;
     for i in 2..4 {
         fs::write(folder.file("a.yaml"), service("a", &format!("10.0.0.{i}"))).unwrap();
-        let took = folder.until("overlay", &format!("a=10.0.0.{i}")).await;
-        assert!(took < ANY_WAY);
+        folder.until("overlay", &format!("a=10.0.0.{i}")).await;
     }
     folder.replace("a.yaml", &service("a", "10.0.0.9"));
-    assert!(folder.until("overlay, rename", "a=10.0.0.9").await < ANY_WAY);
+    folder.until("overlay, rename", "a=10.0.0.9").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

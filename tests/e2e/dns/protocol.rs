@@ -231,7 +231,7 @@ fn a_client_that_takes_no_replies_costs_others_nothing() {
 
 #[test]
 fn idle_and_senseless_connections_end() {
-    let flags = ["--upstream", "none", "--tcp-idle-timeout", "1s"];
+    let flags = ["--upstream", "none", "--tcp-idle-timeout", "2s"];
     let dns = Dns::start_with(ONE_SERVICE, &flags);
     let mut connection = dns.connect();
     assert_eq!(show(&connection.ask(&question(WEB)))[0], "NoError");

