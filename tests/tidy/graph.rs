@@ -186,7 +186,7 @@ impl Package {
         let file = self.files.get(&module)?;
         let Some((name, rest)) = path.split_first() else { return Some((module, None)) };
         if file.children.contains(name) {
-            let child = [&module[..], &[name.clone()]].concat();
+            let child = [&module[..], std::slice::from_ref(name)].concat();
             return self.walk(child, rest, steps);
         }
         if let Some(import) = file.imports.get(name) {

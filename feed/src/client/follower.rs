@@ -276,7 +276,7 @@ impl<'f> Notes<'f> {
                 items.push(Item::InList(Event::InitDelete(key(name))));
             }
             StreamEvent::InitDone(version) => {
-                items.push(Item::Change(Event::InitDone(kind), version))
+                items.push(Item::Change(Event::InitDone(kind), version));
             }
             StreamEvent::Apply(text, version) => match decoder.decode(text) {
                 Ok(Decoded { record: Some(record), left_out }) => {

@@ -130,7 +130,7 @@ impl Session {
                 let in_list = !machine.is_probing();
                 page.push(bytes, |part| match part {
                     Part::Item(object) if in_list => {
-                        tell(StreamEvent::InitApply(Text::Object(object)))
+                        tell(StreamEvent::InitApply(Text::Object(object)));
                     }
                     Part::TooLong(begin) if in_list => {
                         let name = Beginning::of_object(begin).name();
