@@ -589,9 +589,8 @@ fn reverse_names_do_not_leak_before_the_first_sync() {
     let (listen, upstream) = (addr.to_string(), net.addr(1, 5353).to_string());
     let args = ["dns", "--feed", &feed, "--listen", &listen, "--upstream", &upstream];
     let process = Switchyard::start(net.addr(53, 7431), &args);
-    crate::support::eventually("the admin endpoint", || {
-        (process.admin_get("/livez").0 == 200).then_some(())
-    });
+    crate::support::eventually("it listens", || std::net::TcpStream::connect(addr).ok());
+    assert_eq!(process.admin_get("/readyz").0, 503);
     for asked in ["10.0.96.10.in-addr.arpa PTR", "8.8.8.8.in-addr.arpa PTR"] {
         let reply = exchange(&client_of(addr), &question(asked));
         assert_eq!(show(&reply), ["ServFail"], "{asked}");
