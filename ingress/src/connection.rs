@@ -135,10 +135,13 @@ impl Connection {
     }
 
     /// An HTTP/2 stream was reset because its client did not take its response. Where the client
-    /// takes nothing at all, the connection ends as well.
+    /// takes nothing at all, the connection ends at once. Where no other stream is left, nothing
+    /// moves on it either: it does not wait for a next request, but ends with GOAWAY.
     pub(crate) fn on_stalled_stream(&self) {
         if self.is_blocked.get() {
             self.deadline.kill();
+        } else if self.in_flight.get() == 0 && !self.is_flooded() {
+            self.deadline.arm(Ticks::ZERO);
         }
     }
 

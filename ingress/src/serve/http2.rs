@@ -33,19 +33,25 @@ where
         let connection = self.0.clone();
         let deadline = connection.take_begun_stream();
         tokio::task::spawn_local(async move {
-            let mut stream = pin!(stream);
-            let is_stalled = poll_fn(|cx| {
-                if stream.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(false);
-                }
-                // While hyper waits for the client to open the stream's window it polls nothing
-                // of ours, so the time-out is looked at here: dropping the stream resets it.
-                match &deadline {
-                    Some(deadline) if deadline.poll_killed(cx) => Poll::Ready(true),
-                    _ => Poll::Pending,
-                }
-            });
-            if is_stalled.await {
+            // The stream is dropped here, and its request with it, before the connection looks at
+            // what is left.
+            let is_stalled = {
+                let mut stream = pin!(stream);
+                poll_fn(|cx| {
+                    if stream.as_mut().poll(cx).is_ready() {
+                        return Poll::Ready(false);
+                    }
+                    // While hyper waits for the client to open the stream's window it polls
+                    // nothing of ours, so the time-out is looked at here: dropping the stream
+                    // resets it.
+                    match &deadline {
+                        Some(deadline) if deadline.poll_killed(cx) => Poll::Ready(true),
+                        _ => Poll::Pending,
+                    }
+                })
+                .await
+            };
+            if is_stalled {
                 connection.on_stalled_stream();
             }
         });

@@ -159,7 +159,13 @@ impl Outgoing {
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
         while self.piece.is_empty() && self.buffer.len() - self.sent < COPIED_BYTES {
             let Source::Client { body, .. } = &mut self.body else { break };
-            let frame = match ready!(body.poll_frame(cx)) {
+            // Hyper gives the end of a body that outlasts its response only when the client's next
+            // request has come, but knows of it as soon as the last data is taken.
+            let frame = match body.is_ended() {
+                true => None,
+                false => ready!(body.poll_frame(cx)),
+            };
+            let frame = match frame {
                 None => None,
                 Some(Ok(frame)) => Some(frame),
                 Some(Err(error)) => return Poll::Ready(Err(Unsent::Client(Some(error)))),

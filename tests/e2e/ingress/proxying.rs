@@ -328,33 +328,36 @@ async fn an_endpoint_may_answer_before_it_has_read_all() {
 /// The bytes of an upload that goes on after its answer.
 const UPLOAD: usize = 1 << 20;
 
-/// An endpoint that answers at the head and reads on; it tells how much of the body it got.
+/// An endpoint that answers at the head of each request and reads on; it tells how much of the
+/// body it got.
 async fn early_endpoint(net: Net) -> (Endpoint, tokio::sync::mpsc::UnboundedReceiver<usize>) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
     let endpoint = Endpoint::raw(net.addr(10, 9000), move |mut stream| {
         let sender = sender.clone();
         async move {
             let mut buffer = Vec::new();
-            let head_end = loop {
-                if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
-                    return;
+            loop {
+                let head_end = loop {
+                    if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                    if let Some(at) = find(&buffer, b"\r\n\r\n") {
+                        break at + 4;
+                    }
+                };
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+                let _ = stream.write_all(answer).await;
+                let mut read = buffer.len() - head_end;
+                while read < UPLOAD {
+                    buffer.clear();
+                    match stream.read_buf(&mut buffer).await {
+                        Ok(0) | Err(_) => break,
+                        Ok(more) => read += more,
+                    }
                 }
-                if let Some(at) = find(&buffer, b"\r\n\r\n") {
-                    break at + 4;
-                }
-            };
-            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
-            let _ = stream.write_all(answer).await;
-            let mut read = buffer.len() - head_end;
-            while read < UPLOAD {
                 buffer.clear();
-                match stream.read_buf(&mut buffer).await {
-                    Ok(0) | Err(_) => break,
-                    Ok(more) => read += more,
-                }
+                let _ = sender.send(read);
             }
-            let _ = sender.send(read);
-            let _ = stream.read(&mut [0]).await;
         }
     });
     (endpoint.await, receiver)
@@ -386,15 +389,19 @@ async fn an_upload_goes_on_after_its_answer() {
     while !answer.ends_with(b"hi") {
         assert!(stream.read_buf(&mut answer).await.unwrap() > 0, "{answer:?}");
     }
+    assert_eq!(endpoint.connections(), 1);
     drop(stream);
 
     let stream = TcpStream::connect(world.http).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(connection);
     let mut sender = sender.ready().await.unwrap();
-    let request = Request::post("http://a.com/").body(()).unwrap();
+    let request = Request::post("http://a.com/").header("content-length", UPLOAD);
+    let request = request.body(()).unwrap();
     let (response, mut upload) = sender.send_request(request, false).unwrap();
-    let mut body = response.await.unwrap().into_body();
+    let response = response.await.unwrap();
+    assert_eq!(response.status(), 200);
+    let mut body = response.into_body();
     while body.data().await.is_some() {}
     let mut left = UPLOAD;
     while left > 0 {
