@@ -208,6 +208,12 @@ impl Endpoints {
     /// The endpoints after this list was replaced by `addresses`; those that stay are the same,
     /// and stay in turn.
     fn replaced_by(&self, addresses: &[SocketAddr]) -> Endpoints {
+        if addresses.is_empty() {
+            // Nobody's turn is left to carry over. A rotation that has handed on to an empty one
+            // gives nothing from that moment, but the routes of the snapshot that is served now
+            // pick from it until the next is published.
+            return Endpoints::none(Unserved::NoEndpoints);
+        }
         let known: HashMap<_, _> = self.list().iter().map(|e| (e.address, e)).collect();
         let list: Vec<_> = addresses
             .iter()
@@ -216,9 +222,7 @@ impl Endpoints {
                 None => Arc::new(Endpoint::new(*address)),
             })
             .collect();
-        let rotation = self.rotation.succeed(&list);
-        let unserved = list.is_empty().then_some(Unserved::NoEndpoints);
-        Endpoints { rotation, unserved }
+        Endpoints { rotation: self.rotation.succeed(&list), unserved: None }
     }
 
     /// Marks all but those at `staying`, which is sorted, as gone; says whether there were any.
