@@ -498,6 +498,34 @@ fn the_rotation_is_strict_over_changes() {
     assert!(world.backend("a.com").endpoints().pick(|_| true, || 0).is_none());
 }
 
+/// Clients are routed by the snapshot before until the next is published.
+#[test]
+fn a_backend_is_emptied_only_after_its_routes_have_moved() {
+    let mut objects = ready("old", &["10.0.0.1"]);
+    objects.extend(ready("new", &[]));
+    objects.push(one_path("i", "a.com", "old").into());
+    objects.push(one_path("stays", "b.com", "old").into());
+    let mut world = World::of(objects);
+    let old = world.backend("a.com");
+    let held = old.endpoints();
+    let moved: Vec<Obj> = vec![
+        slice("old", "old", Vec::new()).into(),
+        slice("new", "new", vec![endpoint("10.0.0.1")]).into(),
+        one_path("i", "a.com", "new").into(),
+    ];
+    let mut changes = Changes::default();
+    for Obj(object) in moved {
+        world.model.apply(object, &mut changes);
+    }
+    let compiled = world.compiler.update(&world.model, &changes, world.generation + 1);
+    let serves = |endpoints: &backend::Endpoints| endpoints.pick(|_| true, || 0).is_some();
+    assert!(serves(&held) && serves(&old.endpoints()), "before the next snapshot is published");
+    let new = compiled.snapshot.route("a.com", "/").unwrap().backend.clone();
+    assert!(serves(&new.endpoints()), "the next snapshot can be published");
+    assert!(compiled.removal.apply());
+    assert!(!serves(&old.endpoints()) && serves(&new.endpoints()));
+}
+
 #[test]
 fn both_families_count_an_endpoint_once() {
     let mut v6 = slice("web-6", "web", vec![endpoint("fd00::1"), endpoint("fd00::2")]);
