@@ -7,35 +7,26 @@
 //! 127.0.0.0/8, so ClusterIPs live there.
 
 pub(crate) mod client;
+mod stage;
 mod table;
 mod traffic;
 
 use std::future::pending;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rustls_pki_types::CertificateDer;
 use tokio::time::Instant;
 
+use self::stage::{FEED_PORT, MANIFESTS, Stage};
 use crate::children::{Plan, Running, end_signal};
 use crate::scratch::Scratch;
 use crate::{echo, up};
 
-/// The manifests, as they stand in the repository.
-const MANIFESTS: [(&str, &str); 4] = [
-    ("web.yaml", include_str!("../configs/demo/web.yaml")),
-    ("api.yaml", include_str!("../configs/demo/api.yaml")),
-    ("db.yaml", include_str!("../configs/demo/db.yaml")),
-    ("ingress.yaml", include_str!("../configs/demo/ingress.yaml")),
-];
-
-/// The network that the manifests name; the demo moves to another when it is in use.
-const NETWORK_IN_MANIFESTS: &str = "127.96.";
 const NETWORKS: std::ops::RangeInclusive<u8> = 96..=126;
 
 /// Endpoints: name, and the last two numbers of the address.
@@ -43,8 +34,6 @@ const ENDPOINTS: [(&str, u8, u8); 5] =
     [("web-1", 1, 1), ("web-2", 1, 2), ("web-3", 1, 3), ("api-1", 2, 1), ("api-2", 2, 2)];
 const ENDPOINT_PORT: u16 = 9000;
 
-/// Where the feed serves the manifests.
-const FEED_PORT: u16 = 7400;
 const ADMIN_PORTS: [u16; 4] = [up::FEED_ADMIN, up::PROXY_ADMIN, up::INGRESS_ADMIN, up::DNS_ADMIN];
 
 /// The table is the output; an edit that is rejected is told as well.
@@ -57,44 +46,6 @@ pub(crate) struct Config {
     /// Exit after the first round of traffic: 0 only if every line was as expected
     #[arg(long)]
     once: bool,
-}
-
-/// The demo's addresses, folder and certificate.
-pub(crate) struct Stage {
-    /// The second number of the loopback addresses.
-    second: u8,
-    folder: PathBuf,
-    certificate: CertificateDer<'static>,
-    /// Keeps other demos off its network.
-    _claim: UnixListener,
-}
-
-impl Stage {
-    pub(crate) fn ip(&self, third: u8, last: u8) -> IpAddr {
-        Ipv4Addr::new(127, self.second, third, last).into()
-    }
-
-    /// Where ingress, dns, NodePorts and the admin endpoints are.
-    pub(crate) fn node(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.ip(0, 1), port)
-    }
-
-    pub(crate) fn certificate(&self) -> &CertificateDer<'static> {
-        &self.certificate
-    }
-
-    /// The manifest of that name with the addresses of this demo.
-    pub(crate) fn manifest(&self, name: &str) -> Option<String> {
-        let (_, text) = MANIFESTS.iter().find(|(file, _)| *file == name)?;
-        Some(text.replace(NETWORK_IN_MANIFESTS, &format!("127.{}.", self.second)))
-    }
-
-    /// Replaces a file of the folder as editors do: written beside, renamed over.
-    pub(crate) fn replace(&self, name: &str, content: &str) -> std::io::Result<()> {
-        let beside = self.folder.join(format!(".{name}.new"));
-        std::fs::write(&beside, content)?;
-        std::fs::rename(&beside, self.folder.join(name))
-    }
 }
 
 /// How the demo itself logs.

@@ -6,10 +6,10 @@
 //! Left out: sending anything.
 
 mod suspects;
+mod target;
 
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
@@ -19,6 +19,7 @@ use http::Uri;
 use model::{Explanation, Kind, Kinds, Model, Protocol};
 
 use self::suspects::Suspects;
+use self::target::Target;
 
 /// What an ingress follows, but for its certificates.
 const PLAIN_INGRESS: Kinds =
@@ -78,44 +79,6 @@ enum Output {
     Json,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Target {
-    Url(Uri),
-    Address(SocketAddr, Protocol),
-    Name(String),
-}
-
-impl FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Target, String> {
-        if text.contains("://") {
-            let url: Uri = text.parse().map_err(|error| format!("no URL: {error}"))?;
-            let is_http = matches!(url.scheme_str(), Some("http" | "https"));
-            return match url.host() {
-                Some(host) if is_http && !host.is_empty() => Ok(Target::Url(url)),
-                _ => Err("write http://HOST/PATH or https://HOST/PATH".to_owned()),
-            };
-        }
-        let (address, protocol) = match text.rsplit_once('/') {
-            Some((address, "udp")) => (address, Protocol::Udp),
-            Some((address, "tcp")) => (address, Protocol::Tcp),
-            Some(_) => return Err("a URL begins with http:// or https://".to_owned()),
-            None => (text, Protocol::Tcp),
-        };
-        if let Ok(address) = address.parse() {
-            return Ok(Target::Address(address, protocol));
-        }
-        if address.parse::<IpAddr>().is_ok() {
-            return Err("write IP:PORT, of IPv6 [IP]:PORT".to_owned());
-        }
-        if text.is_empty() || text.contains([':', '/', ' ']) {
-            return Err("write a URL, a DNS name, or IP:PORT".to_owned());
-        }
-        Ok(Target::Name(text.to_owned()))
-    }
-}
-
 /// Whom the host of a URL leads to.
 #[derive(Debug)]
 enum Host<'a> {
@@ -139,24 +102,22 @@ impl Host<'_> {
     }
 }
 
-impl Target {
-    /// The kinds that the processes follow which serve it.
-    fn kinds(&self, domain: &str) -> Kinds {
-        match self {
-            Target::Url(url) => {
-                // Over plain HTTP no certificate counts, and not everybody may read Secrets.
-                let is_https = url.scheme_str() == Some("https");
-                let ingress = if is_https { ingress::KINDS } else { PLAIN_INGRESS };
-                match Host::of(url, domain) {
-                    Host::Ip(_) => ingress.and(proxy::KINDS),
-                    Host::Service(_) => proxy::KINDS.and(dns::KINDS),
-                    Host::Other => ingress,
-                }
+/// The kinds that the processes follow which serve the target.
+fn kinds_for(target: &Target, domain: &str) -> Kinds {
+    match target {
+        Target::Url(url) => {
+            // Over plain HTTP no certificate counts, and not everybody may read Secrets.
+            let is_https = url.scheme_str() == Some("https");
+            let ingress = if is_https { ingress::KINDS } else { PLAIN_INGRESS };
+            match Host::of(url, domain) {
+                Host::Ip(_) => ingress.and(proxy::KINDS),
+                Host::Service(_) => proxy::KINDS.and(dns::KINDS),
+                Host::Other => ingress,
             }
-            Target::Address(..) => proxy::KINDS,
-            // A name may be the host of an Ingress as well.
-            Target::Name(_) => dns::KINDS.and(PLAIN_INGRESS),
         }
+        Target::Address(..) => proxy::KINDS,
+        // A name may be the host of an Ingress as well.
+        Target::Name(_) => dns::KINDS.and(PLAIN_INGRESS),
     }
 }
 
@@ -312,7 +273,7 @@ impl Responder {
 
 /// The first update that holds everything.
 async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failure> {
-    let kinds = config.targets.iter().map(|target| target.kinds(&config.domain));
+    let kinds = config.targets.iter().map(|target| kinds_for(target, &config.domain));
     let kinds = kinds.fold(Kinds::of(&[]), Kinds::and);
     let mut updates = feed::follow(&config.feed, kinds, daemon)?;
     let mut first: Option<Update> = None;
@@ -377,34 +338,4 @@ fn as_text(explanation: &Explanation) -> String {
         line(if index == 0 { "not by" } else { "" }, rule);
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets() {
-        let address = |text: &str, protocol| Ok(Target::Address(text.parse().unwrap(), protocol));
-        let url = |text: &str| Ok(Target::Url(text.parse().unwrap()));
-        let name = |text: &str| Ok(Target::Name(text.to_owned()));
-        let table = [
-            ("http://shop.example/api", url("http://shop.example/api")),
-            ("https://[::1]:8443/", url("https://[::1]:8443/")),
-            ("10.96.0.10:80", address("10.96.0.10:80", Protocol::Tcp)),
-            ("10.96.0.10:53/udp", address("10.96.0.10:53", Protocol::Udp)),
-            ("[::1]:80/tcp", address("[::1]:80", Protocol::Tcp)),
-            ("web", name("web")),
-            (
-                "_http._tcp.web.shop.svc.cluster.local.",
-                name("_http._tcp.web.shop.svc.cluster.local."),
-            ),
-        ];
-        for (text, expected) in table {
-            assert_eq!(text.parse(), expected, "{text}");
-        }
-        for text in ["", "ftp://a/", "http:///a", "10.96.0.10", "a/b", "a:80", "a b", "1.2.3.4:x"] {
-            assert!(text.parse::<Target>().is_err(), "{text}");
-        }
-    }
 }

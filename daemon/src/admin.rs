@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,62 +16,17 @@ use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::bind_error::{self, Transport};
-use crate::{Daemon, Failure};
+use crate::failure::Failure;
+use crate::handles::Daemon;
 
 /// More than a probe, a scraper and a few operators need; bounds memory under a flood.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-
-type Page = Arc<dyn Fn() -> Value + Send + Sync>;
-
-/// What `/snapshot` and `/status` show. `clone` shares it.
-#[derive(Clone, Default)]
-pub struct Pages(Arc<Mutex<PageSet>>);
-
-#[derive(Default)]
-struct PageSet {
-    snapshot: Option<Page>,
-    status: Vec<(&'static str, Page)>,
-}
-
-impl std::fmt::Debug for Pages {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Pages")
-    }
-}
-
-impl Pages {
-    /// Sets what `/snapshot` answers: the state that the data path serves, no key material.
-    pub fn set_snapshot(&self, page: impl Fn() -> Value + Send + Sync + 'static) {
-        self.lock().snapshot = Some(Arc::new(page));
-    }
-
-    /// Adds a member to the JSON object that `/status` answers.
-    pub fn add_status(&self, name: &'static str, page: impl Fn() -> Value + Send + Sync + 'static) {
-        self.lock().status.push((name, Arc::new(page)));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, PageSet> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The pages are called outside the lock: they may take locks of their own.
-    fn snapshot(&self) -> Value {
-        let page = self.lock().snapshot.clone();
-        page.map_or(Value::Null, |page| page())
-    }
-
-    /// The members that [`Pages::add_status`] added, as `/status` shows them now.
-    pub fn status(&self) -> Map<String, Value> {
-        let pages = self.lock().status.clone();
-        pages.into_iter().map(|(name, page)| (name.to_owned(), page())).collect()
-    }
-}
 
 /// Binds the admin endpoint and serves it until the runtime ends.
 ///

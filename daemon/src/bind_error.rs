@@ -8,7 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use crate::Failure;
+use crate::failure::Failure;
 
 /// What is bound at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -35,7 +35,7 @@ pub struct LogFlags {
 
     /// What to log: error, warn, info, debug, trace, or a list of target=level; default: info
     #[arg(long = "log", env = "SWITCHYARD_LOG", value_name = "FILTER",
-        value_parser = crate::logging::parse_filter)]
+        value_parser = crate::log_filter::parse_filter)]
     pub filter: Option<String>,
 }
 

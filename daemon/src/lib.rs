@@ -8,14 +8,18 @@
 pub mod admin;
 pub mod bind_error;
 pub mod descriptors;
+mod failure;
 pub mod flags;
+mod handles;
 mod library_lines;
 pub mod listen;
 pub mod liveness;
+mod log_filter;
 pub mod log_limit;
 pub mod logging;
 pub mod metrics;
 mod notify;
+mod pages;
 pub mod proxy_protocol;
 mod pulse;
 pub mod quota;
@@ -28,82 +32,19 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
+pub use failure::Failure;
 pub use flags::{Flags, LogFlags};
+pub use handles::Daemon;
 pub use liveness::Liveness;
 pub use log_limit::LogLimit;
 pub use metrics::Metrics;
+pub use pages::Pages;
 pub use readiness::{Guard, Readiness};
 pub use shutdown::Shutdown;
 pub use supervisor::{SupervisedThread, Supervisor};
 
 /// How often a child looks whether it is ready, until it is.
 const READY_POLL: std::time::Duration = std::time::Duration::from_millis(5);
-
-/// Why a process ended other than by a drain.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The operator's flags or files cannot work: exit code 2.
-    #[error("{0}")]
-    Configuration(String),
-    /// Something failed while starting or running: exit code 1.
-    #[error("{what}")]
-    Failed { what: String, source: Option<Box<dyn std::error::Error + Send + Sync>> },
-}
-
-impl Failure {
-    pub fn failed(
-        what: impl Into<String>,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Failure {
-        Failure::Failed { what: what.into(), source: Some(source.into()) }
-    }
-
-    /// Exit code as the command line promises: 1 failed, 2 invalid configuration.
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Failure::Configuration(_) => ExitCode::from(2),
-            Failure::Failed { .. } => ExitCode::from(1),
-        }
-    }
-}
-
-/// Handles shared by all parts of one process. `clone` is cheap.
-#[derive(Clone, Debug)]
-pub struct Daemon {
-    /// `proxy`, `ingress`, `dns` or `feed`: the `<process>` of its metric names.
-    pub name: &'static str,
-    /// Data threads to run: `--workers`, by default the cores that this process may use.
-    pub workers: usize,
-    /// `--state-dir`: where to keep what a cold start needs.
-    pub state_dir: Option<std::path::PathBuf>,
-    pub shutdown: Shutdown,
-    pub readiness: Readiness,
-    pub liveness: Liveness,
-    /// Starts the threads and tasks that the process cannot do without.
-    pub supervisor: Supervisor,
-    pub metrics: Metrics,
-    pub admin: admin::Pages,
-}
-
-impl Daemon {
-    /// Handles that no signal and no admin endpoint is tied to, for tests and embedding.
-    pub fn detached(name: &'static str, workers: usize) -> Daemon {
-        let readiness = Readiness::default();
-        let liveness = Liveness::new(readiness.clone());
-        let shutdown = Shutdown::new(readiness.clone());
-        Daemon {
-            name,
-            workers,
-            state_dir: None,
-            supervisor: Supervisor::new(liveness.clone(), shutdown.clone()),
-            shutdown,
-            readiness,
-            liveness,
-            metrics: Metrics::new(),
-            admin: admin::Pages::default(),
-        }
-    }
-}
 
 /// Runs a process to its end: logging, control runtime, signals, admin endpoint, then `run`.
 ///

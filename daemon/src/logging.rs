@@ -12,7 +12,6 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -57,24 +56,6 @@ pub fn is_for_people() -> bool {
 pub fn may_colour() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     !is_set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
-}
-
-/// Checks the value of `--log`: levels, or `TARGET=LEVEL`, separated by commas.
-///
-/// # Errors
-///
-/// Names the part that is neither.
-pub fn parse_filter(text: &str) -> Result<String, String> {
-    for directive in text.split(',').map(str::trim) {
-        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
-        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
-            return Err(format!(
-                "`{directive}` is not a level (off, error, warn, info, debug, trace) and not \
-                 TARGET=LEVEL (example: info,ingress=debug)"
-            ));
-        }
-    }
-    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// How each line of a process begins.
@@ -171,17 +152,6 @@ fn begun(begin: &str, line: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_filter_that_is_none_is_refused() {
-        for filter in ["info", "off", "warn,ingress=debug", "h2::proto=trace", "INFO"] {
-            assert_eq!(parse_filter(filter), Ok(filter.to_owned()));
-        }
-        for filter in ["verbose", "nonsense=foo", "", "info,", "ingress=", "info,loud"] {
-            let error = parse_filter(filter).unwrap_err();
-            assert!(error.contains("is not a level (off, error,"), "{filter}: {error}");
-        }
-    }
 
     #[test]
     fn a_log_that_cannot_be_written_stops_nobody() {

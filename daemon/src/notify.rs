@@ -9,7 +9,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use crate::Shutdown;
+use crate::shutdown::Shutdown;
 
 /// Sends `READY=1` once the process is `ready`, unless it never will be, then `STOPPING=1` at its
 /// drain.

@@ -14,8 +14,9 @@ use std::thread::JoinHandle;
 
 use tokio::sync::watch;
 
+use crate::failure::Failure;
 use crate::liveness::Liveness;
-use crate::{Failure, Shutdown};
+use crate::shutdown::Shutdown;
 
 /// Starts threads and tasks. `clone` is cheap.
 #[derive(Clone, Debug)]

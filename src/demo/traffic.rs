@@ -12,8 +12,8 @@ use http::Version;
 use tokio::time::Instant;
 
 use super::client::{self, Answer};
+use super::stage::{FEED_PORT, Stage};
 use super::table::{Row, Table};
-use super::{FEED_PORT, Stage};
 
 /// Requests in a row that shows balance: a multiple of 2 and of 3 endpoints.
 const REQUESTS: usize = 30;

@@ -6,7 +6,7 @@ use std::io::Read as _;
 
 use model::{Explanation, LostHost, ObjectName, Rejected, Trouble};
 
-use super::Target;
+use super::target::Target;
 
 /// Rejections that are told of beside the cause; more would hide it.
 const TOLD: usize = 5;

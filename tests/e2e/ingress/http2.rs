@@ -8,20 +8,17 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::kit::{
-    Client, Endpoint, Speaks, World, annotated, eventually, ingress, read_request, service,
-};
+use super::kit::{Client, Endpoint, Speaks, World, ingress, read_request, service};
 use crate::support::{Net, PATIENCE};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The fields of `POST http://a.com/`.
+const POST: &[u8] = b"\x83\x86\x84\x41\x05a.com";
 const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-
-/// The fields of `POST http://a.com/` and `GET http://a.com/`.
-const POST: &[u8] = b"\x83\x86\x84\x41\x05a.com";
-const GET: &[u8] = b"\x82\x86\x84\x41\x05a.com";
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
