@@ -67,7 +67,7 @@ impl<'a> Explainer<'a> {
         };
         match decide(&self.snapshot, &facts) {
             Decision::Forward { route, .. } => asked.routed(route, None),
-            Decision::Answer { refusal, route: Some(route) } => asked.routed(route, Some(refusal)),
+            Decision::Answer { refusal, route: Some(route) } => asked.routed(route, Some(&refusal)),
             Decision::Answer { route: None, .. } => asked.unrouted(),
         }
     }
@@ -84,7 +84,7 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     /// For a request that a route forwards, or answers because of `refusal`.
-    fn routed(&self, route: &Arc<Route>, refusal: Option<Refusal>) -> Explanation {
+    fn routed(&self, route: &Arc<Route>, refusal: Option<&Refusal>) -> Explanation {
         let mut explanation = Explanation {
             target: self.target.to_owned(),
             to: Some(format!("Service {}", route.backend.key)),
@@ -94,7 +94,7 @@ impl Asked<'_> {
             answer: "forwarded".to_owned(),
             ..Explanation::default()
         };
-        if let Some(refusal) = &refusal {
+        if let Some(refusal) = refusal {
             explanation.answer = refusal.status().as_str().to_owned();
         }
         match refusal {
@@ -105,11 +105,11 @@ impl Asked<'_> {
                 return explanation;
             }
             Some(Refusal::Annotation(by)) => {
-                explanation.trouble = Some(refused_by(by, &route.ingress));
+                explanation.trouble = Some(refused_by(*by, &route.ingress));
                 return explanation;
             }
             Some(Refusal::NoEndpoint(unserved)) => {
-                explanation.trouble = Some(self.unserved(route, unserved));
+                explanation.trouble = Some(self.unserved(route, *unserved));
             }
             _ => {}
         }
