@@ -28,11 +28,12 @@ use std::time::Duration;
 use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure, Guard, Readiness};
 use feed::{Update, Updates};
-use ipnet::IpNet;
 use model::{Kind, Kinds, ObjectName};
 use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
+pub use ipnet::IpNet;
+pub use service_cidr::parse_service_cidr;
 
 use cluster_clients::ClusterClients;
 use datapath::userspace::room::{Limits, Room, open_descriptors};
@@ -40,7 +41,7 @@ use datapath::userspace::{Settings, Userspace, node_families, node_ips};
 use health_check::HealthChecks;
 use metrics::ProxyMetrics;
 use resolver::Node;
-use service_cidr::{ServiceRoutes, parse_cidr, parse_network};
+use service_cidr::{ServiceRoutes, parse_network};
 use snapshot::Snapshot;
 use status::{Facts, Published, View};
 
@@ -72,7 +73,7 @@ pub struct Config {
     /// and an unused one refuses: adds a local route, removed at the end. Needs CAP_NET_ADMIN.
     /// NodePorts on all addresses then answer on those of the range too; see --node-ip
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
-        value_parser = parse_cidr)]
+        value_parser = parse_service_cidr)]
     pub service_cidr: Vec<IpNet>,
 
     /// Addresses of the cluster's pods. Clients there and on this node reach all endpoints of a
@@ -160,7 +161,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         workers: daemon.workers,
         node_ips: node_ips.clone(),
         service_cidrs: config.service_cidr.clone(),
-        cluster_clients,
+        cluster_clients: cluster_clients.clone(),
         drain_timeout: config.drain_timeout,
         connect_timeout: config.connect_timeout,
         udp_idle_timeout: config.udp_idle_timeout,
@@ -170,7 +171,16 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let published = Arc::new(Published::default());
     let datapath = Userspace::start(settings, room.clone(), metrics.clone())
         .map_err(|error| Failure::failed("cannot start the data threads", error))?;
-    let facts = Facts { mode: "userspace", limit, room: room.clone(), own: datapath.own() };
+    let routes = ServiceRoutes::add(&config.service_cidr).await?;
+    let facts = Facts {
+        mode: "userspace",
+        limit,
+        room: room.clone(),
+        own: datapath.own(),
+        service_cidrs: config.service_cidr.clone(),
+        unused_cidrs: routes.unused().to_vec(),
+        cluster_clients,
+    };
     status::show(&daemon, &published, facts);
     let node = flags.clone();
     let snapshot = Snapshot::default();
@@ -178,7 +188,6 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let readiness = NothingBound { readiness: daemon.readiness.clone(), held: None };
     let proxy =
         Proxy { flags, node, metrics, published, readiness, datapath, health_checks, snapshot };
-    let routes = ServiceRoutes::add(&config.service_cidr).await?;
     tokio::select! {
         () = proxy.follow(updates, &daemon, unprogrammed) => {}
         // The proxy is dropped, which resets its connections: no client takes what it has got of

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use daemon::Daemon;
+use ipnet::IpNet;
 use model::ObjectName;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -16,12 +17,15 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
+use crate::cluster_clients::ClusterClients;
 use crate::datapath::userspace::Failures;
 use crate::datapath::userspace::own::Own;
 use crate::datapath::userspace::room::Room;
 use crate::health_check;
+use crate::host_network::HostNetwork;
 use crate::resolver::{Family, Frontend, FrontendAddress, Node, Place};
-use crate::snapshot::Snapshot;
+use crate::service_cidr::{UNUSED_RANGE, overlap};
+use crate::snapshot::{Snapshot, in_range_text, range_without_owner};
 
 /// Problems that `/status` spells out; `/snapshot` has all of them.
 const MAX_PROBLEMS: usize = 100;
@@ -52,6 +56,10 @@ pub(crate) struct Facts {
     pub(crate) limit: usize,
     pub(crate) room: Arc<Room>,
     pub(crate) own: Arc<Own>,
+    /// `--service-cidr`, and those of them that are not used, because IPv6 is disabled.
+    pub(crate) service_cidrs: Vec<IpNet>,
+    pub(crate) unused_cidrs: Vec<IpNet>,
+    pub(crate) cluster_clients: Arc<ClusterClients>,
 }
 
 /// Adds the proxy's pages to the admin endpoint, and its frontends to the metrics.
@@ -167,7 +175,7 @@ fn texts<T: ToString>(list: &[T]) -> Vec<String> {
 }
 
 fn status_page(view: &View, facts: &Facts) -> Value {
-    let problems = problems(view, &facts.own);
+    let problems = problems(view, facts);
     let shown: Vec<_> = problems.iter().take(MAX_PROBLEMS).collect();
     json!({
         "mode": facts.mode,
@@ -185,8 +193,8 @@ fn status_page(view: &View, facts: &Facts) -> Value {
     })
 }
 
-/// Everything that a Service asks for and does not get.
-fn problems(view: &View, own: &Own) -> Vec<Value> {
+/// Everything that a Service or the operator asks for and does not get.
+fn problems(view: &View, facts: &Facts) -> Vec<Value> {
     let snapshot = &view.snapshot;
     let failed = view.failures.iter().filter_map(|(address, reason)| {
         let frontend = snapshot.frontend(address)?;
@@ -201,8 +209,45 @@ fn problems(view: &View, own: &Own) -> Vec<Value> {
     });
     let health_checks = view.health_check_failures.iter();
     let health_checks = health_checks.map(|(name, reason)| problem(name, "health check", reason));
-    let own = own_endpoints(snapshot, own);
-    failed.chain(crowded_out).chain(skipped).chain(health_checks).chain(own).collect()
+    let own = own_endpoints(snapshot, &facts.own);
+    let host = facts.cluster_clients.host();
+    let in_range = range_problems(snapshot, &facts.service_cidrs, &host);
+    let all = failed.chain(crowded_out).chain(skipped).chain(health_checks).chain(own);
+    all.chain(in_range).chain(flag_problems(facts, &host)).collect()
+}
+
+/// Endpoints inside `--service-cidr`: the kernel refuses connections to them, because the range
+/// makes their addresses this host's own.
+fn range_problems<'a>(
+    snapshot: &'a Snapshot,
+    ranges: &'a [IpNet],
+    host: &'a HostNetwork,
+) -> impl Iterator<Item = Value> + 'a {
+    snapshot.frontends().filter(|_| !ranges.is_empty()).flat_map(move |frontend| {
+        let protocol = frontend.address.protocol;
+        let endpoints = frontend.all_endpoints().into_owned().into_iter();
+        let in_range = endpoints.filter_map(move |endpoint| {
+            let range = range_without_owner(snapshot, (protocol, endpoint), ranges)?;
+            let is_of_host = host.addresses.iter().any(|address| address.ip == endpoint.ip());
+            (!is_of_host).then_some((endpoint, range))
+        });
+        in_range.map(move |(endpoint, range)| {
+            let what = format!("endpoint {endpoint}/{protocol}");
+            problem(&frontend.service, &what, &in_range_text(range))
+        })
+    })
+}
+
+/// Problems of the process's own flags.
+fn flag_problems(facts: &Facts, host: &HostNetwork) -> Vec<Value> {
+    let flag_problem = |range: &IpNet, reason: &str| json!({ "what": format!("--service-cidr {range}"), "problem": reason });
+    let unused = facts.unused_cidrs.iter().map(|range| flag_problem(range, UNUSED_RANGE));
+    // A network that came after the start.
+    let overlaps = facts.service_cidrs.iter().filter_map(|range| {
+        let reason = overlap(range, host)?;
+        Some(flag_problem(range, &reason))
+    });
+    unused.chain(overlaps).collect()
 }
 
 /// Endpoints that are frontends of this proxy, which the userspace mode does not connect to: a
