@@ -180,6 +180,12 @@ impl<'i> Check<'i> {
         self.say(Level::Note, at, message.into(), Some(help));
     }
 
+    /// Something under our own prefix that nothing here understands.
+    fn annotation(&mut self, at: At<'_>, message: &str, help: &str) {
+        let level = if self.of_api { Level::Warning } else { Level::Error };
+        self.say(level, at, message.to_owned(), Some(help));
+    }
+
     fn invalid(&mut self, at: At<'_>, value: impl Debug, why: impl Display) {
         self.error(at, format!("Invalid value: {}: {why}", quoted(value)));
     }

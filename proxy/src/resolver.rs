@@ -25,6 +25,8 @@ use model::{
 /// The annotation of a Service whose endpoints are to be told who their client is. Its only value
 /// is `v2`.
 const PROXY_PROTOCOL: &str = "switchyard.dev/proxy-protocol";
+/// The annotation of a Service that names how its endpoints are chosen.
+const LOAD_BALANCE: &str = "switchyard.dev/load-balance";
 
 /// What the resolver must know of the machine that the proxy runs on.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -244,6 +246,8 @@ pub struct Skipped {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SkipReason {
     Sctp,
+    /// The annotation asks for an algorithm that is not there; round robin is used.
+    LoadBalance,
     /// Another port of the same Service has the same address.
     Duplicate(FrontendAddress),
 }
@@ -252,6 +256,10 @@ impl fmt::Display for SkipReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SkipReason::Sctp => f.write_str("SCTP is not served"),
+            SkipReason::LoadBalance => write!(
+                f,
+                "{LOAD_BALANCE} asks for what this version does not have: round-robin is used"
+            ),
             SkipReason::Duplicate(address) => {
                 write!(f, "another port of the Service has {address} already")
             }
@@ -290,6 +298,9 @@ pub fn resolve(entry: &ServiceEntry, node: &Node) -> Resolution {
         if port.protocol == Protocol::Sctp {
             resolution.skip(port, SkipReason::Sctp);
             continue;
+        }
+        if asks_for_other_than_round_robin(service) {
+            resolution.skip(port, SkipReason::LoadBalance);
         }
         let first = resolution.frontends.len();
         for (kind, address) in addresses(service, port, node) {
@@ -374,6 +385,10 @@ fn frontend(
         proxy_protocol: port.protocol == Protocol::Tcp
             && service.annotations.get(PROXY_PROTOCOL).is_some_and(|version| &**version == "v2"),
     }
+}
+
+fn asks_for_other_than_round_robin(service: &Service) -> bool {
+    service.annotations.get(LOAD_BALANCE).is_some_and(|value| &**value != "round-robin")
 }
 
 /// What serves clients within the cluster at a frontend for clients outside, if that differs:

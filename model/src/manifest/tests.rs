@@ -372,6 +372,44 @@ fn ingresses_are_refused_as_the_api_does() {
 }
 
 #[test]
+fn annotations_under_our_prefix_are_checked() {
+    let with = |annotation: &str| {
+        service("  clusterIP: 10.96.0.9\n  ports: [{port: 80}]\n")
+            .replace("  name: a\n", &format!("  name: a\n  annotations:\n    {annotation}\n"))
+    };
+    check(&with("other.example/typo: x"), &[]);
+    check(&with("switchyard.dev/proxy-protocol: v2"), &[]);
+    check(&with("switchyard.dev/load-balance: round-robin"), &[]);
+    check(
+        &with("switchyard.dev/proxy-protocl: v2"),
+        &["6:5: error: metadata.annotations[switchyard.dev/proxy-protocl]: is not an annotation \
+           of a Service (did you mean switchyard.dev/proxy-protocol?)"],
+    );
+    check(
+        &with("switchyard.dev/typo: x"),
+        &["6:5: error: metadata.annotations[switchyard.dev/typo]: is not an annotation of a \
+           Service (a Service may have switchyard.dev/load-balance, switchyard.dev/proxy-protocol)"],
+    );
+    check(
+        &with("switchyard.dev/proxy-protocol: v1"),
+        &["6:36: error: metadata.annotations[switchyard.dev/proxy-protocol]: Unsupported value: \
+           \"v1\" (use v2)"],
+    );
+    check(
+        &with("switchyard.dev/load-balance: nonsense"),
+        &["6:34: error: metadata.annotations[switchyard.dev/load-balance]: Unsupported value: \
+           \"nonsense\" (use round-robin, least-requests, hash)"],
+    );
+    // Part of the contract, and not there yet.
+    check(
+        &with("switchyard.dev/load-balance: hash"),
+        &["6:34: warning: metadata.annotations[switchyard.dev/load-balance]: hash is not \
+           supported by this version: round-robin is used (remove the annotation, or set it to \
+           round-robin)"],
+    );
+}
+
+#[test]
 fn an_ingress_may_name_its_class_in_two_ways() {
     let spec = "  defaultBackend: {service: {name: web, port: {name: http}}}\n";
     let text = ingress(spec).replace(

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::pod::labels;
 use super::{At, Check, ROOT, accept, format};
+use crate::explanation::nearest;
 use crate::model::{
     Service, ServicePort, ServiceType, TargetPort, TrafficDistribution, TrafficPolicy,
 };
@@ -483,14 +484,52 @@ fn is_foreign(object: &object::Service<'_>) -> bool {
     labels.is_some_and(|map| FOREIGN_PROXY_LABELS.iter().any(|key| map.value(key).is_some()))
 }
 
+/// What a Service may have under our prefix, and the values of each. Those of `load-balance`
+/// beyond the first are not implemented yet.
+const PREFIX: &str = "switchyard.dev/";
+const LOAD_BALANCE: &str = "switchyard.dev/load-balance";
+const ANNOTATIONS: [(&str, &[&str]); 2] = [
+    (LOAD_BALANCE, &["round-robin", "least-requests", "hash"]),
+    ("switchyard.dev/proxy-protocol", &["v2"]),
+];
+
+/// The annotations under our prefix. An unknown one is an error: it would be ignored in silence
+/// otherwise. Of an object that an API has accepted the rest is served, with a warning.
 fn own_annotations(
     meta: Option<&object::Meta<'_>>,
     check: &mut Check<'_>,
 ) -> BTreeMap<Arc<str>, Arc<str>> {
+    let mut own = BTreeMap::new();
     let annotations = meta.and_then(|meta| meta.annotations.as_ref());
-    let entries = annotations.into_iter().flat_map(|map| &map.0);
-    entries
-        .filter(|(key, _)| key.starts_with("switchyard.dev/"))
-        .map(|(key, value)| (check.text(key), check.text(value)))
-        .collect()
+    let (meta, none) = (ROOT.key("metadata"), object::TextMap::default());
+    let at = meta.key("annotations");
+    let entries = annotations.unwrap_or(&none).0.iter();
+    for (key, value) in entries.filter(|(key, _)| key.starts_with(PREFIX)) {
+        let at = at.key(key);
+        let known = ANNOTATIONS.iter().find(|(name, _)| *name == &**key);
+        let Some((_, values)) = known else {
+            let names = ANNOTATIONS.map(|(name, _)| name);
+            let short = |name: &'static str| name.strip_prefix(PREFIX).unwrap_or(name);
+            let help = match nearest(&key[PREFIX.len()..], names.map(short)) {
+                Some(name) => format!("did you mean {PREFIX}{name}?"),
+                None => format!("a Service may have {}", names.join(", ")),
+            };
+            check.annotation(at, "is not an annotation of a Service", &help);
+            continue;
+        };
+        if !values.contains(&&**value) {
+            let help = format!("use {}", values.join(", "));
+            check.annotation(at, &format!("Unsupported value: {:?}", &**value), &help);
+            continue;
+        }
+        if &**key == LOAD_BALANCE && &**value != values[0] {
+            check.warn(
+                at,
+                format!("{} is not supported by this version: round-robin is used", &**value),
+                "remove the annotation, or set it to round-robin",
+            );
+        }
+        own.insert(check.text(key), check.text(value));
+    }
+    own
 }

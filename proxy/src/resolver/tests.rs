@@ -193,6 +193,22 @@ fn what_cannot_be_served_is_named() {
 }
 
 #[test]
+fn an_algorithm_that_is_not_there_is_named_and_round_robin_serves() {
+    let with = |value: &str| {
+        let annotations = [("switchyard.dev/load-balance".into(), value.into())];
+        Service { annotations: annotations.into(), ..web() }
+    };
+    let served = "127.1.0.1:80/TCP -> 10.0.0.1:8080 (Ready)";
+    let slices = || vec![web_slice(&["10.0.0.1"])];
+    check(&entry(with("round-robin"), slices()), served);
+    for value in ["least-requests", "hash"] {
+        let skipped = "skipped 80: switchyard.dev/load-balance asks for what this version does \
+            not have: round-robin is used";
+        check(&entry(with(value), slices()), &format!("{served}\n{skipped}"));
+    }
+}
+
+#[test]
 fn a_frontend_is_never_its_own_endpoint() {
     let slices = vec![slice("web", "web-1", &[("", Tcp, 80)], &["127.1.0.1"])];
     check(&entry(web(), slices), "127.1.0.1:80/TCP ->  (NoEndpoints)");
