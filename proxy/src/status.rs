@@ -240,7 +240,10 @@ fn range_problems<'a>(
 
 /// Problems of the process's own flags.
 fn flag_problems(facts: &Facts, host: &HostNetwork) -> Vec<Value> {
-    let flag_problem = |range: &IpNet, reason: &str| json!({ "what": format!("--service-cidr {range}"), "problem": reason });
+    let flag_problem = |range: &IpNet, reason: &str| {
+        let what = format!("--service-cidr {range}");
+        json!({ "what": what, "problem": reason })
+    };
     let unused = facts.unused_cidrs.iter().map(|range| flag_problem(range, UNUSED_RANGE));
     // A network that came after the start.
     let overlaps = facts.service_cidrs.iter().filter_map(|range| {

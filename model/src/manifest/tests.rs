@@ -388,7 +388,8 @@ fn annotations_under_our_prefix_are_checked() {
     check(
         &with("switchyard.dev/typo: x"),
         &["6:5: error: metadata.annotations[switchyard.dev/typo]: is not an annotation of a \
-           Service (a Service may have switchyard.dev/load-balance, switchyard.dev/proxy-protocol)"],
+           Service (a Service may have switchyard.dev/load-balance, \
+           switchyard.dev/proxy-protocol)"],
     );
     check(
         &with("switchyard.dev/proxy-protocol: v1"),
