@@ -11,6 +11,9 @@ const RESERVED_SHARE: usize = 3;
 /// Connections that are allowed however low the limit is: a browser opens six.
 const MIN_CONNECTIONS: usize = 16;
 
+/// Fewer connections than this are a reason to warn; with the usual hard limits there are more.
+const MAY_BE_LOW: usize = 1024;
+
 /// Raises the soft limit as far as it may be, and returns the limit that holds then: the usual
 /// soft limit of 1,024 is there for programs that use select(2).
 pub fn raise_limit() -> usize {
@@ -30,14 +33,16 @@ pub fn raise_limit() -> usize {
 pub fn connections(wanted: usize, each: usize, flag: &'static str) -> usize {
     let limit = raise_limit();
     let allowed = fitting(limit, each).min(wanted);
-    if allowed < wanted {
+    if allowed < MAY_BE_LOW.min(wanted) {
         tracing::warn!(
             limit,
             allowed,
             wanted,
-            "the limit of open files allows fewer connections than {flag}: raise it with \
-             `ulimit -n`, LimitNOFILE= of systemd or --ulimit of docker, or lower {flag}"
+            "the limit of open files allows few connections: raise it with `ulimit -n`, \
+             LimitNOFILE= of systemd or --ulimit of docker, or lower {flag}"
         );
+    } else if allowed < wanted {
+        tracing::info!(limit, allowed, wanted, "the limit of open files is below {flag}");
     }
     allowed
 }

@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: what a proxy says of its client ahead of the client's
 //! own bytes.
 //!
-//! By the specification that HAProxy publishes (doc/proxy-protocol.txt). [`parse`] and [`write`]
+//! By the specification that HAProxy publishes (doc/proxy-protocol.txt). [`parse`] and [`write()`]
 //! are pure; [`read`] takes exactly one header from a connection. Left out: who is allowed to
 //! send one, which the caller decides; extensions (TLVs), which are skipped and not written.
 

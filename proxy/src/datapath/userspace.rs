@@ -69,7 +69,7 @@ const DRAIN_POLL: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) workers: usize,
-    /// Where NodePorts listen: see [`node_ips`].
+    /// Where NodePorts listen: see [`crate::node_ips::node_ips`].
     pub(crate) node_ips: Vec<IpAddr>,
     /// Whose addresses are this host's by a route.
     pub(crate) service_cidrs: Vec<IpNet>,
