@@ -75,7 +75,6 @@ const PURE: &[&str] = &[
     "proxy/src/annotations",
     "proxy/src/datapath/userspace/client_shares",
     "proxy/src/datapath/userspace/session_shares",
-    "proxy/src/proxy_protocol",
     "proxy/src/resolver",
     "proxy/src/snapshot",
 ];

@@ -16,7 +16,6 @@ mod node_ips;
 #[cfg(test)]
 mod objects;
 mod own_addresses;
-pub mod proxy_protocol;
 pub mod resolver;
 mod room;
 mod service_cidr;

@@ -28,7 +28,6 @@ use super::rules::AffinityPin;
 use super::source_addresses::{Connected, SourceAddresses};
 use crate::metrics::{Active, count};
 use crate::own_addresses::OwnAddresses;
-use crate::proxy_protocol;
 use crate::room::{ClientPermit, Permit, Room, client_of};
 use crate::sockets;
 
@@ -273,7 +272,7 @@ impl Connection {
     fn write_header(&self, client: SocketAddr, buffer: &mut [u8]) -> Result<usize, Errno> {
         let local = getsockname(&self.client.socket)?;
         let local = SocketAddr::try_from(local).map_err(|_| Errno::AFNOSUPPORT)?;
-        let header = proxy_protocol::header(client, local);
+        let header = daemon::proxy_protocol::write(client, local);
         buffer[..header.len()].copy_from_slice(&header);
         Ok(header.len())
     }
