@@ -32,12 +32,13 @@ use std::time::Duration;
 use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure, Guard, Readiness};
 use feed::{Update, Updates};
-use ipnet::IpNet;
 use model::{Kinds, ObjectName, Process};
 use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
 pub use findings::Judge;
+pub use ipnet::IpNet;
+pub use service_cidr::parse_service_cidr;
 
 use cluster_clients::ClusterClients;
 use datapath::Datapath;
@@ -48,7 +49,7 @@ use node_ips::{node_families, node_ips};
 use own_addresses::OwnAddresses;
 use resolver::Node;
 use room::{Limits, Room, open_descriptors};
-use service_cidr::{ServiceRoutes, parse_cidr, parse_network};
+use service_cidr::{ServiceRoutes, parse_network};
 use snapshot::Snapshot;
 use status::{Facts, Published, View};
 
@@ -83,7 +84,7 @@ pub struct Config {
     /// and unused ones refuse: adds a local route and removes it at the end. Needs CAP_NET_ADMIN.
     /// NodePorts on all addresses then answer on those of the range too; see --node-ip
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
-        value_parser = parse_cidr)]
+        value_parser = parse_service_cidr)]
     pub service_cidr: Vec<IpNet>,
 
     /// Addresses of the cluster's pods. Clients there and on this node reach all endpoints of a
@@ -184,7 +185,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         workers: daemon.workers,
         node_ips: node_ips.clone(),
         service_cidrs: config.service_cidr.clone(),
-        cluster_clients,
+        cluster_clients: cluster_clients.clone(),
         drain_timeout: config.drain_timeout,
         connect_timeout: config.connect_timeout,
         idle_timeout: config.idle_timeout,
@@ -200,8 +201,17 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         metrics.clone(),
         &daemon.supervisor,
     )?;
-    let meters = metrics.meters.clone();
-    let facts = Facts { mode: Userspace::MODE, limit, room: room.clone(), own, meters };
+    let routes = ServiceRoutes::add(&config.service_cidr).await?;
+    let facts = Facts {
+        mode: Userspace::MODE,
+        limit,
+        room: room.clone(),
+        own,
+        meters: metrics.meters.clone(),
+        service_cidrs: config.service_cidr.clone(),
+        unused_cidrs: routes.unused().to_vec(),
+        cluster_clients,
+    };
     status::show(&daemon, &published, facts);
     let node = flags.clone();
     let snapshot = Snapshot::default();
@@ -209,7 +219,6 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let readiness = ServesNothing { readiness: daemon.readiness.clone(), held: None };
     let proxy =
         Proxy { flags, node, metrics, published, readiness, datapath, health_checks, snapshot };
-    let routes = ServiceRoutes::add(&config.service_cidr).await?;
     tokio::select! {
         () = proxy.follow(updates, &daemon, unprogrammed) => {}
         // The proxy is dropped, which resets its connections: no client takes part of an answer for

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 pub(crate) use daemon::listen::Options as BindOptions;
 
+use crate::host_network::ipv6_is_disabled;
 use daemon::listen;
 use nix::sys::socket::sockopt::{self, GetStruct};
 use nix::sys::socket::{MsgFlags, getsockopt, recvmsg, setsockopt};
@@ -207,6 +208,9 @@ fn set_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
 pub(crate) fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!("{addr} is taken by another process"),
+        io::ErrorKind::AddrNotAvailable if addr.is_ipv6() && ipv6_is_disabled() => {
+            format!("{addr} cannot be served: IPv6 is disabled on this host")
+        }
         io::ErrorKind::AddrNotAvailable => format!(
             "{} is not an address of this host: use a ClusterIP in 127.0.0.0/8, or make it one \
              (--service-cidr, ip addr add, or ip route add local CIDR dev lo)",

@@ -27,7 +27,7 @@ mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,11 +54,18 @@ use crate::sockets::{self, BindOptions, why_not_bound};
 
 /// Sockets opened in one batch: then the data threads get theirs, and other tasks of control run.
 const OPEN_BATCH: usize = 256;
-/// An address that cannot be bound is tried again after this, doubled each time up to the
+/// An address that is not this host's is tried again after this, doubled each time up to the
 /// maximum: soon enough for a port that changes hands, rare enough for 10,000 ClusterIPs that
 /// are not addresses of this host.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(8);
+/// An address that another process holds is tried again after this: in a rolling upgrade the new
+/// process serves it soon after the old one has closed it.
+const TAKEN_RETRY: Duration = Duration::from_millis(100);
+/// So many of them are tried at a time. When one has become free, all are tried.
+const TAKEN_PROBES: usize = 64;
+/// Addresses of this host on which a NodePort listens when it cannot listen on all at once.
+const MAX_NODE_ADDRESSES: usize = 256;
 /// Frontends that one round of opening warns of by name: a feed full of ClusterIPs that are not
 /// addresses of this host must not drown the log.
 const MAX_WARNINGS: usize = 20;
@@ -368,6 +375,47 @@ impl Userspace {
         self.retries.iter().map(|(_, address)| *address).filter(frees).collect()
     }
 
+    /// Tries again what could not be bound and is due.
+    async fn retry(&mut self, now: Instant) {
+        let (mut again, mut taken) = (Vec::new(), Vec::new());
+        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, address)) = self.retries.pop_first() else { break };
+            match self.is_taken(&address) {
+                true => taken.push(address),
+                false => again.push(address),
+            }
+        }
+        let later = taken.split_off(taken.len().min(TAKEN_PROBES));
+        self.postpone(&later, now);
+        again.extend(&taken);
+        self.open(&again).await;
+        if taken.iter().any(|address| !self.is_taken(address)) {
+            // Another process is closing its listeners.
+            let all = self.retries.iter().map(|(_, address)| *address);
+            let all: Vec<_> = all.filter(|address| self.is_taken(address)).collect();
+            self.open(&all).await;
+        }
+    }
+
+    fn is_taken(&self, address: &FrontendAddress) -> bool {
+        let retry = self.hosted.get(address).and_then(|hosted| hosted.retry);
+        retry.is_some_and(|retry| retry.taken)
+    }
+
+    /// Has addresses that another process holds wait for their turn to be tried.
+    fn postpone(&mut self, addresses: &[FrontendAddress], now: Instant) {
+        for (turn, addresses) in (1..).zip(addresses.chunks(TAKEN_PROBES)) {
+            let at = now + TAKEN_RETRY * turn;
+            for address in addresses {
+                let retry = self.hosted.get_mut(address).and_then(|h| h.retry.as_mut());
+                if let Some(retry) = retry {
+                    retry.at = at;
+                    self.retries.insert((at, *address));
+                }
+            }
+        }
+    }
+
     async fn close(&mut self, close: Vec<Bound>) {
         if close.is_empty() {
             return;
@@ -406,22 +454,68 @@ impl Userspace {
         address: FrontendAddress,
         opened: &mut [NewSockets],
     ) -> Option<NotBound> {
-        let mut failure = None;
+        let mut failures = Vec::new();
         for addr in self.listen_addrs(address) {
-            let hosted = self.hosted.get(&address)?;
-            if hosted.listening.iter().any(|(open, _)| *open == addr) {
-                continue;
-            }
-            let cell = hosted.cell.clone();
-            match self.open_address((address.protocol, addr), &cell, opened) {
-                Ok(permit) => {
-                    let hosted = self.hosted.get_mut(&address).expect("it was there just now");
-                    hosted.listening.push((addr, permit));
-                }
-                Err(reason) => failure = Some(reason),
+            let Err(failure) = self.open_one(address, addr, opened) else { continue };
+            match failure.taken && addr.ip().is_unspecified() {
+                true => failures.extend(self.open_each(address, failure, opened)),
+                false => failures.push(failure),
             }
         }
-        failure
+        let taken = failures.iter().any(|failure| failure.taken);
+        let reasons: Vec<String> = failures.into_iter().map(|failure| failure.reason).collect();
+        (!reasons.is_empty()).then(|| NotBound { reason: reasons.join("; "), taken })
+    }
+
+    /// Listens for a NodePort on each address of the node by itself, because another process has
+    /// the port on one of them; which that is.
+    fn open_each(
+        &mut self,
+        address: FrontendAddress,
+        on_all: NotBound,
+        opened: &mut [NewSockets],
+    ) -> Vec<NotBound> {
+        let addrs = self.addresses_of_node(address);
+        let (mut failures, count) = (Vec::new(), addrs.len());
+        for addr in addrs {
+            failures.extend(self.open_one(address, addr, opened).err());
+        }
+        if failures.len() == count {
+            return vec![on_all];
+        }
+        if let Some(last) = failures.last_mut() {
+            last.reason += " (the other addresses of the node are served)";
+        }
+        failures
+    }
+
+    /// The addresses that a NodePort on all addresses is for, each by itself.
+    fn addresses_of_node(&self, address: FrontendAddress) -> Vec<SocketAddr> {
+        let host = self.settings.cluster_clients.host();
+        let loopback = [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let known = host.addresses.iter().map(|known| known.ip);
+        let is_link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let of_family = |ip: &IpAddr| Place::Node(Family::of(*ip)) == address.place;
+        let ips: BTreeSet<IpAddr> = known.chain(loopback).filter(of_family).collect();
+        let ips = ips.into_iter().filter(|ip| !is_link_local(*ip)).take(MAX_NODE_ADDRESSES);
+        ips.map(|ip| SocketAddr::new(ip, address.port.get())).collect()
+    }
+
+    fn open_one(
+        &mut self,
+        address: FrontendAddress,
+        addr: SocketAddr,
+        opened: &mut [NewSockets],
+    ) -> Result<(), NotBound> {
+        let Some(hosted) = self.hosted.get(&address) else { return Ok(()) };
+        if hosted.listening.iter().any(|(open, _)| *open == addr) {
+            return Ok(());
+        }
+        let cell = hosted.cell.clone();
+        let permit = self.open_address((address.protocol, addr), &cell, opened)?;
+        let hosted = self.hosted.get_mut(&address).expect("it was there just now");
+        hosted.listening.push((addr, permit));
+        Ok(())
     }
 
     fn open_address(
@@ -490,7 +584,11 @@ impl Userspace {
         };
         let service = hosted.service.as_ref().expect("only a frontend of a Service is opened");
         count(&self.metrics.meters.of(service).bind_failures);
-        let delay = hosted.retry.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(MAX_RETRY));
+        let before = hosted.retry.filter(|retry| !retry.taken);
+        let delay = match taken {
+            true => TAKEN_RETRY,
+            false => before.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(MAX_RETRY)),
+        };
         let retry = Retry { at: Instant::now() + delay, delay, taken };
         hosted.retry = Some(retry);
         self.retries.insert((retry.at, address));
@@ -553,11 +651,7 @@ impl Datapath for Userspace {
         if ended {
             self.send_all(|| Command::End).await;
         }
-        let mut again = Vec::new();
-        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
-            again.extend(self.retries.pop_first().map(|(_, address)| address));
-        }
-        self.open(&again).await;
+        self.retry(now).await;
     }
 
     fn report(&self) -> Report {
