@@ -135,6 +135,14 @@ impl HealthChecks {
         self.failures.clone()
     }
 
+    /// Ends all servers.
+    pub(crate) async fn close_all(&mut self) {
+        let all: Vec<ObjectName> = self.served.keys().cloned().collect();
+        for name in &all {
+            self.close(name).await;
+        }
+    }
+
     async fn close(&mut self, name: &ObjectName) {
         self.failures.remove(name);
         if let Some(mut served) = self.served.remove(name) {

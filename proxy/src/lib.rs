@@ -9,6 +9,7 @@ mod cluster_clients;
 mod datapath;
 mod explain;
 mod findings;
+mod handover;
 mod health_check;
 mod host_network;
 mod metrics;
@@ -43,6 +44,7 @@ pub use service_cidr::parse_service_cidr;
 use cluster_clients::ClusterClients;
 use datapath::Datapath;
 use datapath::userspace::{Settings, Userspace};
+use handover::{Batch, Inbox};
 use health_check::HealthChecks;
 use metrics::ProxyMetrics;
 use node_ips::{node_families, node_ips};
@@ -217,8 +219,17 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let snapshot = Snapshot::default();
     let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());
     let readiness = ServesNothing { readiness: daemon.readiness.clone(), held: None };
-    let proxy =
-        Proxy { flags, node, metrics, published, readiness, datapath, health_checks, snapshot };
+    let proxy = Proxy {
+        flags,
+        node,
+        metrics,
+        published,
+        readiness,
+        datapath,
+        health_checks,
+        snapshot,
+        inbox: Inbox::default(),
+    };
     tokio::select! {
         () = proxy.follow(updates, &daemon, unprogrammed) => {}
         // The proxy is dropped, which resets its connections: no client takes part of an answer for
@@ -289,6 +300,8 @@ struct Proxy<D> {
     datapath: D,
     health_checks: HealthChecks,
     snapshot: Snapshot,
+    /// What another process that drains offers to this one.
+    inbox: Inbox,
 }
 
 /// Takes readiness away from a proxy that could open none of its frontends. A proxy that lacks only
@@ -325,6 +338,11 @@ impl<D: Datapath> Proxy<D> {
                     self.health_checks.tend();
                     self.publish();
                 }
+                Batch { offers, answer } = self.inbox.next() => {
+                    let taken = self.datapath.take_over(offers).await;
+                    let _ = answer.send(taken);
+                    self.publish();
+                }
                 update = updates.next(), if !feed_ended => match update {
                     // Nothing is programmed until every kind has been listed.
                     Some(update) if update.synced => {
@@ -336,6 +354,11 @@ impl<D: Datapath> Proxy<D> {
                     None => feed_ended = true,
                 },
             }
+        }
+        self.inbox.wait_for_offers(false);
+        if self.datapath.hand_over().await {
+            // Another process answers load balancers from now on, for the endpoints that it serves.
+            self.health_checks.close_all().await;
         }
         self.datapath.drain().await;
     }
@@ -394,6 +417,7 @@ impl<D: Datapath> Proxy<D> {
     fn publish(&mut self) {
         let report = self.datapath.report();
         self.readiness.set(report.serves_nothing);
+        self.inbox.wait_for_offers(report.waits_for_address);
         let view = View {
             snapshot: self.snapshot.clone(),
             node: self.node.clone(),

@@ -8,8 +8,8 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -640,4 +640,53 @@ fn near_endpoints_serve_while_there_are_any() {
     cluster.eventually_refuses(&cluster.client, VIP);
     let page = || cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/snapshot").1);
     eventually("it says why", || page().contains("no endpoint is on this node").then_some(()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_connect_fails_while_proxies_with_a_service_range_replace_each_other() {
+    const CONNECTS: usize = 30;
+    let mut cluster = Cluster::start(&manifest(NODE_PORT, &ALL), &[]);
+    let feed = cluster.folder.path().to_str().unwrap().to_owned();
+    let args = ["proxy", "--feed", &feed, "--workers", "2", "--service-cidr", RANGES];
+    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let addrs: Vec<SocketAddr> =
+        [VIP, VIP6, "10.77.0.1:30080"].map(|addr| addr.parse().unwrap()).to_vec();
+    let enough = |more: usize| {
+        let wanted = served.load(Ordering::Relaxed) + more;
+        eventually("clients are served", || {
+            (served.load(Ordering::Relaxed) >= wanted).then_some(())
+        });
+    };
+    let failures = std::thread::scope(|scope| {
+        let client = &cluster.client;
+        let clients = scope.spawn(|| {
+            let mut failures = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                for addr in &addrs {
+                    match client.ask(*addr) {
+                        Ok(_) => _ = served.fetch_add(1, Ordering::Relaxed),
+                        Err(error) => failures.push(format!("{addr}: {error}")),
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            failures
+        });
+        enough(CONNECTS);
+        for admin in ["127.0.0.1:7412", ADMIN, "127.0.0.1:7412"] {
+            let next = cluster.node.run(|| Switchyard::ready(admin.parse().unwrap(), &args));
+            enough(CONNECTS);
+            let last = cluster.proxy.replace(next).unwrap();
+            last.signal(Signal::SIGTERM);
+            assert!(last.wait().success());
+            enough(CONNECTS);
+            let status = cluster.node.run(|| cluster.proxy.as_ref().unwrap().status());
+            assert_eq!(status["proxy"]["problemCount"], 0, "{status}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        clients.join().unwrap()
+    });
+    assert!(failures.is_empty(), "{} failed: {:?}", failures.len(), failures.first());
+    assert!(cluster.stop());
 }

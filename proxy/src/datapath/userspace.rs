@@ -28,6 +28,8 @@ mod waiting;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,13 +40,14 @@ use model::{ObjectName, Protocol};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::commands::{Command, Opened, ThreadContext};
+use self::commands::{Command, Opened, SharedSocket, ThreadContext};
 use self::endpoint::Endpoint;
 use self::frontend::{FrontendCell, FrontendState};
 use self::rules::{InCluster, Rules, StickyClients};
 use self::threads::DataThreads;
 use super::{Datapath, Failures, Report};
 use crate::cluster_clients::ClusterClients;
+use crate::handover::{self, MAX_SOCKETS, Offer, Successor};
 use crate::metrics::{ProxyMetrics, count};
 use crate::own_addresses::{AddressSet, Bound, OwnAddresses};
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
@@ -69,6 +72,8 @@ const MAX_NODE_ADDRESSES: usize = 256;
 /// Frontends that one round of opening warns of by name: a feed full of ClusterIPs that are not
 /// addresses of this host must not drown the log.
 const MAX_WARNINGS: usize = 20;
+/// How long a process that drains may take to hand its sockets over; it serves meanwhile.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a drain checks whether connections are left.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
@@ -426,6 +431,123 @@ impl Userspace {
         self.own.publish(&self.bound);
     }
 
+    /// Takes over a listener of another process if a frontend waits for its address; which one.
+    fn adopt_listener(
+        &mut self,
+        Offer { bound, sockets }: Offer,
+        opened: &mut [NewSockets],
+    ) -> Option<FrontendAddress> {
+        let (address, cell) = self.waits_for(bound)?;
+        let permit = self.room.open_listeners_of(sockets.len())?;
+        let (protocol, addr) = bound;
+        match protocol {
+            Protocol::Tcp => {
+                let adopted = sockets.into_iter().map(|socket| sockets::adopt_tcp(socket, addr));
+                let listeners = adopted.collect::<io::Result<Vec<_>>>().ok()?;
+                let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
+                // Each thread gets one or more, or threads share one.
+                for turn in 0..listeners.len().max(opened.len()) {
+                    let socket = listeners[turn % listeners.len()].clone();
+                    let worker = turn % opened.len();
+                    opened[worker].tcp.push(Opened { bound, cell: cell.clone(), socket });
+                }
+            }
+            Protocol::Udp => {
+                let adopted = sockets.into_iter().map(|socket| sockets::adopt_udp(socket, addr));
+                let sockets = adopted.collect::<io::Result<Vec<_>>>().ok()?;
+                self.spread_udp((bound, &cell), sockets, opened);
+            }
+            Protocol::Sctp => return None,
+        }
+        self.bound.insert(bound);
+        self.hosted.get_mut(&address)?.listening.push((addr, permit));
+        Some(address)
+    }
+
+    /// The frontend that would listen on this address if another process did not hold it.
+    fn waits_for(&self, bound: Bound) -> Option<(FrontendAddress, Arc<FrontendCell>)> {
+        let (protocol, addr) = bound;
+        let port = NonZeroU16::new(addr.port())?;
+        let places = [Place::Ip(addr.ip()), Place::Node(Family::of(addr.ip()))];
+        let frontends = places.map(|place| FrontendAddress { place, port, protocol });
+        frontends.into_iter().find_map(|address| {
+            let hosted = self.hosted.get(&address).filter(|hosted| hosted.retry.is_some())?;
+            let listens = self.listen_addrs(address);
+            let is_wanted = listens.contains(&addr)
+                || listens.iter().any(|addr| addr.ip().is_unspecified())
+                    && self.addresses_of_node(address).contains(&addr);
+            (is_wanted && !self.bound.has(bound)).then(|| (address, hosted.cell.clone()))
+        })
+    }
+
+    /// The sockets at these addresses, which the data threads serve on.
+    async fn share(&self, bound: &Arc<[Bound]>) -> Vec<Offer> {
+        let (sockets, shared) = std::sync::mpsc::channel();
+        self.send_all(|| Command::Share(bound.clone(), sockets.clone())).await;
+        drop(sockets);
+        let mut offers: HashMap<Bound, Vec<OwnedFd>> = HashMap::new();
+        let mut known = BTreeSet::new();
+        for (bound, socket) in shared {
+            let socket = match socket {
+                // Some threads may share it.
+                SharedSocket::Tcp(socket) if !known.insert(socket.as_raw_fd()) => continue,
+                SharedSocket::Tcp(socket) => socket.as_fd().try_clone_to_owned().ok(),
+                SharedSocket::Udp(socket) => Some(socket),
+            };
+            offers.entry(bound).or_default().extend(socket);
+        }
+        offers.into_iter().map(|(bound, sockets)| Offer { bound, sockets }).collect()
+    }
+
+    /// Offers everything that is still served here.
+    async fn hand_over_to(&mut self, successor: &Successor, deadline: Instant) {
+        for batch in self.batches() {
+            let offers = self.share(&batch).await;
+            if offers.is_empty() {
+                continue;
+            }
+            let answer = timeout_at(deadline, successor.offer(&offers)).await;
+            let offered = offers.iter().map(|offer| offer.bound);
+            let Ok(Ok(taken)) = answer else {
+                // It may have them, so they must not be made to refuse clients.
+                self.release(offered.collect()).await;
+                return;
+            };
+            let taken = offered.zip(taken).filter(|(_, taken)| *taken).map(|(bound, _)| bound);
+            self.release(taken.collect()).await;
+        }
+    }
+
+    /// What is listened on, in batches that fit into one offer.
+    fn batches(&self) -> Vec<Arc<[Bound]>> {
+        let listening = self.hosted.iter().flat_map(|(address, hosted)| {
+            let bound = |addr: &SocketAddr| (address.protocol, *addr);
+            hosted.listening.iter().map(move |(addr, permit)| (bound(addr), permit.descriptors()))
+        });
+        let (mut batches, mut sockets) = (vec![Vec::new()], 0);
+        for (bound, count) in listening.filter(|(_, count)| *count <= MAX_SOCKETS) {
+            if sockets + count > MAX_SOCKETS {
+                batches.push(Vec::new());
+                sockets = 0;
+            }
+            sockets += count;
+            batches.last_mut().expect("there is always one").push(bound);
+        }
+        batches.into_iter().filter(|batch| !batch.is_empty()).map(Arc::from).collect()
+    }
+
+    /// Leaves new clients at these addresses to another process, which has the same sockets.
+    async fn release(&mut self, released: Vec<Bound>) {
+        let released: Arc<[Bound]> = released.into();
+        self.send_all(|| Command::Release(released.clone())).await;
+        let gone: BTreeSet<Bound> = released.iter().copied().collect();
+        for (address, hosted) in &mut self.hosted {
+            hosted.listening.retain(|(addr, _)| !gone.contains(&(address.protocol, *addr)));
+        }
+        released.iter().for_each(|bound| self.bound.remove(*bound));
+        self.own.publish(&self.bound);
+    }
+
     /// Opens what these frontends should listen on and do not.
     async fn open(&mut self, addresses: &[FrontendAddress]) {
         let mut newly_failed = 0;
@@ -556,16 +678,25 @@ impl Userspace {
             }
             Protocol::Udp => {
                 let sockets = sockets::bind_udp(addr, count, options).map_err(not_bound)?;
-                for (place, socket) in sockets.into_iter().enumerate() {
-                    let worker = (self.next_worker + place) % opened.len();
-                    opened[worker].udp.push(Opened { bound, cell: cell.clone(), socket });
-                }
-                self.next_worker = (self.next_worker + count) % self.workers.len();
+                self.spread_udp((bound, cell), sockets, opened);
             }
             Protocol::Sctp => unreachable!("the resolver makes no frontend of an SCTP port"),
         }
         self.bound.insert(bound);
         Ok(permit)
+    }
+
+    /// Gives each data thread one of these sockets, as far as they go.
+    fn spread_udp(
+        &mut self,
+        (bound, cell): (Bound, &Arc<FrontendCell>),
+        sockets: Vec<UdpSocket>,
+        opened: &mut [NewSockets],
+    ) {
+        for socket in sockets {
+            opened[self.next_worker].udp.push(Opened { bound, cell: cell.clone(), socket });
+            self.next_worker = (self.next_worker + 1) % opened.len();
+        }
     }
 
     /// Notes why a frontend cannot be served, or that it can, and when to try again; whether
@@ -655,7 +786,41 @@ impl Datapath for Userspace {
     }
 
     fn report(&self) -> Report {
-        Report { failures: self.failures.clone(), serves_nothing: self.serves_nothing() }
+        Report {
+            failures: self.failures.clone(),
+            serves_nothing: self.serves_nothing(),
+            waits_for_address: self.retries.iter().any(|(_, address)| self.is_taken(address)),
+        }
+    }
+
+    async fn take_over(&mut self, offers: Vec<Offer>) -> Vec<bool> {
+        let mut opened: Vec<NewSockets> =
+            self.workers.iter().map(|_| NewSockets::default()).collect();
+        let (mut taken, mut frontends) = (Vec::new(), BTreeSet::new());
+        for offer in offers {
+            let frontend = self.adopt_listener(offer, &mut opened);
+            taken.push(frontend.is_some());
+            frontends.extend(frontend);
+        }
+        self.own.publish(&self.bound);
+        let orders = self.workers.iter().zip(opened);
+        all_done(orders.flat_map(|(worker, opened)| opened.send(worker))).await;
+        // The rest of their addresses; they are no longer failures if there is none.
+        self.open(&Vec::from_iter(frontends)).await;
+        taken
+    }
+
+    async fn hand_over(&mut self) -> bool {
+        let deadline = Instant::now() + self.settings.drain_timeout.min(HANDOVER_TIMEOUT);
+        let before = self.room.open_listeners();
+        for successor in handover::successors() {
+            self.hand_over_to(&successor, deadline).await;
+        }
+        let sockets = before - self.room.open_listeners();
+        if sockets > 0 {
+            tracing::info!(sockets, "another process has taken over listening sockets");
+        }
+        sockets > 0
     }
 
     async fn drain(self) {
