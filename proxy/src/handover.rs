@@ -380,7 +380,7 @@ mod tests {
         let (listener, bound) = listener(4);
         let entry = json!({ "protocol": "TCP", "address": bound.1.to_string(), "sockets": 2 });
         let sockets = |count| (0..count).flat_map(|_| offer(&listener, bound).sockets).collect();
-        assert_eq!(parse(&[entry.clone()], sockets(2)).unwrap()[0].sockets.len(), 2);
+        assert_eq!(parse(std::slice::from_ref(&entry), sockets(2)).unwrap()[0].sockets.len(), 2);
         assert!(parse(&[entry], sockets(1)).is_none());
         assert!(parse(&[json!({ "protocol": "TCP" })], sockets(1)).is_none());
     }

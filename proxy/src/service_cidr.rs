@@ -265,7 +265,9 @@ async fn remove_left_behind() {
         let Ok(builder) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(any, 0) else {
             continue;
         };
-        let mut wanted = builder.table_id(LOCAL_TABLE).protocol(PROTOCOL).build();
+        // The scope must be 0, or the kernel refuses the request.
+        let builder = builder.table_id(LOCAL_TABLE).kind(RouteType::Local);
+        let mut wanted = builder.protocol(PROTOCOL).build();
         wanted.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Destination(_)));
         let listed = handle.route().get(wanted).execute();
         // An old kernel lists more than it was asked for; one without IPv6 lists nothing.

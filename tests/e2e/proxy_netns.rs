@@ -441,6 +441,15 @@ fn a_node_port_that_is_taken_on_one_address_is_served_on_the_others() {
     assert!(problems.contains("10.77.0.1:30080 is taken by another process"), "{problems}");
     assert!(problems.contains("[fd77::1]:30080 is taken by another process"), "{problems}");
     assert!(problems.contains("the other addresses of the node are served"), "{problems}");
+    // Also after it was tried again.
+    let tries = |cluster: &Cluster| {
+        let metrics = cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/metrics").1);
+        let lines = metrics.lines().filter(|line| line.contains("bind_failures_total{"));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum::<u64>()
+    };
+    let before = tries(&cluster);
+    eventually("it is tried again", || (tries(&cluster) >= before + 4).then_some(()));
+    assert_eq!(cluster.status()["proxy"]["problemCount"], 2);
     // Free again, it is served soon.
     drop(taken);
     cluster.eventually_answers(&cluster.client, "10.77.0.1:30080", &ALL_NAMES);

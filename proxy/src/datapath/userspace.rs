@@ -578,9 +578,24 @@ impl Userspace {
     ) -> Option<NotBound> {
         let mut failures = Vec::new();
         for addr in self.listen_addrs(address) {
+            let on_all = addr.ip().is_unspecified();
+            if on_all && self.listens_by_address(address) {
+                // Not on all yet: for UDP the kernel would allow that beside our own sockets, and
+                // the address that another process holds would be forgotten.
+                let taken = self.open_each(address, opened);
+                if !taken.is_empty() {
+                    failures.extend(taken);
+                    continue;
+                }
+            }
             let Err(failure) = self.open_one(address, addr, opened) else { continue };
-            match failure.taken && addr.ip().is_unspecified() {
-                true => failures.extend(self.open_each(address, failure, opened)),
+            if !on_all || !failure.taken {
+                failures.push(failure);
+                continue;
+            }
+            let taken = self.open_each(address, opened);
+            match self.listens_by_address(address) {
+                true => failures.extend(taken),
                 false => failures.push(failure),
             }
         }
@@ -589,21 +604,19 @@ impl Userspace {
         (!reasons.is_empty()).then(|| NotBound { reason: reasons.join("; "), taken })
     }
 
+    /// Whether a NodePort that is for all addresses of the node listens on some of them only.
+    fn listens_by_address(&self, address: FrontendAddress) -> bool {
+        let listening = self.hosted.get(&address).map_or(&[][..], |hosted| &hosted.listening);
+        !listening.is_empty() && !listening.iter().any(|(addr, _)| addr.ip().is_unspecified())
+    }
+
     /// Listens for a NodePort on each address of the node by itself, because another process has
     /// the port on one of them; which that is.
-    fn open_each(
-        &mut self,
-        address: FrontendAddress,
-        on_all: NotBound,
-        opened: &mut [NewSockets],
-    ) -> Vec<NotBound> {
+    fn open_each(&mut self, address: FrontendAddress, opened: &mut [NewSockets]) -> Vec<NotBound> {
         let addrs = self.addresses_of_node(address);
-        let (mut failures, count) = (Vec::new(), addrs.len());
+        let mut failures = Vec::new();
         for addr in addrs {
             failures.extend(self.open_one(address, addr, opened).err());
-        }
-        if failures.len() == count {
-            return vec![on_all];
         }
         if let Some(last) = failures.last_mut() {
             last.reason += " (the other addresses of the node are served)";
