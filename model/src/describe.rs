@@ -1,6 +1,6 @@
 //! What types and their fields are for, in a sentence: what `kubectl explain` prints.
 //!
-//! Pure text. By the names of [`crate::object`]; a test compares this table with the types, in both
+//! By the names of [`crate::object`]; a test compares this table with the types, in both
 //! directions. Only fields that are used have a text of their own. Left out: the full rules, which
 //! are in the documentation of Kubernetes and in [`crate::validate`].
 
@@ -42,18 +42,28 @@ fn text(type_name: &str) -> Option<&'static Text> {
     TEXTS.iter().find(|text| text.name == type_name)
 }
 
-#[rustfmt::skip]
 const TEXTS: &[Text] = &[
     Text {
         name: "Meta",
         about: "What every object has: its name, and what others say of it.",
         fields: &[
-            ("annotations", "Free texts by key. Annotations with settings of the proxy and the ingress begin with switchyard.dev/ or nginx.ingress.kubernetes.io/."),
-            ("creationTimestamp", "When the object was made (RFC 3339). The feed server sets it when it first sees the object."),
+            (
+                "annotations",
+                "Free texts by key. Annotations with settings of the proxy and the ingress begin \
+                 with switchyard.dev/ or nginx.ingress.kubernetes.io/.",
+            ),
+            (
+                "creationTimestamp",
+                "When the object was made (RFC 3339). The feed server sets it when it first sees \
+                 the object.",
+            ),
             ("deletionTimestamp", "When the object is to go. A Pod with it is terminating."),
             ("labels", "Short texts by key, by which objects are selected."),
             ("name", "The name: unique among the objects of the kind in the namespace."),
-            ("namespace", "The namespace; default if it is not given. Kinds of the cluster have none."),
+            (
+                "namespace",
+                "The namespace; default if it is not given. Kinds of the cluster have none.",
+            ),
         ],
     },
     Text {
@@ -68,22 +78,58 @@ const TEXTS: &[Text] = &[
         name: "ServiceSpec",
         about: "Addresses, ports and policies of a Service.",
         fields: &[
-            ("clusterIP", "The first virtual IP, or None for a headless Service. Switchyard allocates no addresses: write one if the Service needs it."),
-            ("clusterIPs", "The virtual IPs: one, or one of each family. The first must be clusterIP."),
+            (
+                "clusterIP",
+                "The first virtual IP, or None for a headless Service. Switchyard allocates no \
+                 addresses: write one if the Service needs it.",
+            ),
+            (
+                "clusterIPs",
+                "The virtual IPs: one, or one of each family. The first must be clusterIP.",
+            ),
             ("externalIPs", "Other IPs at which the proxy accepts connections for the Service."),
-            ("externalName", "For type ExternalName: the DNS name that the Service is an alias of."),
-            ("externalTrafficPolicy", "Cluster: connections from outside go to any endpoint. Local: only to endpoints on the same node."),
-            ("healthCheckNodePort", "With externalTrafficPolicy Local: the port at which a load balancer asks whether this node has endpoints."),
-            ("internalTrafficPolicy", "Cluster: connections from inside go to any endpoint. Local: only to endpoints on the same node."),
+            (
+                "externalName",
+                "For type ExternalName: the DNS name that the Service is an alias of.",
+            ),
+            (
+                "externalTrafficPolicy",
+                "Cluster: connections from outside go to any endpoint. Local: only to endpoints \
+                 on the same node.",
+            ),
+            (
+                "healthCheckNodePort",
+                "With externalTrafficPolicy Local: the port at which a load balancer asks whether \
+                 this node has endpoints.",
+            ),
+            (
+                "internalTrafficPolicy",
+                "Cluster: connections from inside go to any endpoint. Local: only to endpoints on \
+                 the same node.",
+            ),
             ("ipFamilies", "The families of the virtual IPs: IPv4, IPv6 or both."),
             ("ipFamilyPolicy", "SingleStack, PreferDualStack or RequireDualStack."),
-            ("loadBalancerSourceRanges", "Clients that may connect to load balancer IPs and external IPs, as CIDRs. Empty: all."),
+            (
+                "loadBalancerSourceRanges",
+                "Clients that may connect to load balancer IPs and external IPs, as CIDRs. Empty: \
+                 all.",
+            ),
             ("ports", "The ports that the Service offers. Several ports must have names."),
             ("publishNotReadyAddresses", "DNS answers with endpoints that are not ready, too."),
-            ("selector", "The labels of the Pods of the Service. Switchyard finds no Pods: write EndpointSlices beside the Service."),
-            ("sessionAffinity", "None, or ClientIP: connections of one client go to the same endpoint."),
+            (
+                "selector",
+                "The labels of the Pods of the Service. Switchyard finds no Pods: write \
+                 EndpointSlices beside the Service.",
+            ),
+            (
+                "sessionAffinity",
+                "None, or ClientIP: connections of one client go to the same endpoint.",
+            ),
             ("sessionAffinityConfig", "How long an affinity lasts."),
-            ("trafficDistribution", "A preference for near endpoints: PreferSameZone or PreferSameNode."),
+            (
+                "trafficDistribution",
+                "A preference for near endpoints: PreferSameZone or PreferSameNode.",
+            ),
             ("type", "ClusterIP, NodePort, LoadBalancer or ExternalName."),
         ],
     },
@@ -95,18 +141,32 @@ const TEXTS: &[Text] = &[
     Text {
         name: "ClientIpConfig",
         about: "The settings of affinity by client IP.",
-        fields: &[("timeoutSeconds", "Seconds for which a client without connections keeps its endpoint; 10800 if not given.")],
+        fields: &[(
+            "timeoutSeconds",
+            "Seconds for which a client without connections keeps its endpoint; 10800 if not \
+                 given.",
+        )],
     },
     Text {
         name: "ServicePort",
         about: "A port of a Service.",
         fields: &[
-            ("appProtocol", "The protocol that is spoken, such as http, https or kubernetes.io/h2c."),
+            (
+                "appProtocol",
+                "The protocol that is spoken, such as http, https or kubernetes.io/h2c.",
+            ),
             ("name", "The name, by which slices and Ingresses refer to the port."),
-            ("nodePort", "For types NodePort and LoadBalancer: the port at which every node accepts connections."),
+            (
+                "nodePort",
+                "For types NodePort and LoadBalancer: the port at which every node accepts \
+                 connections.",
+            ),
             ("port", "The port at the Service's IPs."),
             ("protocol", "TCP, UDP or SCTP; TCP if not given."),
-            ("targetPort", "The port of the endpoints, by number or name; the same as port if not given."),
+            (
+                "targetPort",
+                "The port of the endpoints, by number or name; the same as port if not given.",
+            ),
         ],
     },
     Text {
@@ -124,16 +184,25 @@ const TEXTS: &[Text] = &[
         about: "A load balancer.",
         fields: &[
             ("ip", "Its IP, at which the proxy accepts connections too."),
-            ("ipMode", "VIP: the proxy answers for the IP. Proxy: connections are left to the load balancer."),
+            (
+                "ipMode",
+                "VIP: the proxy answers for the IP. Proxy: connections are left to the load \
+                 balancer.",
+            ),
         ],
     },
     Text {
         name: "EndpointSlice",
-        about: "Endpoints of one Service: addresses, and the ports that all of them have. The label kubernetes.io/service-name names the Service.",
+        about: "Endpoints of one Service: addresses, and the ports that all of them have. The \
+                label kubernetes.io/service-name names the Service.",
         fields: &[
             ("addressType", "IPv4, IPv6, or FQDN for names that Switchyard looks up."),
             ("endpoints", "The endpoints."),
-            ("ports", "The ports of every endpoint. They match those of the Service by name and protocol."),
+            (
+                "ports",
+                "The ports of every endpoint. They match those of the Service by name and \
+                 protocol.",
+            ),
         ],
     },
     Text {
@@ -153,7 +222,10 @@ const TEXTS: &[Text] = &[
         about: "The state of an endpoint.",
         fields: &[
             ("ready", "It takes new connections; true if not given."),
-            ("serving", "It can answer, even while it is terminating; the same as ready if not given."),
+            (
+                "serving",
+                "It can answer, even while it is terminating; the same as ready if not given.",
+            ),
             ("terminating", "It is shutting down; false if not given."),
         ],
     },
@@ -165,17 +237,20 @@ const TEXTS: &[Text] = &[
             ("forZones", "The zones that should use it."),
         ],
     },
-    Text {
-        name: "Named",
-        about: "A node or a zone.",
-        fields: &[("name", "Its name.")],
-    },
+    Text { name: "Named", about: "A node or a zone.", fields: &[("name", "Its name.")] },
     Text {
         name: "EndpointPort",
         about: "A port of endpoints.",
         fields: &[
-            ("appProtocol", "The protocol that is spoken, such as http, https or kubernetes.io/h2c."),
-            ("name", "The name of the Service's port; empty for a Service with one port without a name."),
+            (
+                "appProtocol",
+                "The protocol that is spoken, such as http, https or kubernetes.io/h2c.",
+            ),
+            (
+                "name",
+                "The name of the Service's port; empty for a Service with one port without a \
+                 name.",
+            ),
             ("port", "The number."),
             ("protocol", "TCP, UDP or SCTP; TCP if not given."),
         ],
@@ -214,7 +289,11 @@ const TEXTS: &[Text] = &[
         fields: &[
             ("containers", "The containers, for the names of their ports."),
             ("hostname", "Its host name; the Pod's name if not given."),
-            ("initContainers", "Containers that run first. One with restartPolicy Always goes on, and its ports count."),
+            (
+                "initContainers",
+                "Containers that run first. One with restartPolicy Always goes on, and its ports \
+                 count.",
+            ),
             ("nodeName", "The node it is on."),
             ("subdomain", "The headless Service below which it has a DNS name."),
         ],
@@ -251,7 +330,10 @@ const TEXTS: &[Text] = &[
     Text {
         name: "Condition",
         about: "A condition.",
-        fields: &[("status", "True, False or Unknown."), ("type", "What it is about, such as Ready.")],
+        fields: &[
+            ("status", "True, False or Unknown."),
+            ("type", "What it is about, such as Ready."),
+        ],
     },
     Text {
         name: "Ingress",
@@ -263,7 +345,11 @@ const TEXTS: &[Text] = &[
         about: "Rules, TLS and the default backend of an Ingress.",
         fields: &[
             ("defaultBackend", "Where requests go that no rule matches."),
-            ("ingressClassName", "The class: an ingress serves those of its own class, switchyard unless its flags name another."),
+            (
+                "ingressClassName",
+                "The class: an ingress serves those of its own class, switchyard unless its flags \
+                 name another.",
+            ),
             ("rules", "Hosts, and paths below them."),
             ("tls", "Certificates by host."),
         ],
@@ -272,7 +358,10 @@ const TEXTS: &[Text] = &[
         name: "IngressRule",
         about: "A host, and paths below it.",
         fields: &[
-            ("host", "The host, or *.DOMAIN for all hosts one label below a domain. Empty: all hosts."),
+            (
+                "host",
+                "The host, or *.DOMAIN for all hosts one label below a domain. Empty: all hosts.",
+            ),
             ("http", "The paths."),
         ],
     },
@@ -287,7 +376,11 @@ const TEXTS: &[Text] = &[
         fields: &[
             ("backend", "Where requests go."),
             ("path", "The path, which begins with a slash."),
-            ("pathType", "Exact, Prefix (by elements of the path) or ImplementationSpecific (the same as Prefix)."),
+            (
+                "pathType",
+                "Exact, Prefix (by elements of the path) or ImplementationSpecific (the same as \
+                 Prefix).",
+            ),
         ],
     },
     Text {
@@ -318,12 +411,17 @@ const TEXTS: &[Text] = &[
         about: "A certificate and the hosts that it is for.",
         fields: &[
             ("hosts", "The hosts."),
-            ("secretName", "The Secret with the certificate (tls.crt) and its key (tls.key). Not given: the fallback certificate is used."),
+            (
+                "secretName",
+                "The Secret with the certificate (tls.crt) and its key (tls.key). Not given: the \
+                 fallback certificate is used.",
+            ),
         ],
     },
     Text {
         name: "IngressClass",
-        about: "A class of Ingresses. The one with controller switchyard.dev/ingress is served by Switchyard.",
+        about: "A class of Ingresses. The one with controller switchyard.dev/ingress is served by \
+             Switchyard.",
         fields: &[("spec", "The controller of the class.")],
     },
     Text {
@@ -342,7 +440,7 @@ const TEXTS: &[Text] = &[
     },
     Text {
         name: "Namespace",
-        about: "A scope of names. The feed server makes one for each namespace that objects are in.",
+        about: "A scope of names. The feed server makes one for each that objects are in.",
         fields: &[],
     },
     Text {
@@ -358,7 +456,14 @@ const TEXTS: &[Text] = &[
     Text {
         name: "NodeAddress",
         about: "An address of a node.",
-        fields: &[("address", "The address."), ("type", "Hostname, InternalIP, ExternalIP, InternalDNS or ExternalDNS.")],
+        fields: &[
+            ("address", "The address."),
+            (
+                "type",
+                "Hostname, InternalIP, ExternalIP, InternalDNS or \
+                 ExternalDNS.",
+            ),
+        ],
     },
     Text {
         name: "ServiceCidr",
@@ -380,7 +485,11 @@ const TEXTS: &[Text] = &[
             ("involvedObject", "The object with the problem."),
             ("lastTimestamp", "The same as firstTimestamp."),
             ("message", "The file and line, what is wrong, and what to do."),
-            ("reason", "Rejected: the manifest is not valid. NotServed: a part of it is not served. Warning: it is served, perhaps not as meant."),
+            (
+                "reason",
+                "Rejected: the manifest is not valid. NotServed: a part of it is not served. \
+                 Warning: it is served, perhaps not as meant.",
+            ),
             ("reportingComponent", "What reports it."),
             ("reportingInstance", "Empty."),
             ("source", "What reports it."),
