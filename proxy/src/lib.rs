@@ -183,17 +183,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let node_ips = node_ips(&config.node_ip);
     let flags = node_of(config.node_name.as_deref(), &config.node_ip);
     let cluster_clients = ClusterClients::follow(&config.cluster_cidr, &config.service_cidr).await;
-    let settings = Settings {
-        workers: daemon.workers,
-        node_ips: node_ips.clone(),
-        service_cidrs: config.service_cidr.clone(),
-        cluster_clients: cluster_clients.clone(),
-        drain_timeout: config.drain_timeout,
-        connect_timeout: config.connect_timeout,
-        idle_timeout: config.idle_timeout,
-        udp_idle_timeout: config.udp_idle_timeout,
-        max_affinity_clients: config.max_affinity_clients.get(),
-    };
+    let settings = settings(&config, daemon.workers, (&node_ips, &cluster_clients));
     let metrics = ProxyMetrics::register(&daemon.metrics);
     let published = Arc::new(Published::default());
     let own = Arc::new(OwnAddresses::new(config.service_cidr.clone()));
@@ -239,6 +229,24 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     // Only now: the connections that drained needed it.
     routes.remove().await;
     Ok(())
+}
+
+fn settings(
+    config: &Config,
+    workers: usize,
+    (node_ips, cluster_clients): (&[IpAddr], &Arc<ClusterClients>),
+) -> Settings {
+    Settings {
+        workers,
+        node_ips: node_ips.to_vec(),
+        service_cidrs: config.service_cidr.clone(),
+        cluster_clients: cluster_clients.clone(),
+        drain_timeout: config.drain_timeout,
+        connect_timeout: config.connect_timeout,
+        idle_timeout: config.idle_timeout,
+        udp_idle_timeout: config.udp_idle_timeout,
+        max_affinity_clients: config.max_affinity_clients.get(),
+    }
 }
 
 /// The node as its flags have it: `--node-name` and `--node-ip`.
