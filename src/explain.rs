@@ -38,8 +38,8 @@ pub(crate) struct Config {
     #[command(flatten)]
     feed: feed::Config,
 
-    /// How to print; as JSON, each target is one line, and a name that is the host of an Ingress has
-    /// the member asHost
+    /// How to print; as JSON, each target is one line, and a name that is the host of an Ingress
+    /// has the member asHost
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
 
