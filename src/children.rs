@@ -132,7 +132,7 @@ impl Plan {
             if started.elapsed() > LIVED {
                 wait = RESTART_FIRST;
             }
-            tracing::warn!(process = self.name, cause, ?wait, "ended, will be started again");
+            tracing::warn!(process = self.name, cause, ?wait, "exited, will be restarted");
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(RESTART_MOST),
@@ -156,7 +156,9 @@ impl Plan {
             _ if was_ready => Ok(cause),
             _ if bad => {
                 let name = self.name;
-                let what = format!("{name}: its configuration cannot work, see its message above");
+                let what = format!(
+                    "{name}: it cannot run with this configuration, see its message above"
+                );
                 Err(Failure::Configuration(what))
             }
             vital => match (vital, self.unusable_addresses()) {

@@ -77,7 +77,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
         is_up = feed.is_ready() => is_up,
     };
     if !is_up {
-        bail!("the feed ended before it was ready");
+        bail!("the feed exited before it was ready");
     }
     let mut children = vec![feed];
     for plan in config_of_up.plans() {

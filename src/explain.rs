@@ -310,7 +310,7 @@ async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failur
             let (source, timeout) = (&config.feed.source, config.timeout);
             let what = format!(
                 "the feed {source} did not list its objects within {timeout:?}: {reasons}; is it \
-                 running? --feed names another one, or a folder"
+                 running? Use --feed for another feed or a folder"
             );
             Err(Failure::Failed { what, source: None })
         }

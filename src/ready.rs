@@ -75,6 +75,6 @@ fn ask(admin: SocketAddr, timeout: Duration) -> io::Result<(bool, String)> {
     match head.split(' ').nth(1) {
         Some("200") => Ok((true, body.to_owned())),
         Some("503") => Ok((false, body.to_owned())),
-        _ => Err(io::Error::other("what answers there is no admin endpoint")),
+        _ => Err(io::Error::other("the server at this address is not an admin endpoint")),
     }
 }

@@ -43,7 +43,9 @@ impl Scratch {
             }
         }
         let why = failed.join("; ");
-        Err(io::Error::other(format!("no place for temporary files ({why}); set TMPDIR to one")))
+        Err(io::Error::other(format!(
+            "cannot create a temporary folder ({why}); set TMPDIR to a writable folder"
+        )))
     }
 
     fn new_in(base: &Path, prefix: &str) -> io::Result<Scratch> {

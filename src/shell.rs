@@ -26,7 +26,7 @@ pub(crate) struct Man {
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("there is no command {0}")]
+    #[error("unknown command {0}")]
     Unknown(String),
     #[error("cannot write the pages")]
     Write(#[from] io::Error),

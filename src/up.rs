@@ -102,7 +102,7 @@ impl Config {
         let dir = flag("--dir", self.dir.display().to_string());
         let listen = flag("--listen", self.feed_listen.to_string());
         let address = self.feed_listen;
-        let vital = format!("the feed ended before it served {address}: its message is above");
+        let vital = format!("the feed exited before it served {address}: see its message above");
         let own = tcp(self.feed_listen, "--feed-listen");
         let plan = self.plan("feed", FEED_ADMIN, [dir, listen].concat(), vec![own]);
         Plan { vital: Some(vital), ..plan }

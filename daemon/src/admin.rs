@@ -79,7 +79,7 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
         return text(StatusCode::FORBIDDEN, "foreign Host or Origin header\n");
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported\n");
     }
     match request.uri().path() {
         "/livez" => live(daemon),
@@ -91,7 +91,8 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
         ),
         "/snapshot" => json_reply(&daemon.admin.snapshot()),
         "/status" => json_reply(&status(daemon)),
-        _ => text(StatusCode::NOT_FOUND, "try /livez /readyz /metrics /snapshot /status\n"),
+        _ => text(StatusCode::NOT_FOUND, "not found; try /livez /readyz /metrics /snapshot \
+                                          /status\n"),
     }
 }
 

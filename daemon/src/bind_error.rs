@@ -47,7 +47,7 @@ pub fn describe(
             format!("{address}: no interface of this machine has this address{or_another}")
         }
         _ if flag.is_empty() => format!("{address}: {error}"),
-        _ => format!("{address}: {error}; {flag} gives another address"),
+        _ => format!("{address}: {error}; choose another address with {flag}"),
     }
 }
 

@@ -125,7 +125,7 @@ where
 async fn drain_when_not_live(daemon: Daemon) {
     daemon.liveness.failed().await;
     let failures = daemon.liveness.failures();
-    tracing::error!(?failures, "the process cannot go on: it drains, then exits with an error");
+    tracing::error!(?failures, "the process cannot continue: it drains, then exits with an error");
     daemon.shutdown.begin();
 }
 

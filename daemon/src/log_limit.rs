@@ -91,7 +91,7 @@ pub(crate) fn report_now() {
     for limit in limited {
         let left_out = limit.take_left_out();
         if left_out > 0 {
-            tracing::warn!(kind = limit.kind, left_out, "repeated log lines were left out");
+            tracing::warn!(kind = limit.kind, left_out, "repeated log lines were suppressed");
         }
     }
 }

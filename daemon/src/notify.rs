@@ -27,7 +27,7 @@ pub(crate) async fn follow(ready: impl Future<Output = bool>, shutdown: Shutdown
 
 fn report(place: &OsStr, state: &str) {
     if let Err(error) = send(place, state) {
-        tracing::warn!(socket = ?place, state, %error, "the service manager cannot be told");
+        tracing::warn!(socket = ?place, state, %error, "cannot notify the service manager");
     }
 }
 

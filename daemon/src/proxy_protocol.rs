@@ -55,7 +55,7 @@ pub enum BadHeader {
     V1(#[from] v1::BinaryParseError),
     #[error("the PROXY protocol header of version 2 is not valid")]
     V2(#[from] v2::ParseError),
-    #[error("the connection failed in its PROXY protocol header")]
+    #[error("the connection failed while its PROXY protocol header was read")]
     Connection(#[from] io::Error),
 }
 

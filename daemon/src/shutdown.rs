@@ -110,10 +110,10 @@ impl Shutdown {
                     _ = hangup.recv() => false,
                 };
                 if !ending {
-                    tracing::info!("SIGHUP: reading again");
+                    tracing::info!("SIGHUP: reading files again");
                     shutdown.0.reloads.send_modify(|count| *count += 1);
                 } else if shutdown.is_draining() {
-                    tracing::warn!("second signal: ending without drain");
+                    tracing::warn!("second signal: exiting without draining");
                     // Before they are told, and wait no more.
                     let waiting = shutdown.0.ending.receiver_count();
                     shutdown.0.ending.send_replace(true);

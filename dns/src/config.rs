@@ -198,7 +198,7 @@ impl Config {
         let is_ours = |server: &&SocketAddr| is_ourselves(**server, listeners, &is_local);
         match servers.iter().find(is_ours) {
             Some(ours) => Err(Failure::Configuration(format!(
-                "--upstream {ours}: this process itself listens there"
+                "--upstream {ours}: this process listens on that address itself"
             ))),
             None => Ok(Servers::Fixed(servers)),
         }

@@ -78,15 +78,14 @@ pub fn fix_of_slices(
              the Service selects"
         )
     } else if ports().any(|port| fits(port) && port.port.is_some()) {
-        format!("add an endpoint{family} to an EndpointSlice of {name}: none has one on the port")
+        format!("add an endpoint{family} to an EndpointSlice of {name}: none has one on this port")
     } else {
         let wanted = match port_name {
             "" => "without a name".to_owned(),
             port_name => format!("named {port_name}"),
         };
         format!(
-            "give an EndpointSlice of {name} a port {wanted} over {protocol}, as the Service has \
-             it; there are: {}",
+            "add a port {wanted} ({protocol}) to an EndpointSlice of {name}; its slices have: {}",
             there.join(", ")
         )
     }

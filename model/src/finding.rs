@@ -139,8 +139,9 @@ fn orphan(service: &ObjectName, slice: &EndpointSlice, found: &mut Found) {
         Step::Key("labels".to_owned()),
         Step::Key("kubernetes.io/service-name".to_owned()),
     ];
-    let message = format!("there is no Service {service}, so the slice serves nothing");
-    found.add(Kind::EndpointSlice, &slice.name, label, message, "name the Service that it is for");
+    let message = format!("Service {service} does not exist, so this EndpointSlice is not used");
+    let help = "create the Service, or correct the label";
+    found.add(Kind::EndpointSlice, &slice.name, label, message, help);
 }
 
 /// A class that no IngressClass of the manifests defines, and that is not the usual one.
@@ -151,11 +152,11 @@ fn class(ingress: &Ingress, is_defined: &dyn Fn(&ObjectKey) -> bool, found: &mut
         return;
     }
     let message = format!(
-        "there is no IngressClass {class:?}, so an ingress of class {USUAL_CLASS:?} serves none of \
-         Ingress {}",
+        "IngressClass {class:?} does not exist, so an ingress with class {USUAL_CLASS:?} does not \
+         serve Ingress {}",
         ingress.name
     );
-    let help = "write the class switchyard, an IngressClass of that name with controller: \
+    let help = "use the class switchyard, add an IngressClass of that name with controller: \
                 switchyard.dev/ingress, or run the ingress with --ingress-class";
     found.add(Kind::Ingress, &ingress.name, path("spec.ingressClassName"), message, help);
 }

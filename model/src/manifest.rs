@@ -239,7 +239,7 @@ impl Document<'_, '_> {
                 self.known(tree, node, kind);
             }
             Some(kind) if is_older(header.api_version) => {
-                let message = format!("{} {} is not read", header.api_version, header.kind);
+                let message = format!("{} {} is not supported", header.api_version, header.kind);
                 let help = format!("write it as apiVersion: {}", kind.api_version());
                 self.report(tree, node, Some(kind), Level::Error, &message, Some(help));
             }
@@ -311,7 +311,7 @@ fn no_object(tree: &Tree<'_>, node: NodeId, header: &Header<'_>) -> (&'static st
     let of_kustomize = ["resources", "bases", "patches", "namePrefix", "commonLabels", "images"];
     match (header.kind, header.api_version) {
         ("", "") if has("services") && !has("spec") => {
-            let help = "docs/compose.md shows the manifests to write beside a compose file";
+            let help = "docs/compose.md shows the manifests for the containers of a compose file";
             ("a compose file, not a Kubernetes object", Some(help.to_owned()))
         }
         ("", "") if of_kustomize.into_iter().any(has) && !has("spec") => {

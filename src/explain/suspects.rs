@@ -43,7 +43,8 @@ impl Suspects {
                 blame(explanation, trouble_of_host(host));
             } else {
                 let LostHost { host, problem, .. } = host;
-                explanation.lost.push(format!("host {host}: {problem}, so it is no endpoint"));
+                explanation.lost.push(format!("host {host}: {problem}, so it is not used as an \
+                                               endpoint"));
             }
         }
         let is_culprit = |one: &Suspect| culprit.is_some_and(|by| by.rejected == one.rejected);
@@ -128,14 +129,14 @@ fn trouble_of_host(lost: &LostHost) -> Trouble {
     Trouble {
         cause: format!("host {host}, an endpoint of Service {services}: {problem}"),
         fix:
-            "start what has that name, or name another in the EndpointSlice; --host-resolver says \
-              who is asked"
+            "start the container or host with this name, or use another name in the EndpointSlice; \
+             --host-resolver sets the servers to ask"
                 .to_owned(),
     }
 }
 
 fn trouble_of(rejected: &Rejected) -> Trouble {
-    let usual = "mend the manifest; `switchyard check` shows the lines".to_owned();
+    let usual = "fix the manifest; `switchyard check` shows the lines".to_owned();
     Trouble { cause: line(rejected), fix: rejected.help.clone().unwrap_or(usual) }
 }
 

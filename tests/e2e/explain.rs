@@ -110,7 +110,7 @@ fn cause_and_fix_of_each_trouble() {
             "refused",
             "endpoint of Service shop/lost: no such",
         ),
-        ("127.N.N.6:80", "refused", "start what has that name"),
+        ("127.N.N.6:80", "refused", "start the container or host with this name"),
         ("http://shop.example/broken", "503", "Service shop/broken is rejected"),
         ("http://shop.example/broken", "503", "broken.yaml:4:"),
         ("broken.shop.svc.cluster.local", "NXDOMAIN", "Service shop/broken is rejected"),

@@ -36,7 +36,7 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Failed {
     #[error("no answer in time")]
     TimedOut,
-    #[error("cannot reach it")]
+    #[error("it cannot be reached")]
     Unreachable(#[from] io::Error),
     #[error("it answered SERVFAIL or REFUSED")]
     Refused,

@@ -184,7 +184,7 @@ impl<'a> Decoder<'a, '_> {
             (_, true) => Some("write it without quotes".to_owned()),
             _ => None,
         };
-        Err(Finding::at(self.node, format!("{found} stands where {what} is expected"), help))
+        Err(Finding::at(self.node, format!("expected {what}, found {found}"), help))
     }
 
     fn visit_mapping<V: Visitor<'a>>(
@@ -221,7 +221,7 @@ impl<'a> Decoder<'a, '_> {
         // but up to this many it is cheap to tell.
         const CHECKED_KEYS: usize = 64;
         if seen.len() <= CHECKED_KEYS && seen.contains(&name) {
-            let message = "the key stands here a second time".to_owned();
+            let message = "duplicate key".to_owned();
             self.findings.borrow_mut().push(Finding::at(key, message, None));
             return false;
         }

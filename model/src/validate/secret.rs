@@ -39,7 +39,7 @@ pub fn secret(object: &object::Secret<'_>, check: &mut Check<'_>) -> Option<Reco
                 None => check.required(at.key(key), ""),
                 Some(value) if !has_pem(value) => check.warn(
                     at.key(key),
-                    format!("{key} holds no PEM data, so no connection can use it"),
+                    format!("{key} contains no PEM data, so no connection can use it"),
                     "encode the PEM file itself: base64 -w0 FILE, or put it under stringData",
                 ),
                 Some(_) => {}

@@ -145,7 +145,7 @@ fn cluster_ips(
     if values.is_empty() {
         check.warn(
             *at,
-            "the Service has no clusterIP, and nothing here allocates one",
+            "the Service has no clusterIP, and Switchyard does not allocate one",
             "set spec.clusterIP to an address of your choice, or to None for a headless Service",
         );
     }
@@ -196,7 +196,7 @@ fn ports(
     if kind == Type::NodePort && objects.iter().any(unset) {
         check.warn(
             at,
-            "a port of the Service has no nodePort, and nothing here allocates one",
+            "a port of the Service has no nodePort, and Switchyard does not allocate one",
             "set nodePort to a number from 30000 to 32767",
         );
     }
@@ -441,8 +441,8 @@ fn health_check_node_port(
     if kind == Type::LoadBalancer && spec.external_traffic_policy.as_deref() == Some("Local") {
         check.warn(
             *at,
-            "the Service has no healthCheckNodePort, and nothing here allocates one",
-            "set healthCheckNodePort, so that load balancers hear which nodes have endpoints",
+            "the Service has no healthCheckNodePort, and Switchyard does not allocate one",
+            "set healthCheckNodePort, so that load balancers can see which nodes have endpoints",
         );
     }
     None
