@@ -156,9 +156,8 @@ impl Plan {
             _ if was_ready => Ok(cause),
             _ if bad => {
                 let name = self.name;
-                let what = format!(
-                    "{name}: it cannot run with this configuration, see its message above"
-                );
+                let what =
+                    format!("{name}: it cannot run with this configuration, see its message above");
                 Err(Failure::Configuration(what))
             }
             vital => match (vital, self.unusable_addresses()) {

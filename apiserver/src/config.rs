@@ -97,9 +97,9 @@ pub struct Config {
 
 fn parse_range(text: &str) -> Result<IpNet, String> {
     let net: IpNet =
-        text.parse().map_err(|_| "not a range of addresses (example: 10.96.0.0/16)".to_owned())?;
+        text.parse().map_err(|_| "is not a CIDR (example: 10.96.0.0/16)".to_owned())?;
     match net.trunc() == net {
         true => Ok(net),
-        false => Err(format!("it has address bits behind the prefix: write {}", net.trunc())),
+        false => Err(format!("has bits set beyond the prefix length: write {}", net.trunc())),
     }
 }

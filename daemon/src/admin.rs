@@ -91,8 +91,10 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
         ),
         "/snapshot" => json_reply(&daemon.admin.snapshot()),
         "/status" => json_reply(&status(daemon)),
-        _ => text(StatusCode::NOT_FOUND, "not found; try /livez /readyz /metrics /snapshot \
-                                          /status\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "not found; try /livez /readyz /metrics /snapshot /status\n",
+        ),
     }
 }
 

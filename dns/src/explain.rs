@@ -154,8 +154,9 @@ impl Asked<'_> {
                 fix: "set spec.clusterIP: Switchyard does not allocate one".to_owned(),
             }),
             ServiceKind::Cluster if service.endpoints.is_empty() => Some(Trouble {
-                cause: format!("the ClusterIP of Service {name} refuses connections: no endpoint \
-                                is ready"),
+                cause: format!(
+                    "the ClusterIP of Service {name} refuses connections: no endpoint is ready"
+                ),
                 fix: "see `switchyard explain CLUSTERIP:PORT`".to_owned(),
             }),
             _ => None,
@@ -165,8 +166,8 @@ impl Asked<'_> {
     /// A name outside our zones.
     fn outside(&self) -> Explanation {
         let domain = &self.config.domain;
-        let cause = format!("the name is not below {domain}, so it is forwarded to upstream \
-                             servers");
+        let cause =
+            format!("the name is not below {domain}, so it is forwarded to upstream servers");
         let fix = match self.completed() {
             Some(name) => {
                 format!("use {name}, which exists: in a Pod, the search path adds the rest")

@@ -102,7 +102,7 @@ fn cause_and_fix_of_each_trouble() {
         ("x.pods.shop.svc.cluster.local", "NXDOMAIN", "none of its 2 endpoints has that name"),
         ("127-0-0-1.shop.pod.cluster.local", "NXDOMAIN", "--pods is disabled"),
         ("https://secure.example/", "forwarded", "Secret shop/secure-tls does not exist: Ingress"),
-        ("https://secure.example/", "forwarded", "shop/secure wants it for secure.example"),
+        ("https://secure.example/", "forwarded", "shop/secure names it for secure.example"),
         ("https://shop.example/web", "forwarded", "no Ingress names a Secret for shop.example"),
         ("http://shop.example/lost", "503", "host container-1.shop.svc.cluster.local, an endpoint"),
         (

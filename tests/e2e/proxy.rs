@@ -504,7 +504,7 @@ fn an_endpoint_that_is_a_cluster_ip_is_reported() {
     });
     assert_eq!(problems[0]["service"], "demo/web");
     assert_eq!(problems[0]["what"], format!("endpoint {}/TCP", fixture.addr(2, 80)));
-    let reason = "not connected to: it is the ClusterIP of Service demo/other";
+    let reason = "not used: it is the ClusterIP of Service demo/other, so connections would loop";
     assert_eq!(problems[0]["problem"], reason);
 }
 
@@ -514,7 +514,7 @@ fn an_endpoint_that_is_a_node_port_is_reported() {
     let fixture = Fixture::start(&manifest(&spec, &[200]).replace("8080", "30090"), &[]);
     let problems = fixture.process().status()["proxy"]["problems"].clone();
     let what = format!("endpoint {}/TCP", fixture.addr(200, 30090));
-    let reason = "not connected to: it is the NodePort of Service demo/web";
+    let reason = "not used: it is the NodePort of Service demo/web, so connections would loop";
     let of_tcp = |problem: &&serde_json::Value| problem["what"] == what;
     let problem = problems.as_array().unwrap().iter().find(of_tcp).unwrap().clone();
     assert_eq!((&problem["service"], &problem["problem"]), (&"demo/web".into(), &reason.into()));

@@ -183,7 +183,7 @@ impl Compiler {
         let message = format!("backend {key}: {}", unserved.reason());
         let (below, help) = match (unserved, &key.port) {
             (Unserved::NoService, _) => {
-                ("service.name", "an Ingress leads to Services of its own namespace")
+                ("service.name", "an Ingress can only use Services of its own namespace")
             }
             (Unserved::ExternalName, _) => {
                 ("service.name", "give the Service an EndpointSlice with addressType: FQDN")
@@ -375,7 +375,7 @@ impl Compiler {
                             "host {host}, {path_type:?} path {path}: Ingress {} has it already",
                             by.ingress
                         ),
-                        "the older Ingress wins, of the same age the first by name",
+                        "the older Ingress wins; at the same age, the first by name",
                     ),
                     Err(NotAdded::BadPath) => report(
                         &field,
@@ -395,7 +395,7 @@ impl Compiler {
             Some(by) => report(
                 "spec.defaultBackend",
                 format!("host {host}: Ingress {} has the default backend", by.ingress),
-                "the older Ingress wins, of the same age the first by name",
+                "the older Ingress wins; at the same age, the first by name",
             ),
         }
     }
@@ -416,7 +416,7 @@ impl Compiler {
                     }
                     (Ok(other), Some((by, first))) if other.secret != first.secret => {
                         let what = format!("Ingress {by} names another Secret");
-                        let help = "the older Ingress wins, of the same age the first by name";
+                        let help = "the older Ingress wins; at the same age, the first by name";
                         problems.push(tls.problem(name, &what).help(help));
                     }
                     (Ok(_), Some(_)) => {}

@@ -45,10 +45,7 @@ fn yaml_becomes_a_tree_with_places() {
     check("a: |\n  x\n  y\n", "{a@0:0=\"x\\ny\\n\"@1:2}");
     check("a: !!str 1\n", "{a@0:0=\"1\"@0:3}");
     check("ä: ü\n", "{ä@0:0=ü@0:3}");
-    check(
-        "a: !include x\n",
-        "0:3: this tag is not supported; quote text that starts with `!`",
-    );
+    check("a: !include x\n", "0:3: this tag is not supported; quote text that starts with `!`");
     check("a: 1\n b: 2\n", "1:2: not valid YAML: mapping values are not allowed in this context");
     check("a: &x 1\nb: *x\n", "{a@0:0=1@0:3 b@1:0=1@0:3}");
     check("a: *x\n", "0:3: not valid YAML: while parsing node, found unknown anchor");
@@ -218,14 +215,8 @@ fn decoding_is_strict_and_says_where() {
         ["1:9 list[0].count: expected a whole number, found a string"]
     );
     assert_eq!(findings("flag: on\n").len(), 1);
-    assert_eq!(
-        findings("flag: 1\n"),
-        ["0:6 flag: expected true or false, found a number"]
-    );
-    assert_eq!(
-        findings("someName: [a]\n"),
-        ["0:10 someName: expected a string, found a list"]
-    );
+    assert_eq!(findings("flag: 1\n"), ["0:6 flag: expected true or false, found a number"]);
+    assert_eq!(findings("someName: [a]\n"), ["0:10 someName: expected a string, found a list"]);
     assert_eq!(findings("[a]: b\n"), ["0:0 : a key must be a string"]);
 }
 

@@ -234,10 +234,7 @@ fn check_tag(tag: Option<&Tag>, known: &[&str], mark: Mark) -> Result<(), Syntax
     match tag {
         Some(tag) if !(tag.is_yaml_core_schema() && known.contains(&&*tag.suffix)) => {
             // Not even its name is told: an unquoted `password: !x` is a Secret's value.
-            Err(error(
-                "this tag is not supported; quote text that starts with `!`",
-                mark,
-            ))
+            Err(error("this tag is not supported; quote text that starts with `!`", mark))
         }
         _ => Ok(()),
     }

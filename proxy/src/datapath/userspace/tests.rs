@@ -604,7 +604,7 @@ fn an_address_of_two_frontends_passes_on_when_the_first_goes() {
     assert_eq!(ask(node).unwrap(), [12]);
     let failures = fixture.datapath().failures.clone();
     let reason = failures.values().next().unwrap();
-    assert!(reason.contains("is a ClusterIP as well as a node's address"), "{reason}");
+    assert!(reason.contains("a ClusterIP and a NodePort have the same address"), "{reason}");
     fixture.change(vec![], &[(Kind::Service, "other")]);
     assert_eq!(ask(node).unwrap(), [11]);
     assert!(fixture.datapath().failures.is_empty());
