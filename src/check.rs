@@ -17,11 +17,11 @@ pub(crate) struct Config {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
-    /// How to print what was found
+    /// Output format
     #[arg(long, env = "SWITCHYARD_OUTPUT", value_name = "FORMAT", default_value = "text")]
     output: Output,
 
-    /// Exit with 2 for warnings as well, for a repository that is to have none
+    /// Exit with 2 for warnings as well
     #[arg(long, env = "SWITCHYARD_STRICT")]
     strict: bool,
 }

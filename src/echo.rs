@@ -46,12 +46,13 @@ pub(crate) struct Config {
     #[arg(long, env = "SWITCHYARD_NAME", value_name = "NAME")]
     name: Option<String>,
 
-    /// Answer with the host's name: in a container its own, which differs in each replica
+    /// Answer with the host's name; in a container this is the container's own name, different in
+    /// each replica
     #[arg(long, env = "SWITCHYARD_HOST_NAME", conflicts_with = "name")]
     host_name: bool,
 
-    /// How long open connections may go on when told to end; shorter than the 10 s that
-    /// `docker stop` waits
+    /// How long open connections may continue after SIGTERM; keep it below the 10 s that `docker
+    /// stop` waits
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "5s",
         value_parser = daemon::flags::parse_duration)]
     drain_timeout: Duration,

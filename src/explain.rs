@@ -38,7 +38,7 @@ pub(crate) struct Config {
     #[command(flatten)]
     feed: feed::Config,
 
-    /// How to print; as JSON, each target is one line
+    /// Output format; with json, each target is one line
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
 

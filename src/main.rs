@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// See it work: manifests, endpoints and all processes on loopback, without privileges
+    /// Run a demonstration: manifests, endpoints and all processes on loopback, no privileges
     Demo(demo::Config),
     /// Run feed, proxy, ingress and dns for a folder of manifests
     Up(Tool<up::Config>),
@@ -50,14 +50,14 @@ enum Command {
     Ingress(Process<ingress::Config>),
     /// The cluster DNS responder
     Dns(Process<dns::Config>),
-    /// Serve a folder of manifests as a Kubernetes API to list and watch
+    /// Serve a folder of manifests as a read-only Kubernetes API
     Feed(Server),
-    /// Validate manifests without running anything; exits with 2 if one is wrong
+    /// Validate manifests without running anything; exits with 2 if there are errors
     Check(check::Config),
-    /// Say what becomes of a URL, a DNS name or IP:PORT, and why
+    /// Explain what happens to a URL, a DNS name or IP:PORT, and why
     #[command(mut_arg("source", |feed| feed.required(false).default_value(LOCAL_FEED)))]
     Explain(Tool<explain::Config>),
-    /// Say whether a process on this machine is ready; exits with 1 if not
+    /// Print whether a process on this machine is ready; exits with 1 if not
     Ready(ready::Config),
     /// A small HTTP, WebSocket, TCP and UDP endpoint for demos and tests
     Echo(Tool<echo::Config>),

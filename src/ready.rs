@@ -16,15 +16,15 @@ const MAX_ANSWER: u64 = 64 << 10;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
-    /// The process to ask
+    /// The process to check
     #[arg(value_name = "PROCESS")]
     process: Process,
 
-    /// Its admin endpoint; default: loopback, at the port that the process has by default
+    /// Its admin endpoint; default: 127.0.0.1 and the default admin port of the process
     #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", value_parser = parse_address)]
     admin: Option<SocketAddr>,
 
-    /// How long it may take to connect, and as long to answer
+    /// Time limit for connecting, and again for the answer
     #[arg(long, value_name = "TIME", default_value = "2s",
         value_parser = daemon::flags::parse_duration)]
     timeout: Duration,

@@ -8,13 +8,13 @@ use clap::Command;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Completions {
-    /// The shell to write for
+    /// The shell to print the completions for
     shell: clap_complete::Shell,
 }
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Man {
-    /// The subcommand that the page is of; default: the whole command
+    /// The subcommand to describe; default: switchyard itself
     #[arg(value_name = "COMMAND", conflicts_with = "dir")]
     of: Option<String>,
 

@@ -39,11 +39,11 @@ pub(crate) struct Config {
         default_value = "0.0.0.0:1053", value_parser = parse_address)]
     dns: SocketAddr,
 
-    /// Address to serve NodePorts on; default: all
+    /// Address to serve NodePorts on; default: all addresses
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     node_ip: Vec<IpAddr>,
 
-    /// Where the feed serves the folder to the other processes, and to kubectl: on loopback
+    /// Loopback address at which the feed serves the folder to the other processes and to kubectl
     ///
     /// To serve other machines, run `switchyard feed` by itself, with TLS and tokens.
     #[arg(
@@ -55,16 +55,16 @@ pub(crate) struct Config {
     )]
     feed_listen: SocketAddr,
 
-    /// Address that the admin endpoints are on, at ports 7401, 7411, 7421 and 7431
+    /// Address of the admin endpoints, which use ports 7401, 7411, 7421 and 7431
     #[arg(long, env = "SWITCHYARD_ADMIN_IP", value_name = "IP", default_value = "127.0.0.1")]
     admin_ip: IpAddr,
 
-    /// Where the processes keep the last good state for a cold start; default: the feed alone keeps
-    /// one, in a folder that goes with this process
+    /// Folder in which all processes keep the last good state; default: only the feed keeps one, in
+    /// a temporary folder that is deleted at the end
     #[arg(long, env = "SWITCHYARD_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
-    /// How long work in flight may take to end after SIGTERM
+    /// How long connections and requests in flight may take to end after SIGTERM
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
         value_parser = parse_duration)]
     drain_timeout: Duration,

@@ -43,8 +43,8 @@ impl Suspects {
                 blame(explanation, trouble_of_host(host));
             } else {
                 let LostHost { host, problem, .. } = host;
-                let line = format!("host {host}: {problem}, so it is not used as an endpoint");
-                explanation.lost.push(line);
+                let unused = format!("host {host}: {problem}, so it is not used as an endpoint");
+                explanation.lost.push(unused);
             }
         }
         let is_culprit = |one: &Suspect| culprit.is_some_and(|by| by.rejected == one.rejected);

@@ -212,7 +212,8 @@ fn what_the_api_would_allocate_is_warned_of() {
     check(
         &service("  ports:\n  - port: 80\n"),
         &["5:1: warning: spec: the Service has no clusterIP, and Switchyard does not allocate \
-             one (set spec.clusterIP to an address of your choice, or to None for a headless Service)"],
+           one (set spec.clusterIP to an address of your choice, or to None for a headless \
+           Service)"],
     );
     check(
         &service("  clusterIP: 10.96.0.9\n  type: NodePort\n  ports:\n  - port: 80\n"),
