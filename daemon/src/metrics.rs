@@ -29,7 +29,8 @@ impl Metrics {
         let build = vec![("version", env!("CARGO_PKG_VERSION")), ("commit", commit)];
         let help = "Version of the binary, and the commit it was built from";
         registry.register("switchyard_build", help, Info::new(build));
-        let help = "Log lines that could not be written: disk full, or nobody reads them";
+        let help = "Log lines that could not be written, because the disk is full or the pipe is \
+                    not read";
         registry.register("switchyard_log_lines_lost", help, crate::logging::lost().clone());
         Metrics(Arc::new(Mutex::new(registry)))
     }

@@ -371,7 +371,7 @@ struct Publisher {
 impl Publisher {
     /// Publishes updates until the drain begins.
     async fn follow(&self, mut updates: Updates, daemon: &Daemon) {
-        let mut blocked = Some(daemon.readiness.block("waiting for every kind to be listed"));
+        let mut blocked = Some(daemon.readiness.block("waiting until every kind is listed"));
         let draining = daemon.shutdown.draining();
         tokio::pin!(draining);
         let mut source_is_there = true;

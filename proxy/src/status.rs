@@ -106,12 +106,12 @@ impl Collector for RoomGauges {
         let gauges = [
             (
                 "switchyard_proxy_max_connections",
-                "TCP connections that can be open at once",
+                "Limit of TCP connections open at once",
                 room.max_connections(),
             ),
             (
                 "switchyard_proxy_waiting_clients",
-                "TCP clients accepted that wait for room for their connection",
+                "TCP clients that wait because all connections are in use",
                 room.waiting_clients(),
             ),
         ];

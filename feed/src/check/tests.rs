@@ -94,7 +94,7 @@ fn a_slice_for_no_service_is_warned_of() {
     finds(
         SLICE,
         &["f.yaml:7:33: warning: Service default/web does not exist, so this EndpointSlice is \
-             not used"],
+           not used"],
     );
     // It is there, only not valid: that is said already.
     let bad = SERVICE.replace("port: 80", "port: 0");

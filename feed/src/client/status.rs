@@ -145,7 +145,7 @@ impl Status {
         let status = self.clone();
         gauges::show(
             daemon,
-            "Seconds since the feed was last heard: of the kind that was heard longest ago",
+            "Seconds since data last arrived from the feed, for the kind with the oldest data",
             move || status.lock().standing(),
         );
     }

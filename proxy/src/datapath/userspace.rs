@@ -574,7 +574,10 @@ impl Datapath for Userspace {
         }
         let connections = left();
         if connections > 0 {
-            tracing::warn!(connections, "drain time-out over, resetting what is left");
+            tracing::warn!(
+                connections,
+                "drain time-out reached, resetting the remaining connections"
+            );
         }
     }
 }

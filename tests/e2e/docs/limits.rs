@@ -50,7 +50,9 @@ static OTHERS: LazyLock<BTreeMap<String, Option<String>>> =
 fn the_page_has_every_limit_with_its_default() {
     let page = std::fs::read_to_string(root().join("docs/limits.md")).unwrap();
     let sections = ["proxy", "ingress", "dns", "feed", "up"].map(|name| (name, name));
-    for (section, command) in sections.into_iter().chain([("Processes that follow a feed", "proxy")]) {
+    for (section, command) in
+        sections.into_iter().chain([("Processes that follow a feed", "proxy")])
+    {
         let (flags, rows) = (flags(command), rows(&page, section));
         for (flag, default) in &rows {
             assert_eq!(flags.get(flag), Some(default), "{section}: {flag}");
