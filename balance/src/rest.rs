@@ -1,16 +1,16 @@
-//! The rest of an endpoint that failed: for a while, others are picked in its place.
+//! Takes an endpoint that failed out of use for a while ("rest"): others are picked instead.
 //!
-//! When the rest is over, one pick tries the endpoint again, and the other picks go on passing it
-//! over until that attempt has succeeded or failed.
+//! When the rest is over, one pick tries the endpoint again. The other picks still skip it until
+//! that attempt has succeeded or failed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How long an endpoint that failed is passed over, as in nginx (`fail_timeout`). A dead endpoint
-/// then costs one client in ten seconds a wait, and one that is back gets picks again soon.
+/// then delays one client every ten seconds, and an endpoint that works again is used again soon.
 pub const REST_MS: u64 = 10_000;
 
-/// Whether an endpoint is passed over because it failed. Times are milliseconds of any one clock
-/// that all threads share; they may differ by what that clock's readers differ.
+/// Whether an endpoint is skipped because it failed. Times are milliseconds of a clock that all
+/// threads share; small differences between threads do no harm.
 #[derive(Debug, Default)]
 pub struct Rest {
     /// 0 if the last attempt succeeded.

@@ -49,7 +49,7 @@ async fn accept(listener: TcpListener, daemon: Daemon) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, or the peer is gone already: neither ends the endpoint.
+                // Out of descriptors, or the peer has closed: the endpoint goes on in both cases.
                 tracing::debug!(%error, "admin accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -106,7 +106,7 @@ fn ready(daemon: &Daemon) -> Response<Full<Bytes>> {
     probe(&daemon.readiness.reasons())
 }
 
-/// `ok`, or the reasons against it.
+/// `ok`, or the reasons why not.
 fn probe(reasons: &[String]) -> Response<Full<Bytes>> {
     if reasons.is_empty() {
         return text(StatusCode::OK, "ok\n");
@@ -129,7 +129,7 @@ fn status(daemon: &Daemon) -> Value {
     Value::Object(status)
 }
 
-/// A name could be rebound to this address by whoever owns it; `localhost` and an IP cannot.
+/// The owner of a DNS name can rebind it to this address; `localhost` and an IP cannot be rebound.
 pub fn is_local(headers: &HeaderMap) -> bool {
     let local = |name: HeaderName| {
         headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(is_local_authority))

@@ -1,12 +1,12 @@
-//! The flags that all processes share, each with its environment twin.
+//! The flags that all processes share, each with its environment variable.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Flags shared by feed, proxy, ingress and dns. `--admin` stands in each process's own
-/// configuration, because its default differs.
+/// Flags shared by feed, proxy, ingress and dns. `--admin` is in the configuration of each process,
+/// because its default differs.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {
     /// Data threads; default: the cores this process may use (affinity and cgroup quota)
@@ -47,7 +47,7 @@ pub enum LogFormat {
 }
 
 impl LogFlags {
-    /// The flags as a child process is to be given them.
+    /// The flags in the form in which a child process gets them.
     pub fn args(&self) -> Vec<String> {
         let format = self.format.map(|format| match format {
             LogFormat::Text => ["--log-format".to_owned(), "text".to_owned()],

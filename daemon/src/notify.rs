@@ -33,7 +33,7 @@ fn report(place: &OsStr, state: &str) {
 
 fn send(place: &OsStr, state: &str) -> io::Result<()> {
     let address = match place.as_bytes() {
-        // An abstract socket, by custom written with an @.
+        // An abstract socket, conventionally written with an @.
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(place)?,
     };
