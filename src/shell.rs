@@ -1,5 +1,5 @@
-//! `switchyard completions` and `switchyard man`: what a shell and a reader of manual pages want
-//! to know of the command line, made from the command line itself.
+//! `switchyard completions` and `switchyard man`: completions for a shell and manual pages,
+//! generated from the definition of the command line.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -75,7 +75,7 @@ fn print(text: &[u8]) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text).and_then(|()| out.flush());
     match written {
-        // A reader that had enough, such as `head`.
+        // A reader that stops early, such as `head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }

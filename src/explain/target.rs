@@ -1,4 +1,4 @@
-//! What is asked of `explain`: a URL, an address or a name.
+//! The target of `explain`: a URL, an address or a name.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
