@@ -1,8 +1,8 @@
 //! What is valid, but probably a mistake: a Service without endpoints, a slice without a Service,
 //! an Ingress of a class that nothing defines.
 //!
-//! Pure: it looks at the model alone, and names objects and fields; the caller finds where they
-//! stand in files. Left out: what an Ingress leads to, which the ingress says itself.
+//! Pure: it looks at the model alone, and names objects and fields; the caller finds their position
+//! in files. Left out: the backends of an Ingress, which the ingress checks itself.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ pub struct Finding {
     pub key: ObjectKey,
     pub path: Vec<Step>,
     pub problem: Problem,
-    /// An object that is not there. Where it was rejected, that was reported already.
+    /// An object that does not exist. If it was rejected, that was already reported.
     pub missing: Option<ObjectKey>,
 }
 
@@ -26,8 +26,8 @@ const USUAL_CLASS: &str = "switchyard";
 
 /// Everything of that kind in a model.
 ///
-/// Where `is_defined` knows an object that the model does not, an error was reported for it, so it
-/// is not reported as missing.
+/// If `is_defined` knows an object that is not in the model, an error was reported for it, so it is
+/// not reported as missing.
 pub fn of(model: &Model, is_defined: &dyn Fn(&ObjectKey) -> bool) -> Vec<Finding> {
     let mut found = Found(Vec::new());
     for entry in model.services() {
@@ -67,7 +67,7 @@ fn key(kind: Kind, name: &ObjectName) -> ObjectKey {
     ObjectKey { kind, name: name.clone() }
 }
 
-/// A path from `spec.rules[0].host` written so.
+/// Parses a path such as `spec.rules[0].host`.
 fn path(text: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     for part in text.split('.') {
@@ -144,7 +144,7 @@ fn orphan(service: &ObjectName, slice: &EndpointSlice, found: &mut Found) {
     found.add(Kind::EndpointSlice, &slice.name, label, message, help);
 }
 
-/// A class that no IngressClass of the manifests defines, and that is not the usual one.
+/// A class that no IngressClass of the manifests defines, and that is not the default one.
 fn class(ingress: &Ingress, is_defined: &dyn Fn(&ObjectKey) -> bool, found: &mut Found) {
     let Some(class) = &ingress.class else { return };
     let name = ObjectName::new("", class);

@@ -137,7 +137,7 @@ fn addresses_of_services_are_refused_as_the_api_does() {
         "  clusterIP: 10.96.0.300\n",
         &[&format!("6:14: error: spec.clusterIP: Invalid value: \"10.96.0.300\": {valid}")],
     );
-    // CVE-2021-29923: octal to some, decimal to others.
+    // CVE-2021-29923: some programs read them as octal, others as decimal.
     check(
         "  clusterIP: 10.96.0.010\n",
         &[&format!("6:14: error: spec.clusterIP: Invalid value: \"10.96.0.010\": {valid}")],
@@ -469,7 +469,7 @@ fn what_is_no_object_is_told_apart() {
     );
 }
 
-/// Messages that misled, or none.
+/// Mistakes whose messages were misleading or missing.
 #[test]
 fn a_common_mistake_is_named_with_its_fix() {
     let problems = |text: &str| problems(text, Format::Yaml);
@@ -700,7 +700,7 @@ fn anchors_and_merge_keys_work_as_in_kubectl() {
 }
 
 proptest::proptest! {
-    /// Whatever stands in a file, reading it ends in objects and problems.
+    /// Any file can be read: the result is objects and problems.
     #[test]
     fn any_text_can_be_read(text in ANY_TEXT) {
         for format in [Format::Yaml, Format::Json] {
@@ -734,7 +734,7 @@ fn the_types_alone_are_lenient() {
     assert!(matches!(targets[1], object::IntOrText::Int(8)));
 }
 
-/// Each of these was accepted with no word, and refused by a Kubernetes API.
+/// Each of these was accepted without a warning, but is refused by a Kubernetes API.
 #[test]
 fn what_a_kubernetes_api_refuses_is_not_portable() {
     let warns = |text: &str, message: &str| {
@@ -804,7 +804,7 @@ fn what_a_kubernetes_api_refuses_is_not_portable() {
     warns(class, "spec.controller: must be a domain-prefixed path of at most 250 bytes");
 }
 
-/// Each of these was refused, and is accepted by a Kubernetes API.
+/// Each of these was refused, but is accepted by a Kubernetes API.
 #[test]
 fn what_a_kubernetes_api_accepts_is_served() {
     let service = |spec: &str| {
@@ -835,7 +835,7 @@ fn a_name_with_control_characters_stays_within_one_line_of_a_message() {
     let found = problems(&text, Format::Yaml);
     assert!(found.iter().any(|line| line.contains("\\u{1b}[2J")), "{found:?}");
     assert!(!found.iter().any(|line| line.contains(char::is_control)), "{found:?}");
-    // What is shown of the file is as harmless.
+    // The excerpt of the file has no control characters either.
     let text = "kind: \u{1b}[2J\napiVersion: [\n".to_owned();
     let shown: Vec<_> = readings(&text)
         .iter()

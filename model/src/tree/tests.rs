@@ -52,8 +52,8 @@ fn yaml_becomes_a_tree_with_places() {
     check("a: &x [*x]\n", "0:7: an alias inside the node that it refers to");
 }
 
-/// As many keys as a document may have took a minute and more of a core, now it is less than a
-/// second: time grew with the square of their number.
+/// Merging the largest allowed number of keys took more than a minute of CPU time, because it grew
+/// with the square of their number. Now it takes less than a second.
 #[test]
 fn merging_many_keys_takes_time_in_proportion() {
     const KEYS: usize = 60_000;
@@ -68,7 +68,7 @@ fn merging_many_keys_takes_time_in_proportion() {
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
 }
 
-/// However often a base is merged, its entries count towards the document's limit.
+/// Each time that a base is merged, its entries count towards the document's limit.
 #[test]
 fn merging_is_bounded() {
     let mut text = "base: &base\n".to_owned();

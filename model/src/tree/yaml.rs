@@ -1,7 +1,7 @@
 //! YAML text → tree, by the events of `saphyr-parser`.
 //!
-//! Aliases share their anchor's node, so a bomb costs no memory; its expanded size is known
-//! before anything expands it. Merge keys (`<<`) are applied, as `kubectl` does.
+//! Aliases share their anchor's node, so an alias bomb costs no memory; its expanded size is known
+//! before it is expanded. Merge keys (`<<`) are applied, as `kubectl` does.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -229,11 +229,12 @@ fn scalar<'t>(
     Ok(if plain && !string { Value::Plain(text) } else { Value::Quoted(text) })
 }
 
-/// Only the core schema's own tags mean anything here.
+/// Only the tags of the core schema are supported.
 fn check_tag(tag: Option<&Tag>, known: &[&str], mark: Mark) -> Result<(), SyntaxError> {
     match tag {
         Some(tag) if !(tag.is_yaml_core_schema() && known.contains(&&*tag.suffix)) => {
-            // Not even its name is told: an unquoted `password: !x` is a Secret's value.
+            // The message does not contain the tag: in an unquoted `password: !x` it is a Secret's
+            // value.
             Err(error("this tag is not supported; quote text that starts with `!`", mark))
         }
         _ => Ok(()),
