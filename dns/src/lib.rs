@@ -78,7 +78,7 @@ pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result
                         unready = None;
                     }
                 }
-                // The source is gone; its last state is served until the process is told to end.
+                // The source has ended; its last state is served until the process drains.
                 None => follows = false,
             },
             () = daemon.shutdown.draining() => break,

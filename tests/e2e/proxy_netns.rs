@@ -23,7 +23,7 @@ const VIP6: &str = "[fd00:96::1]:80";
 
 /// A node with the proxy, a client outside, and three pods: `pod11`, `pod12`, `pod13`.
 struct Cluster {
-    // Processes end before their machines go.
+    // Dropped in this order: processes end before their machines.
     proxy: Option<Switchyard>,
     pods: Vec<(Switchyard, Host)>,
     folder: Folder,

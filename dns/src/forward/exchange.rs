@@ -90,7 +90,7 @@ impl Pools {
         }
         match pool.over_tcp(question).await {
             Ok(whole) if Answer::read(&whole).is_some() => Ok(whole),
-            // Better than nothing: the client can see that it is incomplete.
+            // The client can see that it is incomplete, which is better than no answer.
             _ if Answer::read(&reply).is_some() => Ok(reply),
             Ok(_) => Err(Failed::Malformed),
             Err(_) => Err(Failed::Incomplete),
@@ -140,7 +140,7 @@ impl Pool {
 
     async fn over_tcp(&self, question: &Question) -> Result<Vec<u8>, Failed> {
         while let Some(stream) = self.take_idle() {
-            // It may have been closed meanwhile; then the next one is tried.
+            // It may have been closed in the meantime; then the next one is tried.
             if let Ok(reply) = self.exchange(stream, question).await {
                 return Ok(reply);
             }
