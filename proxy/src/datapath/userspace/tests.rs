@@ -730,7 +730,7 @@ fn udp_clients_stay_with_an_endpoint_each_and_go_round_robin() {
     fixture.serve(&[11, 12, 13]);
     for addr in [fixture.vip(), fixture.addr(200, 30080)] {
         let mut counts = [0; 3];
-        // All stay open: a client that got the port of an earlier one would get its session.
+        // All stay open: a client with the port of an earlier one would get its session.
         let clients: Vec<_> = (0..30).map(|_| udp_client(&fixture, addr)).collect();
         for client in &clients {
             let first = udp_ask(client);
