@@ -57,6 +57,7 @@ const PURE: &[&str] = &[
     "feed/src/client/envelope",
     "feed/src/client/lines",
     "feed/src/client/machine",
+    "feed/src/client/manner",
     "feed/src/client/page",
     "feed/src/client/session",
     "feed/src/client/weight",

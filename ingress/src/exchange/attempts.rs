@@ -23,6 +23,8 @@ pub(crate) struct Attempts<'a> {
     connect_timeouts: usize,
     resends: usize,
     is_idempotent: bool,
+    /// Why the last attempt failed.
+    refusal: Option<Refusal>,
 }
 
 /// How an attempt to connect failed.
@@ -72,15 +74,16 @@ impl<'a> Attempts<'a> {
             connect_timeouts: 0,
             resends: 0,
             is_idempotent,
+            refusal: None,
         }
     }
 
     /// The endpoint to ask: that whose turn it is, or the next if that has failed or left
-    /// meanwhile.
+    /// meanwhile. If none may be picked, the outcome is that of the last attempt.
     pub(crate) fn endpoint(&mut self, now_ms: impl Fn() -> u64) -> Result<Arc<Endpoint>, Refusal> {
         if self.picked.is_gone() || self.has_failed(&self.picked) {
             let next = self.backend.endpoints().pick(|e| !self.has_failed(e), now_ms);
-            self.picked = next.ok_or_else(no_endpoint)?;
+            self.picked = next.ok_or_else(|| self.refusal.take().unwrap_or_else(no_endpoint))?;
         }
         Ok(self.picked.clone())
     }
@@ -112,7 +115,11 @@ impl<'a> Attempts<'a> {
         self.failed.push(endpoint);
         let is_over =
             self.failed.len() >= MAX_CONNECT_TRIES || self.connect_timeouts >= MAX_CONNECT_TIMEOUTS;
-        if is_over || !self.has_untried() { Err(refusal) } else { Ok(()) }
+        if is_over || !self.has_untried() {
+            return Err(refusal);
+        }
+        self.refusal = Some(refusal);
+        Ok(())
     }
 
     /// The endpoint got the request and gave no response. `Ok` if the request is to be sent
@@ -238,6 +245,19 @@ mod tests {
             let failure = ConnectFailure::TimedOut(timeout());
             assert_eq!(attempts.not_connected(endpoint, failure), expected);
         }
+    }
+
+    #[test]
+    fn a_request_does_not_wait_for_endpoints_that_others_wait_for_already() {
+        let backend = backend(2);
+        let mut attempts = attempts(&backend, true);
+        let first = attempts.endpoint(|| 0).unwrap();
+        for endpoint in backend.endpoints().list() {
+            endpoint.failed(balance::Failure::TimedOut, 0);
+        }
+        let failure = ConnectFailure::TimedOut(attempts.patience());
+        assert_eq!(attempts.not_connected(first, failure), Ok(()));
+        assert_eq!(attempts.endpoint(|| 1).unwrap_err(), Refusal::EndpointTimeout);
     }
 
     #[test]

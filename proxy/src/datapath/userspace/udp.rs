@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balance::Failure;
 use model::Protocol;
 use rustix::io::Errno;
 use smallvec::SmallVec;
@@ -251,13 +252,13 @@ impl Flow {
 
     fn refuse(&self) {
         if !self.refused.replace(true) {
-            self.fail();
+            self.fail(Failure::Refused);
         }
     }
 
     /// The endpoint refused, or does not answer: others are preferred for a while.
-    fn fail(&self) {
-        self.endpoint.failed();
+    fn fail(&self, failure: Failure) {
+        self.endpoint.failed(failure);
         count(&self.active.meter().connect_failures);
     }
 
@@ -389,7 +390,7 @@ impl Table {
                 && latest.answered_ms() >= asked_ms
         };
         for session in self.sessions.values().filter(|session| silent(session)) {
-            session.flow.fail();
+            session.flow.fail(Failure::Unanswered);
         }
         self.leave(|_, session| silent(session));
     }
@@ -556,7 +557,7 @@ impl Table {
                     tracing::debug!(endpoint = %endpoint.addr, %error, "no UDP session");
                     count(&serving.meter.connect_failures);
                     if is_refusal(&error) {
-                        endpoint.failed();
+                        endpoint.failed(Failure::Refused);
                     }
                     tried.push(endpoint.addr);
                 }
