@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "apiserver/src/entry",
     "apiserver/src/history",
     "apiserver/src/list",
+    "apiserver/src/openapi",
     "apiserver/src/query",
     "apiserver/src/route",
     "apiserver/src/selector",
