@@ -82,7 +82,8 @@ impl Status {
             Err(fault) => fault,
             Ok(()) => {
                 if inner.fault.take().is_some() {
-                    tracing::info!(folder = %inner.source.display(), "the folder is back");
+                    tracing::info!(folder = %inner.source.display(), "the folder is readable \
+                                                                      again");
                 }
                 inner.at_fault = None;
                 inner.heard = Instant::now();

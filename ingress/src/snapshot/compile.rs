@@ -188,9 +188,15 @@ impl Compiler {
             (Unserved::ExternalName, _) => {
                 ("service.name", "give the Service an EndpointSlice with addressType: FQDN")
             }
-            (Unserved::NoEndpoints, _) => ("service.name", "see the Service"),
-            (_, BackendPort::Number(_)) => ("service.port.number", "see spec.ports of the Service"),
-            (_, BackendPort::Name(_)) => ("service.port.name", "see spec.ports of the Service"),
+            (Unserved::NoEndpoints, _) => {
+                ("service.name", "add endpoints to the Service, or make one ready")
+            }
+            (_, BackendPort::Number(_)) => {
+                ("service.port.number", "use a port of the Service's spec.ports")
+            }
+            (_, BackendPort::Name(_)) => {
+                ("service.port.name", "use a port of the Service's spec.ports")
+            }
         };
         let field = Field::of(&format!("{field}.{below}"));
         let problem = Problem::new(ingress, field, message).help(help);
