@@ -143,7 +143,7 @@ impl ServiceRoutes {
         let Some((stop, keeper)) = self.keeper else { return };
         let _ = stop.send(());
         if let Err(error) = keeper.await {
-            tracing::warn!(%error, "the local routes may have stayed");
+            tracing::warn!(%error, "the local routes may not have been removed");
         }
     }
 }
@@ -166,7 +166,8 @@ impl Keeper {
         for Route { range, ours, missing } in &mut self.routes {
             match self.handle.route().add(route(*range)).execute().await {
                 Ok(()) => {
-                    tracing::warn!(%range, "somebody removed the local route: added again");
+                    tracing::warn!(%range, "the local route was removed by another program: added \
+                                            again");
                     (*ours, *missing) = (true, false);
                 }
                 Err(error) if code(&error) == -nix::libc::EEXIST => *missing = false,
@@ -201,7 +202,8 @@ async fn add(handle: &Handle, range: IpNet) -> Result<bool, Error> {
             match handle.route().del(route(range)).execute().await {
                 Ok(()) => add().await,
                 Err(_) => {
-                    tracing::info!(%range, "there is a local route already, which will stay");
+                    tracing::info!(%range, "a local route exists already and will not be removed \
+                                            at the end");
                     return Ok(false);
                 }
             }

@@ -1,9 +1,9 @@
-//! Decodes a tree into a type, by serde, as strictly as a folder demands.
+//! Decodes a tree into a type with serde, with the strict rules for folders.
 //!
-//! The types themselves are lenient, so that the same ones read an API's answers: what makes a
-//! field unknown, a key doubled or a scalar of the wrong kind an error is here. Null is the same
-//! as absent, as in the API. Whether a field that the type leaves out exists in Kubernetes is
-//! asked of [`crate::schema`].
+//! The types themselves are lenient, because they also read an API's answers. This file reports
+//! unknown fields, duplicate keys and scalars of the wrong type as errors. Null is the same as
+//! absent, as in the API. [`crate::schema`] knows the fields that exist in Kubernetes but not in
+//! the type.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,7 +13,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use super::{NodeId, Tree, Value};
 use crate::schema;
 
-/// More of one object would not be read by anyone.
+/// The limit of problems for one object; nobody would read more.
 const MAX_FINDINGS: usize = 100;
 
 /// What is wrong at a node. Never holds a value: it may be a Secret's.
@@ -62,8 +62,7 @@ impl Finding {
 ///
 /// # Errors
 ///
-/// All that is wrong with its shape: unknown and doubled fields, and the first value of a wrong
-/// type.
+/// All structural problems: unknown and duplicate fields, and the first value of a wrong type.
 pub fn decode<'a, T: de::Deserialize<'a>>(
     tree: &'a Tree<'a>,
     node: NodeId,
@@ -160,7 +159,7 @@ impl<'a> Decoder<'a, '_> {
         }
     }
 
-    /// What stands here, in a person's words.
+    /// A description of this node for messages.
     fn found(self) -> &'static str {
         match self.value() {
             Value::Mapping(_) => "a mapping",
@@ -184,7 +183,7 @@ impl<'a> Decoder<'a, '_> {
             (_, true) => Some("write it without quotes".to_owned()),
             _ => None,
         };
-        Err(Finding::at(self.node, format!("{found} stands where {what} is expected"), help))
+        Err(Finding::at(self.node, format!("expected {what}, found {found}"), help))
     }
 
     fn visit_mapping<V: Visitor<'a>>(
@@ -209,7 +208,7 @@ impl<'a> Decoder<'a, '_> {
             .map_err(|finding| finding.or_at(self.node))
     }
 
-    /// Complains of a key that is unknown or stands a second time; the latter is left out.
+    /// Reports a key that is unknown or a duplicate; a duplicate is skipped.
     fn check_key(
         self,
         key: NodeId,
@@ -217,11 +216,11 @@ impl<'a> Decoder<'a, '_> {
         seen: &[&str],
         names: Option<(&'static str, &'static [&'static str])>,
     ) -> bool {
-        // Maps may have thousands of keys; what is doubled there only loses an earlier value,
-        // but up to this many it is cheap to tell.
+        // Maps may have thousands of keys. Duplicates are searched only among this many, which is
+        // cheap; beyond that, the last value is used.
         const CHECKED_KEYS: usize = 64;
         if seen.len() <= CHECKED_KEYS && seen.contains(&name) {
-            let message = "the key stands here a second time".to_owned();
+            let message = "duplicate key".to_owned();
             self.findings.borrow_mut().push(Finding::at(key, message, None));
             return false;
         }
