@@ -128,6 +128,7 @@ fn blame(explanation: &mut Explanation, trouble: Trouble) {
 fn trouble_of_host(lost: &LostHost) -> Trouble {
     let LostHost { host, problem, services } = lost;
     let services = services.join(", ");
+<<<<<<< HEAD
     Trouble {
         cause: format!("host {host}, an endpoint of Service {services}: {problem}"),
         fix:
@@ -135,6 +136,17 @@ fn trouble_of_host(lost: &LostHost) -> Trouble {
              --host-resolver sets the servers to ask"
                 .to_owned(),
     }
+=======
+    let fix = match problem.starts_with("no answer from") {
+        true => "check that this resolver answers, or name another with --host-resolver",
+        false => {
+            "start what has that name, or name another in the EndpointSlice; --host-resolver says \
+              who is asked"
+        }
+    };
+    let cause = format!("host {host}, an endpoint of Service {services}: {problem}");
+    Trouble { cause, fix: fix.to_owned() }
+>>>>>>> main
 }
 
 fn trouble_of(rejected: &Rejected) -> Trouble {

@@ -28,9 +28,15 @@ use self::session::{Place, follow};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
 
+<<<<<<< HEAD
 /// The pages that are followed, in this file or by the test of their area. Any other page with
 /// commands fails a test.
 const PAGES: [&str; 8] = [
+=======
+/// The pages that are followed, in this file or by the test of their area. One that is not here
+/// fails a test.
+const PAGES: [&str; 9] = [
+>>>>>>> main
     "README.md",
     "docs/README.md",
     "docs/cluster.md",
@@ -39,6 +45,7 @@ const PAGES: [&str; 8] = [
     "docs/first-folder.md",
     "docs/metrics.md",
     "docs/security.md",
+    "docs/upgrade.md",
 ];
 
 /// Commands of `switchyard`, to look up flags.
@@ -286,4 +293,10 @@ fn explain() {
 #[ignore = "needs root for a network namespace, curl and openssl"]
 fn security() {
     follow("docs/security.md", Place::Alone);
+}
+
+#[test]
+#[ignore = "needs root for a network namespace and curl"]
+fn upgrade() {
+    follow("docs/upgrade.md", Place::Alone);
 }

@@ -573,6 +573,14 @@ fn a_syntax_error_has_its_place_and_leaves_other_documents_alone() {
 }
 
 #[test]
+fn a_duplicate_key_is_reported_after_many_others() {
+    let labels: String = (0..200).map(|n| format!("    label-{n}: a\n")).collect();
+    let head = "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  labels:\n";
+    let text = format!("{head}{labels}    label-150: b\nspec: {{clusterIP: None}}\n");
+    check(&text, &["206:5: error: metadata.labels.label-150: duplicate key"]);
+}
+
+#[test]
 fn values_of_a_wrong_type_are_refused_with_what_to_do() {
     check(
         &service("  clusterIP: None\n  ports:\n  - port: '80'\n"),

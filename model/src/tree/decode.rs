@@ -6,6 +6,7 @@
 //! the type.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -192,15 +193,19 @@ impl<'a> Decoder<'a, '_> {
         names: Option<(&'static str, &'static [&'static str])>,
     ) -> Result<V::Value, Finding> {
         let mut entries = Vec::new();
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen = HashSet::with_hasher(foldhash::fast::RandomState::default());
         for (key, value) in self.tree.entries(self.node) {
             let Some(name) = self.tree.scalar(key) else {
                 return Err(Finding::at(key, "a key must be a string".to_owned(), None));
             };
-            if self.check_key(key, name, &seen, names) {
-                entries.push((key, value));
-                seen.push(name);
+            if !seen.insert(name) {
+                self.report(Finding::at(key, "duplicate key".to_owned(), None));
+                continue;
             }
+            if let Some((type_name, fields)) = names {
+                self.check_field(key, name, type_name, fields);
+            }
+            entries.push((key, value));
         }
         let entries = entries.into_iter();
         visitor
@@ -208,33 +213,31 @@ impl<'a> Decoder<'a, '_> {
             .map_err(|finding| finding.or_at(self.node))
     }
 
-    /// Reports a key that is unknown or a duplicate; a duplicate is skipped.
-    fn check_key(
+    /// Reports a key that no field of the type has.
+    fn check_field(
         self,
         key: NodeId,
         name: &str,
-        seen: &[&str],
-        names: Option<(&'static str, &'static [&'static str])>,
-    ) -> bool {
-        // Maps may have thousands of keys. Duplicates are searched only among this many, which is
-        // cheap; beyond that, the last value is used.
-        const CHECKED_KEYS: usize = 64;
-        if seen.len() <= CHECKED_KEYS && seen.contains(&name) {
-            let message = "duplicate key".to_owned();
-            self.findings.borrow_mut().push(Finding::at(key, message, None));
-            return false;
-        }
-        let Some((type_name, fields)) = names else { return true };
+        type_name: &'static str,
+        fields: &'static [&'static str],
+    ) {
+        // Looking for the nearest name costs more than all else here.
         if self.findings.borrow().len() >= MAX_FINDINGS {
-            return true;
+            return;
         }
         if !fields.contains(&name) && !schema::is_known(type_name, fields, name) {
             let help = schema::nearest(type_name, fields, name)
                 .map(|nearest| format!("did you mean `{nearest}`?"));
             let finding = Finding { node: Some(key), fault: Fault::UnknownField, help };
-            self.findings.borrow_mut().push(finding);
+            self.report(finding);
         }
-        true
+    }
+
+    fn report(self, finding: Finding) {
+        let mut findings = self.findings.borrow_mut();
+        if findings.len() < MAX_FINDINGS {
+            findings.push(finding);
+        }
     }
 }
 
