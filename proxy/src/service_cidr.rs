@@ -327,14 +327,8 @@ impl Keeper {
             let range = self.routes[place].range;
             let missing = match self.add(range).await {
                 Ok(()) => {
-<<<<<<< HEAD
-                    tracing::warn!(%range, "the local route was removed by another program: added \
-                                            again");
-                    (*ours, *missing) = (true, false);
-=======
                     tracing::warn!(%range, "another program removed the local route: added again");
                     false
->>>>>>> main
                 }
                 Err(error) if code(&error) == -nix::libc::EEXIST => false,
                 Err(error) => {
@@ -361,33 +355,7 @@ impl Keeper {
     }
 }
 
-<<<<<<< HEAD
-/// Whether the route is ours; one that somebody else made serves as well, and stays.
-async fn add(handle: &Handle, range: IpNet) -> Result<bool, Error> {
-    let add = || handle.route().add(route(range)).execute();
-    let added = match add().await {
-        Err(error) if code(&error) == -nix::libc::EEXIST => {
-            // Left behind by a process that was killed, if the kernel finds it by our mark.
-            match handle.route().del(route(range)).execute().await {
-                Ok(()) => add().await,
-                Err(_) => {
-                    tracing::info!(%range, "a local route exists already and will not be removed \
-                                            at the end");
-                    return Ok(false);
-                }
-            }
-        }
-        added => added,
-    };
-    added?;
-    tracing::info!(%range, "local route added");
-    Ok(true)
-}
-
-fn route(range: IpNet) -> RouteMessage {
-=======
 fn route(range: IpNet, metric: u32) -> RouteMessage {
->>>>>>> main
     let builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(range.network(), range.prefix_len())
         .expect("a range is no longer than its address");

@@ -128,25 +128,15 @@ fn blame(explanation: &mut Explanation, trouble: Trouble) {
 fn trouble_of_host(lost: &LostHost) -> Trouble {
     let LostHost { host, problem, services } = lost;
     let services = services.join(", ");
-<<<<<<< HEAD
-    Trouble {
-        cause: format!("host {host}, an endpoint of Service {services}: {problem}"),
-        fix:
+    let fix = match problem.starts_with("no answer from") {
+        true => "check that this resolver answers, or set another with --host-resolver",
+        false => {
             "start the container or host with this name, or use another name in the EndpointSlice; \
              --host-resolver sets the servers to ask"
-                .to_owned(),
-    }
-=======
-    let fix = match problem.starts_with("no answer from") {
-        true => "check that this resolver answers, or name another with --host-resolver",
-        false => {
-            "start what has that name, or name another in the EndpointSlice; --host-resolver says \
-              who is asked"
         }
     };
     let cause = format!("host {host}, an endpoint of Service {services}: {problem}");
     Trouble { cause, fix: fix.to_owned() }
->>>>>>> main
 }
 
 fn trouble_of(rejected: &Rejected) -> Trouble {

@@ -28,15 +28,9 @@ use self::session::{Place, follow};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
 
-<<<<<<< HEAD
 /// The pages that are followed, in this file or by the test of their area. Any other page with
 /// commands fails a test.
-const PAGES: [&str; 8] = [
-=======
-/// The pages that are followed, in this file or by the test of their area. One that is not here
-/// fails a test.
 const PAGES: [&str; 9] = [
->>>>>>> main
     "README.md",
     "docs/README.md",
     "docs/cluster.md",
