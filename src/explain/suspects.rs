@@ -171,8 +171,8 @@ fn is_of(rejected: &Rejected, service: &ObjectName) -> bool {
 }
 
 impl Suspect {
-    /// Whether its document, its hosts or its problem contain the word. For a file on another machine,
-    /// the document is not known.
+    /// Whether its document, its hosts or its problem contain the word. For a file on another
+    /// machine, the document is not known.
     fn has(&self, word: &str) -> bool {
         let text = self.text.get_or_init(|| {
             let document = document(&self.rejected).unwrap_or_default();
