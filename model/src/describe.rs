@@ -118,8 +118,8 @@ const TEXTS: &[Text] = &[
             ("publishNotReadyAddresses", "DNS answers with endpoints that are not ready, too."),
             (
                 "selector",
-                "The labels of the Pods of the Service. Switchyard finds no Pods: write \
-                 EndpointSlices beside the Service.",
+                "The labels of the Pods of the Service. Their addresses are its endpoints if no \
+                 slice is written for it.",
             ),
             (
                 "sessionAffinity",
