@@ -20,6 +20,8 @@ use rtnetlink::{Handle, MulticastGroup};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::host_network::HostNetwork;
+#[cfg(test)]
+use crate::host_network::InterfaceAddress;
 
 /// Addresses often change together: they are read this long after the first change.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -52,6 +54,7 @@ struct Networks {
     /// This node's addresses.
     node: BTreeSet<IpAddr>,
     ranges: Vec<IpNet>,
+    host: Arc<HostNetwork>,
 }
 
 impl ClusterClients {
@@ -59,10 +62,18 @@ impl ClusterClients {
         ClusterClients { networks: ArcSwap::from_pointee(Networks::of(host, &flags)), flags }
     }
 
-    /// Clients with these addresses alone.
+    /// Clients with these addresses alone, which are those of this host.
     #[cfg(test)]
     pub(crate) fn of(addresses: impl IntoIterator<Item = IpAddr>) -> ClusterClients {
-        let networks = Networks { node: addresses.into_iter().collect(), ranges: Vec::new() };
+        let node: BTreeSet<IpAddr> = addresses.into_iter().collect();
+        let host = node.iter().map(|ip| InterfaceAddress {
+            interface: "eth0".to_owned(),
+            ip: *ip,
+            network: IpNet::from(*ip),
+            is_inner_bridge: false,
+        });
+        let host = Arc::new(HostNetwork { addresses: host.collect() });
+        let networks = Networks { node, host, ..Networks::default() };
         ClusterClients { networks: ArcSwap::from_pointee(networks), flags: Flags::default() }
     }
 
@@ -113,10 +124,16 @@ impl ClusterClients {
             Err(_) => return tracing::warn!("cannot read this host's addresses: no answer"),
         };
         let networks = Networks::of(&network, &self.flags);
-        if **self.networks.load() != networks {
-            tracing::info!(ranges = ?networks.ranges, "networks of clients within the cluster");
-            self.networks.store(Arc::new(networks));
+        let before = self.networks.swap(Arc::new(networks));
+        let ranges = &self.networks.load().ranges;
+        if before.ranges != *ranges {
+            tracing::info!(?ranges, "networks of clients within the cluster");
         }
+    }
+
+    /// This host's addresses, as they were last read.
+    pub(crate) fn host(&self) -> Arc<HostNetwork> {
+        self.networks.load().host.clone()
     }
 
     /// Whether a client with this source address is a pod or runs on this node.
@@ -145,7 +162,8 @@ impl Networks {
         ranges.extend(&flags.service_cidrs);
         ranges.sort_unstable();
         ranges.dedup();
-        Networks { node: host.addresses.iter().map(|address| address.ip).collect(), ranges }
+        let node = host.addresses.iter().map(|address| address.ip).collect();
+        Networks { node, ranges, host: Arc::new(host.clone()) }
     }
 }
 

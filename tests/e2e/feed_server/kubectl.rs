@@ -216,7 +216,8 @@ fn a_dry_run_of_the_server_says_what_check_would_and_stores_nothing() {
     }
     for args in [
         "label svc web -n shop a=b --dry-run=server",
-        "patch svc web -n shop --dry-run=server -p {\"spec\":{\"ports\":[{\"port\":80,\"targetPort\":81}]}}",
+        "patch svc web -n shop --dry-run=server -p \
+         {\"spec\":{\"ports\":[{\"port\":80,\"targetPort\":81}]}}",
         "delete svc web -n shop --dry-run=server",
     ] {
         assert!(printed(&feed, args).starts_with("service"), "{args}");

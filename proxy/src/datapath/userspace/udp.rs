@@ -78,6 +78,7 @@ pub(super) type Sessions = Rc<RefCell<SessionShares<Member>>>;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Stop {
     Close,
+    /// After the answers that clients wait for.
     Drain,
     /// Ends the task as a bug would.
     #[cfg(test)]
@@ -296,12 +297,12 @@ fn is_full(error: &io::Error) -> bool {
 
 impl Table {
     pub(super) fn new(
-        downstream: Downstream,
+        downstream: Rc<Downstream>,
         cell: Arc<FrontendCell>,
         context: Rc<ThreadContext>,
         (shares, panics): (Sessions, PanicNotice),
     ) -> Table {
-        let (downstream, sessions) = (Rc::new(downstream), HashMap::new());
+        let sessions = HashMap::new();
         let (end, over) = mpsc::unbounded_channel();
         let (leaving, dropped) = (Vec::new(), 0);
         Table { downstream, cell, context, sessions, leaving, shares, panics, dropped, over, end }
