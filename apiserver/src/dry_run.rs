@@ -336,8 +336,8 @@ fn parse(body: &[u8]) -> Result<Object, Status> {
     into_object(serde_json::from_str(&tree.to_json(tree.root())).unwrap_or_default())
 }
 
-/// Whether a tree has no more text than that, with its aliases expanded: a few bytes of YAML can name
-/// a long text a hundred thousand times.
+/// Whether a tree has no more text than that, with its aliases expanded: a few bytes of YAML can
+/// name a long text a hundred thousand times.
 fn fits(tree: &Tree<'_>, node: NodeId, room: &mut usize) -> bool {
     /// What a value takes beside its text.
     const BESIDES: usize = 4;
