@@ -27,7 +27,8 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
     ("switchyard", &["model", "feed", "apiserver", "daemon", "proxy", "ingress", "dns"]),
 ];
 
-/// Modules that hold semantics and touch nothing: with all files below a folder of that name.
+/// Pure modules, which contain semantics and do no I/O; including all files below a folder of that
+/// name.
 const PURE: &[&str] = &[
     "apiserver/src/assemble",
     "apiserver/src/derived",
@@ -84,7 +85,7 @@ const PURE: &[&str] = &[
     "proxy/src/snapshot",
 ];
 
-/// Where most of the code of one package of ours may be: of all Rust code without tests.
+/// The largest share of all Rust code without tests that one package may have.
 const LARGEST_SHARE: f64 = 1.0 / 3.0;
 
 /// What a pure module may not name: sockets, files, clocks, threads and runtimes.
@@ -105,7 +106,7 @@ const IMPURE: &[&str] = &[
     "std::env::var",
 ];
 
-/// `unsafe` stands only in files whose name tells why.
+/// `unsafe` is allowed only in files with one of these words in their name.
 const MAY_BE_UNSAFE: [&str; 4] = ["mmsg", "splice", "netlink", "ebpf"];
 
 const VAGUE_NAMES: [&str; 5] = ["mod", "util", "common", "helpers", "misc"];
@@ -229,7 +230,7 @@ fn files_that_call_themselves_pure_are_listed() {
     assert_none("files that call themselves pure and are not listed in PURE", &found);
 }
 
-/// A package that holds most of the code is several packages.
+/// A package that contains most of the code should be split.
 #[test]
 fn no_package_is_most_of_the_code() {
     let mut lines: BTreeMap<&str, usize> = BTreeMap::new();
