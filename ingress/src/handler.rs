@@ -64,20 +64,9 @@ async fn answer(
     let facts = Facts { authority, path: &path, query, is_https, server_name, framing };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
-    let (mut route, mut endpoint) = decided(in_flight, &facts).map_err(with_url)?;
-    let (mut exchange, mut upstream) = loop {
-        in_flight.apply(&route.plan);
-        let mut exchange = Exchange::new(in_flight, &route, endpoint, &method);
-        match exchange.connection(&method, framing).await {
-            Ok(upstream) => break (exchange, upstream),
-            // All endpoints have left since the decision, perhaps because the route leads
-            // elsewhere now. It ends: where the newest route has no endpoint, that is the answer.
-            Err(Refusal::NoEndpoint(_)) => {
-                (route, endpoint) = decided(in_flight, &facts).map_err(with_url)?;
-            }
-            Err(refusal) => return Err(with_url(refusal)),
-        }
-    };
+    let decide = || decided(in_flight, &facts);
+    let mut exchange = Exchange::new(in_flight, decide, &method).map_err(with_url)?;
+    let mut upstream = exchange.connection(&method, framing).await.map_err(with_url)?;
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
