@@ -81,7 +81,8 @@ impl Attempts {
     /// [`Attempts::decided_again`].
     pub(crate) fn endpoint(&mut self, now_ms: impl Fn() -> u64) -> Result<Arc<Endpoint>, Refusal> {
         if self.picked.is_gone() || self.has_failed(&self.picked) {
-            let next = self.route.backend.endpoints().pick(|e| !self.has_failed(e), now_ms);
+            let suits = |e: &Arc<Endpoint>| !e.is_gone() && !self.has_failed(e);
+            let next = self.route.backend.endpoints().pick(suits, now_ms);
             self.picked = next.ok_or_else(|| self.last.clone())?;
         }
         Ok(self.picked.clone())
@@ -169,7 +170,8 @@ impl Attempts {
         }
         self.resends += 1;
         // The next in turn, if there is another.
-        let suits = |e: &Arc<Endpoint>| !self.has_failed(e) && !Arc::ptr_eq(e, &self.picked);
+        let is_picked = |e: &Arc<Endpoint>| Arc::ptr_eq(e, &self.picked);
+        let suits = |e: &Arc<Endpoint>| !e.is_gone() && !self.has_failed(e) && !is_picked(e);
         if let Some(next) = self.route.backend.endpoints().pick(suits, now_ms) {
             self.picked = next;
         }

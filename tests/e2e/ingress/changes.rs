@@ -192,7 +192,11 @@ async fn a_request_that_is_sent_again_follows_its_route_to_another_service() {
     let _kept = endpoint(10, true).await;
     let _new = endpoint(11, false).await;
     let _next = Endpoint::echo(net.addr(12, 9000), "next").await;
-    let rules = |name: &str| ingress("i", &[("a.com", "Prefix", "/", name)]);
+    // The first Service stays in use, so that its endpoints are shown for as long as it has any.
+    let rules = |name: &str| {
+        let first = ingress("first", &[("first.com", "Prefix", "/", "first")]);
+        first + &ingress("i", &[("a.com", "Prefix", "/", name)])
+    };
     for (last, keeps) in [("127.N.N.10", true), ("127.N.N.11", false)] {
         for speaks in [Speaks::Http1, Speaks::Http2] {
             let before = rules("first") + &service("first", &[last]) + &service("second", &[]);
@@ -221,7 +225,7 @@ async fn a_request_that_is_sent_again_follows_its_route_to_another_service() {
             close.notify_one();
             let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap();
             assert_eq!(answer.status, 200, "{last} {speaks:?} {answer:?}");
-            assert_eq!(answer.name(), "next");
+            assert_eq!(answer.name(), "next", "{last} {speaks:?}");
         }
     }
 }
