@@ -34,7 +34,7 @@ pub(crate) struct Connection {
     timeout: Cell<Ticks>,
     /// The HTTP/2 stream that was begun last, until the stream's task takes it.
     begun_stream: RefCell<Option<Rc<StreamState>>>,
-    stalled: StalledStreams,
+    stalled: Rc<StalledStreams>,
     /// The client's socket takes no more bytes.
     is_blocked: Cell<bool>,
     /// The client has sent a flood of control frames.
@@ -74,7 +74,7 @@ impl Connection {
             in_flight: Cell::new(0),
             timeout,
             begun_stream: RefCell::new(None),
-            stalled: StalledStreams::default(),
+            stalled: Rc::default(),
             is_blocked: Cell::new(false),
             is_flooded: Cell::new(false),
             tunnel: RefCell::new(None),
@@ -214,7 +214,10 @@ impl Connection {
 
     /// An HTTP/2 stream has gone on as far as it could.
     pub(crate) fn on_pending_stream(&self, stream: &Rc<StreamState>) {
-        self.stalled.on_pending(stream, self.is_blocked.get(), &self.context);
+        self.stalled.on_pending(stream, self.is_blocked.get(), self.context.tally());
+        if self.stalled.is_to_be_watched() {
+            self.context.watch_stalled(&self.stalled);
+        }
     }
 
     /// An HTTP/2 stream has ended.

@@ -42,8 +42,14 @@ impl Count {
         self.add(less.wrapping_neg());
     }
 
-    fn value(&self) -> u64 {
+    pub(crate) fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Of several workers.
+    pub(crate) fn sum<'a>(counts: impl Iterator<Item = &'a Count>) -> u64 {
+        // Counts of what comes and goes are not read at one moment: the sum may be off by a little.
+        counts.fold(0, |sum, count| sum.wrapping_add(count.value()))
     }
 }
 
@@ -127,10 +133,8 @@ impl Metrics {
         });
     }
 
-    /// Of all workers.
-    pub(crate) fn sum(&self, count: impl Fn(&Shard) -> &Count) -> u64 {
-        // One that comes and goes may be read in the middle of that.
-        self.shards.iter().fold(0, |sum, shard| sum.wrapping_add(count(shard).value()))
+    fn sum(&self, count: impl Fn(&Shard) -> &Count) -> u64 {
+        Count::sum(self.shards.iter().map(count))
     }
 }
 

@@ -55,10 +55,9 @@ where
                 })
                 .await
             };
-            if let Some(state) = &state {
-                connection.end_stream(state);
-            }
-            if is_stalled {
+            let Some(state) = state else { return };
+            connection.end_stream(&state);
+            if is_stalled && !state.made_room() {
                 connection.on_stalled_stream();
             }
         });
