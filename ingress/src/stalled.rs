@@ -143,8 +143,8 @@ pub(crate) struct StalledStreams {
 }
 
 impl StalledStreams {
-    /// A stream has gone on as far as it could, and has not ended. If it waits for its client, it is
-    /// counted, and streams that are too many are reset.
+    /// A stream has gone on as far as it could, and has not ended. If it waits for its client, it
+    /// is counted, and streams that are too many are reset.
     pub(crate) fn on_pending(&self, stream: &Rc<StreamState>, is_blocked: bool, tally: Tally<'_>) {
         let progress = stream.progress.get();
         match stream.counted.get() {

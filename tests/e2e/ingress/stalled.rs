@@ -44,8 +44,7 @@ fn resident(world: &World) -> f64 {
     line.trim().strip_suffix(" kB").unwrap().parse::<f64>().unwrap() * 1024.0
 }
 
-/// Opens a connection with `STREAMS` requests, each of which may be answered with so many bytes, and
-/// reads what comes for as long as it runs.
+/// Opens a connection with `STREAMS` requests, each of which may be answered with so many bytes.
 async fn ask(world: &World, window: u32) -> TcpStream {
     let mut stream = TcpStream::connect(world.http).await.unwrap();
     let initial_window = [&[0, 4][..], &window.to_be_bytes()].concat();
