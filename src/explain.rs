@@ -71,6 +71,11 @@ pub(crate) struct Config {
     /// The proxy's --node-ip
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     node_ip: Vec<IpAddr>,
+
+    /// The proxy's --service-cidr
+    #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
+        value_parser = proxy::parse_service_cidr)]
+    service_cidr: Vec<proxy::IpNet>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -204,7 +209,7 @@ impl<'a> Explainers<'a> {
         };
         let proxy = any(&to_proxy).then(|| {
             let node = proxy::node_of(config.node_name.as_deref(), &config.node_ip);
-            proxy::Explainer::new(update, &node)
+            proxy::Explainer::new(update, &node, &config.service_cidr)
         });
         let ingress = || ingress::Explainer::new(update, &config.ingress_class);
         let ingress = any(&to_ingress).then(ingress).transpose()?;

@@ -30,7 +30,8 @@ use super::deadlines::Deadlines;
 use super::discovery;
 use super::grant::Grant;
 use super::list::{self, Page, Pieces, Scope};
-use super::query::{self, List, Options, Verb};
+use super::openapi;
+use super::query::{self, Include, List, Options, Verb};
 use super::route::Route;
 use super::share::Shares;
 use super::status::Status;
@@ -113,7 +114,12 @@ impl Api {
             Route::Groups => Ok(json(&discovery::groups())),
             Route::Group(name) => found(discovery::group(&name)),
             Route::Resources(group) => found(discovery::resources(&group)),
-            Route::OpenApi => Ok(open_api(request.headers())),
+            Route::OpenApiV2 => open_api_v2(request.headers()),
+            Route::OpenApiV3Index => open_api_v3(request.headers(), openapi::v3_index()),
+            Route::OpenApiV3(group) => {
+                let document = openapi::v3_document(&group);
+                open_api_v3(request.headers(), document.ok_or_else(Status::unknown_resource)?)
+            }
             Route::Collection { resource, namespace } => {
                 self.collection(request, caller, shown, resource, namespace)
             }
@@ -325,11 +331,11 @@ fn found(description: Option<Value>) -> Answer {
 }
 
 fn json(value: &Value) -> Response<Body> {
-    json_text(format!("{value}\n").into_bytes())
+    json_text(format!("{value}\n").into())
 }
 
-fn json_text(text: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+fn json_text(text: Bytes) -> Response<Body> {
+    let mut response = Response::new(Full::new(text).boxed_unsync());
     set(&mut response, CONTENT_TYPE, JSON);
     uncached(response)
 }
@@ -361,24 +367,26 @@ fn not_found() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-/// An OpenAPI document that describes nothing: with it `kubectl apply` and `create` come as far
-/// as the write, and tell their user why it is refused; without it they stop earlier, at a
-/// riddle.
-fn open_api(headers: &HeaderMap) -> Response<Body> {
-    /// The empty document in protobuf has no bytes.
+/// In the encoding that `kubectl` asks for, or as JSON.
+fn open_api_v2(headers: &HeaderMap) -> Answer {
     const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
     let accept = header(headers, &ACCEPT).unwrap_or_default();
     if accept.contains("openapi.spec.v2") {
-        let mut response = json_text(Vec::new());
+        let mut response = json_text(openapi::v2_protobuf());
         set(&mut response, CONTENT_TYPE, HeaderValue::from_static(PROTOBUF));
-        return response;
+        return Ok(response);
     }
-    let info = serde_json::json!({"title": "Kubernetes", "version": "v1.36.0"});
-    json(&serde_json::json!({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}))
+    open_api_v3(headers, openapi::v2_json())
+}
+
+/// As JSON only: a client that asks for another encoding first asks for JSON next.
+fn open_api_v3(headers: &HeaderMap, document: Bytes) -> Answer {
+    View::accepted(header(headers, &ACCEPT), Include::None).ok_or_else(Status::not_acceptable)?;
+    Ok(json_text(document))
 }
 
 fn failure(status: &Status) -> Response<Body> {
-    let mut response = json_text(format!("{}\n", status.to_json()).into_bytes());
+    let mut response = json_text(format!("{}\n", status.to_json()).into());
     *response.status_mut() = status.code();
     if let Some(seconds) = status.retry_after() {
         set(&mut response, RETRY_AFTER, HeaderValue::from(seconds));

@@ -9,6 +9,9 @@ use model::Kind;
 /// The Kubernetes release whose API this is.
 const MINOR: &str = "36";
 
+/// The same as a version.
+pub(crate) const RELEASE: &str = "v1.36.0";
+
 /// `/version`.
 pub(crate) fn version() -> Value {
     let git = format!("v1.{MINOR}.0+switchyard.{}", env!("CARGO_PKG_VERSION"));

@@ -19,6 +19,7 @@ mod history;
 mod list;
 mod live;
 mod metrics;
+mod openapi;
 mod publish;
 mod query;
 mod reload;

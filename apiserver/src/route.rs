@@ -18,7 +18,12 @@ pub(crate) enum Route {
     Group(String),
     /// `/api/v1`, `/apis/{group}/v1`
     Resources(String),
-    OpenApi,
+    /// `/openapi/v2`
+    OpenApiV2,
+    /// `/openapi/v3`
+    OpenApiV3Index,
+    /// `/openapi/v3/api/v1`, `/openapi/v3/apis/{group}/v1`
+    OpenApiV3(String),
     Collection {
         resource: Kind,
         namespace: Option<String>,
@@ -44,7 +49,12 @@ impl Route {
             ["healthz" | "livez" | "readyz"] => Route::Health,
             ["api"] => Route::CoreVersions,
             ["apis"] => Route::Groups,
-            ["openapi", "v2"] => Route::OpenApi,
+            ["openapi", "v2"] => Route::OpenApiV2,
+            ["openapi", "v3"] => Route::OpenApiV3Index,
+            ["openapi", "v3", "api", Kind::VERSION] => Route::OpenApiV3(String::new()),
+            ["openapi", "v3", "apis", group, Kind::VERSION] if is_served(group) => {
+                Route::OpenApiV3(group.to_owned())
+            }
             ["api", Kind::VERSION, ref rest @ ..] => in_group("", rest),
             ["apis", group] if is_served(group) => Route::Group(group.to_owned()),
             ["apis", group, Kind::VERSION, ref rest @ ..] if is_served(group) => {
@@ -117,6 +127,12 @@ mod tests {
         check("/api/v1", Route::Resources(String::new()));
         let networking = "/apis/networking.k8s.io/v1";
         check(networking, Route::Resources("networking.k8s.io".to_owned()));
+        check("/openapi/v2", Route::OpenApiV2);
+        check("/openapi/v3", Route::OpenApiV3Index);
+        check("/openapi/v3/api/v1", Route::OpenApiV3(String::new()));
+        let slices = Route::OpenApiV3("discovery.k8s.io".to_owned());
+        check("/openapi/v3/apis/discovery.k8s.io/v1", slices);
+        check("/openapi/v3/apis/apps/v1", Route::Unknown);
         check("/api/v1/services", collection(Kind::Service, None));
         check("/api/v1/nodes/n1", object(Kind::Node, "", "n1"));
         check("/api/v1/namespaces", collection(Kind::Namespace, None));

@@ -1,56 +1,138 @@
 //! The rest of an endpoint that failed: for a while, others are picked in its place.
 //!
 //! When the rest is over, one pick tries the endpoint again, and the other picks go on passing it
-//! over until that attempt has succeeded or failed.
+//! over until that attempt has succeeded or failed. Success ends the rest at once. How long a rest
+//! lasts depends on what another failure would cost ([`Failure`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How long an endpoint that failed is passed over, as in nginx (`fail_timeout`). A dead endpoint
-/// then costs one client in ten seconds a wait, and one that is back gets picks again soon.
-pub const REST_MS: u64 = 10_000;
+/// How long an endpoint that refuses connections is passed over. To try it costs nobody anything:
+/// the refusal comes at once, and the client is passed to another endpoint.
+const REFUSED_MS: u64 = 1_000;
+/// The first rest of an endpoint that does not answer a connect. It doubles with each attempt that
+/// fails, because each makes a client wait.
+const TIMED_OUT_MS: u64 = 1_000;
+/// The longest rest, as in nginx (`fail_timeout`): a dead endpoint costs one client in ten seconds
+/// a wait. An attempt whose outcome never becomes known holds the others back for as long.
+pub const MAX_REST_MS: u64 = 10_000;
+
+/// How an endpoint failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It refused, which takes no time. While all endpoints rest, it is picked all the same.
+    Refused,
+    /// It did not answer a connect. During its rest it is not picked, not even if all endpoints
+    /// rest: each client would wait for as long as the first.
+    TimedOut,
+    /// It did not answer a datagram, while others did. That is no proof that it is down: while all
+    /// endpoints rest, it is picked all the same.
+    Unanswered,
+}
 
 /// Whether an endpoint is passed over because it failed. Times are milliseconds of any one clock
 /// that all threads share; they may differ by what that clock's readers differ.
 #[derive(Debug, Default)]
 pub struct Rest {
-    /// 0 if the last attempt succeeded.
-    until_ms: AtomicU64,
+    /// [`State`]; 0 if the last attempt succeeded.
+    state: AtomicU64,
+}
+
+/// What is known of an endpoint that failed. In a word: the time in the upper 56 bits, below it one
+/// bit for each flag and the number of attempts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    until_ms: u64,
+    /// A pick tries it again, and the outcome is not known yet.
+    is_tried: bool,
+    has_timed_out: bool,
+    /// How many attempts after the first failed as well, up to [`MAX_ATTEMPTS`].
+    attempts: u32,
+}
+
+/// With so many, a rest that doubles has reached [`MAX_REST_MS`].
+const MAX_ATTEMPTS: u32 = 15;
+const TRIED: u64 = 1 << 4;
+const HAS_TIMED_OUT: u64 = 1 << 5;
+
+impl State {
+    fn of(word: u64) -> Option<State> {
+        (word != 0).then_some(State {
+            until_ms: word >> 8,
+            is_tried: word & TRIED != 0,
+            has_timed_out: word & HAS_TIMED_OUT != 0,
+            attempts: word as u32 & MAX_ATTEMPTS,
+        })
+    }
+
+    /// Never 0, because a rest ends later than at the clock's first millisecond.
+    fn word(self) -> u64 {
+        let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
+        let flags = flag(self.is_tried, TRIED) | flag(self.has_timed_out, HAS_TIMED_OUT);
+        self.until_ms << 8 | flags | u64::from(self.attempts)
+    }
+
+    /// The state after a failure.
+    fn failed(before: Option<State>, now_ms: u64, failure: Failure) -> State {
+        let attempts = match before {
+            // Attempts that began before the rest fail during it: they say nothing new.
+            Some(state) if !state.is_tried && now_ms < state.until_ms => return state,
+            Some(state) => (state.attempts + 1).min(MAX_ATTEMPTS),
+            None => 0,
+        };
+        let rest_ms = match failure {
+            Failure::Refused => REFUSED_MS,
+            Failure::TimedOut => (TIMED_OUT_MS << attempts).min(MAX_REST_MS),
+            Failure::Unanswered => MAX_REST_MS,
+        };
+        let has_timed_out = failure == Failure::TimedOut;
+        State { until_ms: now_ms + rest_ms, is_tried: false, has_timed_out, attempts }
+    }
 }
 
 impl Rest {
     /// The endpoint failed: it rests from now on.
-    pub fn begin(&self, now_ms: u64) {
-        self.until_ms.store(now_ms + REST_MS, Ordering::Relaxed);
+    pub fn begin(&self, now_ms: u64, failure: Failure) {
+        let relaxed = Ordering::Relaxed;
+        let next = |word| Some(State::failed(State::of(word), now_ms, failure).word());
+        // It is always `Ok`, because there is always a next state.
+        let _ = self.state.fetch_update(relaxed, relaxed, next);
     }
 
     /// The endpoint works.
     pub fn end(&self) {
         // Without a failure nothing is written: all threads read this cache line at each pick.
-        if self.has_begun() {
-            self.until_ms.store(0, Ordering::Relaxed);
+        if self.state().is_some() {
+            self.state.store(0, Ordering::Relaxed);
         }
     }
 
     /// Whether picks pass over the endpoint. The clock is read only if it failed.
     pub fn lasts(&self, now_ms: impl FnOnce() -> u64) -> bool {
-        let until = self.until_ms.load(Ordering::Relaxed);
-        until != 0 && now_ms() < until
+        self.state().is_some_and(|state| now_ms() < state.until_ms)
+    }
+
+    /// Whether picks pass over the endpoint even if all endpoints rest.
+    pub fn is_strict(&self, now_ms: impl FnOnce() -> u64) -> bool {
+        let timed_out = self.state().filter(|state| state.has_timed_out);
+        timed_out.is_some_and(|state| now_ms() < state.until_ms)
     }
 
     /// The endpoint has been picked. If it failed the last time, this pick tries it again, and
     /// the endpoint rests for the others. False if another pick tries it already.
     pub fn try_again(&self, now_ms: impl FnOnce() -> u64) -> bool {
-        let until = self.until_ms.load(Ordering::Relaxed);
-        if until == 0 {
-            return true;
+        let word = self.state.load(Ordering::Relaxed);
+        let Some(state) = State::of(word) else { return true };
+        let now_ms = now_ms();
+        if now_ms < state.until_ms {
+            return false;
         }
-        let (now, relaxed) = (now_ms(), Ordering::Relaxed);
-        now >= until
-            && self.until_ms.compare_exchange(until, now + REST_MS, relaxed, relaxed).is_ok()
+        let next = State { until_ms: now_ms + MAX_REST_MS, is_tried: true, ..state };
+        let relaxed = Ordering::Relaxed;
+        self.state.compare_exchange(word, next.word(), relaxed, relaxed).is_ok()
     }
 
-    fn has_begun(&self) -> bool {
-        self.until_ms.load(Ordering::Relaxed) != 0
+    fn state(&self) -> Option<State> {
+        State::of(self.state.load(Ordering::Relaxed))
     }
 }
 
@@ -64,22 +146,74 @@ mod tests {
         let lasts = |at_ms| rest.lasts(|| at_ms);
         let tries = |at_ms| rest.try_again(|| at_ms);
         assert!(!rest.lasts(|| unreachable!("the clock is not read for one that works")));
+        assert!(!rest.is_strict(|| unreachable!("the clock is not read for one that works")));
         assert!(rest.try_again(|| unreachable!("the clock is not read for one that works")));
-        rest.begin(5);
-        assert!(lasts(5) && lasts(10_004) && !lasts(10_005));
-        assert!(!tries(10_004), "it rests still");
-        assert!(tries(10_005) && !tries(10_005), "two picks at once: only one tries it");
-        assert!(lasts(10_006) && lasts(20_004) && !lasts(20_005));
+        rest.begin(5, Failure::Refused);
+        assert!(lasts(5) && lasts(1_004) && !lasts(1_005));
+        assert!(!tries(1_004), "it rests still");
+        assert!(tries(1_005) && !tries(1_005), "two picks at once: only one tries it");
+        assert!(lasts(1_006) && lasts(11_004), "the outcome is not known");
+        assert!(tries(11_005), "it never will be: the client has gone");
         rest.end();
-        assert!(!lasts(10_006) && tries(10_006) && tries(10_006));
+        assert!(!lasts(11_006) && tries(11_006) && tries(11_006));
+    }
+
+    /// How long each rest lasts of an endpoint that fails like this at each attempt.
+    fn check_rests(failure: Failure, expected: [u64; 6]) {
+        let rest = Rest::default();
+        let mut now_ms = 77;
+        let rests = expected.map(|_| {
+            rest.begin(now_ms, failure);
+            let begun = now_ms;
+            while rest.lasts(|| now_ms) {
+                now_ms += 500;
+            }
+            let lasted = now_ms - begun;
+            assert!(rest.try_again(|| now_ms));
+            // The attempt takes its time to fail.
+            now_ms += 1_500;
+            lasted
+        });
+        assert_eq!(rests, expected, "{failure:?}");
     }
 
     #[test]
-    fn an_attempt_that_fails_begins_a_new_rest() {
+    fn endpoints_that_start_late_are_tried_each_second() {
+        check_rests(Failure::Refused, [1_000; 6]);
+    }
+
+    #[test]
+    fn endpoints_that_let_clients_wait_are_tried_ever_more_seldom() {
+        check_rests(Failure::TimedOut, [1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+        check_rests(Failure::Unanswered, [10_000; 6]);
+    }
+
+    #[test]
+    fn attempts_that_began_before_the_rest_do_not_prolong_it() {
         let rest = Rest::default();
-        rest.begin(0);
-        assert!(rest.try_again(|| 10_000));
-        rest.begin(13_000);
-        assert!(rest.lasts(|| 22_999) && !rest.lasts(|| 23_000));
+        for ms in 0..100 {
+            rest.begin(ms, Failure::TimedOut);
+        }
+        assert!(rest.lasts(|| 999) && !rest.lasts(|| 1_000));
+        assert!(rest.try_again(|| 1_000));
+        rest.begin(2_500, Failure::TimedOut);
+        assert!(rest.lasts(|| 4_499) && !rest.lasts(|| 4_500));
+    }
+
+    #[test]
+    fn only_an_endpoint_that_lets_clients_wait_is_never_picked_during_its_rest() {
+        let table =
+            [(Failure::Refused, false), (Failure::TimedOut, true), (Failure::Unanswered, false)];
+        for (failure, expected) in table {
+            let rest = Rest::default();
+            rest.begin(0, failure);
+            assert_eq!(rest.is_strict(|| 999), expected, "{failure:?}");
+            assert!(!rest.is_strict(|| 10_000), "{failure:?}");
+        }
+        let rest = Rest::default();
+        rest.begin(0, Failure::TimedOut);
+        assert!(rest.try_again(|| 1_000) && rest.is_strict(|| 1_001), "one attempt at a time");
+        rest.begin(1_002, Failure::Refused);
+        assert!(rest.lasts(|| 1_003) && !rest.is_strict(|| 1_003), "its host is back");
     }
 }

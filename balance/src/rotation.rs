@@ -8,8 +8,8 @@
 //! old one takes no turn that does not count.
 //!
 //! A member that failed rests ([`Rest`]): the others take their turns without it, as exactly as
-//! before. Resting members are picked only when all rest. When a rest is over, one pick tries the
-//! member again.
+//! before. Resting members are picked only when all rest, and those that let clients wait not even
+//! then. When a rest is over, one pick tries the member again.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -59,7 +59,8 @@ impl<T> Rotation<T> {
     }
 
     /// Takes a turn: the next member that `suits` and does not rest, or if there is none, the
-    /// next that `suits`. `now_ms` is the clock of [`Rest`], read only for members that failed.
+    /// next that `suits` and may be picked during its rest ([`Failure`](crate::Failure)). `now_ms`
+    /// is the clock of [`Rest`], read only for members that failed.
     ///
     /// A member that is passed over loses its turn, so that the member behind a dead one does not
     /// get that one's share on top of its own. A retry takes a turn as well.
@@ -77,7 +78,8 @@ impl<T> Rotation<T> {
                 continue;
             }
             let rested = rotation.ahead(turn, |m| suits(m) && !m.rest().lasts(&now_ms));
-            let ahead = rested.or_else(|| rotation.ahead(turn, &suits))?;
+            let fallback = |m: &T| suits(m) && !m.rest().is_strict(&now_ms);
+            let ahead = rested.or_else(|| rotation.ahead(turn, fallback))?;
             let picked = turn + ahead as u64;
             let (relaxed, next) = (Ordering::Relaxed, picked + 1);
             match rotation.turns.compare_exchange_weak(turn, next, relaxed, relaxed) {
@@ -154,7 +156,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::REST_MS;
+    use crate::Failure;
 
     /// An endpoint with a letter or a number for its address.
     #[derive(Debug)]
@@ -235,7 +237,7 @@ mod tests {
     fn check_resting(resting: &str, suiting: &str, expected: &str) {
         let rotation = Rotation::new(members("abcd".chars()));
         let failed = rotation.members().iter().filter(|member| resting.contains(member.0));
-        failed.for_each(|member| member.rest().begin(0));
+        failed.for_each(|member| member.rest().begin(0, Failure::Refused));
         let suits = |member: &Arc<Named<char>>| suiting.contains(member.0);
         let pick = |_| rotation.pick(suits, || 1).map(|member| member.0);
         let picked: String = (0..8).filter_map(pick).collect();
@@ -257,19 +259,38 @@ mod tests {
     #[test]
     fn after_its_rest_a_member_is_tried_by_one_pick_alone() {
         let rotation = Rotation::new(members("abc".chars()));
-        rotation.members()[1].rest().begin(0);
+        rotation.members()[1].rest().begin(0, Failure::Refused);
         let at = |now: u64, count: usize| -> String {
             let pick = |_| rotation.pick(|_| true, || now).map(|member| member.0);
             (0..count).filter_map(pick).collect()
         };
-        assert_eq!(at(REST_MS - 1, 4), "acac");
+        assert_eq!(at(999, 4), "acac");
         // The outcome is not known yet: the others wait for it.
-        assert_eq!(at(REST_MS, 5), "abcac");
+        assert_eq!(at(1_000, 5), "abcac");
         rotation.members()[1].rest().end();
-        assert_eq!(at(REST_MS, 3), "abc");
+        assert_eq!(at(1_000, 3), "abc");
         // All rest: one of them is picked all the same.
-        rotation.members().iter().for_each(|member| member.rest().begin(REST_MS));
-        assert_eq!(at(REST_MS + 1, 4), "abca");
+        let members = rotation.members().iter();
+        members.for_each(|member| member.rest().begin(1_000, Failure::Refused));
+        assert_eq!(at(1_001, 4), "abca");
+    }
+
+    #[test]
+    fn when_all_members_let_clients_wait_one_client_tries_each_and_the_others_do_not_wait() {
+        let rotation = Rotation::new(members("abc".chars()));
+        let at = |now: u64, count: usize| -> String {
+            let pick = |_| rotation.pick(|_| true, || now).map(|member| member.0);
+            (0..count).filter_map(pick).collect()
+        };
+        for member in rotation.members() {
+            member.rest().begin(0, Failure::TimedOut);
+        }
+        assert_eq!(at(1, 9), "");
+        assert_eq!(at(1_000, 9), "abc");
+        rotation.members()[1].rest().end();
+        assert_eq!(at(1_001, 3), "bbb");
+        rotation.members()[1].rest().begin(1_002, Failure::Refused);
+        assert_eq!(at(1_003, 3), "bbb", "the refusal costs no time");
     }
 
     #[test]
@@ -280,7 +301,8 @@ mod tests {
 
     fn check_threads(resting: &[usize], expected: [usize; 7]) {
         let rotation = Rotation::new(members(0..7));
-        resting.iter().for_each(|member| rotation.members()[*member].rest().begin(0));
+        let rest = |member: &usize| rotation.members()[*member].rest().begin(0, Failure::Refused);
+        resting.iter().for_each(rest);
         let mut counts = [0; 7];
         std::thread::scope(|scope| {
             let draw = || (0..700).filter_map(|_| next(&rotation)).collect::<Vec<usize>>();

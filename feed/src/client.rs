@@ -18,6 +18,7 @@ mod follower;
 mod hub;
 mod lines;
 mod machine;
+mod manner;
 mod page;
 pub(crate) mod session;
 mod status;

@@ -134,6 +134,9 @@ impl Stage {
             return;
         }
         if let Some(held) = self.held.take() {
+            for host in self.table.note_silence(&self.lookup.silence()) {
+                self.status.show(&self.table, &host);
+            }
             self.publish(held.update.changes, held.update.received);
         }
     }

@@ -8,6 +8,7 @@
 mod attempts;
 
 use std::future::{Future as _, poll_fn};
+use std::io;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -167,18 +168,22 @@ where
             })
             .await;
             shard.upstream_connects.add(1);
-            endpoint.connected(matches!(connected, Some(Ok(_))), context.deadlines.now_ms());
             let failure = match connected {
                 Some(Ok(upstream)) => {
+                    endpoint.connected();
                     self.note(&upstream);
                     return Ok(upstream);
                 }
                 Some(Err(error)) => {
                     tracing::debug!(endpoint = %endpoint.address, %error, "cannot connect");
+                    if let Some(failure) = rest_after(&error) {
+                        endpoint.failed(failure, context.deadlines.now_ms());
+                    }
                     ConnectFailure::Refused
                 }
                 None => {
                     tracing::debug!(endpoint = %endpoint.address, "no connection in time");
+                    endpoint.failed(balance::Failure::TimedOut, context.deadlines.now_ms());
                     ConnectFailure::TimedOut(patience)
                 }
             };
@@ -196,6 +201,21 @@ where
         let mut record = self.in_flight.record.borrow_mut();
         record.tries += 1;
         record.endpoint = Some(upstream.endpoint.clone());
+    }
+}
+
+/// How an endpoint that cannot be connected to failed; `None` if the error is this machine's.
+fn rest_after(error: &io::Error) -> Option<balance::Failure> {
+    match error.kind() {
+        // That a host is unreachable is known after seconds without an answer.
+        io::ErrorKind::TimedOut | io::ErrorKind::HostUnreachable => {
+            Some(balance::Failure::TimedOut)
+        }
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::PermissionDenied => Some(balance::Failure::Refused),
+        _ => None,
     }
 }
 

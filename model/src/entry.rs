@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::defaults;
 use crate::name::Kind;
 use crate::reader::Reader;
+use crate::shape::Shape;
 use crate::table::Row;
 
 /// All that is known of one kind.
@@ -29,6 +30,8 @@ pub(crate) struct Entry {
     pub(crate) list_selector: &'static str,
     /// The trimmed type with its validation; absent where no source has objects of the kind.
     pub(crate) reader: Option<Reader>,
+    /// The fields of its objects, by the trimmed type.
+    pub(crate) shape: fn() -> Shape,
     /// Adds what the API adds to an object that leaves it out.
     pub(crate) complete: fn(&mut defaults::Object),
     /// `metadata.generation` counts changes of what stands beside the metadata.
@@ -80,6 +83,7 @@ pub(crate) const PLAIN: Entry = Entry {
     optional: false,
     list_selector: "",
     reader: None,
+    shape: || Shape::Any,
     complete: defaults::nothing,
     generation: false,
     empty: "",

@@ -25,6 +25,7 @@ use crate::defaults;
 use crate::entry::{Entry, Process, Role};
 use crate::name::{Kind, Kinds};
 use crate::reader::Reader;
+use crate::shape::{Shape, Structure};
 use crate::table::{Fields, Row};
 
 /// In the order of [`Kind`].
@@ -162,6 +163,14 @@ impl Kind {
     /// How its objects are read; absent where no source has any.
     pub fn reader(self) -> Option<Reader> {
         self.entry().reader
+    }
+
+    /// The fields of its objects.
+    pub fn structure(self) -> Structure {
+        match (self.entry().shape)() {
+            Shape::Object(structure) => structure,
+            _ => Structure { name: self.as_str(), fields: Vec::new(), is_open: true },
+        }
     }
 
     /// Whether `metadata.generation` counts changes of what stands beside the metadata.

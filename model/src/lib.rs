@@ -8,6 +8,7 @@
 //! of the package `feed`; what a process does with them, of that process.
 
 mod defaults;
+pub mod describe;
 pub mod document;
 mod entry;
 mod explanation;
@@ -23,6 +24,7 @@ pub mod problem;
 pub mod reader;
 pub mod record;
 mod schema;
+pub mod shape;
 pub mod store;
 mod table;
 pub mod tree;

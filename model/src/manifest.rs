@@ -448,7 +448,11 @@ impl<'a> Read<'_, 'a, '_, '_> {
             let path = [key("spec"), key("ports"), Step::Index(i), key("nodePort")];
             Some((claim, place(&path)))
         });
-        ips.chain(ports).collect()
+        let health_check = service.health_check_node_port.map(|port| {
+            let path = [key("spec"), key("healthCheckNodePort")];
+            (Claim::NodePort(port, Protocol::Tcp), place(&path))
+        });
+        ips.chain(ports).chain(health_check).collect()
     }
 }
 

@@ -1,24 +1,44 @@
-//! The names of the fields that Kubernetes knows and this project has no use for.
+//! The fields that Kubernetes knows and this project has no use for.
 //!
 //! A dump by `kubectl get -o yaml` holds them all, so they are no mistakes; anything else is. By
 //! the name of the type in [`crate::object`]. Source: the OpenAPI schema of Kubernetes 1.36.
 //! What lies below such a field is not looked into.
+
+/// The form of a field that is not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unused {
+    Text,
+    Integer,
+    Boolean,
+    /// An object of whatever content.
+    Object,
+    Texts,
+    Objects,
+}
+
+use Unused::{Boolean, Integer, Object, Objects, Text, Texts};
 
 /// Whether Kubernetes has a field of that name in that type, besides those which it decodes.
 ///
 /// Of a Pod's depth, and of other types that grow with each release, nothing is used here but
 /// `used`: there a name passes unless it is nearly one of those.
 pub(crate) fn is_known(type_name: &str, used: &[&str], field: &str) -> bool {
-    if GROWING.contains(&type_name) {
+    if grows(type_name) {
         return !used.iter().any(|name| likeness(name, field) >= MISSPELLED);
     }
-    unused(type_name).contains(&field)
+    unused(type_name).iter().any(|(name, _)| *name == field)
+}
+
+/// Whether the type has more fields than are listed here, and more with each release.
+pub(crate) fn grows(type_name: &str) -> bool {
+    GROWING.contains(&type_name)
 }
 
 /// The field name that was probably meant.
 pub(crate) fn nearest(type_name: &str, used: &[&'static str], field: &str) -> Option<&'static str> {
+    let unused = unused(type_name).iter().map(|(name, _)| name);
     used.iter()
-        .chain(unused(type_name))
+        .chain(unused)
         .map(|name| (likeness(name, field), *name))
         .filter(|(likeness, _)| *likeness >= RELATED)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
@@ -40,38 +60,51 @@ fn likeness(name: &str, field: &str) -> f64 {
     strsim::normalized_damerau_levenshtein(&name.to_lowercase(), &field.to_lowercase())
 }
 
-fn unused(type_name: &str) -> &'static [&'static str] {
+/// The fields of a type that Kubernetes has and that are not used, with their form.
+pub(crate) fn unused(type_name: &str) -> &'static [(&'static str, Unused)] {
     match type_name {
         "Meta" => &[
-            "deletionGracePeriodSeconds",
-            "finalizers",
-            "generateName",
-            "generation",
-            "managedFields",
-            "ownerReferences",
-            "resourceVersion",
-            "selfLink",
-            "uid",
+            ("deletionGracePeriodSeconds", Integer),
+            ("finalizers", Texts),
+            ("generateName", Text),
+            ("generation", Integer),
+            ("managedFields", Objects),
+            ("ownerReferences", Objects),
+            ("resourceVersion", Text),
+            ("selfLink", Text),
+            ("uid", Text),
         ],
-        "Service" | "Pod" => &["apiVersion", "kind"],
-        "ServiceSpec" => &["allocateLoadBalancerNodePorts", "loadBalancerClass", "loadBalancerIP"],
-        "ServiceStatus" => &["conditions"],
-        "LoadBalancerIngress" => &["hostname", "ports"],
-        "EndpointSlice" | "Endpoints" => &["apiVersion", "kind"],
-        "Endpoint" => &["deprecatedTopology", "targetRef"],
-        "EndpointAddress" => &["targetRef"],
-        "ContainerPort" => &["hostIP", "hostPort"],
-        "Condition" => {
-            &["lastProbeTime", "lastTransitionTime", "message", "observedGeneration", "reason"]
+        "Service" | "Pod" => HEADER,
+        "ServiceSpec" => &[
+            ("allocateLoadBalancerNodePorts", Boolean),
+            ("loadBalancerClass", Text),
+            ("loadBalancerIP", Text),
+        ],
+        "ServiceStatus" => &[("conditions", Objects)],
+        "LoadBalancerIngress" => &[("hostname", Text), ("ports", Objects)],
+        "EndpointSlice" | "Endpoints" => HEADER,
+        "Endpoint" => &[("deprecatedTopology", Object), ("targetRef", Object)],
+        "EndpointAddress" => &[("targetRef", Object)],
+        "ContainerPort" => &[("hostIP", Text), ("hostPort", Integer)],
+        "Condition" => &[
+            ("lastProbeTime", Text),
+            ("lastTransitionTime", Text),
+            ("message", Text),
+            ("observedGeneration", Integer),
+            ("reason", Text),
+        ],
+        "Ingress" => &[("apiVersion", Text), ("kind", Text), ("status", Object)],
+        "TypedLocalObjectReference" => &[("apiGroup", Text)],
+        "IngressClass" => HEADER,
+        "IngressClassSpec" => &[("parameters", Object)],
+        "Secret" => &[("apiVersion", Text), ("immutable", Boolean), ("kind", Text)],
+        "Namespace" => {
+            &[("apiVersion", Text), ("kind", Text), ("spec", Object), ("status", Object)]
         }
-        "Ingress" => &["apiVersion", "kind", "status"],
-        "TypedLocalObjectReference" => &["apiGroup"],
-        "IngressClass" => &["apiVersion", "kind"],
-        "IngressClassSpec" => &["parameters"],
-        "Secret" => &["apiVersion", "immutable", "kind"],
-        "Namespace" => &["apiVersion", "kind", "spec", "status"],
-        "Node" => &["apiVersion", "kind", "spec"],
-        "List" => &["apiVersion", "items", "kind", "metadata"],
+        "Node" => &[("apiVersion", Text), ("kind", Text), ("spec", Object)],
+        "List" => &[("apiVersion", Text), ("items", Objects), ("kind", Text), ("metadata", Object)],
         _ => &[],
     }
 }
+
+const HEADER: &[(&str, Unused)] = &[("apiVersion", Text), ("kind", Text)];

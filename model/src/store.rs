@@ -111,6 +111,11 @@ impl Store {
         (self.model.clone(), std::mem::take(&mut self.changes))
     }
 
+    /// The model after the events so far, also those since the last commit.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
     /// Whether every kind has been listed once.
     pub fn is_synced(&self) -> bool {
         self.listed.len() == Kind::read().count()

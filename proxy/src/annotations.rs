@@ -16,8 +16,11 @@ const PROXY_PROTOCOL: &str = "proxy-protocol";
 /// The same with its prefix, as the data path's snapshot looks for it.
 const PROXY_PROTOCOL_KEY: &str = "switchyard.dev/proxy-protocol";
 
+/// How endpoints are chosen. Nothing reads it, because round robin is the only way.
+const LOAD_BALANCE: &str = "load-balance";
+
 /// Every name that is known, with its values.
-const KNOWN: [(&str, &[&str]); 1] = [(PROXY_PROTOCOL, &["v2"])];
+const KNOWN: [(&str, &[&str]); 2] = [(LOAD_BALANCE, &["round-robin"]), (PROXY_PROTOCOL, &["v2"])];
 
 /// An annotation that is ignored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +95,12 @@ mod tests {
             &[("switchyard.dev/proxy-protocol", "v9")],
             &["annotation switchyard.dev/proxy-protocol is ignored: \"v9\" is not supported \
                (supported: v2)"],
+        );
+        check(&[("switchyard.dev/load-balance", "round-robin")], &[]);
+        check(
+            &[("switchyard.dev/load-balance", "hash")],
+            &["annotation switchyard.dev/load-balance is ignored: \"hash\" is not supported \
+               (supported: round-robin)"],
         );
         check(
             &[("switchyard.dev/color", "red")],

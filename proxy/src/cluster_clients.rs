@@ -52,6 +52,7 @@ struct Networks {
     /// This node's addresses.
     node: BTreeSet<IpAddr>,
     ranges: Vec<IpNet>,
+    host: Arc<HostNetwork>,
 }
 
 impl ClusterClients {
@@ -62,7 +63,8 @@ impl ClusterClients {
     /// Clients with these addresses alone.
     #[cfg(test)]
     pub(crate) fn of(addresses: impl IntoIterator<Item = IpAddr>) -> ClusterClients {
-        let networks = Networks { node: addresses.into_iter().collect(), ranges: Vec::new() };
+        let node = addresses.into_iter().collect();
+        let networks = Networks { node, ..Networks::default() };
         ClusterClients { networks: ArcSwap::from_pointee(networks), flags: Flags::default() }
     }
 
@@ -113,10 +115,16 @@ impl ClusterClients {
             Err(_) => return tracing::warn!("cannot read this host's addresses: no answer"),
         };
         let networks = Networks::of(&network, &self.flags);
-        if **self.networks.load() != networks {
-            tracing::info!(ranges = ?networks.ranges, "networks of clients within the cluster");
-            self.networks.store(Arc::new(networks));
+        let before = self.networks.swap(Arc::new(networks));
+        let ranges = &self.networks.load().ranges;
+        if before.ranges != *ranges {
+            tracing::info!(?ranges, "networks of clients within the cluster");
         }
+    }
+
+    /// This host's addresses, as they were last read.
+    pub(crate) fn host(&self) -> Arc<HostNetwork> {
+        self.networks.load().host.clone()
     }
 
     /// Whether a client with this source address is a pod or runs on this node.
@@ -145,7 +153,8 @@ impl Networks {
         ranges.extend(&flags.service_cidrs);
         ranges.sort_unstable();
         ranges.dedup();
-        Networks { node: host.addresses.iter().map(|address| address.ip).collect(), ranges }
+        let node = host.addresses.iter().map(|address| address.ip).collect();
+        Networks { node, ranges, host: Arc::new(host.clone()) }
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use crate::handover::Offer;
 use crate::resolver::FrontendAddress;
 use crate::snapshot::Snapshot;
 
@@ -27,6 +28,8 @@ pub(crate) struct Report {
     /// Why no frontend at all is served, although some have endpoints and the reason is not
     /// expected to pass by itself.
     pub(crate) serves_nothing: Option<String>,
+    /// Another process holds the address of a frontend.
+    pub(crate) waits_for_address: bool,
 }
 
 /// One way to bring traffic from frontends to endpoints.
@@ -47,6 +50,12 @@ pub(crate) trait Datapath {
     /// Does what is due: tries again what could not be served, and ends connections whose drain
     /// time-out is over.
     async fn tend(&mut self);
+
+    /// Takes over addresses of a process that drains; for each, whether it did.
+    async fn take_over(&mut self, offers: Vec<Offer>) -> Vec<bool>;
+
+    /// Hands what is served to other processes that wait for it. Returns whether one took any.
+    async fn hand_over(&mut self) -> bool;
 
     /// Stops accepting, waits until all connections have ended or the drain time-out is over,
     /// then ends what is left.

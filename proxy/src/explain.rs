@@ -11,8 +11,10 @@ use model::{
     fix_of_slices,
 };
 
+use ipnet::IpNet;
+
 use crate::resolver::{Family, Frontend, FrontendAddress, FrontendKind, Node, Place, Scope, Why};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, range_without_owner};
 
 /// Explains addresses by what a proxy on a node would serve of a model.
 #[derive(Debug)]
@@ -21,16 +23,19 @@ pub struct Explainer<'a> {
     snapshot: Snapshot,
     /// `--node-ip`.
     listens: Vec<IpAddr>,
+    /// `--service-cidr`.
+    service_cidrs: &'a [IpNet],
 }
 
 impl<'a> Explainer<'a> {
-    pub fn new(update: &'a Update, node: &Node) -> Explainer<'a> {
+    /// `service_cidrs`: the proxy's `--service-cidr`.
+    pub fn new(update: &'a Update, node: &Node, service_cidrs: &'a [IpNet]) -> Explainer<'a> {
         let listens = node.ips.clone();
         let node = node.with_objects(&update.model);
         let services = &update.changes.services;
         let (snapshot, _) =
             Snapshot::default().next(&update.model, services, &node, update.generation);
-        Explainer { update, snapshot, listens }
+        Explainer { update, snapshot, listens, service_cidrs }
     }
 
     /// The explanation of a connection, or of a datagram, to an address.
@@ -41,8 +46,8 @@ impl<'a> Explainer<'a> {
             return Explanation::of_trouble(&target, "none", cause, "name another port");
         };
         let ip = address.ip().to_canonical();
-        let Explainer { update, snapshot, listens } = self;
-        let asked = Asked { update, snapshot, target, ip, port, protocol };
+        let Explainer { update, snapshot, listens, service_cidrs } = self;
+        let asked = Asked { update, snapshot, service_cidrs, target, ip, port, protocol };
         if let Some(frontend) = asked.at(Place::Ip(ip), protocol) {
             return asked.found(frontend);
         }
@@ -67,6 +72,7 @@ type Near = (ObjectName, String, String);
 struct Asked<'a> {
     update: &'a Update,
     snapshot: &'a Snapshot,
+    service_cidrs: &'a [IpNet],
     target: String,
     ip: IpAddr,
     port: NonZeroU16,
@@ -108,7 +114,9 @@ impl Asked<'_> {
         let lost = crowded.map(|other| {
             format!("Service {} asks for {} too, and comes later", other.service, other.address)
         });
-        let is_served = frontend.is_served();
+        let unreachable = self.unreachable(frontend);
+        let all = frontend.all_endpoints();
+        let is_served = all.iter().any(|endpoint| !unreachable.contains(endpoint));
         let endpoints = match &frontend.in_cluster {
             Some(choice) if frontend.endpoints.is_empty() => &choice.endpoints,
             _ => &frontend.endpoints,
@@ -120,9 +128,33 @@ impl Asked<'_> {
             endpoints: endpoints.iter().map(ToString::to_string).collect(),
             because,
             lost: lost.collect(),
-            trouble: (!is_served).then(|| self.no_endpoint(frontend)),
+            trouble: match unreachable.first() {
+                Some(endpoint) => Some(self.in_range(frontend, *endpoint)),
+                None => (!is_served).then(|| self.no_endpoint(frontend)),
+            },
             service: Some(service.clone()),
         }
+    }
+
+    /// Endpoints that the host's service range makes its own, so that nothing answers there.
+    fn unreachable(&self, frontend: &Frontend) -> Vec<SocketAddr> {
+        let protocol = frontend.address.protocol;
+        let all = frontend.all_endpoints().into_owned().into_iter();
+        all.filter(|endpoint| {
+            let endpoint = (protocol, *endpoint);
+            range_without_owner(self.snapshot, endpoint, self.service_cidrs).is_some()
+        })
+        .collect()
+    }
+
+    fn in_range(&self, frontend: &Frontend, endpoint: SocketAddr) -> Trouble {
+        let cause = format!(
+            "endpoint {endpoint} of Service {} is inside --service-cidr, which makes its address \
+             the node's own: connections to it are refused",
+            frontend.service
+        );
+        let fix = "use a service range without endpoints, or another endpoint".to_owned();
+        Trouble { cause, fix }
     }
 
     /// A NodePort that is served, but not at that address.

@@ -37,6 +37,15 @@ struct Interface {
     is_bridge: bool,
 }
 
+/// Whether this host has no IPv6, by its boot options or by its settings. Not so where `lo` is
+/// only down.
+pub(crate) fn ipv6_is_disabled() -> bool {
+    match std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6") {
+        Ok(text) => text.trim() == "1",
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+    }
+}
+
 impl HostNetwork {
     /// # Errors
     ///

@@ -9,6 +9,7 @@ mod cluster_clients;
 mod datapath;
 mod explain;
 mod findings;
+mod handover;
 mod health_check;
 mod host_network;
 mod metrics;
@@ -32,23 +33,25 @@ use std::time::Duration;
 use daemon::flags::{parse_address, parse_duration};
 use daemon::{Daemon, Failure, Guard, Readiness};
 use feed::{Update, Updates};
-use ipnet::IpNet;
 use model::{Kinds, ObjectName, Process};
 use tokio::time::{Instant, sleep_until};
 
 pub use explain::Explainer;
 pub use findings::Judge;
+pub use ipnet::IpNet;
+pub use service_cidr::parse_service_cidr;
 
 use cluster_clients::ClusterClients;
 use datapath::Datapath;
 use datapath::userspace::{Settings, Userspace};
+use handover::{Batch, Inbox};
 use health_check::HealthChecks;
 use metrics::ProxyMetrics;
 use node_ips::{node_families, node_ips};
 use own_addresses::OwnAddresses;
 use resolver::Node;
 use room::{Limits, Room, open_descriptors};
-use service_cidr::{ServiceRoutes, parse_cidr, parse_network};
+use service_cidr::{ServiceRoutes, parse_network};
 use snapshot::Snapshot;
 use status::{Facts, Published, View};
 
@@ -83,7 +86,7 @@ pub struct Config {
     /// and unused ones refuse: adds a local route and removes it at the end. Needs CAP_NET_ADMIN.
     /// NodePorts on all addresses then answer on those of the range too; see --node-ip
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
-        value_parser = parse_cidr)]
+        value_parser = parse_service_cidr)]
     pub service_cidr: Vec<IpNet>,
 
     /// Addresses of the cluster's pods. Clients there and on this node reach all endpoints of a
@@ -180,17 +183,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let node_ips = node_ips(&config.node_ip);
     let flags = node_of(config.node_name.as_deref(), &config.node_ip);
     let cluster_clients = ClusterClients::follow(&config.cluster_cidr, &config.service_cidr).await;
-    let settings = Settings {
-        workers: daemon.workers,
-        node_ips: node_ips.clone(),
-        service_cidrs: config.service_cidr.clone(),
-        cluster_clients,
-        drain_timeout: config.drain_timeout,
-        connect_timeout: config.connect_timeout,
-        idle_timeout: config.idle_timeout,
-        udp_idle_timeout: config.udp_idle_timeout,
-        max_affinity_clients: config.max_affinity_clients.get(),
-    };
+    let settings = settings(&config, daemon.workers, (&node_ips, &cluster_clients));
     let metrics = ProxyMetrics::register(&daemon.metrics);
     let published = Arc::new(Published::default());
     let own = Arc::new(OwnAddresses::new(config.service_cidr.clone()));
@@ -200,16 +193,33 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         metrics.clone(),
         &daemon.supervisor,
     )?;
-    let meters = metrics.meters.clone();
-    let facts = Facts { mode: Userspace::MODE, limit, room: room.clone(), own, meters };
+    let routes = ServiceRoutes::add(&config.service_cidr).await?;
+    let facts = Facts {
+        mode: Userspace::MODE,
+        limit,
+        room: room.clone(),
+        own,
+        meters: metrics.meters.clone(),
+        service_cidrs: config.service_cidr.clone(),
+        unused_cidrs: routes.unused().to_vec(),
+        cluster_clients,
+    };
     status::show(&daemon, &published, facts);
     let node = flags.clone();
     let snapshot = Snapshot::default();
     let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());
     let readiness = ServesNothing { readiness: daemon.readiness.clone(), held: None };
-    let proxy =
-        Proxy { flags, node, metrics, published, readiness, datapath, health_checks, snapshot };
-    let routes = ServiceRoutes::add(&config.service_cidr).await?;
+    let proxy = Proxy {
+        flags,
+        node,
+        metrics,
+        published,
+        readiness,
+        datapath,
+        health_checks,
+        snapshot,
+        inbox: Inbox::default(),
+    };
     tokio::select! {
         () = proxy.follow(updates, &daemon, unprogrammed) => {}
         // The proxy is dropped, which resets its connections: no client takes part of an answer for
@@ -219,6 +229,24 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     // Only now: the connections that drained needed it.
     routes.remove().await;
     Ok(())
+}
+
+fn settings(
+    config: &Config,
+    workers: usize,
+    (node_ips, cluster_clients): (&[IpAddr], &Arc<ClusterClients>),
+) -> Settings {
+    Settings {
+        workers,
+        node_ips: node_ips.to_vec(),
+        service_cidrs: config.service_cidr.clone(),
+        cluster_clients: cluster_clients.clone(),
+        drain_timeout: config.drain_timeout,
+        connect_timeout: config.connect_timeout,
+        idle_timeout: config.idle_timeout,
+        udp_idle_timeout: config.udp_idle_timeout,
+        max_affinity_clients: config.max_affinity_clients.get(),
+    }
 }
 
 /// The node as its flags have it: `--node-name` and `--node-ip`.
@@ -280,6 +308,8 @@ struct Proxy<D> {
     datapath: D,
     health_checks: HealthChecks,
     snapshot: Snapshot,
+    /// What another process that drains offers to this one.
+    inbox: Inbox,
 }
 
 /// Takes readiness away from a proxy that could open none of its frontends. A proxy that lacks only
@@ -316,6 +346,11 @@ impl<D: Datapath> Proxy<D> {
                     self.health_checks.tend();
                     self.publish();
                 }
+                Batch { offers, answer } = self.inbox.next() => {
+                    let taken = self.datapath.take_over(offers).await;
+                    let _ = answer.send(taken);
+                    self.publish();
+                }
                 update = updates.next(), if !feed_ended => match update {
                     // Nothing is programmed until every kind has been listed.
                     Some(update) if update.synced => {
@@ -327,6 +362,11 @@ impl<D: Datapath> Proxy<D> {
                     None => feed_ended = true,
                 },
             }
+        }
+        self.inbox.wait_for_offers(false);
+        if self.datapath.hand_over().await {
+            // Another process answers load balancers from now on, for the endpoints that it serves.
+            self.health_checks.close_all().await;
         }
         self.datapath.drain().await;
     }
@@ -385,6 +425,7 @@ impl<D: Datapath> Proxy<D> {
     fn publish(&mut self) {
         let report = self.datapath.report();
         self.readiness.set(report.serves_nothing);
+        self.inbox.wait_for_offers(report.waits_for_address);
         let view = View {
             snapshot: self.snapshot.clone(),
             node: self.node.clone(),

@@ -166,6 +166,11 @@ impl Room {
         Some(Permit { room: self.clone(), descriptors: count, kind: Kind::Listeners })
     }
 
+    /// Room for this many listeners of one address that are open already.
+    pub(crate) fn open_listeners_of(self: &Arc<Room>, count: usize) -> Option<Permit> {
+        self.listeners(count).filter(|permit| permit.descriptors == count)
+    }
+
     /// Room for a connection to an endpoint.
     pub(crate) fn connection(self: &Arc<Room>) -> Option<Permit> {
         let max = self.max_connections();

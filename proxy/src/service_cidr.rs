@@ -3,25 +3,38 @@
 //!
 //! The kernel then takes connections to all ClusterIPs, refuses those that nothing listens on,
 //! and answers for them on a bridge (ARP), so that a container can own a part of its network as
-//! ClusterIPs. Needs CAP_NET_ADMIN. The route is removed when the process has drained: what is
-//! left of a process that was killed is taken over by the next one with the same range. Until
-//! then a route that somebody removes, as a predecessor does that ends later, is added again.
+//! ClusterIPs. Needs CAP_NET_ADMIN.
+//!
+//! Each process has a route of its own, with a metric that no other has, so that of two processes
+//! with one range, as in a rolling upgrade, each can come and go without a moment in which the
+//! range has no route. The process removes its route when it has drained. What a killed process
+//! left behind is removed by the next one that starts: a socket with a name made of the metric
+//! tells whether the owner still lives. A route that another program removes is added again.
 //!
 //! Left out: binding. An IPv6 address of the range is bound with `IPV6_FREEBIND`, because there
 //! the kernel asks for an address of an interface.
 
+use std::collections::hash_map::RandomState;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::hash::{BuildHasher, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::str::FromStr;
 use std::time::Duration;
 
 use daemon::Failure;
+use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::{Error, Handle, RouteMessageBuilder};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
+
+use crate::host_network::{HostNetwork, ipv6_is_disabled};
 
 /// `lo` is the first interface of every network namespace, so the kernel gives it this index.
 const LOOPBACK_INDEX: u32 = 1;
@@ -30,12 +43,14 @@ const LOCAL_TABLE: u32 = 255;
 /// Marks the route as ours, as routing daemons mark theirs. No other program is known by it
 /// (iproute2, `rt_protos`).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(83);
-/// A wider range is a slip: the host would take most of the network for itself.
+/// A wider range is a mistake: the host would own most of the network's addresses.
 const SHORTEST_PREFIX: (u8, u8) = (8, 16);
+/// Metrics below are for routes that people and other programs make.
+const FIRST_METRIC: u32 = 1 << 16;
+/// Random metrics that are tried before the process gives up; two are never equal in practice.
+const METRIC_TRIES: usize = 16;
 
-/// How often the routes are looked after. Where two processes overlap, as in a rolling update,
-/// the one that ends takes the route along that the other needs: so long nobody has it, which is
-/// less than a client's first retransmission takes (a second, RFC 6298, 2.1). Asking for a route
+/// How often the routes are looked after, in case another program removed one. Adding a route
 /// that is there costs the kernel microseconds.
 const ASSERT_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -43,22 +58,31 @@ const ASSERT_INTERVAL: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(crate) struct ServiceRoutes {
     keeper: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    /// Ranges without a route, because this host has IPv6 disabled.
+    unused: Vec<IpNet>,
 }
 
 /// Adds the routes, again if somebody takes them away, and removes them at the end.
 #[derive(Debug)]
 struct Keeper {
     handle: Handle,
+    owner: Owner,
     routes: Vec<Route>,
 }
 
 #[derive(Debug)]
 struct Route {
     range: IpNet,
-    /// This process added it.
-    ours: bool,
-    /// It is not there and could not be added, which has been said.
+    /// It is not there and could not be added, which has been logged.
     missing: bool,
+}
+
+/// A metric that is this process's alone.
+#[derive(Debug)]
+struct Owner {
+    metric: u32,
+    /// Open while the process lives; its name holds the metric.
+    _alive: UnixDatagram,
 }
 
 /// A network as a flag gives it.
@@ -87,7 +111,7 @@ pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
 /// # Errors
 ///
 /// When it is not a network, or one that no host should own as a whole.
-pub(crate) fn parse_cidr(text: &str) -> Result<IpNet, String> {
+pub fn parse_service_cidr(text: &str) -> Result<IpNet, String> {
     let net = parse_network(text)?;
     let ip = net.addr();
     let shortest = if ip.is_ipv4() { SHORTEST_PREFIX.0 } else { SHORTEST_PREFIX.1 };
@@ -105,37 +129,81 @@ pub(crate) fn parse_cidr(text: &str) -> Result<IpNet, String> {
 
 fn loopback_of(ip: IpAddr) -> IpAddr {
     match ip {
-        IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     }
+}
+
+/// Why a range must not be this host's own: it covers a network that this host is connected to,
+/// whose hosts could no longer be reached. A range may be a part of such a network.
+pub(crate) fn overlap(range: &IpNet, host: &HostNetwork) -> Option<String> {
+    let mut addresses = host.addresses.iter();
+    let address = addresses.find(|address| {
+        // A single address connects to no network; some programs give ClusterIPs to an interface.
+        let is_network = address.network.prefix_len() < address.network.max_prefix_len();
+        let is_owned = range.contains(&address.network) || range.contains(&address.ip);
+        is_network && is_owned && !address.ip.is_loopback()
+    })?;
+    let (interface, network, ip) = (&address.interface, &address.network, &address.ip);
+    Some(match range.contains(network) {
+        true => format!(
+            "{range} covers {network}, the network of interface {interface}, whose hosts could \
+             not be reached: use a range that no network uses"
+        ),
+        false => format!(
+            "{range} contains {ip}, the address of interface {interface}: use a part of {network} \
+             that no host uses"
+        ),
+    })
 }
 
 impl ServiceRoutes {
     /// Adds a route for each range, and looks after them from then on. Either all of them are
-    /// there afterwards or none.
+    /// there afterwards or none. IPv6 ranges are left out where IPv6 is disabled.
     ///
     /// # Errors
     ///
-    /// When the kernel refuses, most often because the process lacks CAP_NET_ADMIN.
+    /// When a range covers a connected network, or the kernel refuses, most often because the
+    /// process lacks CAP_NET_ADMIN.
     pub(crate) async fn add(ranges: &[IpNet]) -> Result<ServiceRoutes, Failure> {
         if ranges.is_empty() {
-            return Ok(ServiceRoutes { keeper: None });
+            return Ok(ServiceRoutes { keeper: None, unused: Vec::new() });
         }
         let (connection, handle, _) = rtnetlink::new_connection()
             .map_err(|error| Failure::failed("--service-cidr: no netlink socket", error))?;
         tokio::spawn(connection);
-        let mut keeper = Keeper { handle, routes: Vec::new() };
-        for range in ranges.iter().copied() {
-            match add(&keeper.handle, range).await {
-                Ok(ours) => keeper.routes.push(Route { range, ours, missing: false }),
+        check_overlaps(ranges, &handle).await?;
+        let owner = Owner::new().map_err(|error| {
+            Failure::failed("--service-cidr: cannot open a socket for the route's owner", error)
+        })?;
+        remove_left_behind().await;
+        let has_no_v6 = ipv6_is_disabled();
+        let (unused, used): (Vec<IpNet>, Vec<IpNet>) =
+            ranges.iter().partition(|range| has_no_v6 && range.addr().is_ipv6());
+        for range in &unused {
+            tracing::warn!(%range, "{}", UNUSED_RANGE);
+        }
+        let mut keeper = Keeper { handle, owner, routes: Vec::new() };
+        for range in used {
+            match keeper.add(range).await {
+                Ok(()) => tracing::info!(%range, "local route added"),
+                // Only a process that shares the metric could have added it.
+                Err(error) if code(&error) == -nix::libc::EEXIST => {}
                 Err(error) => {
                     keeper.remove().await;
                     return Err(refused(range, &error));
                 }
             }
+            keeper.routes.push(Route { range, missing: false });
         }
         let (stop, stopped) = oneshot::channel();
-        Ok(ServiceRoutes { keeper: Some((stop, tokio::spawn(keeper.keep(stopped)))) })
+        let keeper = Some((stop, tokio::spawn(keeper.keep(stopped))));
+        Ok(ServiceRoutes { keeper, unused })
+    }
+
+    /// Ranges that are not used, because IPv6 is disabled on this host.
+    pub(crate) fn unused(&self) -> &[IpNet] {
+        &self.unused
     }
 
     /// Removes what was added.
@@ -148,7 +216,99 @@ impl ServiceRoutes {
     }
 }
 
+/// What is said of an IPv6 range on a host without IPv6.
+pub(crate) const UNUSED_RANGE: &str = "IPv6 is disabled on this host: the range of --service-cidr \
+    is not used, IPv4 is served. Enable it (sysctl net.ipv6.conf.all.disable_ipv6=0, and \
+    net.ipv6.conf.lo.disable_ipv6=0) or leave the range out";
+
+async fn check_overlaps(ranges: &[IpNet], handle: &Handle) -> Result<(), Failure> {
+    match HostNetwork::read(handle).await {
+        Ok(host) => match ranges.iter().find_map(|range| overlap(range, &host)) {
+            Some(why) => Err(Failure::Configuration(format!("--service-cidr: {why}"))),
+            None => Ok(()),
+        },
+        Err(error) => {
+            tracing::warn!(%error, "cannot check --service-cidr against this host's networks");
+            Ok(())
+        }
+    }
+}
+
+impl Owner {
+    fn new() -> std::io::Result<Owner> {
+        let mut failure = None;
+        for _ in 0..METRIC_TRIES {
+            // Seeded by the kernel, for each map anew.
+            let random = RandomState::new().build_hasher().finish() as u32;
+            let metric = FIRST_METRIC + random % (i32::MAX as u32 - FIRST_METRIC);
+            match bind_name(metric) {
+                Ok(alive) => return Ok(Owner { metric, _alive: alive }),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into()))
+    }
+}
+
+/// A socket whose name says that the owner of the metric lives. Names in the abstract namespace
+/// belong to the network namespace, as routes do, and go with their process.
+fn bind_name(metric: u32) -> std::io::Result<UnixDatagram> {
+    let name = format!("switchyard/service-route/{metric}");
+    UnixDatagram::bind_addr(&UnixAddr::from_abstract_name(name)?)
+}
+
+/// Removes routes whose process was killed.
+async fn remove_left_behind() {
+    let Ok((connection, handle, _)) = rtnetlink::new_connection_with_strict_check() else { return };
+    tokio::spawn(connection);
+    for any in [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()] {
+        let Ok(builder) = RouteMessageBuilder::<IpAddr>::new().destination_prefix(any, 0) else {
+            continue;
+        };
+        // The scope must be 0, or the kernel refuses the request.
+        let builder = builder.table_id(LOCAL_TABLE).kind(RouteType::Local);
+        let mut wanted = builder.protocol(PROTOCOL).build();
+        wanted.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Destination(_)));
+        let listed = handle.route().get(wanted).execute();
+        // An old kernel lists more than it was asked for; one without IPv6 lists nothing.
+        let Ok(routes) = listed.try_collect::<Vec<_>>().await else { continue };
+        for (range, metric) in routes.iter().filter_map(range_of) {
+            // Its owner lives.
+            if bind_name(metric).is_err() {
+                continue;
+            }
+            match handle.route().del(route(range, metric)).execute().await {
+                Ok(()) => tracing::info!(%range, "removed a local route that was left behind"),
+                Err(error) => tracing::debug!(%range, %error, "a route that was left behind"),
+            }
+        }
+    }
+}
+
+/// The range and the metric of a route that is one of ours.
+fn range_of(route: &RouteMessage) -> Option<(IpNet, u32)> {
+    let (mut ip, mut metric, mut table) = (None, None, u32::from(route.header.table));
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(v4)) => ip = Some(IpAddr::from(*v4)),
+            RouteAttribute::Destination(RouteAddress::Inet6(v6)) => ip = Some(IpAddr::from(*v6)),
+            RouteAttribute::Priority(priority) => metric = Some(*priority),
+            RouteAttribute::Table(number) => table = *number,
+            _ => {}
+        }
+    }
+    let is_ours = table == LOCAL_TABLE
+        && route.header.protocol == PROTOCOL
+        && route.header.kind == RouteType::Local;
+    let range = IpNet::new(ip?, route.header.destination_prefix_length).ok()?;
+    metric.filter(|metric| is_ours && *metric >= FIRST_METRIC).map(|metric| (range, metric))
+}
+
 impl Keeper {
+    async fn add(&self, range: IpNet) -> Result<(), Error> {
+        self.handle.route().add(route(range, self.owner.metric)).execute().await
+    }
+
     async fn keep(mut self, mut stopped: oneshot::Receiver<()>) {
         let mut interval = interval(ASSERT_INTERVAL);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -161,30 +321,33 @@ impl Keeper {
         self.remove().await;
     }
 
-    /// Adds again what somebody else removed.
+    /// Adds again what another program removed.
     async fn assert(&mut self) {
-        for Route { range, ours, missing } in &mut self.routes {
-            match self.handle.route().add(route(*range)).execute().await {
+        for place in 0..self.routes.len() {
+            let range = self.routes[place].range;
+            let missing = match self.add(range).await {
                 Ok(()) => {
-                    tracing::warn!(%range, "somebody removed the local route: added again");
-                    (*ours, *missing) = (true, false);
+                    tracing::warn!(%range, "another program removed the local route: added again");
+                    false
                 }
-                Err(error) if code(&error) == -nix::libc::EEXIST => *missing = false,
+                Err(error) if code(&error) == -nix::libc::EEXIST => false,
                 Err(error) => {
-                    if !std::mem::replace(missing, true) {
-                        let hint = refused(*range, &error);
-                        tracing::error!(%hint, "the local route is gone");
+                    if !self.routes[place].missing {
+                        let reason = refused(range, &error);
+                        tracing::error!(%reason, "the local route is gone");
                     }
+                    true
                 }
-            }
+            };
+            self.routes[place].missing = missing;
         }
     }
 
     async fn remove(self) {
-        for Route { range, .. } in self.routes.into_iter().filter(|route| route.ours) {
-            match self.handle.route().del(route(range)).execute().await {
+        for Route { range, .. } in &self.routes {
+            let route = route(*range, self.owner.metric);
+            match self.handle.route().del(route).execute().await {
                 Ok(()) => tracing::info!(%range, "local route removed"),
-                // Another process with the same range ended a moment ago.
                 Err(error) if code(&error) == -nix::libc::ESRCH => {}
                 Err(error) => tracing::warn!(%range, %error, "cannot remove the local route"),
             }
@@ -192,32 +355,11 @@ impl Keeper {
     }
 }
 
-/// Whether the route is ours; one that somebody else made serves as well, and stays.
-async fn add(handle: &Handle, range: IpNet) -> Result<bool, Error> {
-    let add = || handle.route().add(route(range)).execute();
-    let added = match add().await {
-        Err(error) if code(&error) == -nix::libc::EEXIST => {
-            // Left behind by a process that was killed, if the kernel finds it by our mark.
-            match handle.route().del(route(range)).execute().await {
-                Ok(()) => add().await,
-                Err(_) => {
-                    tracing::info!(%range, "there is a local route already, which will stay");
-                    return Ok(false);
-                }
-            }
-        }
-        added => added,
-    };
-    added?;
-    tracing::info!(%range, "local route added");
-    Ok(true)
-}
-
-fn route(range: IpNet) -> RouteMessage {
+fn route(range: IpNet, metric: u32) -> RouteMessage {
     let builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(range.network(), range.prefix_len())
         .expect("a range is no longer than its address");
-    let builder = builder.output_interface(LOOPBACK_INDEX).table_id(LOCAL_TABLE);
+    let builder = builder.output_interface(LOOPBACK_INDEX).table_id(LOCAL_TABLE).priority(metric);
     builder.kind(RouteType::Local).scope(RouteScope::Host).protocol(PROTOCOL).build()
 }
 
@@ -248,12 +390,51 @@ fn refused(range: IpNet, error: &Error) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host_network::InterfaceAddress;
 
     fn check(text: &str, expected: Result<&str, &str>) {
-        match (parse_cidr(text), expected) {
+        match (parse_service_cidr(text), expected) {
             (Ok(net), Ok(expected)) => assert_eq!(net.to_string(), expected),
             (Err(error), Err(expected)) => assert!(error.contains(expected), "{text}: {error}"),
             (parsed, _) => panic!("{text}: {parsed:?}"),
+        }
+    }
+
+    #[test]
+    fn a_range_that_covers_a_connected_network_is_refused() {
+        let address = |interface: &str, text: &str| {
+            let net: IpNet = text.parse().unwrap();
+            let interface = interface.to_owned();
+            let (ip, network) = (net.addr(), net.trunc());
+            InterfaceAddress { interface, ip, network, is_inner_bridge: false }
+        };
+        let host = HostNetwork {
+            addresses: vec![
+                address("lo", "127.0.0.1/8"),
+                address("br0", "10.25.0.1/24"),
+                address("eth0", "10.97.0.5/16"),
+                address("eth0", "fd00:25::1/64"),
+                address("dummy0", "10.96.0.10/32"),
+            ],
+        };
+        for (range, expected) in [
+            ("10.25.0.0/16", Some("covers 10.25.0.0/24, the network of interface br0")),
+            ("10.25.0.0/24", Some("covers 10.25.0.0/24")),
+            ("10.25.0.0/28", Some("contains 10.25.0.1, the address of interface br0")),
+            ("10.25.0.128/25", None),
+            ("10.97.96.0/20", None),
+            ("10.96.0.0/16", None),
+            ("fd00:25::/48", Some("covers fd00:25::/64, the network of interface eth0")),
+            ("fd00:25::1:0/112", None),
+            ("fd00:96::/112", None),
+        ] {
+            let found = overlap(&range.parse().unwrap(), &host);
+            match (found, expected) {
+                (Some(found), Some(expected)) => {
+                    assert!(found.contains(expected), "{range}: {found}");
+                }
+                (found, expected) => assert_eq!(found.as_deref(), expected, "{range}"),
+            }
         }
     }
 

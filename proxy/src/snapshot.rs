@@ -7,12 +7,15 @@
 //! Left out: whether a frontend's address could be bound; only the data path knows that.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use model::{Model, ObjectName};
+use ipnet::IpNet;
+use model::{Model, ObjectName, Protocol};
 
 use crate::annotations::Ignored;
-use crate::resolver::{self, Frontend, FrontendAddress, HealthCheck, Node, Skipped};
+use crate::resolver::{self, Frontend, FrontendAddress, HealthCheck, Node, Place, Skipped};
 
 /// The frontends of all Services. `clone` is O(1).
 #[derive(Clone, Debug, Default)]
@@ -150,6 +153,26 @@ impl Snapshot {
         }
         addresses
     }
+}
+
+/// The service range that an endpoint is in, if no frontend of a Service has its address: nothing
+/// answers there, because the host owns the range.
+pub(crate) fn range_without_owner<'a>(
+    snapshot: &Snapshot,
+    (protocol, endpoint): (Protocol, SocketAddr),
+    ranges: &'a [IpNet],
+) -> Option<&'a IpNet> {
+    let range = ranges.iter().find(|range| range.contains(&endpoint.ip()))?;
+    let port = NonZeroU16::new(endpoint.port())?;
+    let address = FrontendAddress { place: Place::Ip(endpoint.ip()), port, protocol };
+    snapshot.frontend(&address).is_none().then_some(range)
+}
+
+pub(crate) fn in_range_text(range: &IpNet) -> String {
+    format!(
+        "connections to it are refused: it is inside --service-cidr {range}, which makes the \
+         address this host's own. Use a range without endpoints, or another endpoint"
+    )
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ use nix::{getsockopt_impl, libc, sockopt_impl};
 use rustix::io::Errno;
 use rustix::net::sockopt::set_tcp_quickack;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
-use socket2::{SockFilter, SockRef, Socket, TcpKeepalive};
+use socket2::{SockFilter, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::host_network::ipv6_is_disabled;
 
 /// Room for a burst of UDP datagrams, some thousands of small ones, while the thread does other
 /// work, on both sides of a session. Without CAP_NET_ADMIN the kernel takes the smaller of this
@@ -41,18 +43,55 @@ pub(crate) fn listen_tcp(
     count: usize,
     options: BindOptions,
 ) -> io::Result<Vec<TcpListener>> {
-    // Accepted sockets inherit these, which saves several calls for each connection.
-    let prepare = |socket: &Socket| {
-        socket.set_tcp_nodelay(true)?;
-        set_keepalive(socket)
-    };
     let options = BindOptions { only_v6: true, ..options };
-    let listeners = listen::tcp(addr, count, options, prepare)?;
+    let listeners = listen::tcp(addr, count, options, prepare_tcp)?;
     for listener in &listeners {
         // For the accepted sockets as well; listen(2) would undo it.
         set_tcp_quickack(listener, false)?;
     }
     Ok(listeners)
+}
+
+/// Accepted sockets inherit these, which saves several calls for each connection.
+fn prepare_tcp(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    set_keepalive(socket)
+}
+
+/// A listener that another process has opened at this address.
+///
+/// # Errors
+///
+/// When it is something else.
+pub(crate) fn adopt_tcp(socket: OwnedFd, addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::from(socket);
+    if !socket.is_listener()? {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    check_address(&socket, Type::STREAM, addr)?;
+    prepare_tcp(&socket)?;
+    // A filter stays with the socket, see `refuse_new`; without one this fails.
+    let _ = socket.detach_filter();
+    set_tcp_quickack(&socket, false)?;
+    Ok(socket.into())
+}
+
+/// A UDP socket that another process has bound to this address.
+///
+/// # Errors
+///
+/// When it is something else.
+pub(crate) fn adopt_udp(socket: OwnedFd, addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::from(socket);
+    check_address(&socket, Type::DGRAM, addr)?;
+    let socket = UdpSocket::from(socket);
+    prepare_udp(&socket, addr)?;
+    Ok(socket)
+}
+
+fn check_address(socket: &Socket, kind: Type, addr: SocketAddr) -> io::Result<()> {
+    let is_it = socket.r#type()? == kind && socket.local_addr()?.as_socket() == Some(addr);
+    is_it.then_some(()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
 /// Has the kernel detect a peer that vanished without closing.
@@ -129,18 +168,19 @@ pub(crate) fn bind_udp(
     let options = BindOptions { only_v6: true, ..options };
     let sockets = listen::udp(addr, count, options)?;
     for socket in &sockets {
-        set_receive_buffer(socket)?;
-    }
-    if addr.ip().is_unspecified() {
-        for socket in &sockets {
-            if addr.is_ipv4() {
-                setsockopt(&socket.as_fd(), sockopt::Ipv4PacketInfo, &true)?;
-            } else {
-                setsockopt(&socket.as_fd(), sockopt::Ipv6RecvPacketInfo, &true)?;
-            }
-        }
+        prepare_udp(socket, addr)?;
     }
     Ok(sockets)
+}
+
+fn prepare_udp(socket: &UdpSocket, addr: SocketAddr) -> io::Result<()> {
+    set_receive_buffer(socket)?;
+    match (addr.ip().is_unspecified(), addr.is_ipv4()) {
+        (false, _) => {}
+        (true, true) => setsockopt(&socket.as_fd(), sockopt::Ipv4PacketInfo, &true)?,
+        (true, false) => setsockopt(&socket.as_fd(), sockopt::Ipv6RecvPacketInfo, &true)?,
+    }
+    Ok(())
 }
 
 /// A UDP socket that is connected to an endpoint, and that reports when its host is gone.
@@ -207,6 +247,9 @@ fn set_receive_buffer(socket: &impl AsFd) -> io::Result<()> {
 pub(crate) fn why_not_bound(addr: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => format!("{addr} is taken by another process"),
+        io::ErrorKind::AddrNotAvailable if addr.is_ipv6() && ipv6_is_disabled() => {
+            format!("{addr} cannot be served: IPv6 is disabled on this host")
+        }
         io::ErrorKind::AddrNotAvailable => format!(
             "{} is not an address of this host: use a ClusterIP in 127.0.0.0/8, or make it one \
              (--service-cidr, ip addr add, or ip route add local CIDR dev lo)",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use daemon::Daemon;
+use ipnet::IpNet;
 use model::ObjectName;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -17,13 +18,16 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::gauge::ConstGauge;
 use serde_json::{Value, json};
 
+use crate::cluster_clients::ClusterClients;
 use crate::datapath::Failures;
 use crate::health_check;
+use crate::host_network::HostNetwork;
 use crate::metrics::Meters;
 use crate::own_addresses::OwnAddresses;
 use crate::resolver::{Family, Frontend, FrontendAddress, Node, Place};
 use crate::room::Room;
-use crate::snapshot::Snapshot;
+use crate::service_cidr::{UNUSED_RANGE, overlap};
+use crate::snapshot::{Snapshot, in_range_text, range_without_owner};
 
 /// Problems that `/status` spells out; `/snapshot` has all of them.
 const MAX_PROBLEMS: usize = 100;
@@ -58,6 +62,10 @@ pub(crate) struct Facts {
     pub(crate) room: Arc<Room>,
     pub(crate) own: Arc<OwnAddresses>,
     pub(crate) meters: Meters,
+    /// `--service-cidr`, and those of them that are not used, because IPv6 is disabled.
+    pub(crate) service_cidrs: Vec<IpNet>,
+    pub(crate) unused_cidrs: Vec<IpNet>,
+    pub(crate) cluster_clients: Arc<ClusterClients>,
 }
 
 /// Adds the proxy's pages to the admin endpoint, and its frontends to the metrics.
@@ -204,7 +212,7 @@ fn texts<T: ToString>(list: &[T]) -> Vec<String> {
 }
 
 fn status_page(view: &View, facts: &Facts) -> Value {
-    let mut problems = problems(view, &facts.own);
+    let mut problems = problems(view, facts);
     problems.extend(no_room(&facts.room));
     problems.extend(no_ports(&facts.meters));
     let shown: Vec<_> = problems.iter().take(MAX_PROBLEMS).collect();
@@ -226,8 +234,8 @@ fn status_page(view: &View, facts: &Facts) -> Value {
     })
 }
 
-/// Everything that a Service asks for and that is not served.
-fn problems(view: &View, own: &OwnAddresses) -> Vec<Value> {
+/// Everything that a Service or the operator asks for and that is not served.
+fn problems(view: &View, facts: &Facts) -> Vec<Value> {
     let snapshot = &view.snapshot;
     let failed = view.failures.iter().filter_map(|(address, reason)| {
         let frontend = snapshot.frontend(address)?;
@@ -245,13 +253,17 @@ fn problems(view: &View, own: &OwnAddresses) -> Vec<Value> {
     });
     let health_checks = view.health_check_failures.iter();
     let health_checks = health_checks.map(|(name, reason)| problem(name, "health check", reason));
-    let own = own_endpoints(snapshot, own);
+    let own = own_endpoints(snapshot, &facts.own);
+    let host = facts.cluster_clients.host();
+    let in_range = range_problems(snapshot, &facts.service_cidrs, &host);
     failed
         .chain(crowded_out)
         .chain(skipped)
         .chain(ignored)
         .chain(health_checks)
         .chain(own)
+        .chain(in_range)
+        .chain(flag_problems(facts, &host))
         .collect()
 }
 
@@ -278,6 +290,43 @@ fn no_room(room: &Room) -> Option<Value> {
         room.max_connections()
     );
     (waiting > 0).then(|| json!({ "what": "connections", "problem": problem }))
+}
+
+/// Endpoints inside `--service-cidr`: the kernel refuses connections to them, because the range
+/// makes their addresses this host's own.
+fn range_problems<'a>(
+    snapshot: &'a Snapshot,
+    ranges: &'a [IpNet],
+    host: &'a HostNetwork,
+) -> impl Iterator<Item = Value> + 'a {
+    snapshot.frontends().filter(|_| !ranges.is_empty()).flat_map(move |frontend| {
+        let protocol = frontend.address.protocol;
+        let endpoints = frontend.all_endpoints().into_owned().into_iter();
+        let in_range = endpoints.filter_map(move |endpoint| {
+            let range = range_without_owner(snapshot, (protocol, endpoint), ranges)?;
+            let is_of_host = host.addresses.iter().any(|address| address.ip == endpoint.ip());
+            (!is_of_host).then_some((endpoint, range))
+        });
+        in_range.map(move |(endpoint, range)| {
+            let what = format!("endpoint {endpoint}/{protocol}");
+            problem(&frontend.service, &what, &in_range_text(range))
+        })
+    })
+}
+
+/// Problems of the process's own flags.
+fn flag_problems(facts: &Facts, host: &HostNetwork) -> Vec<Value> {
+    let flag_problem = |range: &IpNet, reason: &str| {
+        let what = format!("--service-cidr {range}");
+        json!({ "what": what, "problem": reason })
+    };
+    let unused = facts.unused_cidrs.iter().map(|range| flag_problem(range, UNUSED_RANGE));
+    // A network that came after the start.
+    let overlaps = facts.service_cidrs.iter().filter_map(|range| {
+        let reason = overlap(range, host)?;
+        Some(flag_problem(range, &reason))
+    });
+    unused.chain(overlaps).collect()
 }
 
 /// Endpoints that are frontends of this proxy. They are never connected to: the connection would

@@ -7,6 +7,7 @@ use model::{Changes, Model, Object};
 
 use super::*;
 use crate::datapath::Report;
+use crate::handover::Offer;
 use crate::objects::{port, service, slice};
 use crate::resolver::FrontendAddress;
 
@@ -47,6 +48,14 @@ impl Datapath for FakeDatapath {
         (notes.due, notes.tended) = (None, notes.tended + 1);
     }
 
+    async fn take_over(&mut self, offers: Vec<Offer>) -> Vec<bool> {
+        vec![false; offers.len()]
+    }
+
+    async fn hand_over(&mut self) -> bool {
+        false
+    }
+
     async fn drain(self) {
         self.0.borrow_mut().drained = true;
     }
@@ -68,6 +77,7 @@ async fn follow(datapath: FakeDatapath, test: impl AsyncFnOnce(feed::Publisher, 
         datapath,
         health_checks: HealthChecks::new(Vec::new(), room, daemon.shutdown.clone()),
         snapshot: Snapshot::default(),
+        inbox: Inbox::default(),
     };
     let all = async {
         test(publisher, daemon.clone()).await;

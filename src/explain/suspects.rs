@@ -125,17 +125,19 @@ fn blame(explanation: &mut Explanation, trouble: Trouble) {
 fn trouble_of_host(lost: &LostHost) -> Trouble {
     let LostHost { host, problem, services } = lost;
     let services = services.join(", ");
-    Trouble {
-        cause: format!("host {host}, an endpoint of Service {services}: {problem}"),
-        fix:
+    let fix = match problem.starts_with("no answer from") {
+        true => "check that this resolver answers, or name another with --host-resolver",
+        false => {
             "start what has that name, or name another in the EndpointSlice; --host-resolver says \
               who is asked"
-                .to_owned(),
-    }
+        }
+    };
+    let cause = format!("host {host}, an endpoint of Service {services}: {problem}");
+    Trouble { cause, fix: fix.to_owned() }
 }
 
 fn trouble_of(rejected: &Rejected) -> Trouble {
-    let usual = "mend the manifest; `switchyard check` shows the lines".to_owned();
+    let usual = "fix the manifest; `switchyard check` shows the lines".to_owned();
     Trouble { cause: line(rejected), fix: rejected.help.clone().unwrap_or(usual) }
 }
 

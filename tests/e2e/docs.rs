@@ -30,7 +30,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
 
 /// The pages that are followed, in this file or by the test of their area. One that is not here
 /// fails a test.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "README.md",
     "docs/README.md",
     "docs/cluster.md",
@@ -39,6 +39,7 @@ const PAGES: [&str; 8] = [
     "docs/first-folder.md",
     "docs/metrics.md",
     "docs/security.md",
+    "docs/upgrade.md",
 ];
 
 /// Commands of `switchyard`, for what is said of flags.
@@ -287,4 +288,10 @@ fn explain() {
 #[ignore = "needs root for a network namespace, curl and openssl"]
 fn security() {
     follow("docs/security.md", Place::Alone);
+}
+
+#[test]
+#[ignore = "needs root for a network namespace and curl"]
+fn upgrade() {
+    follow("docs/upgrade.md", Place::Alone);
 }

@@ -1,6 +1,7 @@
 //! The proxy, driven from outside: `switchyard proxy --feed DIR` over real sockets, with the
 //! folder edited while it runs.
 
+mod handover;
 mod limits;
 mod rolling;
 

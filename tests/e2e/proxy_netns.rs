@@ -5,10 +5,11 @@ pub mod lab;
 mod shortages;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -256,6 +257,125 @@ fn a_service_range_outlives_whoever_removes_its_route() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_service_range_keeps_its_route_while_any_proxy_with_it_lives() {
+    let mut cluster = Cluster::start(&manifest("", &ALL), &[]);
+    let feed = cluster.folder.path().to_str().unwrap().to_owned();
+    let args = ["proxy", "--feed", &feed, "--service-cidr", RANGES];
+    let routes = |node: &Host| {
+        let routes = node.show("route show table local");
+        routes.matches("local 10.96.0.0/16").count()
+    };
+    // Nobody has an address of the ranges in between, so that a connect finds a route or fails.
+    let reachable = || {
+        let dial = |any: &str, addr: &str| UdpSocket::bind(any).unwrap().connect(addr).is_ok();
+        dial("0.0.0.0:0", "10.96.9.9:9") && dial("[::]:0", "[fd00:96::9]:9")
+    };
+    for (admin, gone) in [("127.0.0.1:7412", "127.0.0.1:7411"), (ADMIN, "127.0.0.1:7412")] {
+        let next = cluster.node.run(|| Switchyard::ready(admin.parse().unwrap(), &args));
+        assert_eq!(routes(&cluster.node), 2, "{gone} goes");
+        let ended = AtomicBool::new(false);
+        let stays = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                cluster.node.run(|| {
+                    let mut stays = true;
+                    while stays && !ended.load(Ordering::Relaxed) {
+                        stays = reachable();
+                    }
+                    stays
+                })
+            });
+            let proxy = cluster.proxy.as_ref().unwrap();
+            proxy.signal(Signal::SIGTERM);
+            eventually("its route is gone", || (routes(&cluster.node) == 1).then_some(()));
+            ended.store(true, Ordering::Relaxed);
+            watch.join().unwrap()
+        });
+        assert!(stays, "no route when {gone} goes");
+        assert!(cluster.proxy.replace(next).unwrap().wait().success());
+    }
+    assert!(cluster.stop());
+    assert_eq!(routes(&cluster.node), 0);
+}
+
+/// Starts a proxy on the node that is to refuse its flags; what it says.
+fn refused_start(cluster: &Cluster, range: &str) -> (Option<i32>, String) {
+    let output = cluster.node.run(|| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+        command.args(["proxy", "--service-cidr", range, "--feed"]).arg(cluster.folder.path());
+        command.stdin(Stdio::null()).output().unwrap()
+    });
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), said.into_owned())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_service_range_that_covers_a_connected_network_is_refused() {
+    let mut cluster = Cluster::new(&manifest("", &ALL));
+    let _pod = cluster.node.pod(21);
+    for (range, expected) in [
+        ("10.25.0.0/16", "covers 10.25.0.0/24, the network of interface pods"),
+        ("10.96.0.0/16,10.77.0.0/24", "covers 10.77.0.0/24, the network of interface eth0"),
+        ("10.77.0.0/28", "contains 10.77.0.1, the address of interface eth0"),
+        ("fd77::/48", "covers fd77::/64, the network of interface eth0"),
+    ] {
+        let (code, said) = refused_start(&cluster, range);
+        assert_eq!(code, Some(2), "{range}: {said}");
+        assert!(said.contains(expected), "{range}: {said}");
+    }
+    // A network that comes later.
+    cluster.run_proxy(&[]);
+    assert_eq!(cluster.status()["proxy"]["problemCount"], 0);
+    cluster.node.set("link add late type bridge");
+    cluster.node.set("addr add 10.96.7.1/24 dev late");
+    eventually("it is a problem", || {
+        let problems = cluster.status()["proxy"]["problems"].to_string();
+        problems.contains("covers 10.96.7.0/24, the network of interface late").then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_endpoint_inside_the_service_range_is_a_problem() {
+    let inside = manifest("", &ALL).replace("'10.77.0.12'", "'10.96.9.9'");
+    let cluster = Cluster::start(&inside, &[]);
+    let problems = cluster.status()["proxy"]["problems"].to_string();
+    for protocol in ["TCP", "UDP"] {
+        assert!(problems.contains(&format!("endpoint 10.96.9.9:8080/{protocol}")), "{problems}");
+    }
+    assert!(problems.contains("inside --service-cidr 10.96.0.0/16"), "{problems}");
+    let mut explain = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    explain.args(["explain", VIP, "--service-cidr", RANGES, "--feed"]).arg(cluster.folder.path());
+    let output = explain.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("10.96.9.9:8080") && said.contains("--service-cidr"), "{said}");
+    // Another pod takes the clients meanwhile.
+    cluster.eventually_answers(&cluster.client, VIP, &["pod11", "pod13"]);
+    cluster.edit(&manifest("", &ALL));
+    eventually("nothing is wrong", || {
+        (cluster.status()["proxy"]["problemCount"] == 0).then_some(())
+    });
+}
+
+#[test]
+#[ignore = "needs root"]
+fn without_ipv6_a_service_range_is_served_over_ipv4() {
+    let mut cluster = Cluster::new(&manifest("", &ALL));
+    cluster.node.run(|| {
+        std::fs::write("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1").unwrap();
+    });
+    cluster.run_proxy(&[]);
+    check_round_robin(&cluster.client, VIP);
+    let problems = cluster.status()["proxy"]["problems"].to_string();
+    assert!(problems.contains("--service-cidr fd00:96::/112"), "{problems}");
+    assert!(problems.contains("IPv6 is disabled on this host"), "{problems}");
+    assert!(!problems.contains("CAP_NET_ADMIN"), "{problems}");
+    assert!(!problems.contains("10.96.0.1"), "{problems}");
+    assert!(cluster.stop());
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_service_range_needs_a_capability() {
     let (lab, folder) = (Lab::new(), Folder::new());
     let node = lab.host(1);
@@ -298,6 +418,44 @@ fn node_ports_answer_on_the_node_and_on_loopback() {
         }
         assert_eq!(cluster.status()["proxy"]["problemCount"], 0);
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_node_port_that_is_taken_on_one_address_is_served_on_the_others() {
+    let mut cluster = Cluster::new(&manifest(NODE_PORT, &ALL));
+    let taken = cluster.node.run(|| {
+        let tcp = std::net::TcpListener::bind("10.77.0.1:30080").unwrap();
+        (tcp, UdpSocket::bind("[fd77::1]:30080").unwrap())
+    });
+    cluster.run_proxy(&[]);
+    cluster.eventually_answers(&cluster.node, "127.0.0.1:30080", &ALL_NAMES);
+    for from in [&cluster.client, &cluster.node] {
+        cluster.eventually_answers(from, "[fd77::1]:30080", &ALL_NAMES);
+        let udp = from.udp("10.77.0.1:30080".parse().unwrap());
+        eventually("an answer", || udp_ask(&udp).ok());
+    }
+    let status = cluster.status();
+    let problems = status["proxy"]["problems"].to_string();
+    assert_eq!(status["proxy"]["problemCount"], 2, "{problems}");
+    assert!(problems.contains("10.77.0.1:30080 is taken by another process"), "{problems}");
+    assert!(problems.contains("[fd77::1]:30080 is taken by another process"), "{problems}");
+    assert!(problems.contains("the other addresses of the node are served"), "{problems}");
+    // Also after it was tried again.
+    let tries = |cluster: &Cluster| {
+        let metrics = cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/metrics").1);
+        let lines = metrics.lines().filter(|line| line.contains("bind_failures_total{"));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum::<u64>()
+    };
+    let before = tries(&cluster);
+    eventually("it is tried again", || (tries(&cluster) >= before + 4).then_some(()));
+    assert_eq!(cluster.status()["proxy"]["problemCount"], 2);
+    // Free again, it is served soon.
+    drop(taken);
+    cluster.eventually_answers(&cluster.client, "10.77.0.1:30080", &ALL_NAMES);
+    eventually("nothing is wrong", || {
+        (cluster.status()["proxy"]["problemCount"] == 0).then_some(())
+    });
 }
 
 #[test]
@@ -491,4 +649,53 @@ fn near_endpoints_serve_while_there_are_any() {
     cluster.eventually_refuses(&cluster.client, VIP);
     let page = || cluster.node.run(|| cluster.proxy.as_ref().unwrap().admin_get("/snapshot").1);
     eventually("it says why", || page().contains("no endpoint is on this node").then_some(()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_connect_fails_while_proxies_with_a_service_range_replace_each_other() {
+    const CONNECTS: usize = 30;
+    let mut cluster = Cluster::start(&manifest(NODE_PORT, &ALL), &[]);
+    let feed = cluster.folder.path().to_str().unwrap().to_owned();
+    let args = ["proxy", "--feed", &feed, "--workers", "2", "--service-cidr", RANGES];
+    let (stop, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let addrs: Vec<SocketAddr> =
+        [VIP, VIP6, "10.77.0.1:30080"].map(|addr| addr.parse().unwrap()).to_vec();
+    let enough = |more: usize| {
+        let wanted = served.load(Ordering::Relaxed) + more;
+        eventually("clients are served", || {
+            (served.load(Ordering::Relaxed) >= wanted).then_some(())
+        });
+    };
+    let failures = std::thread::scope(|scope| {
+        let client = &cluster.client;
+        let clients = scope.spawn(|| {
+            let mut failures = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                for addr in &addrs {
+                    match client.ask(*addr) {
+                        Ok(_) => _ = served.fetch_add(1, Ordering::Relaxed),
+                        Err(error) => failures.push(format!("{addr}: {error}")),
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            failures
+        });
+        enough(CONNECTS);
+        for admin in ["127.0.0.1:7412", ADMIN, "127.0.0.1:7412"] {
+            let next = cluster.node.run(|| Switchyard::ready(admin.parse().unwrap(), &args));
+            enough(CONNECTS);
+            let last = cluster.proxy.replace(next).unwrap();
+            last.signal(Signal::SIGTERM);
+            assert!(last.wait().success());
+            enough(CONNECTS);
+            let status = cluster.node.run(|| cluster.proxy.as_ref().unwrap().status());
+            assert_eq!(status["proxy"]["problemCount"], 0, "{status}");
+        }
+        stop.store(true, Ordering::Relaxed);
+        clients.join().unwrap()
+    });
+    assert!(failures.is_empty(), "{} failed: {:?}", failures.len(), failures.first());
+    assert!(cluster.stop());
 }

@@ -548,14 +548,22 @@ async fn long_lists_are_compressed_for_who_wants_it() {
     assert_eq!(never.header("content-encoding"), "");
 }
 
+/// `kubectl explain` reads version 3, and its validation version 2 in protobuf.
 #[tokio::test(start_paused = true)]
-async fn an_empty_description_lets_kubectl_come_to_the_point() {
+async fn the_fields_of_kinds_are_described_in_the_encodings_that_kubectl_asks_for() {
     let protobuf = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
     let seen = get_as("/openapi/v2", protobuf).await;
-    assert_eq!((seen.code, seen.body.len()), (200, 0));
+    assert_eq!((seen.code, seen.body.is_empty()), (200, false));
     assert!(seen.header("content-type").contains("openapi.spec.v2"));
-    assert_eq!(get("/openapi/v2").await.json()["definitions"], json!({}));
-    assert_eq!(get("/openapi/v3").await.code, 404);
+    let service = "io.k8s.api.core.v1.Service";
+    assert!(get("/openapi/v2").await.json()["definitions"][service].is_object());
+    let index = get("/openapi/v3").await.json();
+    let url = index["paths"]["api/v1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let document = get_as(&url, "application/json").await.json();
+    assert!(document["components"]["schemas"][service].is_object());
+    let protobuf = "application/com.github.proto-openapi.spec.v3@v1.0+protobuf";
+    assert_eq!(get_as(&url, protobuf).await.code, 406, "its client asks for JSON next");
+    assert_eq!(get("/openapi/v3/apis/apps/v1").await.code, 404);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,11 +2,13 @@
 //! stream a kind, and a consumer is to see all of them or none.
 //!
 //! Our feed ends each batch with a bookmark of the same version on every stream: what all
-//! streams have passed is applied, at once. A real apiserver says nothing of the kind; there a
-//! short quiet is taken for the end of what belongs together, and only a change that breaks nothing
-//! by itself is applied sooner. Pure; generic over the events.
+//! streams have passed is applied, at once. A real apiserver says nothing of the kind. There a
+//! short quiet is taken for the end of what belongs together. After a pause, changes that break
+//! nothing by themselves ([`Manner::Alone`]) are applied at once: new endpoints are served without
+//! delay, and what is taken away, or leads elsewhere, waits until all that it may depend on has
+//! come. What follows close behind is gathered. Pure; generic over the events.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::version::Version;
@@ -17,7 +19,7 @@ use super::version::Version;
 const HOLD: Duration = Duration::from_secs(1);
 /// What a controller writes for one change reaches a watch within this.
 const QUIET: Duration = Duration::from_millis(20);
-/// The same for the first change after a pause, if it stands alone: what was written before it and
+/// The same for the first changes after a pause that stand alone: what was written before them and
 /// comes on another stream of the connection arrives within this.
 const SETTLE: Duration = Duration::from_millis(2);
 /// Where it is never quiet, changes are applied this late at most.
@@ -29,6 +31,18 @@ pub(crate) struct Batch<E> {
     pub(crate) events: Vec<E>,
     /// When the oldest of them came.
     pub(crate) received: Instant,
+}
+
+/// What a change means for those that follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It breaks nothing if it is applied before all others. The number names the object, so that
+    /// a change does not overtake an earlier one of its object; it may be a hash.
+    Alone(u64),
+    /// It is applied with the others. The number is the object's.
+    Gathered(u64),
+    /// Nothing that follows on its stream may be applied before it: the end of a list.
+    Barrier,
 }
 
 #[derive(Debug)]
@@ -53,8 +67,7 @@ struct Stream<E> {
 struct Waiting<E> {
     version: u64,
     came: Instant,
-    /// It breaks nothing if what follows is applied later.
-    stands_alone: bool,
+    manner: Manner,
     event: E,
 }
 
@@ -68,17 +81,17 @@ impl<E> Cuts<E> {
         self.streams[stream].is_ours = is_ours;
     }
 
-    /// A change came. `stands_alone`: it breaks nothing if what follows it is applied later.
+    /// A change came.
     pub(crate) fn push(
         &mut self,
         stream: usize,
         version: &Version,
         event: E,
-        stands_alone: bool,
+        manner: Manner,
         now: Instant,
     ) {
         let version = version.number().unwrap_or_default();
-        let waiting = Waiting { version, came: now, stands_alone, event };
+        let waiting = Waiting { version, came: now, manner, event };
         self.streams[stream].waiting.push_back(waiting);
     }
 
@@ -101,9 +114,8 @@ impl<E> Cuts<E> {
     pub(crate) fn due(&self) -> Option<Instant> {
         let first = self.first()?;
         if !self.is_ours() {
-            let last = self.streams.iter().filter_map(|s| s.waiting.back()).map(|w| w.came);
-            let last = last.max()?;
-            return Some((last + self.quiet(first)).min(first + MOST));
+            let quiet = self.quiet(first);
+            return Some(self.settled().map_or(quiet, |settled| settled.min(quiet)));
         }
         if self.is_passed(self.cut(first)) {
             return Some(first);
@@ -122,6 +134,9 @@ impl<E> Cuts<E> {
             return None;
         }
         let first = self.first()?;
+        if !self.is_ours() && now < self.quiet(first) {
+            return Some(self.take_alone(now));
+        }
         self.taken = Some(now);
         let cut = if self.is_ours() && now < first + HOLD { self.cut(now) } else { u64::MAX };
         let mut events = Vec::new();
@@ -149,11 +164,45 @@ impl<E> Cuts<E> {
         self.streams[stream].waiting.drain(..).map(|waiting| waiting.event).collect()
     }
 
-    /// How long a foreign server must say nothing; the oldest event that waits came at `first`.
-    fn quiet(&self, first: Instant) -> Duration {
-        let mut waiting = self.streams.iter().flat_map(|stream| &stream.waiting);
+    /// When a foreign server has been quiet for long enough to apply all that waits, of which the
+    /// oldest came at `first`.
+    fn quiet(&self, first: Instant) -> Instant {
+        let last = self.streams.iter().filter_map(|s| s.waiting.back()).map(|w| w.came).max();
+        (last.unwrap_or(first) + QUIET).min(first + MOST)
+    }
+
+    /// When what stands alone may be applied, if the first of it came after a pause.
+    fn settled(&self) -> Option<Instant> {
+        let alone = self.streams.iter().flat_map(|stream| stream.alone());
+        let came = alone.map(|place| place.came);
+        let (first, last) = came.fold(None, |span: Option<(Instant, Instant)>, came| {
+            let (first, last) = span.unwrap_or((came, came));
+            Some((first.min(came), last.max(came)))
+        })?;
         let after_pause = self.taken.is_none_or(|taken| first >= taken + QUIET);
-        if after_pause && waiting.all(|event| event.stands_alone) { SETTLE } else { QUIET }
+        after_pause.then(|| (last + SETTLE).min(first + QUIET))
+    }
+
+    /// The events that stand alone; the others go on waiting.
+    fn take_alone(&mut self, now: Instant) -> Batch<E> {
+        self.taken = Some(now);
+        let mut batch = Batch { events: Vec::new(), received: now };
+        for stream in &mut self.streams {
+            let alone: HashSet<usize> = stream.alone().map(|place| place.index).collect();
+            if alone.is_empty() {
+                continue;
+            }
+            let waiting = std::mem::take(&mut stream.waiting);
+            for (index, waiting) in waiting.into_iter().enumerate() {
+                if alone.contains(&index) {
+                    batch.received = batch.received.min(waiting.came);
+                    batch.events.push(waiting.event);
+                } else {
+                    stream.waiting.push_back(waiting);
+                }
+            }
+        }
+        batch
     }
 
     /// When the oldest event that waits came.
@@ -178,9 +227,41 @@ impl<E> Cuts<E> {
     }
 }
 
+/// An event that waits.
+struct Place {
+    index: usize,
+    came: Instant,
+}
+
+impl<E> Stream<E> {
+    /// The events that may be applied before all others of the stream.
+    fn alone(&self) -> impl Iterator<Item = Place> + '_ {
+        let mut held = HashSet::new();
+        let before = self.waiting.iter().take_while(|one| one.manner != Manner::Barrier);
+        before.enumerate().filter_map(move |(index, waiting)| {
+            let (object, is_alone) = match waiting.manner {
+                Manner::Alone(object) => (object, true),
+                Manner::Gathered(object) => (object, false),
+                Manner::Barrier => return None,
+            };
+            if is_alone && !held.contains(&object) {
+                return Some(Place { index, came: waiting.came });
+            }
+            held.insert(object);
+            None
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The object of an event is named before its colon.
+    fn object(event: &str) -> u64 {
+        let name = event.split(':').next().unwrap_or_default();
+        name.bytes().fold(7, |hash: u64, byte| hash.wrapping_mul(31) + u64::from(byte))
+    }
 
     struct Bench {
         cuts: Cuts<&'static str>,
@@ -197,12 +278,20 @@ mod tests {
 
         fn push(&mut self, stream: usize, version: u64, event: &'static str, ms: u64) {
             let at = self.start + Duration::from_millis(ms);
-            self.cuts.push(stream, &Version::new(&version.to_string()), event, false, at);
+            let manner = Manner::Gathered(object(event));
+            self.cuts.push(stream, &Version::new(&version.to_string()), event, manner, at);
         }
 
         fn push_alone(&mut self, stream: usize, version: u64, event: &'static str, ms: u64) {
             let at = self.start + Duration::from_millis(ms);
-            self.cuts.push(stream, &Version::new(&version.to_string()), event, true, at);
+            let manner = Manner::Alone(object(event));
+            self.cuts.push(stream, &Version::new(&version.to_string()), event, manner, at);
+        }
+
+        fn push_barrier(&mut self, stream: usize, version: u64, event: &'static str, ms: u64) {
+            let at = self.start + Duration::from_millis(ms);
+            let version = Version::new(&version.to_string());
+            self.cuts.push(stream, &version, event, Manner::Barrier, at);
         }
 
         fn told(&mut self, stream: usize, version: u64) {
@@ -307,14 +396,56 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_needs_others_is_gathered_with_them_after_a_pause_too() {
+    fn an_added_endpoint_does_not_wait_for_a_removal_and_a_removal_waits_for_what_replaces_it() {
         let mut bench = Bench::new(false);
-        bench.push_alone(1, 12, "slice with the Service's new port", 0);
-        bench.push(0, 11, "the Service", 1);
-        assert_eq!(bench.due(), Some(21));
-        bench.push_alone(1, 13, "another slice", 15);
-        assert_eq!(bench.due(), Some(35));
-        assert_eq!(bench.take(35).len(), 3);
+        bench.push(1, 11, "old: slice deleted", 0);
+        assert_eq!(bench.due(), Some(20));
+        bench.push(0, 12, "ingress: to the other Service", 3);
+        assert_eq!(bench.due(), Some(23));
+        bench.push_alone(1, 13, "new: slice", 9);
+        assert_eq!(bench.due(), Some(11));
+        assert_eq!(bench.take(10), [""; 0]);
+        assert_eq!(bench.take(11), ["new: slice"]);
+        assert_eq!(bench.due(), Some(23), "the quiet goes on from what was told last of the rest");
+        assert_eq!(bench.take(22), [""; 0]);
+        assert_eq!(bench.take(23), ["ingress: to the other Service", "old: slice deleted"]);
+    }
+
+    #[test]
+    fn changes_of_one_object_keep_their_order() {
+        let mut bench = Bench::new(false);
+        bench.push(1, 11, "a: no endpoint is ready", 0);
+        bench.push_alone(1, 12, "a: one is", 1);
+        bench.push_alone(1, 13, "b: one is", 1);
+        assert_eq!(bench.due(), Some(3));
+        assert_eq!(bench.take(3), ["b: one is"]);
+        bench.push_alone(1, 14, "a: two are", 4);
+        assert_eq!(bench.due(), Some(24));
+        let all = ["a: no endpoint is ready", "a: one is", "a: two are"];
+        assert_eq!(bench.take(24), all);
+    }
+
+    #[test]
+    fn nothing_overtakes_the_end_of_a_list() {
+        let mut bench = Bench::new(false);
+        bench.push_alone(0, 11, "before", 0);
+        bench.push_barrier(0, 12, "list", 0);
+        bench.push_alone(0, 13, "after", 0);
+        bench.push_alone(1, 14, "another kind", 0);
+        assert_eq!(bench.take(2), ["before", "another kind"]);
+        assert_eq!(bench.due(), Some(20));
+        assert_eq!(bench.take(20), ["list", "after"]);
+    }
+
+    #[test]
+    fn a_flow_of_changes_that_stand_alone_begins_to_be_applied_within_the_quiet() {
+        let mut bench = Bench::new(false);
+        for ms in 0..20 {
+            bench.push_alone(0, 11 + ms, "change", ms);
+            assert_eq!(bench.take(ms), [""; 0]);
+        }
+        assert_eq!(bench.due(), Some(20));
+        assert_eq!(bench.take(20).len(), 20);
     }
 
     #[test]

@@ -9,10 +9,10 @@ use tokio::time::sleep_until;
 use super::cut::Cuts;
 use super::follower::{Item, News};
 use super::machine::Fault;
+use super::manner;
 use super::status::Status;
 use crate::state::State;
 use crate::update::Publisher;
-use model::record::Record;
 use model::store::{Event, Store};
 use model::{Changes, Kind, Kinds, Model};
 
@@ -111,8 +111,8 @@ impl Hub {
                 Item::Change(event, version) => {
                     let is_list = matches!(event, Event::InitDone(_));
                     self.note(&event);
-                    let alone = stands_alone(&event);
-                    self.cuts.push(stream, &version, event, alone, news.received);
+                    let manner = manner::of(&event, self.store.model());
+                    self.cuts.push(stream, &version, event, manner, news.received);
                     if is_list {
                         (self.listing[stream], self.listed[stream]) = (false, true);
                         self.cuts.told(stream, &version);
@@ -249,14 +249,6 @@ impl Hub {
             self.from_snapshot = Some(changes);
         }
     }
-}
-
-/// Whether a change breaks nothing by being applied before what follows it: a slice with an
-/// endpoint that is ready. One without may be about to be replaced by another slice; and a Service,
-/// an Ingress and a deletion may belong to changes that are still to come.
-fn stands_alone(event: &Event) -> bool {
-    let Event::Apply(Record::EndpointSlice(slice)) = event else { return false };
-    slice.endpoints.iter().any(|endpoint| endpoint.ready && !endpoint.terminating)
 }
 
 /// The kinds, in order.

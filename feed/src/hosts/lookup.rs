@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::{Resolver, ResolverBuilder, TokioResolver};
 
@@ -36,7 +37,11 @@ pub(crate) enum Outcome {
 
 /// A resolver without a cache: each answer's time is kept where its endpoints are.
 #[derive(Debug)]
-pub(crate) struct Lookup(Result<TokioResolver, String>);
+pub(crate) struct Lookup {
+    resolver: Result<TokioResolver, String>,
+    /// Who is asked, in words.
+    servers: String,
+}
 
 impl Lookup {
     /// Asks these servers, or without any the system's. A system without a usable configuration
@@ -54,11 +59,22 @@ impl Lookup {
             options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
             builder.build()
         });
-        Lookup(resolver.map_err(|error| format!("no resolver on this machine: {error}")))
+        let resolver =
+            resolver.map_err(|error| format!("this machine has no usable resolver: {error}"));
+        let servers = match servers {
+            [] => "the system's resolver (/etc/resolv.conf)".to_owned(),
+            servers => servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        };
+        Lookup { resolver, servers }
+    }
+
+    /// What is wrong with a host while nobody answers.
+    pub(crate) fn silence(&self) -> String {
+        format!("no answer from {}", self.servers)
     }
 
     pub(crate) async fn ask(&self, host: &str) -> Outcome {
-        let resolver = match &self.0 {
+        let resolver = match &self.resolver {
             Ok(resolver) => resolver,
             Err(fault) => return Outcome::Failed(fault.clone()),
         };
@@ -70,6 +86,7 @@ impl Lookup {
                 Outcome::Found(sorted(found.iter()), age.clamp(MIN_AGE, max_age))
             }
             Err(error) if error.is_no_records_found() => Outcome::None,
+            Err(NetError::Timeout | NetError::NoConnections) => Outcome::Failed(self.silence()),
             Err(error) => Outcome::Failed(error.to_string()),
         }
     }

@@ -141,6 +141,17 @@ impl Table {
         self.unasked > 0
     }
 
+    /// Notes this fault of all hosts whose first lookup is still without an answer; which those
+    /// are.
+    pub(crate) fn note_silence(&mut self, fault: &str) -> Vec<Arc<str>> {
+        let silent = self.hosts.iter().filter(|(_, host)| !host.is_asked);
+        let silent: Vec<Arc<str>> = silent.map(|(name, _)| name.clone()).collect();
+        for name in &silent {
+            self.faults.insert(name.clone(), fault.into());
+        }
+        silent
+    }
+
     /// When the next host is to be looked up.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.due.first().map(|(due, _)| *due)

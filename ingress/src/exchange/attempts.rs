@@ -282,6 +282,19 @@ mod tests {
     }
 
     #[test]
+    fn a_request_does_not_wait_for_endpoints_that_others_wait_for_already() {
+        let backend = backend(2);
+        let mut attempts = attempts(&backend, true);
+        let first = attempts.endpoint(|| 0).unwrap();
+        for endpoint in backend.endpoints().list() {
+            endpoint.failed(balance::Failure::TimedOut, 0);
+        }
+        let failure = ConnectFailure::TimedOut(attempts.patience());
+        assert_eq!(attempts.not_connected(first, failure), Ok(()));
+        assert_eq!(attempts.endpoint(|| 1).unwrap_err(), Refusal::EndpointTimeout);
+    }
+
+    #[test]
     fn a_request_that_may_have_been_done_is_not_sent_again() {
         let backend = backend(3);
         let begun = |begun| SendFailure::Unanswered { reused: false, begun };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use balance::{Member, Rest, Rotation};
+use balance::{Failure, Member, Rest, Rotation};
 use model::{
     AddressType, BackendPort, Kind, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
@@ -109,13 +109,14 @@ impl Endpoint {
         Endpoint { address, gone: AtomicBool::new(false), rest: Rest::default() }
     }
 
-    /// It took a connection, or did not: then others are preferred for a while.
-    pub(crate) fn connected(&self, succeeded: bool, now_ms: u64) {
-        if succeeded {
-            self.rest.end();
-        } else {
-            self.rest.begin(now_ms);
-        }
+    /// It took a connection.
+    pub(crate) fn connected(&self) {
+        self.rest.end();
+    }
+
+    /// It took no connection: others are preferred for a while.
+    pub(crate) fn failed(&self, failure: Failure, now_ms: u64) {
+        self.rest.begin(now_ms, failure);
     }
 
     /// It takes no new requests: kept connections to it are to be closed.
@@ -196,7 +197,8 @@ impl Endpoints {
         self.unserved
     }
 
-    /// The endpoint whose turn it is, of those that suit; one that rests only if all do.
+    /// The endpoint whose turn it is, of those that suit; one that rests only if all do, and if it
+    /// does not let clients wait.
     pub(crate) fn pick(
         &self,
         suits: impl Fn(&Arc<Endpoint>) -> bool,

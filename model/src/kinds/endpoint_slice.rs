@@ -5,6 +5,7 @@ use crate::entry::{Entry, PLAIN, Process};
 use crate::name::Kind;
 use crate::object::EndpointSlice;
 use crate::reader::reader;
+use crate::shape;
 use crate::table;
 use crate::validate;
 
@@ -16,6 +17,7 @@ pub(super) const ENTRY: Entry = Entry {
     singular: "endpointslice",
     listed_by: &[Process::Proxy, Process::Ingress, Process::Dns],
     reader: reader!(EndpointSlice, validate::slice),
+    shape: shape::of::<EndpointSlice<'static>>,
     complete: defaults::slice,
     generation: true,
     empty: r#","addressType":"","endpoints":null,"ports":null"#,

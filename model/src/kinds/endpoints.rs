@@ -5,6 +5,7 @@ use crate::entry::{Entry, PLAIN, Role};
 use crate::name::Kind;
 use crate::object::Endpoints;
 use crate::reader::reader;
+use crate::shape;
 use crate::table;
 use crate::validate;
 
@@ -16,6 +17,7 @@ pub(super) const ENTRY: Entry = Entry {
     short_names: &["ep"],
     role: Role::Turned,
     reader: reader!(Endpoints, validate::endpoints),
+    shape: shape::of::<Endpoints<'static>>,
     complete: defaults::endpoints,
     columns: &["Name", "Endpoints", "Age"],
     cells: table::endpoints,

@@ -2,6 +2,8 @@
 
 use crate::entry::{Entry, PLAIN, Role};
 use crate::name::Kind;
+use crate::object::{Meta, Text, objects};
+use crate::shape;
 use crate::table;
 
 const FIELDS: [(&str, &str); 11] = [
@@ -25,6 +27,7 @@ pub(super) const ENTRY: Entry = Entry {
     singular: "event",
     short_names: &["ev"],
     role: Role::Made,
+    shape: shape::of::<Event<'static>>,
     empty: concat!(
         r#","involvedObject":{},"source":{},"firstTimestamp":null,"lastTimestamp":null,"#,
         r#""eventTime":null,"reportingComponent":"","reportingInstance":"""#
@@ -45,3 +48,37 @@ pub(super) const ENTRY: Entry = Entry {
     cells: table::event,
     ..PLAIN
 };
+
+objects! { pub(super), 'a
+    /// No source has Events: this type only says which fields those have that are made.
+    #[allow(dead_code, reason = "only its shape is used")]
+    struct Event {
+        api_version: Text<'a>,
+        kind: Text<'a>,
+        metadata: Meta<'a>,
+        involved_object: ObjectReference<'a>,
+        reason: Text<'a>,
+        message: Text<'a>,
+        source: EventSource<'a>,
+        first_timestamp: Text<'a>,
+        last_timestamp: Text<'a>,
+        event_time: Text<'a>,
+        count: i64,
+        #[serde(rename = "type")]
+        event_type: Text<'a>,
+        reporting_component: Text<'a>,
+        reporting_instance: Text<'a>,
+    }
+    #[allow(dead_code, reason = "only its shape is used")]
+    struct ObjectReference {
+        api_version: Text<'a>,
+        kind: Text<'a>,
+        name: Text<'a>,
+        namespace: Text<'a>,
+        uid: Text<'a>,
+    }
+    #[allow(dead_code, reason = "only its shape is used")]
+    struct EventSource {
+        component: Text<'a>,
+    }
+}

@@ -5,6 +5,7 @@ use crate::entry::{Entry, PLAIN, Process};
 use crate::name::Kind;
 use crate::object::Ingress;
 use crate::reader::reader;
+use crate::shape;
 use crate::table;
 use crate::validate;
 
@@ -17,6 +18,7 @@ pub(super) const ENTRY: Entry = Entry {
     short_names: &["ing"],
     listed_by: &[Process::Ingress],
     reader: reader!(Ingress, validate::ingress),
+    shape: shape::of::<Ingress<'static>>,
     complete: defaults::ingress,
     generation: true,
     empty: r#","spec":{},"status":{"loadBalancer":{}}"#,

@@ -5,6 +5,7 @@ use crate::entry::{Entry, PLAIN, Process};
 use crate::name::Kind;
 use crate::object::IngressClass;
 use crate::reader::reader;
+use crate::shape;
 use crate::table;
 use crate::validate;
 
@@ -17,6 +18,7 @@ pub(super) const ENTRY: Entry = Entry {
     namespaced: false,
     listed_by: &[Process::Ingress],
     reader: reader!(IngressClass, validate::ingress_class),
+    shape: shape::of::<IngressClass<'static>>,
     complete: defaults::ingress_class,
     generation: true,
     empty: r#","spec":{}"#,

@@ -5,6 +5,7 @@ use crate::entry::{Entry, PLAIN, Process};
 use crate::name::Kind;
 use crate::object::Namespace;
 use crate::reader::reader;
+use crate::shape;
 use crate::table;
 use crate::validate;
 
@@ -17,6 +18,7 @@ pub(super) const ENTRY: Entry = Entry {
     namespaced: false,
     listed_by: &[Process::Dns],
     reader: reader!(Namespace, validate::namespace),
+    shape: shape::of::<Namespace<'static>>,
     complete: defaults::namespace,
     empty: r#","spec":{},"status":{}"#,
     fields: &[("status.phase", "/status/phase")],

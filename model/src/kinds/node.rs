@@ -4,6 +4,7 @@ use crate::entry::{Entry, PLAIN, Process};
 use crate::name::Kind;
 use crate::object::Node;
 use crate::reader::reader;
+use crate::shape;
 use crate::table;
 use crate::validate;
 
@@ -19,6 +20,7 @@ pub(super) const ENTRY: Entry = Entry {
     // served without.
     optional: true,
     reader: reader!(Node, validate::node),
+    shape: shape::of::<Node<'static>>,
     empty: r#","spec":{},"status":{}"#,
     fields: &[("spec.unschedulable", "/spec/unschedulable")],
     columns: &[

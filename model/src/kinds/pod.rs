@@ -5,6 +5,7 @@ use crate::entry::{Entry, PLAIN, Process};
 use crate::name::Kind;
 use crate::object::Pod;
 use crate::reader::reader;
+use crate::shape;
 use crate::table;
 use crate::validate;
 
@@ -27,6 +28,7 @@ pub(super) const ENTRY: Entry = Entry {
     categories: &["all"],
     listed_by: &[Process::Dns],
     reader: reader!(Pod, validate::pod),
+    shape: shape::of::<Pod<'static>>,
     complete: defaults::pod,
     empty: r#","spec":{"containers":null},"status":{}"#,
     fields: &FIELDS,

@@ -5,6 +5,7 @@ use crate::entry::{Entry, PLAIN, Process};
 use crate::name::Kind;
 use crate::object::Secret;
 use crate::reader::reader;
+use crate::shape;
 use crate::table;
 use crate::validate;
 
@@ -18,6 +19,7 @@ pub(super) const ENTRY: Entry = Entry {
     // Helm, and tokens.
     list_selector: "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token",
     reader: reader!(Secret, validate::secret),
+    shape: shape::of::<Secret<'static>>,
     complete: defaults::secret,
     fields: &[("type", "/type")],
     columns: &["Name", "Type", "Data", "Age"],

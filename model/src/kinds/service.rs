@@ -5,6 +5,7 @@ use crate::entry::{Entry, PLAIN, Process};
 use crate::name::Kind;
 use crate::object::Service;
 use crate::reader::reader;
+use crate::shape;
 use crate::table;
 use crate::validate;
 
@@ -17,6 +18,7 @@ pub(super) const ENTRY: Entry = Entry {
     categories: &["all"],
     listed_by: &[Process::Proxy, Process::Ingress, Process::Dns],
     reader: reader!(Service, validate::service),
+    shape: shape::of::<Service<'static>>,
     complete: defaults::service,
     empty: r#","spec":{},"status":{"loadBalancer":{}}"#,
     fields: &[("spec.clusterIP", "/spec/clusterIP"), ("spec.type", "/spec/type")],

@@ -14,6 +14,7 @@ use crate::name::{Kind, ObjectKey};
 use crate::object::{List, Meta, Text, objects};
 use crate::reader::reader;
 use crate::record::Record;
+use crate::shape;
 use crate::table::{self, Row};
 use crate::validate::{Check, ROOT, accept, format};
 
@@ -26,6 +27,7 @@ pub(super) const ENTRY: Entry = Entry {
     namespaced: false,
     role: Role::Served,
     reader: reader!(ServiceCidr, validate),
+    shape: shape::of::<ServiceCidr<'static>>,
     complete,
     empty: r#","spec":{},"status":{}"#,
     columns: &["Name", "CIDRs", "Age"],

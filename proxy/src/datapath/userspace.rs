@@ -27,7 +27,9 @@ mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU16;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,13 +40,14 @@ use model::{ObjectName, Protocol};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use self::commands::{Command, Opened, ThreadContext};
+use self::commands::{Command, Opened, SharedSocket, ThreadContext};
 use self::endpoint::Endpoint;
 use self::frontend::{FrontendCell, FrontendState};
 use self::rules::{InCluster, Rules, StickyClients};
 use self::threads::DataThreads;
 use super::{Datapath, Failures, Report};
 use crate::cluster_clients::ClusterClients;
+use crate::handover::{self, MAX_SOCKETS, Offer, Successor};
 use crate::metrics::{ProxyMetrics, count};
 use crate::own_addresses::{AddressSet, Bound, OwnAddresses};
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
@@ -54,14 +57,23 @@ use crate::sockets::{self, BindOptions, why_not_bound};
 
 /// Sockets opened in one batch: then the data threads get theirs, and other tasks of control run.
 const OPEN_BATCH: usize = 256;
-/// An address that cannot be bound is tried again after this, doubled each time up to the
+/// An address that is not this host's is tried again after this, doubled each time up to the
 /// maximum: soon enough for a port that changes hands, rare enough for 10,000 ClusterIPs that
 /// are not addresses of this host.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(8);
+/// An address that another process holds is tried again after this: in a rolling upgrade the new
+/// process serves it soon after the old one has closed it.
+const TAKEN_RETRY: Duration = Duration::from_millis(100);
+/// So many of them are tried at a time. When one has become free, all are tried.
+const TAKEN_PROBES: usize = 64;
+/// Addresses of this host on which a NodePort listens when it cannot listen on all at once.
+const MAX_NODE_ADDRESSES: usize = 256;
 /// Frontends that one round of opening warns of by name: a feed full of ClusterIPs that are not
 /// addresses of this host must not drown the log.
 const MAX_WARNINGS: usize = 20;
+/// How long a process that drains may take to hand its sockets over; it serves meanwhile.
+const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a drain checks whether connections are left.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
 
@@ -368,6 +380,47 @@ impl Userspace {
         self.retries.iter().map(|(_, address)| *address).filter(frees).collect()
     }
 
+    /// Tries again what could not be bound and is due.
+    async fn retry(&mut self, now: Instant) {
+        let (mut again, mut taken) = (Vec::new(), Vec::new());
+        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, address)) = self.retries.pop_first() else { break };
+            match self.is_taken(&address) {
+                true => taken.push(address),
+                false => again.push(address),
+            }
+        }
+        let later = taken.split_off(taken.len().min(TAKEN_PROBES));
+        self.postpone(&later, now);
+        again.extend(&taken);
+        self.open(&again).await;
+        if taken.iter().any(|address| !self.is_taken(address)) {
+            // Another process is closing its listeners.
+            let all = self.retries.iter().map(|(_, address)| *address);
+            let all: Vec<_> = all.filter(|address| self.is_taken(address)).collect();
+            self.open(&all).await;
+        }
+    }
+
+    fn is_taken(&self, address: &FrontendAddress) -> bool {
+        let retry = self.hosted.get(address).and_then(|hosted| hosted.retry);
+        retry.is_some_and(|retry| retry.taken)
+    }
+
+    /// Has addresses that another process holds wait for their turn to be tried.
+    fn postpone(&mut self, addresses: &[FrontendAddress], now: Instant) {
+        for (turn, addresses) in (1..).zip(addresses.chunks(TAKEN_PROBES)) {
+            let at = now + TAKEN_RETRY * turn;
+            for address in addresses {
+                let retry = self.hosted.get_mut(address).and_then(|h| h.retry.as_mut());
+                if let Some(retry) = retry {
+                    retry.at = at;
+                    self.retries.insert((at, *address));
+                }
+            }
+        }
+    }
+
     async fn close(&mut self, close: Vec<Bound>) {
         if close.is_empty() {
             return;
@@ -375,6 +428,123 @@ impl Userspace {
         close.iter().for_each(|bound| self.bound.remove(*bound));
         let close: Arc<[Bound]> = close.into();
         self.send_all(|| Command::Close(close.clone())).await;
+        self.own.publish(&self.bound);
+    }
+
+    /// Takes over a listener of another process if a frontend waits for its address; which one.
+    fn adopt_listener(
+        &mut self,
+        Offer { bound, sockets }: Offer,
+        opened: &mut [NewSockets],
+    ) -> Option<FrontendAddress> {
+        let (address, cell) = self.waits_for(bound)?;
+        let permit = self.room.open_listeners_of(sockets.len())?;
+        let (protocol, addr) = bound;
+        match protocol {
+            Protocol::Tcp => {
+                let adopted = sockets.into_iter().map(|socket| sockets::adopt_tcp(socket, addr));
+                let listeners = adopted.collect::<io::Result<Vec<_>>>().ok()?;
+                let listeners: Vec<_> = listeners.into_iter().map(Arc::new).collect();
+                // Each thread gets one or more, or threads share one.
+                for turn in 0..listeners.len().max(opened.len()) {
+                    let socket = listeners[turn % listeners.len()].clone();
+                    let worker = turn % opened.len();
+                    opened[worker].tcp.push(Opened { bound, cell: cell.clone(), socket });
+                }
+            }
+            Protocol::Udp => {
+                let adopted = sockets.into_iter().map(|socket| sockets::adopt_udp(socket, addr));
+                let sockets = adopted.collect::<io::Result<Vec<_>>>().ok()?;
+                self.spread_udp((bound, &cell), sockets, opened);
+            }
+            Protocol::Sctp => return None,
+        }
+        self.bound.insert(bound);
+        self.hosted.get_mut(&address)?.listening.push((addr, permit));
+        Some(address)
+    }
+
+    /// The frontend that would listen on this address if another process did not hold it.
+    fn waits_for(&self, bound: Bound) -> Option<(FrontendAddress, Arc<FrontendCell>)> {
+        let (protocol, addr) = bound;
+        let port = NonZeroU16::new(addr.port())?;
+        let places = [Place::Ip(addr.ip()), Place::Node(Family::of(addr.ip()))];
+        let frontends = places.map(|place| FrontendAddress { place, port, protocol });
+        frontends.into_iter().find_map(|address| {
+            let hosted = self.hosted.get(&address).filter(|hosted| hosted.retry.is_some())?;
+            let listens = self.listen_addrs(address);
+            let is_wanted = listens.contains(&addr)
+                || listens.iter().any(|addr| addr.ip().is_unspecified())
+                    && self.addresses_of_node(address).contains(&addr);
+            (is_wanted && !self.bound.has(bound)).then(|| (address, hosted.cell.clone()))
+        })
+    }
+
+    /// The sockets at these addresses, which the data threads serve on.
+    async fn share(&self, bound: &Arc<[Bound]>) -> Vec<Offer> {
+        let (sockets, shared) = std::sync::mpsc::channel();
+        self.send_all(|| Command::Share(bound.clone(), sockets.clone())).await;
+        drop(sockets);
+        let mut offers: HashMap<Bound, Vec<OwnedFd>> = HashMap::new();
+        let mut known = BTreeSet::new();
+        for (bound, socket) in shared {
+            let socket = match socket {
+                // Some threads may share it.
+                SharedSocket::Tcp(socket) if !known.insert(socket.as_raw_fd()) => continue,
+                SharedSocket::Tcp(socket) => socket.as_fd().try_clone_to_owned().ok(),
+                SharedSocket::Udp(socket) => Some(socket),
+            };
+            offers.entry(bound).or_default().extend(socket);
+        }
+        offers.into_iter().map(|(bound, sockets)| Offer { bound, sockets }).collect()
+    }
+
+    /// Offers everything that is still served here.
+    async fn hand_over_to(&mut self, successor: &Successor, deadline: Instant) {
+        for batch in self.batches() {
+            let offers = self.share(&batch).await;
+            if offers.is_empty() {
+                continue;
+            }
+            let answer = timeout_at(deadline, successor.offer(&offers)).await;
+            let offered = offers.iter().map(|offer| offer.bound);
+            let Ok(Ok(taken)) = answer else {
+                // It may have them, so they must not be made to refuse clients.
+                self.release(offered.collect()).await;
+                return;
+            };
+            let taken = offered.zip(taken).filter(|(_, taken)| *taken).map(|(bound, _)| bound);
+            self.release(taken.collect()).await;
+        }
+    }
+
+    /// What is listened on, in batches that fit into one offer.
+    fn batches(&self) -> Vec<Arc<[Bound]>> {
+        let listening = self.hosted.iter().flat_map(|(address, hosted)| {
+            let bound = |addr: &SocketAddr| (address.protocol, *addr);
+            hosted.listening.iter().map(move |(addr, permit)| (bound(addr), permit.descriptors()))
+        });
+        let (mut batches, mut sockets) = (vec![Vec::new()], 0);
+        for (bound, count) in listening.filter(|(_, count)| *count <= MAX_SOCKETS) {
+            if sockets + count > MAX_SOCKETS {
+                batches.push(Vec::new());
+                sockets = 0;
+            }
+            sockets += count;
+            batches.last_mut().expect("there is always one").push(bound);
+        }
+        batches.into_iter().filter(|batch| !batch.is_empty()).map(Arc::from).collect()
+    }
+
+    /// Leaves new clients at these addresses to another process, which has the same sockets.
+    async fn release(&mut self, released: Vec<Bound>) {
+        let released: Arc<[Bound]> = released.into();
+        self.send_all(|| Command::Release(released.clone())).await;
+        let gone: BTreeSet<Bound> = released.iter().copied().collect();
+        for (address, hosted) in &mut self.hosted {
+            hosted.listening.retain(|(addr, _)| !gone.contains(&(address.protocol, *addr)));
+        }
+        released.iter().for_each(|bound| self.bound.remove(*bound));
         self.own.publish(&self.bound);
     }
 
@@ -406,22 +576,81 @@ impl Userspace {
         address: FrontendAddress,
         opened: &mut [NewSockets],
     ) -> Option<NotBound> {
-        let mut failure = None;
+        let mut failures = Vec::new();
         for addr in self.listen_addrs(address) {
-            let hosted = self.hosted.get(&address)?;
-            if hosted.listening.iter().any(|(open, _)| *open == addr) {
+            let on_all = addr.ip().is_unspecified();
+            if on_all && self.listens_by_address(address) {
+                // Not on all yet: for UDP the kernel would allow that beside our own sockets, and
+                // the address that another process holds would be forgotten.
+                let taken = self.open_each(address, opened);
+                if !taken.is_empty() {
+                    failures.extend(taken);
+                    continue;
+                }
+            }
+            let Err(failure) = self.open_one(address, addr, opened) else { continue };
+            if !on_all || !failure.taken {
+                failures.push(failure);
                 continue;
             }
-            let cell = hosted.cell.clone();
-            match self.open_address((address.protocol, addr), &cell, opened) {
-                Ok(permit) => {
-                    let hosted = self.hosted.get_mut(&address).expect("it was there just now");
-                    hosted.listening.push((addr, permit));
-                }
-                Err(reason) => failure = Some(reason),
+            let taken = self.open_each(address, opened);
+            match self.listens_by_address(address) {
+                true => failures.extend(taken),
+                false => failures.push(failure),
             }
         }
-        failure
+        let taken = failures.iter().any(|failure| failure.taken);
+        let reasons: Vec<String> = failures.into_iter().map(|failure| failure.reason).collect();
+        (!reasons.is_empty()).then(|| NotBound { reason: reasons.join("; "), taken })
+    }
+
+    /// Whether a NodePort that is for all addresses of the node listens on some of them only.
+    fn listens_by_address(&self, address: FrontendAddress) -> bool {
+        let listening = self.hosted.get(&address).map_or(&[][..], |hosted| &hosted.listening);
+        !listening.is_empty() && !listening.iter().any(|(addr, _)| addr.ip().is_unspecified())
+    }
+
+    /// Listens for a NodePort on each address of the node by itself, because another process has
+    /// the port on one of them; which that is.
+    fn open_each(&mut self, address: FrontendAddress, opened: &mut [NewSockets]) -> Vec<NotBound> {
+        let addrs = self.addresses_of_node(address);
+        let mut failures = Vec::new();
+        for addr in addrs {
+            failures.extend(self.open_one(address, addr, opened).err());
+        }
+        if let Some(last) = failures.last_mut() {
+            last.reason += " (the other addresses of the node are served)";
+        }
+        failures
+    }
+
+    /// The addresses that a NodePort on all addresses is for, each by itself.
+    fn addresses_of_node(&self, address: FrontendAddress) -> Vec<SocketAddr> {
+        let host = self.settings.cluster_clients.host();
+        let loopback = [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let known = host.addresses.iter().map(|known| known.ip);
+        let is_link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let of_family = |ip: &IpAddr| Place::Node(Family::of(*ip)) == address.place;
+        let ips: BTreeSet<IpAddr> = known.chain(loopback).filter(of_family).collect();
+        let ips = ips.into_iter().filter(|ip| !is_link_local(*ip)).take(MAX_NODE_ADDRESSES);
+        ips.map(|ip| SocketAddr::new(ip, address.port.get())).collect()
+    }
+
+    fn open_one(
+        &mut self,
+        address: FrontendAddress,
+        addr: SocketAddr,
+        opened: &mut [NewSockets],
+    ) -> Result<(), NotBound> {
+        let Some(hosted) = self.hosted.get(&address) else { return Ok(()) };
+        if hosted.listening.iter().any(|(open, _)| *open == addr) {
+            return Ok(());
+        }
+        let cell = hosted.cell.clone();
+        let permit = self.open_address((address.protocol, addr), &cell, opened)?;
+        let hosted = self.hosted.get_mut(&address).expect("it was there just now");
+        hosted.listening.push((addr, permit));
+        Ok(())
     }
 
     fn open_address(
@@ -462,16 +691,25 @@ impl Userspace {
             }
             Protocol::Udp => {
                 let sockets = sockets::bind_udp(addr, count, options).map_err(not_bound)?;
-                for (place, socket) in sockets.into_iter().enumerate() {
-                    let worker = (self.next_worker + place) % opened.len();
-                    opened[worker].udp.push(Opened { bound, cell: cell.clone(), socket });
-                }
-                self.next_worker = (self.next_worker + count) % self.workers.len();
+                self.spread_udp((bound, cell), sockets, opened);
             }
             Protocol::Sctp => unreachable!("the resolver makes no frontend of an SCTP port"),
         }
         self.bound.insert(bound);
         Ok(permit)
+    }
+
+    /// Gives each data thread one of these sockets, as far as they go.
+    fn spread_udp(
+        &mut self,
+        (bound, cell): (Bound, &Arc<FrontendCell>),
+        sockets: Vec<UdpSocket>,
+        opened: &mut [NewSockets],
+    ) {
+        for socket in sockets {
+            opened[self.next_worker].udp.push(Opened { bound, cell: cell.clone(), socket });
+            self.next_worker = (self.next_worker + 1) % opened.len();
+        }
     }
 
     /// Notes why a frontend cannot be served, or that it can, and when to try again; whether
@@ -490,7 +728,11 @@ impl Userspace {
         };
         let service = hosted.service.as_ref().expect("only a frontend of a Service is opened");
         count(&self.metrics.meters.of(service).bind_failures);
-        let delay = hosted.retry.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(MAX_RETRY));
+        let before = hosted.retry.filter(|retry| !retry.taken);
+        let delay = match taken {
+            true => TAKEN_RETRY,
+            false => before.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(MAX_RETRY)),
+        };
         let retry = Retry { at: Instant::now() + delay, delay, taken };
         hosted.retry = Some(retry);
         self.retries.insert((retry.at, address));
@@ -553,15 +795,45 @@ impl Datapath for Userspace {
         if ended {
             self.send_all(|| Command::End).await;
         }
-        let mut again = Vec::new();
-        while self.retries.first().is_some_and(|(at, _)| *at <= now) {
-            again.extend(self.retries.pop_first().map(|(_, address)| address));
-        }
-        self.open(&again).await;
+        self.retry(now).await;
     }
 
     fn report(&self) -> Report {
-        Report { failures: self.failures.clone(), serves_nothing: self.serves_nothing() }
+        Report {
+            failures: self.failures.clone(),
+            serves_nothing: self.serves_nothing(),
+            waits_for_address: self.retries.iter().any(|(_, address)| self.is_taken(address)),
+        }
+    }
+
+    async fn take_over(&mut self, offers: Vec<Offer>) -> Vec<bool> {
+        let mut opened: Vec<NewSockets> =
+            self.workers.iter().map(|_| NewSockets::default()).collect();
+        let (mut taken, mut frontends) = (Vec::new(), BTreeSet::new());
+        for offer in offers {
+            let frontend = self.adopt_listener(offer, &mut opened);
+            taken.push(frontend.is_some());
+            frontends.extend(frontend);
+        }
+        self.own.publish(&self.bound);
+        let orders = self.workers.iter().zip(opened);
+        all_done(orders.flat_map(|(worker, opened)| opened.send(worker))).await;
+        // The rest of their addresses; they are no longer failures if there is none.
+        self.open(&Vec::from_iter(frontends)).await;
+        taken
+    }
+
+    async fn hand_over(&mut self) -> bool {
+        let deadline = Instant::now() + self.settings.drain_timeout.min(HANDOVER_TIMEOUT);
+        let before = self.room.open_listeners();
+        for successor in handover::successors() {
+            self.hand_over_to(&successor, deadline).await;
+        }
+        let sockets = before - self.room.open_listeners();
+        if sockets > 0 {
+            tracing::info!(sockets, "another process has taken over listening sockets");
+        }
+        sockets > 0
     }
 
     async fn drain(self) {

@@ -111,6 +111,53 @@ fn describe_says_what_is_wrong_with_the_file() {
 
 #[test]
 #[ignore = "needs kubectl"]
+fn explain_prints_the_fields_of_every_kind() {
+    let feed = Feed::start();
+    let text = printed(&feed, "explain service.spec.ports");
+    for line in ["FIELD: ports <[]ServicePort>", "targetPort <IntOrString>", "port <integer>"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let text = printed(&feed, "explain ingress --recursive");
+    for line in ["rules <[]IngressRule>", "pathType <string>", "labels <map[string]string>"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    for kind in model::Kind::ALL {
+        let text = printed(&feed, &format!("explain {}", kind.plural()));
+        assert!(text.contains(&format!("KIND: {kind}\n")), "{kind}: {text}");
+        assert!(text.contains("metadata <ObjectMeta>"), "{kind}: {text}");
+    }
+    let unknown = output(&feed, "explain service.spec.prots");
+    let error = String::from_utf8_lossy(&unknown.stderr);
+    assert!(error.contains("field \"prots\" does not exist"), "{error}");
+}
+
+/// Nothing is sent for it, so `kubectl` has only the schema to go by.
+#[test]
+#[ignore = "needs kubectl"]
+fn a_dry_run_of_the_client_finds_unknown_fields() {
+    let feed = Feed::start();
+    let manifests = feed.folder.path().join("new");
+    std::fs::create_dir(&manifests).unwrap();
+    let good = manifests.join("good.yaml").display().to_string();
+    let bad = manifests.join("bad.yaml").display().to_string();
+    let api = service("api", "10.96.0.11");
+    let pod = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: shop}\nspec:\n  \
+               containers: [{name: a, image: b, env: [{name: X, value: y}]}]\n  \
+               volumes: [{name: v, emptyDir: {}}]\n";
+    std::fs::write(&good, format!("{api}{pod}")).unwrap();
+    std::fs::write(&bad, api.replace("ports", "prots")).unwrap();
+    for command in ["create", "apply"] {
+        let args = format!("{command} --dry-run=client --validate=true -f");
+        let text = printed(&feed, &format!("{args} {good}"));
+        assert_eq!(text, "service/api created (dry run)\npod/p created (dry run)");
+        let output = output(&feed, &format!("{args} {bad}"));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains("unknown field \"prots\""), "{error}");
+    }
+}
+
+#[test]
+#[ignore = "needs kubectl"]
 fn writes_are_refused_with_what_to_do() {
     let feed = Feed::start();
     for args in ["delete service web -n shop", "create namespace x", "label svc web -n shop a=b"] {

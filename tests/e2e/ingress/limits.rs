@@ -1,10 +1,12 @@
 //! Limits and time-outs: each has its status, and costs nobody else anything.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use http::Request;
 use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
@@ -244,36 +246,71 @@ async fn unreachable_endpoints_are_502_and_others_are_asked() {
 #[tokio::test]
 async fn an_endpoint_that_takes_no_connection_is_504_and_others_are_asked() {
     let net = Net::new();
-    // Two whose queues are full: the kernel lets whoever comes wait.
-    let mut full = Vec::new();
-    for last in [10, 11] {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.bind(net.addr(last, 9000)).unwrap();
-        let listener = socket.listen(0).unwrap();
-        let mut waiting = Vec::new();
-        while let Ok(Ok(stream)) = tokio::time::timeout(
-            Duration::from_millis(200),
-            TcpStream::connect(net.addr(last, 9000)),
-        )
-        .await
-        {
-            waiting.push(stream);
-        }
-        full.push((listener, waiting));
-    }
+    let _full =
+        [FullQueue::listen(net.addr(10, 9000)).await, FullQueue::listen(net.addr(11, 9000)).await];
     let _endpoint = Endpoint::echo(net.addr(12, 9000), "alive").await;
-    let manifests = service("full", &["127.N.N.10"])
-        + &service("mixed", &["127.N.N.11", "127.N.N.12"])
-        + &ingress(
-            "i",
-            &[("full.com", "Prefix", "/", "full"), ("mixed.com", "Prefix", "/", "mixed")],
-        );
+    let mut manifests = service("mixed", &["127.N.N.11", "127.N.N.12"])
+        + &ingress("mixed", &[("mixed.com", "Prefix", "/", "mixed")]);
+    // One Service for each protocol, because endpoints that time out rest.
+    for speaks in ALL {
+        let name = format!("full-{speaks:?}").to_ascii_lowercase();
+        manifests += &service(&name, &["127.N.N.10"]);
+        manifests += &ingress(&name, &[(&format!("{name}.com"), "Prefix", "/", &name)]);
+    }
     let world = World::start_in(net, &manifests, &["--connect-timeout", "1s"]);
     for speaks in ALL {
-        assert_eq!(get(&world, speaks, "full.com", "/").await.status, 504, "{speaks:?}");
+        let host = format!("full-{speaks:?}.com").to_ascii_lowercase();
+        assert_eq!(get(&world, speaks, &host, "/").await.status, 504, "{speaks:?}");
         for _ in 0..2 {
             assert_eq!(get(&world, speaks, "mixed.com", "/").await.name(), "alive", "{speaks:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn of_a_service_whose_endpoints_all_time_out_one_client_waits_and_others_get_503_at_once() {
+    let net = Net::new();
+    let full = FullQueue::listen(net.addr(10, 9000)).await;
+    let manifests =
+        service("full", &["127.N.N.10"]) + &ingress("i", &[("full.com", "Prefix", "/", "full")]);
+    let world = World::start_in(net, &manifests, &["--connect-timeout", "1s"]);
+    assert_eq!(get(&world, Speaks::Http1, "full.com", "/").await.status, 504);
+    let requests = (0..20).map(|_| get(&world, Speaks::Http1, "full.com", "/"));
+    let answers = join_all(requests).await;
+    let tried = answers.iter().filter(|answer| answer.status == 504).count();
+    let refused = answers.iter().filter(|answer| answer.status == 503).count();
+    assert_eq!(tried + refused, answers.len());
+    // Those that come late, because the machine is busy, may try it again one by one.
+    assert!(refused >= 10, "{refused} of 20 were answered at once");
+
+    drop(full);
+    let _endpoint = Endpoint::echo(world.net.addr(10, 9000), "alive").await;
+    eventually("the endpoint is tried again", || async {
+        let answer = get(&world, Speaks::Http1, "full.com", "/").await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+/// A listener whose queue is full: the kernel lets each client wait.
+struct FullQueue {
+    _listener: tokio::net::TcpListener,
+    _waiting: Vec<TcpStream>,
+}
+
+impl FullQueue {
+    async fn listen(address: SocketAddr) -> FullQueue {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        let patience = Duration::from_millis(200);
+        while let Ok(Ok(stream)) = tokio::time::timeout(patience, TcpStream::connect(address)).await
+        {
+            waiting.push(stream);
+        }
+        FullQueue { _listener: listener, _waiting: waiting }
     }
 }
 

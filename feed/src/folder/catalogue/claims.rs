@@ -9,7 +9,7 @@ use super::file::Definition;
 use crate::path::FilePath;
 use model::manifest::Claim;
 use model::record::Record;
-use model::{ObjectKey, ObjectName};
+use model::{ObjectKey, ObjectName, Protocol};
 
 #[derive(Debug, Default)]
 pub(super) struct Claims(HashMap<Claim, ObjectName>);
@@ -34,18 +34,21 @@ pub(super) fn of(record: &Record) -> Vec<Claim> {
     let ips = service.cluster_ips.iter().map(|ip| Claim::ClusterIp(*ip));
     let ports = service.ports.iter();
     let ports = ports.filter_map(|port| Some(Claim::NodePort(port.node_port?, port.protocol)));
-    ips.chain(ports).collect()
+    // The health check listens beside the node ports, over TCP.
+    let health_check = service.health_check_node_port;
+    let health_check = health_check.map(|port| Claim::NodePort(port, Protocol::Tcp));
+    ips.chain(ports).chain(health_check).collect()
 }
 
 /// What the API says to the one who comes second.
 pub(super) fn message(claim: Claim, definition: &Definition) -> String {
     match claim {
         Claim::NodePort(port, _) => {
-            let index = definition.port_index(claim);
-            format!(
-                "spec.ports[{index}].nodePort: Invalid value: {port}: provided port is already \
-                 allocated"
-            )
+            let field = match definition.port_index(claim) {
+                Some(index) => format!("spec.ports[{index}].nodePort"),
+                None => "spec.healthCheckNodePort".to_owned(),
+            };
+            format!("{field}: Invalid value: {port}: provided port is already allocated")
         }
         Claim::ClusterIp(ip) => format!(
             "spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: provided IP \

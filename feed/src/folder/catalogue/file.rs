@@ -60,13 +60,13 @@ impl Definition {
         found.map_or(self.mark, |(_, mark)| *mark)
     }
 
-    /// Which of the Service's ports asks for that node port.
-    pub(super) fn port_index(&self, claim: Claim) -> usize {
-        let Some(Record::Service(record)) = &self.record else { return 0 };
+    /// Which of the Service's ports asks for that node port, if it is one of them.
+    pub(super) fn port_index(&self, claim: Claim) -> Option<usize> {
+        let Some(Record::Service(record)) = &self.record else { return None };
         let is_it = |port: &model::ServicePort| {
             port.node_port.is_some_and(|number| Claim::NodePort(number, port.protocol) == claim)
         };
-        record.service.ports.iter().position(is_it).unwrap_or_default()
+        record.service.ports.iter().position(is_it)
     }
 }
 

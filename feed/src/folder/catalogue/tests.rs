@@ -232,6 +232,39 @@ fn a_node_port_that_is_taken_is_refused() {
 }
 
 #[test]
+fn a_health_check_port_and_a_node_port_exclude_each_other() {
+    let checked = |name: &str, ip: &str, port: u16| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  type: \
+             LoadBalancer\n  externalTrafficPolicy: Local\n  healthCheckNodePort: {port}\n  \
+             clusterIP: {ip}\n  ports: [{{port: 80}}]\n"
+        )
+    };
+    // Whichever comes second is refused, and the other stays.
+    let mut folder = Folder::default();
+    folder.put("a.yaml", &node_port("a", "10.0.0.1", 30090));
+    assert!(folder.put("b.yaml", &checked("b", "10.0.0.2", 30090)).is_empty());
+    assert_eq!(folder.held(), "a=10.0.0.1,30090");
+    assert_eq!(
+        folder.errors(),
+        ["b.yaml:7:24: error: spec.healthCheckNodePort: Invalid value: 30090: provided port is \
+          already allocated (default/a (a.yaml:2) has it; choose another)"]
+    );
+    let mut folder = Folder::default();
+    folder.put("b.yaml", &checked("b", "10.0.0.2", 30090));
+    assert!(folder.put("a.yaml", &node_port("a", "10.0.0.1", 30090)).is_empty());
+    assert!(folder.put("c.yaml", &checked("c", "10.0.0.3", 30090)).is_empty());
+    assert_eq!(folder.held(), "b=10.0.0.2,30090");
+    let errors = folder.errors();
+    assert_eq!(errors.len(), 2);
+    assert!(errors[0].contains("spec.ports[0].nodePort: Invalid value: 30090"), "{errors:?}");
+    assert!(errors[1].contains("default/b (b.yaml:"), "{errors:?}");
+    // The port is free when its Service gives it up.
+    folder.put("b.yaml", &checked("b", "10.0.0.2", 30091));
+    assert_eq!(folder.held(), "a=10.0.0.1,30090 b=10.0.0.2,30091");
+}
+
+#[test]
 fn two_services_may_swap_what_they_have_in_one_batch() {
     let mut folder = Folder::default();
     folder.put("f.yaml", &(service("a", "10.0.0.1") + &service("b", "10.0.0.2")));

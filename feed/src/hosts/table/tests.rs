@@ -178,3 +178,19 @@ fn a_feed_elsewhere_names_no_endpoint_of_this_machine() {
         assert_eq!(world.table.faults().contains_key("a"), !allowed);
     }
 }
+
+#[test]
+fn a_host_whose_first_lookup_is_unanswered_is_a_fault_until_it_is_answered() {
+    let mut world = World::new(false);
+    world.apply(slice("web", &["web-1", "web-2"]));
+    world.found("web-2", &["10.0.0.2"]);
+    let silent = world.table.note_silence("no answer from 192.0.2.53:53");
+    assert_eq!(silent, [Arc::from("web-1")]);
+    let faults = |world: &World| -> Vec<String> {
+        let faults = world.table.faults().iter();
+        faults.map(|(host, fault)| format!("{host}: {fault}")).collect()
+    };
+    assert_eq!(faults(&world), ["web-1: no answer from 192.0.2.53:53"]);
+    world.found("web-1", &["10.0.0.1"]);
+    assert_eq!(faults(&world), [""; 0]);
+}

@@ -5,7 +5,9 @@
 //! carried out before it sends more, which bounds the queues.
 
 use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -22,12 +24,24 @@ pub(super) struct Opened<S> {
     pub(super) socket: S,
 }
 
+/// A socket that a data thread listens on.
+#[derive(Debug)]
+pub(super) enum SharedSocket {
+    /// The threads may have one for all.
+    Tcp(Arc<TcpListener>),
+    Udp(OwnedFd),
+}
+
 #[derive(Debug)]
 pub(super) enum Command {
     OpenTcp(Vec<Opened<Arc<TcpListener>>>),
     OpenUdp(Vec<Opened<UdpSocket>>),
     /// The frontends are gone or have no endpoint: refuse new clients at once.
     Close(Arc<[Bound]>),
+    /// Pass on the sockets of these frontends, and serve on.
+    Share(Arc<[Bound]>, Sender<(Bound, SharedSocket)>),
+    /// Another process serves these frontends with the same sockets: leave new clients to it.
+    Release(Arc<[Bound]>),
     /// Endpoints of these frontends went: end the UDP sessions that lead to them.
     Refresh(Arc<[Bound]>),
     /// The drain time-out of some endpoints is over: end the TCP connections to them.

@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use balance::Failure;
 use model::Protocol;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
@@ -549,9 +550,12 @@ impl Connection {
         count(&self.active.meter().connect_failures);
         if let Some(endpoint) = &self.endpoint {
             tracing::debug!(endpoint = %endpoint.addr, %error, "connect failed");
-            // If no local port was left towards it, the endpoint is not at fault.
-            if error != Errno::ADDRNOTAVAIL {
-                endpoint.failed();
+            match error {
+                // No local port was left towards it: the endpoint is not at fault.
+                Errno::ADDRNOTAVAIL => {}
+                // That a host is unreachable is known after seconds without an answer.
+                Errno::TIMEDOUT | Errno::HOSTUNREACH => endpoint.failed(Failure::TimedOut),
+                _ => endpoint.failed(Failure::Refused),
             }
         }
         self.leave_endpoint();

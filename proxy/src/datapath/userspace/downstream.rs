@@ -8,7 +8,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::libc;
 use nix::sys::socket::{
@@ -38,6 +38,15 @@ impl Downstream {
     pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Downstream> {
         let wildcard = socket.local_addr()?.ip().is_unspecified();
         Ok(Downstream { socket: UdpSocket::from_std(socket)?, wildcard })
+    }
+
+    /// The same socket once more, for another process.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no descriptor left.
+    pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        self.socket.as_fd().try_clone_to_owned()
     }
 
     /// Datagrams that the kernel has dropped because the receive buffer was full.

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Instant;
 
-use balance::{Member, Rest};
+use balance::{Failure, Member, Rest};
 
 use crate::clock::{ms_of, now_ms};
 
@@ -60,9 +60,10 @@ impl Endpoint {
         }
     }
 
-    /// It could not be connected to, or refused a datagram: others are preferred for a while.
-    pub(super) fn failed(&self) {
-        self.rest.begin(now_ms());
+    /// It could not be connected to, or did not take or answer a datagram: others are preferred
+    /// for a while.
+    pub(super) fn failed(&self, failure: Failure) {
+        self.rest.begin(now_ms(), failure);
     }
 
     /// It was connected to, or answered.

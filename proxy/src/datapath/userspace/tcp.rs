@@ -20,9 +20,10 @@ use rustix::io::Errno;
 use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::client_shares::{ClientCounts, MAX_COMPARED};
-use super::commands::{Command, Opened, PendingCommand, ThreadContext};
+use super::commands::{Command, Opened, PendingCommand, SharedSocket, ThreadContext};
 use super::connection::{
     AttemptTime, Connection, ConnectionPermits, Shared, Step, from_token, is_shortage,
 };
@@ -58,7 +59,6 @@ const INBOX: u64 = u64::MAX;
 
 #[derive(Debug)]
 struct Listener {
-    bound: Bound,
     socket: Arc<TcpListener>,
     cell: Arc<FrontendCell>,
     /// How many clients are likely to wait.
@@ -70,7 +70,8 @@ pub(super) struct TcpThread {
     inbox: Arc<OwnedFd>,
     shared: Shared,
     listeners: Slab<Listener>,
-    by_bound: HashMap<Bound, usize>,
+    /// An address has several listeners if they came from a process with more data threads.
+    by_bound: HashMap<Bound, SmallVec<[usize; 1]>>,
     connections: Slab<Connection>,
     clients: ClientCounts,
     waiting: Waiting,
@@ -470,6 +471,17 @@ impl TcpThread {
             match command {
                 Command::OpenTcp(opened) => opened.into_iter().for_each(|one| self.open(one)),
                 Command::Close(bound) => bound.iter().for_each(|bound| self.close(bound)),
+                Command::Share(bound, sockets) => {
+                    for (bound, key) in self.listeners_at(&bound) {
+                        let socket = self.listeners[key].socket.clone();
+                        let _ = sockets.send((bound, SharedSocket::Tcp(socket)));
+                    }
+                }
+                Command::Release(bound) => {
+                    let keys = self.listeners_at(&bound);
+                    keys.into_iter().for_each(|(_, key)| self.forget_listener(key));
+                    bound.iter().for_each(|bound| drop(self.by_bound.remove(bound)));
+                }
                 Command::End => self.end_removed(),
                 Command::Drain => {
                     let bound: Vec<Bound> = self.by_bound.keys().copied().collect();
@@ -487,7 +499,7 @@ impl TcpThread {
 
     fn open(&mut self, opened: Opened<Arc<TcpListener>>) {
         let Opened { bound, cell, socket } = opened;
-        let listener = Listener { bound, socket, cell, batch: 1 };
+        let listener = Listener { socket, cell, batch: 1 };
         let key = self.listeners.insert(listener);
         if let Err(error) = self.watch(key) {
             // Only epoll's own limit can be hit here (fs.epoll.max_user_watches).
@@ -495,13 +507,28 @@ impl TcpThread {
             self.listeners.remove(key);
             return;
         }
-        self.by_bound.insert(bound, key);
+        self.by_bound.entry(bound).or_default().push(key);
     }
 
-    /// Accepts the clients that the kernel has queued, which closing would reset, then closes the
-    /// listener.
+    /// Closes the listeners at an address.
     fn close(&mut self, bound: &Bound) {
-        let Some(key) = self.by_bound.remove(bound) else { return };
+        for key in self.by_bound.remove(bound).unwrap_or_default() {
+            self.accept_queued(key);
+            self.forget_listener(key);
+        }
+    }
+
+    /// The listeners at these addresses.
+    fn listeners_at(&self, bound: &[Bound]) -> Vec<(Bound, usize)> {
+        let at = |bound: &Bound| {
+            let keys = self.by_bound.get(bound).into_iter().flatten();
+            keys.map(|key| (*bound, *key)).collect::<SmallVec<[_; 1]>>()
+        };
+        bound.iter().flat_map(at).collect()
+    }
+
+    /// Accepts the clients that the kernel has queued, which closing would reset.
+    fn accept_queued(&mut self, key: usize) {
         let socket = self.listeners[key].socket.clone();
         // At most the backlog was queued. New clients that keep coming must not hold up the rest.
         for _ in 0..BACKLOG {
@@ -511,10 +538,13 @@ impl TcpThread {
                 Accepted::NoneLeft | Accepted::NoRoom => break,
             }
         }
+    }
+
+    fn forget_listener(&mut self, key: usize) {
         self.paused.retain(|paused| *paused != key);
         let listener = self.listeners.remove(key);
-        debug_assert_eq!(listener.bound, *bound, "the map names the listener of the address");
-        // Another thread may share the socket, and only a closed socket leaves epoll by itself.
+        // Another thread or process may share the socket, and only a closed socket leaves epoll by
+        // itself.
         let _ = epoll::delete(&self.shared.epoll, &*listener.socket);
     }
 

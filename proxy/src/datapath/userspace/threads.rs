@@ -65,6 +65,14 @@ impl DataThreads {
                 self.send_tcp(Command::Close(bound.clone())),
                 self.send_udp(Command::Close(bound)),
             ],
+            Command::Share(bound, sockets) => smallvec![
+                self.send_tcp(Command::Share(bound.clone(), sockets.clone())),
+                self.send_udp(Command::Share(bound, sockets)),
+            ],
+            Command::Release(bound) => smallvec![
+                self.send_tcp(Command::Release(bound.clone())),
+                self.send_udp(Command::Release(bound)),
+            ],
             #[cfg(test)]
             Command::Panic => {
                 smallvec![self.send_tcp(Command::Panic), self.send_udp(Command::Panic)]

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balance::Failure;
 use model::Protocol;
 use rustix::io::Errno;
 use smallvec::SmallVec;
@@ -77,6 +78,7 @@ pub(super) type Sessions = Rc<RefCell<SessionShares<Member>>>;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Stop {
     Close,
+    /// After the answers that clients wait for.
     Drain,
     /// Ends the task as a bug would.
     #[cfg(test)]
@@ -251,13 +253,13 @@ impl Flow {
 
     fn refuse(&self) {
         if !self.refused.replace(true) {
-            self.fail();
+            self.fail(Failure::Refused);
         }
     }
 
     /// The endpoint refused, or does not answer: others are preferred for a while.
-    fn fail(&self) {
-        self.endpoint.failed();
+    fn fail(&self, failure: Failure) {
+        self.endpoint.failed(failure);
         count(&self.active.meter().connect_failures);
     }
 
@@ -295,12 +297,12 @@ fn is_full(error: &io::Error) -> bool {
 
 impl Table {
     pub(super) fn new(
-        downstream: Downstream,
+        downstream: Rc<Downstream>,
         cell: Arc<FrontendCell>,
         context: Rc<ThreadContext>,
         (shares, panics): (Sessions, PanicNotice),
     ) -> Table {
-        let (downstream, sessions) = (Rc::new(downstream), HashMap::new());
+        let sessions = HashMap::new();
         let (end, over) = mpsc::unbounded_channel();
         let (leaving, dropped) = (Vec::new(), 0);
         Table { downstream, cell, context, sessions, leaving, shares, panics, dropped, over, end }
@@ -389,7 +391,7 @@ impl Table {
                 && latest.answered_ms() >= asked_ms
         };
         for session in self.sessions.values().filter(|session| silent(session)) {
-            session.flow.fail();
+            session.flow.fail(Failure::Unanswered);
         }
         self.leave(|_, session| silent(session));
     }
@@ -556,7 +558,7 @@ impl Table {
                     tracing::debug!(endpoint = %endpoint.addr, %error, "no UDP session");
                     count(&serving.meter.connect_failures);
                     if is_refusal(&error) {
-                        endpoint.failed();
+                        endpoint.failed(Failure::Refused);
                     }
                     tried.push(endpoint.addr);
                 }

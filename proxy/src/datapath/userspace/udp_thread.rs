@@ -8,11 +8,12 @@ use std::net::UdpSocket;
 use std::rc::Rc;
 use std::sync::mpsc::SyncSender;
 
+use smallvec::SmallVec;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_local};
 
-use super::commands::{Command, Opened, PendingCommand, ThreadContext};
+use super::commands::{Command, Opened, PendingCommand, SharedSocket, ThreadContext};
 use super::downstream::Downstream;
 use super::udp::{self, PanicNotice, Stop};
 use crate::own_addresses::Bound;
@@ -22,10 +23,14 @@ const OPEN_BATCH: usize = 64;
 
 /// A listener's task and the way to stop it.
 struct Listening {
+    downstream: Rc<Downstream>,
     stop: oneshot::Sender<Stop>,
     refresh: Rc<Notify>,
     task: JoinHandle<()>,
 }
+
+/// An address has several if they came from a process with more data threads.
+type Listeners = HashMap<Bound, SmallVec<[Listening; 1]>>;
 
 /// Serves until control lets go. Says first whether the kernel granted what that takes.
 pub(super) fn run(
@@ -46,7 +51,9 @@ async fn carry_out(
     mut commands: mpsc::UnboundedReceiver<PendingCommand>,
     context: Rc<ThreadContext>,
 ) {
-    let mut listening: HashMap<Bound, Listening> = HashMap::new();
+    let mut listening = HashMap::new();
+    // Those that have left new clients to another process.
+    let mut released = Vec::new();
     let sessions = udp::Sessions::default();
     let panics = PanicNotice::default();
     loop {
@@ -61,21 +68,35 @@ async fn carry_out(
                 open(opened, &mut listening, &context, (&sessions, &panics)).await;
             }
             Command::Close(bound) => {
-                let gone = bound.iter().filter_map(|bound| listening.remove(bound)).collect();
-                stop(gone, Stop::Close).await;
+                join(stop(at(&bound, &mut listening), Stop::Close)).await;
+            }
+            Command::Share(bound, sockets) => {
+                for bound in bound.iter() {
+                    for listening in listening.get(bound).into_iter().flatten() {
+                        // Without a descriptor for it, the socket is closed with the others.
+                        let Ok(socket) = listening.downstream.share() else { continue };
+                        let _ = sockets.send((*bound, SharedSocket::Udp(socket)));
+                    }
+                }
+            }
+            Command::Release(bound) => {
+                released.retain(|task: &JoinHandle<()>| !task.is_finished());
+                released.extend(stop(at(&bound, &mut listening), Stop::Drain));
             }
             Command::Refresh(bound) => {
-                let touched = bound.iter().filter_map(|bound| listening.get(bound));
+                let touched = bound.iter().filter_map(|bound| listening.get(bound)).flatten();
                 touched.for_each(|listening| listening.refresh.notify_one());
             }
             Command::Drain => {
-                let all = std::mem::take(&mut listening).into_values().collect();
-                stop(all, Stop::Drain).await;
+                let all = std::mem::take(&mut listening).into_values().flatten();
+                released.extend(stop(all, Stop::Drain));
+                join(std::mem::take(&mut released)).await;
             }
             Command::OpenTcp(_) | Command::End => {}
             #[cfg(test)]
             Command::Panic => {
-                stop(std::mem::take(&mut listening).into_values().collect(), Stop::Panic).await;
+                let all = std::mem::take(&mut listening).into_values().flatten();
+                join(stop(all, Stop::Panic)).await;
             }
         }
         let _ = done.send(());
@@ -84,7 +105,7 @@ async fn carry_out(
 
 async fn open(
     opened: Vec<Opened<UdpSocket>>,
-    listening: &mut HashMap<Bound, Listening>,
+    listening: &mut Listeners,
     context: &Rc<ThreadContext>,
     (sessions, panics): (&udp::Sessions, &PanicNotice),
 ) {
@@ -96,14 +117,16 @@ async fn open(
         let (stop, stopped) = oneshot::channel();
         match Downstream::new(socket) {
             Ok(downstream) => {
+                let downstream = Rc::new(downstream);
                 let table = udp::Table::new(
-                    downstream,
+                    downstream.clone(),
                     cell,
                     context.clone(),
                     (sessions.clone(), panics.clone()),
                 );
                 let task = spawn_local(table.serve(stopped, refresh.clone()));
-                listening.insert(bound, Listening { stop, refresh, task });
+                let opened = Listening { downstream, stop, refresh, task };
+                listening.entry(bound).or_default().push(opened);
             }
             // Only epoll's own limit can be hit here (fs.epoll.max_user_watches).
             Err(error) => tracing::error!(%error, address = %bound.1, "cannot watch a listener"),
@@ -111,12 +134,21 @@ async fn open(
     }
 }
 
-async fn stop(gone: Vec<Listening>, how: Stop) {
-    let mut tasks = Vec::with_capacity(gone.len());
-    for listening in gone {
+/// Takes the listeners at these addresses out.
+fn at(bound: &[Bound], listening: &mut Listeners) -> Vec<Listening> {
+    bound.iter().filter_map(|bound| listening.remove(bound)).flatten().collect()
+}
+
+/// Stops listeners; the tasks that then end.
+fn stop(listening: impl IntoIterator<Item = Listening>, how: Stop) -> Vec<JoinHandle<()>> {
+    let stop_one = |listening: Listening| {
         let _ = listening.stop.send(how);
-        tasks.push(listening.task);
-    }
+        listening.task
+    };
+    listening.into_iter().map(stop_one).collect()
+}
+
+async fn join(tasks: Vec<JoinHandle<()>>) {
     for task in tasks {
         let _ = task.await;
     }

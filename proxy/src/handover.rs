@@ -1,0 +1,417 @@
+//! Hands listening sockets to another proxy on this host, so that no connect fails while one
+//! process replaces another.
+//!
+//! A process that wants an address which another process holds listens on a Unix socket. The name
+//! of that socket is in the abstract namespace, which belongs to the network namespace as ports do,
+//! so plain processes and containers that share a network find each other in the same way. A
+//! process that drains looks for such names and sends what it listens on: the sockets themselves
+//! (unix(7), `SCM_RIGHTS`). Until it has the answer it serves on. Then both processes have the same
+//! sockets, each with one queue of clients, and closing one copy neither refuses nor resets
+//! anybody.
+//!
+//! Both processes must run as the same user, which is also the kernel's condition for sharing a
+//! port. Nothing is shared before the drain: a port of a process that serves is reported as taken.
+//!
+//! One packet is one offer: a JSON list of addresses with their number of sockets, and the sockets
+//! in that order. The answer is a JSON list that says which of the addresses were taken over.
+//!
+//! Left out: which addresses a process wants, and what it does with the sockets.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use model::Protocol;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, bind, connect,
+    listen, recvmsg, sendmsg, socket_with,
+};
+use serde_json::{Value, json};
+use tokio::io::Interest;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
+
+use crate::own_addresses::Bound;
+
+/// Names of waiting processes begin with this; the number is the version of the packets.
+const PREFIX: &str = "switchyard/proxy/successor/1/";
+/// The sockets of one packet; the kernel allows 253 (`SCM_MAX_FD`).
+pub(crate) const MAX_SOCKETS: usize = 200;
+/// The bytes of one packet: an address takes about 80.
+const MAX_PACKET: usize = 64 << 10;
+/// Processes that a draining one offers its sockets to.
+const MAX_SUCCESSORS: usize = 16;
+/// Predecessors that may wait for their turn to offer sockets.
+const BACKLOG: i32 = 16;
+/// How long either side waits for the other one's next packet. The predecessor serves meanwhile.
+const PACKET_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long accepting pauses when the process has run out of descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// The flag of a socket that listens in `/proc/net/unix` (`__SO_ACCEPTCON`).
+const LISTENS: u32 = 1 << 16;
+
+/// The sockets that a process has at one address.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) bound: Bound,
+    pub(crate) sockets: Vec<OwnedFd>,
+}
+
+/// Offers that wait for an answer: for each, whether its address was taken over.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) offers: Vec<Offer>,
+    pub(crate) answer: oneshot::Sender<Vec<bool>>,
+}
+
+/// Receives offers while this process waits for addresses that another process holds.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    batches: mpsc::Receiver<Batch>,
+    sender: mpsc::Sender<Batch>,
+    /// Dropping it gives the name up, after the predecessor that is being served.
+    listening: Option<oneshot::Sender<()>>,
+}
+
+impl Default for Inbox {
+    fn default() -> Inbox {
+        let (sender, batches) = mpsc::channel(1);
+        Inbox { batches, sender, listening: None }
+    }
+}
+
+impl Inbox {
+    /// Begins or stops to be a successor. Needs a runtime.
+    pub(crate) fn wait_for_offers(&mut self, waits: bool) {
+        if waits == self.listening.is_some() {
+            return;
+        }
+        self.listening = None;
+        if waits {
+            match Name::new().and_then(|name| name.listen()) {
+                Ok(listener) => {
+                    let (stop, stopped) = oneshot::channel();
+                    tokio::spawn(receive_offers(listener, self.sender.clone(), stopped));
+                    self.listening = Some(stop);
+                }
+                // Addresses are still tried again and again.
+                Err(error) => tracing::debug!(%error, "cannot wait for another proxy's sockets"),
+            }
+        }
+    }
+
+    /// The next offers. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Batch {
+        match self.batches.recv().await {
+            Some(batch) => batch,
+            // `self` holds a sender.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// A process that waits for addresses.
+#[derive(Debug)]
+pub(crate) struct Successor(UnixStream);
+
+/// Every process of this user that waits for an address in this network namespace.
+pub(crate) fn successors() -> Vec<Successor> {
+    let listed = match std::fs::read_to_string("/proc/net/unix") {
+        Ok(listed) => listed,
+        Err(error) => {
+            tracing::debug!(%error, "cannot look for a successor");
+            return Vec::new();
+        }
+    };
+    let names = names_in(&listed).take(MAX_SUCCESSORS);
+    names.filter_map(|name| Name(name.to_owned()).connect().ok()).collect()
+}
+
+impl Successor {
+    /// Offers these sockets, at most [`MAX_SOCKETS`]; which addresses are taken over.
+    ///
+    /// # Errors
+    ///
+    /// When the successor does not answer. It may have the sockets all the same.
+    pub(crate) async fn offer(&self, offers: &[Offer]) -> io::Result<Vec<bool>> {
+        let list = offers.iter().map(|offer| {
+            let (protocol, addr) = offer.bound;
+            json!({
+                "protocol": protocol.to_string(),
+                "address": addr.to_string(),
+                "sockets": offer.sockets.len(),
+            })
+        });
+        let packet = Value::from(list.collect::<Vec<_>>()).to_string();
+        let sockets: Vec<_> = offers.iter().flat_map(|offer| &offer.sockets).collect();
+        let sockets: Vec<BorrowedFd<'_>> = sockets.into_iter().map(AsFd::as_fd).collect();
+        send(&self.0, packet.as_bytes(), &sockets).await?;
+        let answer = timeout(PACKET_TIMEOUT, receive(&self.0)).await??;
+        let (answer, _) = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let answer: Vec<bool> = serde_json::from_slice(&answer)?;
+        let is_whole = answer.len() == offers.len();
+        is_whole.then_some(answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// The name of a process that waits, without the zero byte that stands before it.
+#[derive(Debug)]
+struct Name(String);
+
+impl Name {
+    /// One that no other process has.
+    fn new() -> io::Result<Name> {
+        // Seeded by the kernel, for each map anew.
+        let random = RandomState::new().build_hasher().finish();
+        Ok(Name(format!("{PREFIX}{random:016x}")))
+    }
+
+    fn socket(&self) -> io::Result<(OwnedFd, SocketAddrUnix)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        Ok((socket, SocketAddrUnix::new_abstract_name(self.0.as_bytes())?))
+    }
+
+    fn listen(&self) -> io::Result<UnixListener> {
+        let (socket, addr) = self.socket()?;
+        bind(&socket, &addr)?;
+        listen(&socket, BACKLOG)?;
+        UnixListener::from_std(socket.into())
+    }
+
+    fn connect(&self) -> io::Result<Successor> {
+        let (socket, addr) = self.socket()?;
+        connect(&socket, &addr)?;
+        Ok(Successor(of_this_user(UnixStream::from_std(socket.into())?)?))
+    }
+}
+
+/// Refuses a peer of another user.
+fn of_this_user(socket: UnixStream) -> io::Result<UnixStream> {
+    let is_ours = socket.peer_cred()?.uid() == rustix::process::geteuid().as_raw();
+    is_ours.then_some(socket).ok_or_else(|| io::ErrorKind::PermissionDenied.into())
+}
+
+/// The names of waiting processes in the text of `/proc/net/unix` (proc(5)): the last of eight
+/// columns, with `@` for the zero byte of an abstract name.
+fn names_in(listed: &str) -> impl Iterator<Item = &str> {
+    listed.lines().filter_map(|line| {
+        let mut columns = line.split_ascii_whitespace();
+        let flags = u32::from_str_radix(columns.nth(3)?, 16).ok()?;
+        let name = columns.nth(3)?.strip_prefix('@')?;
+        (flags & LISTENS != 0 && name.starts_with(PREFIX)).then_some(name)
+    })
+}
+
+/// Serves one predecessor after the other.
+async fn receive_offers(
+    listener: UnixListener,
+    batches: mpsc::Sender<Batch>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = &mut stopped => return,
+        };
+        let served = match accepted {
+            Ok((predecessor, _)) => serve(predecessor, &batches).await,
+            Err(error) => {
+                sleep(ACCEPT_RETRY).await;
+                Err(error)
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "offers of another proxy");
+        }
+    }
+}
+
+async fn serve(predecessor: UnixStream, batches: &mpsc::Sender<Batch>) -> io::Result<()> {
+    let predecessor = of_this_user(predecessor)?;
+    loop {
+        let packet = timeout(PACKET_TIMEOUT, receive(&predecessor)).await??;
+        let Some((packet, sockets)) = packet else { return Ok(()) };
+        let list: Vec<Value> = serde_json::from_slice(&packet)?;
+        let taken = match parse(&list, sockets) {
+            Some(offers) => ask(offers, batches).await,
+            None => None,
+        };
+        let taken = taken.unwrap_or_else(|| vec![false; list.len()]);
+        send(&predecessor, json!(taken).to_string().as_bytes(), &[]).await?;
+    }
+}
+
+/// Has control decide; `None`: this process drains as well.
+async fn ask(offers: Vec<Offer>, batches: &mpsc::Sender<Batch>) -> Option<Vec<bool>> {
+    let (answer, answered) = oneshot::channel();
+    batches.send(Batch { offers, answer }).await.ok()?;
+    answered.await.ok()
+}
+
+/// The offers of a packet; `None` if one lacks a socket, because this process may not have so many
+/// descriptors, or is not understood.
+fn parse(list: &[Value], sockets: Vec<OwnedFd>) -> Option<Vec<Offer>> {
+    let mut sockets = sockets.into_iter();
+    let offers = list.iter().map(|entry| {
+        let protocol = match entry["protocol"].as_str()? {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            _ => return None,
+        };
+        let addr: SocketAddr = entry["address"].as_str()?.parse().ok()?;
+        let count = usize::try_from(entry["sockets"].as_u64()?).ok()?;
+        let sockets: Vec<_> = sockets.by_ref().take(count).collect();
+        let is_whole = sockets.len() == count && count > 0;
+        is_whole.then_some(Offer { bound: (protocol, addr), sockets })
+    });
+    offers.collect()
+}
+
+async fn send(socket: &UnixStream, packet: &[u8], sockets: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let sent = socket.async_io(Interest::WRITABLE, || {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(sendmsg(socket, &[IoSlice::new(packet)], &mut control, SendFlags::NOSIGNAL)?)
+    });
+    timeout(PACKET_TIMEOUT, sent).await??;
+    Ok(())
+}
+
+/// The next packet and the sockets that came with it; `None` when the peer has closed.
+async fn receive(socket: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut packet = vec![0; MAX_PACKET];
+    let mut sockets = Vec::new();
+    let length = socket
+        .async_io(Interest::READABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut bytes = [IoSliceMut::new(&mut packet)];
+            let received = recvmsg(socket, &mut bytes, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(received) = message {
+                    sockets.extend(received);
+                }
+            }
+            Ok(received.bytes)
+        })
+        .await?;
+    packet.truncate(length);
+    Ok((length > 0).then_some((packet, sockets)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn listener(last: u8) -> (TcpListener, Bound) {
+        let listener = TcpListener::bind(SocketAddr::from(([127, 251, 11, last], 0))).unwrap();
+        let bound = (Protocol::Tcp, listener.local_addr().unwrap());
+        (listener, bound)
+    }
+
+    fn offer(listener: &TcpListener, bound: Bound) -> Offer {
+        Offer { bound, sockets: vec![listener.as_fd().try_clone_to_owned().unwrap()] }
+    }
+
+    /// A successor that does with the offers as `take` says.
+    async fn successor(take: impl Fn(Vec<Offer>) -> Vec<bool> + Send + 'static) -> Successor {
+        let name = Name::new().unwrap();
+        let listener = name.listen().unwrap();
+        let (sender, mut batches) = mpsc::channel(1);
+        let (stop, stopped) = oneshot::channel();
+        tokio::spawn(receive_offers(listener, sender, stopped));
+        tokio::spawn(async move {
+            let _stop = stop;
+            while let Some(Batch { offers, answer }) = batches.recv().await {
+                let _ = answer.send(take(offers));
+            }
+        });
+        name.connect().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_client_in_the_queue_of_a_socket_is_served_after_its_first_owner_is_gone() {
+        let (kept, mut arrived) = mpsc::unbounded_channel();
+        let successor = successor(move |offers| {
+            let second = offers.len() - 1;
+            let taken = (0..offers.len()).map(|place| place != second).collect();
+            offers.into_iter().for_each(|offer| kept.send(offer).unwrap());
+            taken
+        })
+        .await;
+        let ((first, first_bound), (second, second_bound)) = (listener(1), listener(2));
+        let _client = TcpStream::connect(first_bound.1).unwrap();
+        let offers = [offer(&first, first_bound), offer(&second, second_bound)];
+        assert_eq!(successor.offer(&offers).await.unwrap(), [true, false]);
+        drop((offers, first));
+        let Offer { bound, mut sockets } = arrived.recv().await.unwrap();
+        assert_eq!(bound, first_bound);
+        let socket = TcpListener::from(sockets.pop().unwrap());
+        assert_eq!(socket.local_addr().unwrap(), first_bound.1);
+        socket.accept().unwrap();
+        // The next packet goes over the same connection.
+        assert_eq!(successor.offer(&[offer(&second, second_bound)]).await.unwrap(), [false]);
+    }
+
+    #[tokio::test]
+    async fn a_packet_carries_as_many_sockets_as_fit_and_a_wrong_answer_is_an_error() {
+        let successor = successor(|offers| vec![true; offers.len() / MAX_SOCKETS]).await;
+        let (listener, bound) = listener(3);
+        let offers: Vec<_> = (0..MAX_SOCKETS).map(|_| offer(&listener, bound)).collect();
+        // The answer is too short for so many offers.
+        assert!(successor.offer(&offers).await.is_err());
+        drop(offers);
+    }
+
+    #[test]
+    fn an_offer_without_its_sockets_is_not_taken() {
+        let (listener, bound) = listener(4);
+        let entry = json!({ "protocol": "TCP", "address": bound.1.to_string(), "sockets": 2 });
+        let sockets = |count| (0..count).flat_map(|_| offer(&listener, bound).sockets).collect();
+        assert_eq!(parse(std::slice::from_ref(&entry), sockets(2)).unwrap()[0].sockets.len(), 2);
+        assert!(parse(&[entry], sockets(1)).is_none());
+        assert!(parse(&[json!({ "protocol": "TCP" })], sockets(1)).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_process_has_a_name_only_while_it_waits() {
+        let count = || std::fs::read_to_string("/proc/net/unix").unwrap();
+        let names = |listed: &str| names_in(listed).map(str::to_owned).collect::<Vec<_>>();
+        let before = names(&count());
+        let mut inbox = Inbox::default();
+        inbox.wait_for_offers(true);
+        let new: Vec<_> =
+            names(&count()).into_iter().filter(|name| !before.contains(name)).collect();
+        assert!(!new.is_empty());
+        inbox.wait_for_offers(true);
+        inbox.wait_for_offers(false);
+        while new.iter().all(|name| names(&count()).contains(name)) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn only_listening_names_of_ours_are_found() {
+        let listed = "\
+Num       RefCount Protocol Flags    Type St Inode Path
+0000000000000000: 00000002 00000000 00010000 0005 01 42 @switchyard/proxy/successor/1/a
+0000000000000000: 00000003 00000000 00000000 0005 03 43 @switchyard/proxy/successor/1/b
+0000000000000000: 00000002 00000000 00010000 0001 01 44 /run/switchyard/proxy/successor/1/c
+0000000000000000: 00000002 00000000 00010000 0005 01 45
+0000000000000000: 00000002 00000000 00010000 0005 01 46 @switchyard/service-route/7
+";
+        assert_eq!(names_in(listed).collect::<Vec<_>>(), ["switchyard/proxy/successor/1/a"]);
+    }
+}
