@@ -20,6 +20,8 @@ use rtnetlink::{Handle, MulticastGroup};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::host_network::HostNetwork;
+#[cfg(test)]
+use crate::host_network::InterfaceAddress;
 
 /// Addresses often change together: they are read this long after the first change.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -60,11 +62,18 @@ impl ClusterClients {
         ClusterClients { networks: ArcSwap::from_pointee(Networks::of(host, &flags)), flags }
     }
 
-    /// Clients with these addresses alone.
+    /// Clients with these addresses alone, which are those of this host.
     #[cfg(test)]
     pub(crate) fn of(addresses: impl IntoIterator<Item = IpAddr>) -> ClusterClients {
-        let node = addresses.into_iter().collect();
-        let networks = Networks { node, ..Networks::default() };
+        let node: BTreeSet<IpAddr> = addresses.into_iter().collect();
+        let host = node.iter().map(|ip| InterfaceAddress {
+            interface: "eth0".to_owned(),
+            ip: *ip,
+            network: IpNet::from(*ip),
+            is_inner_bridge: false,
+        });
+        let host = Arc::new(HostNetwork { addresses: host.collect() });
+        let networks = Networks { node, host, ..Networks::default() };
         ClusterClients { networks: ArcSwap::from_pointee(networks), flags: Flags::default() }
     }
 

@@ -28,6 +28,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep};
 
+use crate::cluster_clients::ClusterClients;
+use crate::node_ips::addresses_of_node;
+use crate::resolver::Family;
 use crate::room::{Permit, Room};
 use crate::snapshot::Snapshot;
 use crate::sockets::{self, BindOptions, why_not_bound};
@@ -50,6 +53,8 @@ pub(crate) type Failures = imbl::OrdMap<ObjectName, Arc<str>>;
 pub(crate) struct HealthChecks {
     /// Where they listen.
     ips: Vec<IpAddr>,
+    /// Knows the addresses of this host, for a port that is taken on one of them.
+    host: Arc<ClusterClients>,
     room: Arc<Room>,
     shutdown: Shutdown,
     served: BTreeMap<ObjectName, Served>,
@@ -61,15 +66,15 @@ pub(crate) struct HealthChecks {
 struct Served {
     port: NonZeroU16,
     state: Arc<CheckState>,
-    /// Empty when the port could not be bound. Dropping it ends the server.
-    listening: Listening,
+    /// By address, as far as they could be bound.
+    listening: BTreeMap<SocketAddr, Listening>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Listening {
-    /// Dropping it ends its tasks, and with them the listeners.
+    /// Dropping it ends its tasks, and with them the listener.
     accepting: JoinSet<()>,
-    permits: Vec<Permit>,
+    _permit: Permit,
 }
 
 /// What the servers of one Service answer.
@@ -81,9 +86,13 @@ struct CheckState {
 }
 
 impl HealthChecks {
-    pub(crate) fn new(ips: Vec<IpAddr>, room: Arc<Room>, shutdown: Shutdown) -> HealthChecks {
+    pub(crate) fn new(
+        (ips, host): (Vec<IpAddr>, Arc<ClusterClients>),
+        room: Arc<Room>,
+        shutdown: Shutdown,
+    ) -> HealthChecks {
         let (served, failures) = (BTreeMap::new(), Failures::new());
-        HealthChecks { ips, room, shutdown, served, failures, retry: None }
+        HealthChecks { ips, host, room, shutdown, served, failures, retry: None }
     }
 
     /// Makes the servers of `changed` Services equal the snapshot.
@@ -107,10 +116,10 @@ impl HealthChecks {
                     local_endpoints: AtomicUsize::new(0),
                     shutdown: self.shutdown.clone(),
                 }),
-                listening: Listening::default(),
+                listening: BTreeMap::new(),
             });
             served.state.local_endpoints.store(wanted.local_endpoints, Ordering::Relaxed);
-            if served.listening.accepting.is_empty() && !self.failures.contains_key(name) {
+            if served.listening.is_empty() && !self.failures.contains_key(name) {
                 self.open(name);
             }
         }
@@ -147,7 +156,9 @@ impl HealthChecks {
         self.failures.remove(name);
         if let Some(mut served) = self.served.remove(name) {
             // Waits for the listeners to be closed: the port is free when this returns.
-            served.listening.accepting.shutdown().await;
+            for listening in served.listening.values_mut() {
+                listening.accepting.shutdown().await;
+            }
         }
     }
 
@@ -159,44 +170,59 @@ impl HealthChecks {
 
     fn open(&mut self, name: &ObjectName) {
         let Some(served) = self.served.get_mut(name) else { return };
-        let addrs = self.ips.iter().map(|ip| SocketAddr::new(*ip, served.port.get()));
-        match listen(addrs, &self.room, &served.state) {
-            Ok(listening) => {
-                served.listening = listening;
-                if self.failures.remove(name).is_some() {
-                    tracing::info!(service = %name, port = served.port, "health check bound");
-                }
-            }
-            Err(reason) => {
-                let reason = format!("health check port {}: {reason}", served.port);
-                if !self.failures.contains_key(name) {
-                    tracing::warn!(service = %name, %reason, "cannot serve");
-                }
-                self.failures.insert(name.clone(), reason.into());
-                self.retry.get_or_insert_with(|| Instant::now() + RETRY);
+        let port = served.port.get();
+        let mut reasons = Vec::new();
+        for ip in &self.ips {
+            let on_all = SocketAddr::new(*ip, port);
+            let Err(reason) = served.listen(on_all, &self.room) else { continue };
+            // Another process has the port on one address of this host, or on all.
+            let each = match ip.is_unspecified() {
+                true => addresses_of_node(&self.host.host(), Family::of(*ip), port),
+                false => Vec::new(),
+            };
+            let taken: Vec<String> =
+                each.iter().filter_map(|addr| served.listen(*addr, &self.room).err()).collect();
+            match taken.len() == each.len() {
+                true => reasons.push(reason),
+                false => reasons.extend(taken),
             }
         }
+        if reasons.is_empty() {
+            if self.failures.remove(name).is_some() {
+                tracing::info!(service = %name, port, "health check bound");
+            }
+            return;
+        }
+        let rest = match served.listening.is_empty() {
+            true => "",
+            false => " (the other addresses of the node are served)",
+        };
+        let reason = format!("health check port {port}: {}{rest}", reasons.join("; "));
+        if self.failures.get(name).is_none_or(|before| **before != *reason) {
+            tracing::warn!(service = %name, %reason, "cannot serve");
+        }
+        self.failures.insert(name.clone(), reason.into());
+        self.retry.get_or_insert_with(|| Instant::now() + RETRY);
     }
 }
 
-/// Listens on all addresses, or on none: a load balancer cannot use half a health check.
-fn listen(
-    addrs: impl Iterator<Item = SocketAddr>,
-    room: &Arc<Room>,
-    state: &Arc<CheckState>,
-) -> Result<Listening, String> {
-    let mut listening = Listening::default();
-    for addr in addrs {
-        let permit = room.listeners(1).ok_or("no file descriptor left for a listener")?;
-        let listeners = sockets::listen_tcp(addr, 1, BindOptions::default())
-            .map_err(|e| why_not_bound(addr, &e))?;
-        for listener in listeners {
-            let listener = TcpListener::from_std(listener).map_err(|e| why_not_bound(addr, &e))?;
-            listening.accepting.spawn(accept(listener, state.clone()));
+impl Served {
+    /// Listens on an address, if it does not already.
+    fn listen(&mut self, addr: SocketAddr, room: &Arc<Room>) -> Result<(), String> {
+        if self.listening.contains_key(&addr) {
+            return Ok(());
         }
-        listening.permits.push(permit);
+        let permit = room.listeners(1).ok_or("no file descriptor left for a listener")?;
+        let not_bound = |error| why_not_bound(addr, &error);
+        let listeners = sockets::listen_tcp(addr, 1, BindOptions::default()).map_err(not_bound)?;
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            let listener = TcpListener::from_std(listener).map_err(not_bound)?;
+            accepting.spawn(accept(listener, self.state.clone()));
+        }
+        self.listening.insert(addr, Listening { accepting, _permit: permit });
+        Ok(())
     }
-    Ok(listening)
 }
 
 async fn accept(listener: TcpListener, state: Arc<CheckState>) {
@@ -318,7 +344,9 @@ mod tests {
     }
 
     fn checks(daemon: &daemon::Daemon, ips: Vec<IpAddr>) -> HealthChecks {
-        HealthChecks::new(ips, Room::new(1000, 10, Limits::default()), daemon.shutdown.clone())
+        let room = Room::new(1000, 10, Limits::default());
+        let host = Arc::new(ClusterClients::of([ip(21), ip(22)]));
+        HealthChecks::new((ips, host), room, daemon.shutdown.clone())
     }
 
     #[tokio::test]
@@ -392,5 +420,38 @@ mod tests {
         let answer = get(SocketAddr::new(ip(3), 32002)).await.unwrap().1;
         assert_eq!(answer["service"]["name"], "next");
         assert!(get(SocketAddr::new(ip(3), 32003)).await.is_err());
+    }
+    #[tokio::test]
+    async fn a_port_that_is_taken_on_one_address_is_served_on_the_others() {
+        let daemon = daemon::Daemon::detached("proxy", 1);
+        // On all addresses it must be free for this process.
+        let port = 20_000 + (std::process::id() % 10_000) as u16;
+        let web = || objects("web", port, &["10.0.0.1 @a"]).to_vec();
+        // Addresses that the operator chose, and all addresses of the host.
+        for (ips, taken, other) in [
+            (vec![ip(5), ip(6)], ip(5), ip(6)),
+            (vec![Ipv4Addr::UNSPECIFIED.into()], ip(21), ip(22)),
+        ] {
+            let taken = SocketAddr::new(taken, port);
+            let holder = std::net::TcpListener::bind(taken).unwrap();
+            let mut checks = checks(&daemon, ips);
+            let failures = sync(&mut checks, web()).await;
+            let reason = format!(
+                "demo/web: health check port {port}: {taken} is taken by another process (the \
+                 other addresses of the node are served)"
+            );
+            assert_eq!(failures, [reason]);
+            let other = SocketAddr::new(other, port);
+            assert_eq!(get(other).await.unwrap().0, 200);
+            drop(holder);
+            checks.retry = Some(Instant::now());
+            checks.tend();
+            assert!(checks.failures().is_empty());
+            assert_eq!(get(taken).await.unwrap().0, 200);
+            assert_eq!(get(other).await.unwrap().0, 200);
+            sync(&mut checks, vec![]).await;
+            assert!(get(other).await.is_err());
+            assert_eq!(checks.room.open_listeners(), 0);
+        }
     }
 }

@@ -202,12 +202,13 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         meters: metrics.meters.clone(),
         service_cidrs: config.service_cidr.clone(),
         unused_cidrs: routes.unused().to_vec(),
-        cluster_clients,
+        cluster_clients: cluster_clients.clone(),
     };
     status::show(&daemon, &published, facts);
     let node = flags.clone();
     let snapshot = Snapshot::default();
-    let health_checks = HealthChecks::new(node_ips, room, daemon.shutdown.clone());
+    let health_checks =
+        HealthChecks::new((node_ips, cluster_clients), room, daemon.shutdown.clone());
     let readiness = ServesNothing { readiness: daemon.readiness.clone(), held: None };
     let proxy = Proxy {
         flags,

@@ -75,7 +75,11 @@ async fn follow(datapath: FakeDatapath, test: impl AsyncFnOnce(feed::Publisher, 
         published: Arc::default(),
         readiness: ServesNothing { readiness, held: None },
         datapath,
-        health_checks: HealthChecks::new(Vec::new(), room, daemon.shutdown.clone()),
+        health_checks: HealthChecks::new(
+            (Vec::new(), Arc::default()),
+            room,
+            daemon.shutdown.clone(),
+        ),
         snapshot: Snapshot::default(),
         inbox: Inbox::default(),
     };

@@ -231,6 +231,24 @@ fn what_the_api_would_allocate_is_warned_of() {
 }
 
 #[test]
+fn a_health_check_port_that_is_the_services_own_node_port_is_refused() {
+    let with = |health_check: u16, protocol: &str| {
+        service(&format!(
+            "  clusterIP: 10.96.0.9\n  type: LoadBalancer\n  externalTrafficPolicy: Local\n  \
+             healthCheckNodePort: {health_check}\n  ports:\n  - {{port: 80, nodePort: 30090, \
+             protocol: {protocol}}}\n"
+        ))
+    };
+    check(&with(30091, "TCP"), &[]);
+    check(&with(30090, "UDP"), &[]);
+    check(
+        &with(30090, "TCP"),
+        &["9:24: error: spec.healthCheckNodePort: Invalid value: 30090: it is the nodePort of \
+           the Service's port 80 too: choose another"],
+    );
+}
+
+#[test]
 fn names_are_refused_as_the_api_does() {
     check(
         "apiVersion: v1\nkind: Service\nmetadata:\n  name: A_b\nspec:\n  clusterIP: None\n",

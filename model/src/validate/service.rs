@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::pod::labels;
 use super::{At, Check, ROOT, accept, format, portable};
 use crate::model::{
-    Service, ServicePort, ServiceType, TargetPort, TrafficDistribution, TrafficPolicy,
+    Protocol, Service, ServicePort, ServiceType, TargetPort, TrafficDistribution, TrafficPolicy,
 };
 use crate::name::Kind;
 use crate::object::{self, IntOrText, Text};
@@ -44,6 +44,7 @@ pub fn service(object: &object::Service<'_>, check: &mut Check<'_>) -> Option<Re
     portable::service(spec, &at, check);
     let (cluster_ips, headless) = cluster_ips(spec, kind, &at, check);
     let ports = ports(spec, kind, headless, &at, check);
+    let health_check_node_port = health_check_node_port(spec, kind, (&ports, &at), check);
     let selector = spec.selector.as_ref().filter(|map| !map.0.is_empty());
     for (key, value) in selector.iter().flat_map(|map| &map.0) {
         check.expect(at.key("selector"), key, format::qualified_name);
@@ -72,7 +73,7 @@ pub fn service(object: &object::Service<'_>, check: &mut Check<'_>) -> Option<Re
         external_ips: ips(spec.external_ips.as_deref(), &at.key("externalIPs"), check),
         load_balancer_ips: load_balancer_ips(object, check),
         load_balancer_source_ranges: source_ranges(object, spec, &at, check),
-        health_check_node_port: health_check_node_port(spec, kind, &at, check),
+        health_check_node_port,
         traffic_distribution: traffic_distribution(spec, &at, check),
         foreign_proxy: is_foreign(object),
         annotations: own_annotations(object.metadata.as_ref(), check),
@@ -432,11 +433,24 @@ fn source_ranges(
 fn health_check_node_port(
     spec: &object::ServiceSpec<'_>,
     kind: Type,
-    at: &At<'_>,
+    (ports, at): (&[ServicePort], &At<'_>),
     check: &mut Check<'_>,
 ) -> Option<NonZeroU16> {
     if let Some(port) = spec.health_check_node_port.filter(|port| *port != 0) {
-        return check.port(at.key("healthCheckNodePort"), port);
+        let at = at.key("healthCheckNodePort");
+        let number = check.port(at, port)?;
+        // Both would listen on the same addresses.
+        let is_it =
+            |port: &&ServicePort| port.node_port == Some(number) && port.protocol == Protocol::Tcp;
+        if let Some(taken) = ports.iter().find(is_it) {
+            let why = format!(
+                "it is the nodePort of the Service's port {} too: choose another",
+                taken.port
+            );
+            check.invalid(at, port, why);
+            return None;
+        }
+        return Some(number);
     }
     if kind == Type::LoadBalancer && spec.external_traffic_policy.as_deref() == Some("Local") {
         check.warn(

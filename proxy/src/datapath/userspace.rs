@@ -27,7 +27,7 @@ mod waiting;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -49,6 +49,7 @@ use super::{Datapath, Failures, Report};
 use crate::cluster_clients::ClusterClients;
 use crate::handover::{self, MAX_SOCKETS, Offer, Successor};
 use crate::metrics::{ProxyMetrics, count};
+use crate::node_ips::addresses_of_node;
 use crate::own_addresses::{AddressSet, Bound, OwnAddresses};
 use crate::resolver::{Family, Frontend, FrontendAddress, Place};
 use crate::room::{Permit, Room};
@@ -67,8 +68,6 @@ const MAX_RETRY: Duration = Duration::from_secs(8);
 const TAKEN_RETRY: Duration = Duration::from_millis(100);
 /// So many of them are tried at a time. When one has become free, all are tried.
 const TAKEN_PROBES: usize = 64;
-/// Addresses of this host on which a NodePort listens when it cannot listen on all at once.
-const MAX_NODE_ADDRESSES: usize = 256;
 /// Frontends that one round of opening warns of by name: a feed full of ClusterIPs that are not
 /// addresses of this host must not drown the log.
 const MAX_WARNINGS: usize = 20;
@@ -626,14 +625,9 @@ impl Userspace {
 
     /// The addresses that a NodePort on all addresses is for, each by itself.
     fn addresses_of_node(&self, address: FrontendAddress) -> Vec<SocketAddr> {
+        let Place::Node(family) = address.place else { return Vec::new() };
         let host = self.settings.cluster_clients.host();
-        let loopback = [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)];
-        let known = host.addresses.iter().map(|known| known.ip);
-        let is_link_local = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        let of_family = |ip: &IpAddr| Place::Node(Family::of(*ip)) == address.place;
-        let ips: BTreeSet<IpAddr> = known.chain(loopback).filter(of_family).collect();
-        let ips = ips.into_iter().filter(|ip| !is_link_local(*ip)).take(MAX_NODE_ADDRESSES);
-        ips.map(|ip| SocketAddr::new(ip, address.port.get())).collect()
+        addresses_of_node(&host, family, address.port.get())
     }
 
     fn open_one(
