@@ -69,6 +69,7 @@ const PURE: &[&str] = &[
     "feed/src/hosts/table",
     "ingress/src/exchange/attempts",
     "ingress/src/head",
+    "ingress/src/http2_error",
     "ingress/src/origin",
     "ingress/src/reason",
     "ingress/src/request",
