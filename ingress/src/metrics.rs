@@ -149,24 +149,16 @@ impl Collector for Scrape {
         self.encode_http2_errors(&mut encoder)?;
         self.encode_times(&mut encoder)?;
         let open = ConstGauge::new(self.0.limits.open() as u64);
-<<<<<<< HEAD
         encode(&mut encoder, "open_connections", "Client connections open now", &open)?;
+        let stalled = ConstGauge::new(self.0.sum(|s| &s.stalled_bytes));
+        let help = "Memory of HTTP/2 streams whose clients do not read their responses";
+        encode(&mut encoder, "stalled_bytes", help, &stalled)?;
         type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
-        let counters: [Row; 8] = [
+        let counters: [Row; 9] = [
             ("connections", "Client connections accepted", |s| &s.connections),
             ("refused_connections", "Connections refused because of a limit", |s| {
                 &s.connections_refused
             }),
-=======
-        encode(&mut encoder, "open_connections", "Connections of clients", &open)?;
-        let stalled = ConstGauge::new(self.0.sum(|s| &s.stalled_bytes));
-        let help = "Memory of HTTP/2 streams whose clients do not take their responses";
-        encode(&mut encoder, "stalled_bytes", help, &stalled)?;
-        type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
-        let counters: [Row; 9] = [
-            ("connections", "Connections of clients, since the start", |s| &s.connections),
-            ("refused_connections", "Connections beyond a limit", |s| &s.connections_refused),
->>>>>>> ingress
             (
                 "flooded_connections",
                 "HTTP/2 connections closed because of a flood of control frames",
