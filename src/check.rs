@@ -1,5 +1,5 @@
 //! `switchyard check`: validates manifests without running anything. `feed` reads them, and the
-//! code that compiles routes and frontends says what of them it would not serve.
+//! code that compiles routes and frontends reports which of them it would not serve.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -17,11 +17,11 @@ pub(crate) struct Config {
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
 
-    /// How to print what was found
+    /// Output format
     #[arg(long, env = "SWITCHYARD_OUTPUT", value_name = "FORMAT", default_value = "text")]
     output: Output,
 
-    /// Exit with 2 for warnings as well, for a repository that is to have none
+    /// Exit with 2 for warnings as well
     #[arg(long, env = "SWITCHYARD_STRICT")]
     strict: bool,
 }
@@ -39,7 +39,7 @@ pub(crate) fn run(config: &Config) -> ExitCode {
     let checked = match feed::check(&config.paths, &judge) {
         Ok(checked) => checked,
         Err(error) => {
-            // Nothing to do about a standard error that is closed.
+            // Nothing can be done if standard error is closed.
             let _ = writeln!(io::stderr(), "switchyard check: {error}");
             return ExitCode::from(INVALID);
         }
@@ -49,7 +49,7 @@ pub(crate) fn run(config: &Config) -> ExitCode {
         Output::Text => checked.write_text(&mut out),
         Output::Json => checked.write_json(&mut out),
     };
-    // A reader that had enough, such as `head`, changes nothing about the manifests.
+    // A reader that stops early, such as `head`, does not change the result of the check.
     let _ = written.and_then(|()| out.flush());
     let invalid = checked.errors() > 0 || config.strict && checked.warnings() > 0;
     ExitCode::from(if invalid { INVALID } else { 0 })

@@ -1,8 +1,8 @@
 //! Child processes of `up` and `demo`: the same binary with another subcommand.
 //!
-//! A child never outlives its parent: it is told the parent's process id, and asks the kernel
-//! for a SIGTERM when that process goes, however it goes. Its standard input is a socket on which
-//! it says when it is ready, so that a stranger who answers at its address is not taken for it.
+//! A child never outlives its parent: it gets the parent's process id, and asks the kernel for a
+//! SIGTERM when that process ends for any reason. Its standard input is a socket on which it says
+//! when it is ready, so that another program that answers at its address is not mistaken for it.
 
 use std::future::Future;
 use std::io;
@@ -20,31 +20,32 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The first wait before a child that died is started again; doubled each time.
+/// The first wait before a child that ended is restarted; doubled each time.
 const RESTART_FIRST: Duration = Duration::from_millis(100);
-/// The longest wait: an operator who mends the cause sees it work soon.
+/// The longest wait, so that a child runs soon after an operator fixed the cause.
 const RESTART_MOST: Duration = Duration::from_secs(5);
-/// A child that lived this long has started well: the next wait is the first again.
+/// A child that ran this long has started successfully: the next wait is the first again.
 const LIVED: Duration = Duration::from_secs(10);
 
-/// Environment that means one thing in each process and so must not reach all of them.
+/// Environment variables that have a different meaning in each process and must not be passed to
+/// all of them.
 const PRIVATE_ENVIRONMENT: [&str; 8] = [
     "SWITCHYARD_ADMIN",
     "SWITCHYARD_DIR",
     "SWITCHYARD_FEED",
     "SWITCHYARD_LISTEN",
     "SWITCHYARD_NAME",
-    // `up` and `demo` have their feed on loopback, in the clear and without tokens.
+    // `up` and `demo` have their feed on loopback, without TLS and tokens.
     "SWITCHYARD_TLS_CERT",
     "SWITCHYARD_TLS_KEY",
     "SWITCHYARD_TOKEN_FILE",
 ];
 
-/// Environment that clients of proxy and ingress are limited by, and that must not limit these
-/// processes as clients of the feed, which has a flag of the same name.
+/// Environment variables that limit the clients of proxy and ingress. The feed has flags of the
+/// same names, but must not limit its own clients (the other processes) by them.
 const NOT_OF_THE_FEED: &str = "SWITCHYARD_MAX_CONNECTIONS";
 
-/// Exit code of a process whose flags or configuration cannot work.
+/// Exit code of a process with invalid flags or configuration.
 const BAD_CONFIGURATION: i32 = 2;
 
 /// A process to run: a subcommand and its arguments.
@@ -52,14 +53,13 @@ const BAD_CONFIGURATION: i32 = 2;
 pub(crate) struct Plan {
     pub(crate) name: &'static str,
     pub(crate) args: Vec<String>,
-    /// What it means when it ends before it was ever ready: an error for good. `None`: it is
-    /// started again.
+    /// The error if it ends before it was ever ready. `None`: it is restarted.
     pub(crate) vital: Option<String>,
-    /// What it listens on: if one of them cannot be bound, it cannot start.
+    /// The addresses that it listens on: if one of them cannot be bound, it cannot start.
     pub(crate) addresses: Vec<Address>,
 }
 
-/// An address of a process, and the flag that moves it.
+/// An address of a process, and the flag that changes it.
 #[derive(Clone, Debug)]
 pub(crate) struct Address {
     pub(crate) at: SocketAddr,
@@ -73,7 +73,7 @@ pub(crate) struct Address {
 pub(crate) struct Running {
     pub(crate) name: &'static str,
     child: Child,
-    /// Says when it is ready.
+    /// The socket on which it says that it is ready.
     news: UnixStream,
 }
 
@@ -93,8 +93,8 @@ impl Plan {
         if self.name == "feed" {
             command.env_remove(NOT_OF_THE_FEED);
         }
-        // Children share the terminal's process group: without this, its Ctrl-C would reach
-        // them besides the parent's own SIGTERM, and a second signal ends without drain.
+        // Without its own process group, a child would get both the terminal's Ctrl-C and the
+        // parent's SIGTERM, and a second signal ends it without a drain.
         command.process_group(0).kill_on_drop(true);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
@@ -108,8 +108,8 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// When its configuration cannot work, so that a restart would not help; or when it is vital
-    /// and ends before it was ever ready.
+    /// When its configuration is invalid, so that a restart would not help; or when it is vital and
+    /// ends before it was ever ready.
     pub(crate) async fn supervise(
         &self,
         stop: impl Future<Output = ()>,
@@ -132,7 +132,7 @@ impl Plan {
             if started.elapsed() > LIVED {
                 wait = RESTART_FIRST;
             }
-            tracing::warn!(process = self.name, cause, ?wait, "ended, will be started again");
+            tracing::warn!(process = self.name, cause, ?wait, "exited, will be restarted");
             tokio::select! {
                 () = &mut stop => return Ok(()),
                 () = tokio::time::sleep(wait) => wait = (wait * 2).min(RESTART_MOST),
@@ -140,8 +140,8 @@ impl Plan {
         }
     }
 
-    /// Why it ended, or the error that a restart does not fix. If it was ready once, its flags
-    /// work: what is wrong now, such as a missing folder, may pass.
+    /// Why it ended, or the error that a restart does not fix. If it was ready once, its flags are
+    /// valid, and the present problem, such as a missing folder, may be temporary.
     fn cause_of(
         &self,
         status: &io::Result<ExitStatus>,
@@ -156,7 +156,8 @@ impl Plan {
             _ if was_ready => Ok(cause),
             _ if bad => {
                 let name = self.name;
-                let what = format!("{name}: its configuration cannot work, see its message above");
+                let what =
+                    format!("{name}: it cannot run with this configuration, see its message above");
                 Err(Failure::Configuration(what))
             }
             vital => match (vital, self.unusable_addresses()) {
@@ -172,7 +173,7 @@ impl Plan {
         }
     }
 
-    /// What keeps its addresses from being bound now, and what to do; `None` if nothing does.
+    /// Why its addresses cannot be bound now, and what to do; `None` if they can.
     pub(crate) fn unusable_addresses(&self) -> Option<String> {
         let problems: Vec<String> = self.addresses.iter().filter_map(Address::problem).collect();
         (!problems.is_empty()).then(|| problems.join("; "))
@@ -180,7 +181,7 @@ impl Plan {
 }
 
 impl Address {
-    /// What keeps it from being bound now. Binds it, and closes it at once.
+    /// Why it cannot be bound now. Binds it, and closes it at once.
     fn problem(&self) -> Option<String> {
         let describe = |transport, error| describe(self.at, transport, self.flag, &error);
         let tcp = TcpListener::bind(self.at).map_err(|e| describe(Transport::Tcp, e));
@@ -190,7 +191,7 @@ impl Address {
 }
 
 impl Running {
-    /// Whether it has ended by itself, and how.
+    /// Its exit status, if it has ended by itself.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
@@ -200,7 +201,7 @@ impl Running {
         matches!(self.news.read(&mut [0]).await, Ok(1))
     }
 
-    /// Waits for its end, and notes on the way that it is ready.
+    /// Waits for its end, and records when it becomes ready.
     async fn live(&mut self, up: &watch::Sender<bool>) -> io::Result<ExitStatus> {
         if self.is_ready().await {
             up.send_replace(true);
@@ -208,8 +209,8 @@ impl Running {
         self.child.wait().await
     }
 
-    /// Asks the process to drain and waits for its end; it has a time-out of its own. A second
-    /// SIGTERM or SIGINT to this process is passed on, and ends it at once.
+    /// Asks the process to drain and waits for its end; the process has its own time-out. A second
+    /// SIGTERM or SIGINT to this process is passed on, and ends the child at once.
     pub(crate) async fn drain(mut self) {
         self.terminate();
         let Ok(second) = end_signal() else { return };
@@ -226,7 +227,7 @@ impl Running {
     fn terminate(&self) {
         let pid = self.child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
         if let Some(pid) = pid {
-            // It may have ended meanwhile: then there is nothing to end.
+            // It may have ended in the meantime: then there is nothing to signal.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
     }

@@ -36,7 +36,7 @@ const ENDPOINT_PORT: u16 = 9000;
 
 const ADMIN_PORTS: [u16; 4] = [up::FEED_ADMIN, up::PROXY_ADMIN, up::INGRESS_ADMIN, up::DNS_ADMIN];
 
-/// The table is the output; an edit that is rejected is told as well.
+/// The output is the table, and warnings about edits that are rejected.
 const LOG: &str = "warn";
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -77,7 +77,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
         is_up = feed.is_ready() => is_up,
     };
     if !is_up {
-        bail!("the feed ended before it was ready");
+        bail!("the feed exited before it was ready");
     }
     let mut children = vec![feed];
     for plan in config_of_up.plans() {
@@ -87,7 +87,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<bool> {
         () = end => Ok(true),
         outcome = perform(&stage, &mut children, config.once) => outcome,
     };
-    // The feed last: those that follow it need not drain with a fault.
+    // The feed ends last, so that the processes that follow it do not lose it during their drain.
     for child in children.into_iter().rev() {
         child.drain().await;
     }
@@ -128,8 +128,8 @@ fn set_stage(folder: &Path) -> anyhow::Result<Stage> {
     Ok(stage)
 }
 
-/// The first network that no other demo has and whose addresses can be bound; if there is none,
-/// the error says which address of the first could not be, and why.
+/// The first network that no other demo uses and whose addresses can be bound. If there is none,
+/// the error says which address of the first network could not be bound, and why.
 fn free_network() -> anyhow::Result<(u8, UnixListener)> {
     let mut why = None;
     for second in NETWORKS {
@@ -151,16 +151,16 @@ fn free_network() -> anyhow::Result<(u8, UnixListener)> {
     bail!("no free network from 127.96.0.0/16 to 127.126.0.0/16: {why}")
 }
 
-/// Takes a network for this demo, unless another has it: what it binds only later is free until
-/// then, and two that start together would both take it. The kernel lets go of an abstract name
-/// with the process.
+/// Reserves a network for this demo, unless another demo has it. Some addresses are bound only
+/// later, so without a reservation two demos that start together could take the same network. The
+/// kernel releases the abstract name when the process ends.
 fn claim(second: u8) -> Option<UnixListener> {
     let name = format!("switchyard-demo-127.{second}");
     let address = std::os::unix::net::SocketAddr::from_abstract_name(name).ok()?;
     UnixListener::bind_addr(&address).ok()
 }
 
-/// Binds the demo's main addresses in that network, and lets go of them at once.
+/// Binds the demo's main addresses in that network, and closes them at once.
 fn bind_all(second: u8) -> Result<(), (SocketAddr, std::io::Error)> {
     let at =
         |third, last, port| SocketAddr::new(Ipv4Addr::new(127, second, third, last).into(), port);

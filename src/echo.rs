@@ -1,10 +1,10 @@
 //! `switchyard echo`: a small endpoint for demos and tests. One port answers HTTP/1.1, HTTP/2
 //! (prior knowledge), WebSocket, raw TCP and UDP.
 //!
-//! It says who answered, which is what one wants to know behind a load balancer: HTTP gets JSON,
-//! raw TCP and UDP get their bytes back, behind the name and a space when a name was given. Told to
-//! end, it takes no more connections and finishes those that it has, as an endpoint should that is
-//! stopped under load.
+//! The answer contains the name of the endpoint, to make load balancing visible: HTTP gets JSON;
+//! raw TCP and UDP get their bytes back, after the name and a space if there is a name. After
+//! SIGTERM it accepts no more connections and finishes the open ones, as an endpoint should when it
+//! is stopped under load.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -32,7 +32,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-/// Long enough for a person with a terminal to type a first line by hand.
+/// Long enough for a person to type a first line by hand.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, clap::Args)]
@@ -46,12 +46,13 @@ pub(crate) struct Config {
     #[arg(long, env = "SWITCHYARD_NAME", value_name = "NAME")]
     name: Option<String>,
 
-    /// Answer with the host's name: in a container its own, which differs in each replica
+    /// Answer with the host's name; in a container this is the container's own name, different in
+    /// each replica
     #[arg(long, env = "SWITCHYARD_HOST_NAME", conflicts_with = "name")]
     host_name: bool,
 
-    /// How long open connections may go on when told to end; shorter than the 10 s that
-    /// `docker stop` waits
+    /// How long open connections may continue after SIGTERM; keep it below the 10 s that `docker
+    /// stop` waits
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "5s",
         value_parser = daemon::flags::parse_duration)]
     drain_timeout: Duration,
@@ -76,7 +77,7 @@ impl Config {
     }
 }
 
-/// Serves until SIGTERM or SIGINT, then finishes what it has; a second signal ends it at once.
+/// Serves until SIGTERM or SIGINT, then finishes open connections; a second signal ends it at once.
 ///
 /// # Errors
 ///
@@ -106,7 +107,7 @@ pub(crate) async fn serve(config: Config, end: impl Future<Output = ()>) -> io::
         served = serve_udp(&udp, name.as_deref()) => return served,
         () = end => {}
     }
-    // Clients whose connection the kernel has taken already count as ours.
+    // Connections that the kernel has already accepted are served too.
     while let Some(accepted) = tcp.accept().now_or_never() {
         open.take(accepted).await;
     }
@@ -140,7 +141,7 @@ impl Open {
         });
     }
 
-    /// Waits until they have ended, but not longer than that, nor beyond a second signal.
+    /// Waits until they have ended, until `limit` has passed, or until a second signal.
     async fn drain(mut self, limit: Duration) -> io::Result<()> {
         let second = crate::children::end_signal()?;
         self.draining.send_replace(true);
@@ -160,7 +161,7 @@ async fn serve_udp(socket: &UdpSocket, name: Option<&str>) -> io::Result<()> {
     let from = reply.len();
     let mut buffer = vec![0; 65_535];
     loop {
-        // An ICMP error of an earlier reply surfaces here; it is that client's business.
+        // An ICMP error for an earlier reply is reported here; it only concerns that client.
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
         reply.truncate(from);
         reply.extend_from_slice(&buffer[..length]);
@@ -174,7 +175,7 @@ async fn serve_tcp(listener: &TcpListener, open: &mut Open) {
     loop {
         tokio::select! {
             accepted = listener.accept() => open.take(accepted).await,
-            // Those that have ended need not be remembered.
+            // Forget connections that have ended.
             Some(_) = open.tasks.join_next() => {}
         }
     }
@@ -208,7 +209,7 @@ async fn serve_stream(
     let name: Arc<str> = name.unwrap_or_else(|| "echo".into());
     let service = service_fn(move |request| answer(request, client, name.clone()));
     let stream = TokioIo::new(stream);
-    // The sender may be gone, as at the end of the demo: then nobody drains any more.
+    // The sender may have been dropped, as at the end of the demo: then there is no drain any more.
     let told = async { drop(draining.wait_for(|draining| *draining).await) };
     match protocol {
         Protocol::Http2 => {
@@ -243,7 +244,7 @@ enum Protocol {
     Raw,
 }
 
-/// Tells by the first bytes; `None` while they are too few to tell.
+/// Detects the protocol from the first bytes; `None` if more bytes are needed.
 fn protocol_of(first: &[u8]) -> Option<Protocol> {
     const METHODS: [&str; 9] =
         ["GET ", "HEAD ", "POST ", "PUT ", "DELETE ", "PATCH ", "OPTIONS ", "TRACE ", "PRI "];

@@ -1,9 +1,9 @@
-//! `switchyard explain TARGET`: what becomes of a URL, a name or an address, and why.
+//! `switchyard explain TARGET`: what happens to a URL, a name or an address, and why.
 //!
 //! It follows the feed like the process that would serve the target, until everything is listed,
 //! and asks that process's crate. A name that is also the host of an Ingress is explained as both.
-//! What keeps a target from being served may also be what the feed does not pass on ([`suspects`]).
-//! Left out: sending anything.
+//! The cause can also be something that the feed does not pass on ([`suspects`]). Left out: sending
+//! anything.
 
 mod suspects;
 mod target;
@@ -21,11 +21,11 @@ use model::{Explanation, Kind, Kinds, Model, Protocol};
 use self::suspects::Suspects;
 use self::target::Target;
 
-/// What an ingress follows, but for its certificates.
+/// What an ingress follows, without the Secrets for its certificates.
 const PLAIN_INGRESS: Kinds =
     Kinds::of(&[Kind::Service, Kind::EndpointSlice, Kind::Ingress, Kind::IngressClass]);
 
-/// After this long without an answer from the feed, a line says what is waited for.
+/// After this time without an answer from the feed, a line says what it is waiting for.
 const SILENCE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, clap::Args)]
@@ -38,7 +38,7 @@ pub(crate) struct Config {
     #[command(flatten)]
     feed: feed::Config,
 
-    /// How to print; as JSON, each target is one line
+    /// Output format; with json, each target is one line
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
 
@@ -84,12 +84,12 @@ enum Output {
     Json,
 }
 
-/// Whom the host of a URL leads to.
+/// The process that the host of a URL leads to.
 #[derive(Debug)]
 enum Host<'a> {
-    /// The proxy, unless no Service has the address: then the ingress may be there.
+    /// The proxy or, if no Service has the address, perhaps the ingress.
     Ip(IpAddr),
-    /// The proxy, by way of the responder.
+    /// The responder, and then the proxy.
     Service(&'a str),
     /// The ingress.
     Other,
@@ -111,7 +111,7 @@ impl Host<'_> {
 fn kinds_for(target: &Target, domain: &str) -> Kinds {
     match target {
         Target::Url(url) => {
-            // Over plain HTTP no certificate counts, and not everybody may read Secrets.
+            // Plain HTTP needs no certificates, and not every user may read Secrets.
             let is_https = url.scheme_str() == Some("https");
             let ingress = if is_https { ingress::KINDS } else { PLAIN_INGRESS };
             match Host::of(url, domain) {
@@ -175,7 +175,7 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What each process would serve, of those that the targets ask for.
+/// The explainer of each process that the targets need.
 struct Explainers<'a> {
     domain: &'a str,
     proxy: Option<proxy::Explainer<'a>>,
@@ -276,7 +276,7 @@ impl Responder {
     }
 }
 
-/// The first update that holds everything.
+/// The first update that contains all objects.
 async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failure> {
     let kinds = config.targets.iter().map(|target| kinds_for(target, &config.domain));
     let kinds = kinds.fold(Kinds::of(&[]), Kinds::and);
@@ -300,7 +300,7 @@ async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failur
         () = tokio::time::sleep(SILENCE) => {
             let (source, timeout) = (&config.feed.source, config.timeout);
             let reasons = daemon.readiness.reasons().join("; ");
-            // Standard output has the explanations; nothing depends on this line.
+            // Not on standard output, which has the explanations. Errors can be ignored.
             let _ = writeln!(
                 std::io::stderr(),
                 "waiting up to {timeout:?} (--timeout) for the feed {source}: {reasons}"
@@ -315,7 +315,7 @@ async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failur
             let (source, timeout) = (&config.feed.source, config.timeout);
             let what = format!(
                 "the feed {source} did not list its objects within {timeout:?}: {reasons}; is it \
-                 running? --feed names another one, or a folder"
+                 running? Use --feed for another feed or a folder"
             );
             Err(Failure::Failed { what, source: None })
         }

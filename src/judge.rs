@@ -1,4 +1,4 @@
-//! What the processes that serve a model would report of it, from the code that serves: for
+//! The problems of a model that the serving processes would report, found by their own code: for
 //! `switchyard check`, and for the Events of `switchyard feed`.
 
 use model::finding::Finding;
@@ -9,7 +9,7 @@ const CLASS: &str = "switchyard";
 
 /// Follows a model.
 pub(crate) struct Judge {
-    /// None where there is no cryptography; then nothing serves Ingresses either.
+    /// None if cryptography cannot be set up; an ingress could not run then either.
     ingress: Option<ingress::Judge>,
     proxy: proxy::Judge,
     findings: Vec<Finding>,
@@ -21,7 +21,7 @@ impl Judge {
         Judge { ingress, proxy: proxy::Judge::default(), findings: Vec::new() }
     }
 
-    /// What is to be reported of a model, of which `changes` since the last one are known.
+    /// The problems of a model; `changes` are those since the last call.
     pub(crate) fn judge(&mut self, model: &Model, changes: &Changes) -> Vec<Finding> {
         if changes.is_empty() {
             return self.findings.clone();

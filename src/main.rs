@@ -40,7 +40,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// See it work: manifests, endpoints and all processes on loopback, without privileges
+    /// Run a demonstration: manifests, endpoints and all processes on loopback, no privileges
     Demo(demo::Config),
     /// Run feed, proxy, ingress and dns for a folder of manifests
     Up(Tool<up::Config>),
@@ -50,14 +50,14 @@ enum Command {
     Ingress(Process<ingress::Config>),
     /// The cluster DNS responder
     Dns(Process<dns::Config>),
-    /// Serve a folder of manifests as a Kubernetes API to list and watch
+    /// Serve a folder of manifests as a read-only Kubernetes API
     Feed(Server),
-    /// Validate manifests without running anything; exits with 2 if one is wrong
+    /// Validate manifests without running anything; exits with 2 if there are errors
     Check(check::Config),
-    /// Say what becomes of a URL, a DNS name or IP:PORT, and why
+    /// Explain what happens to a URL, a DNS name or IP:PORT, and why
     #[command(mut_arg("source", |feed| feed.required(false).default_value(LOCAL_FEED)))]
     Explain(Tool<explain::Config>),
-    /// Say whether a process on this machine is ready; exits with 1 if not
+    /// Print whether a process on this machine is ready; exits with 1 if not
     Ready(ready::Config),
     /// A small HTTP, WebSocket, TCP and UDP endpoint for demos and tests
     Echo(Tool<echo::Config>),
@@ -97,8 +97,8 @@ struct Process<C: clap::Args> {
 }
 
 fn main() -> ExitCode {
-    // The allocator asks for huge pages, of which a small process leaves most empty: without them
-    // an idle process takes 18 MB instead of 31. A kernel that cannot do this changes nothing.
+    // The allocator uses huge pages, which stay mostly empty in a small process. Without them, an
+    // idle process takes 18 MB instead of 31. On a kernel without this option, nothing changes.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     daemon::metrics::built_from(COMMIT);
     match parsed().command {
@@ -133,7 +133,7 @@ fn main() -> ExitCode {
         Command::Check(config) => check::run(&config),
         Command::Ready(config) => ready::run(&config),
         Command::Explain(t) => {
-            // Its output is the answer.
+            // Its output is the result; only errors are logged.
             let filter = t.log.filter.or_else(|| Some("error".to_owned()));
             let log = daemon::LogFlags { filter, ..t.log };
             run_tool(&log, explain::run(t.own))
@@ -184,7 +184,7 @@ fn printed(outcome: Result<(), shell::Error>) -> ExitCode {
     }))
 }
 
-/// Runs a command that is no dataplane process: a log and a runtime, no admin endpoint.
+/// Runs a one-shot command: with a log and a runtime, without an admin endpoint.
 fn run_tool(log: &daemon::LogFlags, run: impl Future<Output = Result<(), Failure>>) -> ExitCode {
     daemon::logging::init(log, None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -198,7 +198,7 @@ fn run_tool(log: &daemon::LogFlags, run: impl Future<Output = Result<(), Failure
     exit_code(outcome)
 }
 
-/// The exit code of a command; prints why it failed, for people, with each cause on its own line.
+/// The exit code of a command; prints why it failed, as text, with each cause on its own line.
 fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
     let Err(failure) = outcome else { return ExitCode::SUCCESS };
     let mut text = format!("error: {failure}\n");
@@ -207,7 +207,7 @@ fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
         text.push_str(&format!("  caused by: {error}\n"));
         cause = error.source();
     }
-    // If standard error is closed, the exit code says it.
+    // If standard error is closed, the exit code is enough.
     let _ = io::stderr().write_all(text.as_bytes());
     failure.exit_code()
 }

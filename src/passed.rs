@@ -1,7 +1,7 @@
 //! Flags of the child processes that `up` accepts and passes on.
 //!
 //! They are taken from the children's own definitions, so that `up` has every flag of feed, proxy,
-//! ingress and dns, but for those that it sets itself. A flag that several children have is passed
+//! ingress and dns, except those that it sets itself. A flag that several children have is passed
 //! to each of them. The environment reaches the children anyway and is not repeated as flags.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args as _, Command, Error, FromArgMatches};
 
-/// Flags that `up` sets for its children, or that mean one thing in each of them.
+/// Flags that `up` sets for its children, or that have a different meaning in each of them.
 const SET_BY_UP: [&str; 13] = [
     "admin",
     "dir",
@@ -45,7 +45,7 @@ fn children() -> [(&'static str, Vec<Arg>); 4] {
     let feed = apiserver::Config::augment_args(Command::new("feed"));
     let follower = |name| feed::Config::augment_args(Command::new(name));
     let children = [
-        // What `--help` says of a flag that several have is what the first of them says.
+        // If several children have a flag, `--help` shows the text of the first of them.
         ("proxy", proxy::Config::augment_args(follower("proxy"))),
         ("ingress", ingress::Config::augment_args(follower("ingress"))),
         ("dns", dns::Config::augment_args(follower("dns"))),
@@ -81,7 +81,7 @@ impl clap::Args for Passed {
                 args.any(|arg| arg.get_long() == new.get_long() || arg.get_id() == new.get_id())
             };
             args.into_iter().fold(command, |command, arg| {
-                // Only `--help` lists them: `-h` keeps to what most people need.
+                // Only `--help` lists them; `-h` is short.
                 let arg = arg.help_heading(heading(name)).hide_short_help(true);
                 if has(&command, &arg) { command } else { command.arg(arg) }
             })

@@ -1,8 +1,7 @@
 //! `switchyard ready PROCESS`: whether a process on this machine is ready, for health checks where
 //! there is no shell and no curl, as in the image.
 //!
-//! It asks the process's admin endpoint for `/readyz`. Left out: waiting, which is the business of
-//! whoever asks.
+//! It asks the process's admin endpoint for `/readyz`. Left out: waiting, which the caller can do.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -11,20 +10,20 @@ use std::time::Duration;
 
 use daemon::flags::parse_address;
 
-/// Reasons not to be ready are a few lines.
+/// The reasons for not being ready are a few lines.
 const MAX_ANSWER: u64 = 64 << 10;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
-    /// The process to ask
+    /// The process to check
     #[arg(value_name = "PROCESS")]
     process: Process,
 
-    /// Its admin endpoint; default: loopback, at the port that the process has by default
+    /// Its admin endpoint; default: 127.0.0.1 and the default admin port of the process
     #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR", value_parser = parse_address)]
     admin: Option<SocketAddr>,
 
-    /// How long it may take to connect, and as long to answer
+    /// Time limit for connecting, and again for the answer
     #[arg(long, value_name = "TIME", default_value = "2s",
         value_parser = daemon::flags::parse_duration)]
     timeout: Duration,
@@ -57,14 +56,14 @@ pub(crate) fn run(config: &Config) -> ExitCode {
         Ok(answer) => answer,
         Err(error) => (false, format!("{admin}: {error}")),
     };
-    // Whoever does not read it has the exit code.
+    // If the output is not read, the exit code is enough.
     let _ = writeln!(io::stdout(), "{}", said.trim_end());
     if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Whether `/readyz` says so, and its text.
 fn ask(admin: SocketAddr, timeout: Duration) -> io::Result<(bool, String)> {
-    // The kernel takes no time-out of nothing.
+    // The kernel does not accept a time-out of zero.
     let timeout = timeout.max(Duration::from_millis(1));
     let mut stream = TcpStream::connect_timeout(&admin, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
@@ -75,6 +74,6 @@ fn ask(admin: SocketAddr, timeout: Duration) -> io::Result<(bool, String)> {
     match head.split(' ').nth(1) {
         Some("200") => Ok((true, body.to_owned())),
         Some("503") => Ok((false, body.to_owned())),
-        _ => Err(io::Error::other("what answers there is no admin endpoint")),
+        _ => Err(io::Error::other("the server at this address is not an admin endpoint")),
     }
 }

@@ -1,8 +1,9 @@
-//! A temporary folder that goes with its process, and with the next one if the process was killed.
+//! A temporary folder that is deleted when its process ends or, if the process was killed, by the
+//! next one.
 //!
 //! `up` and `demo` keep manifests and state there, among them TLS keys. A process that is killed
 //! cannot delete its folder. Each folder therefore has a lock file that the kernel unlocks when its
-//! process ends, and each start deletes the folders whose lock nobody holds.
+//! process ends, and each start deletes the folders whose lock is free.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,10 +13,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 const LOCK: &str = ".lock";
-/// Where temporary files go, after `$TMPDIR`. An image without `/tmp` has `/dev/shm`, as container
-/// runtimes mount it.
+/// Folders for temporary files, if `$TMPDIR` cannot be used. A container without `/tmp` has
+/// `/dev/shm`, which container runtimes mount.
 const BASES: [&str; 2] = ["/tmp", "/dev/shm"];
-/// Leftovers looked at in one start; the rest is left to the next.
+/// Leftover folders that one start checks; the next start checks the rest.
 const MAX_SWEPT: usize = 100;
 
 /// A folder that is deleted when dropped.
@@ -32,7 +33,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// When no place for temporary files can be written to; names them.
+    /// When no folder for temporary files is writable; the error names them.
     pub(crate) fn new(prefix: &str) -> io::Result<Scratch> {
         let mut failed = Vec::new();
         for base in bases() {
@@ -43,14 +44,16 @@ impl Scratch {
             }
         }
         let why = failed.join("; ");
-        Err(io::Error::other(format!("no place for temporary files ({why}); set TMPDIR to one")))
+        Err(io::Error::other(format!(
+            "cannot create a temporary folder ({why}); set TMPDIR to a writable folder"
+        )))
     }
 
     fn new_in(base: &Path, prefix: &str) -> io::Result<Scratch> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(prefix).permissions(fs::Permissions::from_mode(0o700));
         let folder = builder.tempdir_in(base)?;
-        // Locked before it has its name: nobody sees it unlocked while this process lives.
+        // Locked before it gets its name, so that other processes never see it unlocked.
         let unnamed = folder.path().join(".lock.new");
         let lock = File::create(&unnamed)?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
@@ -75,13 +78,13 @@ fn bases() -> Vec<PathBuf> {
     chosen.into_iter().chain(BASES.map(PathBuf::from)).collect()
 }
 
-/// Deletes the folders of processes that have ended. What cannot be deleted is left: the next
-/// start tries again.
+/// Deletes the folders of processes that have ended. The next start tries again to delete what
+/// could not be deleted.
 fn sweep(base: &Path, prefix: &str) {
     let Ok(entries) = fs::read_dir(base) else { return };
     let ours = entries.filter_map(Result::ok).filter(|entry| {
         entry.file_name().to_string_lossy().starts_with(prefix)
-            // Not through a symbolic link, and of nobody else.
+            // No symbolic links, and only folders of this user.
             && entry.metadata().is_ok_and(|data| {
                 data.is_dir() && data.uid() == rustix::process::geteuid().as_raw()
             })

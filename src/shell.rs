@@ -1,5 +1,5 @@
-//! `switchyard completions` and `switchyard man`: what a shell and a reader of manual pages want
-//! to know of the command line, made from the command line itself.
+//! `switchyard completions` and `switchyard man`: completions for a shell and manual pages,
+//! generated from the definition of the command line.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,13 +8,13 @@ use clap::Command;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Completions {
-    /// The shell to write for
+    /// The shell to print the completions for
     shell: clap_complete::Shell,
 }
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Man {
-    /// The subcommand that the page is of; default: the whole command
+    /// The subcommand to describe; default: switchyard itself
     #[arg(value_name = "COMMAND", conflicts_with = "dir")]
     of: Option<String>,
 
@@ -26,7 +26,7 @@ pub(crate) struct Man {
 /// Why nothing was written.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("there is no command {0}")]
+    #[error("unknown command {0}")]
     Unknown(String),
     #[error("cannot write the pages")]
     Write(#[from] io::Error),
@@ -75,7 +75,7 @@ fn print(text: &[u8]) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     let written = out.write_all(text).and_then(|()| out.flush());
     match written {
-        // A reader that had enough, such as `head`.
+        // A reader that stops early, such as `head`.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }

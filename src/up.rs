@@ -1,8 +1,8 @@
 //! `switchyard up DIR`: feed, proxy, ingress and dns as child processes for one folder.
 //!
-//! The feed serves the folder to the other three over loopback. A process that dies takes nothing
-//! with it and is started again; while the feed is away, the others serve what they have. Flags
-//! of the children that are not here are passed on to them ([`crate::passed`]).
+//! The feed serves the folder to the other three over loopback. A process that ends does not affect
+//! the others and is restarted. While the feed is down, the others serve their last state. Flags of
+//! the children that are not defined here are passed on to them ([`crate::passed`]).
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -39,11 +39,11 @@ pub(crate) struct Config {
         default_value = "0.0.0.0:1053", value_parser = parse_address)]
     dns: SocketAddr,
 
-    /// Address to serve NodePorts on; default: all
+    /// Address to serve NodePorts on; default: all addresses
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     node_ip: Vec<IpAddr>,
 
-    /// Where the feed serves the folder to the other processes, and to kubectl: on loopback
+    /// Loopback address at which the feed serves the folder to the other processes and to kubectl
     ///
     /// To serve other machines, run `switchyard feed` by itself, with TLS and tokens.
     #[arg(
@@ -55,16 +55,16 @@ pub(crate) struct Config {
     )]
     feed_listen: SocketAddr,
 
-    /// Address that the admin endpoints are on, at ports 7401, 7411, 7421 and 7431
+    /// Address of the admin endpoints, which use ports 7401, 7411, 7421 and 7431
     #[arg(long, env = "SWITCHYARD_ADMIN_IP", value_name = "IP", default_value = "127.0.0.1")]
     admin_ip: IpAddr,
 
-    /// Where the processes keep the last good state for a cold start; default: the feed alone keeps
-    /// one, in a folder that goes with this process
+    /// Folder in which all processes keep the last good state; default: only the feed keeps one, in
+    /// a temporary folder that is deleted at the end
     #[arg(long, env = "SWITCHYARD_STATE_DIR", value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
-    /// How long work in flight may take to end after SIGTERM
+    /// How long connections and requests in flight may take to end after SIGTERM
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME", default_value = "30s",
         value_parser = parse_duration)]
     drain_timeout: Duration,
@@ -102,7 +102,7 @@ impl Config {
         let dir = flag("--dir", self.dir.display().to_string());
         let listen = flag("--listen", self.feed_listen.to_string());
         let address = self.feed_listen;
-        let vital = format!("the feed ended before it served {address}: its message is above");
+        let vital = format!("the feed exited before it served {address}: see its message above");
         let own = tcp(self.feed_listen, "--feed-listen");
         let plan = self.plan("feed", FEED_ADMIN, [dir, listen].concat(), vec![own]);
         Plan { vital: Some(vital), ..plan }
@@ -172,7 +172,7 @@ pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Fa
         )));
     }
     let end = end_signal().map_err(|error| Failure::failed("cannot listen to signals", error))?;
-    // The feed stops after those that follow it: they need not drain with a fault.
+    // The feed ends last, so that the processes that follow it do not lose it during their drain.
     let (mut feed, mut followers) = (Group::default(), Group::default());
     let (mut feed_plan, _private) = with_private_state(&config)?;
     let plans = config.plans();
@@ -182,11 +182,11 @@ pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Fa
     let mut are_up = vec![feed_is_up.clone()];
     for mut plan in plans {
         plan.args.extend(log.args());
-        // Not merely when somebody answers at its address, who may be anyone.
+        // An answer at its address is not enough: another program could have it.
         let mut feed_is_up = feed_is_up.clone();
         are_up.push(followers.supervise(plan, async move {
             if feed_is_up.wait_for(|up| *up).await.is_err() {
-                // It will never be: the error that says why ends this process.
+                // It will never be ready: this process ends with the error that says why.
                 std::future::pending::<()>().await;
             }
         }));
@@ -201,9 +201,9 @@ pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Fa
     failed.into_iter().chain(rest).collect()
 }
 
-/// The feed's process with a state folder, so that after a restart it still has the last good
-/// state of a manifest that was broken meanwhile. Unless the flags name a folder, it is deleted
-/// with the value beside the plan.
+/// The feed's process with a state folder, so that after a restart it still has the last good state
+/// of a manifest that was broken in the meantime. Unless the flags name a folder, a temporary one
+/// is used, which is deleted when the returned `Scratch` is dropped.
 fn with_private_state(config: &Config) -> Result<(Plan, Option<Scratch>), Failure> {
     if config.state_dir.is_some() {
         return Ok((config.feed_plan(), None));
@@ -247,7 +247,7 @@ async fn announce(config: Config, are_up: Vec<watch::Receiver<bool>>) {
     tracing::info!("ready: http://{host}:{}{served}", config.http.port());
 }
 
-/// Of the feed's `/status`, what people look for first: ` (3 Services, 1 warning)`.
+/// A summary of the feed's `/status`: ` (3 Services, 1 warning)`.
 fn summary(status: &[u8]) -> Option<String> {
     let status: serde_json::Value = serde_json::from_slice(status).ok()?;
     let feed = status.get("feed")?;
@@ -272,8 +272,8 @@ struct Group {
 }
 
 impl Group {
-    /// Runs a process from `begin` on until the group stops; tells when it is ready for the first
-    /// time.
+    /// Runs a process from `begin` until the group stops. The returned channel has true once it is
+    /// ready for the first time.
     fn supervise(
         &mut self,
         plan: Plan,
@@ -283,7 +283,7 @@ impl Group {
         let (up, is_up) = watch::channel(false);
         self.processes.spawn(async move {
             let mut stop = std::pin::pin!(async move {
-                // An error means that the sender has gone: the same wish.
+                // An error means that the sender was dropped, which also means: stop.
                 let _ = stopped.wait_for(|stopped| *stopped).await;
             });
             tokio::select! {
@@ -295,7 +295,7 @@ impl Group {
         is_up
     }
 
-    /// The next process that ends by itself, for good.
+    /// Waits for the next process that ends and is not restarted.
     async fn next(&mut self) -> Result<(), Failure> {
         match self.processes.join_next().await {
             Some(ended) => {

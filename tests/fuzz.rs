@@ -1,6 +1,6 @@
 //! Runs every fuzz target for a bounded number of inputs: its seeds, and mutations of them. The
-//! inputs are the same in every run. The targets under `fuzz/` call the same functions for as long
-//! as one likes.
+//! inputs are the same in every run. The targets under `fuzz/` call the same functions without a
+//! limit.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and end")]
 
@@ -16,7 +16,7 @@ const INPUTS: usize = 4_000;
 /// A mutated input is no longer than this.
 const MAX_LENGTH: usize = 16 << 10;
 
-/// What parsers take for the end or the beginning of something.
+/// Bytes with a meaning in many formats, such as delimiters.
 const TOKENS: [&[u8]; 32] = [
     b"---\n",
     b"...",
@@ -63,7 +63,7 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The files of `fuzz/seeds/TARGET`, and for manifests all that `configs/` has.
+/// The files of `fuzz/seeds/TARGET`, and for manifests all files of `configs/`.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let mut files = Vec::new();
     files_below(&root().join("fuzz/seeds").join(target), &mut files);
@@ -147,7 +147,7 @@ targets! {
     proxy_header: daemon::fuzz::proxy_header,
 }
 
-/// Each has a target for the fuzzer that calls the same function.
+/// Each has a fuzz target that calls the same function.
 #[test]
 fn the_fuzzer_has_the_same_targets() {
     let mut files = Vec::new();

@@ -27,7 +27,8 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 9] = [
     ("switchyard", &["model", "feed", "apiserver", "daemon", "proxy", "ingress", "dns"]),
 ];
 
-/// Modules that hold semantics and touch nothing: with all files below a folder of that name.
+/// Pure modules, which contain semantics and do no I/O; including all files below a folder of that
+/// name.
 const PURE: &[&str] = &[
     "apiserver/src/assemble",
     "apiserver/src/derived",
@@ -82,7 +83,7 @@ const PURE: &[&str] = &[
     "proxy/src/snapshot",
 ];
 
-/// Where most of the code of one package of ours may be: of all Rust code without tests.
+/// The largest share of all Rust code without tests that one package may have.
 const LARGEST_SHARE: f64 = 1.0 / 3.0;
 
 /// What a pure module may not name: sockets, files, clocks, threads and runtimes.
@@ -103,7 +104,7 @@ const IMPURE: &[&str] = &[
     "std::env::var",
 ];
 
-/// `unsafe` stands only in files whose name tells why.
+/// `unsafe` is allowed only in files with one of these words in their name.
 const MAY_BE_UNSAFE: [&str; 4] = ["mmsg", "splice", "netlink", "ebpf"];
 
 const VAGUE_NAMES: [&str; 5] = ["mod", "util", "common", "helpers", "misc"];
@@ -211,6 +212,23 @@ fn pure_modules_touch_nothing() {
     assert_none("impure", &found);
 }
 
+/// `dist` inherits the packages of `release`, and with them levels that only make building quick.
+#[test]
+fn the_dist_profile_is_optimised_where_release_is_not() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let packages = |profile: &str| {
+        let heading = format!("[profile.{profile}.package]");
+        let lines = manifest.lines().skip_while(move |line| *line != heading).skip(1);
+        let lines: Vec<&str> = lines.take_while(|line| !line.starts_with('[')).collect();
+        lines.into_iter().filter_map(|line| line.split_once(" = ")).collect::<BTreeMap<_, _>>()
+    };
+    let (release, dist) = (packages("release"), packages("dist"));
+    assert!(release.contains_key("ingress") && dist.contains_key("proxy"));
+    let lower = release.iter().filter(|(_, level)| **level != "{ opt-level = 3 }");
+    let inherited: Vec<_> = lower.filter(|(name, _)| !dist.contains_key(*name)).collect();
+    assert!(inherited.is_empty(), "not in [profile.dist.package]: {inherited:?}");
+}
+
 #[test]
 fn files_that_call_themselves_pure_are_listed() {
     let mut found = Vec::new();
@@ -227,7 +245,7 @@ fn files_that_call_themselves_pure_are_listed() {
     assert_none("files that call themselves pure and are not listed in PURE", &found);
 }
 
-/// A package that holds most of the code is several packages.
+/// A package that contains most of the code should be split.
 #[test]
 fn no_package_is_most_of_the_code() {
     let mut lines: BTreeMap<&str, usize> = BTreeMap::new();

@@ -197,11 +197,11 @@ impl Access {
         match user {
             User::Token { secrets: true, .. } | User::Own => Ok(()),
             User::Token { .. } => {
-                Err("its line in the token file does not say `secrets`".to_owned())
+                Err("the token's line in the token file does not end with `secrets`".to_owned())
             }
             User::Anonymous => {
                 let advice = &self.advice;
-                Err(format!("Secrets are served to a token that may read them only: {advice}"))
+                Err(format!("Secrets are served only to tokens that may read them: {advice}"))
             }
         }
     }

@@ -27,34 +27,34 @@ pub struct Config {
 
     /// Address to serve the API on, IP:PORT or unix:PATH; several by repeating the flag
     ///
-    /// Without --token-file, anyone who can reach the address can read all but Secrets. Those
-    /// need a token that is created for each address on loopback, in $XDG_RUNTIME_DIR/switchyard or
-    /// /tmp/switchyard-UID, where this user's other processes find it by themselves. Over a network
-    /// Secrets take --token-file and TLS.
+    /// Without --token-file, anyone who can reach the address can read everything except Secrets.
+    /// For Secrets, the feed creates a token for each loopback address, in
+    /// $XDG_RUNTIME_DIR/switchyard or /tmp/switchyard-UID, where other processes of this user find
+    /// it. Over a network, Secrets need --token-file and TLS.
     #[arg(long, env = "SWITCHYARD_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:7400")]
     pub(crate) listen: Vec<Address>,
 
-    /// Certificate chain of the server, PEM; with it every TCP address speaks TLS
+    /// Certificate chain of the server (PEM); all TCP addresses then use TLS
     #[arg(long, env = "SWITCHYARD_TLS_CERT", value_name = "FILE", requires = "tls_key")]
     pub(crate) tls_cert: Option<PathBuf>,
 
-    /// Key of the certificate, PEM
+    /// Private key of the certificate (PEM)
     #[arg(long, env = "SWITCHYARD_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub(crate) tls_key: Option<PathBuf>,
 
-    /// Bearer tokens that may read: one a line, followed by `secrets` if it may read those too
+    /// File with the bearer tokens that may read: one on each line, followed by `secrets` if it may
+    /// read Secrets
     ///
-    /// Read again when it changes, like the certificate, and at SIGHUP.
+    /// It is read again when it changes and at SIGHUP, like the certificate.
     #[arg(long, env = "SWITCHYARD_TOKEN_FILE", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 
-    /// Ranges that Services have addresses of: served as ServiceCIDR objects, which kube-proxy
-    /// follows
+    /// Ranges of ClusterIPs to serve as ServiceCIDR objects, which kube-proxy needs
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
         value_parser = parse_range)]
     pub(crate) service_cidr: Vec<IpNet>,
 
-    /// Connections at once; those beyond are closed
+    /// Connections open at once; further ones are closed
     #[arg(
         long,
         env = "SWITCHYARD_MAX_CONNECTIONS",
@@ -63,13 +63,14 @@ pub struct Config {
     )]
     pub(crate) max_connections: usize,
 
-    /// Watches and lists at once; those beyond are answered with 429
+    /// Watches and lists at once; further ones are answered with 429
     #[arg(long, env = "SWITCHYARD_MAX_WATCHES", value_name = "N", default_value = MAX_WATCHES)]
     pub(crate) max_watches: usize,
 
-    /// What one client address may take of --max-connections and --max-watches, in percent
+    /// Share of --max-connections and --max-watches that one client may have, in percent
     ///
-    /// This machine may take all but a sixteenth, whatever the address.
+    /// A client is an IPv4 address or the /64 network of an IPv6 address. Clients on this machine
+    /// may have all but a sixteenth.
     #[arg(
         long,
         env = "SWITCHYARD_MAX_SHARE_PER_CLIENT",
@@ -79,7 +80,7 @@ pub struct Config {
     )]
     pub(crate) max_share_per_client: u8,
 
-    /// How long connections may take to end after SIGTERM; watches end at once
+    /// How long connections may stay open after SIGTERM; watches end at once
     #[arg(
         long,
         env = "SWITCHYARD_DRAIN_TIMEOUT",
@@ -97,9 +98,9 @@ pub struct Config {
 
 fn parse_range(text: &str) -> Result<IpNet, String> {
     let net: IpNet =
-        text.parse().map_err(|_| "not a range of addresses (example: 10.96.0.0/16)".to_owned())?;
+        text.parse().map_err(|_| "is not a CIDR (example: 10.96.0.0/16)".to_owned())?;
     match net.trunc() == net {
         true => Ok(net),
-        false => Err(format!("it has address bits behind the prefix: write {}", net.trunc())),
+        false => Err(format!("has bits set beyond the prefix length: write {}", net.trunc())),
     }
 }

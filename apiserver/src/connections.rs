@@ -65,10 +65,10 @@ impl FromStr for Address {
         match text.strip_prefix("unix:") {
             Some("") => Err("a path must follow `unix:`".to_owned()),
             Some(path) => Ok(Address::Unix(path.into())),
-            None => text
-                .parse()
-                .map(Address::Tcp)
-                .map_err(|_| "neither IP:PORT nor unix:PATH".to_owned()),
+            None => text.parse().map(Address::Tcp).map_err(|_| {
+                "is not IP:PORT or unix:PATH (examples: 127.0.0.1:7400, unix:/run/feed.sock)"
+                    .to_owned()
+            }),
         }
     }
 }
@@ -297,10 +297,10 @@ impl Gate {
                 _ = look.tick() => match deadlines.decision() {
                     Decision::Keep => {}
                     Decision::End => connection.as_mut().graceful_shutdown(),
-                    Decision::Cut => return tracing::debug!(%client, "the client says nothing"),
+                    Decision::Cut => return tracing::debug!(%client, "the client sends nothing"),
                     Decision::Slow => {
                         self.api.server.metrics.slow_watchers.inc();
-                        return tracing::debug!(%client, "the client takes nothing");
+                        return tracing::debug!(%client, "the client reads nothing");
                     }
                 }
             }

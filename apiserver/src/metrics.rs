@@ -54,17 +54,17 @@ impl Metrics {
 
     fn register(&self, r: &mut Registry) {
         let name = |what: &str| format!("switchyard_feed_{what}");
-        r.register(name("watchers"), "Watches that are open", self.watchers.clone());
-        r.register(name("requests"), "Requests answered", self.requests.clone());
-        r.register(name("connections"), "Connections that are open", self.connections.clone());
+        r.register(name("watchers"), "Open watches", self.watchers.clone());
+        r.register(name("requests"), "Requests by status class", self.requests.clone());
+        r.register(name("connections"), "Open connections", self.connections.clone());
         let refused =
-            "Connections closed at once because too many were open, or too many of their client";
+            "Connections closed at once because of a limit, or of one client's share of it";
         r.register(name("refused_connections"), refused, self.refused_connections.clone());
         r.register(name("events"), "Events sent to watchers", self.events.clone());
-        let slow = "Watchers cut off because they did not keep up";
+        let slow = "Watchers disconnected because they did not keep up";
         r.register(name("slow_watchers"), slow, self.slow_watchers.clone());
-        r.register(name("changes"), "Objects that changed", self.changes.clone());
-        let programming = "From the event that was received to watchers that can have it";
+        r.register(name("changes"), "Changes of objects", self.changes.clone());
+        let programming = "Time from the arrival of an event until watchers can receive it";
         r.register("switchyard_programming_seconds", programming, self.programming.clone());
     }
 

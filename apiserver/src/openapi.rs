@@ -2,10 +2,10 @@
 //! validation by clients, and generators of clients.
 //!
 //! Pure. Everything follows from the table of kinds and the types that manifests are decoded into
-//! ([`model::shape`]), so that a document cannot promise a field that the parser refuses, nor leave
-//! one out. A document is made when it is first asked for. That the server reads only shows in the
-//! operations: those that write have the parameter `dryRun`. `fieldValidation` is not offered, so
-//! that `kubectl` validates by the schema itself even where it sends nothing (`--dry-run=client`).
+//! ([`model::shape`]), so that a document has exactly the fields that the parser accepts. A
+//! document is created when it is first requested. The server is read-only, so operations that
+//! write have the parameter `dryRun`. `fieldValidation` is not offered, so that `kubectl` validates
+//! by the schema itself even where it sends nothing (`--dry-run=client`).
 
 mod protobuf;
 
@@ -237,7 +237,7 @@ fn paths_of(kind: Kind) -> Map<String, Value> {
                 "name": "dryRun",
                 "in": "query",
                 "required": true,
-                "description": "Must be All: the object is validated and answered, not stored.",
+                "description": "Must be All: the object is validated and returned, but not stored.",
                 "schema": {"type": "string"},
             }]);
         }

@@ -265,7 +265,8 @@ impl Continue {
 
     fn decode(token: &str) -> Result<Continue, Status> {
         let invalid = || {
-            let why = "invalid continue token: continue key is not valid: it is none of ours";
+            let why = "invalid continue token: continue key is not valid: it was not issued by \
+                       this server";
             Status::bad_request(why)
         };
         let bytes = URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).map_err(|_| invalid())?;

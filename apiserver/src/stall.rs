@@ -17,7 +17,7 @@ pub(crate) const WRITE_STALL: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub(crate) struct Stall<S> {
     stream: S,
-    /// While the client takes nothing.
+    /// While the client reads nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     cut: Counter,
 }
@@ -41,7 +41,7 @@ impl<S> Stall<S> {
         let deadline = || Box::pin(sleep_until(Instant::now() + WRITE_STALL));
         ready!(self.stalled.get_or_insert_with(deadline).as_mut().poll(cx));
         self.cut.inc();
-        let message = "the client takes nothing";
+        let message = "the client reads nothing";
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
     }
 }

@@ -1,15 +1,15 @@
 //! Session affinity: which endpoint each client of a service port had last.
 //!
 //! There is one [`Affinity`] for each service port, shared by all its frontends and all data
-//! threads, so that a client keeps its endpoint whether it dials the ClusterIP or the NodePort. It
-//! is divided into shards, each behind a lock that is held for one client's lookup and choice: two
-//! first connections of a client at the same time get the same endpoint.
+//! threads, so that a client keeps its endpoint whether it connects to the ClusterIP or the
+//! NodePort. It is divided into shards, each behind a lock that is held for one client's lookup and
+//! choice: two first connections of a client at the same time get the same endpoint.
 //!
 //! The number of clients has a limit. Each shard has a young and an old half. A client is put into
 //! the young half; when that is full, it becomes the old half, and what was in the old half is
-//! forgotten. So the clients that were away longest go first, at no cost for the others.
+//! forgotten. So the clients that were idle longest are forgotten first, at no cost for the others.
 //!
-//! Left out: whether the endpoint still serves, which the caller says.
+//! Left out: whether the endpoint still serves; the caller knows that.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -58,7 +58,8 @@ impl Affinity {
     }
 
     /// The endpoint that the client had last, if that was less than `timeout` ago and `keep`
-    /// still takes it; else the one that `pick` gives, which the client has from now on.
+    /// accepts it. Otherwise the endpoint that `pick` returns, which is then remembered for the
+    /// client.
     pub fn endpoint<T>(
         &self,
         client: IpAddr,
@@ -77,7 +78,8 @@ impl Affinity {
         Some(taken)
     }
 
-    /// The client used its endpoint at that time. Nothing changes for one that has moved on.
+    /// The client used this endpoint at this time. Nothing changes if the client has another
+    /// endpoint by now.
     pub fn refresh(&self, client: IpAddr, endpoint: SocketAddr, used: Instant) {
         let mut shard = self.shard(client);
         let pin = shard.find(client).unwrap_or(Pin { endpoint, used });
@@ -86,8 +88,7 @@ impl Affinity {
         }
     }
 
-    /// The endpoint refused the client: its next connection goes elsewhere, unless it has moved on
-    /// already.
+    /// The endpoint refused the client: forgets it, unless the client has another endpoint by now.
     pub fn forget(&self, client: IpAddr, endpoint: SocketAddr) {
         let mut shard = self.shard(client);
         if shard.find(client).is_some_and(|pin| pin.endpoint == endpoint) {
@@ -96,7 +97,7 @@ impl Affinity {
         }
     }
 
-    /// Forgets clients that have been away for longer than `timeout`.
+    /// Forgets clients that have been idle for longer than `timeout`.
     pub fn forget_idle(&self, timeout: Duration, now: Instant) {
         for shard in &self.shards {
             let mut shard = lock(shard);
@@ -179,7 +180,7 @@ mod tests {
         let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
         assert_eq!(ask(&affinity, 1, at(0), &[1, 2], 1), Some(1));
         assert_eq!(ask(&affinity, 2, at(0), &[1, 2], 2), Some(2));
-        // Each use begins the time anew.
+        // Each use restarts the time-out.
         for minutes in [59, 118, 177] {
             assert_eq!(ask(&affinity, 1, at(minutes), &[1, 2], 2), Some(1));
         }
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(ask(&affinity, 1, now, &[1, 2], 1), Some(2));
         assert_eq!(ask(&affinity, 1, now, &[], 1), None);
         assert_eq!(ask(&affinity, 1, now, &[1, 2], 1), Some(2));
-        // An old connection to the first endpoint changes nothing any more.
+        // An old connection to the first endpoint no longer changes anything.
         affinity.refresh(client(1), endpoint(1), now);
         affinity.forget(client(1), endpoint(1));
         assert_eq!(ask(&affinity, 1, now, &[1, 2], 1), Some(2));
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(ask(&affinity, 200_000, now, &[2], 2), Some(2));
         for number in 0..100_000 {
             assert_eq!(ask(&affinity, number, now, &[1], 1), Some(1));
-            // A client that comes again and again is never forgotten.
+            // A client that connects regularly is never forgotten.
             assert_eq!(ask(&affinity, 200_000, now, &[1, 2], 1), Some(2));
             assert!(affinity.clients() <= 1000);
         }
@@ -230,7 +231,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever came before: an answer serves, and is the last one while that serves.
+        /// After any history: the result serves, and it is the last endpoint as long as that one
+        /// serves.
         #[test]
         fn the_last_answer_stays_while_it_serves(
             steps in prop::collection::vec((0_u32..3, 0_u8..4, 0_u8..16), 1..60),

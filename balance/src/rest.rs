@@ -1,55 +1,55 @@
-//! The rest of an endpoint that failed: for a while, others are picked in its place.
+//! Takes an endpoint that failed out of use for a while ("rest"): others are picked instead.
 //!
-//! When the rest is over, one pick tries the endpoint again, and the other picks go on passing it
-//! over until that attempt has succeeded or failed. Success ends the rest at once. How long a rest
-//! lasts depends on what another failure would cost ([`Failure`]).
+//! When the rest is over, one pick tries the endpoint again. The other picks still skip it until
+//! that attempt has succeeded or failed. Success ends the rest at once. The length of a rest
+//! depends on the cost of another failure ([`Failure`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How long an endpoint that refuses connections is passed over. To try it costs nobody anything:
-/// the refusal comes at once, and the client is passed to another endpoint.
+/// How long an endpoint that refuses connections rests. Trying it again is cheap: the refusal comes
+/// at once, and the client gets another endpoint.
 const REFUSED_MS: u64 = 1_000;
 /// The first rest of an endpoint that does not answer a connect. It doubles with each attempt that
 /// fails, because each makes a client wait.
 const TIMED_OUT_MS: u64 = 1_000;
-/// The longest rest, as in nginx (`fail_timeout`): a dead endpoint costs one client in ten seconds
-/// a wait. An attempt whose outcome never becomes known holds the others back for as long.
+/// The longest rest, as in nginx (`fail_timeout`): a dead endpoint delays one client every ten
+/// seconds. An attempt without a known outcome keeps the others away for the same time.
 pub const MAX_REST_MS: u64 = 10_000;
 
 /// How an endpoint failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// It refused, which takes no time. While all endpoints rest, it is picked all the same.
+    /// It refused, which takes no time. It is still picked while all endpoints rest.
     Refused,
-    /// It did not answer a connect. During its rest it is not picked, not even if all endpoints
-    /// rest: each client would wait for as long as the first.
+    /// It did not answer a connect. It is not picked during its rest, even if all endpoints rest,
+    /// because each client would have to wait as long as the first.
     TimedOut,
-    /// It did not answer a datagram, while others did. That is no proof that it is down: while all
-    /// endpoints rest, it is picked all the same.
+    /// It did not answer a datagram while others did. This does not prove that it is down: it is
+    /// still picked while all endpoints rest.
     Unanswered,
 }
 
-/// Whether an endpoint is passed over because it failed. Times are milliseconds of any one clock
-/// that all threads share; they may differ by what that clock's readers differ.
+/// Whether an endpoint is skipped because it failed. Times are milliseconds of a clock that all
+/// threads share; small differences between threads do no harm.
 #[derive(Debug, Default)]
 pub struct Rest {
     /// [`State`]; 0 if the last attempt succeeded.
     state: AtomicU64,
 }
 
-/// What is known of an endpoint that failed. In a word: the time in the upper 56 bits, below it one
-/// bit for each flag and the number of attempts.
+/// What is known about an endpoint that failed. As a 64-bit word: the time in the upper 56 bits,
+/// below it one bit for each flag and the number of attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct State {
     until_ms: u64,
     /// A pick tries it again, and the outcome is not known yet.
     is_tried: bool,
     has_timed_out: bool,
-    /// How many attempts after the first failed as well, up to [`MAX_ATTEMPTS`].
+    /// How many attempts after the first one failed too, up to [`MAX_ATTEMPTS`].
     attempts: u32,
 }
 
-/// With so many, a rest that doubles has reached [`MAX_REST_MS`].
+/// With this many attempts, a rest that doubles has reached [`MAX_REST_MS`].
 const MAX_ATTEMPTS: u32 = 15;
 const TRIED: u64 = 1 << 4;
 const HAS_TIMED_OUT: u64 = 1 << 5;
@@ -74,7 +74,7 @@ impl State {
     /// The state after a failure.
     fn failed(before: Option<State>, now_ms: u64, failure: Failure) -> State {
         let attempts = match before {
-            // Attempts that began before the rest fail during it: they say nothing new.
+            // Attempts that began before the rest and fail during it give no new information.
             Some(state) if !state.is_tried && now_ms < state.until_ms => return state,
             Some(state) => (state.attempts + 1).min(MAX_ATTEMPTS),
             None => 0,

@@ -1,15 +1,15 @@
 //! Picks the endpoint of a new connection or request: strict round robin, exact across threads.
 //!
-//! All threads draw their turns from one counter, so any `k·N` picks in a row reach each of `N`
-//! members exactly `k` times, whichever thread made which pick. When the set changes,
+//! All threads take their turns from one counter, so any `k·N` picks in a row reach each of `N`
+//! members exactly `k` times, on any number of threads. When the set changes,
 //! [`Rotation::succeed`] carries the order over: the next member stays the next, no member that
-//! stays is skipped or picked twice, and new members line up behind the others. From then on a
-//! pick from the old rotation is a pick from its successor, so that a thread that still holds the
-//! old one takes no turn that does not count.
+//! stays is skipped or picked twice, and new members come after the others. From then on, a pick
+//! from the old rotation is a pick from its successor, so that turns of threads that still hold the
+//! old one count too.
 //!
-//! A member that failed rests ([`Rest`]): the others take their turns without it, as exactly as
-//! before. Resting members are picked only when all rest, and those that let clients wait not even
-//! then. When a rest is over, one pick tries the member again.
+//! A member that failed rests ([`Rest`]): the others take turns without it, as exactly as before.
+//! Resting members are picked only when all rest; members that make clients wait are not picked
+//! even then. When a rest is over, one pick tries the member again.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -58,12 +58,12 @@ impl<T> Rotation<T> {
         &self.members
     }
 
-    /// Takes a turn: the next member that `suits` and does not rest, or if there is none, the
-    /// next that `suits` and may be picked during its rest ([`Failure`](crate::Failure)). `now_ms`
-    /// is the clock of [`Rest`], read only for members that failed.
+    /// Takes a turn: the next member that `suits` and does not rest or, if there is none, the next
+    /// member that `suits` and may be picked during its rest ([`Failure`](crate::Failure)).
+    /// `now_ms` is the clock of [`Rest`], read only for members that failed.
     ///
-    /// A member that is passed over loses its turn, so that the member behind a dead one does not
-    /// get that one's share on top of its own. A retry takes a turn as well.
+    /// A skipped member loses its turn, so that the member after a dead one does not get its share
+    /// in addition to its own. A retry takes a turn too.
     pub fn pick(&self, suits: impl Fn(&T) -> bool, now_ms: impl Fn() -> u64) -> Option<&T>
     where
         T: Member,
@@ -72,7 +72,7 @@ impl<T> Rotation<T> {
         let mut turn = rotation.turns.load(Ordering::Relaxed);
         loop {
             if turn & HANDED_ON != 0 {
-                // The thread that set the mark is about to set the successor, if it has not yet.
+                // The thread that set the mark sets the successor right after.
                 rotation = rotation.successor.wait();
                 turn = rotation.turns.load(Ordering::Relaxed);
                 continue;
@@ -88,16 +88,16 @@ impl<T> Rotation<T> {
                     if member.rest().try_again(&now_ms) || rested.is_none() {
                         return Some(member);
                     }
-                    // Another pick tries it already: the next in turn.
+                    // Another pick already tries it: take the next member.
                     turn = next;
                 }
-                // Another thread took a turn meanwhile, or the set changed.
+                // Another thread took a turn at the same time, or the set changed.
                 Err(current) => turn = current,
             }
         }
     }
 
-    /// How many members whose turns come before it the first that `suits` is away.
+    /// The number of members between the current turn and the first member that `suits`.
     fn ahead(&self, turn: u64, suits: impl Fn(&T) -> bool) -> Option<usize> {
         if self.members.is_empty() {
             return None;
@@ -122,7 +122,7 @@ impl<T: Clone + Eq + Hash> Rotation<T> {
     pub fn succeed(&self, members: &[T]) -> Arc<Rotation<T>> {
         let stay: HashSet<&T> = members.iter().collect();
         let old: HashSet<&T> = self.members.iter().collect();
-        // Until the successor is there, picks wait: what can be done before is done.
+        // Picks wait until the successor is set, so everything else is done before.
         let turn = self.turns.fetch_or(HANDED_ON, Ordering::Relaxed) & !HANDED_ON;
         let place = if self.members.is_empty() { 0 } else { self.place(turn) };
         let (before, from) = self.members.split_at(place);
@@ -135,8 +135,8 @@ impl<T: Clone + Eq + Hash> Rotation<T> {
     }
 }
 
-/// A rotation that was held for long holds all that came after it. They are dropped one by one,
-/// because dropping each from within the one before would need stack for all.
+/// A rotation that was held for a long time owns the chain of its successors. They are dropped in a
+/// loop, because a recursive drop could overflow the stack.
 impl<T> Drop for Rotation<T> {
     fn drop(&mut self) {
         let mut next = self.successor.take();
@@ -323,7 +323,7 @@ mod tests {
             let worker = || {
                 let draw = |_| {
                     let rotation = current.lock().unwrap().clone();
-                    // Here the set may change, before the pick and after the look.
+                    // The set may change here, between the look and the pick.
                     next(&rotation).unwrap()
                 };
                 (0..5 * TURNS).map(draw).collect::<Vec<usize>>()

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The most that one weight may be: the limit of the Gateway API.
 pub const MAX_WEIGHT: u32 = 1_000_000;
-/// What is left of the golden ratio after the point, times 2^32: turns that go on by this share
-/// of the cycle never come to lie close together.
+/// The fractional part of the golden ratio, times 2^32. Steps of this share of a cycle keep
+/// successive positions far apart.
 const GOLDEN: u64 = 2_654_435_769;
 
 /// Choices by weight, and whose turn it is.

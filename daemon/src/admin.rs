@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN};
+use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -49,7 +49,7 @@ async fn accept(listener: TcpListener, daemon: Daemon) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, or the peer is gone already: neither ends the endpoint.
+                // Out of descriptors, or the peer has closed: the endpoint goes on in both cases.
                 tracing::debug!(%error, "admin accept");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -79,7 +79,9 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
         return text(StatusCode::FORBIDDEN, "foreign Host or Origin header\n");
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported\n");
+        reply.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return reply;
     }
     match request.uri().path() {
         "/livez" => live(daemon),
@@ -91,7 +93,10 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
         ),
         "/snapshot" => json_reply(&daemon.admin.snapshot()),
         "/status" => json_reply(&status(daemon)),
-        _ => text(StatusCode::NOT_FOUND, "try /livez /readyz /metrics /snapshot /status\n"),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "not found; try /livez /readyz /metrics /snapshot /status\n",
+        ),
     }
 }
 
@@ -103,7 +108,7 @@ fn ready(daemon: &Daemon) -> Response<Full<Bytes>> {
     probe(&daemon.readiness.reasons())
 }
 
-/// `ok`, or the reasons against it.
+/// `ok`, or the reasons why not.
 fn probe(reasons: &[String]) -> Response<Full<Bytes>> {
     if reasons.is_empty() {
         return text(StatusCode::OK, "ok\n");
@@ -126,7 +131,7 @@ fn status(daemon: &Daemon) -> Value {
     Value::Object(status)
 }
 
-/// A name could be rebound to this address by whoever owns it; `localhost` and an IP cannot.
+/// The owner of a DNS name can rebind it to this address; `localhost` and an IP cannot be rebound.
 pub fn is_local(headers: &HeaderMap) -> bool {
     let local = |name: HeaderName| {
         headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(is_local_authority))

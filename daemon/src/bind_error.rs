@@ -2,7 +2,7 @@
 //! missing, or that no interface has it.
 //!
 //! The holder is found in `/proc` (proc_pid_net(5)): the inode of the socket in `/proc/net`, then
-//! the process that has it open. Of other users' processes root alone sees this.
+//! the process that has it open. Only root can see this for the processes of other users.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -47,7 +47,7 @@ pub fn describe(
             format!("{address}: no interface of this machine has this address{or_another}")
         }
         _ if flag.is_empty() => format!("{address}: {error}"),
-        _ => format!("{address}: {error}; {flag} gives another address"),
+        _ => format!("{address}: {error}; choose another address with {flag}"),
     }
 }
 
@@ -94,7 +94,7 @@ fn holder(address: SocketAddr, transport: Transport) -> Option<String> {
     None
 }
 
-/// The program's name; of Switchyard with its subcommand.
+/// The program's name; for Switchyard, with its subcommand.
 fn name_of(folder: &Path) -> String {
     let name = std::fs::read_to_string(folder.join("comm")).unwrap_or_default();
     let name = name.trim();
@@ -168,7 +168,7 @@ mod tests {
             );
             assert_eq!(tcp(address, "--http"), wanted);
         }
-        // A socket on all addresses keeps one of them, and the other way round.
+        // A socket on all addresses blocks a single one, and the other way round.
         let held = TcpListener::bind("0.0.0.0:0").unwrap();
         let one = SocketAddr::new([127, 0, 0, 1].into(), held.local_addr().unwrap().port());
         assert!(tcp(one, "").contains(&holder));

@@ -6,16 +6,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// Kept for listeners, the feed, endpoints of other kinds and the admin endpoint, which alone
 /// takes 64 connections.
 const RESERVED: usize = 128;
-/// Where the limit is low, at most one part in so many is kept.
+/// With a low limit, at most this fraction is kept: one part in so many.
 const RESERVED_SHARE: usize = 3;
-/// Connections that are allowed however low the limit is: a browser opens six.
+/// Connections that are allowed even with the lowest limit: a browser opens six.
 const MIN_CONNECTIONS: usize = 16;
 
 /// Fewer connections than this are a reason to warn; with the usual hard limits there are more.
 const MAY_BE_LOW: usize = 1024;
 
-/// Raises the soft limit as far as it may be, and returns the limit that holds then: the usual
-/// soft limit of 1,024 is there for programs that use select(2).
+/// Raises the soft limit to the hard limit and returns the resulting limit. The usual soft limit of
+/// 1,024 exists for programs that use select(2).
 pub fn raise_limit() -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });

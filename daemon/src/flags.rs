@@ -1,12 +1,12 @@
-//! The flags that all processes share, each with its environment twin.
+//! The flags that all processes share, each with its environment variable.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Flags shared by feed, proxy, ingress and dns. `--admin` stands in each process's own
-/// configuration, because its default differs.
+/// Flags shared by feed, proxy, ingress and dns. `--admin` is in the configuration of each process,
+/// because its default differs.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Flags {
     /// Data threads; default: the cores this process may use (affinity and cgroup quota)
@@ -16,8 +16,8 @@ pub struct Flags {
     #[command(flatten)]
     pub log: LogFlags,
 
-    /// Where to keep the last good state for a cold start without the feed; of the feed itself, for
-    /// one without its folder or with a manifest that is broken
+    /// Folder to keep the last good state in. A process that starts without its feed serves it; a
+    /// feed serves it when its folder is missing or a manifest is broken
     #[arg(long, env = "SWITCHYARD_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
@@ -33,7 +33,8 @@ pub struct LogFlags {
     #[arg(long = "log-format", env = "SWITCHYARD_LOG_FORMAT", value_name = "FORMAT")]
     pub format: Option<LogFormat>,
 
-    /// What to log: error, warn, info, debug, trace, or a list of target=level; default: info
+    /// What to log: error, warn, info, debug, trace, or a list such as info,ingress=debug; default:
+    /// info
     #[arg(long = "log", env = "SWITCHYARD_LOG", value_name = "FILTER",
         value_parser = crate::log_filter::parse_filter)]
     pub filter: Option<String>,
@@ -46,7 +47,7 @@ pub enum LogFormat {
 }
 
 impl LogFlags {
-    /// The flags as a child process is to be given them.
+    /// The flags in the form in which a child process gets them.
     pub fn args(&self) -> Vec<String> {
         let format = self.format.map(|format| match format {
             LogFormat::Text => ["--log-format".to_owned(), "text".to_owned()],

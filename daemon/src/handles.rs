@@ -26,7 +26,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Handles that no signal and no admin endpoint is tied to, for tests and embedding.
+    /// Handles without signals or an admin endpoint, for tests and embedding.
     pub fn detached(name: &'static str, workers: usize) -> Daemon {
         let readiness = Readiness::default();
         let liveness = Liveness::new(readiness.clone());

@@ -65,7 +65,7 @@ where
     F: FnOnce(Daemon) -> Fut,
     Fut: Future<Output = Result<(), Failure>>,
 {
-    // Beside others it says whose lines these are.
+    // Next to the lines of other processes, the name shows which process wrote them.
     let beside_others = flags.parent.is_some();
     logging::init(&flags.log, Some(logging::Process { name, beside_others }));
     // The control work is small: one worker, so that data threads keep their cores.
@@ -92,7 +92,7 @@ where
         tokio::spawn(drain_when_not_live(daemon.clone()));
         let mut work = std::pin::pin!(run(daemon.clone()));
         let outcome = std::future::poll_fn(|cx| {
-            // The guards of work that fails go before anybody knows that it has failed.
+            // Work that fails drops its readiness guards before its failure is noticed.
             let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
             let beat = daemon.liveness.pulse().begin();
             let polled = supervisor::catch(|| work.as_mut().poll(cx));
@@ -102,21 +102,21 @@ where
                 Poll::Ready(Ok(()))
             });
             *ended = polled.is_ready();
-            // By the first time that it waits, a process holds the guards it has reason for.
+            // When `run` waits for the first time, it holds all guards that it needs.
             starting = None;
             polled
         })
         .await
         .and_then(|()| live(&daemon.liveness));
         if daemon.shutdown.is_draining() {
-            // The service manager is told of the drain even if there was nothing to drain.
+            // Notify the service manager of the drain even if there was nothing to drain.
             let _ = manager.await;
         }
         outcome
     });
     runtime.shutdown_background();
     match outcome {
-        // It did not finish what it had begun.
+        // The second signal cut the drain short.
         Ok(()) if daemon.shutdown.is_ending() => ExitCode::FAILURE,
         outcome => exit_code(outcome),
     }
@@ -126,7 +126,7 @@ where
 async fn drain_when_not_live(daemon: Daemon) {
     daemon.liveness.failed().await;
     let failures = daemon.liveness.failures();
-    tracing::error!(?failures, "the process cannot go on: it drains, then exits with an error");
+    tracing::error!(?failures, "the process cannot continue: it drains, then exits with an error");
     daemon.shutdown.begin();
 }
 
@@ -139,12 +139,12 @@ fn live(liveness: &Liveness) -> Result<(), Failure> {
     Err(Failure::Failed { what: failures.join("; "), source: None })
 }
 
-/// Ends once the process is ready, or with false when its work has ended, which is held while it
-/// is polled.
+/// Returns true once the process is ready, or false once its work has ended. The lock of `ended` is
+/// held while the work is polled.
 async fn ready(readiness: Readiness, ended: Arc<Mutex<bool>>) -> bool {
     loop {
         tokio::time::sleep(READY_POLL).await;
-        // It is being polled: this thread has other work, too.
+        // The work is being polled at this moment: try again later.
         let Ok(ended) = ended.try_lock() else { continue };
         if *ended || readiness.reasons().is_empty() {
             return !*ended;
@@ -152,10 +152,10 @@ async fn ready(readiness: Readiness, ended: Arc<Mutex<bool>>) -> bool {
     }
 }
 
-/// Says once to the parent that the process is ready, on the socket that standard input is then.
+/// Tells the parent once that the process is ready. Standard input of a child is a socket for this.
 async fn tell_parent(ready: impl Future<Output = bool>) {
     if ready.await {
-        // Whoever started this by hand does not listen.
+        // Without a parent process, nothing reads this.
         let _ = rustix::io::write(std::io::stdin(), b"+");
     }
 }

@@ -13,12 +13,12 @@ use tracing_subscriber::layer::Context;
 
 use crate::log_limit::LogLimit;
 
-/// Our packages, whose lines say themselves how often they may come.
+/// Our packages: their lines have limits of their own.
 const OURS: [&str; 9] =
     ["apiserver", "balance", "daemon", "dns", "feed", "ingress", "model", "proxy", "switchyard"];
 
-/// Limits the lines of each library. Those of `debug` and `trace` were asked for, and are not
-/// limited.
+/// Limits the lines of each library. Lines of `debug` and `trace` are not limited, because the
+/// operator has asked for them.
 #[derive(Debug, Default)]
 pub(crate) struct LibraryLimit {
     /// By target. There are as many as there are modules that log.

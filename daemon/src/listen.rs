@@ -33,7 +33,7 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// When another process listens there, or the address cannot be had.
+/// When another process listens there, or the address cannot be used.
 pub fn tcp(
     addr: SocketAddr,
     count: usize,
@@ -52,7 +52,7 @@ pub fn tcp(
 ///
 /// # Errors
 ///
-/// When another process has the address, or it cannot be had.
+/// When another process has the address, or it cannot be used.
 pub fn udp(addr: SocketAddr, count: usize, options: Options) -> io::Result<Vec<UdpSocket>> {
     let sockets = bind(addr, Type::DGRAM, count, options)?;
     Ok(sockets.into_iter().map(UdpSocket::from).collect())
@@ -92,7 +92,7 @@ fn bind(addr: SocketAddr, kind: Type, count: usize, options: Options) -> io::Res
             socket.set_reuse_port(true)?;
         }
         if number == 0 {
-            // The others share the port that the kernel chose for port 0.
+            // With port 0, the others share the port that the kernel chose.
             address = socket.local_addr()?;
         }
         sockets.push(socket);

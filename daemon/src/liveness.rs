@@ -1,5 +1,5 @@
-//! Liveness: whether the process can still do its work at all. What fails here does not come back
-//! without a restart, unlike what [`Readiness`] tells.
+//! Liveness: whether the process can still do its work at all. What fails here stays failed until a
+//! restart, unlike the reasons in [`Readiness`].
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,8 +26,8 @@ impl Liveness {
         Liveness(Arc::new(Inner { readiness, failures, failed, pulse: Pulse::default() }))
     }
 
-    /// The process is not live and not ready from now on: it drains and ends, and whatever
-    /// supervises it starts it again.
+    /// The process is not live and not ready from now on: it drains and ends, and its supervisor
+    /// (systemd, kubelet, `up`) restarts it.
     pub fn fail(&self, reason: impl Into<String>) {
         let reason = reason.into();
         let guard = self.0.readiness.block(reason.clone());

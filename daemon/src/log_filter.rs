@@ -7,7 +7,7 @@ use tracing_subscriber::filter::LevelFilter;
 ///
 /// # Errors
 ///
-/// Names the part that is neither.
+/// Names the part that is neither of them.
 pub(crate) fn parse_filter(text: &str) -> Result<String, String> {
     for directive in text.split(',').map(str::trim) {
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);

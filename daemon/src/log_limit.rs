@@ -1,8 +1,8 @@
-//! A limit for log lines that clients cause: a few at once, then one a second of each kind, then
-//! a count of what was left out.
+//! A limit for log lines that clients cause: a few at once, then one per second for each kind, then
+//! a count of the suppressed lines.
 //!
-//! A client can repeat what it does wrong thousands of times a second, and must neither fill the
-//! disk with it nor keep a data thread busy. Each kind of line has a static:
+//! A client can repeat an error thousands of times per second. This must not fill the disk or keep
+//! a data thread busy. Each kind of line has a static:
 //!
 //! ```ignore
 //! static HANDSHAKE_FAILED: LogLimit = LogLimit::new("TLS handshakes that failed");
@@ -11,8 +11,8 @@
 //! }
 //! ```
 //!
-//! A task of the control runtime logs the counts, so that a kind whose lines have stopped is
-//! counted to the end. A check costs a clock reading and an atomic operation.
+//! A task of the control runtime logs the counts, also for a kind that has no new lines. A check
+//! costs a clock reading and an atomic operation.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -22,24 +22,24 @@ use std::time::{Duration, Instant};
 const BURST: u64 = 5;
 /// Then one line of a kind for each of these.
 const INTERVAL_MS: u64 = 1000;
-/// How often what was left out is logged.
+/// How often the number of suppressed lines is logged.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The kinds of which lines were left out at some time.
+/// The kinds of lines of which some were suppressed.
 static LIMITED: Mutex<Vec<&'static LogLimit>> = Mutex::new(Vec::new());
 
 /// The limit of one kind of line.
 #[derive(Debug)]
 pub struct LogLimit {
     kind: &'static str,
-    /// The time, in milliseconds, at which all lines so far have had their interval.
+    /// The time, in milliseconds, until which the lines so far have used up the allowed rate.
     paid_until_ms: AtomicU64,
     left_out: AtomicU64,
     is_listed: AtomicBool,
 }
 
 impl LogLimit {
-    /// `kind` says in the report which lines were left out, in the plural.
+    /// `kind` names the suppressed lines in the report, in the plural.
     pub const fn new(kind: &'static str) -> LogLimit {
         LogLimit {
             kind,
@@ -49,7 +49,7 @@ impl LogLimit {
         }
     }
 
-    /// Whether the line is to be logged; if not, it is counted.
+    /// Whether to log the line; if not, it is counted.
     pub fn admits(&'static self) -> bool {
         let admits = self.admits_at(now_ms());
         if !admits && !self.is_listed.swap(true, Ordering::Relaxed) {
@@ -71,13 +71,13 @@ impl LogLimit {
         admits
     }
 
-    /// The lines that were left out since this was last asked.
+    /// The lines that were suppressed since the last call.
     fn take_left_out(&self) -> u64 {
         self.left_out.swap(0, Ordering::Relaxed)
     }
 }
 
-/// Logs what was left out, for as long as the process runs.
+/// Logs the numbers of suppressed lines for as long as the process runs.
 pub(crate) async fn report() {
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
@@ -85,13 +85,13 @@ pub(crate) async fn report() {
     }
 }
 
-/// Logs what was left out since the last time.
+/// Logs the numbers of lines suppressed since the last call.
 pub(crate) fn report_now() {
     let limited = LIMITED.lock().unwrap_or_else(PoisonError::into_inner).clone();
     for limit in limited {
         let left_out = limit.take_left_out();
         if left_out > 0 {
-            tracing::warn!(kind = limit.kind, left_out, "repeated log lines were left out");
+            tracing::warn!(kind = limit.kind, left_out, "repeated log lines were suppressed");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Logging to standard error, as text or as one JSON object a line.
 //!
-//! A log that cannot be written costs the log and nothing else: a full disk, a closed terminal or
-//! a reader that stopped reading neither ends a thread nor makes it wait. Lines lost are counted.
+//! If the log cannot be written (a full disk, a closed terminal, a pipe that is not read), no
+//! thread ends or blocks. Lost lines are counted.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -20,16 +20,16 @@ use tracing_subscriber::{EnvFilter, fmt};
 use crate::flags::{LogFlags, LogFormat};
 use crate::library_lines::LibraryLimit;
 
-/// Whose log it is. JSON lines always say so; text does where several processes write to one
-/// place.
+/// The process that writes the log. JSON lines always contain it; text lines contain it where
+/// several processes share an output.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
     pub name: &'static str,
     pub beside_others: bool,
 }
 
-/// Installs the process's subscriber; a second call changes nothing. A command that is no process
-/// of the dataplane has no name to log.
+/// Installs the process's subscriber; a second call changes nothing. A one-shot command has no name
+/// to log.
 pub fn init(flags: &LogFlags, process: Option<Process>) {
     let filter = flags.filter.as_deref().unwrap_or("info");
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
@@ -72,7 +72,7 @@ struct Lines {
     begin: String,
 }
 
-/// One line; the subscriber writes it whole.
+/// One line; the subscriber writes it with one call.
 struct Line<'l> {
     begin: &'l str,
 }
@@ -87,12 +87,12 @@ impl<'l> MakeWriter<'l> for Lines {
 
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // One write a line, so that lines of several processes do not mix.
+        // One write per line, so that lines of several processes do not mix.
         let whole = begun(self.begin, line);
         if !write_to_reader(io::stderr(), &whole) {
             lost().inc();
         }
-        // An error would have the subscriber print it, to the same place, and panic there.
+        // For an error, the subscriber would print to the same output, and panic.
         Ok(line.len())
     }
 
@@ -107,8 +107,8 @@ pub(crate) fn lost() -> &'static Counter {
     &LOST
 }
 
-/// How long a line waits for a reader that is behind. After one line waited in vain, no line
-/// waits until one could be written again.
+/// How long a line waits for a slow reader. After one line has waited without success, further
+/// lines do not wait until a line can be written again.
 const READER_TIMEOUT: Duration = Duration::from_millis(50);
 /// What a pipe that is ready to be written takes without blocking (pipe(7), PIPE_BUF).
 const PIPE_BUF: usize = 4096;
@@ -143,7 +143,7 @@ fn write_to_reader(out: impl AsFd, line: &[u8]) -> bool {
     true
 }
 
-/// The line with its beginning; that of JSON takes the place of the brace.
+/// The line with its prefix; in JSON the prefix replaces the opening brace.
 fn begun(begin: &str, line: &[u8]) -> Vec<u8> {
     let rest = if begin.starts_with('{') { line.strip_prefix(b"{") } else { None };
     [begin.as_bytes(), rest.unwrap_or(line)].concat()
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_written_stops_nobody() {
-        // A device that is always full, as a disk can be.
+        // A device that is always full, like a full disk.
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         assert!(!write_to_reader(&full, b"line\n"));
         // A reader that is gone.

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
-/// The commit that the binary was built from; empty when nobody knows.
+/// The commit that the binary was built from; empty if unknown.
 static COMMIT: OnceLock<&'static str> = OnceLock::new();
 
-/// Tells the commit that the binary was built from, for `switchyard_build_info`; before a process
-/// starts. Only the first call counts.
+/// Sets the commit that the binary was built from, for `switchyard_build_info`. To be called before
+/// a process starts; only the first call counts.
 pub fn built_from(commit: &'static str) {
-    // A second call would say the same: there is one binary.
+    // A second call would set the same commit: there is one binary.
     let _ = COMMIT.set(commit);
 }
 
@@ -29,7 +29,8 @@ impl Metrics {
         let build = vec![("version", env!("CARGO_PKG_VERSION")), ("commit", commit)];
         let help = "Version of the binary, and the commit it was built from";
         registry.register("switchyard_build", help, Info::new(build));
-        let help = "Log lines that could not be written: disk full, or nobody reads them";
+        let help = "Log lines that could not be written, because the disk is full or the pipe is \
+                    not read";
         registry.register("switchyard_log_lines_lost", help, crate::logging::lost().clone());
         Metrics(Arc::new(Mutex::new(registry)))
     }

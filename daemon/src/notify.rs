@@ -27,13 +27,13 @@ pub(crate) async fn follow(ready: impl Future<Output = bool>, shutdown: Shutdown
 
 fn report(place: &OsStr, state: &str) {
     if let Err(error) = send(place, state) {
-        tracing::warn!(socket = ?place, state, %error, "the service manager cannot be told");
+        tracing::warn!(socket = ?place, state, %error, "cannot notify the service manager");
     }
 }
 
 fn send(place: &OsStr, state: &str) -> io::Result<()> {
     let address = match place.as_bytes() {
-        // An abstract socket, by custom written with an @.
+        // An abstract socket, conventionally written with an @.
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(place)?,
     };

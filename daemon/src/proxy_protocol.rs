@@ -1,5 +1,5 @@
-//! The PROXY protocol, versions 1 and 2: what a proxy says of its client ahead of the client's
-//! own bytes.
+//! The PROXY protocol, versions 1 and 2: a header in which a proxy describes its client, ahead of
+//! the client's own bytes.
 //!
 //! By the specification that HAProxy publishes (doc/proxy-protocol.txt). [`parse`] and [`write()`]
 //! are pure; [`read`] takes exactly one header from a connection. Left out: who is allowed to
@@ -21,8 +21,7 @@ const FIRST_BYTES: usize = 12;
 const V2_BYTES: usize = 16;
 /// The longest line of version 1, with its end (section 2.1).
 const MAX_LINE: usize = 107;
-/// What may follow the fixed part of version 2: addresses, and what else a proxy knows of a
-/// connection.
+/// The longest accepted variable part of version 2: addresses, and extensions (TLVs).
 const MAX_LENGTH: usize = 4 << 10;
 /// Version 2, and the command PROXY: on behalf of a client.
 const VERSION_AND_COMMAND: u8 = 0x21;
@@ -42,7 +41,7 @@ pub enum ProxyHeader {
     Client { client: SocketAddr, local: SocketAddr },
 }
 
-/// Why there is no header.
+/// Why the header could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BadHeader {
     #[error("the connection does not begin with a PROXY protocol header")]
@@ -57,7 +56,7 @@ pub enum BadHeader {
     V1(#[from] v1::BinaryParseError),
     #[error("the PROXY protocol header of version 2 is not valid")]
     V2(#[from] v2::ParseError),
-    #[error("the connection failed in its PROXY protocol header")]
+    #[error("the connection failed while its PROXY protocol header was read")]
     Connection(#[from] io::Error),
 }
 
@@ -65,7 +64,7 @@ pub enum BadHeader {
 ///
 /// # Errors
 ///
-/// When it is none, or not whole.
+/// When it is not a header, or incomplete.
 pub fn parse(header: &[u8]) -> Result<ProxyHeader, BadHeader> {
     if !header.starts_with(b"PROXY ") && !header.starts_with(v2::PROTOCOL_PREFIX) {
         return Err(BadHeader::Missing);
@@ -106,7 +105,7 @@ pub fn parse(header: &[u8]) -> Result<ProxyHeader, BadHeader> {
 ///
 /// # Errors
 ///
-/// When the connection does not begin with one, or ends in it.
+/// When the connection does not begin with a header, or ends within it.
 pub async fn read(stream: &mut TcpStream) -> Result<ProxyHeader, BadHeader> {
     let mut header = vec![0; FIRST_BYTES];
     stream.read_exact(&mut header).await?;

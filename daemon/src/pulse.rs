@@ -1,17 +1,17 @@
 //! Whether control work makes progress: how long its present step has lasted.
 //!
-//! The admin endpoint answers on a thread of its own, and would say that all is well while the
-//! main task waits for good, such as for a log that nobody reads.
+//! The admin endpoint answers on its own thread, so it would report no problem while the main task
+//! is blocked forever, for example on a log that is not read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A step of control work that lasts longer does not end. The largest, a snapshot of 10,000
+/// A step of control work that lasts longer is considered stuck. The largest, a snapshot of 10,000
 /// Services made from nothing, takes seconds on a busy machine.
 const MAX_STEP: Duration = Duration::from_secs(60);
 
-/// Shared by the work and those who look. `clone` shares it.
+/// Shared by the work and its observers. `clone` shares it.
 #[derive(Clone, Debug)]
 pub(crate) struct Pulse {
     start: Instant,

@@ -1,16 +1,16 @@
-//! A quota: so many connections, queries or streams at one time, of which one client may hold a
-//! share only.
+//! A quota: a number of connections, queries or streams at one time, of which one client can hold
+//! only a share.
 //!
-//! One quota serves all listeners of a process. Clients are told apart by address, because that
-//! is known before a client has said anything: an IPv4 address is one client, and so is the /64
+//! One quota serves all listeners of a process. Clients are told apart by address, because that is
+//! known before a client has said anything: an IPv4 address is one client, and so is the /64
 //! network of an IPv6 address, of which a host commonly has all addresses (RFC 7934). A client's
-//! share is always below the whole, whatever the flags and the limit of descriptors come to, so
-//! that no client can take everything.
+//! share is always less than the total, for all values of the flags and of the limit of
+//! descriptors, so that no client can take everything.
 //!
 //! Threads share a quota without a lock. Each client is counted in two counters that a keyed hash
-//! of its address selects, and it holds the lower of the two: a client is counted too high only
-//! where both are those of other clients too, which nobody can bring about by choosing an address.
-//! Left out: what happens to a client that gets no permit.
+//! of its address selects, and it holds the lower of the two: a client is counted too high only if
+//! both counters are shared with other clients, which a client cannot cause by choosing its
+//! address. Left out: what happens to a client that gets no permit.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -30,7 +30,7 @@ pub const CLIENT_PREFIX_V6: u32 = 64;
 /// Addresses of IPv4 clients behind a translator (RFC 6052): all would be one /64 network.
 const TRANSLATED: u128 = 0x0064_ff9b << 96;
 
-/// Who a quota counts.
+/// The client that a quota counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Client {
     /// This machine: a Unix socket, loopback, or an address of its own.
@@ -96,7 +96,8 @@ impl QuotaLimits {
     }
 
     /// All clients of this machine together get the largest share that there is: many processes
-    /// share the machine's addresses, and one that runs on it has other ways to harm it.
+    /// share the machine's addresses, and a process that runs on the machine has other ways to harm
+    /// it.
     #[must_use]
     pub fn with_large_local_share(self) -> QuotaLimits {
         QuotaLimits { local: largest_share(self.total).max(1), ..self }
@@ -110,7 +111,7 @@ impl QuotaLimits {
         self.per_client
     }
 
-    /// What this client may hold.
+    /// The permits that this client may hold.
     pub fn of(&self, client: Client) -> usize {
         if client == Client::Local { self.local } else { self.per_client }
     }
@@ -136,7 +137,7 @@ pub struct Quota(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     limits: QuotaLimits,
-    /// The permits that are taken: the count that decides is the one that is shown.
+    /// The permits that are taken. The metric shows the same counter that is used for decisions.
     taken: Gauge<i64, AtomicI64>,
     rows: [Box<[AtomicU32]>; 2],
     hasher: RandomState,
@@ -187,7 +188,7 @@ impl Quota {
     ///
     /// When all are taken, or the client holds its share.
     pub fn admit(&self, client: Client) -> Result<QuotaPermit, Full> {
-        // From here on the permit gives back what was taken.
+        // From here on, dropping the permit gives it back.
         let mut permit = self.admit_unclaimed()?;
         permit.claim(client)?;
         Ok(permit)
@@ -226,7 +227,7 @@ impl QuotaPermit {
         self.release_client();
         let share = self.quota.0.limits.of(client);
         let [first, second] = self.quota.counters(client).map(|count| count.fetch_add(1, Relaxed));
-        // From here on the permit takes back what was counted.
+        // From here on, dropping the permit uncounts it.
         self.client = Some(client);
         if first.min(second) as usize >= share {
             self.release_client();

@@ -1,7 +1,7 @@
 //! Readiness by guards: a process is ready while nothing holds a guard.
 //!
-//! Whoever has a reason for the process not to be ready holds a [`Guard`] that states it; the
-//! reason goes when the guard is dropped, so it cannot be forgotten on any path.
+//! Code with a reason for the process not to be ready holds a [`Guard`] with this reason. Dropping
+//! the guard removes the reason, so it cannot be forgotten on any path.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! Drain: the first SIGTERM or SIGINT begins it, a second ends the process at once, or after the
-//! moment that a process takes to leave nothing behind. SIGHUP asks for a re-read.
+//! Drain: the first SIGTERM or SIGINT begins it, a second ends the process at once, or after a
+//! short time to clean up. SIGHUP causes files to be read again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use crate::readiness::{Guard, Readiness};
 
-/// How long a process may tidy up after a second signal: whoever sends one does not want to wait,
-/// and no data is awaited any more.
+/// How long a process may clean up after a second signal. It is short because the operator does not
+/// want to wait, and no data is in flight any more.
 const TIDY_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Tells all parts of a process to drain. `clone` shares it.
@@ -47,7 +47,7 @@ impl Shutdown {
         }))
     }
 
-    /// Begins the drain: readiness goes first, then those who wait in [`Shutdown::draining`].
+    /// Begins the drain: removes readiness first, then wakes all waiters of [`Shutdown::draining`].
     pub fn begin(&self) {
         let mut guard = self.0.guard.lock().unwrap_or_else(PoisonError::into_inner);
         if guard.is_none() {
@@ -67,8 +67,8 @@ impl Shutdown {
         let _ = draining.wait_for(|draining| *draining).await;
     }
 
-    /// Resolves at the second signal. Who waits for this has a moment to leave nothing behind
-    /// (half-answered clients, routes), without which the process ends there and then.
+    /// Resolves at the second signal. While a future waits for this, the process gets a short time
+    /// to clean up (half-answered clients, routes); otherwise it ends at once.
     pub async fn ending(&self) {
         let mut ending = self.0.ending.subscribe();
         // As in `draining`.
@@ -84,12 +84,12 @@ impl Shutdown {
         self.0.reloads.subscribe()
     }
 
-    /// Drains when the process `parent` ends, however it ends. The kernel watches the thread
+    /// Drains when the process `parent` ends, for whatever reason. The kernel watches the thread
     /// that started this process, so a parent starts its children from a thread that stays.
     pub(crate) fn end_with(&self, parent: u32) {
         use rustix::process::{Signal, getppid, set_parent_process_death_signal};
         let asked = set_parent_process_death_signal(Some(Signal::TERM));
-        // It may have ended before the kernel was asked.
+        // It may have ended before the request to the kernel.
         let orphan = getppid().is_none_or(|id| id.as_raw_nonzero().get() as u32 != parent);
         if asked.is_err() || orphan {
             self.begin();
@@ -110,11 +110,11 @@ impl Shutdown {
                     _ = hangup.recv() => false,
                 };
                 if !ending {
-                    tracing::info!("SIGHUP: reading again");
+                    tracing::info!("SIGHUP: reading files again");
                     shutdown.0.reloads.send_modify(|count| *count += 1);
                 } else if shutdown.is_draining() {
-                    tracing::warn!("second signal: ending without drain");
-                    // Before they are told, and wait no more.
+                    tracing::warn!("second signal: exiting without draining");
+                    // Counted before the waiters are woken.
                     let waiting = shutdown.0.ending.receiver_count();
                     shutdown.0.ending.send_replace(true);
                     if waiting > 0 {

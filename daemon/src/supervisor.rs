@@ -2,8 +2,8 @@
 //!
 //! One that ends, by returning or by a panic, makes the process not live and not ready: `/livez`
 //! and `/readyz` say which, [`crate::start`] lets the others drain and the process exits with an
-//! error, so that whatever supervises it starts a whole one. It is the same for data threads and
-//! for control work, in every process. Ending is expected once the process drains, or after
+//! error, so that its supervisor starts a new one. It is the same for data threads and for control
+//! work, in every process. Ending is expected once the process drains, or after
 //! [`SupervisedThread::release`].
 
 use std::future::Future;
@@ -25,8 +25,8 @@ pub struct Supervisor {
     shutdown: Shutdown,
 }
 
-/// A thread that must not end before it is allowed to. When this is dropped, the thread goes on
-/// and stays supervised.
+/// A thread that must not end before it is released. When this is dropped, the thread continues and
+/// stays supervised.
 #[derive(Debug)]
 pub struct SupervisedThread {
     handle: JoinHandle<()>,
@@ -34,7 +34,7 @@ pub struct SupervisedThread {
     ended: watch::Receiver<bool>,
 }
 
-/// Notes that a thread or task has ended, however it ends.
+/// Records that a thread or task has ended, by returning or by a panic.
 struct Ended {
     /// The name in messages, such as "data thread tcp-0".
     what: String,
@@ -81,7 +81,7 @@ impl Supervisor {
         tokio::spawn(self.supervised(name, work))
     }
 
-    /// Work that is supervised from now on, wherever it runs. Dropping it is an end as well.
+    /// Supervises work from now on, wherever it runs. Dropping the work counts as its end.
     pub fn supervised<F: Future>(
         &self,
         name: &'static str,
@@ -100,14 +100,14 @@ impl Supervisor {
 }
 
 impl SupervisedThread {
-    /// The thread has been told to end, or is about to be.
+    /// From now on, the end of the thread is expected.
     pub fn release(&self) {
         self.may_end.store(true, Ordering::Release);
     }
 
     /// Resolves when the thread has ended. Cancel safe.
     pub async fn ended(&mut self) {
-        // An error means that the thread is gone, which is the same.
+        // An error means that the thread has ended.
         let _ = self.ended.wait_for(|ended| *ended).await;
     }
 

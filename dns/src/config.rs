@@ -80,7 +80,7 @@ pub struct Config {
     )]
     pub upstream_timeout: Duration,
 
-    /// Questions that may wait for upstreams at one time; one client may have a quarter of them
+    /// Queries that may wait for upstreams at one time; one client may have a quarter of them
     #[arg(long, env = "SWITCHYARD_MAX_FORWARDS", value_name = "N", default_value_t = 1024)]
     pub max_forwards: usize,
 
@@ -104,7 +104,8 @@ pub struct Config {
     )]
     pub ttl: u32,
 
-    /// How names of Pod addresses are answered
+    /// Whether names that contain a Pod's address exist, such as
+    /// 10-1-0-2.NAMESPACE.pod.cluster.local
     #[arg(long, env = "SWITCHYARD_PODS", value_name = "MODE", default_value = "disabled")]
     pub pods: PodMode,
 
@@ -131,7 +132,7 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_MAX_TCP_CONNECTIONS", value_name = "N", default_value_t = 1024)]
     pub max_tcp_connections: usize,
 
-    /// How long to wait for queries in progress when told to end
+    /// How long queries in progress may take to end after SIGTERM
     #[arg(
         long,
         env = "SWITCHYARD_DRAIN_TIMEOUT",
@@ -198,7 +199,7 @@ impl Config {
         let is_ours = |server: &&SocketAddr| is_ourselves(**server, listeners, &is_local);
         match servers.iter().find(is_ours) {
             Some(ours) => Err(Failure::Configuration(format!(
-                "--upstream {ours}: this process itself listens there"
+                "--upstream {ours}: this process listens on that address itself"
             ))),
             None => Ok(Servers::Fixed(servers)),
         }

@@ -151,10 +151,12 @@ impl Asked<'_> {
         match service.kind {
             ServiceKind::Cluster if no_address => Some(Trouble {
                 cause: format!("Service {name} has no ClusterIP, so its name has no address"),
-                fix: "write spec.clusterIP: nothing allocates one here".to_owned(),
+                fix: "set spec.clusterIP: Switchyard does not allocate one".to_owned(),
             }),
             ServiceKind::Cluster if service.endpoints.is_empty() => Some(Trouble {
-                cause: format!("the ClusterIP of Service {name} refuses: no endpoint is ready"),
+                cause: format!(
+                    "the ClusterIP of Service {name} refuses connections: no endpoint is ready"
+                ),
                 fix: "see `switchyard explain CLUSTERIP:PORT`".to_owned(),
             }),
             _ => None,
@@ -164,10 +166,11 @@ impl Asked<'_> {
     /// A name outside our zones.
     fn outside(&self) -> Explanation {
         let domain = &self.config.domain;
-        let cause = format!("the name is not below {domain}, so upstream servers are asked");
+        let cause =
+            format!("the name is not below {domain}, so it is forwarded to upstream servers");
         let fix = match self.completed() {
             Some(name) => {
-                format!("ask {name}, which exists: the search path of a Pod adds the rest")
+                format!("use {name}, which exists: in a Pod, the search path adds the rest")
             }
             None => format!("a Service's name is NAME.NAMESPACE.svc.{domain}"),
         };
@@ -210,7 +213,7 @@ impl Asked<'_> {
             }
             let fix = match &labels[..] {
                 [.., name, namespace] if self.service(name, namespace).is_some() => {
-                    format!("ask {name}.{namespace}.svc.{domain}")
+                    format!("use {name}.{namespace}.svc.{domain}")
                 }
                 _ => format!("a Service's name is NAME.NAMESPACE.svc.{domain}"),
             };
@@ -289,7 +292,7 @@ impl Asked<'_> {
         if let Some(other) = names.iter().find(|other| &*other.name == name) {
             return Trouble {
                 cause: format!("Service {name} is not in namespace {namespace}"),
-                fix: format!("it is in {0}: ask {name}.{0}.svc.{domain}", other.namespace),
+                fix: format!("it is in {0}: use {name}.{0}.svc.{domain}", other.namespace),
             };
         }
         let there: Vec<_> = names.iter().filter(|other| &*other.namespace == namespace).collect();

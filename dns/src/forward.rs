@@ -93,7 +93,7 @@ impl std::fmt::Debug for Waiter {
     }
 }
 
-/// What came of asking all upstreams.
+/// The result of asking all upstreams.
 enum Asked {
     /// An answer, which may be incomplete.
     Answered(Vec<u8>),
@@ -148,8 +148,8 @@ impl Forwarder {
         decision
     }
 
-    /// Has a query wait for the answer to its question, and asks upstreams unless they are being
-    /// asked already.
+    /// Makes a query wait for the answer to its question, and asks upstreams unless the question is
+    /// already in flight.
     pub(crate) fn wait(&self, pending: Pending, deliver: Deliver) {
         let (question, client) = (pending.question.clone(), pending.client);
         let waiter = Waiter { pending, deliver };
@@ -183,7 +183,7 @@ impl Forwarder {
         }
     }
 
-    /// Asks upstreams and replies to all who wait.
+    /// Asks upstreams and replies to all waiting clients.
     async fn answer(&self, question: Question) {
         let Inner { counters, outside, .. } = &*self.0;
         let begun = Instant::now();
@@ -248,7 +248,7 @@ impl Forwarder {
         partial.map_or(Asked::Failed(refusal), Asked::Answered)
     }
 
-    /// Sees to it that idle connections are closed: a data thread without questions in flight does
+    /// Makes sure that idle connections are closed: a data thread without questions in flight does
     /// not run its tasks, so this counts as one.
     fn close_idle_later(&self) {
         let (forwarder, active) = (self.clone(), Active::new(self));

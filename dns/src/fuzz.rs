@@ -1,5 +1,5 @@
-//! What is fuzzed in this package: the parsers that read what strangers send. Each function takes
-//! any bytes, and checks what must hold for every outcome.
+//! What is fuzzed in this package: the parsers of untrusted input. Each function takes any bytes,
+//! and checks what must hold for every outcome.
 //!
 //! Called by the targets under `fuzz/` and, for a bounded number of inputs, by `tests/fuzz.rs`.
 //! Not part of this package's interface.

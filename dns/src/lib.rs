@@ -60,7 +60,7 @@ pub const KINDS: Kinds = Kinds::listed_by(Process::Dns);
 ///
 /// When the flags cannot work together, an address cannot be bound, or a data thread ends.
 pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result<(), Failure> {
-    let unready = daemon.readiness.block("the first snapshot is not served yet");
+    let unready = daemon.readiness.block("waiting for the first snapshot");
     let metrics = Metrics::register(&daemon.metrics);
     let (threads, shared) = start(&config, &daemon, &metrics)?;
     tokio::spawn(loops::watch(shared.forwarding.clone(), daemon.readiness.clone()));
@@ -78,7 +78,7 @@ pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result
                         unready = None;
                     }
                 }
-                // The source is gone; its last state is served until the process is told to end.
+                // The source has ended; its last state is served until the process drains.
                 None => follows = false,
             },
             () = daemon.shutdown.draining() => break,

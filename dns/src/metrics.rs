@@ -155,31 +155,35 @@ impl Metrics {
             let m = metrics.clone();
             registry.register(
                 "switchyard_programming_seconds",
-                "From an event's arrival until queries are answered by it",
+                "Time from the arrival of an event until queries are answered with it",
                 m.programming,
             );
             registry.register(
                 "switchyard_dns_forwards_refused",
-                "Questions not forwarded because too many were in flight",
+                "Queries not forwarded because too many were in flight",
                 m.forwards_refused,
             );
             registry.register(
                 "switchyard_dns_forwards_in_flight",
-                "Questions waiting for an upstream",
+                "Queries waiting for an upstream",
                 m.forwards_in_flight,
             );
             registry.register(
                 "switchyard_dns_tcp_connections",
-                "Open connections",
+                "Open TCP connections",
                 m.tcp_connections,
             );
             registry.register(
                 "switchyard_dns_tcp_refused",
-                "Connections closed at once because too many were open",
+                "TCP connections closed at once because too many were open",
                 m.tcp_refused,
             );
-            registry.register("switchyard_dns_zone_names", "Names that exist", m.zone_names);
-            registry.register("switchyard_dns_zone_serial", "Serial of the zone", m.zone_serial);
+            registry.register("switchyard_dns_zone_names", "Names in the zone", m.zone_names);
+            registry.register(
+                "switchyard_dns_zone_serial",
+                "Serial number of the zone",
+                m.zone_serial,
+            );
             registry.register_collector(Box::new(Sum(metrics.threads.clone())));
         });
         metrics
@@ -207,7 +211,7 @@ impl Sum {
 
 impl Collector for Sum {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "Replies, by transport, type and code";
+        let help = "Replies by transport, query type and response code";
         let mut queries =
             encoder.encode_descriptor("switchyard_dns_queries", help, None, MetricType::Counter)?;
         for (transport, proto) in ["udp", "tcp"].into_iter().enumerate() {
@@ -226,7 +230,7 @@ impl Collector for Sum {
             }
         }
         self.encode_forwards(&mut encoder)?;
-        let help = "Packets that get no reply: too short, or replies themselves";
+        let help = "Packets that get no reply, because they are too short or are replies";
         self.encode_sum(&mut encoder, "switchyard_dns_ignored", help, |c| &c.silent)?;
         let help = "Replies that could not be sent";
         self.encode_sum(&mut encoder, "switchyard_dns_unsent", help, |c| &c.unsent)
@@ -236,7 +240,7 @@ impl Collector for Sum {
 impl Sum {
     fn encode_forwards(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let name = "switchyard_dns_forward_seconds";
-        let help = "Time to an upstream's answer, with all tries";
+        let help = "Time until an upstream answered, including all tries";
         let mut histogram = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         let buckets: Vec<(f64, u64)> = (0..=FORWARD_BUCKETS)
             .map(|index| {
@@ -248,13 +252,13 @@ impl Sum {
         let count = buckets.iter().map(|(_, count)| count).sum();
         let seconds = self.of(|c| c.forwarded_us.load(Relaxed)) as f64 / 1e6;
         histogram.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)?;
-        let help = "Questions that no upstream answered";
+        let help = "Queries that no upstream answered";
         let name = "switchyard_dns_forward_failures";
         self.encode_sum(encoder, name, help, |c| &c.forward_failures)?;
-        let help = "Questions not forwarded because they failed a moment ago";
+        let help = "Queries not forwarded because they failed a moment ago";
         let name = "switchyard_dns_forwards_failed_again";
         self.encode_sum(encoder, name, help, |c| &c.failed_again)?;
-        let help = "Questions that waited for the answer to an equal question";
+        let help = "Queries that waited for the answer to an identical query";
         self.encode_sum(encoder, "switchyard_dns_forwards_joined", help, |c| &c.joined)
     }
 

@@ -123,8 +123,7 @@ impl Threads {
         for socket in &self.sockets {
             udp::wake(socket);
         }
-        // A socket closes when its thread ends; from then on, clients are told at once that nobody
-        // is there.
+        // A socket closes when its thread ends; from then on, clients get an error at once.
         drop(self.sockets);
         let all = async {
             for thread in &mut self.threads {

@@ -22,9 +22,9 @@ use crate::mmsg::{BATCH, Batch, never_fragment, report_addresses, watch};
 use crate::responder::{Action, Responder};
 use crate::wire::reply::Transport;
 
-/// A burst of queries waits here, where the system allows so much (net.core.rmem_max).
+/// Receive buffer for bursts of queries; limited by net.core.rmem_max.
 const RECEIVE_BUFFER: usize = 4 << 20;
-/// Replies wait here for the network card.
+/// Send buffer for replies.
 const SEND_BUFFER: usize = 1 << 20;
 /// After an unexpected error, so that a thread does not spin on it.
 const ERROR_PAUSE: Duration = Duration::from_millis(10);

@@ -106,7 +106,7 @@ impl Texts {
         files.sort_by(|(a, _), (b, _)| a.cmp(b));
         files.dedup();
         if files.is_empty() {
-            let message = "no manifests there: no *.yaml, *.yml or *.json";
+            let message = "no manifests found: no *.yaml, *.yml or *.json";
             return Err(io::Error::new(io::ErrorKind::NotFound, message));
         }
         Ok(Texts { files, stdin })

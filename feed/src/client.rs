@@ -66,7 +66,7 @@ pub struct ApiConfig {
     #[arg(long = "feed-token-file", env = "SWITCHYARD_FEED_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
 
-    /// PEM file with the certificates to trust the feed by; default: those of this machine
+    /// PEM file with the CA certificates to verify the feed with; default: those of this machine
     #[arg(long = "feed-ca-file", env = "SWITCHYARD_FEED_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 
@@ -74,8 +74,8 @@ pub struct ApiConfig {
     #[arg(long, env = "SWITCHYARD_ALLOW_LOCAL_ENDPOINTS")]
     pub allow_local_endpoints: bool,
 
-    /// How long a feed may be away until readiness says that this process is stale; it serves
-    /// the last state all the while
+    /// How long the feed may be unreachable before /readyz reports `feed stale`; the last state
+    /// stays in use
     #[arg(long, env = "SWITCHYARD_STALE_AFTER", value_name = "TIME", default_value = "5m",
         value_parser = parse_duration)]
     pub stale_after: Duration,

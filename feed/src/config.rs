@@ -9,13 +9,14 @@ use crate::source::Source;
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "feed")]
 pub struct Config {
-    /// Where objects come from: a folder of manifests (*.yaml, *.yml, *.json); http://HOST:PORT
-    /// or https://HOST:PORT of a `switchyard feed` or a kube-apiserver; or `kube` for the
-    /// kubeconfig's cluster or the one that this runs in
+    /// Where objects come from: a folder of manifests (*.yaml, *.yml, *.json); http://HOST:PORT or
+    /// https://HOST:PORT of a `switchyard feed` or a kube-apiserver; or `kube` for the cluster of
+    /// the kubeconfig or, in a Pod, the Pod's own cluster
     #[arg(long = "feed", env = "SWITCHYARD_FEED", value_name = "SOURCE")]
     pub source: Source,
 
-    /// Servers to look up hosts that name endpoints (addressType FQDN); default: this machine's
+    /// DNS servers that resolve the host names of endpoints (addressType FQDN); default: this
+    /// machine's resolver
     #[arg(
         long = "host-resolver",
         env = "SWITCHYARD_HOST_RESOLVER",

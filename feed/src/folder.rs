@@ -311,8 +311,8 @@ impl Folder {
             let why = match self.folders.is_empty() {
                 false => "the folder was replaced by one without manifests",
                 true => {
-                    "the folder has no manifests, but had some when the state was saved; if that \
-                     is meant, stop the feed and empty its --state-dir"
+                    "the folder has no manifests, but had some when the state was saved; if this \
+                     is intended, stop the feed and empty its --state-dir"
                 }
             };
             return Err(why.to_owned());

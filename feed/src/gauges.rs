@@ -56,11 +56,11 @@ impl Collector for Gauges {
             metric.encode(encoder)
         };
         let connected = f64::from(u8::from(connected));
-        gauge("switchyard_feed_connected", "Whether the feed can be read", connected)?;
+        gauge("switchyard_feed_connected", "1 while the feed can be read", connected)?;
         gauge("switchyard_feed_last_event_seconds", self.heard, heard.as_secs_f64())?;
         let mut family = encoder.encode_descriptor(
             "switchyard_objects",
-            "Objects of the feed, served and rejected",
+            "Objects of the feed, by kind and state",
             None,
             MetricType::Gauge,
         )?;

@@ -183,11 +183,11 @@ fn read(path: &Path) -> io::Result<(String, SystemTime)> {
     let metadata = file.metadata()?;
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     if !metadata.is_file() || metadata.uid() != user() || is_open(&metadata) {
-        return refused("not a file of this user's alone");
+        return refused("it is not a private file of this user");
     }
     let token = text(file)?;
     if token.len() != 2 * BYTES || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return refused("no token of ours");
+        return refused("it does not contain a token of this program");
     }
     Ok((token, metadata.modified()?))
 }

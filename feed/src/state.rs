@@ -70,9 +70,9 @@ enum Unusable {
     File(#[from] FileError),
     #[error("its first line cannot be read")]
     Header,
-    #[error("it is of format {0}, which this version cannot read")]
+    #[error("its format is {0}, which this version cannot read")]
     Format(u32),
-    #[error("it is of another feed, {0}")]
+    #[error("it belongs to another feed, {0}")]
     Feed(String),
 }
 

@@ -138,7 +138,7 @@ impl Connection {
     }
 
     /// An HTTP/2 stream was reset because its client did not take its response. Where the client
-    /// takes nothing at all, the connection ends at once. Where no other stream is left, nothing
+    /// reads nothing at all, the connection ends at once. Where no other stream is left, nothing
     /// moves on it either: it does not wait for a next request, but ends with GOAWAY.
     pub(crate) fn on_stalled_stream(&self) {
         if self.is_blocked.get() {

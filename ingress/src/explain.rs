@@ -175,7 +175,7 @@ impl Asked<'_> {
         let keys = routes.iter().map(|(host, _)| host).filter(|host| **host != HostKey::Any);
         if let Some(host) = keys.clone().find(|host| is_for(self.host, host)) {
             let cause = format!("no rule of host {host} matches path {}", self.path);
-            let fix = format!("add the path, or use one that there is: {}", of(host));
+            let fix = format!("add the path, or use an existing one: {}", of(host));
             return trouble(cause, fix);
         }
         if let Some(ingress) = self.of_another_class() {
@@ -287,7 +287,7 @@ impl Asked<'_> {
         let host = self.host;
         let trouble = match (wanted, &certificate.secret) {
             (Some((problem, what)), _) => Some(Trouble {
-                cause: format!("{what}: Ingress {} wants it for {host}", problem.object),
+                cause: format!("{what}: Ingress {} names it for {host}", problem.object),
                 fix: format!(
                     "write a Secret of type kubernetes.io/tls with tls.crt for {host}, and tls.key"
                 ),

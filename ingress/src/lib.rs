@@ -102,7 +102,7 @@ pub struct Config {
     )]
     pub ingress_class: String,
 
-    /// Proxies in front of this one, whose X-Forwarded fields and X-Request-Id are believed
+    /// Proxies in front of the ingress, whose X-Forwarded-* and X-Request-Id headers are trusted
     #[arg(
         long,
         env = "SWITCHYARD_TRUSTED_PROXIES",
@@ -117,8 +117,8 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_PROXY_PROTOCOL", requires = "trusted_proxies")]
     pub proxy_protocol: bool,
 
-    /// Forward header fields whose names have underscores; they are dropped otherwise, because
-    /// many endpoints cannot tell them from those with hyphens
+    /// Forward header fields with underscores in their names; by default they are dropped, because
+    /// many endpoints cannot tell them from names with hyphens
     #[arg(long, env = "SWITCHYARD_ALLOW_UNDERSCORES")]
     pub allow_underscores: bool,
 
@@ -132,12 +132,12 @@ pub struct Config {
 /// What a client may use up.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LimitFlags {
-    /// Bytes of a request's head; at most 100 fields
+    /// Size limit of a request's head; the number of header fields is limited to 100
     #[arg(long, env = "SWITCHYARD_MAX_HEADER_BYTES", value_name = "BYTES",
         default_value = "32k", value_parser = parse_bytes)]
     pub max_header_bytes: u64,
 
-    /// Bytes of a request's body, 0 for no limit; annotation proxy-body-size overrides it
+    /// Size limit of a request's body, 0 for no limit; the annotation proxy-body-size overrides it
     #[arg(long, env = "SWITCHYARD_MAX_BODY_BYTES", value_name = "BYTES",
         default_value = "1g", value_parser = parse_bytes)]
     pub max_body_bytes: u64,
@@ -176,33 +176,34 @@ pub struct TimeoutFlags {
         default_value = "75s", value_parser = parse_duration)]
     pub idle_timeout: Duration,
 
-    /// Time for a connection to an endpoint; annotation proxy-connect-timeout overrides it
+    /// Time to connect to an endpoint; the annotation proxy-connect-timeout overrides it
     #[arg(long, env = "SWITCHYARD_CONNECT_TIMEOUT", value_name = "TIME",
         default_value = "5s", value_parser = parse_duration)]
     pub connect_timeout: Duration,
 
-    /// Time without progress of an endpoint's response; annotation proxy-read-timeout overrides
-    /// it
+    /// Time that an endpoint's response may make no progress; the annotation proxy-read-timeout
+    /// overrides it
     #[arg(long, env = "SWITCHYARD_READ_TIMEOUT", value_name = "TIME",
         default_value = "60s", value_parser = parse_duration)]
     pub read_timeout: Duration,
 
-    /// Time without progress of a request's body; annotation proxy-send-timeout overrides it
+    /// Time that a request's body may make no progress; the annotation proxy-send-timeout overrides
+    /// it
     #[arg(long, env = "SWITCHYARD_SEND_TIMEOUT", value_name = "TIME",
         default_value = "60s", value_parser = parse_duration)]
     pub send_timeout: Duration,
 
-    /// Time that a WebSocket, or another connection that has changed protocols, may be silent
+    /// Time that a WebSocket or another upgraded connection may be idle
     #[arg(long, env = "SWITCHYARD_TUNNEL_TIMEOUT", value_name = "TIME",
         default_value = "1h", value_parser = parse_duration)]
     pub tunnel_timeout: Duration,
 
-    /// Time that an unused connection to an endpoint is kept
+    /// Time that an idle connection to an endpoint is kept open
     #[arg(long, env = "SWITCHYARD_UPSTREAM_IDLE_TIMEOUT", value_name = "TIME",
         default_value = "60s", value_parser = parse_duration)]
     pub upstream_idle_timeout: Duration,
 
-    /// Time that requests in flight have when the process is told to end
+    /// Time that requests in flight have to end after SIGTERM
     #[arg(long, env = "SWITCHYARD_DRAIN_TIMEOUT", value_name = "TIME",
         default_value = "30s", value_parser = parse_duration)]
     pub drain_timeout: Duration,
@@ -374,7 +375,7 @@ struct Publisher {
 impl Publisher {
     /// Publishes updates until the drain begins.
     async fn follow(&self, mut updates: Updates, daemon: &Daemon) {
-        let mut blocked = Some(daemon.readiness.block("waiting for every kind to be listed"));
+        let mut blocked = Some(daemon.readiness.block("waiting until every kind is listed"));
         let draining = daemon.shutdown.draining();
         tokio::pin!(draining);
         let mut source_is_there = true;

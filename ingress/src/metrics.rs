@@ -126,7 +126,7 @@ impl Metrics {
         all.register(|registry| {
             registry.register(
                 "switchyard_programming_seconds",
-                "Time from the receipt of an event to its being served",
+                "Time from the arrival of an event until requests are routed with it",
                 self.programming_seconds.clone(),
             );
             registry.register_collector(Box::new(Scrape(self.clone())));
@@ -149,17 +149,19 @@ impl Collector for Scrape {
         self.encode_http2_errors(&mut encoder)?;
         self.encode_times(&mut encoder)?;
         let open = ConstGauge::new(self.0.limits.open() as u64);
-        encode(&mut encoder, "open_connections", "Connections of clients", &open)?;
+        encode(&mut encoder, "open_connections", "Client connections open now", &open)?;
         let stalled = ConstGauge::new(self.0.sum(|s| &s.stalled_bytes));
-        let help = "Memory of HTTP/2 streams whose clients do not take their responses";
+        let help = "Memory used now by HTTP/2 streams whose clients do not read their responses";
         encode(&mut encoder, "stalled_bytes", help, &stalled)?;
         type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
         let counters: [Row; 9] = [
-            ("connections", "Connections of clients, since the start", |s| &s.connections),
-            ("refused_connections", "Connections beyond a limit", |s| &s.connections_refused),
+            ("connections", "Client connections accepted", |s| &s.connections),
+            ("refused_connections", "Connections refused because of a limit", |s| {
+                &s.connections_refused
+            }),
             (
                 "flooded_connections",
-                "HTTP/2 connections closed for a flood of control frames",
+                "HTTP/2 connections closed because of a flood of control frames",
                 |s| &s.floods,
             ),
             (
@@ -170,16 +172,14 @@ impl Collector for Scrape {
             ("rejected_handshakes", "TLS handshakes that failed", |s| &s.handshakes_rejected),
             (
                 "rejected_proxy_headers",
-                "Connections of trusted proxies without a PROXY header",
+                "Connections of trusted proxies that did not start with a valid PROXY header",
                 |s| &s.proxy_headers_rejected,
             ),
-            ("upstream_connects", "Connections to endpoints", |s| &s.upstream_connects),
-            (
-                "upstream_connect_failures",
-                "Connections to endpoints that could not be opened",
-                |s| &s.upstream_connect_failures,
-            ),
-            ("upstream_resends", "Requests sent again over another connection", |s| {
+            ("upstream_connects", "Connections opened to endpoints", |s| &s.upstream_connects),
+            ("upstream_connect_failures", "Failed attempts to connect to an endpoint", |s| {
+                &s.upstream_connect_failures
+            }),
+            ("upstream_resends", "Requests sent again on another connection", |s| {
                 &s.upstream_resends
             }),
         ];
@@ -204,7 +204,7 @@ impl Scrape {
     fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut family = encoder.encode_descriptor(
             "switchyard_ingress_requests",
-            "Requests by Service and class of the status answered",
+            "Requests by Service and status class",
             None,
             MetricType::Counter,
         )?;
@@ -278,7 +278,7 @@ impl Scrape {
     fn encode_times(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let mut metric = encoder.encode_descriptor(
             "switchyard_ingress_request_seconds",
-            "Time from a request's head to the end of its response",
+            "Time from the head of a request to the end of its response",
             None,
             MetricType::Histogram,
         )?;

@@ -1,9 +1,9 @@
 //! What the API adds to an object that leaves it out.
 //!
-//! Pure. Clients rely on these: `kubectl` prints them, typed clients refuse an object without
-//! some of them. Besides, what a manifest may write in several ways is written in the API's one
-//! way: no nulls, `yes` as a boolean, a Secret's `stringData` in its `data`. Left out: addresses
-//! and ports that a cluster would allocate, because nobody here does.
+//! Pure. Clients rely on these: `kubectl` prints them, typed clients refuse an object without some
+//! of them. Values that a manifest may write in several ways are normalised as in the API: no
+//! nulls, `yes` as a boolean, a Secret's `stringData` in its `data`. Left out: addresses and ports
+//! that a cluster would allocate, because Switchyard allocates none.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 pub(crate) type Object = Map<String, Value>;
 
-/// Maps from strings to strings: null is the empty string there, and elsewhere absent.
+/// Maps from strings to strings: in them null is the empty string, elsewhere it means absent.
 const TEXT_MAPS: [&str; 8] = [
     "annotations",
     "data",
@@ -25,7 +25,7 @@ const TEXT_MAPS: [&str; 8] = [
     "stringData",
 ];
 
-/// Fields that are booleans, and may be written as YAML 1.1 writes one.
+/// Boolean fields, which may use the spellings of YAML 1.1.
 const BOOLEANS: [&str; 10] = [
     "allocateLoadBalancerNodePorts",
     "controller",
@@ -69,7 +69,7 @@ pub(crate) fn normalize(value: &mut Value, key: &str) {
     }
 }
 
-/// The object below a key, made if it is not there.
+/// The object below a key, created if it does not exist.
 fn child<'o>(object: &'o mut Object, key: &str) -> &'o mut Object {
     let value = object.entry(key).or_insert_with(|| json!({}));
     if !value.is_object() {
@@ -180,7 +180,7 @@ fn addresses(spec: &mut Object) {
     let ips = ips.filter_map(|ip| ip.as_str()?.parse::<IpAddr>().ok());
     let mut families: Vec<_> = ips.map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }).collect();
     if families.is_empty() {
-        // Headless: without a selector its endpoints may be of any family.
+        // Headless: without a selector its endpoints may be of both families.
         let selects = spec.get("selector").is_some_and(|selector| *selector != json!({}));
         families = if selects { vec!["IPv4"] } else { vec!["IPv4", "IPv6"] };
     }
@@ -222,7 +222,7 @@ pub(crate) fn pod(object: &mut Object) {
         return default(status, "phase", "Pending");
     }
     default(status, "podIPs", json!([{"ip": ip}]));
-    // Written by hand, without a kubelet to say it: what has an address runs.
+    // Written by hand, without a kubelet that sets the phase: a Pod with an address is running.
     default(status, "phase", "Running");
 }
 
@@ -260,7 +260,7 @@ mod tests {
         check(Kind::Service, json!({"spec": spec}), json!({"spec": expected, "status": status}));
     }
 
-    /// The cases that were read back from a kube-apiserver 1.36.
+    /// The expected values are those of a kube-apiserver 1.36.
     #[test]
     fn services_are_completed_as_by_a_real_server() {
         check_service(

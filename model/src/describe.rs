@@ -1,25 +1,25 @@
-//! What types and their fields are for, in a sentence: what `kubectl explain` prints.
+//! A sentence on each type and field, for `kubectl explain`.
 //!
 //! By the names of [`crate::object`]; a test compares this table with the types, in both
-//! directions. Only fields that are used have a text of their own. Left out: the full rules, which
-//! are in the documentation of Kubernetes and in [`crate::validate`].
+//! directions. Only fields that are used have their own text. Left out: the full rules, which are
+//! in the documentation of Kubernetes and in [`crate::validate`].
 
-/// What is said of a field that Kubernetes has and that is not used.
-pub const UNUSED: &str = "Not used by Switchyard. It is kept and served as it is written.";
+/// The text for a field that Kubernetes has and that is not used.
+pub const UNUSED: &str = "Not used by Switchyard. It is kept and served as written.";
 
-/// A type: its name, what it is, and what each of its fields is for.
+/// A type: its name, and descriptions of the type and of each field.
 struct Text {
     name: &'static str,
     about: &'static str,
     fields: &'static [(&'static str, &'static str)],
 }
 
-/// What a type is; empty if the table does not have it.
+/// The description of a type; empty if the table does not have it.
 pub fn about(type_name: &str) -> &'static str {
     text(type_name).map_or("", |text| text.about)
 }
 
-/// What a field is for; empty if the table does not have it.
+/// The description of a field; empty if the table does not have it.
 pub fn field(type_name: &str, field: &str) -> &'static str {
     match field {
         "apiVersion" => "The group and version of the object's kind.",
@@ -45,30 +45,32 @@ fn text(type_name: &str) -> Option<&'static Text> {
 const TEXTS: &[Text] = &[
     Text {
         name: "Meta",
-        about: "What every object has: its name, and what others say of it.",
+        about: "Metadata that every object has: name, namespace, labels and annotations.",
         fields: &[
             (
                 "annotations",
-                "Free texts by key. Annotations with settings of the proxy and the ingress begin \
+                "Arbitrary strings by key. Annotations with settings of the proxy and the ingress \
+                 begin \
                  with switchyard.dev/ or nginx.ingress.kubernetes.io/.",
             ),
             (
                 "creationTimestamp",
-                "When the object was made (RFC 3339). The feed server sets it when it first sees \
+                "When the object was created (RFC 3339). The feed server sets it when it first \
+                 sees \
                  the object.",
             ),
-            ("deletionTimestamp", "When the object is to go. A Pod with it is terminating."),
-            ("labels", "Short texts by key, by which objects are selected."),
-            ("name", "The name: unique among the objects of the kind in the namespace."),
             (
-                "namespace",
-                "The namespace; default if it is not given. Kinds of the cluster have none.",
+                "deletionTimestamp",
+                "When the object will be deleted. A Pod with this field is terminating.",
             ),
+            ("labels", "Short strings by key, used to select objects."),
+            ("name", "The name, unique among the objects of this kind in the namespace."),
+            ("namespace", "The namespace; default if not given. Cluster-scoped kinds have none."),
         ],
     },
     Text {
         name: "Service",
-        about: "A stable address and DNS name for endpoints that change.",
+        about: "A stable address and DNS name for changing endpoints.",
         fields: &[
             ("spec", "Addresses, ports and policies."),
             ("status", "Addresses of load balancers, which the proxy serves too."),
@@ -80,17 +82,18 @@ const TEXTS: &[Text] = &[
         fields: &[
             (
                 "clusterIP",
-                "The first virtual IP, or None for a headless Service. Switchyard allocates no \
-                 addresses: write one if the Service needs it.",
+                "The first virtual IP, or None for a headless Service. Switchyard does not \
+                 allocate addresses: set one if the Service needs it.",
             ),
             (
                 "clusterIPs",
-                "The virtual IPs: one, or one of each family. The first must be clusterIP.",
+                "The virtual IPs: one, or one of each family. The first must be the same as \
+                 clusterIP.",
             ),
             ("externalIPs", "Other IPs at which the proxy accepts connections for the Service."),
             (
                 "externalName",
-                "For type ExternalName: the DNS name that the Service is an alias of.",
+                "For type ExternalName: the DNS name that the Service is an alias for.",
             ),
             (
                 "externalTrafficPolicy",
@@ -99,7 +102,7 @@ const TEXTS: &[Text] = &[
             ),
             (
                 "healthCheckNodePort",
-                "With externalTrafficPolicy Local: the port at which a load balancer asks whether \
+                "With externalTrafficPolicy Local: the port at which load balancers check whether \
                  this node has endpoints.",
             ),
             (
@@ -111,57 +114,53 @@ const TEXTS: &[Text] = &[
             ("ipFamilyPolicy", "SingleStack, PreferDualStack or RequireDualStack."),
             (
                 "loadBalancerSourceRanges",
-                "Clients that may connect to load balancer IPs and external IPs, as CIDRs. Empty: \
-                 all.",
+                "Networks (CIDRs) of the clients that may connect to load balancer IPs and \
+                 external IPs. Empty: all clients.",
             ),
-            ("ports", "The ports that the Service offers. Several ports must have names."),
-            ("publishNotReadyAddresses", "DNS answers with endpoints that are not ready, too."),
+            ("ports", "The ports of the Service. If there are several, each needs a name."),
+            ("publishNotReadyAddresses", "Endpoints that are not ready are used too."),
             (
                 "selector",
-                "The labels of the Pods of the Service. Switchyard finds no Pods: write \
-                 EndpointSlices beside the Service.",
+                "Labels of Pods. Matching Pods are the endpoints of the Service, unless it has \
+                 EndpointSlices or Endpoints.",
             ),
             (
                 "sessionAffinity",
                 "None, or ClientIP: connections of one client go to the same endpoint.",
             ),
-            ("sessionAffinityConfig", "How long an affinity lasts."),
+            ("sessionAffinityConfig", "How long session affinity lasts."),
             (
                 "trafficDistribution",
-                "A preference for near endpoints: PreferSameZone or PreferSameNode.",
+                "Which endpoints are preferred: PreferSameZone or PreferSameNode.",
             ),
             ("type", "ClusterIP, NodePort, LoadBalancer or ExternalName."),
         ],
     },
     Text {
         name: "SessionAffinityConfig",
-        about: "How long an affinity lasts.",
-        fields: &[("clientIP", "The settings of affinity by client IP.")],
+        about: "How long session affinity lasts.",
+        fields: &[("clientIP", "Settings of session affinity by client IP.")],
     },
     Text {
         name: "ClientIpConfig",
-        about: "The settings of affinity by client IP.",
+        about: "Settings of session affinity by client IP.",
         fields: &[(
             "timeoutSeconds",
-            "Seconds for which a client without connections keeps its endpoint; 10800 if not \
-                 given.",
+            "How many seconds a client without connections keeps its endpoint; 10800 if not given.",
         )],
     },
     Text {
         name: "ServicePort",
         about: "A port of a Service.",
         fields: &[
-            (
-                "appProtocol",
-                "The protocol that is spoken, such as http, https or kubernetes.io/h2c.",
-            ),
-            ("name", "The name, by which slices and Ingresses refer to the port."),
+            ("appProtocol", "The application protocol, such as http, https or kubernetes.io/h2c."),
+            ("name", "The name, which EndpointSlices and Ingresses use to refer to the port."),
             (
                 "nodePort",
-                "For types NodePort and LoadBalancer: the port at which every node accepts \
+                "For types NodePort and LoadBalancer: the port on which every node accepts \
                  connections.",
             ),
-            ("port", "The port at the Service's IPs."),
+            ("port", "The port on the Service's IPs."),
             ("protocol", "TCP, UDP or SCTP; TCP if not given."),
             (
                 "targetPort",
@@ -171,7 +170,7 @@ const TEXTS: &[Text] = &[
     },
     Text {
         name: "ServiceStatus",
-        about: "What is known of the Service's load balancers.",
+        about: "The state of the Service's load balancers.",
         fields: &[("loadBalancer", "The load balancers in front of the Service.")],
     },
     Text {
@@ -183,45 +182,45 @@ const TEXTS: &[Text] = &[
         name: "LoadBalancerIngress",
         about: "A load balancer.",
         fields: &[
-            ("ip", "Its IP, at which the proxy accepts connections too."),
+            ("ip", "Its IP. The proxy accepts connections on it too."),
             (
                 "ipMode",
-                "VIP: the proxy answers for the IP. Proxy: connections are left to the load \
-                 balancer.",
+                "VIP: the proxy accepts connections on the IP. Proxy: the load balancer handles \
+                 connections.",
             ),
         ],
     },
     Text {
         name: "EndpointSlice",
-        about: "Endpoints of one Service: addresses, and the ports that all of them have. The \
-                label kubernetes.io/service-name names the Service.",
+        about: "Endpoints of one Service: addresses, and the ports of all of them. The label \
+                kubernetes.io/service-name contains the name of the Service.",
         fields: &[
-            ("addressType", "IPv4, IPv6, or FQDN for names that Switchyard looks up."),
+            ("addressType", "IPv4, IPv6, or FQDN for host names, which Switchyard resolves."),
             ("endpoints", "The endpoints."),
             (
                 "ports",
-                "The ports of every endpoint. They match those of the Service by name and \
+                "The ports of every endpoint, matched with those of the Service by name and \
                  protocol.",
             ),
         ],
     },
     Text {
         name: "Endpoint",
-        about: "What serves: an address and its state.",
+        about: "An endpoint: an address and its state.",
         fields: &[
-            ("addresses", "The address. All but the first are ignored."),
+            ("addresses", "The address. Only the first one is used."),
             ("conditions", "Whether it is ready, serving and terminating."),
-            ("hints", "Where the endpoint is meant to be used from."),
+            ("hints", "The zones and nodes that should use the endpoint."),
             ("hostname", "Its own DNS name below that of the Service."),
-            ("nodeName", "The node it is on."),
-            ("zone", "The zone it is in."),
+            ("nodeName", "The name of its node."),
+            ("zone", "The name of its zone."),
         ],
     },
     Text {
         name: "EndpointConditions",
         about: "The state of an endpoint.",
         fields: &[
-            ("ready", "It takes new connections; true if not given."),
+            ("ready", "It accepts new connections; true if not given."),
             (
                 "serving",
                 "It can answer, even while it is terminating; the same as ready if not given.",
@@ -231,7 +230,7 @@ const TEXTS: &[Text] = &[
     },
     Text {
         name: "EndpointHints",
-        about: "Where an endpoint is meant to be used from.",
+        about: "The zones and nodes that should use an endpoint.",
         fields: &[
             ("forNodes", "The nodes that should use it."),
             ("forZones", "The zones that should use it."),
@@ -242,10 +241,7 @@ const TEXTS: &[Text] = &[
         name: "EndpointPort",
         about: "A port of endpoints.",
         fields: &[
-            (
-                "appProtocol",
-                "The protocol that is spoken, such as http, https or kubernetes.io/h2c.",
-            ),
+            ("appProtocol", "The application protocol, such as http, https or kubernetes.io/h2c."),
             (
                 "name",
                 "The name of the Service's port; empty for a Service with one port without a \
@@ -257,12 +253,12 @@ const TEXTS: &[Text] = &[
     },
     Text {
         name: "Endpoints",
-        about: "The older form of EndpointSlices: the endpoints of the Service of the same name.",
-        fields: &[("subsets", "Addresses that have the same ports.")],
+        about: "The older form of EndpointSlices: the endpoints of the Service with the same name.",
+        fields: &[("subsets", "Addresses with the same ports.")],
     },
     Text {
         name: "EndpointSubset",
-        about: "Addresses that have the same ports.",
+        about: "Addresses with the same ports.",
         fields: &[
             ("addresses", "Endpoints that are ready."),
             ("notReadyAddresses", "Endpoints that are not ready."),
@@ -275,27 +271,27 @@ const TEXTS: &[Text] = &[
         fields: &[
             ("hostname", "Its own DNS name below that of the Service."),
             ("ip", "Its IP."),
-            ("nodeName", "The node it is on."),
+            ("nodeName", "The name of its node."),
         ],
     },
     Text {
         name: "Pod",
-        about: "A Pod, for the DNS names of Pods. Switchyard runs none.",
-        fields: &[("spec", "What the Pod was asked to be."), ("status", "What the Pod is.")],
+        about: "A Pod: an endpoint of the Services that select it. Switchyard does not run Pods.",
+        fields: &[("spec", "The specification of the Pod."), ("status", "The state of the Pod.")],
     },
     Text {
         name: "PodSpec",
-        about: "What a Pod was asked to be. Other fields of Kubernetes are kept too.",
+        about: "The specification of a Pod. Other fields of Kubernetes are kept too.",
         fields: &[
-            ("containers", "The containers, for the names of their ports."),
+            ("containers", "The containers; the names of their ports are used."),
             ("hostname", "Its host name; the Pod's name if not given."),
             (
                 "initContainers",
-                "Containers that run first. One with restartPolicy Always goes on, and its ports \
-                 count.",
+                "Containers that run first. The ports of those with restartPolicy Always \
+                 (sidecars) are used too.",
             ),
-            ("nodeName", "The node it is on."),
-            ("subdomain", "The headless Service below which it has a DNS name."),
+            ("nodeName", "The name of its node."),
+            ("subdomain", "The headless Service in which it has a DNS name."),
         ],
     },
     Text {
@@ -303,8 +299,11 @@ const TEXTS: &[Text] = &[
         about: "A container. Other fields of Kubernetes are kept too.",
         fields: &[
             ("name", "Its name."),
-            ("ports", "Its ports, which a Service's targetPort may name."),
-            ("restartPolicy", "Always makes an init container one that goes on beside the others."),
+            ("ports", "Its ports. The targetPort of a Service can refer to their names."),
+            (
+                "restartPolicy",
+                "Always makes an init container a sidecar, which runs as long as the Pod.",
+            ),
         ],
     },
     Text {
@@ -318,9 +317,9 @@ const TEXTS: &[Text] = &[
     },
     Text {
         name: "PodStatus",
-        about: "What a Pod is. Other fields of Kubernetes are kept too.",
+        about: "The state of a Pod. Other fields of Kubernetes are kept too.",
         fields: &[
-            ("conditions", "Ready says whether it takes connections."),
+            ("conditions", "The condition Ready says whether it accepts connections."),
             ("phase", "Pending, Running, Succeeded, Failed or Unknown."),
             ("podIP", "Its first IP."),
             ("podIPs", "Its IPs: one, or one of each family."),
@@ -330,25 +329,22 @@ const TEXTS: &[Text] = &[
     Text {
         name: "Condition",
         about: "A condition.",
-        fields: &[
-            ("status", "True, False or Unknown."),
-            ("type", "What it is about, such as Ready."),
-        ],
+        fields: &[("status", "True, False or Unknown."), ("type", "The type, such as Ready.")],
     },
     Text {
         name: "Ingress",
-        about: "Hosts and paths that the ingress passes on to Services.",
+        about: "Hosts and paths whose requests the ingress forwards to Services.",
         fields: &[("spec", "Rules, TLS and the default backend.")],
     },
     Text {
         name: "IngressSpec",
         about: "Rules, TLS and the default backend of an Ingress.",
         fields: &[
-            ("defaultBackend", "Where requests go that no rule matches."),
+            ("defaultBackend", "The backend of requests that match no rule."),
             (
                 "ingressClassName",
-                "The class: an ingress serves those of its own class, switchyard unless its flags \
-                 name another.",
+                "The class. An ingress process serves the Ingresses of its class, which is \
+                 switchyard by default.",
             ),
             ("rules", "Hosts, and paths below them."),
             ("tls", "Certificates by host."),
@@ -358,34 +354,31 @@ const TEXTS: &[Text] = &[
         name: "IngressRule",
         about: "A host, and paths below it.",
         fields: &[
-            (
-                "host",
-                "The host, or *.DOMAIN for all hosts one label below a domain. Empty: all hosts.",
-            ),
+            ("host", "The host, or *.DOMAIN for all hosts with one more label. Empty: all hosts."),
             ("http", "The paths."),
         ],
     },
     Text {
         name: "HttpIngressRuleValue",
         about: "The paths of a host.",
-        fields: &[("paths", "Paths, each with a backend. The longest that matches is used.")],
+        fields: &[("paths", "Paths, each with a backend. The longest matching path is used.")],
     },
     Text {
         name: "HttpIngressPath",
         about: "A path and its backend.",
         fields: &[
-            ("backend", "Where requests go."),
-            ("path", "The path, which begins with a slash."),
+            ("backend", "The target of requests."),
+            ("path", "The path; it begins with a slash."),
             (
                 "pathType",
-                "Exact, Prefix (by elements of the path) or ImplementationSpecific (the same as \
+                "Exact, Prefix (whole path elements) or ImplementationSpecific (the same as \
                  Prefix).",
             ),
         ],
     },
     Text {
         name: "IngressBackend",
-        about: "Where requests go.",
+        about: "The target of requests.",
         fields: &[
             ("resource", "An object of another kind. It is not served."),
             ("service", "A port of a Service in the same namespace."),
@@ -399,7 +392,10 @@ const TEXTS: &[Text] = &[
     Text {
         name: "ServiceBackendPort",
         about: "A port of a Service, by name or by number.",
-        fields: &[("name", "The name; number must then not be given."), ("number", "The number.")],
+        fields: &[
+            ("name", "The name; must not be set together with number."),
+            ("number", "The number."),
+        ],
     },
     Text {
         name: "TypedLocalObjectReference",
@@ -408,20 +404,20 @@ const TEXTS: &[Text] = &[
     },
     Text {
         name: "IngressTls",
-        about: "A certificate and the hosts that it is for.",
+        about: "A certificate and its hosts.",
         fields: &[
             ("hosts", "The hosts."),
             (
                 "secretName",
-                "The Secret with the certificate (tls.crt) and its key (tls.key). Not given: the \
-                 fallback certificate is used.",
+                "The Secret with the certificate (tls.crt) and its private key (tls.key). If not \
+                 given, the fallback certificate is used.",
             ),
         ],
     },
     Text {
         name: "IngressClass",
-        about: "A class of Ingresses. The one with controller switchyard.dev/ingress is served by \
-             Switchyard.",
+        about: "A class of Ingresses. Switchyard serves classes with the controller \
+                switchyard.dev/ingress.",
         fields: &[("spec", "The controller of the class.")],
     },
     Text {
@@ -434,23 +430,24 @@ const TEXTS: &[Text] = &[
         about: "Confidential data: certificates and their keys.",
         fields: &[
             ("data", "Values by key, each in base64."),
-            ("stringData", "Values by key as plain text. They are served in data."),
+            ("stringData", "Values by key, as plain text. The feed serves them in data."),
             ("type", "kubernetes.io/tls for a certificate; Opaque if not given."),
         ],
     },
     Text {
         name: "Namespace",
-        about: "A scope of names. The feed server makes one for each that objects are in.",
+        about: "A scope for names. The feed creates a Namespace for each namespace that has \
+                objects.",
         fields: &[],
     },
     Text {
         name: "Node",
-        about: "A machine. The proxy reads the zone of its own from its labels.",
+        about: "A machine. Its labels contain the zone that the proxy on it uses.",
         fields: &[("status", "The addresses of the node.")],
     },
     Text {
         name: "NodeStatus",
-        about: "What is known of a node. Other fields of Kubernetes are kept too.",
+        about: "The state of a node. Other fields of Kubernetes are kept too.",
         fields: &[("addresses", "Its addresses.")],
     },
     Text {
@@ -458,17 +455,13 @@ const TEXTS: &[Text] = &[
         about: "An address of a node.",
         fields: &[
             ("address", "The address."),
-            (
-                "type",
-                "Hostname, InternalIP, ExternalIP, InternalDNS or \
-                 ExternalDNS.",
-            ),
+            ("type", "Hostname, InternalIP, ExternalIP, InternalDNS or ExternalDNS."),
         ],
     },
     Text {
         name: "ServiceCidr",
-        about: "The ranges that Services have their addresses of.",
-        fields: &[("spec", "The ranges."), ("status", "Kept and served as it is written.")],
+        about: "Ranges of the virtual IPs of Services.",
+        fields: &[("spec", "The ranges."), ("status", "Kept and served as written.")],
     },
     Text {
         name: "ServiceCidrSpec",
@@ -477,22 +470,22 @@ const TEXTS: &[Text] = &[
     },
     Text {
         name: "Event",
-        about: "What the feed server reports of an object: why it is not served as it is written.",
+        about: "A report of the feed about an object: why it is not served as written.",
         fields: &[
             ("count", "How often it was reported."),
             ("eventTime", "Not set."),
-            ("firstTimestamp", "Since when the problem exists."),
+            ("firstTimestamp", "When the problem was first reported."),
             ("involvedObject", "The object with the problem."),
             ("lastTimestamp", "The same as firstTimestamp."),
             ("message", "The file and line, what is wrong, and what to do."),
             (
                 "reason",
                 "Rejected: the manifest is not valid. NotServed: a part of it is not served. \
-                 Warning: it is served, perhaps not as meant.",
+                 Warning: it is served, but perhaps not as intended.",
             ),
-            ("reportingComponent", "What reports it."),
+            ("reportingComponent", "The component that reports it."),
             ("reportingInstance", "Empty."),
-            ("source", "What reports it."),
+            ("source", "The component that reports it."),
             ("type", "Always Warning."),
         ],
     },
@@ -502,12 +495,12 @@ const TEXTS: &[Text] = &[
         fields: &[
             ("name", "Its name."),
             ("namespace", "Its namespace."),
-            ("uid", "Its unique number."),
+            ("uid", "Its unique identifier."),
         ],
     },
     Text {
         name: "EventSource",
-        about: "What reports an Event.",
+        about: "The component that reports an Event.",
         fields: &[("component", "The name of the program.")],
     },
 ];

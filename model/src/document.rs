@@ -1,9 +1,9 @@
 //! Splits the text of a file into documents, before anything is parsed.
 //!
 //! A line that begins with `---` or `...`, alone or followed by white space, is a document marker
-//! wherever it stands (YAML 1.2.2 section 9.1.2: not even a block or quoted scalar may hold one),
-//! so a document with a syntax error cannot take down its neighbours. Lists are split further,
-//! into their items ([`list`], [`json`]). What did not change by its text is not parsed again.
+//! at any position (YAML 1.2.2 section 9.1.2: not even a block or quoted scalar may contain one),
+//! so a document with a syntax error does not affect its neighbours. Lists are split further, into
+//! their items ([`list`], [`json`]). Documents whose text did not change are not parsed again.
 
 mod json;
 mod list;
@@ -13,15 +13,15 @@ use std::sync::LazyLock;
 
 pub use part::{Document, MAX_DOCUMENTS, Shape};
 
-/// How a text is written.
+/// The format of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Yaml,
     Json,
 }
 
-/// The documents of a text, without those that hold nothing but comments; a few more than
-/// [`MAX_DOCUMENTS`] at most.
+/// The documents of a text, without those that contain only comments; at most a few more than
+/// [`MAX_DOCUMENTS`].
 pub fn split(text: &str, format: Format) -> Vec<Document<'_>> {
     match format {
         Format::Yaml => split_yaml(text),
@@ -29,32 +29,33 @@ pub fn split(text: &str, format: Format) -> Vec<Document<'_>> {
     }
 }
 
-/// About how many documents a text has: fewer than before when the end of it is missing.
+/// Approximate number of documents of a text: if it is lower than before, the end of the text may
+/// be missing.
 pub fn count(text: &str, format: Format) -> usize {
     if text.trim().is_empty() {
         return 0;
     }
     match format {
         Format::Yaml => 1 + memchr::memmem::find_iter(text.as_bytes(), "\n---").count(),
-        // Half of it is no JSON, and what is broken takes nothing away.
+        // A part of a JSON text is not valid JSON, and invalid text removes no objects.
         Format::Json => 1,
     }
 }
 
-/// A text's hash, by which one that did not change is known again.
+/// A text's hash, to recognise text that did not change.
 pub fn hash(text: &str) -> u64 {
     use std::hash::BuildHasher;
-    // Seeded for each process: nobody can write two texts that look the same to it.
+    // Seeded for each process, so that nobody can construct two texts with the same hash.
     static SEED: LazyLock<foldhash::quality::RandomState> = LazyLock::new(Default::default);
     SEED.hash_one(text)
 }
 
-/// The items of a List in a YAML document; `None` when it is none, or not plainly one.
+/// The items of a List in a YAML document; `None` if it is not a List, or not in the simple form.
 pub fn items<'t>(document: &Document<'t>) -> Option<Vec<Document<'t>>> {
     if !document.text.trim_start().starts_with('{') {
         return list::items(document);
     }
-    // JSON is YAML too, and `kubectl` writes Lists in it.
+    // JSON is YAML too, and `kubectl` writes Lists as JSON.
     let items = json::split(document.text);
     let in_file = |item: Document<'t>| {
         let first_line = item.lines_above == 0;
@@ -108,7 +109,7 @@ fn markers(text: &str) -> impl Iterator<Item = usize> + '_ {
     std::iter::once(0).chain(lines).filter(is_marker)
 }
 
-/// What stands before a `---`.
+/// The content before a `---`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Prologue {
     Empty,
@@ -116,7 +117,7 @@ enum Prologue {
     Content,
 }
 
-/// Looks as far as the first line of content.
+/// Reads up to the first line of content.
 fn prologue(text: &str) -> Prologue {
     let mut found = Prologue::Empty;
     for line in text.split_inclusive('\n') {

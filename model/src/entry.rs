@@ -1,4 +1,4 @@
-//! What an entry of the table of kinds ([`crate::kinds`]) says.
+//! The fields of an entry of the table of kinds ([`crate::kinds`]).
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::reader::Reader;
 use crate::shape::Shape;
 use crate::table::Row;
 
-/// All that is known of one kind.
+/// All that is known about one kind.
 pub(crate) struct Entry {
     pub(crate) kind: Kind,
     /// As Kubernetes spells it.
@@ -22,19 +22,19 @@ pub(crate) struct Entry {
     pub(crate) categories: &'static [&'static str],
     pub(crate) namespaced: bool,
     pub(crate) role: Role,
-    /// The processes that list it. What an account of theirs may read follows from this.
+    /// The processes that list it. The rights that their accounts need follow from this.
     pub(crate) listed_by: &'static [Process],
-    /// A process serves without it where its account may not list it.
+    /// A process works without it if its account may not list it.
     pub(crate) optional: bool,
-    /// Field selector of a process's list: what it leaves out is of no use to any.
+    /// Field selector for listing: no process needs the objects that it excludes.
     pub(crate) list_selector: &'static str,
-    /// The trimmed type with its validation; absent where no source has objects of the kind.
+    /// The trimmed type with its validation; absent if no source has objects of the kind.
     pub(crate) reader: Option<Reader>,
     /// The fields of its objects, by the trimmed type.
     pub(crate) shape: fn() -> Shape,
     /// Adds what the API adds to an object that leaves it out.
     pub(crate) complete: fn(&mut defaults::Object),
-    /// `metadata.generation` counts changes of what stands beside the metadata.
+    /// `metadata.generation` counts changes of everything except the metadata.
     pub(crate) generation: bool,
     /// The fields besides metadata that an object without content has: a bookmark is one, and
     /// typed clients refuse it without them.
@@ -47,7 +47,7 @@ pub(crate) struct Entry {
     pub(crate) cells: fn(Row<'_>) -> Value,
 }
 
-/// What is made of a kind's objects.
+/// How a kind's objects are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// They are in the model.
@@ -68,7 +68,7 @@ pub enum Process {
     Dns,
 }
 
-/// What most kinds have in common.
+/// The values that most kinds share.
 pub(crate) const PLAIN: Entry = Entry {
     kind: Kind::Event,
     name: "",

@@ -1,8 +1,8 @@
-//! What becomes of traffic to a target, and why: the answer of `switchyard explain`.
+//! What happens to traffic to a target, and why: the result of `switchyard explain`.
 //!
-//! Each process's package explains by its own snapshot, made by the same code as what it serves.
-//! Other causes are known to the feed only: rejected manifests, and hosts that have no address.
-//! Left out: how an explanation is printed.
+//! The package of each process explains with its own snapshot, built by the code that serves. Some
+//! causes are known only to the feed: rejected manifests, and hosts without an address. Left out:
+//! how an explanation is printed.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,20 +17,19 @@ pub struct Explanation {
     pub target: String,
     /// What a client gets, in a few words: `forwarded`, `404`, `refused`, `NOERROR`.
     pub answer: String,
-    /// Where it goes: a Service and its port, in words.
+    /// Where it goes: a Service and its port, as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// What serves it, in the order in which it takes turns: endpoints as `IP:PORT`, or the data
-    /// of DNS records.
+    /// What serves it, in the order of turns: endpoints as `IP:PORT`, or the data of DNS records.
     pub endpoints: Vec<String>,
     /// The rules that led there, the first one first.
     pub because: Vec<String>,
     /// Rules that match as well, and why they lost.
     pub lost: Vec<String>,
-    /// What is wrong, if the target is not served as somebody would wish.
+    /// What is wrong, if the target is not served as intended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
-    /// The Service that it is about, be it there or not.
+    /// The Service that it is about, whether it exists or not.
     #[serde(skip)]
     pub service: Option<ObjectName>,
 }
@@ -57,9 +56,10 @@ impl Explanation {
     }
 }
 
-/// What to do for a Service whose slices have no endpoint on a port: how the slices fail to fit it.
+/// What to do for a Service whose slices have no endpoint on a port: add a slice, an endpoint or a
+/// port.
 ///
-/// `family` is a word on the addresses that would do, such as ` of this address family`.
+/// `family` restricts the suitable addresses, as text such as ` of this address family`.
 pub fn fix_of_slices(
     entry: &ServiceEntry,
     port_name: &str,
@@ -78,15 +78,14 @@ pub fn fix_of_slices(
              the Service selects"
         )
     } else if ports().any(|port| fits(port) && port.port.is_some()) {
-        format!("add an endpoint{family} to an EndpointSlice of {name}: none has one on the port")
+        format!("add an endpoint{family} to an EndpointSlice of {name}: none has one on this port")
     } else {
         let wanted = match port_name {
             "" => "without a name".to_owned(),
             port_name => format!("named {port_name}"),
         };
         format!(
-            "give an EndpointSlice of {name} a port {wanted} over {protocol}, as the Service has \
-             it; there are: {}",
+            "add a port {wanted} ({protocol}) to an EndpointSlice of {name}; its slices have: {}",
             there.join(", ")
         )
     }
@@ -111,10 +110,10 @@ pub struct Rejected {
     pub help: Option<String>,
 }
 
-/// The annotation of an Event that has the help of its message alone, for programs.
+/// The annotation of an Event with only the help of its message, for programs.
 pub const HELP: &str = "switchyard.dev/help";
 
-/// The help as it follows a message in an Event.
+/// The help in brackets, as it follows a message in an Event.
 pub fn bracketed(help: Option<&str>) -> String {
     help.map(|help| format!(" ({help})")).unwrap_or_default()
 }
@@ -128,9 +127,9 @@ pub struct LostHost {
     pub services: Vec<String>,
 }
 
-/// The name among these that is most like the one that was asked for, if one is like it.
+/// The name that is most similar to `wanted`, if one is similar enough.
 pub fn nearest<'a>(wanted: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    /// Names that differ in more than this part of their letters are not meant.
+    /// Names with a lower similarity are not suggested.
     const MIN_LIKENESS: f64 = 0.6;
     let rated =
         names.into_iter().map(|name| (strsim::normalized_damerau_levenshtein(wanted, name), name));

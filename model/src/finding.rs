@@ -1,8 +1,8 @@
 //! What is valid, but probably a mistake: a Service without endpoints, a slice without a Service,
 //! an Ingress of a class that nothing defines.
 //!
-//! Pure: it looks at the model alone, and names objects and fields; the caller finds where they
-//! stand in files. Left out: what an Ingress leads to, which the ingress says itself.
+//! Pure: it looks at the model alone, and names objects and fields; the caller finds their position
+//! in files. Left out: the backends of an Ingress, which the ingress checks itself.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ pub struct Finding {
     pub key: ObjectKey,
     pub path: Vec<Step>,
     pub problem: Problem,
-    /// An object that is not there. Where it was rejected, that was reported already.
+    /// An object that does not exist. If it was rejected, that was already reported.
     pub missing: Option<ObjectKey>,
 }
 
@@ -26,8 +26,8 @@ const USUAL_CLASS: &str = "switchyard";
 
 /// Everything of that kind in a model.
 ///
-/// Where `is_defined` knows an object that the model does not, an error was reported for it, so it
-/// is not reported as missing.
+/// If `is_defined` knows an object that is not in the model, an error was reported for it, so it is
+/// not reported as missing.
 pub fn of(model: &Model, is_defined: &dyn Fn(&ObjectKey) -> bool) -> Vec<Finding> {
     let mut found = Found(Vec::new());
     for entry in model.services() {
@@ -67,7 +67,7 @@ fn key(kind: Kind, name: &ObjectName) -> ObjectKey {
     ObjectKey { kind, name: name.clone() }
 }
 
-/// A path from `spec.rules[0].host` written so.
+/// Parses a path such as `spec.rules[0].host`.
 fn path(text: &str) -> Vec<Step> {
     let mut steps = Vec::new();
     for part in text.split('.') {
@@ -139,11 +139,12 @@ fn orphan(service: &ObjectName, slice: &EndpointSlice, found: &mut Found) {
         Step::Key("labels".to_owned()),
         Step::Key("kubernetes.io/service-name".to_owned()),
     ];
-    let message = format!("there is no Service {service}, so the slice serves nothing");
-    found.add(Kind::EndpointSlice, &slice.name, label, message, "name the Service that it is for");
+    let message = format!("Service {service} does not exist, so this EndpointSlice is not used");
+    let help = "create the Service, or correct the label";
+    found.add(Kind::EndpointSlice, &slice.name, label, message, help);
 }
 
-/// A class that no IngressClass of the manifests defines, and that is not the usual one.
+/// A class that no IngressClass of the manifests defines, and that is not the default one.
 fn class(ingress: &Ingress, is_defined: &dyn Fn(&ObjectKey) -> bool, found: &mut Found) {
     let Some(class) = &ingress.class else { return };
     let name = ObjectName::new("", class);
@@ -151,11 +152,11 @@ fn class(ingress: &Ingress, is_defined: &dyn Fn(&ObjectKey) -> bool, found: &mut
         return;
     }
     let message = format!(
-        "there is no IngressClass {class:?}, so an ingress of class {USUAL_CLASS:?} serves none of \
-         Ingress {}",
+        "IngressClass {class:?} does not exist, so an ingress with class {USUAL_CLASS:?} does not \
+         serve Ingress {}",
         ingress.name
     );
-    let help = "write the class switchyard, an IngressClass of that name with controller: \
+    let help = "use the class switchyard, add an IngressClass of that name with controller: \
                 switchyard.dev/ingress, or run the ingress with --ingress-class";
     found.add(Kind::Ingress, &ingress.name, path("spec.ingressClassName"), message, help);
 }

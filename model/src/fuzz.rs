@@ -81,7 +81,7 @@ fn read_part(text: &str, part: &document::Document<'_>, format: Format) {
     });
 }
 
-/// The whole object that is kept of a good one is JSON, and reads as the same object.
+/// The whole object that is kept for a valid one is JSON, and reads as the same object.
 fn check_whole(reading: &Reading) {
     let Some(whole) = &reading.whole else { return };
     let part = document::Document {

@@ -1,4 +1,4 @@
-//! The table of kinds: all that is known of each, one file a kind below this one.
+//! The table of kinds: everything about each kind, in one file for each kind below this one.
 //!
 //! Listing, storing, change sets, serving, discovery and state files follow from an entry, and
 //! tests compare the RBAC manifests with it. A kind that is only stored and served takes a
@@ -73,12 +73,12 @@ impl Kind {
         Kind::ALL.into_iter().filter(|kind| kind.role() == Role::Joined)
     }
 
-    /// The kind that Kubernetes spells so.
+    /// The kind with this name in Kubernetes.
     pub fn named(name: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 
-    /// The kind of that group and plural, as a path of the API names it.
+    /// The kind with this group and plural, as in a path of the API.
     pub fn of_plural(group: &str, plural: &str) -> Option<Kind> {
         Kind::ALL.into_iter().find(|kind| kind.group() == group && kind.plural() == plural)
     }
@@ -96,7 +96,7 @@ impl Kind {
         self.entry().name
     }
 
-    /// The place in an array with one element a kind.
+    /// The index in an array with one element for each kind.
     pub fn index(self) -> usize {
         self as usize
     }
@@ -127,7 +127,7 @@ impl Kind {
         self.entry().categories
     }
 
-    /// `services`, `ingresses.networking.k8s.io`: as errors name it.
+    /// The name in errors: `services`, `ingresses.networking.k8s.io`.
     pub fn qualified(self) -> String {
         match self.group() {
             "" => self.plural().to_owned(),
@@ -144,7 +144,7 @@ impl Kind {
         self.entry().role
     }
 
-    /// Whether a process serves without it where its account may not list it.
+    /// Whether a process works without it if its account may not list it.
     pub fn is_optional(self) -> bool {
         self.entry().optional
     }
@@ -160,7 +160,7 @@ impl Kind {
         format!("{root}/{}/{}", self.api_version(), self.plural())
     }
 
-    /// How its objects are read; absent where no source has any.
+    /// How its objects are read; absent if no source has any.
     pub fn reader(self) -> Option<Reader> {
         self.entry().reader
     }
@@ -173,12 +173,12 @@ impl Kind {
         }
     }
 
-    /// Whether `metadata.generation` counts changes of what stands beside the metadata.
+    /// Whether `metadata.generation` counts changes of everything except the metadata.
     pub fn has_generation(self) -> bool {
         self.entry().generation
     }
 
-    /// JSON after the metadata of an object that has nothing else.
+    /// JSON after the metadata of an object without further content.
     pub fn empty_fields(self) -> &'static str {
         self.entry().empty
     }
@@ -211,7 +211,7 @@ impl Kind {
         self.entry().columns.iter().map(definition).collect()
     }
 
-    /// The cells of an object's row, one a column.
+    /// The cells of an object's row, one for each column.
     pub fn cells(self, object: &Value, now: Timestamp) -> Value {
         (self.entry().cells)(Row { object: Fields(object), now })
     }

@@ -4,8 +4,8 @@
 //! ([`tree`], [`document`], [`manifest`]) into types cut to the fields in use ([`object`]),
 //! checked by the API's rules ([`validate`]) and joined by the [`store`].
 //!
-//! Left out on purpose: sockets, files, clocks and runtimes. Where objects come from is the work
-//! of the package `feed`; what a process does with them, of that process.
+//! Left out on purpose: sockets, files, clocks and runtimes. The package `feed` gets the objects;
+//! the package of each process uses them.
 
 mod defaults;
 pub mod describe;

@@ -1,8 +1,8 @@
-//! A document → the objects in it, each validated or with what is wrong with it.
+//! A document → the objects in it, each validated or with its problems.
 //!
-//! Pure. Reads `apiVersion` and `kind` first, then the object into its type; a List is as many
-//! objects. Every problem gets its place in the text here, while the tree is at hand. Left out:
-//! what the other documents say, which the folder's catalogue knows.
+//! Pure. Reads `apiVersion` and `kind` first, then the object into its type; each item of a List is
+//! an object. Every problem gets its place in the text here, while the tree is available. Left out:
+//! conflicts with other documents, which the folder's catalogue finds.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -23,19 +23,19 @@ use crate::validate::{self, Check, Complaint, Interner};
 /// One object of a document, or what is wrong with the document.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// Absent when not even the object's name can be told.
+    /// Absent if not even the object's name can be read.
     pub key: Option<ObjectKey>,
     pub outcome: Outcome,
     pub problems: Vec<Problem>,
     /// Where the object begins.
     pub mark: Mark,
-    /// What no other Service may have, and where the object asks for it.
+    /// What no other Service may have, and the field that claims it.
     pub claims: Vec<(Claim, Mark)>,
-    /// The whole object as JSON, if it is good and that was asked for.
+    /// The whole object as JSON, if it is valid and `whole` was requested.
     pub whole: Option<Arc<str>>,
 }
 
-/// Whether what is read keeps the whole object beside the fields that are used.
+/// Whether to keep the whole object in addition to the fields that are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keep {
     #[default]
@@ -46,7 +46,7 @@ pub enum Keep {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
     Good(Record),
-    /// Valid, but nothing here follows from it: another kind, or a slice of no Service.
+    /// Valid, but not used: another kind, or a slice without a Service.
     Idle,
     Bad,
 }
@@ -58,7 +58,7 @@ pub enum Claim {
     ClusterIp(IpAddr),
 }
 
-/// Of one object; more would only hide the first ones.
+/// The limit for one object; more would only hide the first ones.
 const MAX_PROBLEMS: usize = 20;
 
 /// Reads the objects of one document, a part of a file's text.
@@ -122,10 +122,10 @@ struct Document<'t, 'i> {
     readings: Vec<Reading>,
 }
 
-/// How the note about an object of another program's kind begins.
+/// The beginning of the note about an object of a kind that is not used.
 const FOREIGN: &str = "kind ";
 
-/// The kind that a note is about, when it is about an object of another program.
+/// The kind in a note about an object of a kind that is not used.
 pub fn foreign_kind(problem: &Problem) -> Option<&str> {
     let is_note = problem.level == Level::Note;
     let (kind, _) = problem.message.strip_prefix(FOREIGN).filter(|_| is_note)?.split_once(" (")?;
@@ -134,7 +134,7 @@ pub fn foreign_kind(problem: &Problem) -> Option<&str> {
 
 const NO_HEADER: Header<'static> = Header { api_version: "", kind: "" };
 
-/// What an object says it is.
+/// The kind and API version of an object.
 struct Header<'a> {
     api_version: &'a str,
     kind: &'a str,
@@ -142,13 +142,14 @@ struct Header<'a> {
 
 impl Document<'_, '_> {
     fn syntax(&mut self, error: SyntaxError) {
-        // It cannot be told which lines are a Secret's, so no line is shown if one may be.
+        // The lines of a Secret cannot be recognised, so no line is shown if the text may contain
+        // one.
         let show = !self.part.text.contains("Secret");
         let mark = self.before_the_end(error.mark);
         let text = self.part.text;
         let help = match text.get(mark.byte_in(text)..).unwrap_or_default() {
             _ if is_template(text) => Some(TEMPLATE.to_owned()),
-            // A host such as *.example, which YAML takes for the name of an alias.
+            // A host such as *.example, which YAML parses as an alias.
             at if at.starts_with('*') && !show => Some("quote it".to_owned()),
             at if at.starts_with('*') => {
                 let word: String =
@@ -162,7 +163,7 @@ impl Document<'_, '_> {
         self.push(None, Outcome::Bad, vec![problem], mark);
     }
 
-    /// Where something is missing at the end of the text, the last place that an author sees.
+    /// If something is missing at the end of the text: its last visible character.
     fn before_the_end(&self, mark: Mark) -> Mark {
         let text = self.part.text;
         if !text[mark.byte_in(text)..].trim().is_empty() {
@@ -239,7 +240,7 @@ impl Document<'_, '_> {
                 self.known(tree, node, kind);
             }
             Some(kind) if is_older(header.api_version) => {
-                let message = format!("{} {} is not read", header.api_version, header.kind);
+                let message = format!("{} {} is not supported", header.api_version, header.kind);
                 let help = format!("write it as apiVersion: {}", kind.api_version());
                 self.report(tree, node, Some(kind), Level::Error, &message, Some(help));
             }
@@ -247,7 +248,7 @@ impl Document<'_, '_> {
         }
     }
 
-    /// A kind that is not read: another program's, or one that is misspelt.
+    /// A kind that is not used: another program's, or a misspelt one.
     fn foreign(&mut self, tree: &Tree<'_>, node: NodeId, header: &Header<'_>) {
         let Header { api_version, kind } = header;
         let is_meant = |known: &Kind| {
@@ -305,13 +306,13 @@ fn readable(kind: &str) -> Option<Kind> {
     Kind::named(kind).filter(|kind| kind.reader().is_some())
 }
 
-/// What is missing of an object that does not say what it is, and what the author may have meant.
+/// What is missing in an object without kind or API version, and what the author may have meant.
 fn no_object(tree: &Tree<'_>, node: NodeId, header: &Header<'_>) -> (&'static str, Option<String>) {
     let has = |key: &str| tree.field(node, key).is_some();
     let of_kustomize = ["resources", "bases", "patches", "namePrefix", "commonLabels", "images"];
     match (header.kind, header.api_version) {
         ("", "") if has("services") && !has("spec") => {
-            let help = "docs/compose.md shows the manifests to write beside a compose file";
+            let help = "docs/compose.md shows the manifests for the containers of a compose file";
             ("a compose file, not a Kubernetes object", Some(help.to_owned()))
         }
         ("", "") if of_kustomize.into_iter().any(has) && !has("spec") => {
@@ -328,7 +329,7 @@ fn no_object(tree: &Tree<'_>, node: NodeId, header: &Header<'_>) -> (&'static st
     }
 }
 
-/// Whether a text is the source of a template, which a program has to fill in first.
+/// Whether a text is a template that must be rendered first.
 fn is_template(text: &str) -> bool {
     text.contains("{{") && text.contains("}}")
 }
@@ -336,7 +337,8 @@ fn is_template(text: &str) -> bool {
 const TEMPLATE: &str = "this looks like an unrendered template; for a Helm chart, run: helm \
                         template CHART | switchyard check -";
 
-/// Whether kinds that are read were once served under this version, or one of its group.
+/// Whether kinds that are used were once served under this version, or another version of its
+/// group.
 fn is_older(api_version: &str) -> bool {
     let group = api_version.split_once('/').map_or("", |(group, _)| group);
     group == "extensions" || Kind::groups().contains(&group)
@@ -346,7 +348,7 @@ fn is_older(api_version: &str) -> bool {
 fn key_of(tree: &Tree<'_>, node: NodeId, kind: Kind) -> Option<ObjectKey> {
     let meta = tree.field(node, "metadata")?;
     let text = |key| tree.field(meta, key).and_then(|id| tree.scalar(id));
-    // No valid name is longer, and an invalid one is shown in the log.
+    // No valid name is longer, and invalid ones are shown in the log.
     const LONGEST: usize = 253;
     let text = |key| text(key).filter(|text| text.len() <= LONGEST);
     let text_of = |text: &str| object::Text(text.to_owned().into());
@@ -379,7 +381,7 @@ impl<'a> Read<'_, 'a, '_, '_> {
         };
         let mut complaints = check.finish();
         let bad = complaints.iter().any(|complaint| complaint.level == Level::Error);
-        // Errors first, so that none is cut off by warnings.
+        // Errors first, so that warnings do not displace them.
         complaints.sort_by_key(|complaint| complaint.level);
         complaints.truncate(MAX_PROBLEMS);
         let problems = complaints.into_iter().map(|c| self.complaint(c)).collect();
@@ -456,8 +458,8 @@ impl<'a> Read<'_, 'a, '_, '_> {
     }
 }
 
-/// A message with control characters escaped: names of fields are quoted in it, and a name may hold
-/// line breaks and what a terminal takes for a command.
+/// A message with control characters escaped: it quotes names of fields, which may contain line
+/// breaks and control sequences of a terminal.
 fn one_line(message: String) -> String {
     if !message.contains(char::is_control) {
         return message;

@@ -55,7 +55,7 @@ impl Object {
     }
 }
 
-/// A Pod, cut to what the dns process asks of it (`--pods verified`).
+/// A Pod, cut to what the dns process needs (`--pods verified`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pod {
     pub name: ObjectName,
@@ -80,7 +80,7 @@ pub struct ServiceEntry {
     pub slices: Arc<[Arc<EndpointSlice>]>,
 }
 
-/// What one or several batches changed: names of objects that came, changed or went.
+/// What one or several batches changed: names of objects that were added, changed or removed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
     /// Services whose own object or whose slices changed.
@@ -126,8 +126,8 @@ impl Changes {
     }
 }
 
-/// A slice that is found and compared by its name: a set of these takes less than a map whose
-/// keys are the names once more.
+/// A slice that is compared by its name: a set of these takes less memory than a map with the names
+/// as keys.
 #[derive(Clone, Debug)]
 struct ByName(Arc<EndpointSlice>);
 
@@ -160,7 +160,7 @@ impl Eq for ByName {}
 pub type Map<V> = imbl::OrdMap<ObjectName, V>;
 pub type Slices = Arc<[Arc<EndpointSlice>]>;
 
-/// What is known by the name of a Service: itself, and slices that belong to it. Never neither.
+/// What belongs to the name of a Service: the Service itself, slices, or both.
 #[derive(Clone, Debug, Default)]
 struct Cell {
     service: Option<Arc<Service>>,
@@ -170,11 +170,11 @@ struct Cell {
 /// The validated join of all objects. `clone` is O(1).
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// By the name of a Service, which may not be there (yet) while slices of it are.
+    /// By the name of a Service. The Service itself may be missing (so far) while its slices exist.
     cells: Map<Cell>,
-    /// The number of Services that are there.
+    /// The number of Services that exist.
     services: usize,
-    /// All slices by their own names, to find a slice's Service when it moves or goes.
+    /// All slices by their own names, to find a slice's Service when the slice moves or is removed.
     slices: imbl::OrdSet<ByName>,
     /// For Services with a slice that names hosts: all their slices, with addresses instead.
     resolved: Map<Slices>,
@@ -207,12 +207,12 @@ impl Model {
         self.cells.iter().filter_map(|(name, cell)| self.entry(name, cell))
     }
 
-    /// All slices, also those whose Service is not there (yet).
+    /// All slices, also those whose Service does not exist (yet).
     pub fn slices(&self) -> impl Iterator<Item = &Arc<EndpointSlice>> + '_ {
         self.cells.values().flat_map(|cell| cell.slices.iter())
     }
 
-    /// Slices whose Service is not there, by the name of that Service.
+    /// Slices whose Service does not exist, by the name of that Service.
     pub fn slices_without_service(
         &self,
     ) -> impl Iterator<Item = (ObjectName, Arc<[Arc<EndpointSlice>]>)> + '_ {
@@ -311,7 +311,7 @@ impl Model {
         }
     }
 
-    /// Removes an object; one that is not there changes nothing.
+    /// Removes an object; changes nothing if it does not exist.
     pub fn delete(&mut self, key: &ObjectKey, changes: &mut Changes) {
         let name = &key.name;
         match key.kind {
@@ -327,7 +327,7 @@ impl Model {
                 changes.namespaces.extend(self.namespaces.remove(name));
             }
             Kind::Node => remove(&mut self.nodes, name, &mut changes.nodes),
-            // What is only served has no place here.
+            // Objects that are only served by the feed are not in the model.
             _ => {}
         }
     }
@@ -337,7 +337,7 @@ impl Model {
         there.map(|(name, _)| name)
     }
 
-    /// The names of all slices, also of those whose Service is not there (yet).
+    /// The names of all slices, also of those whose Service does not exist (yet).
     pub fn slice_names(&self) -> impl Iterator<Item = &ObjectName> + '_ {
         self.slices.iter().map(|slice| &slice.0.name)
     }
@@ -362,7 +362,7 @@ impl Model {
         self.resolved.get(service).unwrap_or(&cell.slices)
     }
 
-    /// A cell whose Service is there.
+    /// A cell whose Service exists.
     fn entry(&self, name: &ObjectName, cell: &Cell) -> Option<ServiceEntry> {
         let slices = self.resolved(name, cell).clone();
         Some(ServiceEntry { service: cell.service.clone()?, slices })
@@ -387,7 +387,7 @@ impl Model {
         changes.services.insert(name.clone());
     }
 
-    /// Puts a cell in its place, if there is anything in it.
+    /// Stores a cell, unless it is empty.
     fn put_cell(&mut self, name: &ObjectName, cell: Cell) {
         if cell.service.is_none() && cell.slices.is_empty() {
             self.cells.remove(name);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 /// The kinds of object that are read or served; [`crate::kinds`] says what each is.
 ///
-/// Their order is the one in which a batch is published, make before break: what others refer to
-/// comes up first, and goes last.
+/// A batch is published in this order, make before break: objects that others refer to are added
+/// first and removed last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 pub enum Kind {
     Namespace,
@@ -22,7 +22,7 @@ pub enum Kind {
     Event,
 }
 
-/// A set of kinds: what a process wants to hear of.
+/// A set of kinds, for example those that a process follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kinds(u16);
 

@@ -1,8 +1,8 @@
 //! Kubernetes objects as Kubernetes spells them, cut to the fields that are used.
 //!
 //! Lenient on purpose: every field may be absent or null and unknown ones are ignored, because
-//! these types read an API's answers too. What a folder refuses beyond that is the work of
-//! [`crate::tree::decode`] and [`crate::schema`]; what the values mean, of [`crate::validate`].
+//! these types read an API's answers too. The stricter rules for folders are in
+//! [`crate::tree::decode`] and [`crate::schema`]; the meaning of values is in [`crate::validate`].
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -51,7 +51,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 pub struct TextMap<'a>(pub Vec<(Text<'a>, Text<'a>)>);
 
 impl TextMap<'_> {
-    /// The value of a key; of one that stands twice, the last.
+    /// The value of a key; for a duplicate key, the last one.
     pub fn value(&self, key: &str) -> Option<&str> {
         self.0.iter().rev().find(|(k, _)| **k == *key).map(|(_, value)| &**value)
     }
@@ -84,7 +84,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for TextMap<'a> {
     }
 }
 
-/// A sequence. What decodes an object of a stranger bounds them: [`within`].
+/// A sequence. For objects from outside, its size is limited with [`within`].
 #[derive(Clone, Debug, Default)]
 pub struct List<T>(Vec<T>);
 
@@ -138,13 +138,13 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for List<T> {
 }
 
 thread_local! {
-    /// What the elements of the object that is being decoded may still take, in bytes.
+    /// The bytes that the elements of the object that is being decoded may still take.
     static ROOM: Cell<usize> = const { Cell::new(usize::MAX) };
 }
 
-/// Decodes one object whose sequences and mappings may take so many bytes together; beyond that
-/// it fails. Three bytes of JSON, `{},`, make an endpoint of hundreds, so a limit of the text's
-/// length alone does not bound the memory.
+/// Decodes one object whose sequences and mappings together may take this many bytes; more is an
+/// error. Three bytes of JSON, `{},`, become an endpoint of hundreds of bytes, so a limit of the
+/// text's length alone does not limit the memory.
 pub fn within<R>(room: usize, decode: impl FnOnce() -> R) -> R {
     let before = ROOM.replace(room);
     let decoded = decode();
@@ -152,7 +152,7 @@ pub fn within<R>(room: usize, decode: impl FnOnce() -> R) -> R {
     decoded
 }
 
-/// Takes the room of one element.
+/// Reserves the memory of one element.
 fn spend<T, E: de::Error>() -> Result<(), E> {
     let room = ROOM.get().checked_sub(size_of::<T>());
     let room = room.ok_or_else(|| E::custom("more elements than any object of the API has"))?;

@@ -1,9 +1,8 @@
-//! What is wrong with an object, and where: the words for the log, `/status` and
-//! `switchyard check`.
+//! What is wrong with an object, and where: the text for the log, `/status` and `switchyard check`.
 //!
-//! A problem is located relative to its document, because a document that did not change keeps
-//! its problems when lines are added above it. Left out: what follows from a problem; that is
-//! the folder's work.
+//! The position of a problem is relative to its document, because a document that did not change
+//! keeps its problems when lines are added above it. Left out: the consequences of a problem, which
+//! the folder decides.
 
 use std::fmt;
 
@@ -17,7 +16,7 @@ pub enum Level {
     Error,
     /// The object is served, but perhaps not as its author expects.
     Warning,
-    /// The object is served, here; elsewhere it might not be.
+    /// The object is served by Switchyard; a Kubernetes API might refuse it.
     Note,
 }
 
@@ -41,7 +40,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// The byte of a text at which it lies; the text's end if it lies beyond.
+    /// Its byte offset in a text; the text's end if it is beyond.
     pub fn byte_in(self, text: &str) -> usize {
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let line = match self.line.checked_sub(1) {
@@ -54,16 +53,16 @@ impl Mark {
     }
 }
 
-/// Something that an author should mend or know.
+/// Something that an author should fix or know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {
     pub level: Level,
     /// One line, the field's path first: `spec.ports[0].port: Invalid value: …`.
     pub message: String,
-    /// What to do about it, when the message does not say so itself.
+    /// What to do about it, if the message does not say so.
     pub help: Option<String>,
     pub mark: Mark,
-    /// Where it may be shown.
+    /// The excerpt, if it may be shown.
     pub excerpt: Option<Excerpt>,
 }
 
@@ -72,17 +71,18 @@ pub struct Problem {
 pub struct Excerpt {
     before: Option<String>,
     line: String,
-    /// Where on the line, in characters; after the mark's column if the line was cut in front.
+    /// The column on the line, in characters; it differs from the mark's column if the beginning of
+    /// the line was cut off.
     caret: u32,
 }
 
-/// An excerpt is for a person, and a line may have 100 MB.
+/// The longest excerpt of a line, because a line may have 100 MB.
 const EXCERPT_COLUMNS: usize = 120;
-/// Of a line that is cut in front, what remains before the place.
+/// If the beginning of a line is cut off, this much remains before the place.
 const CONTEXT_COLUMNS: usize = 60;
 
 impl Excerpt {
-    /// The lines around a byte of a text.
+    /// The line of a byte of a text, and the line before.
     pub fn around(text: &str, at: usize) -> Excerpt {
         let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
         let head = &text[start..at];
@@ -108,8 +108,8 @@ impl Excerpt {
     }
 }
 
-/// The line that begins at a byte, or what is shown of it: without control characters, which a
-/// terminal could take for commands.
+/// The line that begins at a byte, shortened if necessary, without control characters, which a
+/// terminal could interpret.
 fn line_at(text: &str, start: usize) -> String {
     let line = text[start..].chars().take_while(|c| !matches!(c, '\n' | '\r'));
     let shown = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };

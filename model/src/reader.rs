@@ -1,7 +1,7 @@
 //! How an object of one kind is read: from a manifest's tree, and from an API's JSON.
 //!
-//! Both give a validated [`Record`]. A manifest may hold no unknown field; an API may be newer than
-//! this program.
+//! Both give a validated [`Record`]. A manifest may not have unknown fields; an API may, because it
+//! can be newer than this program.
 
 use serde::Deserialize;
 
@@ -11,8 +11,8 @@ use crate::tree::decode::Finding;
 use crate::tree::{NodeId, Tree};
 use crate::validate::Check;
 
-/// Reads the objects of one kind. `None`: the object is valid and nothing follows from it, or the
-/// check holds an error.
+/// Reads the objects of one kind. `None`: the object is valid but not used, or the check has an
+/// error.
 #[derive(Clone, Copy)]
 pub struct Reader {
     pub manifest: ReadManifest,
@@ -31,8 +31,8 @@ pub enum JsonText<'a> {
     Object(&'a [u8]),
 }
 
-/// What the members of one object may take while it is decoded. A thousand endpoints with all
-/// that the API allows them take a quarter of it.
+/// The memory that the members of one object may take while it is decoded. A thousand endpoints
+/// with all fields that the API allows take a quarter of it.
 const MAX_DECODED: usize = 16 << 20;
 
 #[derive(Deserialize)]

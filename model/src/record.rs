@@ -19,8 +19,8 @@ pub enum Record {
     Secret(Arc<Secret>),
     Namespace(ObjectName),
     Node(Arc<Node>),
-    /// Valid, and only its name is needed: of a kind that is only served, or of one that this
-    /// process has no use for (a dns process need not keep keys).
+    /// Valid, and only its name is needed: its kind is only served by the feed, or not used by this
+    /// process (a dns process does not keep keys).
     NameOnly(Arc<ObjectKey>),
 }
 
@@ -90,7 +90,7 @@ impl Record {
         ObjectKey { kind, name: name.clone() }
     }
 
-    /// The record, or only its name if none of these kinds is made from it.
+    /// The record, or only its name if it is not needed for any of these kinds.
     pub fn cut_to(self, kinds: Kinds) -> Record {
         let key = self.key();
         let endpoints = kinds.contains(Kind::EndpointSlice);

@@ -1,8 +1,8 @@
-//! The fields that Kubernetes knows and this project has no use for.
+//! The fields that Kubernetes has and this project does not use.
 //!
-//! A dump by `kubectl get -o yaml` holds them all, so they are no mistakes; anything else is. By
-//! the name of the type in [`crate::object`]. Source: the OpenAPI schema of Kubernetes 1.36.
-//! What lies below such a field is not looked into.
+//! The output of `kubectl get -o yaml` contains them all, so they are not errors; other unknown
+//! fields are. Listed by the name of the type in [`crate::object`]. Source: the OpenAPI schema of
+//! Kubernetes 1.36. The content of such a field is not checked.
 
 /// The form of a field that is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub(crate) enum Unused {
     Text,
     Integer,
     Boolean,
-    /// An object of whatever content.
+    /// An object with any content.
     Object,
     Texts,
     Objects,
@@ -20,8 +20,8 @@ use Unused::{Boolean, Integer, Object, Objects, Text, Texts};
 
 /// Whether Kubernetes has a field of that name in that type, besides those which it decodes.
 ///
-/// Of a Pod's depth, and of other types that grow with each release, nothing is used here but
-/// `used`: there a name passes unless it is nearly one of those.
+/// For Pods and other types that grow with each release, only the fields in `used` are used: in
+/// these types any name is accepted unless it is similar to one of those.
 pub(crate) fn is_known(type_name: &str, used: &[&str], field: &str) -> bool {
     if grows(type_name) {
         return !used.iter().any(|name| likeness(name, field) >= MISSPELLED);
@@ -46,9 +46,9 @@ pub(crate) fn nearest(type_name: &str, used: &[&'static str], field: &str) -> Op
 }
 
 const GROWING: [&str; 4] = ["PodSpec", "Container", "PodStatus", "NodeStatus"];
-/// Two field names of Kubernetes in the same type are never as like as this.
+/// Two field names of Kubernetes in the same type are always less similar than this.
 const MISSPELLED: f64 = 0.75;
-/// Below this, names have hardly a letter in common.
+/// Below this similarity, names have hardly a letter in common.
 const RELATED: f64 = 0.6;
 
 fn likeness(name: &str, field: &str) -> f64 {

@@ -1,9 +1,9 @@
-//! What fields a kind has, and of what type: read off the types that its objects are decoded into.
+//! The fields of a kind and their types, derived from the types that its objects are decoded into.
 //!
-//! Pure. A [`Tracer`] is a deserializer that holds no data: it notes what each field asks of it, so
-//! what is published of a kind cannot differ from what is read. What Kubernetes has besides, and is
-//! only kept, comes from [`crate::schema`]. Left out: the words ([`crate::describe`]), and the form
-//! in which this is published.
+//! Pure. A [`Tracer`] is a deserializer without data: it records what each field requests from it,
+//! so the published fields of a kind are always those that are parsed. Fields of Kubernetes that
+//! are only kept come from [`crate::schema`]. Left out: descriptions ([`crate::describe`]), and the
+//! format in which this is published.
 
 use serde::de::value::Error;
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -20,7 +20,7 @@ pub enum Shape {
     IntOrText,
     /// A mapping from strings to strings.
     TextMap,
-    /// An object of whatever content.
+    /// An object with any content.
     Any,
     List(Box<Shape>),
     Object(Structure),
@@ -32,7 +32,7 @@ pub struct Structure {
     /// The name of the type in [`crate::object`].
     pub name: &'static str,
     pub fields: Vec<Field>,
-    /// Other fields are kept, too.
+    /// Whether other fields are kept too.
     pub is_open: bool,
 }
 
@@ -40,10 +40,10 @@ pub struct Structure {
 pub struct Field {
     pub name: &'static str,
     pub shape: Shape,
-    /// It is decoded. What is not is served as it is written.
+    /// Whether it is decoded. Other fields are only served as written.
     pub is_used: bool,
-    /// Of a list of objects, the fields by which its elements are told apart when a patch is
-    /// merged into it. The first is that of a strategic merge patch. Empty: it is replaced whole.
+    /// For a list of objects: the fields that identify its elements when a patch is merged into it.
+    /// The first one is the key of a strategic merge patch. Empty: the list is replaced as a whole.
     pub keys: &'static [&'static str],
 }
 
@@ -53,15 +53,15 @@ impl Structure {
     }
 }
 
-/// The shape of a type: all that is decoded of it, and what Kubernetes has besides.
+/// The shape of a type: all decoded fields, and the other fields of Kubernetes.
 pub(crate) fn of<T: Deserialize<'static>>() -> Shape {
     let mut shape = None;
-    // What a type makes of the sample values does not matter here.
+    // The result of decoding the sample values does not matter.
     let _ = T::deserialize(Tracer(&mut shape));
     shape.unwrap_or(Shape::Any)
 }
 
-/// Fields by which the elements of a list are told apart, as Kubernetes does.
+/// The fields that identify the elements of a list, as in Kubernetes.
 fn keys_of(type_name: &str, field: &str) -> &'static [&'static str] {
     match (type_name, field) {
         ("ServiceSpec", "ports") => &["port", "protocol"],
@@ -101,7 +101,7 @@ fn kept(unused: Unused) -> Shape {
     }
 }
 
-/// Writes down what is asked of it.
+/// Records what is requested from it.
 struct Tracer<'s>(&'s mut Option<Shape>);
 
 impl Deserializer<'static> for Tracer<'_> {
@@ -161,7 +161,7 @@ impl Deserializer<'static> for Tracer<'_> {
         visitor.visit_unit()
     }
 
-    // The types of objects ask for nothing else: a test reads every field that is published.
+    // The types of objects request nothing else: a test reads every published field.
     serde::forward_to_deserialize_any! {
         <W: Visitor<'static>>
         i8 i16 i32 i128 u8 u16 u32 u64 u128 f32 f64 char string bytes byte_buf unit unit_struct

@@ -1,9 +1,9 @@
 //! The store: events of a source → the model, with what changed.
 //!
 //! The only mutable copy. A list of a kind is buffered between [`Event::Init`] and
-//! [`Event::InitDone`] and swapped in whole, as a difference, so a re-list removes what is gone
-//! and touches nothing that stayed. Slices that Endpoints or Pods stand for are made here
-//! ([`mod@derive`]), because they are a join of objects. Left out: where events come from.
+//! [`Event::InitDone`] and swapped in whole, as a difference, so a re-list removes deleted objects
+//! and does not touch the others. Slices of Services that have only Endpoints or Pods are derived
+//! here ([`mod@derive`]), because this joins objects. Left out: where events come from.
 
 mod derive;
 
@@ -17,18 +17,19 @@ use crate::model::{Changes, EndpointSlice, Model, Object};
 use crate::name::{Kind, Kinds, ObjectKey, ObjectName};
 use crate::record::Record;
 
-/// What a source tells of one object, or of the list of a kind.
+/// An event of a source: about one object, or about the list of a kind.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A list of this kind begins.
     Init(Kind),
     /// An object of the list that began.
     InitApply(Record),
-    /// An object of the list that began has gone before the list was complete.
+    /// An object of the list that began was deleted before the list was complete.
     InitDelete(ObjectKey),
-    /// An object of the list that began is not valid: its last good state stays, if it has one.
+    /// An object of the list that began is not valid: its last good state stays in use, if it has
+    /// one.
     InitKeep(ObjectKey),
-    /// The list is complete: what it did not name is gone.
+    /// The list is complete: objects that it did not contain are deleted.
     InitDone(Kind),
     Apply(Record),
     Delete(ObjectKey),
@@ -39,9 +40,9 @@ pub struct Store {
     kinds: Kinds,
     model: Model,
     changes: Changes,
-    /// `None` where the source has done it already.
+    /// `None` if the source has already derived slices.
     derivation: Option<Derivation>,
-    /// The slices in the model that stand there for a Service without any.
+    /// The derived slices in the model, of Services without slices of their own.
     derived: HashSet<ObjectName, RandomState>,
     listing: BTreeMap<Kind, Listing>,
     listed: Vec<Kind>,
@@ -55,13 +56,12 @@ struct Listing {
 }
 
 impl Store {
-    /// A store whose model holds these kinds only, with the slices that Endpoints and Pods stand
-    /// for.
+    /// A store whose model contains only these kinds, with slices derived from Endpoints and Pods.
     pub fn new(kinds: Kinds) -> Store {
         Store { derivation: Some(Derivation::default()), ..Store::of_api(kinds) }
     }
 
-    /// A store for what an API serves, where every slice is an object already.
+    /// A store for the objects of an API, where every slice already is an object.
     pub fn of_api(kinds: Kinds) -> Store {
         Store {
             kinds,
@@ -221,7 +221,7 @@ impl Store {
         self.model.delete(key, &mut self.changes);
     }
 
-    /// Puts the derived slices of a Service in the place of those derived before.
+    /// Replaces the slices that were derived for a Service.
     fn replace_derived(&mut self, service: &ObjectName, slices: Vec<Arc<EndpointSlice>>) {
         if !self.kinds.contains(Kind::EndpointSlice) {
             return;
@@ -236,7 +236,7 @@ impl Store {
             self.model.delete(&key, &mut self.changes);
         }
         for slice in slices {
-            // An explicit slice of that very name is someone's object: it stays.
+            // A slice of that name that a manifest defines is kept.
             let is_taken = self.model.owner_of_slice(&slice.name).is_some();
             if self.derived.contains(&slice.name) || !is_taken {
                 self.derived.insert(slice.name.clone());

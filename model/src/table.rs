@@ -1,7 +1,7 @@
 //! Objects as `kubectl get` prints them: the columns of each kind and the cells of a row.
 //!
-//! Pure: objects and the time go in. Columns, cells and their order are those of a
-//! kube-apiserver, so that people and scripts find what they know.
+//! Pure: objects and the time go in. Columns, cells and their order are those of a kube-apiserver,
+//! so that people and scripts get the output that they expect.
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ impl<'a> Row<'a> {
         self.object.text("/metadata/name")
     }
 
-    /// The time since the object was made.
+    /// The time since the object was created.
     pub(crate) fn age(self) -> String {
         since(self.object.text("/metadata/creationTimestamp"), self.now)
     }
@@ -87,7 +87,7 @@ impl<'a> Fields<'a> {
         self.list(pointer).filter_map(Value::as_str).map(str::to_owned)
     }
 
-    /// A condition's status, `""` when it is not there.
+    /// A condition's status, `""` if it is missing.
     pub(crate) fn condition(self, kind: &str) -> &'a str {
         let found = self.list("/status/conditions").find(|c| Fields(c).text("/type") == kind);
         found.map_or("", |condition| Fields(condition).text("/status"))
@@ -177,7 +177,7 @@ pub(crate) fn pod(row: Row<'_>) -> Value {
     let total = object.list("/spec/containers").count();
     let statuses: Vec<_> = object.list("/status/containerStatuses").map(Fields).collect();
     let ready = match statuses.is_empty() {
-        // A Pod written by hand says only whether it is ready.
+        // A Pod written by hand has only the condition Ready.
         true if object.condition("Ready") == "True" => total,
         true => 0,
         false => statuses.iter().filter(|s| s.0.pointer("/ready") == Some(&json!(true))).count(),
@@ -282,7 +282,7 @@ pub(crate) fn event(row: Row<'_>) -> Value {
     ])
 }
 
-/// The time since a timestamp, as short as a person wants it.
+/// The time since a timestamp, in short form.
 fn since(timestamp: &str, now: Timestamp) -> String {
     match timestamp.parse::<Timestamp>() {
         Ok(then) => age(now.as_second() - then.as_second()),
@@ -292,7 +292,7 @@ fn since(timestamp: &str, now: Timestamp) -> String {
 
 /// Seconds as `74s`, `5m10s`, `3h4m`, `26h`, `5d3h`, `340d`, `2y30d`.
 fn age(seconds: i64) -> String {
-    /// A unit, and how long the next smaller one is told beside it, in the unit.
+    /// A unit, and up to which value the next smaller unit is added.
     fn in_units(seconds: i64, (unit, sign): (i64, char), (next, next_sign): (i64, char)) -> String {
         let rest = seconds % unit / next;
         let whole = seconds / unit;
@@ -304,7 +304,7 @@ fn age(seconds: i64) -> String {
     const YEAR: i64 = 365 * DAY;
     match seconds {
         ..-1 => "<invalid>".to_owned(),
-        // Clocks differ a little.
+        // Clocks of different machines differ a little.
         -1 => "0s".to_owned(),
         s if s < 2 * MINUTE => format!("{s}s"),
         s if s < 10 * MINUTE => in_units(s, (MINUTE, 'm'), (1, 's')),

@@ -1,9 +1,9 @@
 //! A document as a tree of nodes, each with its place in the text.
 //!
 //! Text → tree → object: YAML ([`yaml`]) and JSON ([`json`]) become the same tree, objects are
-//! decoded from it ([`decode`]), and whatever turns out to be wrong later, even in validation,
-//! finds its line and column again by the field's path. Nodes live in one vector and strings are
-//! borrowed from the text, so that a tree costs little more than reading the text.
+//! decoded from it ([`decode`]), and for problems found later, even in validation, line and column
+//! are found by the field's path. Nodes live in one vector and strings are borrowed from the text,
+//! so that a tree costs little more than reading the text.
 
 pub mod decode;
 pub mod json;
@@ -36,10 +36,10 @@ pub struct Node<'t> {
 pub enum Value<'t> {
     /// A scalar that may be a number, a boolean or null.
     Plain(Cow<'t, str>),
-    /// A string, whatever it looks like.
+    /// A string, even if it looks like a number or a boolean.
     Quoted(Cow<'t, str>),
     Sequence(Children),
-    /// Keys and values in turn.
+    /// Keys and values, alternating.
     Mapping(Children),
 }
 
@@ -58,7 +58,7 @@ pub struct Tree<'t> {
     root: NodeId,
 }
 
-/// Why a text is no tree.
+/// Why a text cannot be parsed as a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyntaxError {
     pub message: String,
@@ -128,8 +128,8 @@ impl<'t> Tree<'t> {
         self.entry(id, key).map(|(_, value)| value)
     }
 
-    /// The place of the field at `path` below `from`, or of the nearest one above it that is
-    /// there: where a required field is missing, its parent's key is the place to look at.
+    /// The place of the field at `path` below `from`, or of its nearest existing parent: for a
+    /// missing required field, the place is its parent's key.
     pub fn locate(&self, from: NodeId, path: &[Step]) -> Mark {
         let mut node = from;
         let mut mark = self.node(from).mark;
@@ -175,7 +175,7 @@ impl<'t> Tree<'t> {
     }
 }
 
-/// A key as it is fit to be shown: none of Kubernetes' own is as long as this.
+/// A key, shortened for messages: all keys of Kubernetes are shorter than this.
 pub fn shortened(key: &str) -> String {
     const LONGEST: usize = 320;
     key.chars().take(LONGEST).collect()
@@ -194,7 +194,7 @@ impl fmt::Display for Path<'_> {
         for (i, step) in self.0.iter().enumerate() {
             match step {
                 Step::Index(index) => write!(f, "[{index}]")?,
-                // The keys of maps from strings to strings stand in brackets.
+                // The keys of maps from strings to strings are in brackets.
                 Step::Key(key) if key.contains(['.', '/']) => write!(f, "[{key}]")?,
                 Step::Key(key) if i == 0 => f.write_str(key)?,
                 Step::Key(key) => write!(f, ".{key}")?,
@@ -204,8 +204,8 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// Builds a tree from the ends inwards: scalars and finished collections are pushed, and a
-/// collection takes what was pushed since its own mark.
+/// Builds a tree bottom-up: scalars and finished collections are pushed, and a collection takes
+/// what was pushed since it began.
 #[derive(Debug, Default)]
 struct Builder<'t> {
     nodes: Vec<Node<'t>>,
@@ -221,7 +221,7 @@ impl<'t> Builder<'t> {
         id
     }
 
-    /// Moves what is pending since `from` into the child list.
+    /// Moves the nodes that are pending since `from` into the child list.
     fn close(&mut self, from: usize) -> Children {
         let first = u32::try_from(self.children.len()).expect("MAX_NODES is below 2^32");
         self.children.extend(self.pending.drain(from..));

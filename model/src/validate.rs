@@ -1,10 +1,9 @@
 //! Defaulting and validation: a decoded object → a [`Record`] that cannot be wrong.
 //!
-//! Pure, and the same for every source. The rules and the words are the API's own, so that an
-//! author finds them in the Kubernetes documentation; where this project differs (loopback
-//! endpoints, container names as FQDN endpoints, no allocation of addresses) the rule says so.
-//! One file a kind. Left out: what takes more than one object to see, such as a node port that
-//! is taken.
+//! Pure, and the same for every source. Rules and messages are those of the API, so that an author
+//! finds them in the Kubernetes documentation. Rules that differ (loopback endpoints, container
+//! names as FQDN endpoints, no allocation of addresses) say so. There is one file for each kind.
+//! Left out: checks across objects, such as duplicate node ports.
 
 mod endpoints;
 pub(crate) mod format;
@@ -35,7 +34,7 @@ pub use pod::{namespace, node, pod};
 pub use secret::secret;
 pub use service::service;
 
-/// What validation says of a field.
+/// A validation result for a field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Complaint {
     pub level: Level,
@@ -47,7 +46,7 @@ pub struct Complaint {
     pub help: Option<String>,
 }
 
-/// One string a content: node names, port names and label values repeat ten thousand times.
+/// Shared strings: node names, port names and label values are repeated ten thousand times.
 #[derive(Debug, Default)]
 pub struct Interner {
     texts: HashSet<Arc<str>, RandomState>,
@@ -66,7 +65,7 @@ impl Interner {
         text
     }
 
-    /// The one object of these details.
+    /// The shared object for these details.
     fn share(&mut self, details: Arc<Details>) -> Arc<Details> {
         match self.details.get(&details) {
             Some(known) => known.clone(),
@@ -77,11 +76,11 @@ impl Interner {
         }
     }
 
-    /// Forgets what nothing uses any more, once that may be half of all.
+    /// Removes unused strings and details, once they may be half of all.
     pub fn shrink(&mut self) {
         const FEW: usize = 1000;
         if self.texts.len() + self.details.len() > 2 * self.in_use + FEW {
-            // Details first, because they hold texts.
+            // Details first, because they contain strings.
             self.details.retain(|details| Arc::strong_count(details) > 1);
             self.texts.retain(|text| Arc::strong_count(text) > 1);
             self.in_use = self.texts.len() + self.details.len();
@@ -89,9 +88,9 @@ impl Interner {
     }
 }
 
-/// More of one object would not be read by anyone.
+/// The limit of problems for one object; nobody would read more.
 const MAX_COMPLAINTS: usize = 100;
-/// Of a value that a message quotes: it may have megabytes.
+/// The longest part of a value that a message quotes; a value may have megabytes.
 const LONGEST_QUOTE: usize = 300;
 
 /// The validation of one object.
@@ -100,14 +99,14 @@ pub struct Check<'i> {
     /// There was an error.
     failed: bool,
     interner: &'i mut Interner,
-    /// A loopback endpoint was noted: once an object is enough.
+    /// A loopback endpoint was reported: once for each object is enough.
     loopback: bool,
     of_api: bool,
     /// Nothing of the object can be served, even if an API has accepted it.
     unusable: bool,
 }
 
-/// Where validation stands: a path on the stack, made into one only for a complaint.
+/// The current field: a path on the stack, converted to a list only for a problem.
 #[derive(Clone, Copy)]
 pub struct At<'p> {
     above: Option<&'p At<'p>>,
@@ -156,8 +155,8 @@ impl<'i> Check<'i> {
         }
     }
 
-    /// The validation of an object that an API has accepted: of it, what can be served is served.
-    /// Errors say what is left out.
+    /// The validation of an object that an API has accepted: all entries that can be served are
+    /// served. Errors name the entries that are left out.
     pub fn of_api(interner: &'i mut Interner) -> Check<'i> {
         Check { of_api: true, ..Check::new(interner) }
     }
@@ -177,7 +176,7 @@ impl<'i> Check<'i> {
         (!is_out).then_some(value)
     }
 
-    /// Of a list with entries none is left: what was served before is better than nothing.
+    /// No entry of a list is left: the last good state stays in use.
     fn needs_entries(&mut self, are_left: bool, were_given: bool) {
         self.unusable |= were_given && !are_left;
     }
@@ -190,7 +189,7 @@ impl<'i> Check<'i> {
 
     fn say(&mut self, level: Level, at: At<'_>, message: String, help: Option<&str>) {
         self.failed |= level == Level::Error;
-        // A warning must not keep an error out.
+        // A warning must not displace an error.
         let most = if level == Level::Error { 2 * MAX_COMPLAINTS } else { MAX_COMPLAINTS };
         if self.complaints.len() >= most {
             return;
@@ -211,15 +210,15 @@ impl<'i> Check<'i> {
         self.say(Level::Note, at, message.into(), Some(help));
     }
 
-    /// Warns of what is served here, but refused by a Kubernetes API. What comes from one is not
-    /// warned of.
+    /// Warns about something that is served here but refused by a Kubernetes API. Not for objects
+    /// that come from an API.
     fn not_portable(&mut self, at: At<'_>, why: impl Display) {
         if !self.of_api {
             self.warn(at, format!("{why}: not portable"), "a Kubernetes API refuses it");
         }
     }
 
-    /// Says what to do about the complaints since there were `before`, where they do not say.
+    /// Adds help to the problems after the first `before` ones that have none.
     fn advise(&mut self, before: usize, help: &str) {
         for complaint in self.complaints.iter_mut().skip(before) {
             complaint.help.get_or_insert_with(|| help.to_owned());
@@ -250,7 +249,7 @@ impl<'i> Check<'i> {
         self.error(at, format!("Unsupported value: {value}: supported values: {list}"));
     }
 
-    /// Complains unless a format's rule accepts the value.
+    /// Reports an error unless a format's rule accepts the value.
     pub(crate) fn expect(
         &mut self,
         at: At<'_>,
@@ -299,7 +298,8 @@ impl<'i> Check<'i> {
     }
 
     /// An IP address. Leading zeros are refused: they mean octal to some and decimal to others
-    /// (CVE-2021-29923). So is IPv4 in IPv6, which is one endpoint under two names.
+    /// (CVE-2021-29923). IPv4-mapped IPv6 addresses are refused too, because they would be a second
+    /// name for an IPv4 endpoint.
     fn ip(&mut self, at: At<'_>, text: &str) -> Option<IpAddr> {
         match text.parse::<IpAddr>() {
             Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => {
@@ -377,7 +377,7 @@ fn quoted(value: impl Debug) -> String {
     cut.0
 }
 
-/// The object's name as it is written, its namespace by default `default`.
+/// The object's name as written; the namespace is `default` if absent.
 pub fn object_name(meta: &object::Meta<'_>, kind: Kind) -> ObjectName {
     let in_namespace = match meta.namespace.as_deref() {
         _ if !kind.is_namespaced() => "",
@@ -387,7 +387,7 @@ pub fn object_name(meta: &object::Meta<'_>, kind: Kind) -> ObjectName {
     ObjectName::new(in_namespace, meta.name.as_deref().unwrap_or_default())
 }
 
-/// A record, unless the checks found an error that is in its way.
+/// A record, unless the checks found an error that prevents it.
 pub(crate) fn accept(check: &Check<'_>, record: impl FnOnce() -> Record) -> Option<Record> {
     let is_refused = if check.of_api { check.unusable } else { check.failed };
     (!is_refused).then(record)

@@ -42,8 +42,8 @@ impl<'a> Explainer<'a> {
     pub fn explain(&self, address: SocketAddr, protocol: Protocol) -> Explanation {
         let target = format!("{address}/{protocol}");
         let Some(port) = NonZeroU16::new(address.port()) else {
-            let cause = "port 0 is no port";
-            return Explanation::of_trouble(&target, "none", cause, "name another port");
+            let cause = "port 0 is not a valid port";
+            return Explanation::of_trouble(&target, "none", cause, "use a port from 1 to 65535");
         };
         let ip = address.ip().to_canonical();
         let Explainer { update, snapshot, listens, service_cidrs } = self;
@@ -98,7 +98,8 @@ impl Asked<'_> {
         if let Some(choice) = &frontend.in_cluster {
             let endpoints: Vec<_> = choice.endpoints.iter().map(ToString::to_string).collect();
             because.push(format!(
-                "that is for clients outside the cluster; pods and this node use {}: {}",
+                "these endpoints are for clients outside the cluster; Pods and this node use {}: \
+                 {}",
                 choice_text(choice.scope, choice.why),
                 endpoints.join(", ")
             ));
@@ -112,7 +113,8 @@ impl Asked<'_> {
         }
         let crowded = self.snapshot.crowded_out().filter(|f| f.address == frontend.address);
         let lost = crowded.map(|other| {
-            format!("Service {} asks for {} too, and comes later", other.service, other.address)
+            let (service, address) = (&other.service, &other.address);
+            format!("Service {service} has {address} too: the first by namespace and name gets it")
         });
         let unreachable = self.unreachable(frontend);
         let all = frontend.all_endpoints();
@@ -162,7 +164,7 @@ impl Asked<'_> {
         let ips: Vec<_> = listens.iter().map(ToString::to_string).collect();
         let (ips, service) = (ips.join(", "), &frontend.service);
         let cause = format!("NodePort {} of Service {service} is served on {ips} only", self.port);
-        let fix = format!("dial one of those, or give --node-ip {} as well", self.ip);
+        let fix = format!("connect to one of these, or add --node-ip {}", self.ip);
         let elsewhere = Explanation::of_trouble(&self.target, "not served", cause, fix);
         Explanation { service: Some(service.clone()), ..elsewhere }
     }
@@ -175,7 +177,9 @@ impl Asked<'_> {
                 "make an endpoint ready, or set spec.publishNotReadyAddresses".to_owned()
             }
             Why::NoneLocal => {
-                "use traffic policy Cluster, or give --node-name as its endpoints spell it".into()
+                "use traffic policy Cluster, or set --node-name to the nodeName of its \
+                 endpoints"
+                    .into()
             }
             _ => {
                 let (name, protocol) = (&frontend.port_name, frontend.address.protocol);
@@ -228,12 +232,12 @@ impl Asked<'_> {
         };
         let cause = match service.ports.iter().find(|port| is_target(&port.target_port)) {
             Some(port) => format!(
-                "{} is the target port of Service {}, which is dialled at port {}",
+                "{} is the target port of Service {}; clients connect to port {}",
                 self.port, service.name, port.port
             ),
             None => format!("Service {} has no port {}", service.name, self.port),
         };
-        let fix = format!("dial a port that it has: {}", ports.join(", "));
+        let fix = format!("use a port that it has: {}", ports.join(", "));
         Some((service.name.clone(), cause, fix))
     }
 
@@ -247,17 +251,20 @@ impl Asked<'_> {
         let balanced = entries.iter().find(|entry| !entry.service.cluster_ips.is_empty());
         let entry = balanced.or(entries.first())?;
         let name = &entry.service.name;
-        let cause = format!("{} is an endpoint of Service {name}: no proxy is before it", self.ip);
+        let cause = format!(
+            "{} is an endpoint of Service {name}: connections to it do not pass through the proxy",
+            self.ip
+        );
         let fix = match entry.service.cluster_ips.first() {
-            Some(ip) => format!("dial the Service at {ip} to be balanced"),
-            None => "it is dialled directly".to_owned(),
+            Some(ip) => format!("connect to the Service at {ip} for load balancing"),
+            None => "connect to it directly".to_owned(),
         };
         Some((name.clone(), cause, fix))
     }
 
     fn skipped(&self) -> Option<Near> {
         let (name, skipped) = self.snapshot.skipped().find(|(_, part)| part.port == self.port)?;
-        let cause = format!("Service {name} asks for port {}: {}", self.port, skipped.reason);
+        let cause = format!("Service {name} has port {}: {}", self.port, skipped.reason);
         Some((name.clone(), cause, "give the port another protocol or number".to_owned()))
     }
 
@@ -272,7 +279,7 @@ impl Asked<'_> {
         let fix = match node_ports.is_empty() {
             true => "write a Service with that clusterIP, or of type NodePort".to_owned(),
             false => {
-                format!("use a ClusterIP, or a NodePort that there is: {}", node_ports.join(", "))
+                format!("use a ClusterIP or an existing NodePort: {}", node_ports.join(", "))
             }
         };
         (cause, fix)

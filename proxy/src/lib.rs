@@ -73,25 +73,25 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_MODE", value_name = "MODE", default_value = "auto")]
     pub mode: Mode,
 
-    /// The name of this node, as EndpointSlices spell it; default: the host's name
+    /// The name of this node, as in the nodeName of EndpointSlices; default: the host's name
     #[arg(long, env = "SWITCHYARD_NODE_NAME", value_name = "NAME")]
     pub node_name: Option<String>,
 
-    /// Where NodePorts listen, once for each address, besides 127.0.0.1 and ::1 (unless one of
-    /// the addresses is a loopback address itself); default: all addresses of the node
+    /// Address to listen on for NodePorts; repeat for several. 127.0.0.1 and ::1 are added, unless
+    /// one of the addresses is a loopback address. Default: all addresses of the node
     #[arg(long, env = "SWITCHYARD_NODE_IP", value_name = "IP", value_delimiter = ',')]
     pub node_ip: Vec<IpAddr>,
 
-    /// Makes all addresses of the range belong to this host, so that every ClusterIP can be bound
-    /// and unused ones refuse: adds a local route and removes it at the end. Needs CAP_NET_ADMIN.
-    /// NodePorts on all addresses then answer on those of the range too; see --node-ip
+    /// Make all addresses of the range addresses of this host, with a local route that is removed
+    /// at the end: every ClusterIP can be bound, and unused ones refuse connections. Needs
+    /// CAP_NET_ADMIN. Without --node-ip, NodePorts then answer on the addresses of the range too
     #[arg(long, env = "SWITCHYARD_SERVICE_CIDR", value_name = "CIDR", value_delimiter = ',',
         value_parser = parse_service_cidr)]
     pub service_cidr: Vec<IpNet>,
 
-    /// Addresses of the cluster's pods. Clients there and on this node reach all endpoints of a
-    /// Service with externalTrafficPolicy Local, other clients those of this node only. Default:
-    /// the networks of this node's bridges
+    /// Networks of the cluster's Pods. Clients in them and on this node reach all endpoints of a
+    /// Service with externalTrafficPolicy Local; other clients reach only those on this node.
+    /// Default: the networks of this node's bridges
     #[arg(long, env = "SWITCHYARD_CLUSTER_CIDR", value_name = "CIDR", value_delimiter = ',',
         value_parser = parse_network)]
     pub cluster_cidr: Vec<IpNet>,
@@ -106,15 +106,15 @@ pub struct Config {
         value_parser = parse_duration)]
     pub connect_timeout: Duration,
 
-    /// TCP connections open at once; further clients wait, and the client address (of IPv6, the
-    /// /64 network) that has most gives up an idle one for a client that has fewer. Default: what
-    /// the limit of file descriptors leaves room for
+    /// TCP connections open at once. When all are open, further clients wait, and the client (IPv6:
+    /// the /64 network) with the most connections loses an idle one to a client with fewer.
+    /// Default: as many as the limit of open files allows
     #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<NonZeroUsize>,
 
-    /// TCP connections that one client address (of IPv6, one /64 network) can have open at once;
-    /// more are reset. Default: no such limit. Without it a client can have all connections, but
-    /// gives up its idle ones when others need room
+    /// TCP connections that one client (IPv6: one /64 network) can have open at once; further ones
+    /// are reset. Default: no limit; a client can have all connections, but loses idle ones when
+    /// other clients need them
     #[arg(long, env = "SWITCHYARD_MAX_CONNECTIONS_PER_CLIENT", value_name = "N")]
     pub max_connections_per_client: Option<NonZeroUsize>,
 
@@ -123,24 +123,24 @@ pub struct Config {
         value_parser = parse_duration)]
     pub idle_timeout: Duration,
 
-    /// How long a UDP session lives without a datagram
+    /// How long a UDP session stays open without a datagram
     #[arg(long, env = "SWITCHYARD_UDP_IDLE_TIMEOUT", value_name = "TIME", default_value = "60s",
         value_parser = parse_duration)]
     pub udp_idle_timeout: Duration,
 
-    /// UDP sessions open at once; beyond that, the client address (of IPv6, the /64 network) that
-    /// has most of them loses one to a client that has fewer. Default: half of the file
-    /// descriptors that listeners leave
+    /// UDP sessions open at once. When all are open, the client (IPv6: the /64 network) with the
+    /// most sessions loses one to a client with fewer. Default: half of the open files that
+    /// listeners leave
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS", value_name = "N")]
     pub max_udp_sessions: Option<NonZeroUsize>,
 
-    /// UDP sessions that one client address (of IPv6, one /64 network) has at most, even while
-    /// others are free; beyond that those that it does not use make room. Default: no such limit
+    /// UDP sessions that one client (IPv6: one /64 network) can have; a new one then replaces an
+    /// idle one of the same client, and is refused if none is idle. Default: no limit
     #[arg(long, env = "SWITCHYARD_MAX_UDP_SESSIONS_PER_CLIENT", value_name = "N")]
     pub max_udp_sessions_per_client: Option<NonZeroUsize>,
 
-    /// Clients that a service port with session affinity remembers; beyond that the clients that
-    /// were away for longest are forgotten
+    /// Clients that a service port with session affinity remembers; beyond that, the client that
+    /// was idle longest is forgotten
     #[arg(
         long,
         env = "SWITCHYARD_MAX_AFFINITY_CLIENTS",
@@ -152,13 +152,13 @@ pub struct Config {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Mode {
-    /// The best mode that works here
+    /// The best mode that works on this machine
     Auto,
-    /// The proxy relays each connection; the only mode of this version
+    /// The proxy relays each connection; the only mode in this version
     Userspace,
-    /// Not in this version: refused
+    /// Not available in this version
     Nftables,
-    /// Not in this version: refused
+    /// Not available in this version
     Ebpf,
 }
 

@@ -146,7 +146,7 @@ impl ProxyMetrics {
         metrics.register(|registry| {
             registry.register(
                 "switchyard_programming_seconds",
-                "From an event's arrival until the data path serves it",
+                "Time from the arrival of an event until the data path uses it",
                 made.programming.clone(),
             );
             registry.register_collector(Box::new(made.meters.clone()));
@@ -166,18 +166,18 @@ const COUNTERS: [(&str, &str, Reading); 15] = [
     ("switchyard_proxy_connections", "TCP connections accepted", |m| read(&m.accepted)),
     (
         "switchyard_proxy_failed_connections",
-        "TCP connections reset because no endpoint took them",
+        "TCP connections reset because no endpoint accepted them",
         |m| read(&m.failed),
     ),
     (
         "switchyard_proxy_abandoned_connections",
-        "TCP connections that clients ended before an endpoint took them",
+        "TCP connections that clients closed before an endpoint accepted them",
         |m| read(&m.abandoned),
     ),
     (
         "switchyard_proxy_over_share_connections",
-        "TCP connections reset because their client had more than its share of the room, or \
-         --max-connections-per-client of them",
+        "TCP connections reset because their client had more than its share, or more than \
+         --max-connections-per-client",
         |m| read(&m.over_share),
     ),
     ("switchyard_proxy_idle_connections", "TCP connections reset after --idle-timeout", |m| {
@@ -185,44 +185,42 @@ const COUNTERS: [(&str, &str, Reading); 15] = [
     }),
     (
         "switchyard_proxy_denied_clients",
-        "TCP connections and UDP datagrams of clients that may not connect",
+        "TCP connections and UDP datagrams refused because of the client's address",
         |m| read(&m.denied),
     ),
-    ("switchyard_proxy_connect_failures", "Attempts to connect to an endpoint that failed", |m| {
+    ("switchyard_proxy_connect_failures", "Failed attempts to connect to an endpoint", |m| {
         read(&m.connect_failures)
     }),
     (
         "switchyard_proxy_ended_connections",
-        "Connections ended after the drain time-out of a removed endpoint",
+        "Connections ended because the drain time-out of their removed endpoint was over",
         |m| read(&m.ended),
     ),
-    ("switchyard_proxy_upstream_bytes", "Payload from clients to endpoints", |m| {
+    ("switchyard_proxy_upstream_bytes", "Payload bytes from clients to endpoints", |m| {
         read(&m.upstream_bytes)
     }),
-    ("switchyard_proxy_downstream_bytes", "Payload from endpoints to clients", |m| {
+    ("switchyard_proxy_downstream_bytes", "Payload bytes from endpoints to clients", |m| {
         read(&m.downstream_bytes)
     }),
-    ("switchyard_proxy_udp_sessions", "UDP sessions begun", |m| read(&m.sessions)),
+    ("switchyard_proxy_udp_sessions", "UDP sessions started", |m| read(&m.sessions)),
     (
         "switchyard_proxy_udp_dropped_datagrams",
-        "Datagrams that found no endpoint or no room for a session",
+        "Datagrams dropped because there was no endpoint, or the limit of sessions was reached",
         |m| read(&m.dropped_datagrams),
     ),
     (
         "switchyard_proxy_udp_buffer_drops",
-        "Datagrams that the kernel dropped because a socket's buffer was full",
+        "Datagrams that the kernel dropped because a socket's receive buffer was full",
         |m| read(&m.buffer_drops),
     ),
     (
         "switchyard_proxy_source_port_exhaustions",
-        "Connects that met a local address without a free port towards the endpoint",
+        "Connection attempts for which a local address had no free port towards the endpoint",
         |m| read(&m.port_exhaustions),
     ),
-    (
-        "switchyard_proxy_bind_failures",
-        "Attempts to bind an address of a frontend that failed",
-        |m| read(&m.bind_failures),
-    ),
+    ("switchyard_proxy_bind_failures", "Failed attempts to bind an address of a frontend", |m| {
+        read(&m.bind_failures)
+    }),
 ];
 
 type Level = fn(&Meter) -> i64;

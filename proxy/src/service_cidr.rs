@@ -211,7 +211,7 @@ impl ServiceRoutes {
         let Some((stop, keeper)) = self.keeper else { return };
         let _ = stop.send(());
         if let Err(error) = keeper.await {
-            tracing::warn!(%error, "the local routes may have stayed");
+            tracing::warn!(%error, "the local routes may not have been removed");
         }
     }
 }

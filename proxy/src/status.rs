@@ -94,7 +94,7 @@ impl Collector for FrontendStates {
             counts[view.state(frontend) as usize].1 += 1;
         }
         counts[State::Failed as usize].1 += view.snapshot.crowded_out().count() as i64;
-        let (name, help) = ("switchyard_proxy_frontends", "Frontends by what becomes of them");
+        let (name, help) = ("switchyard_proxy_frontends", "Frontends by state");
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (state, count) in counts {
             let labels = [("state", state.as_str())];
@@ -114,12 +114,12 @@ impl Collector for RoomGauges {
         let gauges = [
             (
                 "switchyard_proxy_max_connections",
-                "TCP connections that can be open at once",
+                "Limit of TCP connections open at once",
                 room.max_connections(),
             ),
             (
                 "switchyard_proxy_waiting_clients",
-                "TCP clients accepted that wait for room for their connection",
+                "TCP clients that wait because all connections are in use",
                 room.waiting_clients(),
             ),
         ];
@@ -353,7 +353,9 @@ fn own_endpoints<'a>(
         });
         looped.map(move |(endpoint, holder)| {
             let (kind, service) = (holder.kind.as_str(), &holder.service);
-            let reason = format!("not connected to: it is the {kind} of Service {service}");
+            let reason = format!(
+                "not used: it is the {kind} of Service {service}, so connections would loop"
+            );
             problem(&frontend.service, &format!("endpoint {endpoint}/{protocol}"), &reason)
         })
     })

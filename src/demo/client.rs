@@ -1,5 +1,5 @@
-//! The demo's clients: HTTP over TCP and TLS, UDP, and DNS. Each request has a connection or a
-//! socket of its own, so that every one of them is balanced anew.
+//! The demo's clients: HTTP over TCP and TLS, UDP, and DNS. Each request uses its own connection or
+//! socket, so that each one is balanced separately.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tokio::net::{TcpStream, UdpSocket};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Status and body of an answer, and the HTTP version that it came by.
+/// Status, body and HTTP version of an answer.
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) version: Version,
@@ -38,7 +38,7 @@ pub(crate) async fn is_ready(admin: SocketAddr) -> bool {
     get(admin, &format!("http://{admin}/readyz")).await.is_ok_and(|answer| answer.status == 200)
 }
 
-/// GET over HTTP/1.1 to that address, whatever host the URL names.
+/// GET over HTTP/1.1 to that address, independent of the host in the URL.
 pub(crate) async fn get(address: SocketAddr, url: &str) -> anyhow::Result<Answer> {
     let request = async {
         let stream = TcpStream::connect(address).await?;
@@ -47,7 +47,7 @@ pub(crate) async fn get(address: SocketAddr, url: &str) -> anyhow::Result<Answer
     tokio::time::timeout(TIMEOUT, request).await.context("no answer in time")?
 }
 
-/// GET over TLS with only `root` trusted; HTTP/2 where the server takes it.
+/// GET over TLS that trusts only `root`; HTTP/2 if the server supports it.
 pub(crate) async fn get_tls(
     address: SocketAddr,
     url: &str,

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rustls_pki_types::CertificateDer;
 
-/// The manifests, as they stand in the repository.
+/// The manifests, as in the repository.
 pub(super) const MANIFESTS: [(&str, &str); 4] = [
     ("web.yaml", include_str!("../../configs/demo/web.yaml")),
     ("api.yaml", include_str!("../../configs/demo/api.yaml")),
@@ -14,7 +14,7 @@ pub(super) const MANIFESTS: [(&str, &str); 4] = [
     ("ingress.yaml", include_str!("../../configs/demo/ingress.yaml")),
 ];
 
-/// The network that the manifests name; the demo moves to another when it is in use.
+/// The network in the manifests; if it is in use, the demo uses another one.
 const NETWORK_IN_MANIFESTS: &str = "127.96.";
 /// Where the feed serves the manifests.
 pub(super) const FEED_PORT: u16 = 7400;
@@ -24,7 +24,7 @@ pub(crate) struct Stage {
     pub(super) second: u8,
     pub(super) folder: PathBuf,
     pub(super) certificate: CertificateDer<'static>,
-    /// Keeps other demos off its network.
+    /// Reserves its network, so that no other demo uses it.
     pub(super) _claim: UnixListener,
 }
 

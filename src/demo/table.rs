@@ -37,7 +37,7 @@ impl<W: Write> Table<W> {
         self.line(row.part, &row.sent, &row.answered, verdict)
     }
 
-    /// Prints the count; whether every row was as expected, and there was one.
+    /// Prints the count. Returns whether there was a row and every row was as expected.
     pub(crate) fn finish(mut self) -> io::Result<bool> {
         let expected = self.rows - self.unexpected;
         writeln!(self.out, "\n{expected} of {} as expected", self.rows)?;

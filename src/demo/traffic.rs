@@ -1,4 +1,4 @@
-//! The demo's traffic: one function a part, each of which sends, compares and prints.
+//! The demo's traffic: one function for each part, which sends, compares and prints.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,14 +15,14 @@ use super::client::{self, Answer};
 use super::stage::{FEED_PORT, Stage};
 use super::table::{Row, Table};
 
-/// Requests in a row that shows balance: a multiple of 2 and of 3 endpoints.
+/// Requests in a row of the table that shows balancing: a multiple of 2 and of 3 endpoints.
 const REQUESTS: usize = 30;
 
-/// The port of the Services: not the ingress's own, which would keep a ClusterIP's from being bound
-/// where it listens on all addresses.
+/// The port of the Services. It differs from the ingress's port: an ingress that listens on all
+/// addresses would block it for ClusterIPs.
 const SERVICE_PORT: u16 = 8000;
 
-/// How long a change of the folder may take to be served; at best it takes some 20 ms.
+/// How long a change of the folder may take until it is served; it takes about 20 ms at best.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sends everything and prints a row for each.
@@ -74,7 +74,7 @@ async fn dns<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()
     Ok(())
 }
 
-/// Record data as a person would say it: of an SRV record the target's first label and the port.
+/// Record data in a short form: for an SRV record, the first label of the target and the port.
 fn brief(data: &RData) -> String {
     match data {
         RData::SRV(srv) => {
@@ -151,7 +151,7 @@ async fn ingress<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Resul
     Ok(())
 }
 
-/// Lists the Services as any client of Kubernetes would.
+/// Lists the Services in the same way as any Kubernetes client.
 async fn feed<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()> {
     let server = stage.node(FEED_PORT);
     let path = "/api/v1/namespaces/demo/services";
@@ -167,7 +167,7 @@ async fn feed<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<(
     Ok(())
 }
 
-/// Takes an endpoint out of the folder, and measures until no connection reaches it.
+/// Removes an endpoint from the folder, and measures the time until no connection reaches it.
 async fn change<W: Write>(stage: &Stage, table: &mut Table<W>) -> anyhow::Result<()> {
     let manifest = stage.manifest("web.yaml").unwrap_or_default();
     let gone = format!("  - addresses: [{}]\n", stage.ip(1, 3));
@@ -195,7 +195,7 @@ async fn http_name(address: SocketAddr) -> anyhow::Result<String> {
     Ok(answer.name().unwrap_or_else(|| answer.status.to_string()))
 }
 
-/// Sends one request after another; how often each name, or error, answered.
+/// Sends one request after another. Returns how often each name, or error, answered.
 async fn tally<F, Fut>(count: usize, mut send: F) -> BTreeMap<String, usize>
 where
     F: FnMut() -> Fut,

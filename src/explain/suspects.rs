@@ -1,5 +1,6 @@
-//! What the feed knows and does not pass on: manifests that it rejects, and hosts of endpoints
-//! that nobody finds. If a target is not served and one of them is why, that is the cause.
+//! Causes that the feed knows but does not pass on as objects: manifests that it rejects, and
+//! endpoint hosts that do not resolve. If one of them explains why a target is not served, it is
+//! reported as the cause.
 
 use std::cell::OnceCell;
 use std::io::Read as _;
@@ -8,9 +9,9 @@ use model::{Explanation, LostHost, ObjectName, Rejected, Trouble};
 
 use super::target::Target;
 
-/// Rejections that are told of beside the cause; more would hide it.
+/// Rejections that are listed in addition to the cause; more would hide it.
 const TOLD: usize = 5;
-/// A manifest is read this far to see whether it speaks of the target.
+/// The part of a manifest that is searched for the target.
 const MAX_READ: u64 = 4 << 20;
 
 pub(super) struct Suspects {
@@ -20,7 +21,7 @@ pub(super) struct Suspects {
 
 struct Suspect {
     rejected: Rejected,
-    /// What is wrong with it, and its document as far as that can be read: once for all targets.
+    /// What is wrong with it, and its document if it can be read; read once for all targets.
     text: OnceCell<String>,
 }
 
@@ -30,8 +31,8 @@ impl Suspects {
         Suspects { rejected: rejected.into_iter().map(suspect).collect(), hosts }
     }
 
-    /// Puts the blame where it belongs, and names the rejections that have the target's host,
-    /// name, address or port.
+    /// Replaces the cause if a rejection or a host explains it, and adds rejections that mention
+    /// the target's host, name, address or port.
     pub(super) fn look_at(&self, explanation: &mut Explanation, target: &Target) {
         let words = words_of(target);
         let culprit = explanation.trouble.as_ref().and_then(|_| self.culprit(explanation, &words));
@@ -43,7 +44,8 @@ impl Suspects {
                 blame(explanation, trouble_of_host(host));
             } else {
                 let LostHost { host, problem, .. } = host;
-                explanation.lost.push(format!("host {host}: {problem}, so it is no endpoint"));
+                let unused = format!("host {host}: {problem}, so it is not used as an endpoint");
+                explanation.lost.push(unused);
             }
         }
         let is_culprit = |one: &Suspect| culprit.is_some_and(|by| by.rejected == one.rejected);
@@ -56,7 +58,7 @@ impl Suspects {
         explanation.lost.extend(told.take(TOLD).map(|one| with_help(&one.rejected)));
     }
 
-    /// The rejected manifest without which the target would be served, as far as can be seen.
+    /// The rejected manifest that is probably the cause.
     fn culprit(&self, explanation: &Explanation, words: &[String]) -> Option<&Suspect> {
         let find = |is: &dyn Fn(&Suspect, &str) -> bool| {
             let named =
@@ -74,7 +76,7 @@ impl Suspects {
         let is_unknown = explanation.service.is_none() && explanation.answer == "not served";
         let kind = match &*explanation.answer {
             "404" => "Ingress ",
-            // Of an address that no Service has.
+            // An address that no Service has.
             "not served" if is_unknown => "Service ",
             _ => return self.nameless(words),
         };
@@ -84,7 +86,7 @@ impl Suspects {
         find(&has_word).or_else(|| self.nameless(words))
     }
 
-    /// A document that could not be read so far that it has a name, and speaks of the target.
+    /// A document without a readable name that mentions the target.
     fn nameless(&self, words: &[String]) -> Option<&Suspect> {
         let mut nameless = self.rejected.iter().filter(|one| one.rejected.object.is_none());
         nameless.find(|one| words.iter().any(|word| one.has(word)))
@@ -96,7 +98,7 @@ impl Suspects {
     }
 }
 
-/// What a manifest that is about the target has in it, besides its own name.
+/// Words that a manifest about the target contains, in addition to its own name.
 fn words_of(target: &Target) -> Vec<String> {
     match target {
         Target::Address(address, _) => {
@@ -112,10 +114,11 @@ fn words_of(target: &Target) -> Vec<String> {
     }
 }
 
-/// The first port of the usual range of NodePorts: lower ones are in every other manifest.
+/// The first port of the default range of NodePorts. Lower ports are too common in manifests to
+/// identify one.
 const NODE_PORTS: u16 = 30_000;
 
-/// Makes something the cause; what it was until now followed from it.
+/// Sets the cause; the cause so far becomes a consequence of it.
 fn blame(explanation: &mut Explanation, trouble: Trouble) {
     if let Some(before) = explanation.trouble.replace(trouble) {
         explanation.because.push(format!("so {}", before.cause));
@@ -126,10 +129,10 @@ fn trouble_of_host(lost: &LostHost) -> Trouble {
     let LostHost { host, problem, services } = lost;
     let services = services.join(", ");
     let fix = match problem.starts_with("no answer from") {
-        true => "check that this resolver answers, or name another with --host-resolver",
+        true => "check that this resolver answers, or set another with --host-resolver",
         false => {
-            "start what has that name, or name another in the EndpointSlice; --host-resolver says \
-              who is asked"
+            "start the container or host with this name, or use another name in the EndpointSlice; \
+             --host-resolver sets the servers to ask"
         }
     };
     let cause = format!("host {host}, an endpoint of Service {services}: {problem}");
@@ -152,7 +155,7 @@ fn with_help(rejected: &Rejected) -> String {
     line(rejected) + &help
 }
 
-/// Whether it is a Service, or carries that Service's endpoints: slices have its name and more.
+/// Whether it is this Service or has its endpoints: the names of slices begin with the Service's.
 fn is_of(rejected: &Rejected, service: &ObjectName) -> bool {
     const KINDS: [&str; 4] = ["Service ", "EndpointSlice ", "Endpoints ", "Pod "];
     let object = rejected.object.as_deref().unwrap_or_default();
@@ -164,8 +167,8 @@ fn is_of(rejected: &Rejected, service: &ObjectName) -> bool {
 }
 
 impl Suspect {
-    /// Whether its document has the word, or what is wrong with it; of a file on another machine
-    /// only the latter is known.
+    /// Whether its document or its problem contains the word. For a file on another machine, only
+    /// the problem is known.
     fn has(&self, word: &str) -> bool {
         let text = self.text.get_or_init(|| {
             let document = document(&self.rejected).unwrap_or_default();
@@ -175,7 +178,7 @@ impl Suspect {
     }
 }
 
-/// The document of its file that it is about.
+/// The document of its file that contains the object.
 fn document(rejected: &Rejected) -> Option<String> {
     let mut place = rejected.place.as_ref()?.rsplitn(3, ':');
     let line: usize = place.nth(1)?.parse().ok()?;
@@ -184,20 +187,20 @@ fn document(rejected: &Rejected) -> Option<String> {
     Some(document_at(&String::from_utf8_lossy(&text), line))
 }
 
-/// The document of a text that a line is in, from 1.
+/// The document of a text that contains a line, counted from 1.
 fn document_at(text: &str, line: usize) -> String {
     let lines: Vec<_> = text.lines().collect();
     let (above, below) = lines.split_at(line.saturating_sub(1).min(lines.len()));
     let ends = |line: &&&str| line.starts_with("---");
     let above = above.iter().rev().take_while(|line| !ends(line)).collect::<Vec<_>>();
-    // The line itself may be the one that begins it.
+    // The line itself may be the first line of the document.
     let first = below.iter().take(1);
     let rest = below.iter().skip(1).take_while(|line| !ends(line));
     let all = above.into_iter().rev().chain(first).chain(rest);
     all.copied().collect::<Vec<_>>().join("\n")
 }
 
-/// Whether a text has the word, and not as a part of another one.
+/// Whether a text contains the word as a whole word.
 fn has_word(text: &str, word: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
     let text = text.to_ascii_lowercase();
@@ -205,7 +208,7 @@ fn has_word(text: &str, word: &str) -> bool {
         let before = text[..at].chars().next_back();
         let mut after = text[at + word.len()..].chars();
         let next = after.next();
-        // A dot may be the end of a sentence.
+        // A dot may end a sentence.
         let ends = match next {
             Some('.') => !after.next().is_some_and(is_part),
             next => !next.is_some_and(is_part),

@@ -1,4 +1,4 @@
-//! What is asked of `explain`: a URL, an address or a name.
+//! The target of `explain`: a URL, an address or a name.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -18,7 +18,7 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Target, String> {
         if text.contains("://") {
-            let url: Uri = text.parse().map_err(|error| format!("no URL: {error}"))?;
+            let url: Uri = text.parse().map_err(|error| format!("not a valid URL: {error}"))?;
             let is_http = matches!(url.scheme_str(), Some("http" | "https"));
             return match url.host() {
                 Some(host) if is_http && !host.is_empty() => Ok(Target::Url(url)),
@@ -35,7 +35,7 @@ impl FromStr for Target {
             return Ok(Target::Address(address, protocol));
         }
         if address.parse::<IpAddr>().is_ok() {
-            return Err("write IP:PORT, of IPv6 [IP]:PORT".to_owned());
+            return Err("write IP:PORT, or [IP]:PORT for IPv6".to_owned());
         }
         if text.is_empty() || text.contains([':', '/', ' ']) {
             return Err("write a URL, a DNS name, or IP:PORT".to_owned());

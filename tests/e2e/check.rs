@@ -1,4 +1,4 @@
-//! `switchyard check`, driven from outside: what it finds in manifests, and how it ends.
+//! `switchyard check` as a command: what it finds in manifests, and its exit code.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
@@ -45,7 +45,7 @@ fn run(args: &[&str], stdin: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that does not read its input may have ended.
+    // A command that does not read its input may already have ended.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
     child.wait_with_output().unwrap()
 }
@@ -65,7 +65,7 @@ fn check(text: &str) -> (Vec<String>, i32) {
     (lines, output.status.code().unwrap())
 }
 
-/// Checks beside a Service that is served; the lines count from that.
+/// Checks a text together with a Service that is served; lines are counted after the Service.
 #[track_caller]
 fn finds(rest: &str, expected: &[&str]) {
     let (found, code) = check(&(SERVICE.to_owned() + rest));
@@ -77,7 +77,7 @@ fn finds(rest: &str, expected: &[&str]) {
     assert_eq!(code, if has_errors { 2 } else { 0 }, "{rest}");
 }
 
-/// Each of these passed with no word.
+/// Each of these passed without a message.
 #[test]
 fn annotations_that_are_not_served_are_found_by_check() {
     let with = |annotation: &str| {
@@ -168,7 +168,7 @@ fn secret(certificate: &str, key: &str) -> String {
     )
 }
 
-/// A certificate for these names that expires with the beginning of a year, and its key.
+/// A certificate for these names that expires at the beginning of a year, and its key.
 fn certificate(names: &[&str], until: i32) -> (String, String) {
     let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = rcgen::CertificateParams::new(names).unwrap();
@@ -240,7 +240,7 @@ fn standard_input_is_checked_with_the_files() {
     check(&["check", "-"], "", 0, "0 objects in 1 file: 0 errors, 0 warnings");
 }
 
-/// A repository has more than what Switchyard serves.
+/// A repository also contains objects that Switchyard does not use.
 #[test]
 fn objects_of_other_programs_are_counted_and_no_warning() {
     let others = "---\napiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n---\n\

@@ -1,5 +1,5 @@
-//! `configs/kubernetes`: the manifests are what Kubernetes reads, their processes run as they say,
-//! and each account may do what its process does and nothing else.
+//! `configs/kubernetes`: the manifests are valid for Kubernetes, their processes run as configured,
+//! and each account has exactly the rights that its process needs.
 
 mod in_pods;
 mod manifests;
@@ -25,7 +25,7 @@ use crate::support::{Folder, Net, Switchyard, eventually, http_get};
 
 const PROCESSES: [&str; 3] = ["proxy", "ingress", "dns"];
 
-/// That a type of the API has every field of an object, in that shape.
+/// Checks that a type of the API has every field of an object, with the same structure.
 fn is_read_whole<T: DeserializeOwned + Serialize>(object: &Value) {
     let read: T =
         serde_json::from_value(object.clone()).unwrap_or_else(|e| panic!("{e}: {object}"));
@@ -79,7 +79,7 @@ fn every_object_is_one_of_the_api_with_fields_of_the_api() {
     }
 }
 
-/// A field that is none fails the test above.
+/// An unknown field fails the test above.
 #[test]
 #[should_panic(expected = "spec.clusterIp is no field of the API")]
 fn a_field_that_is_misspelled_is_found() {
@@ -136,7 +136,7 @@ fn probes_ask_where_the_admin_endpoint_is() {
         {
             let request = &container[probe]["httpGet"];
             assert_eq!((&request["port"], &request["path"]), (&json!("admin"), &json!(path)));
-            // The kubelet is on the node's network, and dials the Pod's address by default.
+            // The kubelet is on the node's network, and connects to the Pod's address by default.
             let is_loopback = pod["hostNetwork"] == true;
             assert_eq!(admin.ip().is_loopback(), is_loopback, "{process}");
             assert_eq!(request["host"].as_str(), is_loopback.then_some("127.0.0.1"), "{process}");
@@ -182,14 +182,14 @@ fn ports_selectors_and_the_class_fit_each_other() {
     assert!(help.contains(&format!("controller is {controller},")), "{help}");
 }
 
-/// A process as its manifest has it, but on addresses of the test and without what takes
+/// A process as in its manifest, but with the addresses of the test and without what needs
 /// privileges.
 fn start(process: &str, net: Net, config: &str, state: &Folder) -> Switchyard {
     let admin = net.addr(250, 7411);
     let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
     for arg in args(process) {
         let (name, value) = arg.split_once('=').unwrap_or((&arg, ""));
-        // Far from those that whatever else runs here may have on all addresses.
+        // Different from ports that other programs on this machine may use on all addresses.
         let port = |value: &str| 20_000 + value.rsplit(':').next().unwrap().parse::<u16>().unwrap();
         let value = match name {
             "--admin" => admin.to_string(),
@@ -216,7 +216,7 @@ fn start(process: &str, net: Net, config: &str, state: &Folder) -> Switchyard {
     process
 }
 
-/// In both directions: no right is missing, and none is there that is not used.
+/// In both directions: no right is missing, and no right is unused.
 #[test]
 fn each_account_may_do_what_its_process_does_and_nothing_else() {
     for process in PROCESSES {
@@ -225,7 +225,7 @@ fn each_account_may_do_what_its_process_does_and_nothing_else() {
         let config = kubeconfig_without_tls(&folder, address);
         let mut seen = BTreeSet::new();
         let mut started = None;
-        // A server that comes back is asked for a list before it is watched.
+        // After a server returns, a process lists before it watches.
         for verb in ["watch", "list"] {
             let api = Api::start(address, Access::Everybody, None, Vec::new());
             started.get_or_insert_with(|| start(process, net, &config, &folder));
@@ -243,7 +243,7 @@ fn each_account_may_do_what_its_process_does_and_nothing_else() {
     assert_eq!(PROCESSES.iter().filter(|p| may_read_secrets(p)).collect::<Vec<_>>(), [&"ingress"]);
 }
 
-/// The rights of each account follow from the table of kinds.
+/// The rights of each account are those of the table of kinds.
 #[test]
 fn each_account_may_list_the_kinds_that_the_table_says_and_no_others() {
     let of_process = [("proxy", Process::Proxy), ("ingress", Process::Ingress)];
@@ -261,7 +261,7 @@ fn each_account_may_list_the_kinds_that_the_table_says_and_no_others() {
     }
 }
 
-/// What a kubelet's probe and a web page's rebound name get.
+/// The response to a kubelet's probe, and to a request of a web page through DNS rebinding.
 #[test]
 fn the_admin_endpoint_answers_an_address_and_no_name() {
     let (net, folder) = (Net::new(), Folder::new());
@@ -279,7 +279,7 @@ fn the_admin_endpoint_answers_an_address_and_no_name() {
     }
 }
 
-/// The overlay of the docs makes what it says, and a plain build holds every object.
+/// The overlay in the docs has the described result, and a plain build contains every object.
 #[test]
 #[ignore = "needs kubectl"]
 fn kubectl_builds_it() {

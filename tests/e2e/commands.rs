@@ -1,5 +1,4 @@
-//! The commands that are no dataplane process by themselves: demo, up, check and echo, and the
-//! examples of `configs`.
+//! The commands demo, up, check and echo, and the examples of `configs`.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -41,17 +40,17 @@ fn the_demo_tells_of_an_edit_that_is_rejected() {
     assert!(demo.wait().unwrap().success());
 }
 
-/// Every folder of `configs` that a user can start from.
+/// Every folder of `configs` with manifests that a user can start from.
 #[test]
 fn every_example_folder_is_clean() {
     let configs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     let mut checked = 0;
     for entry in std::fs::read_dir(configs).unwrap() {
         let folder = entry.unwrap().path();
-        // Beside other files, manifests have a folder of their own.
+        // If there are other files, the manifests are in a subfolder.
         let manifests = folder.join("manifests");
         let folder = if manifests.is_dir() { manifests } else { folder };
-        // What other programs read has tests of its own.
+        // Files of other programs have their own tests.
         if ["grafana", "prometheus", "systemd"].iter().any(|name| folder.ends_with(name)) {
             continue;
         }
@@ -89,7 +88,7 @@ fn check_forgives_warnings_unless_it_is_strict() {
     }
 }
 
-/// That this works on one machine only is no fault of a folder for one machine.
+/// Loopback endpoints in a folder for one machine cause no warnings.
 #[test]
 fn a_loopback_endpoint_is_a_note() {
     let folder = Folder::new();
@@ -216,8 +215,8 @@ impl Up {
         let (net, folder) = (Net::new(), Folder::new());
         folder.replace("web.yaml", "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: web\n");
         let mut command = up_command(net, &folder);
-        // What a feed server for other machines would be given is not for this one, nor a limit
-        // that is meant for the ingress.
+        // Settings of a feed server for other machines do not apply to this feed, and neither does
+        // a limit for the ingress.
         command
             .env("SWITCHYARD_MAX_CONNECTIONS", "2")
             .env("SWITCHYARD_TLS_CERT", "/nonexistent")
@@ -272,7 +271,7 @@ fn up_starts_a_child_again_that_was_killed_and_drains_all() {
     assert!(http_get(up.net.addr(1, 7431), "localhost", "/livez").is_err(), "dns still runs");
 }
 
-/// The others serve on without it, and follow the next one.
+/// The others continue to serve without it, and follow the next one.
 #[test]
 fn up_outlives_its_feed() {
     let up = Up::start();
@@ -291,8 +290,8 @@ fn up_outlives_its_feed() {
     assert_ne!(up.child("feed"), killed);
 }
 
-/// A server of somebody else answers where one of `up` should: nothing starts, and the message
-/// names who has the address and the flag for another one.
+/// Another program has an address of `up`: nothing starts, and the message names the program and
+/// the flag for another address.
 #[test]
 fn up_beside_a_server_at_one_of_its_addresses_ends_and_names_it() {
     let table = [
@@ -324,8 +323,8 @@ fn up_beside_a_server_at_one_of_its_addresses_ends_and_names_it() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
 }
 
-/// The log of a command goes to a reader that ends, to a full disk, or to a reader that reads
-/// nothing: edits are served on, and SIGTERM ends it.
+/// The log of a command goes to a closed pipe, to a full disk, or to a pipe that is not read: edits
+/// are still served, and SIGTERM ends it.
 #[test]
 fn up_whose_log_cannot_be_written_serves_edits_and_ends() {
     let gone = || {
@@ -357,7 +356,7 @@ fn up_whose_log_cannot_be_written_serves_edits_and_ends() {
         let process = Switchyard::spawn(command, net.addr(1, 7401));
         let up = Up { process, net, folder };
         up.wait_ready(7431);
-        // Each of these edits is a line of the log.
+        // Each of these edits causes a line in the log.
         for number in 1..=3 {
             up.folder.replace("bad.yaml", &format!("kind: Nonsense{number}\n"));
             let service = format!(
@@ -399,7 +398,7 @@ fn up_passes_flags_on_and_says_when_it_is_ready() {
     assert!(up.wait().unwrap().success());
 }
 
-/// It holds objects, TLS keys among them.
+/// It contains objects, including TLS keys.
 #[test]
 fn what_a_killed_up_left_goes_at_the_next_start() {
     let base = Folder::new();
@@ -455,12 +454,12 @@ fn a_wrong_value_names_where_it_came_from() {
         let said = run(&["proxy", "--feed", ".", "--log", filter], None);
         assert!(said.contains("is not a level (off, error, warn,"), "{said}");
     }
-    // Not JSON, although nobody's terminal reads it.
+    // Not JSON, although the output is not a terminal.
     let said = run(&["up", "nonexistent"], None);
     assert_eq!(said, "error: nonexistent is not a folder\n");
 }
 
-/// What the ingress listens on is never an endpoint of the folder that it serves.
+/// The addresses of the ingress are never endpoints of the folder that it serves.
 #[test]
 fn the_demos_endpoints_are_not_on_a_port_of_up() {
     for name in ["web.yaml", "api.yaml", "db.yaml", "ingress.yaml"] {
@@ -532,7 +531,7 @@ fn up_serves_what_a_broken_manifest_was_when_its_feed_is_killed() {
     assert!(!state.exists(), "the state goes with it");
 }
 
-/// What is wrong now was well once, so it may be again.
+/// A problem that appears after the process was ready may be temporary.
 #[test]
 fn up_outlives_its_folder_and_a_feed_that_cannot_start_without_it() {
     let up = Up::start();
@@ -569,7 +568,7 @@ fn children_end_when_up_is_killed() {
     }
 }
 
-/// Ended, but not yet collected by whoever is the parent now.
+/// Ended, but not yet reaped by its present parent.
 fn is_zombie(pid: nix::unistd::Pid) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     status.lines().any(|line| line.starts_with("State:") && line.contains('Z'))

@@ -19,7 +19,7 @@ use self::load::{Aim, Fault, Load, Seen};
 use self::world::{IMAGE, World};
 use crate::support::eventually;
 
-/// What an image may take of a small machine's disk and of everybody's time to pull it.
+/// The limit for the size of the image.
 const MAX_IMAGE_BYTES: u64 = 25_000_000;
 
 const INGRESS: Aim = Aim {
@@ -51,7 +51,7 @@ fn the_image_is_one_small_static_binary_that_runs_as_nobody() {
     assert_eq!(inspect("{{.Config.User}}").trim(), "65532:65532");
     assert_eq!(inspect("{{json .Config.Entrypoint}}").trim(), "[\"/switchyard\"]");
     assert!(inspect("{{json .Config.Labels}}").contains("org.opencontainers.image.title"));
-    // It starts, so it needs no library; and it holds nothing else.
+    // It starts, so it needs no library, and it contains nothing else.
     assert!(docker(&["run", "--rm", IMAGE, "--version"]).starts_with("switchyard "));
     let container = docker(&["create", IMAGE]);
     let listing = world.clone.file("image.tar").display().to_string();
@@ -59,7 +59,7 @@ fn the_image_is_one_small_static_binary_that_runs_as_nobody() {
     docker(&["rm", container.trim()]);
     let tar = std::process::Command::new("tar").args(["-tf", &listing]).output().unwrap();
     let files = String::from_utf8(tar.stdout).unwrap();
-    // Docker itself adds the places of its devices and of files that it mounts.
+    // Docker itself adds mount points for its devices and files.
     let files: Vec<_> = files
         .lines()
         .filter(|file| !file.ends_with('/'))
@@ -70,7 +70,7 @@ fn the_image_is_one_small_static_binary_that_runs_as_nobody() {
     assert_eq!(files, ["switchyard"]);
 }
 
-/// The engine reaches no registry, so from source the build has to end where it pulls.
+/// The engine has no access to a registry, so the build from source must fail at the pull.
 #[test]
 #[ignore = "needs root and Docker"]
 fn the_rust_image_is_pulled_to_build_from_source_and_nothing_for_a_binary_that_is_there() {
@@ -137,7 +137,7 @@ fn endpoints_come_and_go_without_a_lost_request() {
             });
         }
         let both = [&through_ingress, &through_cluster_ip];
-        // Whatever goes wrong in between, the clients must end.
+        // The clients must end in any case.
         let changes =
             std::panic::AssertUnwindSafe(|| with_wrk(&world, || change_endpoints(&world, both)));
         let outcome = std::panic::catch_unwind(changes);
@@ -149,8 +149,8 @@ fn endpoints_come_and_go_without_a_lost_request() {
     print("ClusterIP", &cluster_ip);
     let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     assert!(ingress.faults.is_empty());
-    // What was open to a container when it ended, or in its queue, ends with it; each client has
-    // one connection at a time.
+    // Connections that were open to a container when it ended, or in its queue, are lost; each
+    // client has one connection at a time.
     let mut excused = 0;
     for (before, after) in ended {
         let is_its = |f: &&Fault| f.was_open && f.begun <= after && f.at >= before && f.at <= after;
@@ -169,7 +169,7 @@ fn print(what: &str, seen: &Seen) {
     }
 }
 
-/// Stops, recreates, kills and scales endpoints; when one of those under load ended.
+/// Stops, recreates, kills and scales endpoints. Returns when an endpoint under load ended.
 fn change_endpoints(world: &World, loads: [&Load; 2]) -> Vec<(Instant, Instant)> {
     let mut ended = Vec::new();
     let mut end = |work: &dyn Fn() -> String| {
@@ -190,7 +190,7 @@ fn change_endpoints(world: &World, loads: [&Load; 2]) -> Vec<(Instant, Instant)>
     world.compose(&["start", "web-1"]);
     ["web-1", "web-2"].iter().for_each(answers);
 
-    // It comes back with another address, while another Service's container takes the one it had.
+    // It returns with another address, while a container of another Service gets its old address.
     let address = world.address(&world.container("web-1"));
     end(&|| world.compose(&["rm", "--stop", "--force", "web-1"]));
     let scaled = ["--scale", "api-server=3"];
@@ -209,7 +209,7 @@ fn change_endpoints(world: &World, loads: [&Load; 2]) -> Vec<(Instant, Instant)>
     ended
 }
 
-/// Has wrk send requests to `/api` meanwhile, none of which may be lost.
+/// wrk sends requests to `/api` during `work`; none of them may be lost.
 fn with_wrk<T>(world: &World, work: impl FnOnce() -> T) -> T {
     let wrk = world
         .command("wrk")

@@ -1,5 +1,5 @@
-//! The DNS responder, driven from outside: the real binary follows a folder, and is asked over
-//! UDP and TCP by a codec that is not its own.
+//! The DNS responder as a process: the real binary follows a folder, and answers queries over UDP
+//! and TCP of another codec.
 
 mod changes;
 mod forwarding;

@@ -1,5 +1,5 @@
-//! The pages: README.md and docs. What they tell a reader to type is typed, what they show is
-//! compared with what comes, and whatever they name exists.
+//! The pages: README.md and docs. Their commands are run, the output that they show is compared,
+//! and the files, flags and links that they name must exist.
 //!
 //! A page is one session of a shell, in an empty folder that has a copy of `configs`, with
 //! `switchyard` first on the path:
@@ -28,8 +28,8 @@ use self::session::{Place, follow};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
 
-/// The pages that are followed, in this file or by the test of their area. One that is not here
-/// fails a test.
+/// The pages that are followed, in this file or by the test of their area. Any other page with
+/// commands fails a test.
 const PAGES: [&str; 9] = [
     "README.md",
     "docs/README.md",
@@ -42,7 +42,7 @@ const PAGES: [&str; 9] = [
     "docs/upgrade.md",
 ];
 
-/// Commands of `switchyard`, for what is said of flags.
+/// Commands of `switchyard`, to look up flags.
 const COMMANDS: [&str; 12] = [
     "demo",
     "up",
@@ -62,7 +62,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every page there is.
+/// All pages.
 fn pages() -> Vec<Page> {
     let below_docs = std::fs::read_dir(root().join("docs")).into_iter().flatten();
     let names = below_docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().display()));
@@ -83,7 +83,7 @@ fn every_page_is_followed() {
     }
 }
 
-/// Whatever a page says of `switchyard`'s command line, the command line knows.
+/// The command line accepts every `switchyard` command of the pages.
 #[test]
 fn every_command_line_is_understood() {
     let mut found = Vec::new();
@@ -101,9 +101,9 @@ fn every_command_line_is_understood() {
     assert!(lines > 10, "only {lines} command lines found");
 }
 
-/// What the command line says against these arguments, if anything.
+/// The error of the command line for these arguments, if any.
 fn misunderstood(words: &[String]) -> Option<String> {
-    // Words in capitals stand for values, which some flags would refuse.
+    // Words in capitals are placeholders for values, which some flags would refuse.
     let placeholder = |word: &str| {
         let letter = |c: char| c.is_ascii_uppercase() || ['_', '…'].contains(&c);
         !word.is_empty() && word.chars().all(letter)
@@ -115,7 +115,7 @@ fn misunderstood(words: &[String]) -> Option<String> {
         let unknown = words.iter().find(|w| w.starts_with("--") && !has_flag(&known, w));
         return unknown.map(|flag| format!("{} has no {flag}", words[0]));
     }
-    // Everything before it is read first.
+    // clap parses everything before it first.
     let mut command = Command::new(BINARY);
     command.args(words);
     if !words.iter().any(|word| ["--version", "--help"].contains(&word.as_str())) {
@@ -132,7 +132,7 @@ fn has_flag(help: &str, flag: &str) -> bool {
     help.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).any(|word| word == flag)
 }
 
-/// `--help` of a subcommand; empty of one that is not there.
+/// `--help` of a subcommand; empty if it does not exist.
 pub fn help_of(command: &str) -> &'static str {
     static HELP: OnceLock<Vec<String>> = OnceLock::new();
     let all = HELP.get_or_init(|| {
@@ -146,7 +146,7 @@ pub fn help_of(command: &str) -> &'static str {
     at.map_or("", |at| &all[at])
 }
 
-/// Flags and variables that prose names.
+/// Flags and variables named in the text.
 #[test]
 fn every_flag_in_the_text_exists() {
     let all: String = COMMANDS.map(help_of).concat();
@@ -208,8 +208,7 @@ fn has_heading(path: &Path, anchor: &str) -> bool {
     text.lines().any(|line| line.starts_with('#') && slug(line) == anchor)
 }
 
-/// What a page has the reader write passes `check`; a mistake that it is about is made by a
-/// command, so that it can be seen.
+/// Manifests in the pages pass `check`. Deliberate mistakes are made by commands, and do not count.
 #[test]
 fn every_manifest_in_the_pages_is_valid() {
     let mut checked = BTreeSet::new();
@@ -231,7 +230,7 @@ fn every_manifest_in_the_pages_is_valid() {
     assert!(checked.len() > 3, "only {checked:?}");
 }
 
-/// A folder for a page to be followed in: `configs`, and `switchyard` on the path.
+/// A folder to follow a page in, with `configs`, and with `switchyard` on the path.
 pub fn desk() -> tempfile::TempDir {
     let desk = tempfile::tempdir().unwrap();
     copy(&root().join("configs"), &desk.path().join("here/configs"));

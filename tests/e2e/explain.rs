@@ -1,4 +1,5 @@
-//! `switchyard explain`: what it says of each trouble, and that it says what the data path does.
+//! `switchyard explain`: its result for each kind of problem, and that it agrees with the data
+//! path.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
@@ -35,7 +36,7 @@ spec:
       http: { paths: [{ path: web, pathType: Prefix, backend: { service: { name: web } } }] }
 ";
 
-/// A server of names that knows none.
+/// A name server that knows no names.
 fn resolver(net: Net) -> (Folder, Switchyard, String) {
     let empty = Folder::new();
     empty.replace("empty.yaml", "# Nothing yet.\n");
@@ -102,7 +103,7 @@ fn cause_and_fix_of_each_trouble() {
         ("x.pods.shop.svc.cluster.local", "NXDOMAIN", "none of its 2 endpoints has that name"),
         ("127-0-0-1.shop.pod.cluster.local", "NXDOMAIN", "--pods is disabled"),
         ("https://secure.example/", "forwarded", "Secret shop/secure-tls does not exist: Ingress"),
-        ("https://secure.example/", "forwarded", "shop/secure wants it for secure.example"),
+        ("https://secure.example/", "forwarded", "shop/secure names it for secure.example"),
         ("https://shop.example/web", "forwarded", "no Ingress names a Secret for shop.example"),
         ("http://shop.example/lost", "503", "host container-1.shop.svc.cluster.local, an endpoint"),
         (
@@ -110,7 +111,7 @@ fn cause_and_fix_of_each_trouble() {
             "refused",
             "endpoint of Service shop/lost: no such",
         ),
-        ("127.N.N.6:80", "refused", "start what has that name"),
+        ("127.N.N.6:80", "refused", "start the container or host with this name"),
         ("http://shop.example/broken", "503", "Service shop/broken is rejected"),
         ("http://shop.example/broken", "503", "broken.yaml:4:"),
         ("broken.shop.svc.cluster.local", "NXDOMAIN", "Service shop/broken is rejected"),
@@ -129,11 +130,11 @@ fn cause_and_fix_of_each_trouble() {
     let targets: Vec<_> = table.iter().map(|(target, ..)| net.fill(target)).collect();
     let explained = explain(&folder, net, &targets);
     check(net, &table, &explained);
-    // Only its own machine can look into a manifest for an address.
+    // Only on the same machine a manifest can be searched for an address.
     let address = [net.addr(7, 80).to_string()];
     let table_of_address = [("127.N.N.7:80", "not served", "Service shop/broken is rejected")];
     check(net, &table_of_address, &explain(&folder, net, &address));
-    // A feed server says the same, though it serves nothing of what is rejected.
+    // The result with a feed server is the same, although it does not serve rejected objects.
     let (dir, listen) = (folder.path().display().to_string(), net.addr(1, 7400).to_string());
     let server = ["feed", "--dir", &dir, "--listen", &listen];
     let _server = Switchyard::ready(net.addr(1, 7401), &server);
@@ -174,7 +175,7 @@ fn names_of_pods_as_the_responder_is_told_to_answer_them() {
     }
 }
 
-/// Over plain HTTP no certificate counts, so that whoever may not read Secrets can ask.
+/// Plain HTTP needs no certificates, so users who may not read Secrets can explain it.
 #[test]
 fn a_url_without_tls_is_explained_without_secrets() {
     let (net, folder) = (Net::new(), Folder::new());
@@ -209,8 +210,8 @@ fn a_node_port_that_another_has_and_rules_that_lost() {
     assert!(lost.contains("Prefix /web: its path is less exact"), "{lost}");
 }
 
-/// By a folder and by its feed: a rejected Service is the cause of its own address, with what to
-/// do, and no part of what has nothing to do with it.
+/// With a folder and with its feed: a rejected Service is the cause for its own address, with a
+/// fix, and is not mentioned for unrelated targets.
 #[test]
 fn a_rejected_object_is_named_only_where_it_counts() {
     let (net, folder) = (Net::new(), Folder::new());
@@ -265,7 +266,7 @@ fn as_text_two_lines_say_what_is_wrong() {
     assert_eq!(bad.status.code(), Some(2));
 }
 
-/// The dataplane of a folder, in one net.
+/// The data plane of a folder, in one net.
 struct World {
     net: Net,
     folder: Folder,
@@ -302,7 +303,7 @@ impl World {
         World { net, folder, _processes: processes, _endpoints: endpoints.into() }
     }
 
-    /// What the data path does: the answer, and who gave it.
+    /// What the data path does: the answer, and the endpoint that gave it.
     fn ask(&self, target: &str) -> (String, Vec<String>) {
         if let Some(rest) = target.strip_prefix("http://") {
             let (host, path) = rest.split_at(rest.find('/').unwrap());
@@ -371,11 +372,11 @@ fn random_target(rng: &mut StdRng, net: Net) -> String {
     }
 }
 
-/// What stands in an answer of the ingress itself is pasted, and says why.
+/// The command in a response of the ingress itself can be pasted, and explains the response.
 #[test]
 fn the_ingress_says_how_to_ask() {
     let world = World::start();
-    // An endpoint that is ready, and refuses: 502.
+    // An endpoint that is ready but refuses connections: 502.
     let objects = world.net.fill(OBJECTS).replace("conditions: { ready: false }", "");
     let table = [
         ("shop.example", "/none", 404, "no rule of host shop.example matches path /none"),
@@ -406,7 +407,7 @@ fn the_ingress_says_how_to_ask() {
     assert!(body.contains("explain URL --feed") && !body.contains("(id)"), "{body}");
 }
 
-/// For random requests, names and addresses the explanation is what happens.
+/// For random requests, names and addresses, the explanation agrees with the data path.
 #[test]
 fn explanations_equal_what_the_data_path_does() {
     const REQUESTS: usize = 1000;
@@ -434,7 +435,7 @@ fn explanations_equal_what_the_data_path_does() {
     for (target, explained) in targets.iter().zip(&explained) {
         let (answer, by) = world.ask(target);
         let said = explained["answer"].as_str().unwrap();
-        // Where no Service listens, nobody does here.
+        // In this test, no other program listens.
         let said = if said == "not served" { REFUSED } else { said };
         assert_eq!(said, answer, "{target}: {explained}");
         let listed: Vec<_> = explained["endpoints"].as_array().unwrap().iter().collect();

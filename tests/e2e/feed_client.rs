@@ -1,4 +1,4 @@
-//! `--feed URL` and `--feed kube`, driven from outside: the proxy follows an API server.
+//! `--feed URL` and `--feed kube`: a proxy process follows an API server.
 
 pub mod api;
 
@@ -49,7 +49,7 @@ fn eventually_served(addr: SocketAddr) {
     eventually(&format!("{addr} is served"), || is_served(addr).then_some(()));
 }
 
-/// A proxy with an environment of its own; killed when dropped.
+/// A proxy with its own environment; killed when dropped.
 struct Proxy {
     child: Child,
     admin: SocketAddr,
@@ -100,7 +100,7 @@ fn kubeconfig(folder: &Folder, address: SocketAddr, pki: &Pki, user: &str) -> St
     path.display().to_string()
 }
 
-/// A kubeconfig for a server without TLS, which lets everybody read.
+/// A kubeconfig for a server without TLS that lets everybody read.
 pub fn kubeconfig_without_tls(folder: &Folder, address: SocketAddr) -> String {
     let path = folder.file("kubeconfig");
     let config = format!(
@@ -143,7 +143,7 @@ fn nodes_that_may_not_be_read_are_done_without() {
     let _api = Api::start(net.addr(2, 7400), Access::Without("/nodes"), None, objects(net));
     let feed = format!("http://{}", net.addr(2, 7400));
     let node_ip = net.ip(200).to_string();
-    // Not even when it lasts is the feed stale for that.
+    // Even if this lasts, the feed is not stale.
     let args = ["proxy", "--feed", &feed, "--node-ip", &node_ip, "--stale-after", "0s"];
     let proxy = Switchyard::ready(net.addr(250, 7411), &args);
     eventually_served(net.addr(1, 80));
@@ -190,7 +190,7 @@ fn a_lost_server_changes_nothing_but_readiness() {
     eventually("ready", || (proxy.admin_get("/readyz").0 == 200).then_some(()));
 }
 
-/// Neither a feed that is not there nor one that says nothing keeps a process from its end.
+/// A process ends on SIGTERM even if its feed does not exist or does not answer.
 #[test]
 fn a_process_without_its_feed_ends_when_asked_to() {
     let net = Net::new();

@@ -1,8 +1,8 @@
-//! The network feed at its worst, with real processes behind it: killed again and again under
-//! load, and followed by others that read nothing or break off.
+//! The network feed under the worst conditions, with real processes that follow it: it is killed
+//! repeatedly under load, and has clients that read nothing or disconnect.
 //!
-//! No request may be lost and nobody may wait for somebody else's trouble. Left out: what a fake
-//! API server does wrong on purpose (`feed_client`), and raw watchers (`feed_server`).
+//! No request may be lost, and no client may be delayed by the problems of another. Left out:
+//! faults of a fake API server (`feed_client`), and raw watchers (`feed_server`).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use socket2::SockRef;
 
 use crate::support::{Folder, Net, PATIENCE, PROMPTLY, Switchyard, eventually};
 
-/// What stays for the whole test: `web`, which is loaded.
+/// Objects that stay for the whole test: `web`, which is under load.
 const WEB: &str = "\
 apiVersion: v1
 kind: Service
@@ -148,14 +148,15 @@ fn get(addr: SocketAddr, host: &str) -> Result<String, String> {
     Client::connect(addr)?.get(host, true)
 }
 
-/// Clients that ask all the time; each ends at its first lost request.
+/// Clients that send requests all the time; each ends at its first lost request.
 struct Load {
     stop: Arc<AtomicBool>,
     answers: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Result<(), String>>>,
 }
 
-/// Between two requests of a client: a steady load that leaves the processes room to work.
+/// The pause between two requests of a client: a steady load that leaves CPU time for the
+/// processes.
 const PACE: Duration = Duration::from_micros(500);
 
 impl Load {
@@ -265,7 +266,7 @@ impl World {
         // With and without what it knew before, in both orders.
         let state = (round / 2).is_multiple_of(2).then_some(&self.state);
         if round % 5 == 4 {
-            // It dies again before it can have told anyone everything.
+            // It is killed again before it can have sent everything to anyone.
             kill(Some(spawn_feed(self.net, &self.folder, state)));
         }
         self.feed = Some(start_feed(self.net, &self.folder, state));
@@ -306,7 +307,7 @@ fn no_request_is_lost(kills: usize) {
     // Figures for the reader of the output. Writing them may fail without failing the test.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), (told + "\n").as_bytes());
     assert!(answers as usize > kills, "there was a load");
-    // Kinds come back one by one, and those that are there are served.
+    // Kinds return one by one, and those that have returned are served.
     eventually("all kinds are back", || {
         (world.ingress.status()["feed"]["state"] == "synced").then_some(())
     });
@@ -330,7 +331,7 @@ fn break_off(feed: SocketAddr) -> Option<()> {
                 &resourceVersionMatch=NotOlderThan";
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
     stream.read_exact(&mut [0; 100]).ok()?;
-    // With no time to linger, closing what is not read through is a reset.
+    // Without lingering, closing a socket with unread data sends a reset.
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).ok()
 }
 
@@ -338,7 +339,7 @@ fn break_off(feed: SocketAddr) -> Option<()> {
 fn slow_and_broken_consumers_never_delay_the_proxy() {
     let world = World::start();
     let feed = world.net.addr(250, 7400);
-    // A real consumer that reads nothing any more.
+    // A real consumer that has stopped reading.
     world.ingress.signal(Signal::SIGSTOP);
     let stop = AtomicBool::new(false);
     let (mut slowest, mut broken) = (Duration::ZERO, 0);

@@ -1,4 +1,4 @@
-//! `switchyard feed`, driven from outside: by raw HTTP, by `kube`'s client and by `kubectl`.
+//! `switchyard feed` as a process: with raw HTTP, the client of `kube` and `kubectl`.
 
 mod access;
 mod kit;

@@ -1,5 +1,5 @@
-//! A folder of manifests, edited as people and tools edit it, behind a real process: what its
-//! clients get, and what its operator reads.
+//! A folder of manifests, edited in the ways of people and tools, followed by a real process: what
+//! its clients get, and what its operator sees.
 
 #![allow(clippy::print_stdout, reason = "how long a change took is worth reading")]
 
@@ -46,7 +46,7 @@ impl Dns {
         Dns { folder, process, listen, socket }
     }
 
-    /// The address of a Service; `None` when the name is not there.
+    /// The address of a Service; `None` if the name does not exist.
     fn resolve(&self, service: &str) -> Option<Ipv4Addr> {
         let name = format!("{service}.default.svc.cluster.local.");
         let mut query = Message::new(7, MessageType::Query, OpCode::Query);
@@ -114,7 +114,7 @@ fn each_way_of_editing_a_file_is_served() {
             let (head, tail) = text.split_at(text.len() / 2);
             open.write_all(head.as_bytes()).unwrap();
             open.flush().unwrap();
-            // Another change is served meanwhile, and this file's last good state as well.
+            // Other changes are still served, as is this file's last good state.
             others.set(others.get() + 1);
             let other = format!("10.9.9.{}", others.get());
             dns.folder.replace("still.yaml", &service("still", &other));

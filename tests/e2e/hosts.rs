@@ -1,5 +1,5 @@
-//! Endpoints that are named by host, as in compose: proxy and ingress look them up at a DNS
-//! server, which is our own responder here, and find them again under another address.
+//! Endpoints given by host name, as in compose: proxy and ingress look them up at a DNS server
+//! (here our own responder), and find them again at another address.
 
 use std::net::SocketAddr;
 use std::process::Stdio;

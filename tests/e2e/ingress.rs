@@ -1,5 +1,5 @@
-//! The ingress, driven from outside: the real binary follows a folder, clients of every kind talk
-//! to it, and endpoints of our own look at what arrives.
+//! The ingress as a process: the real binary follows a folder, clients of every kind send requests,
+//! and test endpoints record what arrives.
 
 mod changes;
 mod frames;

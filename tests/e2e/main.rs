@@ -1,5 +1,5 @@
-//! Drives the real binary, whole processes over real sockets. One test binary, one module an
-//! area, so that it links once.
+//! Tests of the real binary: whole processes over real sockets. One test binary with one module for
+//! each area, so that it links once.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say so and end")]
 #![allow(unreachable_pub, reason = "modules of one binary have nowhere to export to")]

@@ -1,5 +1,5 @@
-//! The proxy, driven from outside: `switchyard proxy --feed DIR` over real sockets, with the
-//! folder edited while it runs.
+//! The proxy as a process: `switchyard proxy --feed DIR` over real sockets, with the folder edited
+//! while it runs.
 
 mod handover;
 mod limits;
@@ -19,7 +19,7 @@ use crate::support::{Folder, Net, PATIENCE, PROMPTLY, Switchyard, eventually, ht
 /// The addresses, the folder and the process of one test. Admin is on `.250`, NodePorts are on
 /// `.200`.
 struct Fixture {
-    // Ends before its folder goes.
+    // Dropped first: the process ends before its folder is deleted.
     process: Option<Switchyard>,
     net: Net,
     folder: Folder,
@@ -66,7 +66,7 @@ impl Fixture {
         }
     }
 
-    /// Waits until `addr` answers with one of these names only, all of them.
+    /// Waits until `addr` answers with each of these names, and with no other.
     fn eventually_answers(&self, addr: SocketAddr, names: &[u8]) {
         eventually(&format!("{addr} is served by {names:?}"), || {
             let mut seen: Vec<u8> = names.iter().map_while(|_| ask(addr).ok()).collect();
@@ -110,7 +110,7 @@ const NODE_PORT: &str = "  type: NodePort\n  clusterIP: 127.N.N.1\n  ports:\n\
     \x20 - { name: t, port: 80, nodePort: 30080 }\n\
     \x20 - { name: u, port: 80, protocol: UDP, nodePort: 30080 }";
 
-/// An endpoint that answers each byte with its name, until its client ends its direction.
+/// An endpoint that answers each byte with its name, until its client closes its sending side.
 fn talker(addr: SocketAddr, name: u8) {
     let listener = TcpListener::bind(addr).unwrap();
     std::thread::spawn(move || {
@@ -155,7 +155,7 @@ fn is_refused(addr: SocketAddr) -> bool {
     ask(addr).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
-/// A client socket connected to `addr`: it takes replies from there only.
+/// A client socket connected to `addr`: it receives replies only from there.
 fn udp_client(addr: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(addr).unwrap();
@@ -163,7 +163,7 @@ fn udp_client(addr: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// One try: who answered.
+/// One try: the name of the endpoint that answered.
 fn udp_ask(client: &UdpSocket) -> std::io::Result<u8> {
     let mut name = [0];
     client.send(b"?")?;
@@ -197,7 +197,7 @@ fn udp_goes_round_robin_by_client() {
     }
     for addr in [fixture.addr(1, 80), fixture.addr(200, 30080)] {
         let mut counts = [0; 2];
-        // All stay open: a client that got the port of an earlier one would get its session.
+        // All stay open: a client with the port of an earlier one would get its session.
         let clients: Vec<_> = (0..20).map(|_| udp_client(addr)).collect();
         for client in &clients {
             let name = eventually("an answer", || udp_ask(client).ok());
@@ -239,7 +239,7 @@ fn endpoints_come_and_go_while_it_runs() {
             }
         }
     }
-    // The page follows what is served.
+    // The page shows the frontends that are served.
     let frontends = eventually("/snapshot shows them", || {
         let page = fixture.process().admin_get("/snapshot").1;
         let page: serde_json::Value = serde_json::from_str(&page).unwrap();
@@ -322,7 +322,7 @@ fn a_service_changes_its_type_goes_and_comes_back() {
     std::fs::remove_file(fixture.folder.file("web.yaml")).unwrap();
     fixture.eventually_refuses(vip);
     fixture.eventually_refuses(node);
-    // Both ports are free for anyone.
+    // Both ports can be bound again.
     eventually("both ports are free", || {
         Some((TcpListener::bind(vip).ok()?, UdpSocket::bind(vip).ok()?))
     });
@@ -446,7 +446,7 @@ fn a_drain_under_load_finishes_what_has_begun() {
     let clients: Vec<JoinHandle<()>> = (0..CLIENTS)
         .map(|_| {
             let begun = begun.clone();
-            // Until the first connection that is not served: the drain has begun.
+            // Until the first connection that is not served, which shows that the drain has begun.
             std::thread::spawn(move || {
                 while let Ok(mut client) = dial(vip)
                     && exchange(&mut client).is_ok()
@@ -476,7 +476,7 @@ fn a_drain_under_load_finishes_what_has_begun() {
 
 #[test]
 fn a_drain_serves_what_was_queued_before_it() {
-    // More than the runtime lets one task accept before others get a turn.
+    // More than one task may accept before the runtime runs others.
     const CLIENTS: usize = 300;
     let mut fixture = Fixture::start(&manifest(CLUSTER_IP, &[11]), &[]);
     fixture.talkers(8080, &[11]);
@@ -505,7 +505,7 @@ fn an_endpoint_that_is_a_cluster_ip_is_reported() {
     });
     assert_eq!(problems[0]["service"], "demo/web");
     assert_eq!(problems[0]["what"], format!("endpoint {}/TCP", fixture.addr(2, 80)));
-    let reason = "not connected to: it is the ClusterIP of Service demo/other";
+    let reason = "not used: it is the ClusterIP of Service demo/other, so connections would loop";
     assert_eq!(problems[0]["problem"], reason);
 }
 
@@ -515,7 +515,7 @@ fn an_endpoint_that_is_a_node_port_is_reported() {
     let fixture = Fixture::start(&manifest(&spec, &[200]).replace("8080", "30090"), &[]);
     let problems = fixture.process().status()["proxy"]["problems"].clone();
     let what = format!("endpoint {}/TCP", fixture.addr(200, 30090));
-    let reason = "not connected to: it is the NodePort of Service demo/web";
+    let reason = "not used: it is the NodePort of Service demo/web, so connections would loop";
     let of_tcp = |problem: &&serde_json::Value| problem["what"] == what;
     let problem = problems.as_array().unwrap().iter().find(of_tcp).unwrap().clone();
     assert_eq!((&problem["service"], &problem["problem"]), (&"demo/web".into(), &reason.into()));
@@ -547,7 +547,8 @@ fn external_and_load_balancer_ips_come_and_go_with_their_service() {
         .edit(&manifest(&spec("LoadBalancer").replace("  externalIPs: [127.N.N.2]\n", ""), &[11]));
     fixture.eventually_refuses(at(2));
     fixture.eventually_answers(at(3), &[11]);
-    // Octal to some, decimal to others: refused, and what was good stays.
+    // Some programs read it as octal, others as decimal: it is refused, and the last good state
+    // stays.
     fixture.edit(&manifest(&spec("LoadBalancer").replace("127.N.N.2", "127.N.N.02"), &[11]));
     let rejected = || fixture.process().status()["feed"].to_string().contains("externalIPs[0]");
     eventually("it is rejected", || rejected().then_some(()));
@@ -580,7 +581,7 @@ fn near_follows_the_zones_of_the_nodes() {
     fixture.folder.replace("nodes.yaml", &nodes(["west", "east", "west"]));
     eventually("the other serves", || serves(12).then_some(()));
     assert_eq!(fixture.process().status()["proxy"]["nodeZone"], "west");
-    // No endpoint is near: all serve.
+    // No endpoint is near, so all are used.
     fixture.folder.replace("nodes.yaml", &nodes(["north", "east", "west"]));
     fixture.eventually_answers(vip, &[11, 12]);
 }
@@ -604,7 +605,7 @@ fn a_load_balancer_is_told_of_endpoints_on_this_node() {
     assert_eq!(ask(fixture.addr(1, 80)).unwrap(), 11);
     fixture.edit(&on("here"));
     eventually("it is told so", || (check() == Some(200)).then_some(()));
-    // A drain turns load balancers away while connections go on.
+    // During a drain, the health check fails while connections continue.
     let mut client = dial(fixture.addr(200, 30080)).unwrap();
     assert_eq!(exchange(&mut client).unwrap(), 11);
     fixture.process().signal(Signal::SIGTERM);
@@ -641,7 +642,7 @@ fn a_second_signal_resets_what_is_open() {
     fixture.eventually_refuses(fixture.addr(1, 80));
     exchange(&mut open).unwrap();
     fixture.process().signal(Signal::SIGTERM);
-    // An end in order would pass half an answer for a whole one.
+    // An orderly close would make a partial answer look complete.
     assert_eq!(open.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert_eq!(fixture.process.take().unwrap().wait().code(), Some(1));
 }
@@ -649,7 +650,7 @@ fn a_second_signal_resets_what_is_open() {
 #[test]
 fn a_proxy_that_can_open_no_frontend_is_not_ready_and_says_what_to_do() {
     let (net, folder) = (Net::new(), Folder::new());
-    // Of a network for documentation (RFC 5737): no host has it.
+    // An address for documentation (RFC 5737), which no host has.
     let foreign = manifest("  clusterIP: 192.0.2.1\n  ports: [{ name: t, port: 80 }]", &[11]);
     folder.replace("web.yaml", &net.fill(&foreign));
     let feed = folder.path().to_str().unwrap();
@@ -660,7 +661,7 @@ fn a_proxy_that_can_open_no_frontend_is_not_ready_and_says_what_to_do() {
     });
     assert!(reason.contains("192.0.2.1:80/TCP of Service demo/web"), "{reason}");
     assert!(reason.contains("--service-cidr"), "{reason}");
-    // One that can be opened is enough: the others are told of elsewhere.
+    // One open frontend is enough to be ready: the others are reported in `/status`.
     let other = manifest("  clusterIP: 127.N.N.1\n  ports: [{ name: t, port: 80 }]", &[11]);
     folder.replace("other.yaml", &net.fill(&other.replace("web", "other")));
     eventually("it is ready", || (process.admin_get("/readyz").0 == 200).then_some(()));
@@ -669,7 +670,7 @@ fn a_proxy_that_can_open_no_frontend_is_not_ready_and_says_what_to_do() {
     assert!(metrics.contains("switchyard_proxy_frontends{state=\"failed\"} 1\n"), "{metrics}");
     std::fs::remove_file(folder.file("other.yaml")).unwrap();
     eventually("it is not ready", || (process.admin_get("/readyz").0 == 503).then_some(()));
-    // Without a Service there is nothing that it could fail to do.
+    // Without a Service the process is ready.
     std::fs::remove_file(folder.file("web.yaml")).unwrap();
     folder.replace("empty.yaml", "");
     eventually("it is ready", || (process.admin_get("/readyz").0 == 200).then_some(()));

@@ -1,5 +1,5 @@
 //! The proxy between machines: pods, a node, a second node and a client outside, each a network
-//! namespace. Here the semantics are tested that loopback cannot show.
+//! namespace. Tests semantics that cannot be tested on loopback.
 
 pub mod lab;
 mod shortages;
@@ -24,7 +24,7 @@ const VIP6: &str = "[fd00:96::1]:80";
 
 /// A node with the proxy, a client outside, and three pods: `pod11`, `pod12`, `pod13`.
 struct Cluster {
-    // Processes end before their machines go.
+    // Dropped in this order: processes end before their machines.
     proxy: Option<Switchyard>,
     pods: Vec<(Switchyard, Host)>,
     folder: Folder,
@@ -84,7 +84,7 @@ impl Cluster {
         self.node.run(|| self.proxy.as_ref().unwrap().status())
     }
 
-    /// Waits until TCP connections reach each of these pods in turn, and nobody else.
+    /// Waits until TCP connections reach each of these pods in turn, and no other.
     fn eventually_answers(&self, from: &Host, addr: &str, names: &[&str]) {
         let addr = addr.parse().unwrap();
         eventually(&format!("{addr} is served by {names:?}"), || {
@@ -105,7 +105,7 @@ impl Cluster {
         eventually(&format!("{addr} serves nobody"), || from.ask(addr).is_err().then_some(()));
     }
 
-    /// Ends the proxy in order; whether it said that all is well.
+    /// Ends the proxy with SIGTERM; whether its exit code is 0.
     fn stop(&mut self) -> bool {
         let proxy = self.proxy.take().unwrap();
         proxy.signal(Signal::SIGTERM);
@@ -154,7 +154,8 @@ const ALL: [(u8, &str); 3] = [(11, "a"), (12, "b"), (13, "b")];
 const ALL_NAMES: [&str; 3] = ["pod11", "pod12", "pod13"];
 const NODE_PORT: &str = "  type: NodePort\n";
 
-/// Asks over TCP and over UDP with new sockets: each pod answers equally often over each.
+/// Sends requests over TCP and UDP with new sockets: each pod answers equally often over each
+/// protocol.
 fn check_round_robin(from: &Host, addr: &str) {
     const ROUNDS: usize = 4;
     let addr: SocketAddr = addr.parse().unwrap();
@@ -165,7 +166,7 @@ fn check_round_robin(from: &Host, addr: &str) {
     };
     let tcp = (0..3 * ROUNDS).map(|_| from.ask(addr).unwrap()).collect();
     assert_eq!(tally(tcp), expected, "TCP {addr}");
-    // All stay open: a client that got the port of an earlier one would get its session.
+    // All stay open: a client with the port of an earlier one would get its session.
     let sockets: Vec<_> = (0..3 * ROUNDS).map(|_| from.udp(addr)).collect();
     let udp = sockets.iter().map(|s| eventually("an answer", || udp_ask(s).ok())).collect();
     assert_eq!(tally(udp), expected, "UDP {addr}");
@@ -188,7 +189,7 @@ fn a_service_range_is_owned_while_the_proxy_runs() {
     for unused in ["10.96.0.2:80", "10.96.0.1:81", "[fd00:96::2]:80"] {
         assert!(cluster.client.is_refused(unused.parse().unwrap()), "{unused}");
     }
-    // On the bridge itself the node answers for the range, without a route to it.
+    // On the bridge's network, the node answers for the range, without a route to it.
     cluster.client.set("route del 10.96.0.0/16");
     cluster.client.set("route add 10.96.0.0/16 dev eth0");
     check_round_robin(&cluster.client, VIP);
@@ -197,7 +198,7 @@ fn a_service_range_is_owned_while_the_proxy_runs() {
     check_round_robin(&cluster.pods[0].1, VIP);
     assert!(cluster.stop());
     assert_eq!(routes(&cluster.node), 0);
-    // What a killed proxy left behind is taken over.
+    // The route that a killed proxy left behind is taken over.
     cluster.run_proxy(&[]);
     cluster.proxy.take().unwrap().signal(Signal::SIGKILL);
     assert_eq!(routes(&cluster.node), 3);
@@ -205,7 +206,7 @@ fn a_service_range_is_owned_while_the_proxy_runs() {
     cluster.eventually_answers(&cluster.client, VIP, &ALL_NAMES);
     assert!(cluster.stop());
     assert_eq!(routes(&cluster.node), 0);
-    // A second signal ends it at once, and leaves nothing behind either.
+    // A second signal ends it at once, and its route is removed too.
     cluster.run_proxy(&[]);
     let mut kept = cluster.client.run(|| TcpStream::connect(VIP).unwrap());
     kept.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -220,7 +221,7 @@ fn a_service_range_is_owned_while_the_proxy_runs() {
     let error = kept.read_to_end(&mut rest).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(routes(&cluster.node), 0);
-    // What the operator made stays.
+    // A route that the operator added is kept.
     cluster.node.set("route add local 10.96.0.0/16 dev lo");
     cluster.run_proxy(&[]);
     assert!(cluster.stop());
@@ -388,7 +389,7 @@ fn a_service_range_needs_a_capability() {
     let run = || {
         let mut command = Command::new(&copy);
         command.args(["proxy", "--service-cidr", "10.96.0.0/16", "--feed"]).arg(folder.path());
-        // Nobody has no capability.
+        // The user nobody has no capability.
         command.uid(65_534).gid(65_534).stdin(Stdio::null()).output()
     };
     // A child of another test may still hold the copy open for writing.
@@ -509,7 +510,7 @@ fn a_client_outside_reaches_endpoints_of_the_node_that_it_dials() {
     cluster.eventually_answers(client, "203.0.113.1:80", &["pod11"]);
     cluster.eventually_answers(client, "10.77.0.2:30080", &["pod12", "pod13"]);
     assert_eq!((health(&cluster.node), health(&second)), ((200, 1), (200, 2)));
-    // The policy is not for ClusterIPs.
+    // The policy does not apply to ClusterIPs.
     check_round_robin(client, VIP);
     cluster.edit(&manifest(BALANCED, &ALL[1..]));
     cluster.eventually_denies(client, "10.77.0.1:30080");
@@ -518,7 +519,7 @@ fn a_client_outside_reaches_endpoints_of_the_node_that_it_dials() {
     cluster.eventually_answers(client, VIP, &["pod12", "pod13"]);
     cluster.edit(&manifest(&BALANCED.replace("Local", "Cluster"), &ALL));
     cluster.eventually_answers(client, "10.77.0.1:30080", &ALL_NAMES);
-    // Closed a moment after the frontends have their endpoints.
+    // The health check changes shortly after the frontends.
     cluster.eventually_refuses(client, "10.77.0.1:32000");
 }
 
@@ -545,7 +546,7 @@ fn external_policy_local_applies_to_clients_outside_the_cluster_only() {
         assert!(cluster.client.ask(addr.parse().unwrap()).is_err(), "{addr}");
         assert!(udp_ask(&cluster.client.udp(addr.parse().unwrap())).is_err(), "{addr}");
     }
-    // Each client its own endpoints, where there are some for both.
+    // Clients inside and outside use different endpoints, if both have some.
     cluster.edit(&manifest(&open, &ALL));
     for addr in external {
         cluster.eventually_answers(&cluster.client, addr, &["pod11"]);
@@ -553,7 +554,7 @@ fn external_policy_local_applies_to_clients_outside_the_cluster_only() {
         cluster.eventually_answers(&pod, addr, &ALL_NAMES);
         cluster.eventually_answers(&cluster.node, addr, &ALL_NAMES);
     }
-    // Where the operator names the pods' addresses, bridges do not count.
+    // With --cluster-cidr, bridges are not used.
     assert!(cluster.stop());
     cluster.edit(&manifest(&open, remote));
     cluster.run_proxy(&["--node-name", "a", "--cluster-cidr", "10.77.0.100/32"]);
@@ -574,7 +575,7 @@ fn source_ranges_hold_at_every_external_ip() {
         assert_eq!(cluster.client.ask(addr).unwrap(), "pod11", "{addr}");
         assert!(stranger.ask(addr).is_err(), "{addr}");
         assert!(udp_ask(&stranger.udp(addr)).is_err(), "{addr}");
-        // The node itself dials that address from that address: it may when the node may.
+        // The node connects to that address from the same address: this is allowed if the node is.
         assert!(cluster.node.ask(addr).is_err(), "{addr}");
     }
     cluster.eventually_answers(&stranger, "10.77.0.1:30080", &["pod11"]);
@@ -599,7 +600,7 @@ fn a_udp_client_with_one_port_recovers_promptly() {
     let mut serving = "";
     for (last, name) in [(11, "pod11"), (12, "pod12"), (13, "pod13"), (11, "pod11")] {
         if serving == "pod12" {
-            // Its endpoint vanishes without a word before it is replaced.
+            // Its endpoint disappears silently before it is replaced.
             cluster.lab.unplug(&cluster.pods[1].1);
         }
         cluster.edit(&manifest("", &[(last, "a")]));
@@ -616,7 +617,7 @@ fn a_udp_client_with_one_port_recovers_promptly() {
         assert!(answered - generation < PROMPTLY, "{serving} -> {name}");
         serving = name;
     }
-    // The Service goes, and the flow with it.
+    // The Service is deleted, and the flow ends with it.
     std::fs::remove_file(cluster.folder.file("web.yaml")).unwrap();
     eventually("the Service is gone", || {
         (cluster.status()["proxy"]["frontends"] == 0).then_some(())
@@ -626,7 +627,7 @@ fn a_udp_client_with_one_port_recovers_promptly() {
         (cluster.status()["proxy"]["udpSessions"] == 0).then_some(())
     });
     assert!(gone.elapsed() < PROMPTLY);
-    // An answer that was on its way may still be there.
+    // An answer that was in flight may still arrive.
     eventually("silence", || udp_ask(&socket).is_err().then_some(()));
     assert!((0..3).all(|_| udp_ask(&socket).is_err()));
     cluster.edit(&manifest("", &[(13, "a")]));

@@ -1,5 +1,5 @@
-//! What the tests share: child processes that end with the test, folders, addresses of their
-//! own, and waiting for a condition instead of for a time.
+//! Shared by the tests: child processes that end with the test, folders, separate addresses, and
+//! waiting for a condition instead of a duration.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How long any condition may take on a busy machine before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// What a process that does not wait for a time-out stays below, on a busy machine as well: the
-/// time-outs that a test could mistake it for are 30 seconds and longer.
+/// The maximum time of an operation that does not wait for a time-out, even on a busy machine. The
+/// time-outs that it must be distinguished from are 30 seconds or longer.
 pub const PROMPTLY: Duration = Duration::from_secs(20);
 
 /// A /24 of loopback that no other test uses, so that fixed ports never collide: any Linux
@@ -26,7 +26,7 @@ impl Net {
     pub fn new() -> Net {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let place = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Processes that run side by side (nextest, two checkouts) differ in their pid.
+        // Test processes that run in parallel (nextest, two checkouts) have different process ids.
         let place = u32::from(place) + std::process::id().wrapping_mul(31);
         let place = place % (250 * 250);
         Net { second: 2 + (place / 250) as u8, third: 1 + (place % 250) as u8 }
@@ -46,7 +46,7 @@ impl Net {
     }
 }
 
-/// A folder of manifests that goes with the test.
+/// A folder of manifests that is deleted with the test.
 #[derive(Debug)]
 pub struct Folder(tempfile::TempDir);
 
@@ -90,9 +90,9 @@ impl Switchyard {
         Switchyard::spawn(command, admin)
     }
 
-    /// Starts a command of the binary that has its own way to be told of its admin endpoint.
+    /// Starts a command of the binary with its own flag for the admin endpoint.
     pub fn spawn(mut command: Command, admin: SocketAddr) -> Switchyard {
-        // An operator's environment must not reach into a test.
+        // The environment of the user must not affect a test.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SWITCHYARD_")) {
             command.env_remove(name);
         }
@@ -155,14 +155,14 @@ impl Drop for Switchyard {
     }
 }
 
-/// Where the processes of the tests keep and find tokens, apart from those of their user.
+/// The folder for tokens of the tests, separate from that of the user.
 pub fn runtime_dir() -> &'static Path {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(path).unwrap();
     path
 }
 
-/// The token that a feed on loopback made for its user's processes.
+/// The token that a feed on loopback created for processes of its user.
 pub fn own_token(feed: SocketAddr) -> String {
     let name = format!("switchyard/feed-{}-{}.token", feed.ip(), feed.port());
     std::fs::read_to_string(runtime_dir().join(name)).unwrap().trim().to_owned()
@@ -180,7 +180,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// One HTTP/1.1 GET on a connection of its own; status and body.
+/// One HTTP/1.1 GET on its own connection; status and body.
 pub fn http_get(addr: SocketAddr, host: &str, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,4 +1,4 @@
-//! `configs/systemd`: systemd reads the units, finds them hardened, and their commands run.
+//! `configs/systemd`: systemd accepts the units, rates them as hardened, and their commands run.
 
 use std::collections::BTreeMap;
 use std::fs::Permissions;
@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use crate::support::{Folder, Net, PATIENCE, Switchyard, eventually, http_get};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
-/// Where the units have it.
+/// The path of the binary in the units.
 const INSTALLED: &str = "/usr/local/bin/switchyard";
 const PROCESSES: [&str; 4] = ["feed", "proxy", "ingress", "dns"];
 /// Services that may listen below port 1024.
@@ -29,8 +29,8 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/systemd")
 }
 
-/// The settings of a unit and of what all have in common, in the order in which systemd takes
-/// them, as name and value.
+/// The settings of a unit and of the shared file, in the order in which systemd applies them, as
+/// name and value.
 fn settings(process: &str) -> Vec<(String, String)> {
     let files =
         [format!("switchyard-{process}.service"), "switchyard-.service.d/10-common.conf".into()];
@@ -51,7 +51,7 @@ fn environment(process: &str) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// A process by its unit: its command and variables, on folders and addresses of the test.
+/// A process as in its unit: its command and variables, with folders and addresses of the test.
 struct Unit {
     process: Switchyard,
     notices: UnixDatagram,
@@ -74,7 +74,7 @@ impl Unit {
         command.args(&words[1..]);
         let path = |folder: &Folder| folder.path().display().to_string();
         for (name, value) in environment(process) {
-            // Far from ports that somebody else may have on all addresses.
+            // Different from ports that other programs may use on all addresses.
             let port = || 20_000 + value.rsplit(':').next().unwrap().parse::<u16>().unwrap();
             let value = match &*name {
                 "SWITCHYARD_STATE_DIR" => path(&state),
@@ -90,7 +90,7 @@ impl Unit {
             };
             command.env(name, value);
         }
-        // What an operator has in its environment file.
+        // The environment file of an operator.
         let admin = net.addr(250, 7411);
         command.env("SWITCHYARD_ADMIN", admin.to_string()).env("SWITCHYARD_WORKERS", "1");
         command.env("SWITCHYARD_NODE_IP", net.ip(200).to_string());
@@ -142,7 +142,7 @@ fn a_reload_says_what_is_wrong_before_it_reads_again() {
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("objects.yaml:4:"), "{said}");
-    // What is not to be read stays as it was.
+    // Manifests that the check refuses are not read.
     let frontends = || unit.process.admin_get("/snapshot").1;
     assert!(frontends().contains("shop"), "{}", frontends());
     unit.manifests.replace("objects.yaml", &unit.net.fill(OBJECTS).replace("80", "81"));
@@ -167,7 +167,7 @@ fn nobody_may_do_more_than_listen_on_low_ports() {
     for process in PROCESSES {
         let is_low = PRIVILEGED_PORTS.contains(&process);
         let expected = if is_low { "CAP_NET_BIND_SERVICE" } else { "" };
-        // A second value would add to the first, and an empty one take it away.
+        // A second value would be added to the first, and an empty one would clear it.
         assert_eq!(values(process, "CapabilityBoundingSet"), [expected], "{process}");
         let ambient = values(process, "AmbientCapabilities");
         assert_eq!(ambient, if is_low { vec![expected] } else { Vec::new() }, "{process}");
@@ -220,7 +220,7 @@ fn systemd_finds_nothing_wrong() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
     for unit in &units {
-        // Exposure of 2.0 or less, of 10: systemd's own word for that is OK.
+        // Exposure of at most 2.0 of 10, which systemd rates as OK.
         let output = Command::new("systemd-analyze")
             .args(["security", "--offline=true", "--threshold=20", "--no-pager", unit])
             .env("SYSTEMD_UNIT_PATH", &path)
@@ -269,7 +269,7 @@ fn an_ingress_that_is_not_root_listens_on_port_80() {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--no-new-privs"]);
     command.args(["--inh-caps", &only, "--ambient-caps", &only, "--bounding-set", &only, "--"]);
-    // Not everybody may look into the folder that the binary is in.
+    // Other users may have no access to the folder of the binary.
     let binary = manifests.file(".switchyard");
     std::fs::copy(BINARY, &binary).unwrap();
     command.arg(&binary).args(["ingress", "--feed"]).arg(manifests.path());

@@ -85,7 +85,8 @@ fn defines(text: &str, name: &str, is_function: bool) -> bool {
 
 /// Whether a file has `kind name` outside comments.
 fn has(text: &str, kind: &str, name: &str) -> bool {
-    text.lines().filter_map(|line| line.split("//").next()).any(|code| {
+    let lines = text.lines().filter(|line| line.contains(name));
+    lines.filter_map(|line| line.split("//").next()).any(|code| {
         let words: Vec<&str> = code.split_whitespace().collect();
         words.windows(2).any(|pair| pair[0] == kind && first_word(pair[1]) == name)
     })

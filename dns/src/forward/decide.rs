@@ -25,7 +25,7 @@ pub(crate) enum Decision<P> {
     BreakLoop,
     /// Too many questions wait for upstreams.
     Busy,
-    /// The same question is being asked: wait for its answer.
+    /// An identical question is in flight: wait for its answer.
     Join { permit: P, same_client: bool },
     /// Ask the upstreams.
     Ask(P),

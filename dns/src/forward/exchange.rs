@@ -36,7 +36,7 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) enum Failed {
     #[error("no answer in time")]
     TimedOut,
-    #[error("cannot reach it")]
+    #[error("it cannot be reached")]
     Unreachable(#[from] io::Error),
     #[error("it answered SERVFAIL or REFUSED")]
     Refused,
@@ -90,7 +90,7 @@ impl Pools {
         }
         match pool.over_tcp(question).await {
             Ok(whole) if Answer::read(&whole).is_some() => Ok(whole),
-            // Better than nothing: the client can see that it is incomplete.
+            // The client can see that it is incomplete, which is better than no answer.
             _ if Answer::read(&reply).is_some() => Ok(reply),
             Ok(_) => Err(Failed::Malformed),
             Err(_) => Err(Failed::Incomplete),
@@ -140,7 +140,7 @@ impl Pool {
 
     async fn over_tcp(&self, question: &Question) -> Result<Vec<u8>, Failed> {
         while let Some(stream) = self.take_idle() {
-            // It may have been closed meanwhile; then the next one is tried.
+            // It may have been closed in the meantime; then the next one is tried.
             if let Ok(reply) = self.exchange(stream, question).await {
                 return Ok(reply);
             }

@@ -1,7 +1,7 @@
 //! Questions that no upstream could answer, remembered for a short time (RFC 9520).
 //!
 //! Pure. Without this memory, clients that retry turn each outage into more load, and servers that
-//! forward to each other never come to rest.
+//! forward to each other never stop.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -129,7 +129,7 @@ impl Content {
             }
         }
         if lines == 0 {
-            let problem = "no nameserver line: upstreams stay as they are until there is one";
+            let problem = "no nameserver line: the upstreams do not change until there is one";
             content.problems.push(problem.to_owned());
         }
         content

@@ -156,7 +156,7 @@ fn refused_questions() {
     check(FORWARDS, packet("example.com AXFR"), &["Refused"]);
     check(LOCAL, packet("example.com A"), &["Refused"]);
     check(LOCAL, packet("99.0.0.11.in-addr.arpa PTR"), &["Refused"]);
-    // An IXFR carries the SOA that its client has.
+    // An IXFR contains the SOA that its client has.
     let mut ixfr = set(packet("Z TYPE251"), &[(9, 1)]);
     ixfr.extend_from_slice(b"\xc0\x0c\x00\x06\x00\x01\x00\x00\x00\x00\x00\x00");
     check(FORWARDS, ixfr, &["Refused"]);
@@ -250,8 +250,8 @@ fn any_packet() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 
-    /// Any bytes: no panic, and a reply only to queries, which another codec can read and which is
-    /// not larger than the client accepts.
+    /// For any bytes: no panic, and a reply only to queries. Another codec can read the reply, and
+    /// it is not larger than the client accepts.
     #[test]
     fn any_packet_gets_a_proper_reply(packet in any_packet(), tcp in any::<bool>()) {
         let transport = if tcp { Transport::Tcp } else { Transport::Udp };
@@ -266,7 +266,8 @@ proptest! {
                 prop_assert!(reply[2] & 0x80 != 0);
                 let limit = if tcp { 65_535 } else { 1232 };
                 prop_assert!(reply.len() <= limit);
-                // Escapes in a client's name are beyond some codecs; all else must be read.
+                // Some codecs do not support escapes in a client's name; everything else must be
+                // readable.
                 let parsed = Message::from_vec(&reply);
                 prop_assert!(parsed.is_ok(), "{parsed:?}");
                 let parsed = parsed.unwrap();

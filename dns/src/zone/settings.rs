@@ -14,9 +14,9 @@ pub enum PodMode {
     /// These names do not exist
     #[default]
     Disabled,
-    /// Any address in a name is the answer, if the namespace exists
+    /// The address in the name is the answer, if the namespace exists
     Insecure,
-    /// Only names of addresses of Pods and endpoints of that namespace exist
+    /// These names exist for addresses of Pods and endpoints of the namespace
     Verified,
 }
 

@@ -93,7 +93,8 @@ fn a_service_that_nothing_serves_is_warned_of() {
 fn a_slice_for_no_service_is_warned_of() {
     finds(
         SLICE,
-        &["f.yaml:7:33: warning: there is no Service default/web, so the slice serves nothing"],
+        &["f.yaml:7:33: warning: Service default/web does not exist, so this EndpointSlice is \
+           not used"],
     );
     // It is there, only not valid: that is said already.
     let bad = SERVICE.replace("port: 80", "port: 0");
@@ -128,8 +129,8 @@ fn an_ingress_of_a_class_that_nothing_defines_is_warned_of() {
     finds(&of_class("switchyard"), &[]);
     finds(
         &of_class("switchyrad"),
-        &["f.yaml:30:21: warning: there is no IngressClass \"switchyrad\", so an ingress of \
-             class \"switchyard\" serves none of Ingress default/web"],
+        &["f.yaml:30:21: warning: IngressClass \"switchyrad\" does not exist, so an ingress with \
+           class \"switchyard\" does not serve Ingress default/web"],
     );
     let defined = "---\napiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: \
                    yard}\nspec: {controller: switchyard.dev/ingress}\n";
@@ -155,7 +156,7 @@ fn a_problem_is_shown_with_its_lines_and_what_to_do() {
           1 | ---
           2 | apiVersion: v1
             | ^
-          help: that of default/web (g.yaml:2) is served: delete or rename one of them
+          help: default/web (g.yaml:2) is served instead: delete or rename one of them
 
         g.yaml:5:9: warning: Service default/web has no endpoints, so nothing answers there
           4 | metadata:

@@ -13,7 +13,7 @@ impl ApiSource {
             Fault::Refused(status) if status.code == 403 => Some(self.forbidden()),
             Fault::Unreachable(text) if text.contains("certificate") => Some(match self {
                 ApiSource::Url { .. } => {
-                    "give the certificate that signed the feed's: --feed-ca-file".to_owned()
+                    "give the CA that signed the feed's certificate: --feed-ca-file".to_owned()
                 }
                 ApiSource::Kube => "check certificate-authority in the kubeconfig".to_owned(),
             }),

@@ -1,12 +1,12 @@
 //! When what several watches told may be applied: changes that belong together come on one
 //! stream a kind, and a consumer is to see all of them or none.
 //!
-//! Our feed ends each batch with a bookmark of the same version on every stream: what all
-//! streams have passed is applied, at once. A real apiserver says nothing of the kind. There a
-//! short quiet is taken for the end of what belongs together. After a pause, changes that break
-//! nothing by themselves ([`Manner::Alone`]) are applied at once: new endpoints are served without
-//! delay, and what is taken away, or leads elsewhere, waits until all that it may depend on has
-//! come. What follows close behind is gathered. Pure; generic over the events.
+//! Our feed ends each batch with a bookmark of the same version on every stream: what all streams
+//! have passed is applied, at once. A real apiserver says nothing of the kind. There a short quiet
+//! is taken for the end of what belongs together. After a pause, changes that break nothing by
+//! themselves ([`Manner::Alone`]) are applied at once: new endpoints are served without delay, and
+//! what is taken away, or leads elsewhere, waits until all that it may depend on has come. What
+//! follows close behind is gathered. Pure; generic over the events.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -36,8 +36,8 @@ pub(crate) struct Batch<E> {
 /// What a change means for those that follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Manner {
-    /// It breaks nothing if it is applied before all others. The number names the object, so that
-    /// a change does not overtake an earlier one of its object; it may be a hash.
+    /// It breaks nothing if it is applied before all others. The number names the object, so that a
+    /// change does not overtake an earlier one of its object; it may be a hash.
     Alone(u64),
     /// It is applied with the others. The number is the object's.
     Gathered(u64),

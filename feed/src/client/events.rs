@@ -57,7 +57,7 @@ struct Involved {
 /// The rejected manifests of the feed at a place; none of a cluster, or where they may not be
 /// read.
 pub(super) async fn rejected(place: ApiSource) -> Result<Vec<Rejected>, Failure> {
-    let unusable = |error| Failure::failed("cannot ask the feed for its Events", error);
+    let unusable = |error| Failure::failed("cannot read the Events of the feed", error);
     let config = place.configuration().map_err(unusable)?;
     let transport = Transport::new(place, config, Patience::default());
     let ask = async {

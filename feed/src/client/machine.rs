@@ -75,7 +75,7 @@ pub(crate) enum Fault {
     Ended,
     #[error("the connection broke: {0}")]
     Broken(String),
-    #[error("nothing came for {} s", .0.as_secs())]
+    #[error("nothing was received for {} s", .0.as_secs())]
     Silent(Duration),
     /// A foreign server without bookmarks has nothing to say of a quiet kind.
     #[error("no change for {} s: asking whether the server still answers", .0.as_secs())]

@@ -182,7 +182,7 @@ impl Session {
                 };
             }
             Reading::List { meta: Some(Err(error)), .. } => Fault::Unreadable(error),
-            Reading::List { .. } => Fault::Unreadable("the answer is no list".to_owned()),
+            Reading::List { .. } => Fault::Unreadable("the response is not a list".to_owned()),
         };
         self.machine.failed(&fault, now);
         Err(fault)

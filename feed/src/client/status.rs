@@ -145,7 +145,7 @@ impl Status {
         let status = self.clone();
         gauges::show(
             daemon,
-            "Seconds since the feed was last heard: of the kind that was heard longest ago",
+            "Seconds since data last arrived from the feed, for the kind with the oldest data",
             move || status.lock().standing(),
         );
     }
@@ -235,7 +235,8 @@ impl Status {
         let state = inner.kind(kind);
         (state.listed, state.waiting, state.listing) = (true, None, None);
         if state.forbidden.as_deref() != Some(refusal) {
-            let help = "allow to list and watch them, for endpoints that are near to be preferred";
+            let help = "allow this account to list and watch them; without them near endpoints are \
+                        not preferred";
             tracing::warn!(address, refusal, help, "continuing without {name}");
             state.forbidden = Some(refusal.to_owned());
         }

@@ -310,7 +310,7 @@ impl Link {
         let look = move || own_token::may_be_shown(server, client);
         let own = tokio::task::spawn_blocking(look).await.unwrap_or_default();
         if !own {
-            tracing::debug!(%server, "another user's process answers: it is shown no token");
+            tracing::debug!(%server, "a process of another user answers: it is sent no token");
         }
         self.own = Some(own);
         own
@@ -495,7 +495,8 @@ async fn identify(link: &mut Link) -> Result<Server, Fault> {
 fn no_api(reply: &Small) -> Fault {
     let Status { code, message, .. } = reply.status();
     let answer = format!("{code} {message}");
-    Fault::Unreachable(format!("/version is answered as by no API: {}", answer.trim_end()))
+    let answer = answer.trim_end();
+    Fault::Unreachable(format!("no Kubernetes API at this address: /version returned {answer}"))
 }
 
 /// Retry-After in seconds, as the API sends it.

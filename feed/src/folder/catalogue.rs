@@ -286,7 +286,7 @@ impl Catalogue {
                 }
                 let message = format!("{key} is defined twice; this definition is not served");
                 let help = format!(
-                    "that of {} is served: delete or rename one of them",
+                    "{} is served instead: delete or rename one of them",
                     self.place_of(key)
                 );
                 reports.push(self.conflict(path, key, definition, message, help));

@@ -173,7 +173,7 @@ impl Files {
             Some(report(path.clone(), fault.level, &fault.message, fault.help, fault.mark))
         });
         let incomplete = self.incomplete.iter().map(|(path, message)| {
-            let help = "what was read of it before stays";
+            let help = "objects read from it earlier stay in use";
             report(path.as_path().into(), Level::Error, message, help, Mark::default())
         });
         faults.chain(incomplete).collect()
@@ -297,7 +297,7 @@ impl Known {
             return Step::Held(SETTLED - age);
         }
         if self.documents > 0 && text.trim().is_empty() {
-            let message = "the file is empty, so what it defined before stays";
+            let message = "the file is empty, so its last good objects stay in use";
             let fault = Fault::error(message, "delete the file to remove its objects");
             return self.fail(Some(stat), Fault { level: Level::Warning, ..fault });
         }
@@ -318,13 +318,12 @@ impl Known {
 /// What `stat` alone refuses.
 fn refuse_unread(stat: &Stat) -> Option<Fault> {
     if stat.links == 0 {
-        let message = "the file that is mounted here was replaced, and this mount shows the old \
-                       one for ever";
+        let message = "the mounted file was replaced, but this mount still shows the old file";
         return Some(Fault::error(message, "mount the folder, not the file"));
     }
     (stat.size > MAX_FILE_BYTES).then(|| {
         let (size, limit) = (stat.size >> 20, MAX_FILE_BYTES >> 20);
-        let message = format!("the file has {size} MiB, more than the {limit} MiB that are read");
+        let message = format!("the file is too large: {size} MiB, the limit is {limit} MiB");
         Fault::error(message, "split the file")
     })
 }
@@ -370,7 +369,7 @@ pub(crate) fn text_of(path: &Path) -> Result<String, Box<Report>> {
 }
 
 fn unreadable(error: &io::Error) -> Fault {
-    let help = "make it readable; what it defined before stays";
+    let help = "make it readable; its last good objects stay in use";
     Fault::error(format!("the file cannot be read: {error}"), help)
 }
 

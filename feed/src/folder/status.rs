@@ -65,11 +65,9 @@ impl Status {
         let page = self.clone();
         daemon.admin.add_status("feed", move || page.page());
         let status = self.clone();
-        gauges::show(
-            daemon,
-            "Seconds since the feed was last heard: for a folder, since its last whole scan",
-            move || status.lock().standing(),
-        );
+        gauges::show(daemon, "Seconds since the last complete scan of the folder", move || {
+            status.lock().standing()
+        });
     }
 
     /// The member of `/status`.
@@ -84,7 +82,8 @@ impl Status {
             Err(fault) => fault,
             Ok(()) => {
                 if inner.fault.take().is_some() {
-                    tracing::info!(folder = %inner.source.display(), "the folder is back");
+                    tracing::info!(folder = %inner.source.display(), "the folder is readable \
+                                                                      again");
                 }
                 inner.at_fault = None;
                 inner.heard = Instant::now();

@@ -628,7 +628,7 @@ async fn a_single_file_that_is_mounted_and_then_replaced_is_reported() {
     .await;
     fs::write(outside.path().join("new"), service("a", "10.0.0.2")).unwrap();
     fs::rename(outside.path().join("new"), &source).unwrap();
-    folder.until_status("mounted file", |s| rejected(s).join("").contains("for ever")).await;
+    folder.until_status("mounted file", |s| rejected(s).join("").contains("was replaced")).await;
     assert_eq!(folder.status()["rejected"][0]["help"], "mount the folder, not the file");
     folder.looked(1).await;
     assert_eq!(folder.held(), "a=10.0.0.1 zz-mark=10.200.0.1");

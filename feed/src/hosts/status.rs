@@ -55,7 +55,7 @@ impl Status {
             })
         });
         let lookups = Family::default();
-        let help = "Lookups of hosts that name endpoints";
+        let help = "DNS lookups of endpoints given by host name";
         daemon.metrics.register(|registry| {
             registry.register("switchyard_host_lookups", help, lookups.clone());
         });

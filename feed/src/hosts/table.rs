@@ -19,7 +19,8 @@ use model::{AddressType, Changes, EndpointSlice, Map, Model, ObjectName, Slices}
 const NEGATIVE_AGE: Duration = Duration::from_secs(1);
 /// The longest wait while nobody can say; it doubles from `NEGATIVE_AGE`.
 const MAX_BACKOFF: Duration = Duration::from_secs(8);
-const REFUSED: &str = "an address of it is this machine's own: give --allow-local-endpoints";
+const REFUSED: &str = "it resolves to an address of this machine: allow this with \
+                       --allow-local-endpoints";
 
 #[derive(Debug)]
 pub(crate) struct Table {

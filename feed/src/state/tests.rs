@@ -207,12 +207,12 @@ fn a_file_that_was_changed_or_cut_is_ignored() {
 fn a_file_that_is_not_of_this_feed_is_ignored() {
     let (_folder, path) = saved();
     let other = load(&path, &header("other"), Kinds::all(), false);
-    assert_eq!(other.unwrap_err().to_string(), "it is of another feed, feed");
+    assert_eq!(other.unwrap_err().to_string(), "it belongs to another feed, feed");
     let (model, _) = Model::of(objects());
     let newer = Header { format: FORMAT + 1, ..header("feed") };
     write(&path, &newer, Kinds::all(), &model).unwrap();
     let error = load_it(&path).unwrap_err().to_string();
-    assert_eq!(error, "it is of format 2, which this version cannot read");
+    assert_eq!(error, "its format is 2, which this version cannot read");
     std::fs::write(&path, b"").unwrap();
     assert!(load_it(&path).is_err());
     std::fs::remove_file(&path).unwrap();

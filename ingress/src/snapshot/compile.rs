@@ -183,14 +183,20 @@ impl Compiler {
         let message = format!("backend {key}: {}", unserved.reason());
         let (below, help) = match (unserved, &key.port) {
             (Unserved::NoService, _) => {
-                ("service.name", "an Ingress leads to Services of its own namespace")
+                ("service.name", "an Ingress can only use Services of its own namespace")
             }
             (Unserved::ExternalName, _) => {
                 ("service.name", "give the Service an EndpointSlice with addressType: FQDN")
             }
-            (Unserved::NoEndpoints, _) => ("service.name", "see the Service"),
-            (_, BackendPort::Number(_)) => ("service.port.number", "see spec.ports of the Service"),
-            (_, BackendPort::Name(_)) => ("service.port.name", "see spec.ports of the Service"),
+            (Unserved::NoEndpoints, _) => {
+                ("service.name", "add endpoints to the Service, or make one ready")
+            }
+            (_, BackendPort::Number(_)) => {
+                ("service.port.number", "use a port of the Service's spec.ports")
+            }
+            (_, BackendPort::Name(_)) => {
+                ("service.port.name", "use a port of the Service's spec.ports")
+            }
         };
         let field = Field::of(&format!("{field}.{below}"));
         let problem = Problem::new(ingress, field, message).help(help);
@@ -375,7 +381,7 @@ impl Compiler {
                             "host {host}, {path_type:?} path {path}: Ingress {} has it already",
                             by.ingress
                         ),
-                        "the older Ingress wins, of the same age the first by name",
+                        "the older Ingress wins; at the same age, the first by name",
                     ),
                     Err(NotAdded::BadPath) => report(
                         &field,
@@ -395,7 +401,7 @@ impl Compiler {
             Some(by) => report(
                 "spec.defaultBackend",
                 format!("host {host}: Ingress {} has the default backend", by.ingress),
-                "the older Ingress wins, of the same age the first by name",
+                "the older Ingress wins; at the same age, the first by name",
             ),
         }
     }
@@ -416,7 +422,7 @@ impl Compiler {
                     }
                     (Ok(other), Some((by, first))) if other.secret != first.secret => {
                         let what = format!("Ingress {by} names another Secret");
-                        let help = "the older Ingress wins, of the same age the first by name";
+                        let help = "the older Ingress wins; at the same age, the first by name";
                         problems.push(tls.problem(name, &what).help(help));
                     }
                     (Ok(_), Some(_)) => {}

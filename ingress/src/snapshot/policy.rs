@@ -104,7 +104,7 @@ impl Policy {
             Effect::Canary => {
                 self.is_canary = true;
                 let help = "remove this Ingress, or set switchyard.dev/canary: \"false\" to serve \
-                            it beside the other";
+                            it in addition to the main Ingress";
                 (effect.words(), "none of its routes is served", help)
             }
             _ => {

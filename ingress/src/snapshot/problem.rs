@@ -24,7 +24,7 @@ pub(crate) struct Problem {
     pub(crate) message: String,
     /// What to do, where the message does not say so itself.
     pub(crate) help: Option<String>,
-    /// An object that is not there. Where it was rejected, that was reported already.
+    /// An object that does not exist. If it was rejected, that was already reported.
     pub(crate) missing: Option<(Kind, ObjectName)>,
 }
 

@@ -54,7 +54,8 @@ impl Served {
             let empty = rules(&ingress).filter(|(_, rule)| rule.paths.is_empty());
             problems.extend(empty.map(|(field, rule)| {
                 let host = HostKey::of(rule.host.as_ref());
-                let what = format!("host {host} has no path, and the Ingress no default backend");
+                let what =
+                    format!("host {host} has no path and the Ingress has no default backend");
                 Problem::new(name, Field::of(&field), what).about(About::Host(host))
             }));
         }
@@ -146,7 +147,7 @@ fn patterns(ingress: &Ingress) -> Vec<Problem> {
             let is_regex = path.contains(['(', '[', '^', '$', '|', '\\']) || path.contains(".*");
             let (what, help) = match path.strip_suffix('*') {
                 _ if is_regex => {
-                    let help = "write the literal beginning of the path with pathType: Prefix";
+                    let help = "write the part before the pattern with pathType: Prefix";
                     ("a regular expression", help.to_owned())
                 }
                 Some(before) if !before.contains('*') => {
@@ -154,9 +155,10 @@ fn patterns(ingress: &Ingress) -> Vec<Problem> {
                     let before = if before.is_empty() { "/" } else { before };
                     ("a wildcard", format!("write path: {before} with pathType: Prefix"))
                 }
-                _ if path.contains('*') => {
-                    ("a wildcard", "write the path before it with pathType: Prefix".to_owned())
-                }
+                _ if path.contains('*') => (
+                    "a wildcard",
+                    "write the part before the first * with pathType: Prefix".to_owned(),
+                ),
                 _ => continue,
             };
             let host = HostKey::of(rule.host.as_ref());

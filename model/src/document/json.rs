@@ -1,7 +1,7 @@
 //! Splits JSON text into its values, and a list among them into its items.
 //!
-//! It only follows strings and brackets; whether the text is JSON is for the parser to say. A
-//! text whose brackets do not match stays whole, so that the parser can.
+//! It only matches strings and brackets; the parser decides whether the text is JSON. A text whose
+//! brackets do not match is not split, so that the parser can report it.
 
 use super::part::{Document, MAX_DOCUMENTS, Shape};
 
@@ -20,7 +20,7 @@ struct Scan<'t> {
     text: &'t str,
     at: usize,
     documents: Vec<Document<'t>>,
-    /// Up to here lines and columns are counted.
+    /// Lines and columns are counted up to here.
     seen: usize,
     line: u32,
     column: u32,
@@ -53,7 +53,7 @@ impl<'t> Scan<'t> {
         }
     }
 
-    /// An object of the top level: as its items, if it is a `v1` List.
+    /// An object of the top level; a `v1` List as its items.
     fn object(&mut self, start: usize) -> Option<()> {
         let mut items = Vec::new();
         let (mut is_list, mut is_v1) = (false, false);
@@ -103,7 +103,7 @@ impl<'t> Scan<'t> {
         Some(elements)
     }
 
-    /// Whether a comma follows, which is passed over, rather than the end.
+    /// Whether a comma follows, which is skipped, and not the end.
     fn comma(&mut self, close: u8) -> Option<bool> {
         self.skip_space();
         match self.peek()? {
@@ -121,7 +121,7 @@ impl<'t> Scan<'t> {
         Some(&self.text[start..self.at])
     }
 
-    /// Passes over one value.
+    /// Skips one value.
     fn value(&mut self) -> Option<()> {
         let mut depth = 0usize;
         loop {
@@ -161,7 +161,7 @@ impl<'t> Scan<'t> {
         Some(())
     }
 
-    /// A number, `true`, `false` or `null`, or what is none of them.
+    /// A number, `true`, `false` or `null`, or an invalid token.
     fn literal(&mut self) -> Option<()> {
         let start = self.at;
         while self.peek().is_some_and(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b)) {

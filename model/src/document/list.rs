@@ -1,16 +1,16 @@
 //! Splits a `v1` List, as `kubectl get -o yaml` writes it, into its items.
 //!
-//! Such a document may hold every object of a cluster. Item by item it takes little memory, one
-//! broken item leaves the others alone, and only the items that changed are parsed again. It is
-//! done by lines, where that is certain to be right: in block style a line that begins with `-`
-//! at the column of the first item begins an item, because all that belongs to an item is
+//! Such a document may contain all objects of a cluster. Parsed item by item it takes little
+//! memory, a broken item does not affect the others, and only items that changed are parsed again.
+//! The text is split by lines where this is certainly correct: in block style a line that begins
+//! with `-` at the column of the first item begins an item, because all that belongs to an item is
 //! indented more. Any other document stays whole.
 
 use super::part::{Document, MAX_DOCUMENTS, Shape};
 
 /// The items of a list in block style; `None` when the document is anything else.
 pub(super) fn items<'t>(document: &Document<'t>) -> Option<Vec<Document<'t>>> {
-    // A List is larger than this; most documents are no List.
+    // A List is larger than this; most documents are not a List.
     const SMALLEST: usize = 40;
     let text = document.text;
     if text.len() < SMALLEST || !has_items(text) {
@@ -92,7 +92,7 @@ impl List<'_> {
             _ if content.starts_with("metadata: {") && content.ends_with('}') => {}
             _ => return None,
         }
-        // Below `metadata:` only what `kubectl` writes there.
+        // Below `metadata:`, only the lines that `kubectl` writes.
         let below = ["resourceVersion:", "selfLink:", "continue:", "remainingItemCount:"];
         (indent == 0 || below.iter().any(|key| content.starts_with(key))).then_some(())
     }

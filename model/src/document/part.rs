@@ -1,6 +1,6 @@
 //! One document of a file: a part of its text.
 
-/// Documents of one file: each takes some hundred bytes in memory, however short it is.
+/// Documents of one file: each takes some hundred bytes of memory, even a short one.
 pub const MAX_DOCUMENTS: usize = 100_000;
 
 /// One document: a part of the file's text.

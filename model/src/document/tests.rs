@@ -45,7 +45,7 @@ fn directives_belong_to_the_document_after_them() {
 }
 
 proptest! {
-    /// The documents stand in the text in order, and nothing but comments is between them.
+    /// The documents are in the order of the text, with nothing but comments between them.
     #[test]
     fn documents_are_parts_of_the_text_in_order(
         lines in proptest::collection::vec(
@@ -71,7 +71,7 @@ proptest! {
         }
     }
 
-    /// One document in, one document out, whatever stands beside it.
+    /// A document is found unchanged next to any other text.
     #[test]
     fn joined_documents_split_again(count in 1usize..50) {
         let text: String = (0..count).map(|i| format!("---\nn: {i}\n")).collect();
@@ -135,7 +135,7 @@ fn json_is_split_into_values_and_lists_into_items() {
         found("{\"kind\":\"List\",\n\"apiVersion\":\"v1\",\"items\":[{\"ä\": 1}, {\"}\": 2}]}"),
         [("{\"ä\": 1}", 1, 27), ("{\"}\": 2}", 1, 37)]
     );
-    // No list, or no JSON: the parser sees all of it.
+    // Not a list, or not JSON: the parser sees all of it.
     for text in [
         "{\"kind\":\"List\",\"apiVersion\":\"v1\",\"items\":[]}",
         "{\"kind\":\"ServiceList\",\"apiVersion\":\"v1\",\"items\":[{}]}",
@@ -154,7 +154,7 @@ fn json_is_split_into_values_and_lists_into_items() {
 }
 
 proptest! {
-    /// However the bytes lie, splitting neither panics nor loses its place.
+    /// For any bytes, splitting neither panics nor returns wrong positions.
     #[test]
     fn any_text_can_be_split(text in "[-.{}\\[\\]\":,\n a#%|&*]{0,80}") {
         for format in [Format::Yaml, Format::Json] {

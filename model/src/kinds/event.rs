@@ -1,4 +1,4 @@
-//! v1 Event: what the feed server says of rejected manifests.
+//! v1 Event: how the feed server reports rejected manifests.
 
 use crate::entry::{Entry, PLAIN, Role};
 use crate::name::Kind;

@@ -16,8 +16,8 @@ pub(super) const ENTRY: Entry = Entry {
     short_names: &["no"],
     namespaced: false,
     listed_by: &[Process::Proxy],
-    // Nodes tell which endpoints are near. Many accounts may not read them, and all Services are
-    // served without.
+    // Nodes are used to find near endpoints. Many accounts may not read them, and all Services can
+    // be served without them.
     optional: true,
     reader: reader!(Node, validate::node),
     shape: shape::of::<Node<'static>>,

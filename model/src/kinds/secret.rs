@@ -15,8 +15,8 @@ pub(super) const ENTRY: Entry = Entry {
     plural: "secrets",
     singular: "secret",
     listed_by: &[Process::Ingress],
-    // A cluster holds thousands of Secrets that no Ingress names, of up to 1 MB each: releases of
-    // Helm, and tokens.
+    // A cluster has thousands of Secrets that no Ingress names, of up to 1 MB each: Helm releases
+    // and tokens.
     list_selector: "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token",
     reader: reader!(Secret, validate::secret),
     shape: shape::of::<Secret<'static>>,

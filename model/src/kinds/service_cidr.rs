@@ -1,7 +1,7 @@
 //! networking.k8s.io/v1 ServiceCIDR: the ranges that Services have addresses of.
 //!
-//! Stored and served only: an unmodified kube-proxy follows it to know which addresses are
-//! Services' and not endpoints'.
+//! Stored and served only: an unmodified kube-proxy follows it to know which addresses belong to
+//! Services and not to endpoints.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ objects! { pub(super), 'a
     }
 }
 
-/// One range a family.
+/// One range for each family.
 const MOST: usize = 2;
 
 fn validate(object: &ServiceCidr<'_>, check: &mut Check<'_>) -> Option<Record> {

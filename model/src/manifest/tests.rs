@@ -137,7 +137,7 @@ fn addresses_of_services_are_refused_as_the_api_does() {
         "  clusterIP: 10.96.0.300\n",
         &[&format!("6:14: error: spec.clusterIP: Invalid value: \"10.96.0.300\": {valid}")],
     );
-    // CVE-2021-29923: octal to some, decimal to others.
+    // CVE-2021-29923: some programs read them as octal, others as decimal.
     check(
         "  clusterIP: 10.96.0.010\n",
         &[&format!("6:14: error: spec.clusterIP: Invalid value: \"10.96.0.010\": {valid}")],
@@ -211,22 +211,23 @@ fn a_load_balancer_that_is_a_proxy_keeps_its_ips_to_itself() {
 fn what_the_api_would_allocate_is_warned_of() {
     check(
         &service("  ports:\n  - port: 80\n"),
-        &["5:1: warning: spec: the Service has no clusterIP, and nothing here allocates one (set \
-           spec.clusterIP to an address of your choice, or to None for a headless Service)"],
+        &["5:1: warning: spec: the Service has no clusterIP, and Switchyard does not allocate \
+           one (set spec.clusterIP to an address of your choice, or to None for a headless \
+           Service)"],
     );
     check(
         &service("  clusterIP: 10.96.0.9\n  type: NodePort\n  ports:\n  - port: 80\n"),
-        &["8:3: warning: spec.ports: a port of the Service has no nodePort, and nothing here \
-           allocates one (set nodePort to a number from 30000 to 32767)"],
+        &["8:3: warning: spec.ports: a port of the Service has no nodePort, and Switchyard does \
+           not allocate one (set nodePort to a number from 30000 to 32767)"],
     );
     check(
         &service(
             "  clusterIP: 10.96.0.9\n  type: LoadBalancer\n  externalTrafficPolicy: Local\n  \
              ports:\n  - {port: 80, nodePort: 30080}\n",
         ),
-        &["5:1: warning: spec: the Service has no healthCheckNodePort, and nothing here \
-             allocates one (set healthCheckNodePort, so that load balancers hear which nodes have \
-             endpoints)"],
+        &["5:1: warning: spec: the Service has no healthCheckNodePort, and Switchyard does not \
+           allocate one (set healthCheckNodePort, so that load balancers can see which nodes have \
+           endpoints)"],
     );
 }
 
@@ -422,7 +423,7 @@ fn secrets_are_refused_as_the_api_does_and_never_shown() {
         &secret("type: kubernetes.io/tls\ndata: {tls.crt: aGVsbG8=}\n"),
         &[
             "6:1: error: data[tls.key]: Required value",
-            "6:17: warning: data[tls.crt]: tls.crt holds no PEM data, so no connection can use \
+            "6:17: warning: data[tls.crt]: tls.crt contains no PEM data, so no connection can use \
              it (encode the PEM file itself: base64 -w0 FILE, or put it under stringData)",
         ],
     );
@@ -433,7 +434,7 @@ fn secrets_are_refused_as_the_api_does_and_never_shown() {
     );
     check(
         &secret("stringData:\n  password: 12345\n"),
-        &["6:13: error: stringData.password: a number stands where a string is expected (put it \
+        &["6:13: error: stringData.password: expected a string, found a number (put it \
            in quotes)"],
     );
     let broken = [
@@ -486,7 +487,7 @@ fn what_is_no_object_is_told_apart() {
     );
 }
 
-/// Messages that misled, or none.
+/// Mistakes whose messages were misleading or missing.
 #[test]
 fn a_common_mistake_is_named_with_its_fix() {
     let problems = |text: &str| problems(text, Format::Yaml);
@@ -506,8 +507,7 @@ fn a_common_mistake_is_named_with_its_fix() {
     one(
         compose,
         "a compose file, not a Kubernetes object",
-        "docs/compose.md shows the manifests \
-         to write beside a compose file",
+        "docs/compose.md shows the manifests for the containers of a compose file",
     );
     let kustomize = "run: kustomize build DIR | switchyard check -";
     one("resources: [a.yaml]\n", "a kustomization, not a Kubernetes object", kustomize);
@@ -591,24 +591,32 @@ fn a_syntax_error_has_its_place_and_leaves_other_documents_alone() {
 }
 
 #[test]
+fn a_duplicate_key_is_reported_after_many_others() {
+    let labels: String = (0..200).map(|n| format!("    label-{n}: a\n")).collect();
+    let head = "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  labels:\n";
+    let text = format!("{head}{labels}    label-150: b\nspec: {{clusterIP: None}}\n");
+    check(&text, &["206:5: error: metadata.labels.label-150: duplicate key"]);
+}
+
+#[test]
 fn values_of_a_wrong_type_are_refused_with_what_to_do() {
     check(
         &service("  clusterIP: None\n  ports:\n  - port: '80'\n"),
-        &["8:11: error: spec.ports[0].port: a string stands where a whole number is expected \
+        &["8:11: error: spec.ports[0].port: expected a whole number, found a string \
            (write it without quotes)"],
     );
     check(
         &service("  clusterIP: None\n  selector: {app: true}\n"),
-        &["7:19: error: spec.selector.app: a boolean stands where a string is expected (put it \
+        &["7:19: error: spec.selector.app: expected a string, found a boolean (put it \
            in quotes)"],
     );
     check(
         &service("  clusterIP: None\n  ports: {port: 80}\n"),
-        &["7:10: error: spec.ports: a mapping stands where a list is expected"],
+        &["7:10: error: spec.ports: expected a list, found a mapping"],
     );
     check(
         &service("  clusterIP: None\n  clusterIP: None\n"),
-        &["7:3: error: spec.clusterIP: the key stands here a second time"],
+        &["7:3: error: spec.clusterIP: duplicate key"],
     );
     check(
         "apiVersion: v1\nkind: Service\nmetadata: {name: a, lables: {x: y}}\nspek: {}\n",
@@ -640,15 +648,15 @@ fn json_has_places_too() {
     }
     assert_eq!(
         problems("{\"a\": 1,}", Format::Json),
-        ["1:9: error: not valid JSON: a key in quotes is expected here"]
+        ["1:9: error: not valid JSON: expected a key in quotes"]
     );
     assert_eq!(
         problems("{\"a\": \n  nul}", Format::Json),
-        ["2:3: error: not valid JSON: a value is expected here"]
+        ["2:3: error: not valid JSON: expected a value"]
     );
     assert_eq!(
         problems("{\"a\": [1", Format::Json),
-        ["1:9: error: not valid JSON: the text ends inside a value"]
+        ["1:9: error: not valid JSON: unexpected end of the text inside a value"]
     );
 }
 
@@ -718,7 +726,7 @@ fn anchors_and_merge_keys_work_as_in_kubectl() {
 }
 
 proptest::proptest! {
-    /// Whatever stands in a file, reading it ends in objects and problems.
+    /// Any file can be read: the result is objects and problems.
     #[test]
     fn any_text_can_be_read(text in ANY_TEXT) {
         for format in [Format::Yaml, Format::Json] {
@@ -752,7 +760,7 @@ fn the_types_alone_are_lenient() {
     assert!(matches!(targets[1], object::IntOrText::Int(8)));
 }
 
-/// Each of these was accepted with no word, and refused by a Kubernetes API.
+/// Each of these was accepted without a warning, but is refused by a Kubernetes API.
 #[test]
 fn what_a_kubernetes_api_refuses_is_not_portable() {
     let warns = |text: &str, message: &str| {
@@ -822,7 +830,7 @@ fn what_a_kubernetes_api_refuses_is_not_portable() {
     warns(class, "spec.controller: must be a domain-prefixed path of at most 250 bytes");
 }
 
-/// Each of these was refused, and is accepted by a Kubernetes API.
+/// Each of these was refused, but is accepted by a Kubernetes API.
 #[test]
 fn what_a_kubernetes_api_accepts_is_served() {
     let service = |spec: &str| {
@@ -853,7 +861,7 @@ fn a_name_with_control_characters_stays_within_one_line_of_a_message() {
     let found = problems(&text, Format::Yaml);
     assert!(found.iter().any(|line| line.contains("\\u{1b}[2J")), "{found:?}");
     assert!(!found.iter().any(|line| line.contains(char::is_control)), "{found:?}");
-    // What is shown of the file is as harmless.
+    // The excerpt of the file has no control characters either.
     let text = "kind: \u{1b}[2J\napiVersion: [\n".to_owned();
     let shown: Vec<_> = readings(&text)
         .iter()

@@ -46,8 +46,8 @@ pub struct SlicePort {
 
 /// One endpoint of a slice, on every port of the slice.
 ///
-/// There are a hundred thousand of them in a large cluster, so one takes 32 bytes: its first
-/// address, its conditions, and what it mostly shares with others.
+/// A large cluster has a hundred thousand of them, so one takes only 32 bytes: its first address,
+/// its conditions, and a reference to details that it mostly shares with others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// `None` for an endpoint whose first address is a host name.
@@ -57,12 +57,12 @@ pub struct Endpoint {
     /// `conditions.serving`; absent means the same as `ready`.
     pub serving: bool,
     pub terminating: bool,
-    /// `None` when there is nothing in it.
+    /// `None` when it is empty.
     details: Option<Arc<Details>>,
 }
 
-/// What an endpoint may have besides an address and conditions. Equal details are mostly one
-/// object: all endpoints of a node in a zone.
+/// What an endpoint may have in addition to an address and conditions. Equal details are mostly
+/// shared, for example by all endpoints of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Details {
     pub hostname: Option<Arc<str>>,
@@ -92,8 +92,7 @@ impl Endpoint {
         Endpoint { ip, ready: true, serving: true, terminating: false, details: None }
     }
 
-    /// A ready endpoint at these addresses, which all name it; data paths use the first, as
-    /// kube-proxy does.
+    /// A ready endpoint with these addresses; data paths use the first, as kube-proxy does.
     pub fn ready_with(mut addresses: Vec<Address>, details: Details) -> Endpoint {
         let ip = match addresses.first() {
             Some(Address::Ip(ip)) => Some(*ip),
@@ -126,7 +125,7 @@ impl Endpoint {
         Arc::make_mut(self.details.get_or_insert_default())
     }
 
-    /// Replaces details that are equal to those of other endpoints by theirs.
+    /// Shares the details with other endpoints that have equal ones.
     pub fn share(&mut self, shared: impl FnOnce(Arc<Details>) -> Arc<Details>) {
         self.details = self.details.take().map(shared);
     }
@@ -139,7 +138,7 @@ impl Endpoint {
         }
     }
 
-    /// The same endpoint at that address alone.
+    /// The same endpoint with only that address.
     pub fn at(&self, ip: IpAddr) -> Endpoint {
         let details = Details { other_addresses: Vec::new(), ..self.details().clone() };
         let details = (details != NO_DETAILS).then(|| Arc::new(details));

@@ -10,7 +10,8 @@ use crate::name::ObjectName;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ingress {
     pub name: ObjectName,
-    /// `metadata.creationTimestamp`, seconds since 1970; decides which of two wins a conflict.
+    /// `metadata.creationTimestamp`, seconds since 1970; decides which of two Ingresses wins a
+    /// conflict.
     pub created_unix: Option<i64>,
     /// `spec.ingressClassName`, else annotation `kubernetes.io/ingress.class`.
     pub class: Option<Arc<str>>,

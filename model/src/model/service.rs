@@ -1,4 +1,4 @@
-//! A Service, validated: what `v1` Service means to a dataplane.
+//! A Service, validated: the meaning of a `v1` Service for a data plane.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -80,7 +80,7 @@ pub enum TargetPort {
 pub enum Protocol {
     Tcp,
     Udp,
-    /// Read so that a Service with such a port keeps its others; no process serves it.
+    /// Parsed so that a Service with such a port keeps its other ports; no process serves it.
     Sctp,
 }
 

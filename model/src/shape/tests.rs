@@ -1,4 +1,4 @@
-//! What is published of a kind is what is read of it, and every field has its sentence.
+//! The published fields of a kind are those that are parsed, and every field has a description.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::manifest::{self, Keep};
 use crate::name::Kind;
 use crate::validate::Interner;
 
-/// All structures of a kind, those inside of others too.
+/// All structures of a kind, including nested ones.
 fn structures(kind: Kind) -> Vec<Structure> {
     fn collect(shape: &Shape, into: &mut Vec<Structure>) {
         match shape {
@@ -28,7 +28,7 @@ fn structures(kind: Kind) -> Vec<Structure> {
     all
 }
 
-/// A value of that shape with every field, and a field of another name in each object.
+/// A value of this shape with every field, and an additional field in each object.
 fn sample(shape: &Shape, typo: &str, typos: &mut usize) -> Value {
     match shape {
         Shape::Text => "".into(),
@@ -64,7 +64,8 @@ fn unknown_fields(kind: Kind, typo: &str) -> (usize, usize) {
     (problems.filter(|p| p.message.starts_with("unknown field")).count(), typos)
 }
 
-/// `kubectl` refuses what the schema does not have, and the folder what the parser does not know.
+/// `kubectl` refuses fields that are not in the schema, and the folder refuses fields that the
+/// parser does not know.
 #[test]
 fn the_parser_knows_every_published_field_and_no_other() {
     for kind in Kind::read() {
@@ -119,7 +120,7 @@ fn shapes_are_those_of_the_api() {
     assert_eq!(port.field("port").unwrap().shape, Shape::Integer);
 }
 
-/// A key by which elements are told apart is a field of theirs.
+/// A key that identifies elements is one of their fields.
 #[test]
 fn keys_of_lists_are_fields_of_their_elements() {
     for structure in Kind::ALL.into_iter().flat_map(structures) {

@@ -20,7 +20,8 @@ type Index = HashMap<Pair, BTreeSet<ObjectName>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Derivation {
-    /// Those with a selector: what others are made of does not depend on the Service.
+    /// Services with a selector; for others, the derived slices do not depend on the Service
+    /// object.
     services: BTreeMap<ObjectName, Arc<ServiceRecord>>,
     endpoints: BTreeMap<ObjectName, Arc<EndpointsRecord>>,
     pods: BTreeMap<ObjectName, Arc<PodRecord>>,
@@ -104,15 +105,15 @@ impl Derivation {
         }
     }
 
-    /// An explicit slice of that Service came or went.
+    /// An explicit slice of that Service was added or removed.
     pub(super) fn touch_if_derived(&mut self, service: &ObjectName) {
         if self.services.contains_key(service) || self.endpoints.contains_key(service) {
             self.dirty.insert(service.clone());
         }
     }
 
-    /// The derived slices, now, of each Service whose slices may have changed. Services that
-    /// have slices of their own need none.
+    /// The derived slices of each Service whose slices may have changed. Services that have slices
+    /// of their own have none.
     pub(super) fn refresh(
         &mut self,
         has_own: impl Fn(&ObjectName) -> bool,
@@ -224,7 +225,7 @@ fn slice(
     })
 }
 
-/// The Service's ports on this Pod; one whose named target the Pod lacks is left out.
+/// The Service's ports on this Pod, without those whose named target port the Pod does not have.
 fn ports_of(service: &Service, pod: &PodRecord) -> Vec<SlicePort> {
     let ports = service.ports.iter().filter_map(|port| {
         let number = match &port.target_port {

@@ -44,7 +44,7 @@ impl Held {
     }
 }
 
-/// The slices of a Service, one a string: `name port=number,… | ip[flags] …`.
+/// The slices of a Service, each as a string: `name port=number,… | ip[flags] …`.
 fn slices(model: &Model, service: &str) -> Vec<String> {
     let Some(entry) = model.service(&ObjectName::new("default", service)) else { return vec![] };
     let slices = entry.slices.iter().map(|slice| {

@@ -1,11 +1,12 @@
-//! Decodes a tree into a type, by serde, as strictly as a folder demands.
+//! Decodes a tree into a type with serde, with the strict rules for folders.
 //!
-//! The types themselves are lenient, so that the same ones read an API's answers: what makes a
-//! field unknown, a key doubled or a scalar of the wrong kind an error is here. Null is the same
-//! as absent, as in the API. Whether a field that the type leaves out exists in Kubernetes is
-//! asked of [`crate::schema`].
+//! The types themselves are lenient, because they also read an API's answers. This file reports
+//! unknown fields, duplicate keys and scalars of the wrong type as errors. Null is the same as
+//! absent, as in the API. [`crate::schema`] knows the fields that exist in Kubernetes but not in
+//! the type.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -13,7 +14,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use super::{NodeId, Tree, Value};
 use crate::schema;
 
-/// More of one object would not be read by anyone.
+/// The limit of problems for one object; nobody would read more.
 const MAX_FINDINGS: usize = 100;
 
 /// What is wrong at a node. Never holds a value: it may be a Secret's.
@@ -62,8 +63,7 @@ impl Finding {
 ///
 /// # Errors
 ///
-/// All that is wrong with its shape: unknown and doubled fields, and the first value of a wrong
-/// type.
+/// All structural problems: unknown and duplicate fields, and the first value of a wrong type.
 pub fn decode<'a, T: de::Deserialize<'a>>(
     tree: &'a Tree<'a>,
     node: NodeId,
@@ -160,7 +160,7 @@ impl<'a> Decoder<'a, '_> {
         }
     }
 
-    /// What stands here, in a person's words.
+    /// A description of this node for messages.
     fn found(self) -> &'static str {
         match self.value() {
             Value::Mapping(_) => "a mapping",
@@ -184,7 +184,7 @@ impl<'a> Decoder<'a, '_> {
             (_, true) => Some("write it without quotes".to_owned()),
             _ => None,
         };
-        Err(Finding::at(self.node, format!("{found} stands where {what} is expected"), help))
+        Err(Finding::at(self.node, format!("expected {what}, found {found}"), help))
     }
 
     fn visit_mapping<V: Visitor<'a>>(
@@ -193,15 +193,19 @@ impl<'a> Decoder<'a, '_> {
         names: Option<(&'static str, &'static [&'static str])>,
     ) -> Result<V::Value, Finding> {
         let mut entries = Vec::new();
-        let mut seen: Vec<&str> = Vec::new();
+        let mut seen = HashSet::with_hasher(foldhash::fast::RandomState::default());
         for (key, value) in self.tree.entries(self.node) {
             let Some(name) = self.tree.scalar(key) else {
                 return Err(Finding::at(key, "a key must be a string".to_owned(), None));
             };
-            if self.check_key(key, name, &seen, names) {
-                entries.push((key, value));
-                seen.push(name);
+            if !seen.insert(name) {
+                self.report(Finding::at(key, "duplicate key".to_owned(), None));
+                continue;
             }
+            if let Some((type_name, fields)) = names {
+                self.check_field(key, name, type_name, fields);
+            }
+            entries.push((key, value));
         }
         let entries = entries.into_iter();
         visitor
@@ -209,33 +213,31 @@ impl<'a> Decoder<'a, '_> {
             .map_err(|finding| finding.or_at(self.node))
     }
 
-    /// Complains of a key that is unknown or stands a second time; the latter is left out.
-    fn check_key(
+    /// Reports a key that no field of the type has.
+    fn check_field(
         self,
         key: NodeId,
         name: &str,
-        seen: &[&str],
-        names: Option<(&'static str, &'static [&'static str])>,
-    ) -> bool {
-        // Maps may have thousands of keys; what is doubled there only loses an earlier value,
-        // but up to this many it is cheap to tell.
-        const CHECKED_KEYS: usize = 64;
-        if seen.len() <= CHECKED_KEYS && seen.contains(&name) {
-            let message = "the key stands here a second time".to_owned();
-            self.findings.borrow_mut().push(Finding::at(key, message, None));
-            return false;
-        }
-        let Some((type_name, fields)) = names else { return true };
+        type_name: &'static str,
+        fields: &'static [&'static str],
+    ) {
+        // Looking for the nearest name costs more than all else here.
         if self.findings.borrow().len() >= MAX_FINDINGS {
-            return true;
+            return;
         }
         if !fields.contains(&name) && !schema::is_known(type_name, fields, name) {
             let help = schema::nearest(type_name, fields, name)
                 .map(|nearest| format!("did you mean `{nearest}`?"));
             let finding = Finding { node: Some(key), fault: Fault::UnknownField, help };
-            self.findings.borrow_mut().push(finding);
+            self.report(finding);
         }
-        true
+    }
+
+    fn report(self, finding: Finding) {
+        let mut findings = self.findings.borrow_mut();
+        if findings.len() < MAX_FINDINGS {
+            findings.push(finding);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ pub fn read(text: &str) -> Result<Option<Tree<'_>>, SyntaxError> {
     let root = reader.value(&mut builder, 0)?;
     reader.skip_space();
     if reader.at < text.len() {
-        return reader.error("the text goes on after its value");
+        return reader.error("unexpected text after the value");
     }
     Ok(Some(builder.finish(root)))
 }
@@ -82,7 +82,7 @@ impl<'t> Reader<'t> {
             Some(b'[') => self.array(builder, depth),
             Some(b'"') => self.string(builder),
             Some(_) => self.literal(builder),
-            None => self.error("the text ends inside a value"),
+            None => self.error("unexpected end of the text inside a value"),
         }
     }
 
@@ -97,13 +97,13 @@ impl<'t> Reader<'t> {
             loop {
                 self.skip_space();
                 if self.peek() != Some(b'"') {
-                    return self.error("a key in quotes is expected here");
+                    return self.error("expected a key in quotes");
                 }
                 let key = self.string(builder)?;
                 builder.pending.push(key);
                 self.skip_space();
                 if self.peek() != Some(b':') {
-                    return self.error("`:` is expected here");
+                    return self.error("expected `:`");
                 }
                 self.at += 1;
                 let value = self.value(builder, depth + 1)?;
@@ -146,8 +146,8 @@ impl<'t> Reader<'t> {
                 self.at += 1;
                 return Ok(false);
             }
-            Some(_) => return self.error(&format!("`,` or `{}` is expected here", close as char)),
-            None => return self.error("the text ends inside a value"),
+            Some(_) => return self.error(&format!("expected `,` or `{}`", close as char)),
+            None => return self.error("unexpected end of the text inside a value"),
         }
         Ok(true)
     }
@@ -169,7 +169,7 @@ impl<'t> Reader<'t> {
                 Some(_) => {}
                 None => {
                     self.at = self.text.len();
-                    return self.error("the text ends inside a string");
+                    return self.error("unexpected end of the text inside a string");
                 }
             }
         }
@@ -200,7 +200,7 @@ impl<'t> Reader<'t> {
             && serde_json::from_str::<serde_json::Number>(text).is_ok();
         if !number && !matches!(text, "true" | "false" | "null") {
             self.at = start;
-            return self.error("a value is expected here");
+            return self.error("expected a value");
         }
         let mark = self.mark(start);
         Ok(builder.add(mark, Value::Plain(Cow::Borrowed(text))))

@@ -1,7 +1,7 @@
-//! A part of a tree as JSON text: the whole object, for those who hand it on.
+//! A part of a tree as JSON text: the whole object, to be served by the feed.
 //!
-//! Plain scalars become what [`super::decode`] takes them for. Nulls and fields that mean nothing
-//! here are kept: whoever hands the object on decides about them.
+//! Plain scalars are interpreted as in [`super::decode`]. Nulls and unused fields are kept; the
+//! caller decides about them.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::decode::{Scalar, resolve};
 use super::{NodeId, Tree, Value};
 
 impl Tree<'_> {
-    /// The node and all below it as JSON.
+    /// The node and everything below it as JSON.
     pub fn to_json(&self, node: NodeId) -> String {
         let mut text = String::new();
         self.write(node, &mut text);

@@ -1,7 +1,7 @@
 //! YAML text → tree, by the events of `saphyr-parser`.
 //!
-//! Aliases share their anchor's node, so a bomb costs no memory; its expanded size is known
-//! before anything expands it. Merge keys (`<<`) are applied, as `kubectl` does.
+//! Aliases share their anchor's node, so an alias bomb costs no memory; its expanded size is known
+//! before it is expanded. Merge keys (`<<`) are applied, as `kubectl` does.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -37,7 +37,7 @@ fn check_flow(text: &str) -> Result<(), SyntaxError> {
     if flow <= MAX_FLOW {
         return Ok(());
     }
-    let message = format!("more than {MAX_FLOW} brackets, braces and commas: write it in lines");
+    let message = format!("more than {MAX_FLOW} brackets, braces and commas: use block style");
     Err(error(&message, Mark::default()))
 }
 
@@ -80,7 +80,7 @@ impl<'t> Reader<'t> {
             }
             Event::Alias(anchor) => {
                 let Some((id, size)) = self.anchors.get(anchor).copied().flatten() else {
-                    return Err(error("an alias inside the node that it names", mark));
+                    return Err(error("an alias inside the node that it refers to", mark));
                 };
                 self.count(size, mark)?;
                 self.finish(id, 0, size)
@@ -89,7 +89,7 @@ impl<'t> Reader<'t> {
             Event::MappingStart(anchor, tag) => self.begin(true, anchor, tag.as_deref(), mark),
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::DocumentStart(_) if self.root.is_some() => {
-                Err(error("a second document begins without a line `---`", mark))
+                Err(error("a second document starts without a line `---`", mark))
             }
             _ => Ok(()),
         }
@@ -205,7 +205,7 @@ impl<'t> Reader<'t> {
                 let bases = &self.builder.children[list.first as usize..][..list.count as usize];
                 bases.iter().map(|base| self.mapping(*base)).collect()
             }
-            _ => Err(error("`<<` takes a mapping or a list of mappings", node.mark)),
+            _ => Err(error("the value of `<<` must be a mapping or a list of mappings", node.mark)),
         }
     }
 
@@ -213,7 +213,7 @@ impl<'t> Reader<'t> {
         let node = &self.builder.nodes[id.0 as usize];
         match node.value {
             Value::Mapping(children) => Ok(children),
-            _ => Err(error("`<<` takes a mapping or a list of mappings", node.mark)),
+            _ => Err(error("the value of `<<` must be a mapping or a list of mappings", node.mark)),
         }
     }
 }
@@ -229,15 +229,13 @@ fn scalar<'t>(
     Ok(if plain && !string { Value::Plain(text) } else { Value::Quoted(text) })
 }
 
-/// Only the core schema's own tags mean anything here.
+/// Only the tags of the core schema are supported.
 fn check_tag(tag: Option<&Tag>, known: &[&str], mark: Mark) -> Result<(), SyntaxError> {
     match tag {
         Some(tag) if !(tag.is_yaml_core_schema() && known.contains(&&*tag.suffix)) => {
-            // Not even its name is told: an unquoted `password: !x` is a Secret's value.
-            Err(error(
-                "a tag of this kind is not supported; quote a text that begins with `!`",
-                mark,
-            ))
+            // The message does not contain the tag: in an unquoted `password: !x` it is a Secret's
+            // value.
+            Err(error("this tag is not supported; quote text that starts with `!`", mark))
         }
         _ => Ok(()),
     }

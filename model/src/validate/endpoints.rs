@@ -47,7 +47,7 @@ pub fn slice(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -> Optio
         );
         return None;
     };
-    // Most Services have one slice: there is nothing to share.
+    // Most Services have one slice, so nothing can be shared.
     let service = service.into();
     let slice = EndpointSlice { name, service, address_type, ports, endpoints };
     accept(check, || Record::EndpointSlice(Arc::new(slice)))
@@ -82,7 +82,8 @@ fn list_of_ports(
     for (i, object) in objects.iter().enumerate() {
         let at = list.index(i);
         let port = check.entry(|check| {
-            // The API accepts any number; one bad port must not cost the slice the others.
+            // The API accepts any number; one bad port must not affect the other ports of the
+            // slice.
             let number = object.port.map(|port| u16::try_from(port).ok().and_then(NonZeroU16::new));
             if number == Some(None) && !check.of_api {
                 let help = "the other ports of the slice are served";
@@ -199,7 +200,7 @@ fn address(
         let family = if family == Family::V4 { "an IPv4" } else { "an IPv6" };
         let before = check.complaints.len();
         check.invalid(at, text, format!("must be {family} address"));
-        // The API says so of the whole list.
+        // The API reports this for the whole list.
         check.complaints.iter_mut().skip(before).for_each(|complaint| complaint.unsaid = 1);
         return None;
     }
@@ -207,7 +208,7 @@ fn address(
     endpoint_ip(ip, at, check)
 }
 
-/// What to write in the place of a text that is not an IP address.
+/// What to write instead of a text that is not an IP address.
 fn instead(text: &str) -> String {
     if let Ok(address) = text.parse::<std::net::SocketAddr>() {
         let (ip, port) = (address.ip(), address.port());

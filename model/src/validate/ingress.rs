@@ -15,8 +15,8 @@ use crate::record::Record;
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
-/// What a path of type Exact or Prefix may not hold: a proxy and its upstream could take it for
-/// two different paths.
+/// Sequences that a path of type Exact or Prefix may not contain, because a proxy and its upstream
+/// could interpret them differently.
 const INVALID_SEQUENCES: [&str; 5] = ["//", "/./", "/../", "%2f", "%2F"];
 const INVALID_SUFFIXES: [&str; 2] = ["/..", "/."];
 
@@ -58,7 +58,7 @@ pub fn ingress(object: &object::Ingress<'_>, check: &mut Check<'_>) -> Option<Re
     accept(check, || Record::Ingress(Arc::new(ingress)))
 }
 
-/// Prints as the API prints a missing value.
+/// Prints a missing value as the API does.
 struct Null;
 
 impl std::fmt::Debug for Null {
@@ -104,7 +104,7 @@ fn class(
 }
 
 fn annotations(meta: &object::Meta<'_>, check: &mut Check<'_>) -> BTreeMap<Arc<str>, Arc<str>> {
-    // It holds the whole object once more, and nothing reads it.
+    // It contains the whole object again, and nothing uses it.
     const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
     let entries = meta.annotations.iter().flat_map(|map| &map.0);
     entries
@@ -113,7 +113,8 @@ fn annotations(meta: &object::Meta<'_>, check: &mut Check<'_>) -> BTreeMap<Arc<s
         .collect()
 }
 
-/// A rule. One of which no path is left is none: its host would be the default backend's.
+/// A rule. A rule without any valid path is dropped; otherwise the default backend would get all
+/// requests for its host.
 fn rule(
     object: &object::IngressRule<'_>,
     at: &At<'_>,
@@ -154,7 +155,7 @@ fn host_name(host: &str, at: At<'_>, check: &mut Check<'_>) -> Option<Arc<str>> 
     valid.then(|| check.text(host))
 }
 
-/// What to write in the place of a URL, or of a host with its port.
+/// What to write instead of a URL, or of a host with a port.
 fn alone(text: &str) -> Option<String> {
     let after_scheme = text.split_once("://").map_or(text, |(_, rest)| rest);
     let host = after_scheme.split(['/', ':', '?']).next().unwrap_or_default();
@@ -274,7 +275,8 @@ fn tls(spec: &object::IngressSpec<'_>, at: &At<'_>, check: &mut Check<'_>) -> Ve
         .collect()
 }
 
-/// An entry under `tls`. One of which no host is left is none: without hosts it is for all.
+/// An entry under `tls`. An entry without any valid host is dropped, because an entry without hosts
+/// means all hosts.
 fn tls_entry(
     object: &object::IngressTls<'_>,
     at: &At<'_>,

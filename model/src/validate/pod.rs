@@ -1,4 +1,4 @@
-//! Pod, Namespace and Node: cut to what others ask of them.
+//! Pod, Namespace and Node: cut to the fields that are used.
 
 use std::sync::Arc;
 
@@ -8,8 +8,7 @@ use crate::name::Kind;
 use crate::object;
 use crate::record::{Labels, PodRecord, Record};
 
-/// A Pod. Its IPs, phase and conditions are its status, which nothing but the folder's author
-/// writes here.
+/// A Pod. Its IPs, phase and conditions are in its status, which the author of the folder writes.
 pub fn pod(object: &object::Pod<'_>, check: &mut Check<'_>) -> Option<Record> {
     let kind = Kind::Pod;
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);

@@ -1,8 +1,8 @@
 //! What a Kubernetes API refuses although it is served here: warnings, so that manifests which are
 //! meant for a cluster too do not fail there.
 //!
-//! Pure. The rules are those of the API's server-side dry run. Left out: what is refused here as
-//! well, which stands with each kind.
+//! Pure. The rules are those of the API's server-side dry run. Left out: errors, which are in the
+//! file of each kind.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -51,7 +51,7 @@ pub(super) fn service(spec: &object::ServiceSpec<'_>, at: &At<'_>, check: &mut C
     families(spec, at, check);
 }
 
-/// An address that a load balancer or router in front cannot send to a node.
+/// An address that a load balancer or router cannot send to a node.
 fn special(ip: IpAddr) -> Option<&'static str> {
     let is_link_local = match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -76,7 +76,7 @@ fn families(spec: &object::ServiceSpec<'_>, at: &At<'_>, check: &mut Check<'_>) 
     }
 }
 
-/// An address that is not written in the one way that the API accepts.
+/// An address that is not in the canonical form that the API requires.
 pub(super) fn address(text: &str, ip: IpAddr, at: At<'_>, check: &mut Check<'_>) {
     if ip.is_ipv6() && !check.of_api {
         let canonical = ip.to_string();
@@ -87,7 +87,7 @@ pub(super) fn address(text: &str, ip: IpAddr, at: At<'_>, check: &mut Check<'_>)
     }
 }
 
-/// Where an endpoint is, and for whom it is meant.
+/// The node and zone of an endpoint, and its hints.
 pub(super) fn endpoint(object: &object::Endpoint<'_>, at: &At<'_>, check: &mut Check<'_>) {
     let node = object.node_name.as_deref().filter(|name| !name.is_empty());
     if let Some(Err(why)) = node.map(format::dns_subdomain) {

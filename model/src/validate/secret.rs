@@ -1,4 +1,4 @@
-//! Secret. Nothing here may print a value.
+//! Secret. Its values must never be printed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub fn secret(object: &object::Secret<'_>, check: &mut Check<'_>) -> Option<Reco
     let name = check.name(object.metadata.as_ref(), kind, format::dns_subdomain);
     let secret_type = object.secret_type.as_deref().filter(|t| !t.is_empty()).unwrap_or("Opaque");
     let mut data = data(object, check);
-    // As the API does: stringData wins over data.
+    // As in the API, stringData overrides data.
     let strings = ROOT.key("stringData");
     for (key, value) in object.string_data.iter().flat_map(|map| &map.0) {
         check.expect(strings.key(key), key, format::data_key);
@@ -39,7 +39,7 @@ pub fn secret(object: &object::Secret<'_>, check: &mut Check<'_>) -> Option<Reco
                 None => check.required(at.key(key), ""),
                 Some(value) if !has_pem(value) => check.warn(
                     at.key(key),
-                    format!("{key} holds no PEM data, so no connection can use it"),
+                    format!("{key} contains no PEM data, so no connection can use it"),
                     "encode the PEM file itself: base64 -w0 FILE, or put it under stringData",
                 ),
                 Some(_) => {}

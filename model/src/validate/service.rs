@@ -17,7 +17,7 @@ use crate::name::Kind;
 use crate::object::{self, IntOrText, Text};
 use crate::record::{Family, Record, ServiceRecord};
 
-/// The range in which a cluster hands out node ports, unless it is told another.
+/// The default range of node ports of a cluster.
 const NODE_PORTS: std::ops::RangeInclusive<i64> = 30000..=32767;
 /// `timeoutSeconds` of session affinity: three hours by default, a day at most.
 const AFFINITY_SECONDS: i64 = 10_800;
@@ -146,7 +146,7 @@ fn cluster_ips(
     if values.is_empty() {
         check.warn(
             *at,
-            "the Service has no clusterIP, and nothing here allocates one",
+            "the Service has no clusterIP, and Switchyard does not allocate one",
             "set spec.clusterIP to an address of your choice, or to None for a headless Service",
         );
     }
@@ -175,7 +175,7 @@ fn ports(
                 check.duplicate(at.key("name"), &*port.name);
             }
             if !numbers.insert((port.protocol, port.port)) {
-                // In the API's own words, which print its internal key.
+                // The API's message, which contains its internal key.
                 let key = format!(
                     "{{\"Name\":\"\",\"Protocol\":\"{}\",\"AppProtocol\":null,\"Port\":{},\
                      \"TargetPort\":0,\"NodePort\":0}}",
@@ -197,7 +197,7 @@ fn ports(
     if kind == Type::NodePort && objects.iter().any(unset) {
         check.warn(
             at,
-            "a port of the Service has no nodePort, and nothing here allocates one",
+            "a port of the Service has no nodePort, and Switchyard does not allocate one",
             "set nodePort to a number from 30000 to 32767",
         );
     }
@@ -224,7 +224,7 @@ fn port(
     let target_port = match &object.target_port {
         None | Some(IntOrText::Int(0)) => check.port(target, number).map(TargetPort::Number),
         Some(IntOrText::Int(number)) => check.port(target, *number).map(TargetPort::Number),
-        // As the API's defaults do.
+        // As the API's defaults.
         Some(IntOrText::Text(name)) if name.is_empty() => {
             check.port(target, number).map(TargetPort::Number)
         }
@@ -353,8 +353,8 @@ fn ips(list: Option<&[Text<'_>]>, at: &At<'_>, check: &mut Check<'_>) -> Vec<IpA
     list.filter_map(|(i, ip)| frontend_ip(ip, at.index(i), check)).collect()
 }
 
-/// An address to be dialled. A listener on an unspecified one would answer for every address of
-/// the host, which no Service may ask for.
+/// An address that clients connect to. A listener on an unspecified address would answer for every
+/// address of the host, which a Service must not do.
 fn frontend_ip(text: &str, at: At<'_>, check: &mut Check<'_>) -> Option<IpAddr> {
     let ip = check.ip(at, text)?;
     let why = if ip.is_unspecified() {
@@ -380,7 +380,8 @@ fn load_balancer_ips(object: &object::Service<'_>, check: &mut Check<'_>) -> Vec
         let ip = frontend_ip(ip, at.key("ip"), check)?;
         match ingress.ip_mode.as_deref() {
             None | Some("" | "VIP") => Some(ip),
-            // The load balancer ends connections itself: its IP must not be answered for here.
+            // The load balancer terminates connections itself, so the proxy must not answer for its
+            // IP.
             Some("Proxy") => None,
             Some(other) => {
                 check.unsupported(at.key("ipMode"), other, &["Proxy", "VIP"]);
@@ -425,7 +426,7 @@ fn source_ranges(
             }
         }
     }
-    // Without any range, everybody would be let in.
+    // Without any valid range, all clients would be allowed.
     check.unusable |= ranges.is_empty() && (is_annotation || !listed.is_empty());
     ranges
 }
@@ -455,8 +456,8 @@ fn health_check_node_port(
     if kind == Type::LoadBalancer && spec.external_traffic_policy.as_deref() == Some("Local") {
         check.warn(
             *at,
-            "the Service has no healthCheckNodePort, and nothing here allocates one",
-            "set healthCheckNodePort, so that load balancers hear which nodes have endpoints",
+            "the Service has no healthCheckNodePort, and Switchyard does not allocate one",
+            "set healthCheckNodePort, so that load balancers can see which nodes have endpoints",
         );
     }
     None

@@ -655,8 +655,9 @@ impl Userspace {
     ) -> Result<Permit, NotBound> {
         let (protocol, addr) = bound;
         if self.bound.has(bound) {
-            let reason =
-                format!("{addr} is a ClusterIP as well as a node's address: one is enough");
+            let reason = format!(
+                "{addr} is already served: a ClusterIP and a NodePort have the same address"
+            );
             return Err(reason.into());
         }
         let permit = self.room.listeners(self.workers.len()).ok_or_else(|| {
@@ -716,7 +717,7 @@ impl Userspace {
         let Some(NotBound { reason, taken }) = failure else {
             hosted.retry = None;
             if self.failures.remove(&address).is_some() {
-                tracing::info!(frontend = %address, "bound at last");
+                tracing::info!(frontend = %address, "bound after earlier failures");
             }
             return false;
         };
@@ -839,7 +840,10 @@ impl Datapath for Userspace {
         }
         let connections = left();
         if connections > 0 {
-            tracing::warn!(connections, "drain time-out over, resetting what is left");
+            tracing::warn!(
+                connections,
+                "drain time-out reached, resetting the remaining connections"
+            );
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The processes as a kubelet runs them: by the account, user, capabilities, read-only files and
-//! arguments of the manifests, each on a machine of its own, against a feed server in the place of
+//! The processes as a kubelet runs them: with the account, user, capabilities, read-only file
+//! system and arguments of the manifests, each on its own machine, with a feed server instead of
 //! the API server.
 
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::support::{Folder, Switchyard, eventually, http_get};
 
 const API: &str = "10.77.0.2:6443";
 
-/// What the machine of a Pod looks like from inside, before the process begins.
+/// Sets up the machine of a Pod, before the process starts.
 const PREPARE: &str = r#"
 mount -t tmpfs tmpfs /run
 mkdir -p /run/secrets/kubernetes.io/serviceaccount
@@ -78,7 +78,7 @@ spec:
 
 /// Machines, an API server, and a Pod with an endpoint.
 struct Cluster {
-    // Processes end before their machines go.
+    // Dropped in this order: processes end before their machines.
     api: Option<Switchyard>,
     _echo: Switchyard,
     files: Folder,
@@ -123,8 +123,8 @@ impl Cluster {
         cluster
     }
 
-    /// Has the API server know the tokens of that generation only: that of the ingress alone
-    /// reads Secrets.
+    /// Makes the API server accept only the tokens of that generation; only the token of the
+    /// ingress may read Secrets.
     fn permit(&self, generation: &str) {
         let token = |process| token(process, generation);
         let tokens = [token("proxy"), token("dns"), token("ingress") + " secrets"];
@@ -213,7 +213,7 @@ struct Pod {
 }
 
 impl Pod {
-    /// As the kubelet asks: from the node, with the address as Host.
+    /// A request like the kubelet's: from the node, with the address as Host.
     fn get(&self, path: &str) -> (u16, String) {
         let host = self.admin.to_string();
         self.host.run(|| http_get(self.admin, &host, path)).unwrap_or_default()
@@ -294,7 +294,7 @@ fn the_dns_responder_answers_and_outlives_a_new_token() {
     let reply = exchange(&socket, &question("web.shop.svc.cluster.local A"));
     assert_eq!(reply.answers[0].data.to_string(), "10.96.0.10");
     assert_eq!(pod.services(), 1);
-    // The kubelet renews the token, and the API server believes the old one no longer.
+    // The kubelet renews the token, and the API server does not accept the old one any more.
     cluster.write_account("dns", "second", &cluster.pki.ca);
     cluster.permit("second");
     cluster.api.as_ref().unwrap().signal(Signal::SIGHUP);
@@ -311,7 +311,7 @@ fn the_dns_responder_answers_and_outlives_a_new_token() {
     pod.stop();
 }
 
-/// An account whose CA is another's, and one that may not read what the process needs.
+/// An account with the wrong CA, and one that may not read what the process needs.
 #[test]
 #[ignore = "needs root, network namespaces and setpriv"]
 fn a_server_that_is_not_the_clusters_and_a_missing_right_are_named() {

@@ -77,7 +77,7 @@ pub(super) fn environment(process: &str) -> Vec<(String, String)> {
     variables.iter().map(of).collect()
 }
 
-/// What the account of a process may do.
+/// The rights of a process's account.
 pub(super) fn granted(process: &str) -> BTreeSet<Rule> {
     let role = object("ClusterRole", &format!("switchyard-{process}"));
     let binding = object("ClusterRoleBinding", &format!("switchyard-{process}"));

@@ -1,6 +1,6 @@
-//! A Docker engine of the test's own: its folder, its network namespace, ended with the test. The
-//! ports that the example publishes are then nobody else's, and what runs on the machine is left
-//! alone. One test at a time has one, for they are heavy.
+//! A Docker engine of the test's own: its folder, its network namespace, ended with the test. So
+//! the ports that the example publishes cannot be in use, and other programs of the machine are not
+//! affected. Only one test at a time has an engine, because engines are heavy.
 
 use std::fs::File;
 use std::net::UdpSocket;
@@ -12,10 +12,10 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// How long an engine may take to start or to end on a busy machine, and a command of it.
+/// How long an engine may take to start or to end, and a command to run, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The name server of the network that stands for the host's.
+/// The name server of the network that represents the host's.
 const NAMES: &str = "192.0.2.53";
 
 #[derive(Debug)]
@@ -38,11 +38,11 @@ impl Engine {
         ip(&["-n", &namespace, "link", "set", "lo", "up"]);
         ip(&["-n", &namespace, "address", "add", &format!("{NAMES}/32"), "dev", "lo"]);
         answer_no_names(&Path::new("/run/netns").join(&namespace));
-        // Its socket's path may have 107 bytes, so not below the target folder.
+        // A socket's path is limited to 107 bytes, so it is not below the target folder.
         let folder = tempfile::Builder::new().prefix("switchyard-docker").tempdir().unwrap();
         let at = |name: &str| folder.path().join(name).display().to_string();
         let log = File::create(folder.path().join("log")).unwrap();
-        // Not `ip netns exec`, whose /sys has no control groups.
+        // Not `ip netns exec`, because its /sys has no control groups.
         let dockerd = Command::new("nsenter")
             .args([&format!("--net=/run/netns/{namespace}"), "dockerd"])
             .args(["--data-root", &at("data"), "--exec-root", &at("exec")])
@@ -76,7 +76,7 @@ impl Engine {
         version.stderr(Stdio::null()).status().is_ok_and(|status| status.success())
     }
 
-    /// A command on the engine's network, away from what the operator has set.
+    /// A command on the engine's network, without the operator's Docker settings.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.network().display())).arg(program);
@@ -89,12 +89,12 @@ impl Engine {
         }
         command
             .env("DOCKER_HOST", format!("unix://{}", self.folder.path().join("socket").display()));
-        // The builder that is there without a plug-in.
+        // The builder that works without a plug-in.
         command.env("DOCKER_BUILDKIT", "0").stdin(Stdio::null());
         command
     }
 
-    /// The network that stands for the host's.
+    /// The network that represents the host's.
     pub fn network(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.namespace)
     }
@@ -122,8 +122,8 @@ impl Drop for Engine {
     }
 }
 
-/// What the world outside says of the name of a container that is not there, on a thread that goes
-/// with the process: without a name server, Docker's resolver would say nothing at all.
+/// A name server that answers NXDOMAIN for the name of a stopped container, on a thread that ends
+/// with the process. Without a name server, Docker's resolver would not answer at all.
 fn answer_no_names(network: &Path) {
     let namespace = File::open(network).unwrap();
     let serve = move || {

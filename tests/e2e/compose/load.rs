@@ -1,4 +1,4 @@
-//! Clients that send one request after the other until told to stop, and keep what went wrong.
+//! Clients that send one request after the other until they are stopped, and record errors.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -7,16 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Longer than any wait that is no fault: endpoints are tried in turn.
+/// Longer than any wait without an error: endpoints are tried one after another.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Where requests go, and who may answer.
+/// Where requests go, and which endpoints may answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Aim {
     pub address: SocketAddr,
     pub host: &'static str,
     pub path: &'static str,
-    /// The beginning of the name of whoever may answer.
+    /// The prefix of the names of the endpoints that may answer.
     pub answerer: &'static str,
     /// Requests that one connection is used for.
     pub requests_each: usize,
@@ -24,10 +24,10 @@ pub struct Aim {
 
 #[derive(Debug)]
 pub struct Fault {
-    /// When its connection was begun.
+    /// When its connection was started.
     pub begun: Instant,
     pub at: Instant,
-    /// The endpoint had taken the connection, and took it down.
+    /// The endpoint had accepted the connection, and ended it.
     pub was_open: bool,
     pub what: String,
 }

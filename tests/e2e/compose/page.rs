@@ -1,7 +1,7 @@
-//! Follows docs/compose.md as a reader does, from top to bottom: ```sh blocks are pasted into one
-//! shell, blocks that begin with a comment which is a path are saved as that file, and what a
-//! ```text block shows has to be printed by the block above it, where `…` stands for anything.
-//! Until then that block is pasted again, as a reader would who was too quick.
+//! Follows docs/compose.md like a reader, from top to bottom: ```sh blocks are pasted into one
+//! shell, blocks that begin with a comment with a path are saved as that file, and the block above
+//! a ```text block must print its text, where `…` matches anything. Until it does, the block is
+//! pasted again, because a reader is slower.
 
 use std::path::Path;
 use std::process::Command;
@@ -77,7 +77,7 @@ fn blocks(page: &str) -> Vec<Block> {
         match (info, path) {
             ("sh", _) => blocks.push(Block::Commands(text)),
             ("text", _) => blocks.push(Block::Output(text)),
-            // A part of a file that is there.
+            // A part of an existing file.
             (_, Some(path)) if path.ends_with(", in part") => {}
             (_, Some(path)) => blocks.push(Block::File { name: path.to_owned(), text }),
             _ => panic!("a block that nobody runs: {text}"),

@@ -1,4 +1,4 @@
-//! The example of `configs/compose`, run as a user runs it: in a copy of what a clone has, by
+//! The example of `configs/compose`, run as a user runs it: in a copy of a clone, with
 //! docker-compose, from an image of the binary that cargo builds.
 
 use std::fs::File;
@@ -11,7 +11,7 @@ use super::engine::{Engine, stdout};
 use crate::support::{Folder, eventually};
 
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
-/// Names everything that the tests make; what a user has is left alone.
+/// The prefix of everything that the tests create, so that nothing of the user is changed.
 pub const PROJECT: &str = "switchyard-e2e";
 pub const IMAGE: &str = "switchyard-e2e";
 const CLIENT_IMAGE: &str = "switchyard-e2e-client";
@@ -36,7 +36,7 @@ fn root() -> &'static Path {
 pub fn binary() -> PathBuf {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.current_dir(root()).args(["build", "--profile", "dist", "--locked", "--target", TRIPLE]);
-    // Of the test's own run they would make it another build.
+    // The settings of the test's own run would cause another build.
     for name in ["CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR"] {
         cargo.env_remove(name);
     }
@@ -46,8 +46,8 @@ pub fn binary() -> PathBuf {
 }
 
 impl World {
-    /// What a clone has, with the binary built, and the image of a client with busybox in place
-    /// of the one that would have to be pulled. Nothing runs yet.
+    /// A copy of a clone, with the binary built, and an image with busybox instead of the one that
+    /// would be pulled. Nothing runs yet.
     pub fn new() -> World {
         let engine = Engine::start();
         let clone = Folder::new();
@@ -101,7 +101,7 @@ impl World {
         stdout(&mut command, &format!("compose {args:?}"))
     }
 
-    /// What makes `docker compose` work in a shell where only docker-compose is there.
+    /// Makes `docker compose` work in a shell that only has docker-compose.
     pub fn shell_prelude(&self) -> &'static str {
         match self.compose[0] {
             "docker" => "",
@@ -143,7 +143,7 @@ impl World {
         run_in(Path::new(&format!("/proc/{}/ns/net", pid.trim())), work)
     }
 
-    /// The same on the network that stands for the host's.
+    /// The same on the network that represents the host's.
     pub fn on_host<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         run_in(&self.engine.network(), work)
     }
@@ -177,7 +177,8 @@ impl Drop for World {
     }
 }
 
-/// docker-compose 1.29 where it is there, for that is the oldest that must do; else the plug-in.
+/// docker-compose 1.29 if it is installed, because it is the oldest supported version; otherwise
+/// the plug-in.
 fn compose(engine: &Engine) -> Vec<&'static str> {
     for words in [vec!["docker-compose"], vec!["docker", "compose"]] {
         let mut version = engine.command(words[0]);

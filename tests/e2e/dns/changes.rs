@@ -1,4 +1,4 @@
-//! What a change of the folder does to the answers, and what the process says of itself.
+//! How changes of the folder affect the answers, and what the process reports.
 
 use hickory_proto::rr::RData;
 use nix::sys::signal::Signal;
@@ -32,7 +32,7 @@ fn serial(dns: &Dns) -> u32 {
     }
 }
 
-/// Waits until a question is answered so.
+/// Waits until a question has this answer.
 fn until(dns: &Dns, asked: &str, expected: &[&str]) {
     let mut last = Vec::new();
     eventually(&format!("{asked}: {expected:?}"), || {
@@ -143,7 +143,7 @@ fn it_drains_under_load() {
                 let packet = question(WEB).to_vec().unwrap();
                 let mut buffer = [0; 512];
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    // Once the responder has ended, the kernel refuses.
+                    // Once the responder has ended, the kernel refuses packets.
                     if client.send(&packet).is_ok() && client.recv(&mut buffer).is_ok() {
                         asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     }
@@ -205,7 +205,7 @@ fn flags_that_cannot_work() {
     check(&["--upstream", "dns.example"], 2);
     check(&["--upstream", &listen], 2);
     check(&["--allow-forward", "10.0.0.0/33"], 2);
-    // An address that another process serves, also if that one would share it.
+    // An address that another process serves, even if that process would share it.
     let other = Dns::start(ONE_SERVICE);
     let in_use = other.addr.to_string();
     let args = ["dns", "--feed", path, "--listen", &in_use, "--upstream", "none"];

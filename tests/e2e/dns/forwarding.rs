@@ -1,4 +1,4 @@
-//! Names that are not ours, with upstreams that behave and others that do not.
+//! Names outside our zones, with correct and with faulty upstreams.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -24,10 +24,10 @@ const OBJECTS: &str = "
   spec: { type: ExternalName, externalName: www.example.com } }
 ";
 
-/// What an upstream was asked, and from where.
+/// The queries that an upstream got, and from where.
 type Asked = Arc<Mutex<Vec<(Message, SocketAddr)>>>;
 
-/// A true reply: one address.
+/// A correct reply: one address.
 fn reply_to(query: &Message) -> Message {
     let mut reply = query.clone();
     reply.metadata.message_type = MessageType::Response;
@@ -38,7 +38,7 @@ fn reply_to(query: &Message) -> Message {
 }
 
 /// An upstream on `addr` that answers UDP by `behave`, which is given the query, the upstream's
-/// socket and the sender. It ends with the test's process.
+/// socket and the sender. It runs until the test's process ends.
 fn upstream(
     addr: SocketAddr,
     behave: impl Fn(&Message, &UdpSocket, SocketAddr) + Send + 'static,
@@ -97,7 +97,7 @@ fn a_name_outside_is_forwarded() {
     let edns: Vec<_> = asked.iter().map(|(query, _)| query.edns.is_some()).collect();
     assert_eq!(edns, [true, false]);
     assert!(asked.iter().all(|(query, _)| query.metadata.checking_disabled));
-    // Ours are answered as before, and say that recursion is available.
+    // Our own names are answered as before, and the replies say that recursion is available.
     let own = exchange(&dns.client(), &question("web.ns.svc.Z A"));
     assert!(own.metadata.recursion_available && own.metadata.authoritative);
     assert_eq!(dns.show("nothing.ns.svc.Z A"), ["NXDomain", "+Z 5 SOA"]);
@@ -121,7 +121,7 @@ fn every_query_has_an_id_and_a_port_of_its_own() {
     };
     let ports = distinct(&|(_, peer)| peer.port());
     let ids = distinct(&|(query, _)| query.metadata.id);
-    // Some may be equal by chance; in a row or in few they must not be.
+    // Some may be equal by chance, but they must not be sequential or from a small set.
     assert!(ports.len() > COUNT - 8 && ids.len() > COUNT - 8, "{ports:?} {ids:?}");
     let spread = |set: &std::collections::BTreeSet<u16>| set.last().unwrap() - set.first().unwrap();
     assert!(spread(&ports) > 4096 && spread(&ids) > 16_384, "{ports:?} {ids:?}");
@@ -209,7 +209,7 @@ fn a_malformed_reply_is_passed_over() {
         let mut reply = reply_to(query);
         reply.answers.clear();
         let mut bytes = reply.to_vec().unwrap();
-        // Nine answers, none of which is there.
+        // The header announces nine answers, but there are none.
         bytes[7] = 9;
         socket.send_to(&bytes, peer).unwrap();
     });
@@ -304,7 +304,7 @@ fn failures_are_remembered() {
     assert_eq!(again, 2.0 * COUNT as f64 - questions);
 }
 
-/// An upstream on `addr` that relays to the server at `to` whatever it is asked.
+/// An upstream on `addr` that relays all queries to the server at `to`.
 fn relay(addr: SocketAddr, to: SocketAddr) -> Asked {
     upstream(addr, move |query, socket, peer| {
         let (message, socket) = (query.to_vec().unwrap(), socket.try_clone().unwrap());
@@ -352,7 +352,7 @@ fn a_loop_of_forwarders_dies_out() {
         for _ in 0..3 {
             assert_eq!(show(&exchange(&client, &question("loop.example A"))), ["ServFail"]);
         }
-        // All that it caused comes to rest.
+        // No further queries follow.
         for server in &servers {
             crate::support::eventually("rest", || {
                 let in_flight = metric_of(server, "switchyard_dns_forwards_in_flight ");
@@ -363,7 +363,7 @@ fn a_loop_of_forwarders_dies_out() {
         // A thread asks each of its two upstreams once; there is a thread for each address and
         // worker.
         assert!(total <= 2 * 2 * 2 * workers, "{total} questions with {workers} workers");
-        // And it is named.
+        // And the loop is reported.
         crate::support::eventually("the loop in /readyz", || {
             let mut pages = servers.iter().map(|server| server.admin_get("/readyz"));
             pages.any(|(status, body)| status == 503 && body.contains("loop")).then_some(())
@@ -500,7 +500,7 @@ fn what_may_be_in_flight_is_bounded() {
         message.metadata.id = id;
         client.send(&message.to_vec().unwrap()).unwrap();
     }
-    // All are told SERVFAIL: most at once, a quarter of eight after the time-out.
+    // All get SERVFAIL: most at once, a quarter of eight after the time-out.
     for _ in 0..COUNT {
         assert_eq!(show(&receive(&client)), ["ServFail"]);
     }
@@ -573,7 +573,7 @@ fn scoped_upstreams() {
     assert_eq!(upstreams, serde_json::json!(["[fe80::1%1]:53"]));
 }
 
-/// A feed that has not been listed yet must not let the names of cluster addresses out.
+/// Before the feed has been listed, reverse queries for cluster addresses must not be forwarded.
 #[test]
 fn reverse_names_do_not_leak_before_the_first_sync() {
     let net = Net::new();
@@ -597,7 +597,7 @@ fn reverse_names_do_not_leak_before_the_first_sync() {
         assert_eq!(show(&Connection::to(addr).ask(&question(asked))), ["ServFail"], "{asked}");
     }
     assert!(asked.lock().unwrap().is_empty());
-    // Other names are forwarded all the same.
+    // Other names are still forwarded.
     let reply = exchange(&client_of(addr), &question("www.example.com A"));
     assert_eq!(show(&reply), ["NXDomain"]);
 }

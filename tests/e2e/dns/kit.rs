@@ -21,13 +21,13 @@ pub(crate) const ONE_SERVICE: &str = "{ apiVersion: v1, kind: Service, \
 /// A question about it.
 pub(crate) const WEB: &str = "web.ns.svc.Z A";
 
-/// Not the usual port: a responder that somebody runs here has that on all addresses.
+/// Not the default port, which a responder of this machine may use on all addresses.
 pub(crate) const PORT: u16 = 5311;
 
-/// A port that nobody has on any address, over UDP or TCP. Not of the kernel's choice: from
-/// those, it gives one to each connection that other tests open.
+/// A port that is free on all addresses, over UDP and TCP. Not chosen by the kernel, which gives
+/// ports of its range to connections of other tests.
 pub(crate) fn free_port(ip: &str) -> u16 {
-    // Tests that run beside each other begin at ports of their own.
+    // Tests that run in parallel begin at different ports.
     static CALLS: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
     let call = CALLS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let first = 20_000 + (std::process::id() % 5_000) as u16 + call * 100;
@@ -87,20 +87,20 @@ impl Dns {
         show(&self.ask(asked))
     }
 
-    /// The value of the first metric line that begins so.
+    /// The value of the first metric line with this prefix.
     pub(crate) fn metric(&self, start: &str) -> f64 {
         metric_of(&self.process, start)
     }
 }
 
-/// The value of a process's first metric line that begins so.
+/// The value of a process's first metric line with this prefix.
 pub(crate) fn metric_of(process: &Switchyard, start: &str) -> f64 {
     let text = process.admin_get("/metrics").1;
     let line = text.lines().find(|line| line.starts_with(start));
     line.and_then(|line| line.rsplit(' ').next()).map_or(0.0, |value| value.parse().unwrap())
 }
 
-/// A connected UDP socket whose waits end.
+/// A connected UDP socket with a time-out.
 pub(crate) fn client_of(addr: SocketAddr) -> UdpSocket {
     let own = if addr.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
     let socket = UdpSocket::bind(own).unwrap();

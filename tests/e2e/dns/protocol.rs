@@ -1,5 +1,5 @@
-//! The rules of the protocol on real sockets: what packets get that no client should send, and
-//! how TCP connections are kept.
+//! The rules of the protocol on real sockets: answers to invalid packets, and the handling of TCP
+//! connections.
 
 use std::io::Write;
 use std::time::Duration;
@@ -36,7 +36,7 @@ fn packets_that_are_no_query() {
     }
     let mut check = |what: &str, packet: &[u8], code: u16| {
         let codes = |reply: Message| u16::from(reply.metadata.response_code);
-        // What was silent before left nothing behind, or this would be its reply.
+        // The packets without a reply before left none in the queue, or this would be one of them.
         client.send(packet).unwrap();
         assert_eq!(codes(receive(&client)), code, "{what} over UDP");
         let length = (packet.len() as u16).to_be_bytes();
@@ -67,7 +67,7 @@ fn packets_that_are_no_query() {
     assert!(dns.metric("switchyard_dns_ignored_total ") >= 6.0);
 }
 
-/// A query with a valid OPT record gets one back, also if it is erroneous otherwise.
+/// A query with a valid OPT record gets one back, even if it has other errors.
 #[test]
 fn errors_have_an_opt_record_too() {
     let dns = Dns::start(ONE_SERVICE);
@@ -103,7 +103,7 @@ fn errors_have_an_opt_record_too() {
     check("EDNS version 1", &with(packet(WEB).len() + 6, 1), badvers);
 }
 
-/// Long queries are valid: EDNS options and padding may take any room.
+/// Long queries are valid: EDNS options and padding may have any size.
 #[test]
 fn long_queries_are_answered() {
     let dns = Dns::start(ONE_SERVICE);
@@ -205,7 +205,7 @@ fn tcp_queries_may_come_in_pieces_and_in_a_row() {
     ids.push(connection.receive().metadata.id);
     ids.sort_unstable();
     assert_eq!(ids, (0..COUNT).collect::<Vec<_>>());
-    // A client that has said all that it will say still gets its replies.
+    // A client that has closed its sending side still gets its replies.
     connection.send(&message);
     connection.0.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(show(&connection.receive())[0], "NoError");
@@ -218,7 +218,7 @@ fn a_client_that_takes_no_replies_costs_others_nothing() {
     let mut greedy = dns.connect();
     greedy.0.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
     let question = framed(&question("big.ns.svc.Z A"));
-    // 16 kB a reply, until neither side's buffers take more.
+    // 16 kB for each reply, until the buffers of both sides are full.
     let mut asked = 0;
     while asked < 100_000 && greedy.0.write_all(&question).is_ok() {
         asked += 1;
@@ -329,7 +329,7 @@ fn noise_costs_others_nothing() {
                     let len = usize::from(octet()) * 8;
                     let mut junk: Vec<u8> = (0..len).map(|_| octet()).collect();
                     if round % 2 == 0 && len > 12 {
-                        // Nearly a query.
+                        // Almost a valid query.
                         junk[2] &= 0x07;
                         junk[4..12].copy_from_slice(&[0, 1, 0, 0, 0, 0, 0, (round % 3) as u8]);
                     }

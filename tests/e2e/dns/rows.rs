@@ -5,7 +5,7 @@ use super::kit::{Dns, OBJECTS, exchange, question, receive, rows, show, with_edn
 /// The networks of the ClusterIPs in the table of rows, whose reverse zones it is about.
 const NETWORKS: [&str; 4] = ["--upstream", "none", "--reverse-cidr", "10.0.0.0/24,1234:abcd::/112"];
 
-/// The order of a set's addresses goes round from answer to answer.
+/// The order of a set's addresses rotates from answer to answer.
 fn sorted(mut lines: Vec<String>) -> Vec<String> {
     lines[1..].sort();
     lines
@@ -99,14 +99,14 @@ fn verified_pods() {
     assert_eq!(dns.show("10-240-0-2.podns.pod.Z A"), ["NXDomain", "+Z 5 SOA"]);
 }
 
-/// A socket that is bound to all addresses answers from the one that was asked: a client that is
-/// connected to it sees nothing else.
+/// A socket that is bound to all addresses answers from the address that was asked: a connected
+/// client only receives such answers.
 #[test]
 fn replies_come_from_the_address_that_was_asked() {
     let net = crate::support::Net::new();
     let folder = crate::support::Folder::new();
     folder.replace("objects.yaml", OBJECTS);
-    // All addresses share a port, so it must be one that nobody else has.
+    // All addresses share a port, so it must be free on all of them.
     let port = super::kit::free_port("0.0.0.0");
     let listen = format!("0.0.0.0:{port}");
     let path = folder.path().to_str().unwrap();

@@ -1,4 +1,4 @@
-//! The same through the tools that people use.
+//! The same with common command-line tools.
 
 use std::process::Command;
 

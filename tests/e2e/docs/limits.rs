@@ -1,16 +1,16 @@
-//! docs/limits.md, compared with what the command line says of itself.
+//! docs/limits.md, compared with the help texts of the command line.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use super::{help_of, root};
 
-/// The flags of a command, with their defaults where help tells one.
+/// The flags of a command, with their defaults if the help has one.
 fn flags(command: &str) -> BTreeMap<String, Option<String>> {
     let mut found = BTreeMap::new();
     let mut name = None;
     let mut about = String::new();
-    // Each begins a line, and what is said of it may go on below.
+    // Each flag begins a line, and its text may continue on the next lines.
     for line in help_of(command).lines().chain(["      --end"]) {
         let Some(flag) = line.strip_prefix("      --") else {
             about += &format!("{} ", line.trim());
@@ -28,7 +28,7 @@ fn flags(command: &str) -> BTreeMap<String, Option<String>> {
     found
 }
 
-/// The rows of a section: flag and default, the latter only where it is a value.
+/// The rows of a section: flag, and default if it is a value.
 fn rows(page: &str, section: &str) -> BTreeMap<String, Option<String>> {
     let (_, text) = page.split_once(&format!("## {section}\n")).unwrap();
     let text = text.split("\n## ").next().unwrap();
@@ -50,7 +50,9 @@ static OTHERS: LazyLock<BTreeMap<String, Option<String>>> =
 fn the_page_has_every_limit_with_its_default() {
     let page = std::fs::read_to_string(root().join("docs/limits.md")).unwrap();
     let sections = ["proxy", "ingress", "dns", "feed", "up"].map(|name| (name, name));
-    for (section, command) in sections.into_iter().chain([("Whoever follows a feed", "proxy")]) {
+    for (section, command) in
+        sections.into_iter().chain([("Processes that follow a feed", "proxy")])
+    {
         let (flags, rows) = (flags(command), rows(&page, section));
         for (flag, default) in &rows {
             assert_eq!(flags.get(flag), Some(default), "{section}: {flag}");

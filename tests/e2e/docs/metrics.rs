@@ -1,4 +1,4 @@
-//! docs/metrics.md, the alerts and the dashboard, compared with what the processes really tell.
+//! docs/metrics.md, the alerts and the dashboard, compared with the metrics of the processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use crate::support::{Folder, Net, Switchyard, eventually, http_get};
 const PROCESSES: [(&str, u16); 4] =
     [("feed", 7401), ("proxy", 7411), ("ingress", 7421), ("dns", 7431)];
 
-/// A Service with an endpoint that is named, so that lookups are counted too.
+/// A Service with an endpoint given by host name, so that lookups are counted too.
 const OBJECTS: &str = "\
 { apiVersion: v1, kind: Service, metadata: { name: web },
   spec: { clusterIP: 127.N.N.7, ports: [{ name: http, port: 8000 }] } }
@@ -25,10 +25,10 @@ ports: [{ name: http, port: 8000 }]
 endpoints: [{ addresses: [web-1.example] }]
 ";
 
-/// Series, by their name in a database, with the type that the process says.
+/// Series, by their name in Prometheus, with the type that the process reports.
 type Series = BTreeMap<String, String>;
 
-/// What a process tells at `/metrics`.
+/// The series of a process's `/metrics`.
 fn told(page: &str) -> Series {
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     let named = types.filter_map(|line| line.split_once(' ')).map(|(name, kind)| {
@@ -71,7 +71,7 @@ fn live() -> BTreeMap<&'static str, Series> {
         let is_ready = || get(port, "/readyz").filter(|(status, _)| *status == 200);
         eventually(&format!("{name} is ready"), is_ready);
     }
-    // What has labels is told once it happened: a query, a request.
+    // Series with labels appear after the first event: a query, a request.
     let query = b"\0\x01\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01";
     let client = std::net::UdpSocket::bind(net.addr(2, 0)).unwrap();
     client.send_to(query, net.addr(1, 1053)).unwrap();
@@ -110,7 +110,7 @@ fn the_page_names_every_metric_and_no_other() {
     }
 }
 
-/// The names that a database has of these series.
+/// The names of these series in Prometheus.
 fn series_names(series: &Series) -> Vec<String> {
     let endings = |kind: &str| match kind {
         "histogram" => vec!["_bucket", "_sum", "_count"],
@@ -143,7 +143,7 @@ fn dashboard() -> (PathBuf, Vec<String>) {
     (file, expressions.collect())
 }
 
-/// Prometheus' own tool reads them, and each alert fires when it should.
+/// promtool accepts them, and each alert fires when it should.
 #[test]
 #[ignore = "needs promtool"]
 fn prometheus_takes_the_rules_and_the_dashboard() {
@@ -167,7 +167,7 @@ fn prometheus_takes_the_rules_and_the_dashboard() {
     }
     folder.replace("tests.yaml", &tests);
     promtool(&["test", "rules", folder.file("tests.yaml").to_str().unwrap()]);
-    // As rules, so that the tool reads the dashboard's expressions.
+    // As rules, so that promtool parses the dashboard's expressions.
     let mut rules = "groups: [{name: dashboard, rules: [".to_owned();
     for (number, expression) in dashboard().1.iter().enumerate() {
         let expression = expression.replace("$__rate_interval", "5m");
@@ -178,7 +178,7 @@ fn prometheus_takes_the_rules_and_the_dashboard() {
     promtool(&["check", "rules", folder.file("panels.yaml").to_str().unwrap()]);
 }
 
-/// The page tells of all alerts.
+/// The page lists all alerts.
 #[test]
 fn the_page_tells_of_every_alert() {
     let page = Page::read("docs/metrics.md");

@@ -23,13 +23,13 @@ pub struct Block {
     pub text: String,
     /// Why it is not run, if the page says so.
     pub not_run: Option<String>,
-    /// What is run before it, though the page does not show it.
+    /// A command that is run before it and that the page does not show.
     pub before: Vec<String>,
-    /// Whether nothing but empty lines is between it and the block before.
+    /// Whether only empty lines are between it and the block before.
     pub follows: bool,
 }
 
-/// What to type: the words after `switchyard`.
+/// A command: the words after `switchyard`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     pub line: usize,
@@ -96,7 +96,7 @@ impl Page {
         })
     }
 
-    /// The files that the reader is to write: blocks that name one, and here-documents.
+    /// The files that the reader writes: blocks that name one, and here-documents.
     pub fn files(&self) -> Vec<File> {
         self.blocks.iter().flat_map(|b| b.file().into_iter().chain(b.here_documents())).collect()
     }
@@ -108,7 +108,7 @@ impl Block {
         ["sh", "bash", "console"].contains(&self.language.as_str())
     }
 
-    /// The file that it is, if its first line is a comment with nothing but a path.
+    /// The file of this block, if its first line is a comment with only a path.
     pub fn file(&self) -> Option<File> {
         let name = self.text.lines().next()?.trim().strip_prefix("# ")?.trim();
         let is_path = name.contains('.') && !name.contains(' ') && !name.ends_with('.');
@@ -129,7 +129,8 @@ impl Block {
         found
     }
 
-    /// The shell's lines without what here-documents hold, each with those that continue it.
+    /// The lines for the shell without the content of here-documents, each joined with its
+    /// continuation lines.
     pub fn lines(&self) -> Vec<(usize, String)> {
         let mut found: Vec<(usize, String)> = Vec::new();
         let mut lines = (self.line + 1..).zip(self.text.lines());

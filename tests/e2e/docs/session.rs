@@ -1,5 +1,5 @@
-//! Follows a page as its reader would: one shell from its first block to its last, and what each
-//! block prints compared with what the page says it does.
+//! Follows a page like a reader: one shell runs all blocks in order, and the output of each block
+//! is compared with the page.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
@@ -11,22 +11,22 @@ use std::time::{Duration, Instant};
 use super::desk;
 use super::page::{Block, Page};
 
-/// How long a block that only asks is asked again.
+/// How long a block that only reads is repeated.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 const ASK_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a command that only asks begins with; `switchyard` with a few of its own.
+/// The programs of commands that only read; for `switchyard`, a few subcommands.
 const ASKS: [&str; 12] =
     ["curl", "dig", "kdig", "kubectl", "grep", "cat", "ls", "head", "for", "do", "done", "echo"];
 const ASKS_OF_OURS: [&str; 3] = ["explain", "check", "--version"];
 
-/// Ends what a block prints; followed by its exit code.
+/// Marks the end of a block's output; followed by its exit code.
 const MARK: &str = "=== end of block";
 
 /// Where a page is followed.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
-    /// A network and processes of its own, all of which end with the page: needs root.
+    /// In its own network and process namespaces, which end with the page: needs root.
     Alone,
     /// This machine as it is, for pages with containers; `Duration` is what a block may take.
     #[allow(dead_code, reason = "for pages that need a container engine")]
@@ -60,7 +60,7 @@ impl Place {
 ///
 /// # Panics
 ///
-/// At the first block that fails or prints something else than the page says.
+/// At the first block that fails or whose output differs from the page.
 pub fn follow(name: &str, place: Place) {
     let page = Page::read(name);
     let mut session = Session::start(place);
@@ -131,7 +131,7 @@ impl Session {
     }
 
     fn write_line(&mut self, line: &str) {
-        // A shell that has ended is told by what it printed.
+        // If the shell has ended, its output shows why.
         let _ = writeln!(self.typed, "{line}");
     }
 
@@ -164,7 +164,7 @@ impl Session {
     /// The exit code of the script, `None` if it ended the shell, and what it printed.
     fn paste(&mut self, script: &Path, asks: bool) -> (Option<i32>, String) {
         let script = script.display();
-        // Nothing reads the commands to come as its own input.
+        // Programs must not read the following commands as their input.
         let line = if asks {
             format!("(set -eu; . {script}) </dev/null; printf '\\n{MARK} %s\\n' $?")
         } else {
@@ -186,7 +186,7 @@ impl Session {
         }
     }
 
-    /// What the page's processes wrote to files named `*.log`, for whoever reads of a failure.
+    /// The content of the page's `*.log` files, to be shown with a failure.
     fn logs(&self) -> String {
         let files = std::fs::read_dir(self.desk.path().join("here")).unwrap();
         let files = files.map(|entry| entry.unwrap().path());
@@ -208,7 +208,7 @@ impl Drop for Session {
     }
 }
 
-/// Whether the block changes nothing, so that it may be asked again.
+/// Whether the block changes nothing, so that it may be repeated.
 fn only_asks(block: &Block) -> bool {
     block.lines().iter().all(|(_, line)| {
         let line = line.split(" #").next().unwrap().trim();
@@ -253,7 +253,7 @@ fn first_unlike(expected: &[String], printed: &[String]) -> Option<usize> {
     }
 }
 
-/// Whether a line is as a pattern says, in which each `…` stands for anything.
+/// Whether a line matches a pattern, in which each `…` matches anything.
 fn fits(pattern: &str, line: &str) -> bool {
     let Some((begin, rest)) = pattern.split_once('…') else { return pattern == line };
     let Some(mut line) = line.strip_prefix(begin) else { return false };

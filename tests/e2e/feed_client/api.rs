@@ -14,7 +14,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 #[derive(Clone, Debug)]
 pub enum Access {
     Everybody,
-    /// Everybody, but for the list whose path ends so.
+    /// Everybody, except for the list whose path ends with this.
     Without(&'static str),
     /// The bearer of this token.
     Token(String),

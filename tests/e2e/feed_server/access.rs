@@ -17,7 +17,7 @@ const TRUSTED: &str = "trusted-0123456789abcdef";
 /// Writes a certificate for `feed.example` and its key; gives the certificate.
 fn certify(folder: &Path) -> CertificateDer<'static> {
     let made = rcgen::generate_simple_self_signed(["feed.example".to_owned()]).unwrap();
-    // The key first: where only one of the two is new, the server keeps the old pair.
+    // The key first: while only one of the two is new, the server keeps the old pair.
     std::fs::write(folder.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
     std::fs::write(folder.join("tls.crt"), made.cert.pem()).unwrap();
     made.cert.der().clone()
@@ -183,7 +183,7 @@ fn without_a_token_file_secrets_take_the_token_of_the_same_user() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// The ingress needs Secrets, and no flag to get them from its own user's feed.
+/// The ingress gets Secrets from a feed of the same user without any flag.
 #[test]
 fn an_ingress_of_the_same_user_finds_the_token_by_itself() {
     let (net, folder) = (Net::new(), Folder::new());
@@ -191,7 +191,7 @@ fn an_ingress_of_the_same_user_finds_the_token_by_itself() {
     let at = |port: u16| net.addr(3, port).to_string();
     let source = format!("http://{}", net.addr(1, 7400));
     let args = ["ingress", "--feed", &source, "--http", &at(8080), "--https", &at(8443)];
-    // Before there is a feed, and so a token.
+    // Before the feed, and so its token, exists.
     let ingress = Switchyard::start(net.addr(3, 7421), &args);
     let feed = Feed::serving(net, folder, &[]);
     eventually("the ingress is in sync", || (ingress.admin_get("/readyz").0 == 200).then_some(()));

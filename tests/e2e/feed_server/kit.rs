@@ -1,5 +1,5 @@
-//! A feed server over a folder of its own, and a client that speaks HTTP/1.1 and little more:
-//! whatever comes back is what was sent.
+//! A feed server with its own folder, and a minimal HTTP/1.1 client that shows responses exactly as
+//! they were sent.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -80,13 +80,13 @@ impl Feed {
         request(self.addr, "GET", path, &[])
     }
 
-    /// Shows the token of the feed's own user.
+    /// Sends the token of the feed's own user.
     pub(crate) fn get_with_token(&self, path: &str) -> Reply {
         let token = format!("Authorization: Bearer {}", own_token(self.addr));
         request(self.addr, "GET", path, &[&token])
     }
 
-    /// The JSON of a path that must be there.
+    /// The JSON of a path that must exist.
     pub(crate) fn json(&self, path: &str) -> Value {
         let reply = self.get(path);
         assert_eq!(reply.code, 200, "{path}: {}", reply.text());
@@ -213,7 +213,7 @@ impl Lines {
         }
     }
 
-    /// The next line that is no bookmark.
+    /// The next line that is not a bookmark.
     pub(crate) fn event(&mut self) -> Value {
         loop {
             let line = self.next().expect("the stream goes on");

@@ -24,7 +24,7 @@ fn client(feed: &Feed) -> Client {
 
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // kube's TLS wants a provider even where no TLS is spoken.
+    // kube needs a TLS provider even without TLS.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     runtime.block_on(async { tokio::time::timeout(PATIENCE * 2, test).await.expect("in time") });
 }
@@ -39,7 +39,7 @@ async fn until(
     mut condition: impl FnMut() -> bool,
 ) {
     while !condition() {
-        // Errors are the watcher's to mend: it lists again.
+        // The watcher recovers from errors by itself: it lists again.
         let _ = stream.next().await.expect("a watcher never ends");
     }
 }
@@ -74,8 +74,7 @@ fn lists_and_objects_are_typed() {
     });
 }
 
-/// A reflector sees what the folder holds, what changes, and what changed while the server was
-/// away.
+/// A reflector sees the objects of the folder, changes, and changes while the server was down.
 fn reflects(config: watcher::Config) {
     let feed = Feed::start();
     run(async move {

@@ -1,4 +1,4 @@
-//! `kubectl` as Debian has it, against the feed server.
+//! `kubectl` of Debian, with the feed server.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};
@@ -7,7 +7,7 @@ use super::kit::{Feed, service};
 use crate::support::eventually;
 
 fn kubectl(feed: &Feed, args: &[&str]) -> Command {
-    // Whatever cluster its user has is none of ours.
+    // It must not use the cluster of the user's kubeconfig.
     let home = feed.folder.path();
     let mut command = Command::new("kubectl");
     command.arg("--server").arg(format!("http://{}", feed.addr)).args(args);
@@ -172,7 +172,7 @@ fn writes_are_refused_with_what_to_do() {
     assert!(error.contains("change the manifests in the folder"), "{error}");
 }
 
-/// A `kubectl` that goes on until the test ends.
+/// A `kubectl` that runs until the test ends.
 struct Running(Child);
 
 impl Drop for Running {

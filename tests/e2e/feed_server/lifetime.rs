@@ -1,4 +1,4 @@
-//! The end of a feed server, orderly or not, and its return.
+//! Stop, crash and restart of a feed server.
 
 use std::time::Instant;
 
@@ -34,7 +34,7 @@ fn a_server_that_was_killed_comes_back_with_higher_versions() {
     for round in 0..3 {
         let ip = format!("10.96.0.{}", 20 + round);
         feed.folder.replace("more.yaml", &service("more", &ip));
-        // What an operator's clock does must not matter: the state says what was given out.
+        // The clock of the machine must not matter: the state contains the versions that were used.
         let Feed { process, net, folder, .. } = feed;
         process.signal(Signal::SIGKILL);
         assert!(!process.wait().success());
@@ -98,7 +98,7 @@ fn the_last_good_state_outlives_a_feed_that_is_killed() {
         });
     };
     saved("10.96.0.10");
-    // Nobody can tell which objects this was to define.
+    // The objects that this text should define cannot be known.
     feed.folder.replace("shop.yaml", "kind: Service\nspec: [");
     let feed = killed(feed, &dir);
     assert_eq!(ip(&feed), "10.96.0.10");
@@ -114,7 +114,7 @@ fn the_last_good_state_outlives_a_feed_that_is_killed() {
     let more = feed.json("/api/v1/namespaces/shop/services/more");
     assert_eq!(more["spec"]["clusterIP"], "10.96.0.77");
     assert_eq!(feed.json(SLICES)["items"], json!([]), "it is in no file any more");
-    // What is mended counts, and what is deleted while no feed runs goes.
+    // Fixed manifests are used, and objects deleted while no feed runs are removed.
     saved("10.96.0.77");
     std::fs::remove_file(feed.folder.file("shop.yaml")).unwrap();
     feed.folder.replace("other.yaml", &service("other", "10.96.0.78"));
@@ -156,7 +156,7 @@ fn a_folder_that_is_emptied_or_away_at_the_start_takes_nothing_away() {
 #[test]
 fn a_state_that_cannot_be_written_stops_no_feed() {
     let state = Folder::new();
-    // In the way of every write.
+    // Makes every write fail.
     std::fs::create_dir_all(state.file("feed.objects.new/x")).unwrap();
     let dir = state.path().display().to_string();
     let feed = Feed::with(&["--state-dir", &dir]);

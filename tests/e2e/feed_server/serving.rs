@@ -1,4 +1,4 @@
-//! What the folder holds is what clients see, and so is what changes in it.
+//! Clients see the objects of the folder, and changes of them.
 
 use std::io::{BufReader, Read, Write};
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ fn one_change_of_the_folder_is_one_cut_for_all_kinds() {
     assert_eq!(slices.until_bookmark(), (vec!["MODIFIED web-1".to_owned()], cut));
     assert_eq!(ingresses.until_bookmark(), (vec![], cut), "nothing of theirs changed");
 
-    // What is written again as it was changes nothing.
+    // Writing a file with the same content changes nothing.
     feed.folder.replace("shop.yaml", &(more + "# a comment\n"));
     feed.folder.replace("other.yaml", &service("other", "10.96.0.12"));
     assert_eq!(services.until_bookmark().0, ["ADDED other"]);
@@ -112,7 +112,7 @@ fn what_is_rejected_is_an_event_on_the_object_and_its_last_good_state_stays() {
     assert_eq!(event["involvedObject"]["uid"], web["metadata"]["uid"]);
     assert_eq!(web["spec"]["ports"][0]["port"], 80);
 
-    // One that never was good has an Event too.
+    // An object that was never valid has an Event too.
     feed.folder.replace("bad.yaml", &service("bad", "10.96.0.300"));
     let query = "fieldSelector=involvedObject.name%3Dbad";
     let bad = eventually("the other Event", || {
@@ -127,7 +127,7 @@ fn what_is_rejected_is_an_event_on_the_object_and_its_last_good_state_stays() {
 #[test]
 fn several_folders_are_served_as_one() {
     let (net, one, other) = (Net::new(), Folder::new(), Folder::new());
-    // Of two that ask for the same address, the first path has it.
+    // If two Services claim the same address, the first path gets it.
     let (first, second) = if one.path() < other.path() { (one, other) } else { (other, one) };
     first.replace("a.yaml", &service("a", "10.96.0.1"));
     second.replace("b.yaml", &service("b", "10.96.0.2"));
@@ -235,8 +235,8 @@ fn a_write_is_told_where_to_write() {
     assert_eq!(reply.code, 403, "a foreign name");
 }
 
-/// A consumer that reads nothing, one that breaks off again and again, and one that asks for
-/// everything over and over: the first one notices nothing.
+/// A consumer that reads nothing, one that disconnects repeatedly, and one that lists everything
+/// repeatedly do not affect another consumer.
 #[test]
 fn slow_and_broken_consumers_never_delay_another() {
     let feed = Feed::start();
@@ -265,7 +265,7 @@ fn slow_and_broken_consumers_never_delay_another() {
                 }
             });
         }
-        // Large objects, so that the buffers of those who read nothing are soon full.
+        // Large objects, so that the buffers of clients that read nothing are soon full.
         let padding = "x".repeat(100_000);
         let mut slowest = Duration::ZERO;
         for round in 0..100 {
@@ -291,7 +291,7 @@ fn slow_and_broken_consumers_never_delay_another() {
 
 #[test]
 fn watches_and_connections_are_bounded() {
-    // One client never gets all of them.
+    // One client never gets all connections.
     let feed = Feed::with(&["--max-watches", "3", "--max-connections", "5"]);
     let path = format!("{SERVICES}?{STREAMING}");
     let open: Vec<_> = (0..2).map(|_| feed.watch(&path)).collect();

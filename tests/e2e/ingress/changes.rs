@@ -1,5 +1,5 @@
-//! Changes under load: endpoints that come and go, connections that have gone stale, and the end
-//! of the process itself. None of them may cost a request.
+//! Changes under load: endpoints that are added and removed, stale connections, and the end of the
+//! process itself. None of them may lose a request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,8 +24,8 @@ fn rules() -> String {
     ingress("i", &[("a.com", "Prefix", "/", "web")])
 }
 
-/// Clients of every kind that send one request after another until they are told to stop; each
-/// answer must be 200.
+/// Clients of every kind that send one request after another until they are stopped; each answer
+/// must be 200.
 struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -54,7 +54,7 @@ impl Load {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Waits for so many more answers.
+    /// Waits for this number of further answers.
     async fn goes_on(&self, more: usize) {
         let until = self.answered() + more;
         eventually("answers", || async { (self.answered() >= until).then_some(()) }).await;
@@ -76,7 +76,7 @@ async fn two_hundred_endpoint_swaps_under_load_lose_no_request() {
         let endpoints = [format!("127.N.N.{}", 10 + n % 2), format!("127.N.N.{}", 12 + n % 2)];
         rules() + &service("web", &endpoints.each_ref().map(String::as_str))
     };
-    // Two at a time serve; the other two are down, and only come up for their turn.
+    // Two endpoints serve at a time; the other two are down, and start for their turn.
     let start = |last: u8| async move { Endpoint::echo(net.addr(last, 9000), "web").await };
     let mut running = vec![start(10).await, start(12).await];
     let world = World::start_in(net, &generation(0), &["--workers", "2"]);
@@ -90,7 +90,7 @@ async fn two_hundred_endpoint_swaps_under_load_lose_no_request() {
             async move { served.then_some(()) }
         })
         .await;
-        // They die with what they had in hand, as a process that is killed does.
+        // They end with requests in progress, like a process that is killed.
         for killed in std::mem::replace(&mut running, next) {
             killed.stop().await;
         }
@@ -258,7 +258,7 @@ async fn an_endpoint_that_leaves_gets_nothing_new_and_finishes_what_it_has() {
         waiting
     };
     eventually("all are in flight", || async { (leaving.connections() == 4).then_some(()) }).await;
-    // It says that it is terminating: not ready, still serving.
+    // It is terminating: not ready, but still serving.
     let both = service("web", &["127.N.N.10", "127.N.N.11"]).replace(
         "- addresses: [127.N.N.10]\n",
         "- addresses: [127.N.N.10]\n  \
@@ -331,7 +331,7 @@ async fn what_may_have_been_done_is_not_done_again() {
     let seen = Arc::new(AtomicUsize::new(0));
     let _endpoint = forgetful(net, 10, seen.clone(), true).await;
     let world = World::start_in(net, &(rules() + &service("web", &["127.N.N.10"])), &[]);
-    // Each second request of a connection is read by the endpoint and answered by a close.
+    // The endpoint reads each second request of a connection and then closes it.
     for (method, body, status, sent) in [
         ("GET", "", 200, 2),
         ("PUT", "small", 200, 2),
@@ -349,7 +349,7 @@ async fn what_may_have_been_done_is_not_done_again() {
         assert_eq!(answer.status, status, "{method} {answer:?}");
         assert_eq!(seen.load(Ordering::Relaxed) - before, sent, "{method}");
         if status == 200 {
-            // Its connection is now at its second request: use it up.
+            // The next request on its connection is the second: send it.
             get(&world, Speaks::Http1, "a.com", "/").await;
         }
     }
@@ -371,7 +371,7 @@ async fn changes_are_served_on_open_connections() {
             assert!(begun.elapsed() < PATIENCE, "never served");
         }
     }
-    // From the event to the route; what it takes on a quiet machine is measured elsewhere.
+    // From the event to the route; the time on an idle machine is measured elsewhere.
     let name = "switchyard_programming_seconds_bucket{le=\"2.0\"}";
     assert!(world.metric(name) >= 10.0, "{}", world.ingress.admin_get("/metrics").1);
 }
@@ -405,7 +405,7 @@ async fn a_drain_loses_nothing_that_was_begun() {
     let open =
         || async { (world.metric("switchyard_ingress_open_connections") == 4.0).then_some(()) };
     eventually("all are open", open).await;
-    // Connections that the kernel has accepted and the ingress may not have seen yet.
+    // Connections that the kernel has accepted, but the ingress perhaps not yet.
     let mut fresh = Vec::new();
     for _ in 0..20 {
         fresh.push(TcpStream::connect(world.http).await.unwrap());
@@ -502,7 +502,7 @@ async fn before_its_first_listing_an_ingress_never_says_404() {
     let net = Net::new();
     let _endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
     let manifests = rules() + &service("web", &["127.N.N.10"]);
-    // A client that is there before the process answers to its probes.
+    // A client that connects before the process is ready.
     let (http, request) =
         (net.addr(1, 8080), "GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n");
     let early = tokio::spawn(async move {
@@ -515,7 +515,7 @@ async fn before_its_first_listing_an_ingress_never_says_404() {
     });
     let world = tokio::task::spawn_blocking(move || World::start_in(net, &manifests, &[])).await;
     let answer = early.await.unwrap();
-    // A route that is only not known yet is not absent.
+    // A route that is not known yet must not get 404.
     assert!(matches!(status_of(&answer), 200 | 503), "{answer}");
     drop(world);
 }

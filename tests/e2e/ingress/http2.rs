@@ -1,4 +1,4 @@
-//! HTTP/2 frame by frame: what a client may do to its connection, and what it costs others.
+//! HTTP/2 frame by frame: the effect of a client's misuse on its own connection and on others.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ async fn a_flood_of_control_frames_is_ended_at_once() {
         let read = tokio::time::timeout(PATIENCE, reader.read_to_end(&mut answer));
         let _ = read.await.unwrap_or_else(|_| panic!("{what}: the connection stays open"));
         drop(written.await);
-        // GOAWAY with ENHANCE_YOUR_CALM, and after it nothing.
+        // GOAWAY with ENHANCE_YOUR_CALM, and nothing after it.
         let last = &answer[answer.len().saturating_sub(17)..];
         let told = last[..9] == [0, 0, 8, 7, 0, 0, 0, 0, 0] && last[13..] == [0, 0, 0, 11];
         assert!(told, "{what}: {last:?}");
@@ -93,7 +93,7 @@ async fn a_stalled_stream_is_reset_and_its_neighbour_goes_on() {
     let (events, _) = sender.send_request(get("/events"), true).unwrap();
     let mut events = events.await.unwrap().into_body();
     let mut large = large.await.unwrap().into_body();
-    // Its window is spent, and never opened again.
+    // Its window is used up and never opened again.
     let mut received = 0;
     while received < 1000 {
         received += large.data().await.unwrap().unwrap().len();
@@ -128,7 +128,7 @@ async fn a_stalled_stream_is_reset_and_its_neighbour_goes_on() {
     }
 }
 
-/// 700 fields reached the endpoint, where over HTTP/1.1 they are refused.
+/// 700 fields reached the endpoint, although they are refused over HTTP/1.1.
 #[tokio::test]
 async fn the_number_of_fields_has_the_limit_of_http1() {
     let net = Net::new();
@@ -148,7 +148,7 @@ async fn the_number_of_fields_has_the_limit_of_http1() {
     assert_eq!(endpoint.seen().len(), 1);
 }
 
-/// The parts of a Cookie field arrived as fields of their own.
+/// The parts of a Cookie field arrived as separate fields.
 #[tokio::test]
 async fn cookie_parts_are_one_field_to_the_endpoint() {
     let net = Net::new();

@@ -1,5 +1,5 @@
-//! What the ingress's tests share: a world of one ingress with its folder, endpoints that say
-//! what they saw, and clients for each version of HTTP.
+//! Shared by the tests of the ingress: an ingress with its folder, endpoints that record what they
+//! get, and clients for each version of HTTP.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -31,7 +31,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Starts an ingress in a network, for these manifests, in which `127.N.N.` stands for it.
+    /// Starts an ingress in a network, for these manifests; `127.N.N.` in them is replaced by the
+    /// network.
     pub(crate) fn start_in(net: Net, manifests: &str, flags: &[&str]) -> World {
         let folder = Folder::new();
         folder.replace("all.yaml", &net.fill(manifests));
@@ -45,7 +46,7 @@ impl World {
         World { net, folder, ingress, http, https }
     }
 
-    /// The same, with its log in a file, as `filter` says.
+    /// The same, with its log in a file, filtered by `filter`.
     pub(crate) fn start_logged(net: Net, manifests: &str, filter: &str) -> (World, PathBuf) {
         let folder = Folder::new();
         folder.replace("all.yaml", &net.fill(manifests));
@@ -69,7 +70,7 @@ impl World {
         self.folder.replace("all.yaml", &self.net.fill(manifests));
     }
 
-    /// The problems, warnings and notes that `/status` tells, as `object: message`.
+    /// The problems, warnings and notes in `/status`, as `object: message`.
     pub(crate) fn problems(&self) -> Vec<String> {
         let status = self.ingress.status();
         let of = |level: &str| status["ingress"][level].as_array().unwrap().clone();
@@ -78,7 +79,7 @@ impl World {
         all.map(|p| format!("{}: {}", text(&p["object"]), text(&p["message"]))).collect()
     }
 
-    /// The value of a metric without labels, or with these.
+    /// The value of a metric, with its labels if it has any.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let text = self.ingress.admin_get("/metrics").1;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -155,7 +156,7 @@ pub(crate) fn secret(name: &str, certificate: &str, key: &str) -> String {
     )
 }
 
-/// A server that says what it saw; it ends when dropped.
+/// A server that records requests; it ends when dropped.
 pub(crate) struct Endpoint {
     task: JoinHandle<()>,
     seen: Arc<Mutex<Vec<String>>>,
@@ -163,7 +164,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Answers each request with its own name and what it saw of the request.
+    /// Answers each request with its own name and the request as it arrived.
     pub(crate) async fn echo(address: SocketAddr, name: &str) -> Endpoint {
         let name = name.to_owned();
         Endpoint::answering(address, move |seen| {
@@ -176,7 +177,7 @@ impl Endpoint {
         .await
     }
 
-    /// Answers each request, its head and body, with the bytes that `answer` gives.
+    /// Answers each request (head and body) with the bytes that `answer` returns.
     pub(crate) async fn answering<A>(address: SocketAddr, answer: A) -> Endpoint
     where
         A: Fn(&str) -> String + Send + Sync + 'static,
@@ -203,7 +204,7 @@ impl Endpoint {
         endpoint
     }
 
-    /// Hands each connection to `serve`.
+    /// Passes each connection to `serve`.
     pub(crate) async fn raw<S, F>(address: SocketAddr, serve: S) -> Endpoint
     where
         S: Fn(TcpStream) -> F + Send + Sync + 'static,
@@ -300,7 +301,7 @@ pub(crate) fn field<'a>(message: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// How a client speaks.
+/// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speaks {
     Http1,
@@ -313,7 +314,7 @@ pub(crate) enum Speaks {
 pub(crate) const ALL: [Speaks; 4] =
     [Speaks::Http1, Speaks::Http2, Speaks::Http1OverTls, Speaks::Http2OverTls];
 
-/// A response that was read to its end.
+/// A complete response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -342,7 +343,7 @@ pub(crate) enum Client {
 }
 
 impl Client {
-    /// Connects; over TLS it names `host` and takes any certificate.
+    /// Connects; over TLS it sends `host` as server name and accepts any certificate.
     pub(crate) async fn connect(world: &World, speaks: Speaks, host: &str) -> Client {
         match speaks {
             Speaks::Http1 => Client::http1(TcpStream::connect(world.http).await.unwrap()).await,
@@ -435,7 +436,7 @@ pub(crate) fn status_of(answer: &str) -> u16 {
 
 pub(crate) type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
-/// TLS to `address`, naming `host`, with any certificate.
+/// TLS to `address`, with `host` as server name, accepting any certificate.
 pub(crate) async fn connect_tls(
     address: SocketAddr,
     host: &str,

@@ -1,4 +1,4 @@
-//! Limits and time-outs: each has its status, and costs nobody else anything.
+//! Limits and time-outs: each has its status, and does not affect other clients.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ async fn bodies_that_are_too_large_are_413() {
             assert_eq!(answer.status().as_u16(), status, "{speaks:?} {host} {size}");
         }
     }
-    // Without a length, the limit is found only as the body comes.
+    // Without a length, the limit is detected only while the body arrives.
     let mut chunked =
         b"POST / HTTP/1.1\r\nHost: small.com\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     for _ in 0..10 {
@@ -168,7 +168,7 @@ async fn clients_that_are_too_slow_are_closed() {
         let answer = raw(world.http, bytes).await;
         assert_eq!(status_of(&answer), status, "{:?}: {answer}", String::from_utf8_lossy(bytes));
     }
-    // One byte at a time does not put it off.
+    // Sending one byte at a time does not extend it.
     let mut stream = TcpStream::connect(world.http).await.unwrap();
     let trickle = async {
         for byte in b"GET / HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'y')) {
@@ -179,7 +179,7 @@ async fn clients_that_are_too_slow_are_closed() {
         }
     };
     tokio::time::timeout(PATIENCE, trickle).await.expect("it is closed");
-    // A connection without requests, over HTTP/2: it is told to go.
+    // An HTTP/2 connection without requests gets GOAWAY.
     let stream = TcpStream::connect(world.http).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
     let ended = tokio::spawn(connection);
@@ -198,7 +198,7 @@ async fn a_client_that_takes_nothing_is_closed() {
         let mut buffer = Vec::new();
         read_request(&mut stream, &mut buffer).await.unwrap();
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
-        // Quickly more than all buffers of the kernel hold.
+        // More than all buffers of the kernel can hold.
         let piece = vec![b'x'; 256 << 10];
         while stream.write_all(&piece).await.is_ok() {}
     })
@@ -239,7 +239,8 @@ async fn unreachable_endpoints_are_502_and_others_are_asked() {
         let answer = Answer::read(client.send(request).await.unwrap()).await;
         assert!(answer.body.ends_with("posted"), "{speaks:?}: {answer:?}");
     }
-    // Both of `dead` each time, for there is nobody else; those of `mixed` rest.
+    // Both endpoints of `dead` are tried each time, because there is no other; those of `mixed`
+    // rest.
     assert!(world.metric("switchyard_ingress_upstream_connect_failures_total") >= 10.0);
 }
 
@@ -327,7 +328,7 @@ async fn connections_beyond_the_limits_are_turned_away() {
     let answer = raw(world.http, b"GET / HTTP/1.1\r\nHost: a.com\r\n\r\n").await;
     assert_eq!(status_of(&answer), 503, "{answer}");
     assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
-    // Another client is not concerned.
+    // Another client is not affected.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(world.net.addr(77, 0)).unwrap();
     let other = socket.connect(world.http).await.unwrap();
@@ -355,7 +356,7 @@ async fn streams_and_their_resets_are_limited() {
     drop(sender);
     ended.await.unwrap().unwrap();
 
-    // Rapid reset: open and give up, again and again, as fast as bytes go.
+    // Rapid reset: open and reset streams as fast as possible.
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
         let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
         bytes.extend([kind, flags]);
@@ -375,7 +376,7 @@ async fn streams_and_their_resets_are_limited() {
     let mut answer = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer));
     let _ = read.await.expect("the connection is ended");
-    // GOAWAY with ENHANCE_YOUR_CALM, behind the number of the last stream that counted.
+    // GOAWAY with ENHANCE_YOUR_CALM, after the number of the last processed stream.
     let told =
         answer.windows(17).any(|w| w[3..9] == [7, 0, 0, 0, 0, 0] && w[13..] == [0, 0, 0, 11]);
     assert!(told, "{answer:?}");
@@ -459,7 +460,7 @@ async fn a_body_that_its_client_breaks_off_never_looks_whole() {
     }
 }
 
-/// Clients are told that the state is not there yet, instead of waiting for it.
+/// Before the first state, clients get an error instead of waiting.
 #[tokio::test]
 async fn before_the_feed_is_there_every_request_is_503() {
     let net = Net::new();

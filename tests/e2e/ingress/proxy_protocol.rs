@@ -1,4 +1,5 @@
-//! The PROXY protocol of proxies in front: whose client a connection is, over plain and TLS.
+//! The PROXY protocol of proxies in front: the client address of a connection, without and with
+//! TLS.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,13 +16,13 @@ use crate::support::{Net, PATIENCE};
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n";
 const V1: &str = "PROXY TCP4 192.0.2.7 198.51.100.1 4711 444\r\n";
 
-/// Version 2, on behalf of `192.0.2.7:4711`, which called `198.51.100.1:444`.
+/// Version 2, for the client `192.0.2.7:4711`, which connected to `198.51.100.1:444`.
 const V2: &[u8] =
     b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc6\x33\x64\x01\x12\x67\x01\xbc";
-/// Version 2, on the proxy's own behalf: a health check.
+/// Version 2, for the proxy itself (LOCAL): a health check.
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
-/// An ingress that expects the header of 127.N.N.2 and of nobody else.
+/// An ingress that expects the header only from 127.N.N.2.
 async fn world(flags: &[&str]) -> (World, Endpoint) {
     let net = Net::new();
     let endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
@@ -40,12 +41,12 @@ async fn from_proxy(world: &World, to: SocketAddr) -> TcpStream {
     socket.connect(to).await.unwrap()
 }
 
-/// Sends all pieces, each for itself, and reads to the end.
+/// Sends the pieces one by one, and reads to the end.
 async fn exchange(world: &World, pieces: &[&[u8]]) -> String {
     let mut stream = from_proxy(world, world.http).await;
     stream.set_nodelay(true).unwrap();
     for piece in pieces {
-        // It may have been refused by now.
+        // The connection may already have been refused.
         let _ = stream.write_all(piece).await;
         tokio::task::yield_now().await;
     }
@@ -79,7 +80,7 @@ async fn the_client_is_whom_the_proxy_tells_of() {
         assert_eq!(last_seen(&endpoint, "x-forwarded-for"), client);
         assert_eq!(last_seen(&endpoint, "x-forwarded-port"), port);
     }
-    // Whom it knows nothing of is not believed.
+    // A header without a client address is ignored.
     let forged =
         "GET / HTTP/1.1\r\nHost: a.com\r\nX-Forwarded-For: 192.0.2.9\r\nConnection: close\r\n\r\n";
     for (header, expected) in [
@@ -91,7 +92,7 @@ async fn the_client_is_whom_the_proxy_tells_of() {
         assert_eq!(status_of(&exchange(&world, &[header, forged.as_bytes()]).await), 200);
         assert_eq!(last_seen(&endpoint, "x-forwarded-for"), expected);
     }
-    // Nobody else is asked for one, and nobody else is believed.
+    // Other clients need no header, and their headers are not trusted.
     assert_eq!(status_of(&raw(world.http, request).await), 200);
     assert_eq!(last_seen(&endpoint, "x-real-ip"), "127.0.0.1");
     assert_eq!(status_of(&raw(world.http, &[V1.as_bytes(), request].concat()).await), 400);

@@ -1,4 +1,4 @@
-//! What passes through: header fields, bodies both ways, upgrades.
+//! What is forwarded: header fields, bodies in both directions, upgrades.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +30,7 @@ async fn echo_world(flags: &[&str]) -> (World, Endpoint) {
     (World::start_in(net, &manifests(), flags), endpoint)
 }
 
-/// An endpoint that answers whatever comes with these bytes, and closes.
+/// An endpoint that answers any request with these bytes, and closes.
 async fn canned_world(answer: &'static str) -> (World, Endpoint) {
     let net = Net::new();
     let endpoint = Endpoint::raw(net.addr(10, 9000), move |mut stream| async move {
@@ -257,7 +257,7 @@ async fn a_response_that_breaks_off_is_no_whole_response() {
             }
         }
     }
-    // Without a length the end is the end.
+    // Without a length, the body ends with the connection.
     let (world, _endpoint) = canned_world("HTTP/1.1 200 OK\r\n\r\nhello").await;
     for speaks in ALL {
         assert_eq!(get(&world, speaks, "a.com", "/").await.body, "hello", "{speaks:?}");
@@ -328,7 +328,7 @@ async fn an_endpoint_may_answer_before_it_has_read_all() {
 /// The bytes of an upload that goes on after its answer.
 const UPLOAD: usize = 1 << 20;
 
-/// An endpoint that answers at the head of each request and reads on; it tells how much of the
+/// An endpoint that answers after the head of each request and reads on; it reports how much of the
 /// body it got.
 async fn early_endpoint(net: Net) -> (Endpoint, tokio::sync::mpsc::UnboundedReceiver<usize>) {
     let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
@@ -383,7 +383,7 @@ async fn an_upload_goes_on_after_its_answer() {
         stream.write_all(&piece).await.unwrap();
     }
     assert_eq!(uploads.recv().await, Some(UPLOAD), "over HTTP/1.1");
-    // Both connections are good for the next request.
+    // Both connections can be used for the next request.
     stream.write_all(head.as_bytes()).await.unwrap();
     answer.clear();
     while !answer.ends_with(b"hi") {
@@ -412,7 +412,7 @@ async fn an_upload_goes_on_after_its_answer() {
         upload.send_data(Bytes::from(piece[..length].to_vec()), left == 0).unwrap();
     }
     let uploaded = loop {
-        // Of the request before, whose client left, something may have come.
+        // A part of the previous request, whose client disconnected, may have arrived.
         match uploads.recv().await.unwrap() {
             UPLOAD => break UPLOAD,
             less => assert!(less < UPLOAD),
@@ -490,7 +490,7 @@ async fn websockets_pass_both_ways() {
         socket.send(text.clone().into()).await.unwrap();
         assert_eq!(socket.next().await.unwrap().unwrap().into_text().unwrap(), text);
     }
-    // It outlives a change of everything around it.
+    // It continues when all other objects change.
     world.replace(&manifests().replace("a.com", "b.com"));
     eventually("the change", || async {
         (get(&world, Speaks::Http1, "a.com", "/").await.status == 404).then_some(())
@@ -522,7 +522,7 @@ async fn tunnel_bytes_wait_for_the_endpoints_agreement() {
             let mut buffer = Vec::new();
             let request = read_request(&mut stream, &mut buffer).await.unwrap();
             let request = String::from_utf8_lossy(&request).into_owned();
-            // Whatever is sent too early arrives within this time.
+            // Anything that is sent too early would arrive within this time.
             let early =
                 tokio::time::timeout(Duration::from_millis(200), stream.read_buf(&mut buffer));
             let _ = early.await;
@@ -549,7 +549,7 @@ async fn tunnel_bytes_wait_for_the_endpoints_agreement() {
         assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "{answer:?}");
     }
     assert_eq!(before.load(Ordering::Relaxed), 0, "nothing before the 101");
-    // Half of it closes, the other half goes on.
+    // One direction closes, the other one continues.
     stream.write_all(b"late").await.unwrap();
     stream.shutdown().await.unwrap();
     stream.read_to_end(&mut answer).await.unwrap();
@@ -570,7 +570,8 @@ fn resident(pid: u32) -> usize {
     statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// More than all buffers between client and endpoint hold together, and what of it may stay.
+/// More than all buffers between client and endpoint can hold, and the part that may stay in
+/// memory.
 const LARGE: usize = 96 << 20;
 const MAY_GROW: usize = 16 << 20;
 
@@ -611,7 +612,7 @@ async fn large_uploads_are_streamed_at_the_endpoints_pace() {
         let request = Request::post("http://a.com/").header("content-length", LARGE);
         let request = request.body(StreamBody::new(pieces)).unwrap();
         let stream = TcpStream::connect(world.http).await.unwrap();
-        // Held-back ends of windows would wait for delayed acknowledgements.
+        // Without this, the last segments would wait for delayed acknowledgements.
         stream.set_nodelay(true).unwrap();
         let stream = TokioIo::new(stream);
         let response = if speaks == Speaks::Http1 {
@@ -628,7 +629,7 @@ async fn large_uploads_are_streamed_at_the_endpoints_pace() {
             tokio::spawn(connection);
             tokio::spawn(async move { sender.send_request(request).await })
         };
-        // Nobody reads: the client must come to a stand.
+        // The endpoint does not read: the client must block.
         let stands = eventually("the client waits", || async {
             let at = sent.load(Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(300)).await;

@@ -1,4 +1,4 @@
-//! What is recorded of a request: counted, logged, and told to its client.
+//! How requests are recorded: in metrics, in the log, and in responses to clients.
 
 use std::path::Path;
 
@@ -55,11 +55,11 @@ async fn heads_that_cannot_be_read_are_answered_and_counted() {
     assert!(world.metric(counted) >= 7.0);
 }
 
-/// A client that is told `switchyard explain URL` could not ask.
+/// The command `switchyard explain URL` in a response had no usable URL.
 #[tokio::test]
 async fn every_answer_that_can_be_explained_names_the_url() {
     let net = Net::new();
-    // It takes requests and closes.
+    // It accepts requests and closes the connection.
     let _endpoint = Endpoint::raw(net.addr(10, 9000), |mut stream| async move {
         let _ = stream.read(&mut [0; 4096]).await;
     })
@@ -94,7 +94,7 @@ async fn line_with(log: &Path, words: &[&str]) -> String {
     .await
 }
 
-/// The debug log said a status and an endpoint, and nothing of the request.
+/// The debug log contained a status and an endpoint, but nothing about the request.
 #[tokio::test]
 async fn a_request_at_debug_is_one_line_with_what_became_of_it() {
     let net = Net::new();
@@ -131,8 +131,7 @@ async fn a_request_at_debug_is_one_line_with_what_became_of_it() {
     assert_eq!(record["service"], "default/down:80", "{line}");
 }
 
-/// Handshakes with an address as server name logged a line each, with paths of the machine that
-/// the binary was built on.
+/// Each handshake with an address as server name logged a line, with paths of the build machine.
 #[tokio::test]
 async fn bad_handshakes_do_not_fill_the_log() {
     let (world, log) = World::start_logged(Net::new(), &manifests(), "info");

@@ -1,4 +1,4 @@
-//! Hosts and paths: the routing table of the ingress's behaviours, over every version of HTTP.
+//! Hosts and paths: a table of requests and expected backends, over every version of HTTP.
 
 use super::kit::{
     ALL, Client, Endpoint, Speaks, World, annotated, eventually, get, ingress, raw, service,
@@ -18,7 +18,7 @@ async fn endpoints(net: Net, names: &[&str]) -> (String, Vec<Endpoint>) {
     (manifests, running)
 }
 
-/// Sends each request over every version and compares who answered, or the status.
+/// Sends each request over every version and compares the endpoint that answered, or the status.
 async fn check(world: &World, requests: &[(&str, &str, &str)]) {
     for speaks in ALL {
         for (host, path, expected) in requests {
@@ -191,7 +191,7 @@ async fn requests_go_round_evenly() {
             for _ in 0..requests / 4 {
                 assert_eq!(client.get(host, "/").await.status, 200);
             }
-            // Each a connection of its own, so that more than one worker serves.
+            // Each on its own connection, so that more than one worker serves.
             for _ in 0..requests / 4 {
                 assert_eq!(get(&world, speaks, host, "/").await.status, 200);
             }

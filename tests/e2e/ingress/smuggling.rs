@@ -1,5 +1,5 @@
-//! Requests that two readers could read in two ways: each gets one answer or none, and no
-//! endpoint ever sees a second request in it.
+//! Ambiguous requests: each gets one answer or none, and no endpoint ever gets a second request
+//! from it.
 
 use http::Request;
 use tokio::net::TcpStream;
@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::kit::{Endpoint, World, field, ingress, raw, service, status_of};
 use crate::support::Net;
 
-/// A world whose endpoint answers everything, and would see a smuggled request.
+/// A setup whose endpoint answers everything, and would record a smuggled request.
 async fn world() -> (World, Endpoint) {
     let net = Net::new();
     let endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
@@ -19,7 +19,7 @@ async fn world() -> (World, Endpoint) {
 /// The second request, which must never arrive.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a.com\r\n\r\n";
 
-/// Sends `head`, then bytes that are a request to whoever reads the head in another way.
+/// Sends `head`, then bytes that are a request if the head is interpreted in another way.
 async fn check(world: &World, endpoint: &Endpoint, head: &str, body: &str, expected: &[u16]) {
     let answer = raw(world.http, format!("{head}\r\n\r\n{body}{SMUGGLED}").as_bytes()).await;
     let status = status_of(&answer);
@@ -160,7 +160,7 @@ async fn over_http2_the_authority_is_one_and_methods_are_the_same() {
         let request = request.body(()).unwrap();
         let what = format!("{} {} {:?}", request.method(), request.uri(), request.headers());
         let answer = sender.send_request(request, true).unwrap().0.await;
-        // What is against the protocol itself ends as a reset.
+        // Violations of the protocol itself end with a reset.
         let found = answer.map_or(400, |answer| answer.status().as_u16());
         assert_eq!(found, status, "{what}");
     }

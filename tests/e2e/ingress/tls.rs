@@ -1,5 +1,4 @@
-//! Certificates by the name that a client asks for, swapped while it is served, and hellos that
-//! are none.
+//! Certificates by the server name of a client, replaced while they are used, and invalid hellos.
 
 use std::sync::Arc;
 
@@ -44,7 +43,7 @@ fn with_tls(name: &str, hosts: &[&str], secret: &str) -> String {
     ingress(name, &rules) + &format!("  tls: [{{hosts: [{hosts}], secretName: {secret}}}]\n")
 }
 
-/// Whether the certificate that is served for `host` is this one.
+/// Whether this certificate is served for `host`.
 async fn serves(world: &World, host: &str, pair: &Pair) -> bool {
     let config = Arc::new(client_config(Some(&pair.der())));
     handshake(world.https, host, config).await.is_ok()
@@ -104,7 +103,7 @@ async fn certificates_are_swapped_under_open_connections() {
     assert!(!serves(&world, "a.example", &old).await);
     assert_eq!(open.get("a.example", "/").await.name(), "web", "the open connection goes on");
 
-    // A key that belongs to another certificate is as good as none: and nobody else notices.
+    // A key that belongs to another certificate is treated as missing, without effect on others.
     let broken = secret("cert", &new.certificate, &old.key);
     world.replace(&(base + &broken));
     eventually("the self-signed certificate", || async {
@@ -167,9 +166,9 @@ async fn two_secrets_with_one_certificate_and_unknown_hosts_are_not_misdirected(
     }
 }
 
-/// RFC 6066 allows no trailing dot in a server name, but some clients send it. Clients of
-/// libraries do not, so the hello of one is changed on its way; over TLS 1.2 the certificate comes
-/// in plain text, before anything notices.
+/// RFC 6066 allows no trailing dot in a server name, but some clients send it. TLS libraries do not
+/// send one, so the test changes the hello in transit; over TLS 1.2 the certificate is sent in
+/// plain text, before the handshake fails.
 #[tokio::test]
 async fn a_server_name_with_a_trailing_dot_gets_its_certificate() {
     let net = Net::new();

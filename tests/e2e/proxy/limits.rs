@@ -1,4 +1,4 @@
-//! Where descriptors end and frontends are many; and endpoints that are told of their client.
+//! Few descriptors, many frontends, and endpoints that get their client's address.
 
 use std::collections::BTreeSet;
 
@@ -9,13 +9,13 @@ use super::*;
 /// Sets the process's limit of descriptors, and returns what it was.
 fn limit_descriptors(process: &Switchyard, to: u64) -> u64 {
     let pid = Pid::from_raw(process.pid() as i32).unwrap();
-    // The hard limit stays, lest the soft one cannot be raised again.
+    // The hard limit stays, so that the soft one can be raised again.
     let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit { current: Some(to), maximum };
     prlimit(Some(pid), Resource::Nofile, limit).unwrap().current.unwrap()
 }
 
-/// The number that the process's next descriptor would have.
+/// The number of the process's next descriptor.
 fn next_descriptor(process: &Switchyard) -> u64 {
     let open = std::fs::read_dir(format!("/proc/{}/fd", process.pid())).unwrap();
     let number = |name: std::ffi::OsString| name.to_str().unwrap().parse().unwrap();
@@ -23,7 +23,7 @@ fn next_descriptor(process: &Switchyard) -> u64 {
     (0..).find(|number| !open.contains(number)).unwrap()
 }
 
-/// User and system time that the process has taken.
+/// User and system time of the process.
 fn cpu_time(process: &Switchyard) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", process.pid())).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
@@ -42,8 +42,8 @@ fn without_descriptors_old_connections_live_and_new_ones_wait_at_rest() {
     for client in &mut old {
         exchange(client).unwrap();
     }
-    // What was closed meanwhile left low numbers free. The limit is one of numbers, and what ends
-    // later must be below it.
+    // Descriptors that were closed left low numbers free. The limit applies to numbers, and
+    // descriptors that are closed later must be below it.
     while next_descriptor(process) < 2 * old.len() as u64 {
         let mut client = dial(vip).unwrap();
         exchange(&mut client).unwrap();
@@ -113,7 +113,7 @@ fn ten_thousand_frontends_are_served_by_any_number_of_workers() {
     let admin = net.addr(250, 7411);
     command.arg("--admin").arg(admin.to_string());
     let process = Switchyard::spawn(command, admin);
-    // So many objects take a slow build on a busy machine longer than most tests may wait.
+    // With this many objects, a debug build on a busy machine needs longer than the usual time-out.
     let begun = Instant::now();
     while process.admin_get("/readyz").0 != 200 {
         assert!(begun.elapsed() < PATIENCE * 4, "{:?}", process.admin_get("/readyz"));

@@ -1,5 +1,5 @@
-//! Every endpoint of a Service is replaced, one after another, under load: nothing fails, and
-//! whatever set is current has its turns exactly.
+//! Every endpoint of a Service is replaced, one after another, under load: nothing fails, and each
+//! set of endpoints is used in exact turns.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use super::*;
 
 const OLD: [u8; 4] = [11, 12, 13, 14];
 const NEW: [u8; 4] = [21, 22, 23, 24];
-/// Turns that each set has at least before the next comes.
+/// Minimum number of turns of each set before the next one.
 const TURNS: usize = 5;
 
 #[test]
@@ -30,7 +30,7 @@ fn a_rolling_replacement_fails_nothing_and_keeps_the_turns_over_the_network() {
     replace_all(&fixture);
 }
 
-/// Clients that end when told to; a failure of theirs is one of the test.
+/// Clients that run until they are stopped; their failures fail the test.
 struct Load {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicUsize>,
@@ -52,7 +52,7 @@ impl Load {
         }));
     }
 
-    /// How much was served.
+    /// The number of connections served.
     fn end(self) -> usize {
         self.stop.store(true, Ordering::Relaxed);
         for client in self.clients {
@@ -67,7 +67,7 @@ fn replace_all(fixture: &Fixture) {
     fixture.talkers(8080, &NEW);
     let (vip, node) = (fixture.addr(1, 80), fixture.addr(200, 30080));
     let mut load = Load::new();
-    // On the NodePort, which has turns of its own: kept connections, and new ones all the time.
+    // On the NodePort, which has its own turns: kept connections, and constantly new ones.
     let mut kept: Vec<_> = (0..OLD.len()).map(|_| (dial(node).unwrap(), None)).collect();
     load.add(move || {
         for (client, name) in &mut kept {
@@ -81,7 +81,7 @@ fn replace_all(fixture: &Fixture) {
             (0..3).for_each(|_| _ = exchange(&mut client).unwrap());
         });
     }
-    // On the ClusterIP: one connection after another, so that their order can be told.
+    // On the ClusterIP: one connection after another, so that their order is known.
     let seen: Arc<Mutex<Vec<u8>>> = Arc::default();
     let names = seen.clone();
     load.add(move || names.lock().unwrap().push(ask(vip).unwrap()));
@@ -98,7 +98,7 @@ fn replace_all(fixture: &Fixture) {
         if place > 0 {
             fixture.edit(&manifest(NODE_PORT, set));
             eventually("the set is served", || is_served(fixture, set).then_some(()));
-            // The one on its way may have had its endpoint before.
+            // A connection in progress may already have had its endpoint.
             since = seen.lock().unwrap().len() + 1;
         }
         let enough = since + TURNS * set.len();
@@ -122,14 +122,14 @@ fn is_served(fixture: &Fixture, set: &[u8]) -> bool {
     frontends.all(|frontend| frontend["endpoints"] == serde_json::json!(wanted))
 }
 
-/// Whether these connections, in this order, are the turns of these sets, each of which came at
-/// some moment: whoever was next stays next, and newcomers line up behind the others.
+/// Whether these connections, in this order, are turns of these sets, which changed at unknown
+/// moments: the next endpoint stays the next, and new ones come after the others.
 fn has_its_turns(sets: &[Vec<u8>], connections: &[u8]) -> bool {
     let then = |order: &[u8], set: &[u8]| -> Vec<u8> {
         let stay = order.iter().filter(|name| set.contains(name));
         stay.chain(set.iter().filter(|name| !order.contains(name))).copied().collect()
     };
-    // What is possible after each connection: the set that serves, in the order of its turns.
+    // The possible states after each connection: the current set, in the order of its turns.
     let mut possible = BTreeSet::from([(0, sets[0].clone())]);
     for name in connections {
         let mut next = BTreeSet::new();

@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::support::PATIENCE;
 
-/// A network of machines that goes with the test.
+/// A network of machines that is deleted with the test.
 #[derive(Debug)]
 pub struct Lab {
     bridge: Namespace,
@@ -76,7 +76,7 @@ impl Lab {
         Host { namespace, ip: Ipv4Addr::new(10, 77, 0, last), last }
     }
 
-    /// Pulls the plug of a machine: it does not even refuse any more.
+    /// Disconnects a machine: it does not answer any more, not even with a refusal.
     pub fn unplug(&self, host: &Host) {
         self.bridge.ip(&format!("link set p{} down", host.last));
     }

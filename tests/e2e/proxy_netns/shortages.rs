@@ -1,4 +1,5 @@
-//! What runs out between machines: buffers for datagrams, hosts of endpoints, local ports.
+//! Shortages between machines: full buffers for datagrams, missing endpoint hosts, no free local
+//! ports.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +30,7 @@ fn burst(from: &Host, to: &str) -> usize {
         socket.send(&datagram).unwrap();
     }
     let (mut back, mut silent) = (std::collections::BTreeSet::new(), 0);
-    // What is on its way comes within seconds, however busy the machine is.
+    // Datagrams in flight arrive within seconds, even on a busy machine.
     while back.len() < BURST && silent < 50 {
         let mut datagram = [0; 100];
         match socket.recv(&mut datagram) {

@@ -227,7 +227,7 @@ fn relayed_replies_are_cut_at_whole_records() {
     check(20, 1, 1, Some(4096), [11, 0, 0], true);
     check(2, 2, 9, None, [2, 2, 0], false);
     check(2, 9, 9, None, [2, 2, 0], false);
-    // Without its proof a denial is nothing.
+    // Without its proof, a denial is useless.
     check(0, 9, 0, None, [0, 4, 0], true);
 }
 

@@ -514,7 +514,7 @@ async fn a_page_that_is_no_apis_does_not_make_our_feed_a_foreign_server() {
         let world = World::new().await;
         world.fake.state().impostor = Some((code, headers, body));
         world.fake.act(Act::Break);
-        let told = format!("/version is answered as by no API: {told}");
+        let told = format!("no Kubernetes API at this address: /version returned {told}");
         let is_told = |kind: &serde_json::Value| kind["fault"] == *told;
         world
             .until("all kinds are at fault", |world| {

@@ -305,7 +305,9 @@ fn second(key: &ObjectKey, first: &Definition, mark: Mark) -> Problem {
     Problem {
         level: Level::Error,
         message: format!("{key} is defined twice; this definition is not served"),
-        help: Some(format!("that of line {line} is served: delete or rename one of them")),
+        help: Some(format!(
+            "the one on line {line} is served instead: delete or rename one of them"
+        )),
         mark,
         excerpt: None,
     }

@@ -157,7 +157,7 @@ fn of_two_files_with_the_same_object_the_incumbent_stays() {
     assert_eq!(
         folder.errors(),
         ["n.yaml:2:1: error: Service default/a is defined twice; this definition is not served \
-          (that of default/a (m.yaml:2) is served: delete or rename one of them)"]
+          (default/a (m.yaml:2) is served instead: delete or rename one of them)"]
     );
     // A newcomer with a smaller path changes nothing; neither does an edit of the other.
     assert!(folder.put("b.yaml", &service("a", "10.0.0.3")).is_empty());
@@ -182,7 +182,7 @@ fn of_two_documents_with_the_same_object_the_incumbent_stays() {
     assert_eq!(
         folder.errors(),
         ["f.yaml:2:1: error: Service default/a is defined twice; this definition is not served \
-          (that of line 9 is served: delete or rename one of them)"]
+          (the one on line 9 is served instead: delete or rename one of them)"]
     );
     assert_eq!(folder.put("f.yaml", &service("a", "10.0.0.2")), ["a=10.0.0.2"]);
     assert!(folder.errors().is_empty());

@@ -60,8 +60,8 @@ impl Endpoint {
         }
     }
 
-    /// It could not be connected to, or did not take or answer a datagram: others are preferred
-    /// for a while.
+    /// It could not be connected to, or did not take or answer a datagram: others are preferred for
+    /// a while.
     pub(super) fn failed(&self, failure: Failure) {
         self.rest.begin(now_ms(), failure);
     }

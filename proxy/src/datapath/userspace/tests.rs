@@ -604,7 +604,7 @@ fn an_address_of_two_frontends_passes_on_when_the_first_goes() {
     assert_eq!(ask(node).unwrap(), [12]);
     let failures = fixture.datapath().failures.clone();
     let reason = failures.values().next().unwrap();
-    assert!(reason.contains("is a ClusterIP as well as a node's address"), "{reason}");
+    assert!(reason.contains("a ClusterIP and a NodePort have the same address"), "{reason}");
     fixture.change(vec![], &[(Kind::Service, "other")]);
     assert_eq!(ask(node).unwrap(), [11]);
     assert!(fixture.datapath().failures.is_empty());
@@ -730,7 +730,7 @@ fn udp_clients_stay_with_an_endpoint_each_and_go_round_robin() {
     fixture.serve(&[11, 12, 13]);
     for addr in [fixture.vip(), fixture.addr(200, 30080)] {
         let mut counts = [0; 3];
-        // All stay open: a client that got the port of an earlier one would get its session.
+        // All stay open: a client with the port of an earlier one would get its session.
         let clients: Vec<_> = (0..30).map(|_| udp_client(&fixture, addr)).collect();
         for client in &clients {
             let first = udp_ask(client);

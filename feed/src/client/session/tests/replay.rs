@@ -27,7 +27,7 @@ type Case = (&'static str, At, &'static [&'static str], &'static str, &'static s
 
 const ENDED: &str = "the server ended the watch";
 const SET_BACK: &str = "the server was set back to an earlier state";
-const NO_LIST: &str = "the answer is no list";
+const NO_LIST: &str = "the response is not a list";
 const LIST: &str = "stream";
 const PAGE: &str = "page 500";
 
