@@ -128,8 +128,7 @@ fn an_ingress_that_moves_while_its_old_service_goes_is_served_at_every_moment() 
     // Each order in which the streams may tell them, rotated.
     for first in 0..changes.len() {
         for gap_ms in [0, 1, 3, 15] {
-            let mut bench =
-                Bench::new(&[service("old"), slice("old", "10.0.0.1"), ingress("old")]);
+            let mut bench = Bench::new(&[service("old"), slice("old", "10.0.0.1"), ingress("old")]);
             let mut last = None;
             for ms in 0..200 {
                 for (index, event) in changes.iter().cycle().skip(first).take(5).enumerate() {
