@@ -25,7 +25,7 @@ struct Bench {
 
 impl Bench {
     /// A hub whose kinds have been listed, with these objects.
-    fn new(objects: Vec<Record>) -> Bench {
+    fn new(objects: &[Record]) -> Bench {
         let daemon = daemon::Daemon::detached("test", 1);
         let (publisher, updates) = mailbox();
         let hour = Duration::from_secs(3600);
@@ -128,8 +128,7 @@ fn an_ingress_that_moves_while_its_old_service_goes_is_served_at_every_moment() 
     // Each order in which the streams may tell them, rotated.
     for first in 0..changes.len() {
         for gap_ms in [0, 1, 3, 15] {
-            let mut bench =
-                Bench::new(vec![service("old"), slice("old", "10.0.0.1"), ingress("old")]);
+            let mut bench = Bench::new(&[service("old"), slice("old", "10.0.0.1"), ingress("old")]);
             let mut last = None;
             for ms in 0..200 {
                 for (index, event) in changes.iter().cycle().skip(first).take(5).enumerate() {
@@ -150,7 +149,7 @@ fn an_ingress_that_moves_while_its_old_service_goes_is_served_at_every_moment() 
 
 #[test]
 fn a_slice_is_published_at_once_while_a_removal_waits() {
-    let mut bench = Bench::new(vec![service("web"), slice("web", "10.0.0.1"), service("old")]);
+    let mut bench = Bench::new(&[service("web"), slice("web", "10.0.0.1"), service("old")]);
     let old = ObjectKey { kind: Kind::Service, name: ObjectName::new("a", "old") };
     bench.tell(0, Event::Delete(old.clone()));
     bench.tell(1, Event::Apply(slice("web", "10.0.0.2")));
