@@ -15,6 +15,7 @@ mod up;
 use std::future::Future;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser};
 use daemon::Failure;
@@ -117,9 +118,11 @@ fn main() -> ExitCode {
         Command::Feed(s) => {
             let state_dir = s.shared.state_dir.clone();
             daemon::start("feed", &s.shared, s.own.admin, |daemon| async {
-                let mut judge = judge::Judge::new();
-                let judge = move |model: &_, changes: &_| judge.judge(model, changes);
-                apiserver::run(s.own, state_dir, Box::new(judge), daemon).await
+                let judges = || -> apiserver::Judge {
+                    let mut judge = judge::Judge::new();
+                    Box::new(move |model: &_, changes: &_| judge.judge(model, changes))
+                };
+                apiserver::run(s.own, state_dir, Arc::new(judges), daemon).await
             })
         }
         Command::Demo(config) => run_tool(&demo::log(), async {

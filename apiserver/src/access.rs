@@ -52,6 +52,13 @@ impl fmt::Display for User {
     }
 }
 
+impl User {
+    /// Whether it showed a token that is known.
+    pub(crate) fn is_known(self) -> bool {
+        self != User::Anonymous
+    }
+}
+
 /// The tokens of a token file.
 #[derive(Debug, Default)]
 pub(crate) struct Tokens(Vec<Token>);

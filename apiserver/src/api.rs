@@ -2,20 +2,22 @@
 //!
 //! Decides in this order, as a kube-apiserver does: who asks, may they, is it there. Everything
 //! is answered from memory and nothing here waits; only the bodies of watches and of lists take
-//! time, at the pace of their clients, and are made at that pace.
+//! time, at the pace of their clients, and are made at that pace. What is posted (reviews and dry
+//! runs) is read first, within limits, answered, and not kept.
 
 use std::convert::Infallible;
-use std::io::Write;
+use std::fmt;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use daemon::quota::{Client, QuotaPermit};
+use daemon::quota::{Client, Quota, QuotaLimits, QuotaPermit};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE,
-    HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+    HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY, WARNING,
 };
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -26,18 +28,25 @@ use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::access::{Access, Peer, User};
+use super::body;
 use super::deadlines::Deadlines;
 use super::discovery;
+use super::dry_run::{self, Action, Around, DryRun, Judges};
+use super::entry::Entry;
 use super::grant::Grant;
 use super::list::{self, Page, Pieces, Scope};
+use super::live;
 use super::openapi;
 use super::query::{self, Include, List, Options, Verb};
+use super::review::Rights;
 use super::route::Route;
 use super::share::Shares;
+use super::state::Kept;
 use super::status::Status;
 use super::text::Text;
 use super::view::{View, Writer};
 use super::watch::{Open, Server, Stream};
+use super::write::{self, Write};
 use model::Kind;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -45,6 +54,10 @@ type Answer = Result<Response<Body>, Status>;
 
 /// Lists that are compressed at once: each takes 300 KB for it. Those beyond are sent as they are.
 const MAX_COMPRESSED: usize = 64;
+
+/// Dry runs and reviews at once. Each holds a body, and may take some ten milliseconds of a core.
+const MAX_WRITES: usize = 16;
+const MAX_WRITES_OF_CLIENT: usize = 4;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -58,7 +71,7 @@ pub(crate) struct Caller {
 }
 
 /// Answers requests. `clone` shares everything.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) server: Server,
     pub(crate) access: Arc<Access>,
@@ -66,16 +79,50 @@ pub(crate) struct Api {
     streams: Shares,
     /// Lists that may still be compressed.
     compressors: Arc<Semaphore>,
+    /// Dry runs and reviews at once.
+    writes: Quota,
+    /// The objects as manifests have them.
+    written: Arc<Kept>,
+    judges: Judges,
+}
+
+impl fmt::Debug for Api {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Api").field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 impl Api {
-    pub(crate) fn new(server: Server, access: Arc<Access>, streams: Shares) -> Api {
+    pub(crate) fn new(
+        server: Server,
+        access: Arc<Access>,
+        streams: Shares,
+        written: Arc<Kept>,
+        judges: Judges,
+    ) -> Api {
         let compressors = Arc::new(Semaphore::new(MAX_COMPRESSED));
-        Api { server, access, streams, compressors }
+        let limits = QuotaLimits::new(MAX_WRITES, MAX_WRITES_OF_CLIENT).with_large_local_share();
+        let writes = Quota::new(limits);
+        Api { server, access, streams, compressors, writes, written, judges }
     }
 
-    pub(crate) fn answer<B>(&self, request: &Request<B>, caller: &Caller) -> Response<Body> {
-        let response = self.decide(request, caller).unwrap_or_else(|status| failure(&status));
+    pub(crate) async fn answer<B>(&self, request: Request<B>, caller: &Caller) -> Response<Body>
+    where
+        B: hyper::body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        let request = Request::from_parts(head, ());
+        let answer = match self.decide(&request, caller) {
+            Ok(Decision::Answer(response)) => Ok(response),
+            // All that waits, and for as long as the client takes for its body.
+            Ok(Decision::Write(user, write)) => {
+                let caller = (caller, user);
+                self.write(request.headers(), body, caller, &write).await
+            }
+            Err(status) => Err(status),
+        };
+        let response = answer.unwrap_or_else(|status| failure(&status));
         self.server.metrics.answered(response.status());
         tracing::debug!(
             method = %request.method(),
@@ -86,7 +133,7 @@ impl Api {
         response
     }
 
-    fn decide<B>(&self, request: &Request<B>, caller: &Caller) -> Answer {
+    fn decide(&self, request: &Request<()>, caller: &Caller) -> Result<Decision, Status> {
         let peer = &caller.peer;
         if peer.rebindable && !is_local(request) {
             return Err(Status::foreign_host());
@@ -95,21 +142,42 @@ impl Api {
         let method = request.method();
         match route {
             // Probes and clients that look which server this is are asked for nothing.
-            Route::Version if method == Method::GET => return Ok(json(&discovery::version())),
-            Route::Health if method == Method::GET => return Ok(text(StatusCode::OK, "ok")),
+            Route::Version if method == Method::GET => {
+                return Ok(Decision::Answer(json(&discovery::version())));
+            }
+            Route::Health if method == Method::GET => {
+                return Ok(Decision::Answer(text(StatusCode::OK, "ok")));
+            }
             _ => {}
         }
         let authorization = header(request.headers(), &AUTHORIZATION);
         let user = self.access.user(authorization).ok_or_else(Status::unauthorized)?;
         caller.deadlines.admitted();
         let shown = (user, authorization);
-        if method != Method::GET {
-            return match route {
-                Route::Unknown => Ok(not_found()),
-                _ => Err(Status::read_only()),
-            };
+        if method == Method::GET {
+            return self.read(request, caller, shown, route).map(Decision::Answer);
         }
+        if route == Route::Unknown {
+            return Ok(Decision::Answer(not_found()));
+        }
+        let write = Write::of(request, route)?;
+        if let Some((resource, namespace, name)) = write.about() {
+            let named = Named { resource, namespace: namespace.into(), name: name.into() };
+            self.check_secrets(peer, user, write.verb(), &named)?;
+        }
+        Ok(Decision::Write(user, write))
+    }
+
+    fn read(
+        &self,
+        request: &Request<()>,
+        caller: &Caller,
+        shown: (User, Option<&str>),
+        route: Route,
+    ) -> Answer {
+        let peer = &caller.peer;
         match route {
+            Route::Root => Ok(json(&discovery::paths())),
             Route::CoreVersions => Ok(json(&discovery::core_versions(&peer.address))),
             Route::Groups => Ok(json(&discovery::groups())),
             Route::Group(name) => found(discovery::group(&name)),
@@ -123,17 +191,19 @@ impl Api {
             Route::Collection { resource, namespace } => {
                 self.collection(request, caller, shown, resource, namespace)
             }
-            Route::Object { resource, namespace, name } => {
-                self.object(request, peer, user, &Named { resource, namespace, name })
+            Route::Object { resource, namespace, name }
+            | Route::Status { resource, namespace, name } => {
+                self.object(request, peer, shown.0, &Named { resource, namespace, name })
             }
+            Route::Review(_) => Err(Status::only_posted()),
             Route::UnknownResource => Err(Status::unknown_resource()),
             Route::Version | Route::Health | Route::Unknown => Ok(not_found()),
         }
     }
 
-    fn collection<B>(
+    fn collection(
         &self,
-        request: &Request<B>,
+        request: &Request<()>,
         caller: &Caller,
         shown: (User, Option<&str>),
         resource: Kind,
@@ -208,7 +278,7 @@ impl Api {
         Ok(uncached(response))
     }
 
-    fn object<B>(&self, request: &Request<B>, peer: &Peer, user: User, named: &Named) -> Answer {
+    fn object(&self, request: &Request<()>, peer: &Peer, user: User, named: &Named) -> Answer {
         self.check_secrets(peer, user, "get", named)?;
         let include = query::include(request.uri().query().unwrap_or_default());
         let view = View::accepted(header(request.headers(), &ACCEPT), include)
@@ -217,10 +287,103 @@ impl Api {
         let objects = self.server.live.read(|history| history.current(named.resource)).objects;
         let entry =
             objects.get(&name).ok_or_else(|| Status::not_found(named.resource, &named.name))?;
-        let mut text = Text::default();
-        Writer::new(named.resource, view).object(entry, Timestamp::now(), &mut text);
-        text.put(b"\n");
-        Ok(object(text))
+        if let Some((key, value)) = self.last_applied(request.headers(), named.resource, &name)
+            && view == View::Whole
+        {
+            let mut object = dry_run::object_of(entry)?;
+            dry_run::annotate(&mut object, key, &value);
+            return Ok(json(&object.into()));
+        }
+        Ok(object(shown(named.resource, view, entry)))
+    }
+
+    /// What `kubectl apply` and `kubectl diff` look for in the annotations of an object.
+    fn last_applied(
+        &self,
+        headers: &HeaderMap,
+        resource: Kind,
+        name: &model::ObjectName,
+    ) -> Option<(&'static str, String)> {
+        let command = header(headers, &HeaderName::from_static("kubectl-command"))?;
+        if !command.starts_with("kubectl apply") && !command.starts_with("kubectl diff") {
+            return None;
+        }
+        let key = model::ObjectKey { kind: resource, name: name.clone() };
+        dry_run::last_applied(resource, name, self.written.written(&key).as_deref())
+    }
+
+    /// Answers a write, of which nothing is kept.
+    async fn write<B>(
+        &self,
+        headers: &HeaderMap,
+        body: B,
+        (caller, user): (&Caller, User),
+        write: &Write,
+    ) -> Answer
+    where
+        B: hyper::body::Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let _permit = self.writes.admit(caller.client).map_err(|_| Status::too_many_writes())?;
+        let body = body::read(body).await?;
+        let secrets = self.access.may_read_secrets(user, &caller.peer);
+        match write {
+            Write::Review(review) => {
+                let (user, is_known) = (user.to_string(), user.is_known());
+                let answer = review.answer(&body, &Rights { user, is_known, secrets })?;
+                let mut response = json(&answer);
+                *response.status_mut() = StatusCode::CREATED;
+                Ok(response)
+            }
+            Write::Delete(run) if !write::is_dry_deletion(&body) => {
+                tracing::debug!(name = run.name, "a deletion that is no dry run");
+                Err(Status::read_only())
+            }
+            Write::DryRun(run) | Write::Delete(run) => {
+                self.dry_run(headers, &body, run, secrets.is_ok())
+            }
+        }
+    }
+
+    fn dry_run(&self, headers: &HeaderMap, body: &[u8], run: &DryRun, secrets: bool) -> Answer {
+        let view = View::accepted(header(headers, &ACCEPT), Include::Object)
+            .ok_or_else(Status::not_acceptable)?;
+        let name = model::ObjectName::new(&run.namespace, &run.name);
+        // A server-side apply of `kubectl apply` would take the annotation for its own of earlier.
+        let compares = run.action != Action::Apply
+            || header(headers, &HeaderName::from_static("kubectl-command"))
+                .is_some_and(|command| command.starts_with("kubectl diff"));
+        let annotation = self.last_applied(headers, run.resource, &name).filter(|_| compares);
+        let around = Around {
+            objects: &|kind| self.server.live.read(|history| history.current(kind)).objects,
+            version: self.server.live.newest().version,
+            annotation,
+            judges: &self.judges,
+            secrets,
+            now: live::now(),
+        };
+        if run.action == Action::Delete {
+            return Ok(json(&run.delete(&around)?));
+        }
+        let done = run.run(body, &around)?;
+        let mut response = match (view, done.is_new) {
+            (View::Whole, true) => {
+                // What was not stored has no version.
+                let mut object = Value::Object(dry_run::object_of(&done.entry)?);
+                if let Some(Value::Object(metadata)) = object.get_mut("metadata") {
+                    metadata.remove("resourceVersion");
+                }
+                json(&object)
+            }
+            _ => object(shown(run.resource, view, &done.entry)),
+        };
+        if done.is_new {
+            *response.status_mut() = StatusCode::CREATED;
+        }
+        for warning in &done.warnings {
+            response.headers_mut().append(WARNING, write::warning(warning));
+        }
+        Ok(response)
     }
 
     fn check_secrets(
@@ -245,6 +408,21 @@ impl Api {
             Status::forbidden(named.resource, &named.name, &sentence, &why)
         })
     }
+}
+
+/// What is to be done with a request.
+enum Decision {
+    Answer(Response<Body>),
+    /// Its body is read first.
+    Write(User, Write),
+}
+
+/// The text of one object.
+fn shown(resource: Kind, view: View, entry: &Entry) -> Text {
+    let mut text = Text::default();
+    Writer::new(resource, view).object(entry, Timestamp::now(), &mut text);
+    text.put(b"\n");
+    text
 }
 
 /// An object, or with an empty name all of a namespace.
@@ -298,7 +476,7 @@ fn accepts_gzip(accepted: &str) -> bool {
 }
 
 /// Whether neither the Host nor the Origin is a name that someone else may own.
-fn is_local<B>(request: &Request<B>) -> bool {
+fn is_local(request: &Request<()>) -> bool {
     let authority = request.uri().authority();
     daemon::admin::is_local(request.headers())
         && authority.is_none_or(|name| daemon::admin::is_local_authority(name.as_str()))

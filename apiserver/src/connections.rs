@@ -275,11 +275,13 @@ impl Gate {
     {
         let api = self.api.clone();
         let deadlines = Deadlines::new();
-        let caller = Caller { peer, client, deadlines: deadlines.clone() };
+        let caller = Arc::new(Caller { peer, client, deadlines: deadlines.clone() });
         let service = service_fn(move |request| {
-            let response = api.answer(&request, &caller);
-            let response = response.map(|body| caller.deadlines.answer(body));
-            async move { Ok::<_, Infallible>(response) }
+            let (api, caller) = (api.clone(), caller.clone());
+            async move {
+                let response = api.answer(request, &caller).await;
+                Ok::<_, Infallible>(response.map(|body| caller.deadlines.answer(body)))
+            }
         });
         let builder = protocols();
         let connection = builder.serve_connection(TokioIo::new(stream), service);
@@ -351,7 +353,9 @@ mod tests {
         let live = Arc::new(Live::new(History::new(0, Limits::DEFAULT)));
         let server = Server { live, metrics: Metrics::new(&daemon.metrics) };
         let shares = |what| Shares::new(what, 8, 50);
-        let api = Api::new(server, Arc::default(), shares("watches and lists"));
+        let judges: crate::Judges = Arc::new(|| Box::new(|_, _| Vec::new()));
+        let streams = shares("watches and lists");
+        let api = Api::new(server, Arc::default(), streams, Arc::default(), judges);
         let (tls, room) = (Arc::default(), shares("connections"));
         Gate { api, tls, room, shutdown: daemon.shutdown }
     }

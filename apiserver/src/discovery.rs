@@ -4,6 +4,7 @@
 
 use serde_json::{Value, json};
 
+use super::review::Review;
 use model::Kind;
 
 /// The Kubernetes release whose API this is.
@@ -28,6 +29,29 @@ pub(crate) fn version() -> Value {
     })
 }
 
+/// `/`: which paths there are.
+pub(crate) fn paths() -> Value {
+    let mut paths: Vec<_> = [
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    paths.push(format!("/api/{}", Kind::VERSION));
+    for group in named_groups() {
+        paths.push(format!("/apis/{group}"));
+        paths.push(format!("/apis/{group}/{}", Kind::VERSION));
+    }
+    paths.sort_unstable();
+    json!({"paths": paths})
+}
+
 /// `/api`: the versions of the core group. `address` is where the client reached this server.
 pub(crate) fn core_versions(address: &str) -> Value {
     let addresses = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]);
@@ -40,9 +64,18 @@ pub(crate) fn core_versions(address: &str) -> Value {
 
 /// `/apis`: all groups but the core group.
 pub(crate) fn groups() -> Value {
-    let named = Kind::groups().into_iter().filter(|group| !group.is_empty());
-    let groups: Vec<_> = named.filter_map(description).collect();
+    let groups: Vec<_> = named_groups().into_iter().filter_map(description).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+/// The groups that have a name, sorted: of kinds, and of reviews.
+pub(crate) fn named_groups() -> Vec<&'static str> {
+    let mut groups = Kind::groups();
+    groups.extend(Review::ALL.map(Review::group));
+    groups.retain(|group| !group.is_empty());
+    groups.sort_unstable();
+    groups.dedup();
+    groups
 }
 
 /// `/apis/{group}`.
@@ -56,8 +89,15 @@ pub(crate) fn group(name: &str) -> Option<Value> {
 /// `/api/v1` and `/apis/{group}/v1`.
 pub(crate) fn resources(group: &str) -> Option<Value> {
     let of_group = Kind::ALL.into_iter().filter(|resource| resource.group() == group);
-    let resources: Vec<_> = of_group.map(resource).collect();
-    let group_version = Kind::ALL.into_iter().find(|r| r.group() == group)?.api_version();
+    let reviews = Review::ALL.into_iter().filter(|review| review.group() == group);
+    let resources: Vec<_> = of_group.map(resource).chain(reviews.map(review)).collect();
+    if resources.is_empty() {
+        return None;
+    }
+    let group_version = match group {
+        "" => Kind::VERSION.to_owned(),
+        group => format!("{group}/{}", Kind::VERSION),
+    };
     Some(json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",
@@ -67,7 +107,7 @@ pub(crate) fn resources(group: &str) -> Option<Value> {
 }
 
 fn description(name: &str) -> Option<Value> {
-    if name.is_empty() || !Kind::groups().contains(&name) {
+    if !named_groups().contains(&name) {
         return None;
     }
     let version = json!({
@@ -94,6 +134,16 @@ fn resource(resource: Kind) -> Value {
     description
 }
 
+fn review(review: Review) -> Value {
+    json!({
+        "name": review.plural(),
+        "singularName": review.plural().trim_end_matches('s'),
+        "namespaced": false,
+        "kind": review.kind(),
+        "verbs": ["create"],
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +153,20 @@ mod tests {
         assert_eq!(
             groups()["groups"],
             json!([
+                {
+                    "name": "authentication.k8s.io",
+                    "versions": [{"groupVersion": "authentication.k8s.io/v1", "version": "v1"}],
+                    "preferredVersion": {
+                        "groupVersion": "authentication.k8s.io/v1", "version": "v1",
+                    },
+                },
+                {
+                    "name": "authorization.k8s.io",
+                    "versions": [{"groupVersion": "authorization.k8s.io/v1", "version": "v1"}],
+                    "preferredVersion": {
+                        "groupVersion": "authorization.k8s.io/v1", "version": "v1",
+                    },
+                },
                 {
                     "name": "discovery.k8s.io",
                     "versions": [{"groupVersion": "discovery.k8s.io/v1", "version": "v1"}],
@@ -116,6 +180,9 @@ mod tests {
             ])
         );
         assert_eq!(group("discovery.k8s.io").unwrap()["kind"], "APIGroup");
+        let reviews = resources("authorization.k8s.io").unwrap();
+        assert_eq!(reviews["resources"][0]["name"], "selfsubjectaccessreviews");
+        assert_eq!(reviews["resources"][0]["verbs"], json!(["create"]));
         assert_eq!(group("apps"), None);
         assert_eq!(group(""), None);
         assert_eq!(resources("apps"), None);

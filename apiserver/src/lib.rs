@@ -8,11 +8,13 @@
 mod access;
 mod api;
 mod assemble;
+mod body;
 mod config;
 mod connections;
 mod deadlines;
 mod derived;
 mod discovery;
+mod dry_run;
 mod entry;
 mod grant;
 mod history;
@@ -23,6 +25,7 @@ mod openapi;
 mod publish;
 mod query;
 mod reload;
+mod review;
 mod route;
 mod selector;
 mod share;
@@ -33,6 +36,7 @@ mod text;
 mod tls;
 mod view;
 mod watch;
+mod write;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -49,6 +53,7 @@ use assemble::Assembler;
 pub use config::Config;
 pub use connections::Address;
 use connections::{Gate, Listener, Tls};
+pub use dry_run::Judges;
 use history::{History, Limits};
 use live::Live;
 use metrics::Metrics;
@@ -62,7 +67,8 @@ use watch::Server;
 use feed::folder::Restored;
 use feed::own_token::{self, OwnToken};
 
-/// Serves the folders until the process drains. What `judge` finds in them is told in Events.
+/// Serves the folders until the process drains. What a judge finds in them is told in Events, and
+/// to clients that ask for a dry run.
 ///
 /// # Errors
 ///
@@ -70,7 +76,7 @@ use feed::own_token::{self, OwnToken};
 pub async fn run(
     config: Config,
     state_dir: Option<PathBuf>,
-    judge: Judge,
+    judges: Judges,
     daemon: Daemon,
 ) -> Result<(), Failure> {
     let starting = daemon.readiness.block("the folder has not been read yet");
@@ -100,8 +106,9 @@ pub async fn run(
     let kept = Arc::new(Kept::default());
     let assembler = Assembler::new(saved.created()).with_service_cidrs(&config.service_cidr);
     let (publisher, loaded) =
-        Publisher::new(live.clone(), metrics.clone(), assembler, kept.clone(), judge);
+        Publisher::new(live.clone(), metrics.clone(), assembler, kept.clone(), judges());
     follow(&config.dir, saved.files, publisher, &daemon)?;
+    let written = kept.clone();
     let saving = state.map(|dir| {
         let saver = Saver { dir, kept, live: live.clone(), ceiling: version + AHEAD };
         daemon.supervisor.task("that saves the state", saver.run(daemon.shutdown.clone()))
@@ -110,7 +117,7 @@ pub async fn run(
     let server = Server { live: live.clone(), metrics };
     show(&daemon, &server, &config);
     let share = |what, total| Shares::new(what, total, config.max_share_per_client);
-    let api = Api::new(server, access, share("watches", config.max_watches));
+    let api = Api::new(server, access, share("watches", config.max_watches), written, judges);
     reload::keep(&config, &api, own, &tls, &daemon);
     tokio::select! {
         loaded = loaded => loaded.map_err(|e| Failure::failed("the folder's thread ended", e))?,

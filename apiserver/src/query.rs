@@ -153,6 +153,23 @@ impl Options {
     }
 }
 
+/// Whether a write is only to be tried. `dryRun` may be given several times.
+///
+/// # Errors
+///
+/// When it has another value than `All`.
+pub(crate) fn is_dry_run(query: &str) -> Result<bool, Status> {
+    let values = Values::of(query);
+    let mut given = values.0.iter().filter(|(name, value)| name == "dryRun" && !value.is_empty());
+    match given.find(|(_, value)| value != "All") {
+        Some((_, other)) => {
+            let known = "supported values: \"All\"";
+            Err(Status::bad_request(format!("dryRun: Unsupported value: {other:?}: {known}")))
+        }
+        None => Ok(values.given("dryRun").is_some_and(|value| !value.is_empty())),
+    }
+}
+
 /// What rows of a table carry besides their cells; a single object may be asked for so too.
 pub(crate) fn include(query: &str) -> Include {
     match Values::of(query).text("includeObject") {

@@ -4,10 +4,14 @@
 
 use percent_encoding::percent_decode_str;
 
+use super::discovery;
+use super::review::Review;
 use model::Kind;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Route {
+    /// `/`: which paths there are.
+    Root,
     Version,
     Health,
     /// `/api`
@@ -33,6 +37,14 @@ pub(crate) enum Route {
         namespace: String,
         name: String,
     },
+    /// `…/status` of an object.
+    Status {
+        resource: Kind,
+        namespace: String,
+        name: String,
+    },
+    /// `/apis/authentication.k8s.io/v1/selfsubjectreviews` and the like
+    Review(Review),
     /// A path below a group and version that are served.
     UnknownResource,
     Unknown,
@@ -45,6 +57,7 @@ impl Route {
         let parts: Vec<String> = path.trim_end_matches('/').split('/').map(decode).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         match parts[..] {
+            [""] => Route::Root,
             ["version"] => Route::Version,
             ["healthz" | "livez" | "readyz"] => Route::Health,
             ["api"] => Route::CoreVersions,
@@ -52,7 +65,7 @@ impl Route {
             ["openapi", "v2"] => Route::OpenApiV2,
             ["openapi", "v3"] => Route::OpenApiV3Index,
             ["openapi", "v3", "api", Kind::VERSION] => Route::OpenApiV3(String::new()),
-            ["openapi", "v3", "apis", group, Kind::VERSION] if is_served(group) => {
+            ["openapi", "v3", "apis", group, Kind::VERSION] if has_kinds(group) => {
                 Route::OpenApiV3(group.to_owned())
             }
             ["api", Kind::VERSION, ref rest @ ..] => in_group("", rest),
@@ -66,16 +79,26 @@ impl Route {
 }
 
 fn is_served(group: &str) -> bool {
+    discovery::named_groups().contains(&group)
+}
+
+fn has_kinds(group: &str) -> bool {
     !group.is_empty() && Kind::groups().contains(&group)
 }
 
 fn in_group(group: &str, parts: &[&str]) -> Route {
     let named = |plural| Kind::of_plural(group, plural);
+    if let [object @ .., "status"] = parts
+        && let Route::Object { resource, namespace, name } = in_group(group, object)
+        && resource.structure().field("status").is_some()
+    {
+        return Route::Status { resource, namespace, name };
+    }
     match parts {
         [] => Route::Resources(group.to_owned()),
         [plural] => match named(plural) {
             Some(resource) => Route::Collection { resource, namespace: None },
-            None => Route::UnknownResource,
+            None => Review::of(group, plural).map_or(Route::UnknownResource, Route::Review),
         },
         ["namespaces", namespace, plural, name @ ..] if name.len() <= 1 => match named(plural) {
             Some(resource) if resource.is_namespaced() => {
@@ -117,6 +140,8 @@ mod tests {
 
     #[test]
     fn paths_of_the_api() {
+        check("", Route::Root);
+        check("/", Route::Root);
         check("/version", Route::Version);
         check("/version/", Route::Version);
         check("/healthz", Route::Health);
@@ -127,6 +152,9 @@ mod tests {
         check("/api/v1", Route::Resources(String::new()));
         let networking = "/apis/networking.k8s.io/v1";
         check(networking, Route::Resources("networking.k8s.io".to_owned()));
+        let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        check(review, Route::Review(Review::Access));
+        check("/apis/authentication.k8s.io/v1", Route::Resources("authentication.k8s.io".into()));
         check("/openapi/v2", Route::OpenApiV2);
         check("/openapi/v3", Route::OpenApiV3Index);
         check("/openapi/v3/api/v1", Route::OpenApiV3(String::new()));
@@ -140,6 +168,15 @@ mod tests {
         let services = "/api/v1/namespaces/shop/services";
         check(services, collection(Kind::Service, Some("shop")));
         check(&format!("{services}/web"), object(Kind::Service, "shop", "web"));
+        let status = |resource, namespace: &str, name: &str| Route::Status {
+            resource,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        };
+        check(&format!("{services}/web/status"), status(Kind::Service, "shop", "web"));
+        check(&format!("{services}/status"), object(Kind::Service, "shop", "status"));
+        check("/api/v1/nodes/n1/status", status(Kind::Node, "", "n1"));
+        check("/api/v1/namespaces/shop/status", status(Kind::Namespace, "", "shop"));
         check(&format!("{services}/w%65b"), object(Kind::Service, "shop", "web"));
         let slices = "/apis/discovery.k8s.io/v1/endpointslices";
         check(slices, collection(Kind::EndpointSlice, None));
@@ -147,19 +184,24 @@ mod tests {
 
     #[test]
     fn other_paths() {
-        for path in
-            ["", "/", "/apis/apps", "/apis/apps/v1/deployments", "/api/v2", "//api", "/apis//v1"]
-        {
+        for path in [
+            "/apis/apps",
+            "/apis/apps/v1/deployments",
+            "/api/v2",
+            "//api",
+            "/apis//v1",
+            "/index.html",
+        ] {
             check(path, Route::Unknown);
         }
         for path in [
             "/api/v1/widgets",
             "/api/v1/services/web",
             "/api/v1/namespaces/shop/nodes",
-            "/api/v1/namespaces/shop/status",
             "/api/v1/namespaces/shop/pods/a/log",
             "/apis/networking.k8s.io/v1/services",
-            "/api/v1/nodes/n1/status",
+            "/api/v1/namespaces/shop/secrets/key/status",
+            "/api/v1/nodes/n1/status/status",
         ] {
             check(path, Route::UnknownResource);
         }

@@ -143,6 +143,11 @@ impl Kept {
         self.batches.send_modify(|batches| *batches += 1);
     }
 
+    /// An object as its manifest has it, as JSON; `None` if no manifest has it.
+    pub(crate) fn written(&self, key: &ObjectKey) -> Option<Arc<str>> {
+        self.objects().get(key).map(|whole| whole.text.clone())
+    }
+
     fn objects(&self) -> Objects {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -73,6 +73,72 @@ impl Status {
         Status::new(StatusCode::NOT_FOUND, "NotFound", message).with_details(json!({}))
     }
 
+    /// A resource to which objects are only posted.
+    pub(crate) fn only_posted() -> Status {
+        let message = "the server does not allow this method on the requested resource";
+        Status::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+            .with_details(json!({}))
+    }
+
+    pub(crate) fn already_exists(resource: Kind, name: &str) -> Status {
+        let message = format!("{} {name:?} already exists", resource.qualified());
+        Status::new(StatusCode::CONFLICT, "AlreadyExists", message)
+            .with_details(details(resource, name))
+    }
+
+    /// The object is no longer the one that the client has seen.
+    pub(crate) fn conflict(resource: Kind, name: &str) -> Status {
+        let message = format!(
+            "Operation cannot be fulfilled on {} {name:?}: the object has been modified; please \
+             apply your changes to the latest version and try again",
+            resource.qualified()
+        );
+        Status::new(StatusCode::CONFLICT, "Conflict", message).with_details(details(resource, name))
+    }
+
+    /// An object with these errors, each with its field first, and as the API lists causes.
+    pub(crate) fn invalid(
+        resource: Kind,
+        name: &str,
+        errors: &[String],
+        causes: Vec<Value>,
+    ) -> Status {
+        let (kind, group) = (resource.as_str(), resource.group());
+        let qualified = if group.is_empty() { kind.into() } else { format!("{kind}.{group}") };
+        let all = match errors {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let message = format!("{qualified} {name:?} is invalid: {all}");
+        let mut details = details(resource, name);
+        details["kind"] = kind.into();
+        details["causes"] = causes.into();
+        Status::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).with_details(details)
+    }
+
+    /// `kubectl` sends some objects, and one form of patches, as nothing here reads them.
+    pub(crate) fn unsupported_media_type() -> Status {
+        let message = "the body is in a format that is not read here: write the object as YAML \
+                       (kubectl create … --dry-run=client -o yaml) and send that (kubectl create \
+                       --dry-run=server -f -). Accepted are application/json, application/yaml, \
+                       application/apply-patch+yaml, application/merge-patch+json and \
+                       application/strategic-merge-patch+json";
+        Status::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
+            .with_details(json!({}))
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Status {
+        let message = format!("Request entity too large: limit is {limit}");
+        Status::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
+            .with_details(json!({}))
+    }
+
+    pub(crate) fn too_many_writes() -> Status {
+        let message = "too many dry runs and reviews at once: try again later";
+        let status = Status::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        Status { retry_after: Some(1), ..status }.with_details(json!({"retryAfterSeconds": 1}))
+    }
+
     /// Nothing can be written here.
     pub(crate) fn read_only() -> Status {
         let message = "this feed is read-only: it serves a folder of manifests; change the \

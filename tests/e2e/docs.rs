@@ -30,13 +30,14 @@ const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
 
 /// The pages that are followed, in this file or by the test of their area. Any other page with
 /// commands fails a test.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "README.md",
     "docs/README.md",
     "docs/cluster.md",
     "docs/compose.md",
     "docs/explain.md",
     "docs/first-folder.md",
+    "docs/kubectl.md",
     "docs/metrics.md",
     "docs/security.md",
     "docs/upgrade.md",
@@ -269,6 +270,12 @@ fn index() {
 #[ignore = "needs root for a network namespace and curl"]
 fn metrics_page() {
     follow("docs/metrics.md", Place::Alone);
+}
+
+#[test]
+#[ignore = "needs root for a network namespace and kubectl"]
+fn kubectl_page() {
+    follow("docs/kubectl.md", Place::Alone);
 }
 
 #[test]

@@ -68,7 +68,9 @@ fn api() -> Api {
     ]);
     let metrics = Metrics::new(&daemon::Daemon::detached("feed", 1).metrics);
     let streams = Shares::new("watches and lists", 4, 100);
-    Api::new(Server { live: Arc::new(live), metrics }, Arc::default(), streams)
+    let judges: Judges = Arc::new(|| Box::new(|_, _| Vec::new()));
+    let server = Server { live: Arc::new(live), metrics };
+    Api::new(server, Arc::default(), streams, Arc::default(), judges)
 }
 
 fn loopback() -> Peer {
@@ -103,11 +105,22 @@ impl Seen {
 
 /// Sends a request; on a paused clock a body that waits is taken for what it said.
 async fn send(api: &Api, peer: &Peer, method: &str, path: &str, headers: &[(&str, &str)]) -> Seen {
+    send_body(api, peer, (method, path), headers, "").await
+}
+
+async fn send_body(
+    api: &Api,
+    peer: &Peer,
+    (method, path): (&str, &str),
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Seen {
     let mut request = Request::builder().method(method).uri(path);
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = api.answer(&request.body(()).unwrap(), &caller(peer));
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+    let response = api.answer(request, &caller(peer)).await;
     let (head, mut body) = response.into_parts();
     let mut seen = Seen { code: head.status.as_u16(), headers: head.headers, body: Vec::new() };
     let soon = Duration::from_secs(1);
@@ -115,6 +128,12 @@ async fn send(api: &Api, peer: &Peer, method: &str, path: &str, headers: &[(&str
         seen.body.extend_from_slice(&frame.unwrap().into_data().unwrap());
     }
     seen
+}
+
+/// An answer whose body is not taken yet.
+async fn ask(api: &Api, path: &str) -> Response<Body> {
+    let request = Request::builder().uri(path).body(Full::<Bytes>::default()).unwrap();
+    api.answer(request, &caller(&loopback())).await
 }
 
 async fn get(path: &str) -> Seen {
@@ -430,31 +449,33 @@ async fn streams_have_the_lines_that_clients_know() {
 #[tokio::test(start_paused = true)]
 async fn there_are_no_more_watches_than_the_limit() {
     let api = api();
-    let request = || {
-        let path = format!("{SERVICES}?watch=1&resourceVersion=230");
-        Request::builder().uri(path).body(()).unwrap()
-    };
-    let mut open: Vec<_> = (0..3).map(|_| api.answer(&request(), &caller(&loopback()))).collect();
+    let path = format!("{SERVICES}?watch=1&resourceVersion=230");
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(ask(&api, &path).await);
+    }
     assert!(open.iter().all(|response| response.status() == 200));
-    let refused = api.answer(&request(), &caller(&loopback()));
+    let refused = ask(&api, &path).await;
     assert_eq!(refused.status(), 429);
     assert_eq!(refused.headers()["retry-after"], "1");
     open.pop();
-    assert_eq!(api.answer(&request(), &caller(&loopback())).status(), 200);
+    assert_eq!(ask(&api, &path).await.status(), 200);
 }
 
 /// Short lists held their whole text for as long as nobody took it, and nobody counted them.
 #[tokio::test(start_paused = true)]
 async fn lists_that_are_not_taken_are_counted() {
     let api = api();
-    let request = || Request::builder().uri(SERVICES).body(()).unwrap();
-    let mut open: Vec<_> = (0..3).map(|_| api.answer(&request(), &caller(&loopback()))).collect();
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(ask(&api, SERVICES).await);
+    }
     assert!(open.iter().all(|response| response.status() == 200));
-    assert_eq!(api.answer(&request(), &caller(&loopback())).status(), 429);
+    assert_eq!(ask(&api, SERVICES).await.status(), 429);
     let list = open.pop().unwrap().into_body().collect().await.unwrap().to_bytes();
     let list: Value = serde_json::from_slice(&list).unwrap();
     assert_eq!(list["items"].as_array().unwrap().len(), 4);
-    assert_eq!(api.answer(&request(), &caller(&loopback())).status(), 200);
+    assert_eq!(ask(&api, SERVICES).await.status(), 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -589,4 +610,124 @@ async fn all_that_an_unmodified_kube_proxy_follows_is_served() {
     let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
     let table = send(&api, &loopback(), "GET", CIDRS, &[("accept", table)]).await.json();
     assert_eq!(table["rows"][0]["cells"][1], "10.96.0.0/16,fd00::/112");
+}
+
+const WEB: &str = "/api/v1/namespaces/shop/services/web";
+const MERGE: [(&str, &str); 1] = [("content-type", "application/merge-patch+json")];
+
+/// The API of one token that may read Secrets and one that may not.
+fn guarded() -> Api {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "reader-0123456789ab\nkeeper-0123456789ab secrets\n").unwrap();
+    let access = Access::new(Some(Tokens::load(file.path()).unwrap()));
+    Api { access: Arc::new(access), ..api() }
+}
+
+/// `auth can-i` and `auth whoami` did not work.
+#[tokio::test(start_paused = true)]
+async fn a_client_learns_who_it_is_and_what_it_may_do() {
+    let api = guarded();
+    let post = async |token: &str, group: &str, plural: &str, spec: Value| {
+        let path = format!("/apis/{group}/v1/{plural}");
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str())];
+        let body = json!({"spec": spec}).to_string();
+        send_body(&api, &loopback(), ("POST", &path), &headers, &body).await
+    };
+    const READER: &str = "reader-0123456789ab";
+    let who = post(READER, "authentication.k8s.io", "selfsubjectreviews", Value::Null).await;
+    assert_eq!(who.code, 201);
+    assert_eq!(who.json()["status"]["userInfo"]["username"], "token on line 1");
+    for (token, allowed) in [(READER, false), ("keeper-0123456789ab", true)] {
+        let asked = json!({"resourceAttributes": {"verb": "list", "resource": "secrets"}});
+        let plural = "selfsubjectaccessreviews";
+        let seen = post(token, "authorization.k8s.io", plural, asked).await;
+        assert_eq!(seen.json()["status"]["allowed"], allowed, "{token}: {}", seen.text());
+        let rules = post(token, "authorization.k8s.io", "selfsubjectrulesreviews", json!({})).await;
+        assert_eq!(rules.text().contains("\"secrets\""), allowed, "{}", rules.text());
+    }
+    let unknown = post("nobody", "authentication.k8s.io", "selfsubjectreviews", json!({})).await;
+    assert_eq!(unknown.code, 401);
+    let read = get("/apis/authentication.k8s.io/v1/selfsubjectreviews").await;
+    assert_eq!(read.code, 405);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_is_answered_and_nothing_is_stored() {
+    let api = api();
+    let run = async |method: &str, path: &str, headers: &[(&str, &str)], body: &str| {
+        send_body(&api, &loopback(), (method, path), headers, body).await
+    };
+    let before = send(&api, &loopback(), "GET", SERVICES, &[]).await.text();
+    let label = "{\"metadata\": {\"labels\": {\"a\": \"b\"}}}";
+    let seen = run("PATCH", &format!("{WEB}?dryRun=All"), &MERGE, label).await;
+    assert_eq!((seen.code, &seen.json()["metadata"]["labels"]["a"]), (200, &json!("b")));
+    let new = "{\"metadata\": {\"name\": \"new\"}, \"spec\": {\"clusterIP\": \"10.96.0.77\", \
+               \"ports\": [{\"port\": 80}]}}";
+    let all = "/api/v1/namespaces/shop/services";
+    let seen = run("POST", &format!("{all}?dryRun=All"), &[], new).await;
+    assert_eq!((seen.code, &seen.json()["spec"]["type"]), (201, &json!("ClusterIP")));
+    assert_eq!(seen.json()["metadata"].get("resourceVersion"), None);
+    assert!(seen.header("warning").contains("EndpointSlice"), "{:?}", seen.headers);
+    let seen = run("DELETE", WEB, &[], "{\"dryRun\": [\"All\"]}").await;
+    assert_eq!((seen.code, &seen.json()["status"]), (200, &json!("Success")));
+    for (method, path, body) in
+        [("PATCH", WEB, label), ("POST", all, new), ("DELETE", WEB, ""), ("DELETE", WEB, "{}")]
+    {
+        let seen = run(method, path, &MERGE, body).await;
+        assert_eq!(seen.code, 405, "{method} {path}");
+        assert!(seen.text().contains("change the manifests"), "{}", seen.text());
+    }
+    assert_eq!(send(&api, &loopback(), "GET", SERVICES, &[]).await.text(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dry_run_takes_the_rights_that_reading_takes() {
+    let api = guarded();
+    let code = async |token: &str, path: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [MERGE[0], ("authorization", bearer.as_str())];
+        send_body(&api, &loopback(), ("PATCH", path), &headers, "{}").await.code
+    };
+    let key = "/api/v1/namespaces/shop/secrets/key?dryRun=All";
+    assert_eq!(code("nobody", &format!("{WEB}?dryRun=All")).await, 401);
+    assert_eq!(code("reader-0123456789ab", key).await, 403);
+    assert_eq!(code("keeper-0123456789ab", key).await, 200);
+    let open = Peer { private: false, ..loopback() };
+    let headers = [MERGE[0], ("authorization", "Bearer keeper-0123456789ab")];
+    assert_eq!(send_body(&api, &open, ("PATCH", key), &headers, "{}").await.code, 403);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_read_within_limits() {
+    let api = api();
+    let path = format!("{WEB}?dryRun=All");
+    let large = " ".repeat(4 << 20);
+    let seen = send_body(&api, &loopback(), ("PATCH", &path), &MERGE, &large).await;
+    assert_eq!((seen.code, &seen.json()["reason"]), (413, &json!("RequestEntityTooLarge")));
+    let silent = || {
+        let never = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let request = Request::builder().method("PATCH").uri(&path);
+        let request = request.header("content-type", "application/merge-patch+json");
+        request.body(StreamBody::new(never)).unwrap()
+    };
+    let network =
+        Caller { client: Client::of("192.0.2.7".parse().unwrap()), ..caller(&loopback()) };
+    let answers = (0..MAX_WRITES_OF_CLIENT + 1).map(|_| api.answer(silent(), &network));
+    let codes = futures_util::future::join_all(answers).await;
+    let codes: Vec<_> = codes.iter().map(|answer| answer.status().as_u16()).collect();
+    assert_eq!(codes, [400, 400, 400, 400, 429], "they end, and one client has not all");
+    let seen = send_body(&api, &loopback(), ("PATCH", &path), &MERGE, "{}").await;
+    assert_eq!(seen.code, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_of_an_object_and_the_paths_are_served() {
+    let seen = get(&format!("{WEB}/status")).await;
+    assert_eq!((seen.code, &seen.json()["metadata"]["name"]), (200, &json!("web")));
+    let paths = get("/").await.json()["paths"].to_string();
+    assert!(
+        paths.contains("\"/api/v1\"") && paths.contains("/apis/discovery.k8s.io/v1"),
+        "{paths}"
+    );
 }
