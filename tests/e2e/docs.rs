@@ -154,7 +154,8 @@ fn every_flag_in_the_text_exists() {
     let of_cargo = ["--release", "--workspace", "--version"];
     let of_kubectl =
         ["--chunk-size", "--dry-run", "--raw", "--server", "--sort-by", "--subresource"];
-    let of_others = [&of_cargo[..], &of_kubectl].concat();
+    let of_docker = ["--scale"];
+    let of_others = [&of_cargo[..], &of_kubectl, &of_docker].concat();
     let mut found = Vec::new();
     for page in pages().iter().filter(|page| page.name != "bench/README.md") {
         for (line, code) in page.code_spans() {
