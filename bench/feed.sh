@@ -3,6 +3,7 @@
 # over the network, with the processes that serve by it.
 #
 #   bench/feed.sh [SECONDS]        default: 120 seconds of 1,000 changes a second
+#   bench/feed.sh api              only the processes that follow a Kubernetes API
 #
 # Prints each figure beside its goal; exit 1 when one is missed.
 #
@@ -16,6 +17,8 @@
 # - One endpoint changed: asked from outside, by DNS queries and by connections, from the rename
 #   or from when a raw watcher beside has the event; and by the processes' own
 #   switchyard_programming_seconds.
+# - From a Kubernetes API that is not ours (bench/feed/api.pl): start to ready less what the lists
+#   take a raw client, resident memory, and from an event of one slice until it is served.
 # - 1,000 changes a second with 50 watchers, three of them dns, ingress and proxy: who is cut off,
 #   how far the slowest is behind, how memory goes. The first seconds of that fill the history,
 #   which keeps 75 s of events; memory must be flat after that.
@@ -44,7 +47,7 @@ if [ -z "${SWITCHYARD:-}" ]; then
   cargo build --profile dist --quiet
   SWITCHYARD=target/dist/switchyard
 fi
-if [ -z "${OBJECTS:-}" ]; then
+if [ -z "${OBJECTS:-}" ] && [ "$seconds" != api ]; then
   cargo build --profile dist --quiet --package feed --example objects
   OBJECTS=target/dist/examples/objects
 fi
@@ -190,6 +193,39 @@ measure() { # process source-name source empty-source
   end "$consumer"
 }
 
+# One consumer of an API that sends no batches.
+measure_api() { # process
+  local process=$1 listed times=() server p50 p99
+  rm -f "$out/go"
+  program api 17600 "$services" "$out/go" "$process" "$(target_of "$process")" "$moves" \
+    >"$out/moved" &
+  server=$!
+  pids+=("$server")
+  until curl -sf http://127.0.0.1:17600/version >"$out/version"; do sleep 0.05; done
+  listed=$(for _ in 1 2 3 4 5; do program sync 17600; done | median)
+  for _ in 1 2 3; do
+    [ ${#times[@]} -gt 0 ] && end "$consumer"
+    consume "$process" http://127.0.0.1:17600
+    times+=("$took")
+  done
+  row "all objects of the API to a raw client (median of 5)" "$listed" "" s
+  took=$(printf '%s\n' "${times[@]}" | median)
+  row "$process from an API: start to ready (median of 3), less that" \
+    "$(awk -v a="$took" -v b="$listed" 'BEGIN { printf "%.3f", a - b }')" 0.7 s
+  row "  resident in all" "$(rss "$consumer")" 60 MB
+  touch "$out/go"
+  wait "$server"
+  read -r _ p50 p99 _ <"$out/moved"
+  row "  one slice changed: event written → served, median of $moves" "$p50" 8 ms
+  row "    99th percentile" "$p99" 15 ms
+  end "$consumer"
+}
+
+if [ "$seconds" = api ]; then
+  for process in ingress dns proxy; do measure_api "$process"; done
+  exit $missed
+fi
+
 mkdir "$out/small"
 perl -Ibench/feed -MFeed -e 'Feed::put("$ARGV[0]/probe.yaml", Feed::probe(0))' "$out/small"
 program fill "$out/folder" "$services"
@@ -234,6 +270,9 @@ for process in ingress dns proxy; do
   measure "$process" network "$api" http://127.0.0.1:17500
 done
 end "$small"
+
+echo
+for process in ingress dns proxy; do measure_api "$process"; done
 
 # Runs watchers beside changes; their words come to "$out/watched".
 under() { # watchers rate seconds

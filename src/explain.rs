@@ -38,7 +38,8 @@ pub(crate) struct Config {
     #[command(flatten)]
     feed: feed::Config,
 
-    /// Output format; with json, each target is one line
+    /// Output format; with json, each target is one line, and a name that is also the host of an
+    /// Ingress has the member asHost
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     output: Output,
 
@@ -158,21 +159,41 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
             Target::Name(name) => url_of_host(name, &update.model).map(Target::Url),
             _ => None,
         };
-        for target in [target].into_iter().chain(&as_host) {
+        let explain = |target: &Target| {
             let mut explanation = explainers.explain(target);
             suspects.look_at(&mut explanation, target);
-            let text = match config.output {
-                Output::Text => as_text(&explanation),
-                Output::Json => {
-                    let json = serde_json::to_string(&explanation);
-                    json.map_err(|error| Failure::failed("cannot print", error))? + "\n"
-                }
-            };
-            let printed = out.write_all(text.as_bytes());
-            printed.map_err(|error| Failure::failed("cannot print", error))?;
-        }
+            explanation
+        };
+        let explained =
+            Explained { as_asked: explain(target), as_host: as_host.as_ref().map(explain) };
+        let text = match config.output {
+            Output::Text => explained.to_text(),
+            Output::Json => {
+                let json = serde_json::to_string(&explained);
+                json.map_err(|error| Failure::failed("cannot print", error))? + "\n"
+            }
+        };
+        let printed = out.write_all(text.as_bytes());
+        printed.map_err(|error| Failure::failed("cannot print", error))?;
     }
     Ok(())
+}
+
+/// All that is said of one target.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Explained {
+    #[serde(flatten)]
+    as_asked: Explanation,
+    /// Of a name that is the host of an Ingress as well: the URL of that host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_host: Option<Explanation>,
+}
+
+impl Explained {
+    fn to_text(&self) -> String {
+        [&self.as_asked].into_iter().chain(&self.as_host).map(as_text).collect()
+    }
 }
 
 /// The explainer of each process that the targets need.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-/// Mutations of seeds for each target.
+/// Mutations of seeds for each target, unless `SWITCHYARD_FUZZ_INPUTS` says another number.
 const INPUTS: usize = 4_000;
 /// A mutated input is no longer than this.
 const MAX_LENGTH: usize = 16 << 10;
@@ -106,12 +106,19 @@ fn mutated(seeds: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
     input
 }
 
+fn inputs() -> usize {
+    match std::env::var("SWITCHYARD_FUZZ_INPUTS") {
+        Ok(number) => number.parse().expect("SWITCHYARD_FUZZ_INPUTS is not a number"),
+        Err(_) => INPUTS,
+    }
+}
+
 fn run(target: &str, parse: fn(&[u8])) {
     let seeds = seeds(target);
     let mut random = StdRng::seed_from_u64(1);
-    let mutations: Vec<_> = (0..INPUTS).map(|_| mutated(&seeds, &mut random)).collect();
-    for input in seeds.iter().chain(&mutations) {
-        let outcome = catch_unwind(AssertUnwindSafe(|| parse(input)));
+    let mutations = (0..inputs()).map(|_| mutated(&seeds, &mut random));
+    for input in seeds.iter().cloned().chain(mutations) {
+        let outcome = catch_unwind(AssertUnwindSafe(|| parse(&input)));
         assert!(outcome.is_ok(), "{target} failed for b\"{}\"", input.escape_ascii());
     }
 }
@@ -133,6 +140,11 @@ targets! {
     manifest: model::fuzz::manifest,
     query: dns::fuzz::query,
     reply: dns::fuzz::reply,
+    response: ingress::fuzz::response,
+    path: ingress::fuzz::path,
+    host: ingress::fuzz::host,
+    names: ingress::fuzz::names,
+    proxy_header: daemon::fuzz::proxy_header,
 }
 
 /// Each has a fuzz target that calls the same function.

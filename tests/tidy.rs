@@ -69,6 +69,7 @@ const PURE: &[&str] = &[
     "feed/src/hosts/table",
     "ingress/src/exchange/attempts",
     "ingress/src/head",
+    "ingress/src/http2_error",
     "ingress/src/origin",
     "ingress/src/reason",
     "ingress/src/request",
@@ -212,6 +213,23 @@ fn pure_modules_touch_nothing() {
         assert!(seen, "{pure} is listed as pure and is not there");
     }
     assert_none("impure", &found);
+}
+
+/// `dist` inherits the packages of `release`, and with them levels that only make building quick.
+#[test]
+fn the_dist_profile_is_optimised_where_release_is_not() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let packages = |profile: &str| {
+        let heading = format!("[profile.{profile}.package]");
+        let lines = manifest.lines().skip_while(move |line| *line != heading).skip(1);
+        let lines: Vec<&str> = lines.take_while(|line| !line.starts_with('[')).collect();
+        lines.into_iter().filter_map(|line| line.split_once(" = ")).collect::<BTreeMap<_, _>>()
+    };
+    let (release, dist) = (packages("release"), packages("dist"));
+    assert!(release.contains_key("ingress") && dist.contains_key("proxy"));
+    let lower = release.iter().filter(|(_, level)| **level != "{ opt-level = 3 }");
+    let inherited: Vec<_> = lower.filter(|(name, _)| !dist.contains_key(*name)).collect();
+    assert!(inherited.is_empty(), "not in [profile.dist.package]: {inherited:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@ package Feed;
 use strict;
 use warnings;
 use Time::HiRes qw(time);
+use IO::Select;
 use IO::Socket::INET;
 
 # A Service and its slice of ten endpoints on nodes in zones; the first endpoint and the
@@ -75,6 +76,51 @@ sub watch_slices {
   $s->flush;
   $s->blocking(0);
   return $s;
+}
+
+# Asks a data path from outside: returns what says the address of the endpoint that it leads to now,
+# by a DNS query, or by a connection through the proxy or the ingress to listeners of our own.
+sub prober {
+  my ($kind, $target) = @_;
+  return dns_prober($target) if $kind eq 'dns';
+  my %listener;
+  for (0, 1) {
+    my $ip = probe_ip($_);
+    $listener{$ip} = IO::Socket::INET->new(
+      LocalAddr => "$ip:18080", Listen => 64, ReuseAddr => 1) or die "$ip: $!";
+  }
+  return sub {
+    my $s = IO::Socket::INET->new(PeerAddr => $target) or return '';
+    print $s "GET / HTTP/1.1\r\nHost: probe.test\r\nConnection: close\r\n\r\n";
+    $s->flush;
+    for my $ready (IO::Select->new(values %listener)->can_read(1)) {
+      my $c = $ready->accept or next;
+      my ($ip) = grep { $listener{$_} == $ready } keys %listener;
+      sysread $c, my $request, 4096;
+      print $c "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+      return $ip;
+    }
+    return '';
+  };
+}
+
+sub dns_prober {
+  my ($target) = @_;
+  my $udp = IO::Socket::INET->new(PeerAddr => $target, Proto => 'udp') or die "udp: $!";
+  my $name = join '', map { chr(length) . $_ } qw(probe-headless ns-0 svc cluster local);
+  my $id = 0;
+  return sub {
+    $id = ($id + 1) % 65536;
+    send $udp, pack('n6', $id, 0, 1, 0, 0, 0) . $name . "\0" . pack('n2', 1, 1), 0;
+    my $select = IO::Select->new($udp);
+    while ($select->can_read(1)) {
+      recv $udp, my $reply, 512, 0;
+      my ($of, undef, undef, $answers) = unpack 'n4', $reply;
+      next if $of != $id;
+      return $answers == 1 ? join('.', unpack 'C4', substr $reply, -4) : '';
+    }
+    return '';
+  };
 }
 
 # Of sorted numbers: median, 99th percentile, maximum.

@@ -10,6 +10,7 @@ pub mod bind_error;
 pub mod descriptors;
 mod failure;
 pub mod flags;
+pub mod fuzz;
 mod handles;
 mod library_lines;
 pub mod listen;

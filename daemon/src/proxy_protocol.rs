@@ -50,6 +50,8 @@ pub enum BadHeader {
     TooLong(usize),
     #[error("the PROXY protocol header of version 1 has no line end in its first {MAX_LINE} bytes")]
     Unended,
+    #[error("the PROXY protocol header of version 1 does not end with CR LF")]
+    LineEnd,
     #[error("the PROXY protocol header of version 1 is not valid")]
     V1(#[from] v1::BinaryParseError),
     #[error("the PROXY protocol header of version 2 is not valid")]
@@ -66,6 +68,10 @@ pub enum BadHeader {
 pub fn parse(header: &[u8]) -> Result<ProxyHeader, BadHeader> {
     if !header.starts_with(b"PROXY ") && !header.starts_with(v2::PROTOCOL_PREFIX) {
         return Err(BadHeader::Missing);
+    }
+    // The library takes a space for CR, and CR for a space.
+    if header.starts_with(b"PROXY ") && memchr(b'\r', header) != header.len().checked_sub(2) {
+        return Err(BadHeader::LineEnd);
     }
     let v4 = |a: v2::IPv4| ProxyHeader::Client {
         client: (a.source_address, a.source_port).into(),
@@ -227,6 +233,9 @@ mod tests {
             b"PROXY TCP4 ::1 ::2 1 2\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 198.51.100.1 65536 443\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443 \n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1\r4711 443\r\n".to_vec(),
+            b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\nx".to_vec(),
             v2(0x31, 0x11, &V4),
             v2(0x22, 0x11, &V4),
             v2(0x21, 0x11, &V4[..11]),

@@ -34,11 +34,14 @@ fn of_report(report: &Value) -> Rejected {
         text.filter(|text| !text.is_empty())
     };
     let place = text("file").map(|file| format!("{file}:{}:{}", report["line"], report["column"]));
+    let hosts = report["hosts"].as_array().into_iter().flatten();
     Rejected {
         object: text("object"),
         place,
         problem: text("message").unwrap_or_default(),
         help: text("help"),
+        is_partial: report["servedInPart"].as_bool().unwrap_or(false),
+        hosts: hosts.filter_map(|host| host.as_str().map(str::to_owned)).collect(),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::deadline::{Deadline, Ticks};
 use crate::limits::Permit;
 use crate::origin::Origin;
 use crate::settings::{DRAIN_LINGER, LINGER};
+use crate::stalled::{StalledStreams, StreamState};
 use crate::upstream::Upstream;
 
 static FLOODS: LogLimit = LogLimit::new("HTTP/2 floods of control frames");
@@ -31,8 +32,9 @@ pub(crate) struct Connection {
     in_flight: Cell<usize>,
     /// The time-out of the HTTP/1.1 exchange in flight.
     timeout: Cell<Ticks>,
-    /// The deadline of the HTTP/2 stream that was begun last, until the stream's task takes it.
-    begun_stream: RefCell<Option<Rc<Deadline>>>,
+    /// The HTTP/2 stream that was begun last, until the stream's task takes it.
+    begun_stream: RefCell<Option<Rc<StreamState>>>,
+    stalled: Rc<StalledStreams>,
     /// The client's socket takes no more bytes.
     is_blocked: Cell<bool>,
     /// The client has sent a flood of control frames.
@@ -72,6 +74,7 @@ impl Connection {
             in_flight: Cell::new(0),
             timeout,
             begun_stream: RefCell::new(None),
+            stalled: Rc::default(),
             is_blocked: Cell::new(false),
             is_flooded: Cell::new(false),
             tunnel: RefCell::new(None),
@@ -197,15 +200,28 @@ impl Connection {
         }
     }
 
-    /// A deadline for a new HTTP/2 stream. The stream's task, which begins next, takes it by
+    /// The state of a new HTTP/2 stream. The stream's task, which begins next, takes it by
     /// [`Connection::take_begun_stream`].
-    pub(crate) fn begin_stream(&self) -> Rc<Deadline> {
-        let deadline = Rc::new(self.context.deadlines.add());
-        self.begun_stream.replace(Some(deadline.clone()));
-        deadline
+    pub(crate) fn begin_stream(&self) -> Rc<StreamState> {
+        let stream = StreamState::new(self.context.deadlines.add());
+        self.begun_stream.replace(Some(stream.clone()));
+        stream
     }
 
-    pub(crate) fn take_begun_stream(&self) -> Option<Rc<Deadline>> {
+    pub(crate) fn take_begun_stream(&self) -> Option<Rc<StreamState>> {
         self.begun_stream.take()
+    }
+
+    /// An HTTP/2 stream has gone on as far as it could.
+    pub(crate) fn on_pending_stream(&self, stream: &Rc<StreamState>) {
+        self.stalled.on_pending(stream, self.is_blocked.get(), self.context.tally());
+        if self.stalled.is_to_be_watched() {
+            self.context.watch_stalled(&self.stalled);
+        }
+    }
+
+    /// An HTTP/2 stream has ended.
+    pub(crate) fn end_stream(&self, stream: &Rc<StreamState>) {
+        self.stalled.remove(stream, self.context.shard());
     }
 }

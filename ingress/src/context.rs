@@ -18,6 +18,7 @@ use crate::metrics::{Metrics, Shard};
 use crate::origin::{REQUEST_ID_BYTES, RequestId};
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
+use crate::stalled::{StalledStreams, Tally};
 use crate::upstream::Pool;
 
 /// What all workers share.
@@ -40,6 +41,8 @@ pub(crate) struct WorkerContext {
     random: RefCell<SmallRng>,
     draining: Cell<bool>,
     connections: Cell<usize>,
+    /// Of connections that have any, or had a moment ago.
+    stalled: RefCell<Vec<Rc<StalledStreams>>>,
 }
 
 impl WorkerContext {
@@ -56,6 +59,7 @@ impl WorkerContext {
             random: RefCell::new(rand::make_rng()),
             draining: Cell::new(false),
             connections: Cell::new(0),
+            stalled: RefCell::default(),
         })
     }
 
@@ -98,6 +102,22 @@ impl WorkerContext {
         self.shard().connections.add(1);
         self.connections.set(self.connections.get() + 1);
         OpenConnection(self.clone())
+    }
+
+    /// What stalled streams are counted in.
+    pub(crate) fn tally(&self) -> Tally<'_> {
+        Tally { shards: &self.shared.metrics.shards, own: self.shard(), now: self.deadlines.now() }
+    }
+
+    /// From now on looks at the stalled streams of a connection from time to time.
+    pub(crate) fn watch_stalled(&self, streams: &Rc<StalledStreams>) {
+        self.stalled.borrow_mut().push(streams.clone());
+    }
+
+    /// Resets streams that have stalled for too long, if they hold too much.
+    pub(crate) fn sweep_stalled(&self) {
+        let tally = self.tally();
+        self.stalled.borrow_mut().retain(|streams| streams.watch(tally));
     }
 
     /// A new request's id: random, in hexadecimal.

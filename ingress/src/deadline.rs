@@ -60,6 +60,11 @@ pub(crate) struct Ticks(u64);
 
 impl Ticks {
     pub(crate) const ZERO: Ticks = Ticks(0);
+
+    /// Whether so many ticks lie between two.
+    pub(crate) fn have_passed(self, since: u64, now: u64) -> bool {
+        now.saturating_sub(since) >= self.0
+    }
 }
 
 impl From<Duration> for Ticks {

@@ -1,8 +1,9 @@
 //! A request's exchange with an endpoint: connections are opened or taken from the pool, the
 //! request is sent, and the head of its response is waited for.
 //!
-//! What to do when something fails is decided by [`Attempts`]; here are the sockets. Left out:
-//! the response's body, which the client's connection polls.
+//! What to do when something fails is decided by [`Attempts`]; here are the sockets. Where the
+//! endpoints of a decision are used up, the request is decided again by the newest snapshot. Left
+//! out: the response's body, which the client's connection polls.
 
 mod attempts;
 
@@ -19,29 +20,51 @@ use crate::body::RequestBody;
 use crate::head::{Framing, RequestHead};
 use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
-use crate::snapshot::{Endpoint, Plan, Route};
+use crate::snapshot::{Endpoint, Route};
 use crate::upstream::{Failure, Head, Upstream};
 
 /// One request's exchange.
-#[derive(Debug)]
-pub(crate) struct Exchange<'a> {
+pub(crate) struct Exchange<'a, D> {
     in_flight: &'a InFlight,
-    max_body: u64,
-    attempts: Attempts<'a>,
+    /// Decides by the newest snapshot where the request goes: by which route, and to which
+    /// endpoint first.
+    decide: D,
+    attempts: Attempts,
 }
 
-impl<'a> Exchange<'a> {
-    /// By the plan of a route; this endpoint is asked first.
+impl<'a, D> Exchange<'a, D>
+where
+    D: Fn() -> Result<(Arc<Route>, Arc<Endpoint>), Refusal>,
+{
+    /// Decides for the first time.
     pub(crate) fn new(
         in_flight: &'a InFlight,
-        route: &'a Route,
-        picked: Arc<Endpoint>,
+        decide: D,
         method: &Method,
-    ) -> Exchange<'a> {
-        let Plan { connect_timeout, max_body, .. } = *route.plan;
-        let idempotent = is_idempotent(method);
-        let attempts = Attempts::new(&route.backend, picked, connect_timeout, idempotent);
-        Exchange { in_flight, max_body, attempts }
+    ) -> Result<Exchange<'a, D>, Refusal> {
+        let (route, picked) = decide()?;
+        in_flight.apply(&route.plan);
+        let attempts = Attempts::new(route, picked, is_idempotent(method));
+        Ok(Exchange { in_flight, decide, attempts })
+    }
+
+    /// The endpoint to ask: by the newest decision if the one before leads to no other.
+    fn endpoint(&mut self) -> Result<Arc<Endpoint>, Refusal> {
+        let in_flight = self.in_flight;
+        loop {
+            let clock = || in_flight.context().deadlines.now_ms();
+            if let Ok(endpoint) = self.attempts.endpoint(clock) {
+                return Ok(endpoint);
+            }
+            let went_on = self.attempts.decided_again((self.decide)());
+            let route = self.attempts.route();
+            if let Err(refusal) = went_on {
+                // Where no route is left, the request counts for the one that it went by.
+                in_flight.record.borrow_mut().route.get_or_insert_with(|| route.clone());
+                return Err(refusal);
+            }
+            in_flight.apply(&route.plan);
+        }
     }
 
     /// A connection to the endpoint whose turn it is, kept or new.
@@ -50,7 +73,7 @@ impl<'a> Exchange<'a> {
         method: &Method,
         framing: Framing,
     ) -> Result<Upstream, Refusal> {
-        let endpoint = self.attempts.endpoint(|| self.in_flight.context().deadlines.now_ms())?;
+        let endpoint = self.endpoint()?;
         // What cannot be sent twice is worth a system call to see that it arrives once.
         let must_arrive = framing != Framing::None || !is_idempotent(method);
         while let Some(upstream) = self.in_flight.context().pool.take(&endpoint) {
@@ -68,7 +91,7 @@ impl<'a> Exchange<'a> {
         let record = self.in_flight.record.borrow();
         let origin = &self.in_flight.connection.origin;
         let source = (origin, &context.settings().rules, &record.id);
-        upstream.begin(head, body, self.max_body, source);
+        upstream.begin(head, body, self.attempts.route().plan.max_body, source);
     }
 
     /// Waits for the head of the response, by whatever connection gets it; its fields are put
@@ -86,10 +109,10 @@ impl<'a> Exchange<'a> {
             let clock = || self.in_flight.context().deadlines.now_ms();
             self.attempts.not_answered(&upstream.endpoint, failure, clock)?;
             let unanswered = upstream.take_back().ok_or(Refusal::Unanswered)?;
-            self.in_flight.context().shard().upstream_resends.add(1);
             drop(upstream);
             headers.clear();
             upstream = self.new_connection().await?;
+            self.in_flight.context().shard().upstream_resends.add(1);
             upstream.begin_again(unanswered);
         }
     }
@@ -134,7 +157,7 @@ impl<'a> Exchange<'a> {
         let context = in_flight.context();
         let shard = context.shard();
         loop {
-            let endpoint = self.attempts.endpoint(|| context.deadlines.now_ms())?;
+            let endpoint = self.endpoint()?;
             let patience = self.attempts.patience();
             in_flight.arm(patience);
             let mut connecting = std::pin::pin!(Upstream::connect(endpoint.clone()));

@@ -22,62 +22,58 @@ use crate::snapshot::{Endpoint, Route, Unserved};
 use crate::upstream::{Head, Upstream};
 
 /// Answers one request.
-pub(crate) async fn handle(
+///
+/// What it is made of is moved into the future once, and borrowed from there: an async function
+/// that took it by value would hold it twice, for as long as the request is in flight.
+pub(crate) fn handle(
     in_flight: InFlight,
     request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
-    let (parts, body) = request.into_parts();
-    in_flight.note(&parts);
-    let is_http2 = parts.version == Version::HTTP_2;
-    let mut response = match answer(&in_flight, parts, RequestBody::Hyper(body)).await {
-        Ok(response) => response,
-        Err(refused) => {
-            let mut record = in_flight.record.borrow_mut();
-            record.ended_by = EndedBy::Refusal(refused.refusal.reason());
-            refused.into_response(record.request_id(), is_http2)
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    let (mut parts, body) = request.into_parts();
+    async move {
+        in_flight.note(&parts);
+        let is_http2 = parts.version == Version::HTTP_2;
+        let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {
+            Ok(response) => response,
+            Err(refused) => {
+                let mut record = in_flight.record.borrow_mut();
+                record.ended_by = EndedBy::Refusal(refused.refusal.reason());
+                refused.into_response(record.request_id(), is_http2)
+            }
+        };
+        let status = response.status();
+        in_flight.record.borrow_mut().answered(status.as_u16());
+        let is_last = in_flight.connection.is_ending() && !is_http2;
+        if is_last && status != StatusCode::SWITCHING_PROTOCOLS {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
         }
-    };
-    let status = response.status();
-    in_flight.record.borrow_mut().answered(status.as_u16());
-    let is_last = in_flight.connection.is_ending() && !is_http2;
-    if is_last && status != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response.body_mut().hold(in_flight);
+        Ok(response)
     }
-    response.body_mut().hold(in_flight);
-    Ok(response)
 }
 
 async fn answer(
     in_flight: &InFlight,
-    parts: Parts,
+    parts: &mut Parts,
     body: RequestBody,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let Parts { method, uri, version, mut headers, .. } = parts;
+    let Parts { method, uri, version, headers, .. } = parts;
+    let version = *version;
     let settings = in_flight.context().settings();
     let origin = &in_flight.connection.origin;
-    let checked = check(&method, &uri, version, &headers, &body, settings.max_header_bytes)?;
+    let checked = check(method, uri, version, headers, &body, settings.max_header_bytes)?;
     let Checked { survey, framing, authority, path } = checked;
     let authority = authority.as_str();
-    let is_https = origin.is_https(&headers, &settings.rules.trusted_proxies);
+    let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let query = uri.query();
     let server_name = in_flight.connection.server_name.as_deref();
     let facts = Facts { authority, path: &path, query, is_https, server_name, framing };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
-    let (mut route, mut endpoint) = decided(in_flight, &facts).map_err(with_url)?;
-    let (mut exchange, mut upstream) = loop {
-        in_flight.apply(&route.plan);
-        let mut exchange = Exchange::new(in_flight, &route, endpoint, &method);
-        match exchange.connection(&method, framing).await {
-            Ok(upstream) => break (exchange, upstream),
-            // All endpoints have left since the decision, perhaps because the route leads
-            // elsewhere now. It ends: where the newest route has no endpoint, that is the answer.
-            Err(Refusal::NoEndpoint(_)) => {
-                (route, endpoint) = decided(in_flight, &facts).map_err(with_url)?;
-            }
-            Err(refusal) => return Err(with_url(refusal)),
-        }
-    };
+    let decide = || decided(in_flight, &facts);
+    let mut exchange = Exchange::new(in_flight, decide, method).map_err(with_url)?;
+    let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
@@ -85,17 +81,17 @@ async fn answer(
         path: &path,
         query,
         authority,
-        headers: &headers,
+        headers,
         survey,
         framing,
-        upgrade: if may_upgrade { upgrade_of(&headers) } else { None },
+        upgrade: if may_upgrade { upgrade_of(headers) } else { None },
         is_http2: version == Version::HTTP_2,
     };
     exchange.begin(&mut upstream, &head, body);
     // The request's map serves for the response's fields: it is large enough already.
     headers.clear();
-    let (upstream, head) = exchange.response(upstream, &mut headers).await.map_err(with_url)?;
-    Ok(respond(in_flight, upstream, head, headers))
+    let (upstream, head) = exchange.response(upstream, headers).await.map_err(with_url)?;
+    Ok(respond(in_flight, upstream, head, std::mem::take(headers)))
 }
 
 /// The route that forwards a request, and the endpoint whose turn it is.
@@ -152,4 +148,20 @@ fn respond(
         *response.body_mut() = ResponseBody::of(upstream);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_output<A, B, F>(_: fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// It was 2,624 bytes, which each HTTP/2 stream held for as long as its client took nothing.
+    #[test]
+    fn a_request_in_flight_is_small() {
+        let size = size_of_output(handle);
+        assert!(size <= 2000, "{size} bytes");
+    }
 }

@@ -11,6 +11,7 @@ use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
 use crate::record::{EndedBy, Line, Record};
 use crate::snapshot::Plan;
+use crate::stalled::StreamState;
 use crate::upstream::Upstream;
 
 /// A request in flight, with its time-outs and its record.
@@ -18,8 +19,9 @@ use crate::upstream::Upstream;
 pub(crate) struct InFlight {
     pub(crate) connection: Rc<Connection>,
     pub(crate) record: RefCell<Record>,
-    /// Its own deadline over HTTP/2; over HTTP/1.1 it is the connection's.
-    stream_deadline: Option<Rc<Deadline>>,
+    /// Over HTTP/2, its stream, which has a deadline of its own; over HTTP/1.1 that is the
+    /// connection's.
+    stream: Option<Rc<StreamState>>,
     read_timeout: Cell<Ticks>,
     send_timeout: Cell<Ticks>,
 }
@@ -27,12 +29,12 @@ pub(crate) struct InFlight {
 impl InFlight {
     pub(crate) fn begin(connection: Rc<Connection>) -> InFlight {
         connection.begin_request();
-        let stream_deadline = connection.is_http2.then(|| connection.begin_stream());
+        let stream = connection.is_http2.then(|| connection.begin_stream());
         let defaults = &connection.context.settings().plan;
         let read_timeout = Cell::new(defaults.read_timeout);
         let send_timeout = Cell::new(defaults.send_timeout);
         let record = RefCell::new(Record::new(connection.context.request_id()));
-        InFlight { connection, record, stream_deadline, read_timeout, send_timeout }
+        InFlight { connection, record, stream, read_timeout, send_timeout }
     }
 
     pub(crate) fn context(&self) -> &Rc<WorkerContext> {
@@ -93,8 +95,13 @@ impl InFlight {
         self.record.borrow_mut().ended_by = ended_by;
     }
 
+    /// The stream, over HTTP/2.
+    pub(crate) fn stream(&self) -> Option<&StreamState> {
+        self.stream.as_deref()
+    }
+
     fn deadline(&self) -> &Deadline {
-        self.stream_deadline.as_deref().unwrap_or(self.connection.deadline())
+        self.stream.as_ref().map_or(self.connection.deadline(), |stream| &stream.deadline)
     }
 }
 

@@ -6,10 +6,11 @@
 //!
 //! A module uses only what stands below it. From the ground up: `route`, `head` and `origin` hold
 //! what hosts, paths and fields mean, `snapshot` what is served; `upstream` is a connection to an
-//! endpoint; `context` what a worker's requests share; `connection` a client's connection and
-//! `in_flight` one request of it, with its `record`; `response` and `refusal` what a client gets;
-//! `exchange` asks endpoints; `request` checks and decides; `handler` joins these; `serve` speaks
-//! HTTP to clients; `listener` accepts their connections; `worker` is the thread.
+//! endpoint; `stalled` counts what HTTP/2 streams hold whose clients take nothing; `context` what a
+//! worker's requests share; `connection` a client's connection and `in_flight` one request of it,
+//! with its `record`; `response` and `refusal` what a client gets; `exchange` asks endpoints;
+//! `request` checks and decides; `handler` joins these; `serve` speaks HTTP to clients; `listener`
+//! accepts their connections; `worker` is the thread.
 
 mod body;
 mod connection;
@@ -18,8 +19,10 @@ mod deadline;
 mod exchange;
 mod explain;
 mod findings;
+pub mod fuzz;
 mod handler;
 mod head;
+mod http2_error;
 mod in_flight;
 mod limits;
 mod listener;
@@ -35,6 +38,7 @@ mod route;
 mod serve;
 mod settings;
 mod snapshot;
+mod stalled;
 mod tls;
 mod upstream;
 mod worker;

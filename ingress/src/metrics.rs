@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+use crate::http2_error;
 use crate::limits::Limits;
 use crate::reason::Reason;
 use crate::snapshot::{Answers, Snapshot};
@@ -36,8 +37,19 @@ impl Count {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
     }
 
-    fn value(&self) -> u64 {
+    /// The same the other way, for what comes and goes.
+    pub(crate) fn subtract(&self, less: u64) {
+        self.add(less.wrapping_neg());
+    }
+
+    pub(crate) fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Of several workers.
+    pub(crate) fn sum<'a>(counts: impl Iterator<Item = &'a Count>) -> u64 {
+        // Counts of what comes and goes are not read at one moment: the sum may be off by a little.
+        counts.fold(0, |sum, count| sum.wrapping_add(count.value()))
     }
 }
 
@@ -69,6 +81,14 @@ pub(crate) struct Shard {
     pub(crate) connections: Count,
     pub(crate) connections_refused: Count,
     pub(crate) floods: Count,
+    /// HTTP/2 streams that we reset, and connections that we ended, by error code.
+    pub(crate) http2_resets: [Count; http2_error::LABELS.len()],
+    pub(crate) http2_goaways: [Count; http2_error::LABELS.len()],
+    /// What stalled HTTP/2 streams hold now, and the connections that have any.
+    pub(crate) stalled_bytes: Count,
+    pub(crate) stalled_connections: Count,
+    /// Stalled streams that were reset to make room.
+    pub(crate) stalled_resets: Count,
     pub(crate) handshakes_rejected: Count,
     pub(crate) proxy_headers_rejected: Count,
     pub(crate) upstream_connects: Count,
@@ -114,7 +134,7 @@ impl Metrics {
     }
 
     fn sum(&self, count: impl Fn(&Shard) -> &Count) -> u64 {
-        self.shards.iter().map(|shard| count(shard).value()).sum()
+        Count::sum(self.shards.iter().map(count))
     }
 }
 
@@ -126,11 +146,15 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.encode_requests(&mut encoder)?;
         self.encode_own_answers(&mut encoder)?;
+        self.encode_http2_errors(&mut encoder)?;
         self.encode_times(&mut encoder)?;
         let open = ConstGauge::new(self.0.limits.open() as u64);
         encode(&mut encoder, "open_connections", "Client connections open now", &open)?;
+        let stalled = ConstGauge::new(self.0.sum(|s| &s.stalled_bytes));
+        let help = "Memory of HTTP/2 streams whose clients do not read their responses";
+        encode(&mut encoder, "stalled_bytes", help, &stalled)?;
         type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
-        let counters: [Row; 8] = [
+        let counters: [Row; 9] = [
             ("connections", "Client connections accepted", |s| &s.connections),
             ("refused_connections", "Connections refused because of a limit", |s| {
                 &s.connections_refused
@@ -139,6 +163,11 @@ impl Collector for Scrape {
                 "flooded_connections",
                 "HTTP/2 connections closed because of a flood of control frames",
                 |s| &s.floods,
+            ),
+            (
+                "stalled_resets",
+                "HTTP/2 streams reset because stalled streams held too much memory",
+                |s| &s.stalled_resets,
             ),
             ("rejected_handshakes", "TLS handshakes that failed", |s| &s.handshakes_rejected),
             (
@@ -214,6 +243,33 @@ impl Scrape {
             if count > 0 {
                 let labels = [("reason", reason.label())];
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_http2_errors(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        type Row = (&'static str, &'static str, fn(&Shard) -> &[Count; http2_error::LABELS.len()]);
+        let families: [Row; 2] = [
+            (
+                "switchyard_ingress_http2_resets",
+                "HTTP/2 streams that the ingress reset, by error code",
+                |s| &s.http2_resets,
+            ),
+            (
+                "switchyard_ingress_http2_goaways",
+                "GOAWAY frames that the ingress sent on HTTP/2 connections, by error code",
+                |s| &s.http2_goaways,
+            ),
+        ];
+        for (name, help, counts) in families {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (at, reason) in http2_error::LABELS.into_iter().enumerate() {
+                let count = self.0.sum(|shard| &counts(shard)[at]);
+                if count > 0 {
+                    let labels = [("reason", reason)];
+                    ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+                }
             }
         }
         Ok(())

@@ -72,6 +72,13 @@ impl ResponseBody {
         }
     }
 
+    /// A piece is given to the client's connection.
+    fn handed_over(&self, bytes: usize) {
+        if let Some(stream) = self.in_flight.as_ref().and_then(InFlight::stream) {
+            stream.handed_over(bytes);
+        }
+    }
+
     fn break_off(&mut self, ended_by: EndedBy, why: Broken) -> Broken {
         self.source = Source::Empty;
         if let Some(in_flight) = &self.in_flight {
@@ -116,6 +123,7 @@ impl http_body::Body for ResponseBody {
             Source::Text(text) => {
                 let text = std::mem::take(text);
                 this.source = Source::Empty;
+                this.handed_over(text.len());
                 return Poll::Ready(Some(Ok(Frame::data(text))));
             }
         };
@@ -132,7 +140,9 @@ impl http_body::Body for ResponseBody {
         }
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if upstream.is_read() {
+                let is_read = upstream.is_read();
+                this.handed_over(frame.data_ref().map_or(0, Bytes::len));
+                if is_read {
                     this.release();
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -148,7 +158,12 @@ impl http_body::Body for ResponseBody {
                 this.release();
                 Poll::Ready(None)
             }
-            Poll::Pending => Poll::Pending,
+            Poll::Pending => {
+                if let Some(stream) = this.in_flight.as_ref().and_then(InFlight::stream) {
+                    stream.waits_for_endpoint();
+                }
+                Poll::Pending
+            }
         }
     }
 

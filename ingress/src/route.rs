@@ -260,6 +260,19 @@ impl std::fmt::Display for HostKey {
     }
 }
 
+/// Whether a name of a certificate, or an address in it, is for a host of a request. The star of
+/// `*.name` stands for exactly one label (RFC 9525 section 6.3).
+pub(crate) fn name_covers(name: &str, host: &str) -> bool {
+    let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if let Some(ip) = literal.and_then(|host| host.parse::<std::net::Ipv6Addr>().ok()) {
+        return name.parse() == Ok(ip);
+    }
+    match name.strip_prefix("*.") {
+        Some(above) => host.split_once('.').is_some_and(|(_, rest)| rest == above),
+        None => name == host,
+    }
+}
+
 type Names<T> = imbl::GenericHashMap<Arc<str>, T, RandomState, imbl::shared_ptr::DefaultSharedPtr>;
 
 /// What belongs to each host. Persistent: a clone is O(1), a change of one host O(log hosts).

@@ -15,8 +15,8 @@ use crate::context::{Shared, WorkerContext};
 use crate::deadline::{Deadlines, TICK};
 use crate::listener::{self, Accepting};
 
-/// Idle connections to endpoints are looked through this often, in ticks.
-const POOL_SWEEP_TICKS: u64 = 10;
+/// Idle connections to endpoints, and stalled streams, are looked through this often, in ticks.
+const SWEEP_TICKS: u64 = 10;
 
 /// How often a draining worker looks whether it is done.
 const DRAIN_CHECK: Duration = Duration::from_millis(10);
@@ -111,9 +111,10 @@ async fn sweep(context: Rc<WorkerContext>) {
         let now = ticks.tick().await;
         context.deadlines.sweep(now.into_std());
         count += 1;
-        if count.is_multiple_of(POOL_SWEEP_TICKS) {
+        if count.is_multiple_of(SWEEP_TICKS) {
             let idle = context.settings().upstream_idle_ticks;
             context.pool.sweep(context.deadlines.now().saturating_sub(idle));
+            context.sweep_stalled();
         }
     }
 }

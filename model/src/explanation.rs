@@ -98,8 +98,8 @@ fn name_of_port(port: &SlicePort) -> String {
     }
 }
 
-/// A manifest, or a document of one, that is not served.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A manifest, a document of one, or an object of an API that is not served, or not all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rejected {
     /// Kind and name, as far as it could be read.
     pub object: Option<String>,
@@ -108,6 +108,10 @@ pub struct Rejected {
     pub problem: String,
     /// What to do.
     pub help: Option<String>,
+    /// The object is served without what the problem names.
+    pub is_partial: bool,
+    /// The hosts that it has rules for, as far as they are known.
+    pub hosts: Vec<String>,
 }
 
 /// The annotation of an Event with only the help of its message, for programs.

@@ -268,6 +268,7 @@ objects! { pub, 'a
         internal_traffic_policy: Text<'a>,
         external_traffic_policy: Text<'a>,
         load_balancer_source_ranges: List<Text<'a>>,
+        load_balancer_class: Text<'a>,
         health_check_node_port: i64,
         traffic_distribution: Text<'a>,
         ip_families: List<Text<'a>>,
@@ -425,6 +426,14 @@ objects! { pub, 'a
     }
     struct IngressClassSpec {
         controller: Text<'a>,
+        parameters: IngressClassParametersReference<'a>,
+    }
+    struct IngressClassParametersReference {
+        api_group: Text<'a>,
+        kind: Text<'a>,
+        name: Text<'a>,
+        namespace: Text<'a>,
+        scope: Text<'a>,
     }
 
     struct Secret {

@@ -75,11 +75,7 @@ pub(crate) fn unused(type_name: &str) -> &'static [(&'static str, Unused)] {
             ("uid", Text),
         ],
         "Service" | "Pod" => HEADER,
-        "ServiceSpec" => &[
-            ("allocateLoadBalancerNodePorts", Boolean),
-            ("loadBalancerClass", Text),
-            ("loadBalancerIP", Text),
-        ],
+        "ServiceSpec" => &[("allocateLoadBalancerNodePorts", Boolean), ("loadBalancerIP", Text)],
         "ServiceStatus" => &[("conditions", Objects)],
         "LoadBalancerIngress" => &[("hostname", Text), ("ports", Objects)],
         "EndpointSlice" | "Endpoints" => HEADER,
@@ -96,7 +92,6 @@ pub(crate) fn unused(type_name: &str) -> &'static [(&'static str, Unused)] {
         "Ingress" => &[("apiVersion", Text), ("kind", Text), ("status", Object)],
         "TypedLocalObjectReference" => &[("apiGroup", Text)],
         "IngressClass" => HEADER,
-        "IngressClassSpec" => &[("parameters", Object)],
         "Secret" => &[("apiVersion", Text), ("immutable", Boolean), ("kind", Text)],
         "Namespace" => {
             &[("apiVersion", Text), ("kind", Text), ("spec", Object), ("status", Object)]

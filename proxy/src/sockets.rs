@@ -68,7 +68,7 @@ pub(crate) fn adopt_tcp(socket: OwnedFd, addr: SocketAddr) -> io::Result<TcpList
     if !socket.is_listener()? {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    check_address(&socket, Type::STREAM, addr)?;
+    claim(&socket, Type::STREAM, addr)?;
     prepare_tcp(&socket)?;
     // A filter stays with the socket, see `refuse_new`; without one this fails.
     let _ = socket.detach_filter();
@@ -83,15 +83,19 @@ pub(crate) fn adopt_tcp(socket: OwnedFd, addr: SocketAddr) -> io::Result<TcpList
 /// When it is something else.
 pub(crate) fn adopt_udp(socket: OwnedFd, addr: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::from(socket);
-    check_address(&socket, Type::DGRAM, addr)?;
+    claim(&socket, Type::DGRAM, addr)?;
     let socket = UdpSocket::from(socket);
     prepare_udp(&socket, addr)?;
     Ok(socket)
 }
 
-fn check_address(socket: &Socket, kind: Type, addr: SocketAddr) -> io::Result<()> {
+/// Refuses a socket of another kind or address, and makes the others ready for a data thread.
+fn claim(socket: &Socket, kind: Type, addr: SocketAddr) -> io::Result<()> {
     let is_it = socket.r#type()? == kind && socket.local_addr()?.as_socket() == Some(addr);
-    is_it.then_some(()).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    if !is_it {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    socket.set_nonblocking(true)
 }
 
 /// Has the kernel detect a peer that vanished without closing.

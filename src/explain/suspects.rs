@@ -140,14 +140,18 @@ fn trouble_of_host(lost: &LostHost) -> Trouble {
 }
 
 fn trouble_of(rejected: &Rejected) -> Trouble {
-    let usual = "fix the manifest; `switchyard check` shows the lines".to_owned();
+    let usual = match rejected.place {
+        Some(_) => "fix the manifest; `switchyard check` shows the lines".to_owned(),
+        None => "change the object so that it does not use what is not supported".to_owned(),
+    };
     Trouble { cause: line(rejected), fix: rejected.help.clone().unwrap_or(usual) }
 }
 
 fn line(rejected: &Rejected) -> String {
     let object = rejected.object.as_deref().unwrap_or("a document");
     let place = rejected.place.as_ref().map(|place| format!("{place}: ")).unwrap_or_default();
-    format!("{object} is rejected: {place}{}", rejected.problem)
+    let what = if rejected.is_partial { "served in part" } else { "rejected" };
+    format!("{object} is {what}: {place}{}", rejected.problem)
 }
 
 fn with_help(rejected: &Rejected) -> String {
@@ -167,12 +171,13 @@ fn is_of(rejected: &Rejected, service: &ObjectName) -> bool {
 }
 
 impl Suspect {
-    /// Whether its document or its problem contains the word. For a file on another machine, only
-    /// the problem is known.
+    /// Whether its document, its hosts or its problem contain the word. For a file on another
+    /// machine, the document is not known.
     fn has(&self, word: &str) -> bool {
         let text = self.text.get_or_init(|| {
             let document = document(&self.rejected).unwrap_or_default();
-            format!("{}\n{document}", self.rejected.problem)
+            let Rejected { problem, hosts, .. } = &self.rejected;
+            format!("{problem}\n{}\n{document}", hosts.join("\n"))
         });
         has_word(text, word)
     }
@@ -263,12 +268,7 @@ mod tests {
             ("Ingress shop/web", false),
         ];
         for (object, expected) in table {
-            let rejected = Rejected {
-                object: Some(object.to_owned()),
-                place: None,
-                problem: String::new(),
-                help: None,
-            };
+            let rejected = Rejected { object: Some(object.to_owned()), ..Rejected::default() };
             assert_eq!(is_of(&rejected, &service), expected, "{object}");
         }
     }

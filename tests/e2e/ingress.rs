@@ -2,6 +2,7 @@
 //! and test endpoints record what arrives.
 
 mod changes;
+mod frames;
 mod http2;
 mod kit;
 mod limits;
@@ -10,4 +11,5 @@ mod proxying;
 mod records;
 mod routing;
 mod smuggling;
+mod stalled;
 mod tls;

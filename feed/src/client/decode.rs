@@ -4,6 +4,7 @@
 //! newer than this program. An object that does not pass is named with what is wrong; it never
 //! takes anything else down.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::beginning::Beginning;
@@ -24,13 +25,18 @@ pub(crate) struct Rejection {
     pub(crate) message: String,
     /// The object is served without what the message names.
     pub(crate) is_partial: bool,
+    /// The hosts of an Ingress, up to [`MAX_HOSTS`].
+    pub(crate) hosts: Vec<String>,
 }
+
+/// More hosts of a rejected Ingress are not kept.
+const MAX_HOSTS: usize = 64;
 
 impl Rejection {
     /// What to say of an object whose JSON is longer than the limit.
     pub(crate) fn too_long(name: Option<ObjectName>) -> Rejection {
         let message = format!("its JSON is longer than {} MiB", MAX_OBJECT >> 20);
-        Rejection { name, message, is_partial: false }
+        Rejection { name, message, is_partial: false, hosts: Vec::new() }
     }
 }
 
@@ -144,8 +150,24 @@ impl Decoder {
             message.truncate(message.floor_char_boundary(MAX_MESSAGE));
             message.push('…');
         }
-        Rejection { name: self.name_of(text), message, is_partial: false }
+        let hosts = if self.kind == Kind::Ingress { hosts_of(text) } else { Vec::new() };
+        Rejection { name: self.name_of(text), message, is_partial: false, hosts }
     }
+}
+
+/// The hosts that the text of an Ingress names, valid or not.
+fn hosts_of(text: Text<'_>) -> Vec<String> {
+    let (bytes, path) = match text {
+        Text::Line(line) => (line, "/object/spec"),
+        Text::Object(object) => (object, "/spec"),
+    };
+    let object = serde_json::from_slice::<serde_json::Value>(bytes).unwrap_or_default();
+    let list = |field: &str| object.pointer(path)?.get(field)?.as_array();
+    let of_rules = list("rules").into_iter().flatten().map(|rule| &rule["host"]);
+    let of_tls = list("tls").into_iter().flatten().filter_map(|tls| tls["hosts"].as_array());
+    let named = of_rules.chain(of_tls.flatten()).filter_map(|host| host.as_str());
+    let hosts: BTreeSet<_> = named.map(str::to_ascii_lowercase).collect();
+    hosts.into_iter().take(MAX_HOSTS).collect()
 }
 
 /// Takes the endpoints out of a slice from another machine that are on this one: they would reach

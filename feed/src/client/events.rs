@@ -90,6 +90,7 @@ impl Event {
             place: Some(place.to_owned()).filter(|place| !place.is_empty()),
             problem: problem.unwrap_or(whole).to_owned(),
             help: help.cloned(),
+            ..Rejected::default()
         }
     }
 }
@@ -121,7 +122,7 @@ mod tests {
             object: object.map(Into::into),
             place: Some("shop.yaml:3:9".into()),
             problem: "spec.ports[0]: no port (write one)".into(),
-            help: None,
+            ..Rejected::default()
         };
         assert_eq!(found, [rejected(Some("Service shop/web")), rejected(None)]);
         let found = read(serde_json::json!({"items": [with_help]}).to_string().as_bytes());

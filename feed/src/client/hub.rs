@@ -259,3 +259,6 @@ pub(crate) fn followed(kinds: Kinds) -> Vec<Kind> {
 fn counts(kinds: &[Kind], model: &Model) -> Vec<(Kind, usize)> {
     kinds.iter().map(|kind| (*kind, model.count(*kind))).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,6 +93,7 @@ struct Rejected {
     message: String,
     /// The object is served without what the message names.
     is_partial: bool,
+    hosts: Vec<String>,
     /// The list that named it, or was the last one when it came.
     list: u64,
 }
@@ -272,7 +273,7 @@ impl Status {
         let mut inner = self.lock();
         let state = inner.kind(kind);
         let list = state.list;
-        let Rejection { name, message, is_partial } = rejection;
+        let Rejection { name, message, is_partial, hosts } = rejection;
         let object = name.as_ref().map(ToString::to_string).unwrap_or_default();
         let key = name.map(|name| ObjectKey { kind, name });
         let known = key.as_ref().and_then(|key| inner.rejected.get(key));
@@ -285,7 +286,7 @@ impl Status {
         }
         match key {
             Some(key) if inner.rejected.len() < MAX_KEPT || inner.rejected.contains_key(&key) => {
-                inner.rejected.insert(key, Rejected { message, is_partial, list });
+                inner.rejected.insert(key, Rejected { message, is_partial, hosts, list });
             }
             _ => inner.kind(kind).nameless.since_list += 1,
         }
@@ -456,7 +457,12 @@ fn kind_state(state: &KindState) -> (&'static str, Value) {
 }
 
 fn rejection((key, rejected): (&ObjectKey, &Rejected)) -> Value {
-    let Rejected { message, is_partial, .. } = rejected;
-    let object = key.to_string();
-    json!({ "object": object, "message": message, "level": "error", "servedInPart": is_partial })
+    let Rejected { message, is_partial, hosts, .. } = rejected;
+    json!({
+        "object": key.to_string(),
+        "message": message,
+        "level": "error",
+        "servedInPart": is_partial,
+        "hosts": hosts,
+    })
 }

@@ -8,23 +8,23 @@ use std::sync::Arc;
 use crate::deadline::Ticks;
 use crate::refusal::Refusal;
 use crate::settings::{CONNECT_PATIENCE, MAX_CONNECT_TIMEOUTS, MAX_CONNECT_TRIES, MAX_RESENDS};
-use crate::snapshot::{Backend, Endpoint, Unserved};
+use crate::snapshot::{Endpoint, Route, Unserved};
 
 /// The attempts of one request.
 #[derive(Debug)]
-pub(crate) struct Attempts<'a> {
-    backend: &'a Backend,
+pub(crate) struct Attempts {
+    /// Where the request goes by the last decision.
+    route: Arc<Route>,
     /// The endpoint whose turn it is.
     picked: Arc<Endpoint>,
     /// Those that have failed. They are kept, and not counted, because endpoints may come and go
     /// meanwhile.
     failed: Vec<Arc<Endpoint>>,
-    connect_timeout: Ticks,
+    /// What the request is answered with if no other endpoint can be asked.
+    last: Refusal,
     connect_timeouts: usize,
     resends: usize,
     is_idempotent: bool,
-    /// Why the last attempt failed.
-    refusal: Option<Refusal>,
 }
 
 /// How an attempt to connect failed.
@@ -58,72 +58,92 @@ pub(crate) enum SendFailure {
     BodyTooLarge,
 }
 
-impl<'a> Attempts<'a> {
-    /// For a request to a backend, of which this endpoint is asked first.
-    pub(crate) fn new(
-        backend: &'a Backend,
-        picked: Arc<Endpoint>,
-        connect_timeout: Ticks,
-        is_idempotent: bool,
-    ) -> Attempts<'a> {
+impl Attempts {
+    /// For a request that was decided to go by this route, to this endpoint first.
+    pub(crate) fn new(route: Arc<Route>, picked: Arc<Endpoint>, is_idempotent: bool) -> Attempts {
         Attempts {
-            backend,
+            route,
             picked,
             failed: Vec::new(),
-            connect_timeout,
+            last: Refusal::NoEndpoint(Unserved::NoEndpoints),
             connect_timeouts: 0,
             resends: 0,
             is_idempotent,
-            refusal: None,
         }
     }
 
-    /// The endpoint to ask: that whose turn it is, or the next if that has failed or left
-    /// meanwhile. If none may be picked, the outcome is that of the last attempt.
+    pub(crate) fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// The endpoint to ask: the one whose turn it is, or the next if that one has failed or left
+    /// meanwhile. `Err` when the route has no other: the request is then decided again, by
+    /// [`Attempts::decided_again`].
     pub(crate) fn endpoint(&mut self, now_ms: impl Fn() -> u64) -> Result<Arc<Endpoint>, Refusal> {
         if self.picked.is_gone() || self.has_failed(&self.picked) {
-            let next = self.backend.endpoints().pick(|e| !self.has_failed(e), now_ms);
-            self.picked = next.ok_or_else(|| self.refusal.take().unwrap_or_else(no_endpoint))?;
+            let suits = |e: &Arc<Endpoint>| !e.is_gone() && !self.has_failed(e);
+            let next = self.route.backend.endpoints().pick(suits, now_ms);
+            self.picked = next.ok_or_else(|| self.last.clone())?;
         }
         Ok(self.picked.clone())
+    }
+
+    /// The newest decision about the request, after the route had no other endpoint. `Ok` if the
+    /// request goes on by it. The attempts so far still count.
+    ///
+    /// A route is decided on once and may change while its request is under way. If its Service
+    /// has lost its endpoints because routes lead to another Service now, the request follows
+    /// them.
+    pub(crate) fn decided_again(
+        &mut self,
+        decision: Result<(Arc<Route>, Arc<Endpoint>), Refusal>,
+    ) -> Result<(), Refusal> {
+        match decision {
+            Ok((route, _)) if Arc::ptr_eq(&route, &self.route) => Err(self.last.clone()),
+            Ok((route, picked)) => {
+                (self.route, self.picked) = (route, picked);
+                Ok(())
+            }
+            // No endpoint failed, so the newest configuration says why there is none.
+            Err(refusal) if matches!(self.last, Refusal::NoEndpoint(_)) => Err(refusal),
+            Err(_) => Err(self.last.clone()),
+        }
     }
 
     /// How long the picked endpoint may take to accept a connection: the last one that can be
     /// asked has the whole time-out.
     pub(crate) fn patience(&self) -> Ticks {
-        let endpoints = self.backend.endpoints();
+        let connect_timeout = self.route.plan.connect_timeout;
+        let endpoints = self.route.backend.endpoints();
         let is_other = |e: &Arc<Endpoint>| !Arc::ptr_eq(e, &self.picked) && !self.has_failed(e);
         match endpoints.list().iter().any(is_other) {
-            true => self.connect_timeout.min(CONNECT_PATIENCE.into()),
-            false => self.connect_timeout,
+            true => connect_timeout.min(CONNECT_PATIENCE.into()),
+            false => connect_timeout,
         }
     }
 
-    /// The endpoint took no connection. `Ok` if another is to be asked.
+    /// The endpoint did not accept a connection. `Ok` if another may be asked.
     pub(crate) fn not_connected(
         &mut self,
         endpoint: Arc<Endpoint>,
         failure: ConnectFailure,
     ) -> Result<(), Refusal> {
-        let refusal = match failure {
+        self.last = match failure {
             ConnectFailure::Refused => Refusal::Unreachable,
             ConnectFailure::TimedOut(patience) => {
-                self.connect_timeouts += usize::from(patience == self.connect_timeout);
+                let is_whole = patience == self.route.plan.connect_timeout;
+                self.connect_timeouts += usize::from(is_whole);
                 Refusal::EndpointTimeout
             }
         };
         self.failed.push(endpoint);
         let is_over =
             self.failed.len() >= MAX_CONNECT_TRIES || self.connect_timeouts >= MAX_CONNECT_TIMEOUTS;
-        if is_over || !self.has_untried() {
-            return Err(refusal);
-        }
-        self.refusal = Some(refusal);
-        Ok(())
+        if is_over { Err(self.last.clone()) } else { Ok(()) }
     }
 
-    /// The endpoint got the request and gave no response. `Ok` if the request is to be sent
-    /// again, which needs that all of it is still there.
+    /// The endpoint got the request and gave no response. `Ok` if the request may be sent again,
+    /// which needs that all of it is still there.
     pub(crate) fn not_answered(
         &mut self,
         endpoint: &Arc<Endpoint>,
@@ -142,23 +162,20 @@ impl<'a> Attempts<'a> {
         // closed because of the request, or because its endpoint is going away.
         if !reused {
             self.failed.push(endpoint.clone());
+            self.last = Refusal::Unanswered;
         }
         let is_safe = self.is_idempotent || !begun;
-        let elsewhere = reused || self.has_untried();
-        if !is_safe || !elsewhere || self.resends >= MAX_RESENDS {
+        if !is_safe || self.resends >= MAX_RESENDS {
             return Err(Refusal::Unanswered);
         }
         self.resends += 1;
         // The next in turn, if there is another.
-        let suits = |e: &Arc<Endpoint>| !self.has_failed(e) && !Arc::ptr_eq(e, &self.picked);
-        if let Some(next) = self.backend.endpoints().pick(suits, now_ms) {
+        let is_picked = |e: &Arc<Endpoint>| Arc::ptr_eq(e, &self.picked);
+        let suits = |e: &Arc<Endpoint>| !e.is_gone() && !self.has_failed(e) && !is_picked(e);
+        if let Some(next) = self.route.backend.endpoints().pick(suits, now_ms) {
             self.picked = next;
         }
         Ok(())
-    }
-
-    fn has_untried(&self) -> bool {
-        self.backend.endpoints().list().iter().any(|endpoint| !self.has_failed(endpoint))
     }
 
     fn has_failed(&self, endpoint: &Arc<Endpoint>) -> bool {
@@ -166,15 +183,15 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn no_endpoint() -> Refusal {
-    Refusal::NoEndpoint(Unserved::NoEndpoints)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::Duration;
 
+    use model::ObjectName;
+
     use super::*;
+    use crate::snapshot::{Backend, Plan};
 
     const UNANSWERED_NEW: SendFailure = SendFailure::Unanswered { reused: false, begun: true };
     const UNANSWERED_KEPT: SendFailure = SendFailure::Unanswered { reused: true, begun: true };
@@ -183,21 +200,38 @@ mod tests {
         Duration::from_secs(5).into()
     }
 
-    fn backend(count: u8) -> Backend {
+    fn backend(count: u8) -> Arc<Backend> {
         let address = |last| format!("10.0.0.{last}:80").parse().unwrap();
-        Backend::serving(&(1..=count).map(address).collect::<Vec<_>>())
+        Arc::new(Backend::serving(&(1..=count).map(address).collect::<Vec<_>>()))
     }
 
-    fn attempts(backend: &Backend, is_idempotent: bool) -> Attempts<'_> {
+    fn route(backend: &Arc<Backend>) -> Arc<Route> {
+        let timeout = timeout();
+        let plan = Plan {
+            https_redirect: None,
+            refused: None,
+            max_body: u64::MAX,
+            connect_timeout: timeout,
+            read_timeout: timeout,
+            send_timeout: timeout,
+        };
+        let ingress = ObjectName::new("default", "web");
+        Arc::new(Route { ingress, path: None, backend: backend.clone(), plan: Arc::new(plan) })
+    }
+
+    fn attempts(backend: &Arc<Backend>, is_idempotent: bool) -> Attempts {
         let picked = backend.endpoints().pick(|_| true, || 0).unwrap();
-        Attempts::new(backend, picked, timeout(), is_idempotent)
+        Attempts::new(route(backend), picked, is_idempotent)
     }
 
     /// Connects to nothing until the machine gives up: what it asked, and what it answers.
-    fn refused_by_all(attempts: &mut Attempts<'_>) -> (Vec<String>, Refusal) {
+    fn refused_by_all(attempts: &mut Attempts) -> (Vec<String>, Refusal) {
         let mut asked = Vec::new();
         loop {
-            let endpoint = attempts.endpoint(|| 0).unwrap();
+            let endpoint = match attempts.endpoint(|| 0) {
+                Ok(endpoint) => endpoint,
+                Err(refusal) => return (asked, refusal),
+            };
             asked.push(endpoint.address.to_string());
             if let Err(refusal) = attempts.not_connected(endpoint, ConnectFailure::Refused) {
                 return (asked, refusal);
@@ -232,8 +266,8 @@ mod tests {
         let second = attempts.endpoint(|| 0).unwrap();
         assert_eq!(attempts.patience(), timeout());
         let failure = ConnectFailure::TimedOut(attempts.patience());
-        let refusal = attempts.not_connected(second, failure);
-        assert_eq!(refusal, Err(Refusal::EndpointTimeout));
+        assert_eq!(attempts.not_connected(second, failure), Ok(()));
+        assert_eq!(attempts.endpoint(|| 0), Err(Refusal::EndpointTimeout));
     }
 
     #[test]
@@ -294,8 +328,8 @@ mod tests {
         assert_eq!(attempts.not_answered(&first, UNANSWERED_NEW, || 0), Ok(()));
         let second = attempts.endpoint(|| 0).unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
-        let refusal = attempts.not_answered(&second, UNANSWERED_NEW, || 0);
-        assert_eq!(refusal, Err(Refusal::Unanswered), "there is no other");
+        assert_eq!(attempts.not_answered(&second, UNANSWERED_NEW, || 0), Ok(()));
+        assert_eq!(attempts.endpoint(|| 0), Err(Refusal::Unanswered), "there is no other");
     }
 
     #[test]
@@ -318,6 +352,69 @@ mod tests {
         backend.replace(&[stays]);
         assert_eq!(attempts.endpoint(|| 0).unwrap().address, stays);
         backend.replace(&[]);
-        assert_eq!(attempts.endpoint(|| 0).unwrap_err(), no_endpoint());
+        let none = Refusal::NoEndpoint(Unserved::NoEndpoints);
+        assert_eq!(attempts.endpoint(|| 0).unwrap_err(), none);
+    }
+
+    /// What happens to a request by the route of `old`, whose endpoints have all left after
+    /// `failure`, while the newest decision is `decision`.
+    fn after_a_switch(
+        failure: Option<SendFailure>,
+        decision: Result<&Arc<Backend>, Refusal>,
+    ) -> Result<SocketAddr, Refusal> {
+        let old = backend(1);
+        let mut attempts = attempts(&old, true);
+        let first = attempts.endpoint(|| 0).unwrap();
+        if let Some(failure) = failure {
+            attempts.not_answered(&first, failure, || 0)?;
+        }
+        old.replace(&[]);
+        attempts.endpoint(|| 0).unwrap_err();
+        let picked = |backend: &Arc<Backend>| backend.endpoints().pick(|_| true, || 0).unwrap();
+        attempts.decided_again(decision.map(|new| (route(new), picked(new))))?;
+        attempts.endpoint(|| 0).map(|endpoint| endpoint.address)
+    }
+
+    /// A request that began before its route moved was answered 503 if a later attempt found the
+    /// first Service emptied.
+    #[test]
+    fn later_attempts_follow_a_route_that_has_moved_to_another_service() {
+        let new = backend(2);
+        for failure in [None, Some(UNANSWERED_KEPT), Some(UNANSWERED_NEW)] {
+            let asked = after_a_switch(failure, Ok(&new)).unwrap();
+            assert!(new.endpoints().addresses().contains(&asked), "{failure:?}");
+        }
+        // Where there is nothing else either: why there is nothing, or what had failed.
+        let table = [
+            (None, Refusal::NotReady),
+            (Some(UNANSWERED_KEPT), Refusal::NotReady),
+            (Some(UNANSWERED_NEW), Refusal::Unanswered),
+        ];
+        for (failure, expected) in table {
+            let answer = after_a_switch(failure, Err(Refusal::NotReady));
+            assert_eq!(answer, Err(expected), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_decision_for_the_same_route_changes_nothing() {
+        let backend = backend(1);
+        let mut attempts = attempts(&backend, true);
+        let (_, refusal) = refused_by_all(&mut attempts);
+        assert_eq!(refusal, Refusal::Unreachable);
+        let picked = backend.endpoints().pick(|_| true, || 0).unwrap();
+        let same = attempts.route().clone();
+        assert_eq!(attempts.decided_again(Ok((same, picked))), Err(Refusal::Unreachable));
+    }
+
+    #[test]
+    fn attempts_count_over_all_the_routes_of_a_request() {
+        let mut attempts = attempts(&backend(5), true);
+        let (first, _) = refused_by_all(&mut attempts);
+        let next = backend(5);
+        let picked = next.endpoints().pick(|_| true, || 0).unwrap();
+        assert_eq!(attempts.decided_again(Ok((route(&next), picked))), Ok(()));
+        let (second, _) = refused_by_all(&mut attempts);
+        assert_eq!((first.len(), first.len() + second.len()), (5, MAX_CONNECT_TRIES));
     }
 }

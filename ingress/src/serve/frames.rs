@@ -1,4 +1,5 @@
-//! Follows the frames of an HTTP/2 connection, to tell a flood of control frames from use.
+//! Follows the frames of an HTTP/2 connection: to tell a flood of control frames from use, and to
+//! see which streams and connections are ended with an error.
 //!
 //! Pure. SETTINGS, PING, PRIORITY and the like cost a client next to nothing to send and us some
 //! work each, and the library answers any number of them. So each takes from a budget, which is
@@ -13,7 +14,13 @@ const HEADER_BYTES: usize = 9;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
+
+/// The first bytes of a frame's payload that are kept: the error code of a GOAWAY frame is behind
+/// the number of the last stream (RFC 9113 section 6.8).
+const KEPT_BYTES: usize = 8;
 
 /// Control frames that may come at once. A browser sends some ten with each page.
 const BUDGET: u64 = 1000;
@@ -33,7 +40,6 @@ const BYTES_PER_COST: usize = 64;
 
 /// The GOAWAY frame by which a flood is answered, after the streams up to `last_stream`.
 pub(super) fn go_away(last_stream: u32) -> [u8; HEADER_BYTES + 8] {
-    const GOAWAY: u8 = 7;
     const ENHANCE_YOUR_CALM: u8 = 0xb;
     let [a, b, c, d] = last_stream.to_be_bytes();
     [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, a, b, c, d, 0, 0, 0, ENHANCE_YOUR_CALM]
@@ -46,6 +52,15 @@ pub(super) struct Cursor {
     header_read: usize,
     /// Bytes of a frame's payload, or of the preface, that are still to come.
     skip: usize,
+    /// The beginning of the payload, while it is that of a frame that has an error code.
+    error: Option<ErrorPayload>,
+}
+
+#[derive(Debug)]
+struct ErrorPayload {
+    kind: u8,
+    kept: [u8; KEPT_BYTES],
+    read: usize,
 }
 
 /// A frame's header.
@@ -57,13 +72,56 @@ struct Frame {
     stream: u32,
 }
 
+/// What a frame with an error code ends, with the code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Stream(u32),
+    Connection(u32),
+}
+
+impl ErrorPayload {
+    fn of(kind: u8) -> Option<ErrorPayload> {
+        let has_code = matches!(kind, RST_STREAM | GOAWAY);
+        has_code.then_some(ErrorPayload { kind, kept: [0; KEPT_BYTES], read: 0 })
+    }
+
+    fn read(&mut self, bytes: &[u8]) {
+        let taken = (KEPT_BYTES - self.read).min(bytes.len());
+        self.kept[self.read..self.read + taken].copy_from_slice(&bytes[..taken]);
+        self.read += taken;
+    }
+
+    /// `None` when the frame was too short to have a code.
+    fn ended(&self) -> Option<Ended> {
+        let [a, b, c, d, e, f, g, h] = self.kept;
+        match (self.kind, self.read) {
+            (RST_STREAM, 4) => Some(Ended::Stream(u32::from_be_bytes([a, b, c, d]))),
+            (GOAWAY, KEPT_BYTES) => Some(Ended::Connection(u32::from_be_bytes([e, f, g, h]))),
+            _ => None,
+        }
+    }
+}
+
 impl Cursor {
-    /// Goes on by some bytes, and hands each frame's header to `each`.
-    fn advance(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame)) {
+    /// Goes on by some bytes. Hands each frame's header to `each`, and what a frame has ended to
+    /// `ended`.
+    fn advance(
+        &mut self,
+        mut bytes: &[u8],
+        mut each: impl FnMut(Frame),
+        mut ended: impl FnMut(Ended),
+    ) {
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let skipped = self.skip.min(bytes.len());
                 self.skip -= skipped;
+                if let Some(error) = &mut self.error {
+                    error.read(&bytes[..skipped]);
+                    if self.skip == 0 {
+                        error.ended().into_iter().for_each(&mut ended);
+                        self.error = None;
+                    }
+                }
                 bytes = &bytes[skipped..];
                 continue;
             }
@@ -78,14 +136,15 @@ impl Cursor {
                 let length = u32::from_be_bytes([0, a, b, c]) as usize;
                 let stream = u32::from_be_bytes([s1 & 0x7f, s2, s3, s4]);
                 self.skip = length;
+                self.error = ErrorPayload::of(kind).filter(|_| length > 0);
                 each(Frame { length, kind, flags, stream });
             }
         }
     }
 
-    /// Goes on by bytes that we have written.
-    pub(super) fn wrote(&mut self, bytes: &[u8]) {
-        self.advance(bytes, |_| {});
+    /// Goes on by bytes that we have written; hands what they have ended to `ended`.
+    pub(super) fn wrote(&mut self, bytes: &[u8], ended: impl FnMut(Ended)) {
+        self.advance(bytes, |_| {}, ended);
     }
 
     /// Whether the bytes so far end with a frame.
@@ -118,7 +177,7 @@ impl Budget {
         self.refill(elapsed.saturating_mul(BUDGET_PER_TICK));
         let mut cursor = std::mem::take(&mut self.cursor);
         let mut is_left = true;
-        cursor.advance(bytes, |frame| is_left &= self.pay(frame));
+        cursor.advance(bytes, |frame| is_left &= self.pay(frame), |_| {});
         self.cursor = cursor;
         is_left
     }
@@ -244,7 +303,25 @@ mod tests {
             assert!(budget.cursor.is_between_frames());
         }
         let mut cursor = Cursor::default();
-        cursor.wrote(&bytes[PREFACE.len()..PREFACE.len() + 20]);
+        cursor.wrote(&bytes[PREFACE.len()..PREFACE.len() + 20], |_| {});
         assert!(!cursor.is_between_frames());
+    }
+
+    /// A stream that the library resets by itself was counted nowhere.
+    #[test]
+    fn error_codes_are_found_however_frames_are_cut() {
+        let mut reset = frame(RST_STREAM, 0, 5, 4);
+        reset[HEADER_BYTES + 3] = 1;
+        let mut long_away = [&go_away(7)[..], b"debug data"].concat();
+        long_away[2] = 18;
+        let row = [frame(HEADERS, 4, 5, 33), reset, frame(DATA, 0, 5, 70), long_away];
+        let bytes = [row.concat(), frame(PING, 0, 0, 8), frame(RST_STREAM, 0, 7, 4)].concat();
+        let expected = [Ended::Stream(1), Ended::Connection(0xb), Ended::Stream(0)];
+        for step in 1..bytes.len() {
+            let (mut cursor, mut found) = (Cursor::default(), Vec::new());
+            bytes.chunks(step).for_each(|piece| cursor.wrote(piece, |ended| found.push(ended)));
+            assert_eq!(found, expected, "{step}");
+            assert!(cursor.is_between_frames());
+        }
     }
 }

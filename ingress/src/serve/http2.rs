@@ -31,7 +31,7 @@ where
 {
     fn execute(&self, stream: F) {
         let connection = self.0.clone();
-        let deadline = connection.take_begun_stream();
+        let state = connection.take_begun_stream();
         tokio::task::spawn_local(async move {
             // The stream is dropped here, and its request with it, before the connection looks at
             // what is left.
@@ -42,16 +42,22 @@ where
                         return Poll::Ready(false);
                     }
                     // While hyper waits for the client to open the stream's window it polls
-                    // nothing of ours, so the time-out is looked at here: dropping the stream
-                    // resets it.
-                    match &deadline {
-                        Some(deadline) if deadline.poll_killed(cx) => Poll::Ready(true),
-                        _ => Poll::Pending,
+                    // nothing of ours, so time-out and memory are looked at here: dropping the
+                    // stream resets it.
+                    let Some(state) = &state else { return Poll::Pending };
+                    if !state.deadline.poll_killed(cx) {
+                        connection.on_pending_stream(state);
+                    }
+                    match state.deadline.poll_killed(cx) {
+                        true => Poll::Ready(true),
+                        false => Poll::Pending,
                     }
                 })
                 .await
             };
-            if is_stalled {
+            let Some(state) = state else { return };
+            connection.end_stream(&state);
+            if is_stalled && !state.made_room() {
                 connection.on_stalled_stream();
             }
         });
@@ -66,9 +72,12 @@ where
     let settings = connection.context.settings();
     let service = {
         let connection = connection.clone();
-        // The stream's deadline is made here, not in the handler's future: hyper gives the stream
-        // to the executor next, which takes the deadline.
-        service_fn(move |request| handle(InFlight::begin(connection.clone()), request))
+        // The stream's state is made here, not in the handler's future: hyper gives the stream
+        // to the executor next, which takes the state.
+        //
+        // It is boxed because it is several times as large as all that a response needs, which a
+        // stream's task would hold for as long as its client takes nothing.
+        service_fn(move |request| Box::pin(handle(InFlight::begin(connection.clone()), request)))
     };
     let http = Builder::new(Streams(connection.clone()))
         .initial_stream_window_size(STREAM_WINDOW)

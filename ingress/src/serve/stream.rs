@@ -1,6 +1,7 @@
 //! A client's byte stream, which tells its connection when bytes come and go.
 //!
-//! Over HTTP/2 it follows the frames of both directions and ends a flood of control frames. Over
+//! Over HTTP/2 it follows the frames of both directions: it counts the streams and connections that
+//! end with an error, and ends a flood of control frames. Over
 //! HTTP/1.1 it keeps back the answers that hyper gives by itself to HTTP/1.1 heads that it cannot
 //! read, so that a better one can be sent in their place.
 
@@ -13,8 +14,10 @@ use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frames::{Budget, Cursor, go_away};
+use super::frames::{Budget, Cursor, Ended, go_away};
 use crate::connection::{Connection, Phase};
+use crate::http2_error::position;
+use crate::metrics::Shard;
 use crate::settings::LINGER_BYTES;
 
 /// A head and a body that are together no larger are copied into one piece before they are
@@ -56,12 +59,15 @@ struct Kept {
 
 impl Frames {
     /// So many bytes of the slices were written.
-    fn wrote(&mut self, written: usize, slices: &[IoSlice<'_>]) {
+    fn wrote(&mut self, written: usize, slices: &[IoSlice<'_>], shard: &Shard) {
         self.budget.sent(written);
         let mut left = written;
         for slice in slices {
             let length = left.min(slice.len());
-            self.written.wrote(&slice[..length]);
+            self.written.wrote(&slice[..length], |ended| match ended {
+                Ended::Stream(code) => shard.http2_resets[position(code)].add(1),
+                Ended::Connection(code) => shard.http2_goaways[position(code)].add(1),
+            });
             left -= length;
         }
     }
@@ -132,7 +138,7 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
             Poll::Ready(Ok(written)) => {
                 self.connection.on_write();
                 if let Some(frames) = &mut self.frames {
-                    frames.wrote(*written, slices);
+                    frames.wrote(*written, slices, self.connection.context.shard());
                 }
             }
             Poll::Pending => self.connection.on_blocked(),

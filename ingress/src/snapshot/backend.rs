@@ -249,10 +249,10 @@ impl Removal {
     /// Takes them away. True when any endpoint has left by this or by the update itself: idle
     /// connections to it are to be closed.
     pub(crate) fn apply(self) -> bool {
+        let left = self.unused.iter().fold(false, |left, unused| left | unused.retire(&[]));
         for (backend, endpoints) in self.emptied {
             backend.set(endpoints);
         }
-        let left = self.unused.iter().fold(false, |left, unused| left | unused.retire(&[]));
         self.some_left | left
     }
 }

@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 
-use crate::route::HostKey;
+use crate::route::{HostKey, name_covers};
 
 /// A chain with its key, ready to be served.
 pub(crate) struct Certificate {
@@ -113,14 +113,7 @@ impl Certificate {
 
     /// Whether a client would accept the certificate for this host of a request.
     pub(crate) fn covers_host(&self, host: &str) -> bool {
-        let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        if let Some(ip) = literal.and_then(|host| host.parse::<Ipv6Addr>().ok()) {
-            return self.names.iter().any(|name| name.parse() == Ok(ip));
-        }
-        self.names.iter().any(|name| match name.strip_prefix("*.") {
-            Some(above) => host.split_once('.').is_some_and(|(_, rest)| rest == above),
-            None => name == host,
-        })
+        self.names.iter().any(|name| name_covers(name, host))
     }
 }
 

@@ -830,6 +830,51 @@ fn what_a_kubernetes_api_refuses_is_not_portable() {
     warns(class, "spec.controller: must be a domain-prefixed path of at most 250 bytes");
 }
 
+/// What nothing here reads is checked all the same, because a Kubernetes API checks it.
+#[test]
+fn load_balancer_classes_and_parameters_of_ingress_classes_are_not_portable_if_they_are_wrong() {
+    let service = |spec: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{clusterIP: 10.0.0.1, \
+             ports: [{{port: 80}}], {spec}}}\n"
+        )
+    };
+    let class = |parameters: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {{name: a}}\nspec: \
+             {{controller: a.b/c, parameters: {{{parameters}}}}}\n"
+        )
+    };
+    let table = [
+        (service("type: LoadBalancer, loadBalancerClass: a.b/c"), ""),
+        (service("loadBalancerClass: a.b/c"), "spec.loadBalancerClass: may only be used when"),
+        (service("type: LoadBalancer, loadBalancerClass: a b"), "spec.loadBalancerClass: "),
+        (class("apiGroup: a.b, kind: K, name: x"), ""),
+        (class("kind: K, name: x, scope: Namespace, namespace: n"), ""),
+        (class("apiGroup: A B, kind: K, name: x"), "spec.parameters.apiGroup: "),
+        (class("name: x"), "spec.parameters.kind: is missing"),
+        (class("kind: K"), "spec.parameters.name: is missing"),
+        (class("kind: K, name: a/b"), "spec.parameters.name: \"a/b\" must not be"),
+        (class("kind: K, name: x, namespace: n"), "spec.parameters.namespace: must not be set"),
+        (class("kind: K, name: x, scope: Namespace"), "spec.parameters.namespace: is needed"),
+        (
+            class("kind: K, name: x, scope: Namespace, namespace: N_"),
+            "spec.parameters.namespace: a lowercase",
+        ),
+        (class("kind: K, name: x, scope: Else"), "spec.parameters.scope: \"Else\" must be"),
+    ];
+    for (text, expected) in table {
+        let found = problems(&text, Format::Yaml);
+        if expected.is_empty() {
+            assert_eq!(found, [""; 0], "{text}");
+            continue;
+        }
+        assert_eq!(found.len(), 1, "{text}: {found:?}");
+        assert!(found[0].contains(&format!("warning: {expected}")), "{text}: {found:?}");
+        assert!(found[0].contains(": not portable ("), "{text}: {found:?}");
+    }
+}
+
 /// Each of these was refused, but is accepted by a Kubernetes API.
 #[test]
 fn what_a_kubernetes_api_accepts_is_served() {

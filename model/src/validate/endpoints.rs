@@ -29,13 +29,12 @@ pub fn slice(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -> Optio
         let count = objects.len();
         check.fatal(at, format!("Too many: {count}: must have at most {MAX_ENDPOINTS} items"));
     }
-    let endpoints: Vec<_> = objects
-        .iter()
-        .enumerate()
-        .filter_map(|(i, object)| {
-            check.entry(|check| endpoint(object, address_type, &at.index(i), check)).flatten()
-        })
-        .collect();
+    // They are most of what a model takes in memory: without spare room.
+    let mut endpoints = Vec::with_capacity(objects.len());
+    for (i, object) in objects.iter().enumerate() {
+        let valid = |check: &mut Check<'_>| endpoint(object, address_type, &at.index(i), check);
+        endpoints.extend(check.entry(valid).flatten());
+    }
     check.needs_entries(!endpoints.is_empty(), !objects.is_empty());
     let labels = object.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
     let Some(service) = labels.and_then(|map| map.value(SERVICE_LABEL)).filter(|s| !s.is_empty())

@@ -312,6 +312,9 @@ pub fn ingress_class(object: &object::IngressClass<'_>, check: &mut Check<'_>) -
         Some(_) => {}
     }
     portable::controller(controller.unwrap_or_default(), check);
+    if let Some(reference) = object.spec.as_ref().and_then(|spec| spec.parameters.as_ref()) {
+        portable::parameters(reference, check);
+    }
     let annotations = object.metadata.as_ref().and_then(|meta| meta.annotations.as_ref());
     let is_default =
         annotations.and_then(|map| map.value(DEFAULT_CLASS_ANNOTATION)) == Some("true");

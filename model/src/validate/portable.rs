@@ -43,12 +43,30 @@ pub(super) fn service(spec: &object::ServiceSpec<'_>, at: &At<'_>, check: &mut C
             check.not_portable(external_ips.index(i), format!("{} is {kind}", &**text));
         }
     }
+    load_balancer_class(spec, is_balanced, at, check);
     let name = spec.external_name.as_deref().unwrap_or_default();
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
         let why = format!("{name} has upper-case letters");
         check.not_portable(at.key("externalName"), why);
     }
     families(spec, at, check);
+}
+
+/// The class says which controller of a cluster makes the load balancer. That it must not change is
+/// not checked, because a manifest does not say what it was.
+fn load_balancer_class(
+    spec: &object::ServiceSpec<'_>,
+    is_balanced: bool,
+    at: &At<'_>,
+    check: &mut Check<'_>,
+) {
+    let Some(class) = spec.load_balancer_class.as_deref() else { return };
+    let at = at.key("loadBalancerClass");
+    if !is_balanced {
+        check.not_portable(at, "may only be used when `type` is 'LoadBalancer'");
+    } else if let Err(why) = format::qualified_name(class) {
+        check.not_portable(at, why);
+    }
 }
 
 /// An address that a load balancer or router cannot send to a node.
@@ -122,5 +140,48 @@ pub(super) fn controller(controller: &str, check: &mut Check<'_>) {
         let spec = ROOT.key("spec");
         let why = format!("must be a domain-prefixed path of at most {LONGEST} bytes");
         check.not_portable(spec.key("controller"), why);
+    }
+}
+
+/// `spec.parameters` of an IngressClass, which nothing here reads.
+pub(super) fn parameters(
+    reference: &object::IngressClassParametersReference<'_>,
+    check: &mut Check<'_>,
+) {
+    let spec = ROOT.key("spec");
+    let at = spec.key("parameters");
+    let group = reference.api_group.as_deref();
+    if let Some(Err(why)) = group.map(format::dns_subdomain) {
+        check.not_portable(at.key("apiGroup"), why);
+    }
+    for (key, text) in [("kind", &reference.kind), ("name", &reference.name)] {
+        let text = text.as_deref().unwrap_or_default();
+        let is_segment = !matches!(text, "." | "..") && !text.contains(['/', '%']);
+        if text.is_empty() {
+            check.not_portable(at.key(key), "is missing");
+        } else if !is_segment {
+            let why = format!("{text:?} must not be '.' or '..', nor have '/' or '%' in it");
+            check.not_portable(at.key(key), why);
+        }
+    }
+    let namespace = reference.namespace.as_deref().filter(|namespace| !namespace.is_empty());
+    match (reference.scope.as_deref(), namespace) {
+        (None | Some("Cluster"), None) => {}
+        (None | Some("Cluster"), Some(_)) => {
+            let why = "must not be set when `scope` is 'Cluster', which is the default";
+            check.not_portable(at.key("namespace"), why);
+        }
+        (Some("Namespace"), None) => {
+            check.not_portable(at.key("namespace"), "is needed when `scope` is 'Namespace'");
+        }
+        (Some("Namespace"), Some(namespace)) => {
+            if let Err(why) = format::dns_label(namespace) {
+                check.not_portable(at.key("namespace"), why);
+            }
+        }
+        (Some(scope), _) => {
+            let why = format!("{scope:?} must be 'Cluster' or 'Namespace'");
+            check.not_portable(at.key("scope"), why);
+        }
     }
 }

@@ -123,8 +123,9 @@ pub(crate) struct Userspace {
 struct HostedFrontend {
     cell: Arc<FrontendCell>,
     service: Option<ObjectName>,
-    /// Endpoints that serve or drain.
-    endpoints: HashMap<SocketAddr, TrackedEndpoint>,
+    /// Endpoints that serve or drain, in the order of their addresses. There are a hundred thousand
+    /// in a large cluster: a list takes a fourth of a map.
+    endpoints: Vec<TrackedEndpoint>,
     listening: Vec<(SocketAddr, Permit)>,
     retry: Option<Retry>,
 }
@@ -351,12 +352,10 @@ impl Userspace {
         let Some(hosted) = self.hosted.get_mut(&address) else { return false };
         // Meanwhile it may have come back, or come back and left again.
         let mut ended = false;
-        if hosted
-            .endpoints
-            .get(&endpoint)
-            .is_some_and(|known| known.phase == EndpointPhase::Ends(at))
+        if let Ok(place) = hosted.place_of(endpoint)
+            && hosted.endpoints[place].phase == EndpointPhase::Ends(at)
         {
-            hosted.endpoints.remove(&endpoint).inspect(|known| known.endpoint.end());
+            hosted.endpoints.remove(place).endpoint.end();
             ended = address.protocol == Protocol::Tcp;
         }
         self.forget_if_over(address);
@@ -874,29 +873,43 @@ impl HostedFrontend {
         ends: Instant,
     ) -> EndpointChanges {
         let mut replaced = EndpointChanges::default();
-        for (addr, known) in &mut self.endpoints {
-            if addrs.binary_search(addr).is_ok() {
+        for known in &mut self.endpoints {
+            let addr = known.endpoint.addr;
+            if addrs.binary_search(&addr).is_ok() {
                 continue;
             }
             if known.phase == EndpointPhase::Serving {
                 replaced.stopped.push(known.endpoint.clone());
             }
-            if kept.binary_search(addr).is_ok() {
+            if kept.binary_search(&addr).is_ok() {
                 known.phase = EndpointPhase::Kept;
             } else if !matches!(known.phase, EndpointPhase::Ends(_)) {
                 known.phase = EndpointPhase::Ends(ends);
-                replaced.leaving.push(*addr);
+                replaced.leaving.push(addr);
             }
         }
+        let phase = EndpointPhase::Serving;
+        let new = |addr| TrackedEndpoint { endpoint: Arc::new(Endpoint::new(addr)), phase };
+        if self.endpoints.is_empty() {
+            self.endpoints = addrs.iter().map(|addr| new(*addr)).collect();
+        }
+        replaced.members.reserve_exact(addrs.len());
         for addr in addrs {
-            let phase = EndpointPhase::Serving;
-            let new = || TrackedEndpoint { endpoint: Arc::new(Endpoint::new(*addr)), phase };
-            let known = self.endpoints.entry(*addr).or_insert_with(new);
+            let place = self.place_of(*addr).unwrap_or_else(|place| {
+                self.endpoints.insert(place, new(*addr));
+                place
+            });
+            let known = &mut self.endpoints[place];
             known.phase = phase;
             known.endpoint.set_serving(true);
             replaced.members.push(known.endpoint.clone());
         }
         replaced
+    }
+
+    /// Where the endpoint of that address is in the list, or would be.
+    fn place_of(&self, addr: SocketAddr) -> Result<usize, usize> {
+        self.endpoints.binary_search_by_key(&addr, |known| known.endpoint.addr)
     }
 }
 

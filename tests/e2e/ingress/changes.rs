@@ -163,6 +163,73 @@ async fn routes_that_move_to_another_service_lose_no_request() {
     }
 }
 
+/// A request that was sent before its route moved to another Service, and has to be sent again
+/// after the first Service was emptied, was answered 503.
+#[tokio::test]
+async fn a_request_that_is_sent_again_follows_its_route_to_another_service() {
+    let net = Net::new();
+    let (seen, close) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    // Each connection gets one answer if `keeps`; the request after that is read, and the
+    // connection closed without an answer once the test says so.
+    let endpoint = |last: u8, keeps: bool| {
+        let (seen, close) = (seen.clone(), close.clone());
+        Endpoint::raw(net.addr(last, 9000), move |mut stream| {
+            let (seen, close) = (seen.clone(), close.clone());
+            async move {
+                let mut buffer = Vec::new();
+                if keeps {
+                    read_request(&mut stream, &mut buffer).await;
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    stream.write_all(answer).await.unwrap();
+                }
+                if read_request(&mut stream, &mut buffer).await.is_some() {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                    close.notified().await;
+                }
+            }
+        })
+    };
+    let _kept = endpoint(10, true).await;
+    let _new = endpoint(11, false).await;
+    let _next = Endpoint::echo(net.addr(12, 9000), "next").await;
+    // The first Service stays in use, so that its endpoints are shown for as long as it has any.
+    let rules = |name: &str| {
+        let first = ingress("first", &[("first.com", "Prefix", "/", "first")]);
+        first + &ingress("i", &[("a.com", "Prefix", "/", name)])
+    };
+    for (last, keeps) in [("127.N.N.10", true), ("127.N.N.11", false)] {
+        for speaks in [Speaks::Http1, Speaks::Http2] {
+            let before = rules("first") + &service("first", &[last]) + &service("second", &[]);
+            let after =
+                rules("second") + &service("first", &[]) + &service("second", &["127.N.N.12"]);
+            let world = World::start_in(net, &before, &["--workers", "1"]);
+            let sent = seen.load(Ordering::Relaxed);
+            let mut client = Client::connect(&world, speaks, "a.com").await;
+            if keeps {
+                assert_eq!(client.get("a.com", "/").await.status, 200);
+            }
+            let answer = tokio::spawn(async move { client.get("a.com", "/").await });
+            eventually("the request arrives", || async {
+                (seen.load(Ordering::Relaxed) > sent).then_some(())
+            })
+            .await;
+            world.replace(&after);
+            let leaves = net.fill(last) + ":9000";
+            eventually("the move", || {
+                let leaves = &leaves;
+                let served = world.ingress.admin_get("/snapshot").1;
+                let moved = served.contains(&format!("{}:9000", net.ip(12)));
+                async move { (moved && !served.contains(leaves)).then_some(()) }
+            })
+            .await;
+            close.notify_one();
+            let answer = tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap();
+            assert_eq!(answer.status, 200, "{last} {speaks:?} {answer:?}");
+            assert_eq!(answer.name(), "next", "{last} {speaks:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_endpoint_that_leaves_gets_nothing_new_and_finishes_what_it_has() {
     let net = Net::new();

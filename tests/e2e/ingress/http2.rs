@@ -8,25 +8,12 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::frames::{HEADERS, PING, PREFACE, PRIORITY, SETTINGS, frame};
 use super::kit::{Client, Endpoint, Speaks, World, eventually, ingress, read_request, service};
 use crate::support::{Net, PATIENCE};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// The fields of `POST http://a.com/`.
 const POST: &[u8] = b"\x83\x86\x84\x41\x05a.com";
-const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    bytes.extend([kind, flags]);
-    bytes.extend(stream.to_be_bytes());
-    bytes.extend(payload);
-    bytes
-}
 
 fn manifests() -> String {
     service("web", &["127.N.N.10"]) + &ingress("i", &[("a.com", "Prefix", "/", "web")])
@@ -177,4 +164,77 @@ async fn cookie_parts_are_one_field_to_the_endpoint() {
         let cookies: Vec<_> = seen.lines().filter(|line| line.starts_with("cookie:")).collect();
         assert_eq!(cookies, ["cookie: a=1; b=2"], "{seen}");
     }
+}
+
+/// A literal field that is not put into any table, without Huffman coding (RFC 7541 section 6.2.2).
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let (name, value) = (name.as_bytes(), value.as_bytes());
+    [&[0, name.len() as u8], name, &[value.len() as u8], value].concat()
+}
+
+/// Heads that the library resets by itself were counted nowhere.
+#[tokio::test]
+async fn malformed_heads_are_counted_by_error_code() {
+    let net = Net::new();
+    let endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
+    let world = World::start_in(net, &manifests(), &[]);
+    let plain = [
+        literal(":method", "GET"),
+        literal(":scheme", "http"),
+        literal(":authority", "a.com"),
+        literal(":path", "/"),
+    ];
+    let without = |at: usize| {
+        let kept = plain.iter().enumerate().filter(|(other, _)| *other != at);
+        kept.flat_map(|(_, field)| field.clone()).collect::<Vec<u8>>()
+    };
+    let with = |name, value| [plain.concat(), literal(name, value)].concat();
+    let reset = [
+        ("no :method", without(0)),
+        ("no :scheme", without(1)),
+        ("an empty :path", [without(3), literal(":path", "")].concat()),
+        ("a :path with a space", [without(3), literal(":path", "/a b")].concat()),
+        ("an :authority with a space", [without(2), literal(":authority", "a b")].concat()),
+        ("a pseudo-field twice", with(":path", "/")),
+        ("a pseudo-field behind a field", [literal("x", "y"), plain.concat()].concat()),
+        ("Connection", with("connection", "close")),
+        ("Transfer-Encoding", with("transfer-encoding", "chunked")),
+        ("TE", with("te", "gzip")),
+    ];
+    let begin = |head: &[u8]| {
+        let bytes = [PREFACE, &frame(SETTINGS, 0, 0, &[]), &frame(HEADERS, 5, 1, head)].concat();
+        let connect = TcpStream::connect(world.http);
+        async move {
+            let mut stream = connect.await.unwrap();
+            stream.write_all(&bytes).await.unwrap();
+            stream
+        }
+    };
+    let counted = |what: &'static str, name: &'static str, count: usize| {
+        let world = &world;
+        eventually(what, move || {
+            let counted = world.metric(name);
+            async move { (counted == count as f64).then_some(()) }
+        })
+    };
+    let resets = r#"switchyard_ingress_http2_resets_total{reason="protocol_error"}"#;
+    for (at, (what, head)) in reset.iter().enumerate() {
+        let mut stream = begin(head).await;
+        counted(what, resets, at + 1).await;
+        // Other streams of the connection go on.
+        stream.write_all(&frame(HEADERS, 5, 3, &plain.concat())).await.unwrap();
+        eventually(what, || async { (endpoint.seen().len() == at + 1).then_some(()) }).await;
+    }
+    // The library takes these for heads that cannot be decoded, and ends the connection.
+    let ended = [
+        ("a name in upper case", with("X-Y", "z")),
+        ("an unknown pseudo-field", with(":x", "z")),
+        ("no field at all", vec![0xff; 9]),
+    ];
+    let goaways = r#"switchyard_ingress_http2_goaways_total{reason="protocol_error"}"#;
+    for (at, (what, head)) in ended.iter().enumerate() {
+        let _stream = begin(head).await;
+        counted(what, goaways, at + 1).await;
+    }
+    assert_eq!(endpoint.seen().len(), reset.len());
 }

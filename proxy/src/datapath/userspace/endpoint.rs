@@ -5,7 +5,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::time::Instant;
 
 use balance::{Failure, Member, Rest};
@@ -25,9 +25,14 @@ pub(super) struct Endpoint {
     state: AtomicU8,
     /// It refused or did not answer the last time.
     rest: Rest,
-    /// When it last answered a UDP client, by the [`clock`](crate::clock); 0 for never.
-    answered_ms: AtomicU64,
+    /// When it last answered a UDP client, in units of [`ANSWERED_EXACT_MS`] of the
+    /// [`clock`](crate::clock), which fit for 13 years; 0 for never. There are a hundred thousand
+    /// endpoints in a large cluster, and with this one takes 64 bytes.
+    answered: AtomicU32,
 }
+
+/// What one takes with the counters of its `Arc`.
+const _: () = assert!(size_of::<Endpoint>() + 16 <= 64);
 
 /// How exact the time of an endpoint's last answer is: data threads must not take the cache line
 /// from each other for each datagram.
@@ -39,7 +44,7 @@ impl Endpoint {
             addr,
             state: AtomicU8::new(SERVING),
             rest: Rest::default(),
-            answered_ms: AtomicU64::new(0),
+            answered: AtomicU32::new(0),
         }
     }
 
@@ -73,15 +78,16 @@ impl Endpoint {
 
     /// It has answered a UDP client.
     pub(super) fn answered(&self, now: Instant) {
-        let now = ms_of(now);
-        if now - self.answered_ms.load(Ordering::Relaxed).min(now) >= ANSWERED_EXACT_MS {
-            self.answered_ms.store(now, Ordering::Relaxed);
+        // Rounded up: who was asked just before counts as asked before.
+        let now = ms_of(now).div_ceil(ANSWERED_EXACT_MS) as u32;
+        if self.answered.load(Ordering::Relaxed) != now {
+            self.answered.store(now, Ordering::Relaxed);
         }
     }
 
     /// When it last answered a UDP client, by the [`clock`](crate::clock); 0 for never.
     pub(super) fn answered_ms(&self) -> u64 {
-        self.answered_ms.load(Ordering::Relaxed)
+        u64::from(self.answered.load(Ordering::Relaxed)) * ANSWERED_EXACT_MS
     }
 
     /// The connections that are left end when the data threads are told to look.

@@ -1,12 +1,13 @@
 //! The data path over loopback: real sockets, endpoints as threads, no process and no feed.
 
+mod handover;
 mod room;
 mod semantics;
 mod silence;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::thread;
 
 use model::{Changes, Kind, Model, Object, ObjectKey, Service};
@@ -646,8 +647,9 @@ fn connections_over_the_limit_wait_until_there_is_room() {
         assert_eq!(exchange(client).unwrap(), 11);
     }
     let mut waits = dial(fixture.vip()).unwrap();
-    waits.set_read_timeout(Some(Duration::from_millis(150))).unwrap();
-    assert!(exchange(&mut waits).is_err(), "a fourth connection was served");
+    let room = fixture.datapath().room.clone();
+    fixture.tend_until("the fourth client waits", |_| room.waiting_clients() == 1);
+    waits.write_all(&[0]).unwrap();
     for client in &mut served {
         assert_eq!(exchange(client).unwrap(), 11);
     }
@@ -709,15 +711,19 @@ fn udp_client(fixture: &Fixture, addr: SocketAddr) -> UdpSocket {
     socket
 }
 
-/// Sends until an answer comes; which endpoint it came from.
+/// Sends a question of its own until an answer to it comes; which endpoint it came from. A late
+/// answer to an earlier question may have come from another one.
 fn udp_ask(socket: &UdpSocket) -> u8 {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let question = format!("question {}", ASKED.fetch_add(1, Ordering::Relaxed));
     let begun = std::time::Instant::now();
     let mut buffer = [0; 100];
     while begun.elapsed() < PATIENCE {
-        let _ = socket.send(b"question");
-        if let Ok(length) = socket.recv(&mut buffer) {
-            assert_eq!(&buffer[1..length], b"question");
-            return buffer[0];
+        let _ = socket.send(question.as_bytes());
+        while let Ok(length) = socket.recv(&mut buffer) {
+            if buffer[1..length] == *question.as_bytes() {
+                return buffer[0];
+            }
         }
     }
     panic!("no answer")
@@ -998,13 +1004,11 @@ fn an_answer_in_two_small_pieces_does_not_wait_for_an_acknowledgement() {
         let _ = stream.read(&mut [0]);
     });
     fixture.serve(&[11]);
-    let begun = std::time::Instant::now();
-    for _ in 0..25 {
+    is_not_delayed(|| {
         let mut client = dial(fixture.vip()).unwrap();
         client.write_all(b"request").unwrap();
         client.read_exact(&mut [0; 8]).unwrap();
-    }
-    is_not_delayed(begun, 25);
+    });
 }
 
 #[test]
@@ -1015,21 +1019,29 @@ fn a_request_in_two_small_pieces_waits_hardly_for_an_acknowledgement() {
         stream.write_all(b"answer").unwrap();
     });
     fixture.serve(&[11]);
-    let begun = std::time::Instant::now();
-    for _ in 0..25 {
+    is_not_delayed(|| {
         let mut client = dial(fixture.vip()).unwrap();
         client.write_all(b"head").unwrap();
         client.write_all(b"body").unwrap();
         client.read_exact(&mut [0; 6]).unwrap();
-    }
-    is_not_delayed(begun, 25);
+    });
 }
 
-/// Each delayed acknowledgement would be one of 40 ms (TCP_ATO_MIN).
-fn is_not_delayed(begun: std::time::Instant, exchanges: u32) {
-    let elapsed = begun.elapsed();
-    assert!(elapsed < exchanges * Duration::from_millis(40) / 2, "{elapsed:?}");
+/// A delayed acknowledgement would hold up each exchange for 40 ms or more (TCP_ATO_MIN). Other
+/// work of the machine may hold up many of them, but not all.
+fn is_not_delayed(exchange: impl Fn()) {
+    let took = (0..MAX_EXCHANGES).map(|_| {
+        let begun = std::time::Instant::now();
+        exchange();
+        begun.elapsed()
+    });
+    let quick = took.filter(|took| *took < Duration::from_millis(40)).take(QUICK_EXCHANGES);
+    assert_eq!(quick.count(), QUICK_EXCHANGES, "of {MAX_EXCHANGES}");
 }
+
+/// Exchanges that must be quicker than a delayed acknowledgement, and tries for that.
+const QUICK_EXCHANGES: usize = 10;
+const MAX_EXCHANGES: usize = 100;
 
 #[test]
 fn a_data_thread_that_ends_leaves_the_process_neither_ready_nor_live() {

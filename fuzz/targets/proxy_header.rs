@@ -1,0 +1,5 @@
+//! See [`daemon::fuzz::proxy_header`].
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| daemon::fuzz::proxy_header(data));
