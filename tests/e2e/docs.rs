@@ -151,7 +151,11 @@ pub fn help_of(command: &str) -> &'static str {
 #[test]
 fn every_flag_in_the_text_exists() {
     let all: String = COMMANDS.map(help_of).concat();
-    let of_others = ["--release", "--workspace", "--server", "--version"];
+    let of_cargo = ["--release", "--workspace", "--version"];
+    let of_kubectl =
+        ["--chunk-size", "--dry-run", "--raw", "--server", "--sort-by", "--subresource"];
+    let of_docker = ["--scale"];
+    let of_others = [&of_cargo[..], &of_kubectl, &of_docker].concat();
     let mut found = Vec::new();
     for page in pages().iter().filter(|page| page.name != "bench/README.md") {
         for (line, code) in page.code_spans() {

@@ -281,7 +281,7 @@ fn auth_says_what_the_server_lets_in() {
     assert_eq!(printed(&feed, "auth can-i get /version"), "yes");
     let output = output(&feed, "auth can-i list secrets");
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.starts_with("no - Secrets are served to a token"), "{text}");
+    assert!(text.starts_with("no - Secrets are served only to tokens"), "{text}");
     assert_eq!(output.status.code(), Some(1));
     let text = printed(&feed, "auth whoami");
     assert!(text.contains("Username system:anonymous"), "{text}");
