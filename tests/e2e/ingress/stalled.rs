@@ -1,7 +1,5 @@
 //! HTTP/2 clients that take nothing of what they ask for: what they hold of our memory.
 
-use std::time::Duration;
-
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -120,22 +118,23 @@ async fn stalled_streams_are_reset_until_they_hold_no_more_than_their_limit() {
     }
 }
 
-/// 117 MB were held.
+/// 117 MB were held by streams that take nothing, and would have been by as many more.
+///
+/// What the process has resident is bounded loosely: it includes what requests need while they are
+/// connected to endpoints, which is freed, but not always given back to the system.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs 15,000 file descriptors"]
-async fn ten_thousand_streams_that_take_nothing_hold_no_more_than_64_mib() {
+async fn ten_thousand_streams_that_take_nothing_hold_no_more_than_their_limit() {
     let (world, _endpoint) = world(15_000).await;
     let before = resident(&world);
     let clients = ask_all(&world, 100, 0, true).await;
-    let (mut quiet, mut last) = (0, 0.0);
-    while quiet < 10 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let now = resident(&world);
-        quiet = if now == last { quiet + 1 } else { 0 };
-        last = now;
-    }
-    let grown = last - before;
-    assert!(grown < 64.0 * MIB, "{} MiB", grown / MIB);
-    assert!(world.metric("switchyard_ingress_stalled_resets_total") > 0.0);
+    eventually("streams are reset", || {
+        let resets = world.metric("switchyard_ingress_stalled_resets_total");
+        let held = world.metric("switchyard_ingress_stalled_bytes");
+        async move { (resets > 0.0 && held <= STALLED).then_some(()) }
+    })
+    .await;
+    let grown = resident(&world) - before;
+    assert!(grown < 96.0 * MIB, "{} MiB", grown / MIB);
     drop(clients);
 }
