@@ -276,7 +276,7 @@ mod tests {
             (&b"GET / HTTP/1.1\r\n\r\n"[..], "does not begin with a PROXY protocol header"),
             (&[&b"PROXY "[..], &[b'x'; 200]].concat(), "no line end"),
             (&too_long, "announces 4097 bytes"),
-            (b"PROXY TCP4 192", "failed in its PROXY protocol header"),
+            (b"PROXY TCP4 192", "failed while its PROXY protocol header was read"),
             (b"PROXY TCP4 nonsense\r\n", "version 1 is not valid"),
         ];
         for (bytes, expected) in table {

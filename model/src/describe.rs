@@ -113,6 +113,10 @@ const TEXTS: &[Text] = &[
             ("ipFamilies", "The families of the virtual IPs: IPv4, IPv6 or both."),
             ("ipFamilyPolicy", "SingleStack, PreferDualStack or RequireDualStack."),
             (
+                "loadBalancerClass",
+                "With type LoadBalancer: who provides the load balancer. Checked, and not used.",
+            ),
+            (
                 "loadBalancerSourceRanges",
                 "Networks (CIDRs) of the clients that may connect to load balancer IPs and \
                  external IPs. Empty: all clients.",
@@ -423,7 +427,21 @@ const TEXTS: &[Text] = &[
     Text {
         name: "IngressClassSpec",
         about: "The controller of a class.",
-        fields: &[("controller", "The name of the controller that serves the class.")],
+        fields: &[
+            ("controller", "The name of the controller that serves the class."),
+            ("parameters", "Settings of the class for its controller. Checked, and not used."),
+        ],
+    },
+    Text {
+        name: "IngressClassParametersReference",
+        about: "The object that holds the settings of a class.",
+        fields: &[
+            ("apiGroup", "The API group of the object's kind; not given for the core group."),
+            ("kind", "The kind of the object."),
+            ("name", "The name of the object."),
+            ("namespace", "The namespace of the object, if scope is Namespace."),
+            ("scope", "Cluster (the default) or Namespace."),
+        ],
     },
     Text {
         name: "Secret",

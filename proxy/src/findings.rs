@@ -40,14 +40,15 @@ fn of(entry: &ServiceEntry) -> Vec<Finding> {
         let path = ["metadata", "annotations", &ignored.key];
         let path = path.into_iter().map(|step| Step::Key(step.to_owned()));
         let help = ignored.help.clone();
-        findings.push(finding(&service.name, path.collect(), ignored.to_string(), help));
+        let message = ignored.to_string();
+        findings.push(finding(&service.name, path.collect(), Level::Error, message, help));
     }
     for skipped in resolution.skipped {
         let at = service.ports.iter().position(|port| port.port == skipped.port);
         let key = |key: &str| Step::Key(key.to_owned());
         let path = vec![key("spec"), key("ports"), Step::Index(at.unwrap_or_default())];
         let message = format!("port {} is not served: {}", skipped.port, skipped.reason);
-        findings.push(finding(&service.name, path, message, None));
+        findings.push(finding(&service.name, path, Level::Warning, message, None));
     }
     findings
 }
@@ -55,11 +56,11 @@ fn of(entry: &ServiceEntry) -> Vec<Finding> {
 fn finding(
     service: &ObjectName,
     path: Vec<Step>,
+    level: Level,
     message: String,
     help: Option<String>,
 ) -> Finding {
     let kind = Kind::Service;
-    let problem =
-        Problem { level: Level::Warning, message, help, mark: Mark::default(), excerpt: None };
+    let problem = Problem { level, message, help, mark: Mark::default(), excerpt: None };
     Finding { key: ObjectKey { kind, name: service.clone() }, path, problem, missing: None }
 }

@@ -124,7 +124,10 @@ fn mistakes_in_services_are_found_by_check() {
     for (annotations, port, expected) in table {
         let (found, code) = check(&(service(annotations, port) + &led_to));
         assert!(found.len() == 1 && found[0].contains(expected), "{expected}: {found:#?}");
-        assert!(found[0].contains("warning: ") && code == 0, "{found:#?}");
+        // A name or value of ours that does not exist is a mistake, whatever else is served.
+        let (level, expected) =
+            if annotations.is_empty() { ("warning: ", 0) } else { ("error: ", 2) };
+        assert!(found[0].contains(level) && code == expected, "{code}: {found:#?}");
     }
     assert_eq!(check(&(service("", ", appProtocol: http") + &led_to)).0, [""; 0]);
 }
@@ -206,7 +209,7 @@ fn a_certificate_that_clients_will_not_get_or_accept_is_found_by_check() {
         &[
             "error: spec.tls[0].secretName: TLS for a.example: Secret default/tls: tls.crt \
              contains no PEM certificate",
-            "warning: data[tls.crt]: tls.crt holds no PEM data",
+            "warning: data[tls.crt]: tls.crt contains no PEM data",
         ],
     );
     finds(

@@ -478,8 +478,8 @@ fn what_is_no_object_is_told_apart() {
     );
     check(
         "apiVersion: networking.k8s.io/v1beta1\nkind: Ingress\nmetadata: {name: a}\n",
-        &["2:1: error: networking.k8s.io/v1beta1 Ingress is not read (write it as apiVersion: \
-           networking.k8s.io/v1)"],
+        &["2:1: error: networking.k8s.io/v1beta1 Ingress is not supported (write it as \
+           apiVersion: networking.k8s.io/v1)"],
     );
     check(
         "apiVersion: serving.knative.dev/v1\nkind: Service\nmetadata: {name: a}\n",

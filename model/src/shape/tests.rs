@@ -111,7 +111,7 @@ fn shapes_are_those_of_the_api() {
     assert_eq!(*shape("clusterIPs"), Shape::List(Box::new(Shape::Text)));
     assert_eq!(*shape("publishNotReadyAddresses"), Shape::Boolean);
     assert_eq!(*shape("selector"), Shape::TextMap);
-    assert!(!spec.field("loadBalancerClass").unwrap().is_used);
+    assert!(!spec.field("allocateLoadBalancerNodePorts").unwrap().is_used);
     let ports = spec.field("ports").unwrap();
     assert_eq!(ports.keys, ["port", "protocol"]);
     let Shape::List(port) = &ports.shape else { panic!("{ports:?}") };

@@ -360,9 +360,10 @@ fn a_loop_of_forwarders_dies_out() {
             });
         }
         let total: usize = asked.iter().map(addresses_asked).sum();
-        // A thread asks each of its two upstreams once; there is a thread for each address and
-        // worker.
-        assert!(total <= 2 * 2 * 2 * workers, "{total} questions with {workers} workers");
+        // For a question of the client, a thread asks each of its two upstreams once; there is a
+        // thread for each address and worker. On a busy machine, the failure of one question may
+        // be forgotten before the next.
+        assert!(total <= 3 * 2 * 2 * 2 * workers, "{total} questions with {workers} workers");
         // And the loop is reported.
         crate::support::eventually("the loop in /readyz", || {
             let mut pages = servers.iter().map(|server| server.admin_get("/readyz"));
