@@ -142,6 +142,11 @@ fn nesting_and_aliases_are_bounded() {
         bomb += &format!("{to}: &{to} [{aliases}]\n");
     }
     assert!(message(yaml::read(&bomb)).contains("aliases expanded"));
+    // Few nodes, but a long text in each.
+    let long = format!("a: &a {}\nb:\n{}", "x".repeat(100_000), "- *a\n".repeat(1000));
+    assert!(message(yaml::read(&long)).contains("ten times the text"));
+    let shared = format!("a: &a {}\nb:\n{}", "x".repeat(1000), "- *a\n".repeat(20));
+    assert!(yaml::read(&shared).is_ok());
 }
 
 #[test]

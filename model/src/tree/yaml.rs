@@ -19,7 +19,8 @@ use crate::problem::Mark;
 /// When the text is no YAML, or exceeds a limit.
 pub fn read(text: &str) -> Result<Option<Tree<'_>>, SyntaxError> {
     check_flow(text)?;
-    let mut reader = Reader::default();
+    let max_text = ALIASED_TEXT + text.len().saturating_mul(ALIASED_TEXTS);
+    let mut reader = Reader { max_text, ..Reader::default() };
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| scan_error(&error))?;
@@ -31,6 +32,25 @@ pub fn read(text: &str) -> Result<Option<Tree<'_>>, SyntaxError> {
 /// Brackets, braces and commas of one document. The parser holds all tokens of a flow collection
 /// in memory until it ends, some 500 bytes for each of these.
 const MAX_FLOW: usize = 200_000;
+
+/// Bytes of text that aliases may add to a document: this many, and as many times its own length.
+/// Whoever writes a tree out copies the text of an anchor for each of its aliases.
+const ALIASED_TEXT: usize = 64 << 10;
+const ALIASED_TEXTS: usize = 10;
+
+/// How large a part of a document is with its aliases expanded.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    /// Bytes of scalars.
+    text: usize,
+}
+
+impl Size {
+    fn since(self, before: Size) -> Size {
+        Size { nodes: self.nodes - before.nodes, text: self.text - before.text }
+    }
+}
 
 fn check_flow(text: &str) -> Result<(), SyntaxError> {
     let flow = text.bytes().filter(|byte| matches!(byte, b'[' | b'{' | b',')).count();
@@ -45,10 +65,11 @@ fn check_flow(text: &str) -> Result<(), SyntaxError> {
 struct Reader<'t> {
     builder: Builder<'t>,
     open: Vec<Open>,
-    /// By anchor number: the finished node, and how many nodes it expands to.
-    anchors: Vec<Option<(NodeId, usize)>>,
-    /// Nodes so far, with aliases expanded.
-    expanded: usize,
+    /// By anchor number: the finished node, and what it expands to.
+    anchors: Vec<Option<(NodeId, Size)>>,
+    /// What was read so far, with aliases expanded.
+    expanded: Size,
+    max_text: usize,
     root: Option<NodeId>,
     merges: bool,
 }
@@ -60,7 +81,7 @@ struct Open {
     mapping: bool,
     /// Where its children begin in the builder's pending nodes.
     first_child: usize,
-    expanded_before: usize,
+    expanded_before: Size,
     merges_outside: bool,
 }
 
@@ -70,13 +91,14 @@ impl<'t> Reader<'t> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
+                let size = Size { nodes: 1, text: text.len() };
                 let value = scalar(text, plain, tag.as_deref(), mark)?;
                 if let Value::Plain(key) = &value {
                     self.merges |= key == "<<";
                 }
-                self.count(1, mark)?;
+                self.count(size, mark)?;
                 let id = self.builder.add(mark, value);
-                self.finish(id, anchor, 1)
+                self.finish(id, anchor, size)
             }
             Event::Alias(anchor) => {
                 let Some((id, size)) = self.anchors.get(anchor).copied().flatten() else {
@@ -95,11 +117,16 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn count(&mut self, nodes: usize, mark: Mark) -> Result<(), SyntaxError> {
-        self.expanded = self.expanded.saturating_add(nodes);
-        if self.expanded > MAX_NODES {
+    fn count(&mut self, size: Size, mark: Mark) -> Result<(), SyntaxError> {
+        self.expanded.nodes = self.expanded.nodes.saturating_add(size.nodes);
+        self.expanded.text = self.expanded.text.saturating_add(size.text);
+        if self.expanded.nodes > MAX_NODES {
             let message = format!("more than {MAX_NODES} nodes, aliases expanded: split the file");
             return Err(error(&message, mark));
+        }
+        if self.expanded.text > self.max_text {
+            let message = "aliases expand to more than ten times the text of the document";
+            return Err(error(message, mark));
         }
         Ok(())
     }
@@ -123,7 +150,7 @@ impl<'t> Reader<'t> {
             expanded_before: self.expanded,
             merges_outside: std::mem::take(&mut self.merges),
         });
-        self.count(1, mark)
+        self.count(Size { nodes: 1, text: 0 }, mark)
     }
 
     fn end(&mut self) -> Result<(), SyntaxError> {
@@ -138,10 +165,10 @@ impl<'t> Reader<'t> {
             false => Value::Sequence(children),
         };
         let id = self.builder.add(open.mark, value);
-        self.finish(id, open.anchor, self.expanded - open.expanded_before)
+        self.finish(id, open.anchor, self.expanded.since(open.expanded_before))
     }
 
-    fn finish(&mut self, id: NodeId, anchor: usize, size: usize) -> Result<(), SyntaxError> {
+    fn finish(&mut self, id: NodeId, anchor: usize, size: Size) -> Result<(), SyntaxError> {
         if anchor > 0 {
             if self.anchors.len() <= anchor {
                 self.anchors.resize(anchor + 1, None);
@@ -169,8 +196,9 @@ impl<'t> Reader<'t> {
                 merged.extend(pair);
             }
         }
-        let size = bases.iter().map(|base| base.count as usize).sum();
-        self.count(size, Mark::default())?;
+        // Their text was counted where they are referred to.
+        let nodes = bases.iter().map(|base| base.count as usize).sum();
+        self.count(Size { nodes, text: 0 }, Mark::default())?;
         let mut set: HashSet<_, RandomState> =
             merged.chunks_exact(2).map(|pair| self.key(pair[0])).collect();
         for base in bases {
