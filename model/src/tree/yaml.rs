@@ -125,7 +125,7 @@ impl<'t> Reader<'t> {
             return Err(error(&message, mark));
         }
         if self.expanded.text > self.max_text {
-            let message = "aliases expand to more than ten times the text of the document";
+            let message = "more than ten times the text of the document, aliases expanded";
             return Err(error(message, mark));
         }
         Ok(())
