@@ -129,7 +129,10 @@ impl Attempts {
         decision: Result<(Arc<Route>, Arc<Endpoint>), Refusal>,
     ) -> Result<(), Refusal> {
         match decision {
-            Ok((route, _)) if Arc::ptr_eq(&route, &self.route) => Err(self.last.clone()),
+            Ok((route, picked)) if Arc::ptr_eq(&route, &self.route) => {
+                drop(Picked::new(picked));
+                Err(self.last.clone())
+            }
             Ok((route, picked)) => {
                 (self.route, self.picked) = (route, Picked::new(picked));
                 Ok(())
