@@ -25,7 +25,7 @@ mod split;
 mod tables;
 
 pub use affinity::Affinity;
-pub use rest::{Failure, MAX_REST_MS, Rest};
+pub use rest::{Failure, MAX_REST_MS, Rest, Try};
 pub use rotation::{Member, Rotation};
 pub use split::{MAX_WEIGHT, Split};
 pub use tables::AffinityTables;

@@ -1,8 +1,9 @@
 //! Takes an endpoint that failed out of use for a while ("rest"): others are picked instead.
 //!
 //! When the rest is over, one pick tries the endpoint again. The other picks still skip it until
-//! that attempt has succeeded or failed. Success ends the rest at once. The length of a rest
-//! depends on the cost of another failure ([`Failure`]).
+//! that attempt has succeeded or failed, or is given back without an outcome ([`Try`]). Success
+//! ends the rest at once. The length of a rest depends on the cost of another failure
+//! ([`Failure`]).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +14,8 @@ const REFUSED_MS: u64 = 1_000;
 /// fails, because each makes a client wait.
 const TIMED_OUT_MS: u64 = 1_000;
 /// The longest rest, as in nginx (`fail_timeout`): a dead endpoint delays one client every ten
-/// seconds. An attempt without a known outcome keeps the others away for the same time.
+/// seconds. An attempt without a known outcome, which is not given back, keeps the others away for
+/// the same time.
 pub const MAX_REST_MS: u64 = 10_000;
 
 /// How an endpoint failed.
@@ -37,6 +39,13 @@ pub struct Rest {
     state: AtomicU64,
 }
 
+/// An attempt that tries an endpoint again after its rest.
+#[derive(Clone, Copy, Debug)]
+pub struct Try {
+    /// The state while the outcome is not known.
+    word: u64,
+}
+
 /// What is known about an endpoint that failed. As a 64-bit word: the time in the upper 56 bits,
 /// below it one bit for each flag and the number of attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +60,8 @@ struct State {
 
 /// With this many attempts, a rest that doubles has reached [`MAX_REST_MS`].
 const MAX_ATTEMPTS: u32 = 15;
+/// The end of a rest that is over.
+const PAST_MS: u64 = 1;
 const TRIED: u64 = 1 << 4;
 const HAS_TIMED_OUT: u64 = 1 << 5;
 
@@ -74,8 +85,10 @@ impl State {
     /// The state after a failure.
     fn failed(before: Option<State>, now_ms: u64, failure: Failure) -> State {
         let attempts = match before {
-            // Attempts that began before the rest and fail during it give no new information.
-            Some(state) if !state.is_tried && now_ms < state.until_ms => return state,
+            // Only the attempt of a pick that tries it again gives new information. The others
+            // began before the rest, or during it while all endpoints rested. They may fail long
+            // after the rest is over: a connect times out after seconds.
+            Some(state) if !state.is_tried => return state,
             Some(state) => (state.attempts + 1).min(MAX_ATTEMPTS),
             None => 0,
         };
@@ -129,6 +142,22 @@ impl Rest {
         let next = State { until_ms: now_ms + MAX_REST_MS, is_tried: true, ..state };
         let relaxed = Ordering::Relaxed;
         self.state.compare_exchange(word, next.word(), relaxed, relaxed).is_ok()
+    }
+
+    /// The attempt that tries the endpoint again, right after a pick; `None` if there is none.
+    pub fn current_try(&self) -> Option<Try> {
+        let word = self.state.load(Ordering::Relaxed);
+        State::of(word).filter(|state| state.is_tried).map(|_| Try { word })
+    }
+
+    /// An attempt has ended without an outcome: the next pick may try the endpoint at once. Does
+    /// nothing if the attempt's outcome is known, or another attempt has begun since.
+    pub fn give_back(&self, attempt: Try) {
+        let Some(state) = State::of(attempt.word) else { return };
+        let next = State { until_ms: PAST_MS, is_tried: false, ..state };
+        let relaxed = Ordering::Relaxed;
+        // An error means that the state has changed since.
+        let _ = self.state.compare_exchange(attempt.word, next.word(), relaxed, relaxed);
     }
 
     fn state(&self) -> Option<State> {
@@ -198,6 +227,46 @@ mod tests {
         assert!(rest.try_again(|| 1_000));
         rest.begin(2_500, Failure::TimedOut);
         assert!(rest.lasts(|| 4_499) && !rest.lasts(|| 4_500));
+    }
+
+    /// Connects that were under way at the first failure time out after the first rest.
+    #[test]
+    fn attempts_that_outlast_the_rest_do_not_prolong_it() {
+        let rest = Rest::default();
+        rest.begin(0, Failure::TimedOut);
+        for ms in 1_000..5_000 {
+            rest.begin(ms, Failure::TimedOut);
+            assert!(!rest.lasts(|| ms), "{ms}");
+        }
+        assert!(rest.try_again(|| 5_000));
+        rest.begin(5_500, Failure::TimedOut);
+        assert!(rest.lasts(|| 7_499) && !rest.lasts(|| 7_500), "it is the second rest");
+    }
+
+    #[test]
+    fn an_attempt_without_an_outcome_is_given_back() {
+        let rest = Rest::default();
+        assert!(rest.current_try().is_none());
+        rest.begin(0, Failure::TimedOut);
+        assert!(rest.current_try().is_none());
+        assert!(rest.try_again(|| 1_000));
+        let first = rest.current_try().unwrap();
+        assert!(rest.is_strict(|| 1_500));
+        rest.give_back(first);
+        assert!(!rest.lasts(|| 1_500) && !rest.is_strict(|| 1_500));
+        assert!(rest.try_again(|| 1_500) && !rest.try_again(|| 1_500), "one at a time");
+        // It was given back already: the attempt of another client goes on.
+        rest.give_back(first);
+        assert!(rest.lasts(|| 1_501));
+        let second = rest.current_try().unwrap();
+        rest.begin(2_000, Failure::TimedOut);
+        rest.give_back(second);
+        assert!(rest.lasts(|| 3_999) && !rest.lasts(|| 4_000), "its outcome is known");
+        assert!(rest.try_again(|| 4_000));
+        let third = rest.current_try().unwrap();
+        rest.end();
+        rest.give_back(third);
+        assert!(rest.state().is_none());
     }
 
     #[test]

@@ -36,7 +36,6 @@ pub(crate) struct Connection {
     begun_stream: RefCell<Option<Rc<StreamState>>>,
     stalled: Rc<StalledStreams>,
     /// The client's socket takes no more bytes.
-    is_blocked: Cell<bool>,
     /// The client has sent a flood of control frames.
     is_flooded: Cell<bool>,
     /// The endpoint's connection, from its 101 until the client's connection has changed too.
@@ -75,7 +74,6 @@ impl Connection {
             timeout,
             begun_stream: RefCell::new(None),
             stalled: Rc::default(),
-            is_blocked: Cell::new(false),
             is_flooded: Cell::new(false),
             tunnel: RefCell::new(None),
             _permit: permit,
@@ -122,7 +120,7 @@ impl Connection {
 
     /// The client took bytes.
     pub(crate) fn on_write(&self) {
-        self.is_blocked.set(false);
+        self.stalled.set_blocked(false);
         match self.phase.get() {
             _ if self.is_http2 => {}
             // The end of a response, of which nothing is left but what is buffered.
@@ -134,14 +132,14 @@ impl Connection {
 
     /// The client's socket is full.
     pub(crate) fn on_blocked(&self) {
-        self.is_blocked.set(true);
+        self.stalled.set_blocked(true);
     }
 
     /// An HTTP/2 stream was reset because its client did not take its response. Where the client
     /// reads nothing at all, the connection ends at once. Where no other stream is left, nothing
     /// moves on it either: it does not wait for a next request, but ends with GOAWAY.
     pub(crate) fn on_stalled_stream(&self) {
-        if self.is_blocked.get() {
+        if self.stalled.is_blocked() {
             self.deadline.kill();
         } else if self.in_flight.get() == 0 && !self.is_flooded() {
             self.deadline.arm(Ticks::ZERO);
@@ -214,7 +212,7 @@ impl Connection {
 
     /// An HTTP/2 stream has gone on as far as it could.
     pub(crate) fn on_pending_stream(&self, stream: &Rc<StreamState>) {
-        self.stalled.on_pending(stream, self.is_blocked.get(), self.context.tally());
+        self.stalled.on_pending(stream, self.context.tally());
         if self.stalled.is_to_be_watched() {
             self.context.watch_stalled(&self.stalled);
         }

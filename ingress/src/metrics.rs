@@ -84,8 +84,13 @@ pub(crate) struct Shard {
     /// HTTP/2 streams that we reset, and connections that we ended, by error code.
     pub(crate) http2_resets: [Count; http2_error::LABELS.len()],
     pub(crate) http2_goaways: [Count; http2_error::LABELS.len()],
-    /// What stalled HTTP/2 streams hold now, and the connections that have any.
+    /// What stalled HTTP/2 streams hold now.
     pub(crate) stalled_bytes: Count,
+    /// The part of it that has a limit: without the first stalled stream of each connection.
+    pub(crate) stalled_excess: Count,
+    /// The part of the excess that belongs to streams whose clients have read nothing.
+    pub(crate) stalled_untouched: Count,
+    /// The connections that are part of the excess.
     pub(crate) stalled_connections: Count,
     /// Stalled streams that were reset to make room.
     pub(crate) stalled_resets: Count,

@@ -2,11 +2,16 @@
 //!
 //! A client may open as many streams as it likes and take nothing: each then holds its state, a
 //! connection to an endpoint, and the pieces of the response that were read already. So what
-//! stalled streams hold is counted, and has a limit for the whole process. Beyond it, each
-//! connection keeps an equal share of the limit and at least one stream; of its other streams, the
-//! one that has stalled for the longest time is reset. So a client with many stalled streams makes
-//! room, and one with a slow download is left alone. HTTP/1.1 does not need this: a connection has
-//! one response at a time, and the number of connections has a limit.
+//! stalled streams hold is counted, and has a limit for the whole process. One stalled stream of
+//! each connection is kept in any case and does not count for the limit: a connection with one slow
+//! download is no more expensive than over HTTP/1.1, where a connection has one response at a time,
+//! and the number of connections has a limit.
+//!
+//! Beyond the limit, each connection keeps an equal share of it; of its other streams, the one that
+//! has stalled for the longest time is reset. Every stream has some patience first, because the
+//! streams of a client that reads are blocked for moments too. Only where much is held by streams
+//! whose clients have read nothing at all, these streams have none beyond their connection's share.
+//! Without that, an attacker could open 10,000 streams, which hold 120 MB, within the patience.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -18,15 +23,19 @@ use crate::deadline::{Deadline, Ticks};
 use crate::metrics::{Count, Shard};
 use crate::settings::STREAM_SEND_BUFFER;
 
-/// What stalled streams of the whole process may hold before some are reset: those whose clients
-/// have taken nothing, or nothing for long.
+/// What stalled streams of the whole process may hold before some are reset whose patience is over.
 const STALLED_BYTES: u64 = 24 << 20;
+
+/// What the streams among them whose clients have read nothing may hold before they are reset
+/// without patience. A hundred connections that open a hundred such streams at once hold 54 MiB
+/// until the next sweep: 32 MiB, and then of each connection the share that it has when it comes.
+const MAX_UNTOUCHED_BYTES: u64 = 32 << 20;
 
 /// What they may hold before any are reset. Clients have to take much before their streams hold
 /// this much, and slow links are no attack.
 const MAX_STALLED_BYTES: u64 = 256 << 20;
 
-/// What one connection's stalled streams may hold in any case.
+/// What one connection's stalled streams may hold in any case, besides the first.
 const LEAST_SHARE: u64 = 64 << 10;
 
 /// What a stalled stream holds besides pieces of its response: the task, the state of the stream in
@@ -36,6 +45,10 @@ const STREAM_BYTES: u64 = 6 << 10;
 /// How long a client may take nothing of a response that it has begun to take, before the stream
 /// may be reset beyond the lower limit: a slow link delays a window update for so long.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same for a response of which the client has taken nothing yet. A client that reads has to
+/// deal with its other streams first, or its socket is full for a moment.
+const FIRST_PATIENCE: Duration = Duration::from_millis(500);
 
 static RESETS: LogLimit = LogLimit::new("resets of stalled HTTP/2 streams");
 
@@ -64,9 +77,17 @@ struct Progress {
 #[derive(Clone, Copy, Debug)]
 struct Counted {
     bytes: u64,
+    /// Its client has read nothing.
+    is_untouched: bool,
     /// Of all pieces, when it stalled.
     total: u64,
     since: u64,
+}
+
+impl Counted {
+    fn untouched_bytes(self) -> u64 {
+        if self.is_untouched { self.bytes } else { 0 }
+    }
 }
 
 impl StreamState {
@@ -104,10 +125,15 @@ impl StreamState {
         STREAM_BYTES + last + sent
     }
 
-    /// Whether at a tick its client has taken nothing at all, or nothing for long.
+    /// Whether at a tick its client has taken nothing for longer than the patience.
     fn is_idle(&self, now: u64) -> bool {
-        let since = self.counted.get().map_or(now, |counted| counted.since);
-        self.progress.get().before == 0 || Ticks::from(PATIENCE).have_passed(since, now)
+        let Some(counted) = self.counted.get() else { return false };
+        let patience = if counted.is_untouched { FIRST_PATIENCE } else { PATIENCE };
+        Ticks::from(patience).have_passed(counted.since, now)
+    }
+
+    fn is_untouched(&self) -> bool {
+        self.counted.get().is_some_and(|counted| counted.is_untouched)
     }
 }
 
@@ -128,7 +154,7 @@ impl Tally<'_> {
 
     /// Whether stalled streams hold too much.
     pub(crate) fn is_over(self) -> bool {
-        self.sum(|shard| &shard.stalled_bytes) > STALLED_BYTES
+        self.sum(|shard| &shard.stalled_excess) > STALLED_BYTES
     }
 }
 
@@ -137,15 +163,37 @@ impl Tally<'_> {
 pub(crate) struct StalledStreams {
     /// The one that stalled first is first.
     list: RefCell<Vec<Rc<StreamState>>>,
+    /// What all of them hold.
     bytes: Cell<u64>,
+    /// What those hold whose client has read nothing.
+    untouched: Cell<u64>,
+    /// What is counted for the limits.
+    excess: Cell<Excess>,
+    /// The client's socket is full.
+    is_blocked: Cell<bool>,
     /// The worker looks at it from time to time.
     is_watched: Cell<bool>,
 }
 
+/// What the stalled streams of a connection hold besides the first.
+#[derive(Clone, Copy, Debug, Default)]
+struct Excess {
+    bytes: u64,
+    untouched: u64,
+}
+
 impl StalledStreams {
+    pub(crate) fn set_blocked(&self, is_blocked: bool) {
+        self.is_blocked.set(is_blocked);
+    }
+
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_blocked.get()
+    }
+
     /// A stream has gone on as far as it could, and has not ended. If it waits for its client, it
     /// is counted, and streams that are too many are reset.
-    pub(crate) fn on_pending(&self, stream: &Rc<StreamState>, is_blocked: bool, tally: Tally<'_>) {
+    pub(crate) fn on_pending(&self, stream: &Rc<StreamState>, tally: Tally<'_>) {
         let progress = stream.progress.get();
         match stream.counted.get() {
             None if !progress.waits_for_client => return,
@@ -153,29 +201,60 @@ impl StalledStreams {
             _ => self.remove(stream, tally.own),
         }
         if progress.waits_for_client {
-            self.add(stream, is_blocked, tally);
+            self.add(stream, tally);
             self.make_room(tally);
         }
     }
 
-    fn add(&self, stream: &Rc<StreamState>, is_blocked: bool, tally: Tally<'_>) {
-        let (bytes, total) = (stream.held(is_blocked), stream.progress.get().total);
-        stream.counted.set(Some(Counted { bytes, total, since: tally.now }));
-        let mut list = self.list.borrow_mut();
-        tally.own.stalled_connections.add(u64::from(list.is_empty()));
-        list.push(stream.clone());
+    fn add(&self, stream: &Rc<StreamState>, tally: Tally<'_>) {
+        let Progress { total, before, .. } = stream.progress.get();
+        let bytes = stream.held(self.is_blocked());
+        let counted = Counted { bytes, is_untouched: before == 0, total, since: tally.now };
+        stream.counted.set(Some(counted));
+        self.list.borrow_mut().push(stream.clone());
         tally.own.stalled_bytes.add(bytes);
         self.bytes.set(self.bytes.get() + bytes);
+        self.untouched.set(self.untouched.get() + counted.untouched_bytes());
+        self.count_excess(tally.own);
     }
 
     /// A stream has ended, or goes on.
     pub(crate) fn remove(&self, stream: &Rc<StreamState>, own: &Shard) {
         let Some(counted) = stream.counted.take() else { return };
-        let mut list = self.list.borrow_mut();
-        list.retain(|other| !Rc::ptr_eq(other, stream));
-        own.stalled_connections.subtract(u64::from(list.is_empty()));
+        self.list.borrow_mut().retain(|other| !Rc::ptr_eq(other, stream));
         own.stalled_bytes.subtract(counted.bytes);
         self.bytes.set(self.bytes.get() - counted.bytes);
+        self.untouched.set(self.untouched.get() - counted.untouched_bytes());
+        self.count_excess(own);
+    }
+
+    /// Counts again what streams hold: the socket may have become full since they stalled.
+    fn count_again(&self, own: &Shard) {
+        for stream in self.list.borrow().iter() {
+            let Some(before) = stream.counted.get() else { continue };
+            let counted = Counted { bytes: stream.held(self.is_blocked()), ..before };
+            stream.counted.set(Some(counted));
+            own.stalled_bytes.add(counted.bytes);
+            own.stalled_bytes.subtract(before.bytes);
+            self.bytes.set(self.bytes.get() + counted.bytes - before.bytes);
+            let untouched = self.untouched.get() + counted.untouched_bytes();
+            self.untouched.set(untouched - before.untouched_bytes());
+        }
+        self.count_excess(own);
+    }
+
+    /// After every change of the list.
+    fn count_excess(&self, own: &Shard) {
+        let first = self.list.borrow().first().and_then(|stream| stream.counted.get());
+        let next = Excess {
+            bytes: self.bytes.get() - first.map_or(0, |first| first.bytes),
+            untouched: self.untouched.get() - first.map_or(0, Counted::untouched_bytes),
+        };
+        let before = self.excess.replace(next);
+        own.stalled_excess.add(next.bytes.wrapping_sub(before.bytes));
+        own.stalled_untouched.add(next.untouched.wrapping_sub(before.untouched));
+        own.stalled_connections.add(u64::from(next.bytes > 0));
+        own.stalled_connections.subtract(u64::from(before.bytes > 0));
     }
 
     /// Resets the streams that have stalled for the longest time, if this connection has more than
@@ -184,13 +263,10 @@ impl StalledStreams {
         if !tally.is_over() {
             return;
         }
-        let is_full = tally.sum(|shard| &shard.stalled_bytes) > MAX_STALLED_BYTES;
         let connections = tally.sum(|shard| &shard.stalled_connections).max(1);
         let share = (STALLED_BYTES / connections).max(LEAST_SHARE);
-        let may_be_reset = |stream: &&Rc<StreamState>| is_full || stream.is_idle(tally.now);
-        while self.bytes.get() > share && self.list.borrow().len() > 1 {
-            let oldest = self.list.borrow().iter().find(may_be_reset).cloned();
-            let Some(oldest) = oldest else { return };
+        while self.excess.get().bytes > share {
+            let Some(oldest) = self.oldest_to_reset(share, tally) else { return };
             self.remove(&oldest, tally.own);
             tally.own.stalled_resets.add(1);
             oldest.made_room.set(true);
@@ -205,6 +281,16 @@ impl StalledStreams {
         }
     }
 
+    fn oldest_to_reset(&self, share: u64, tally: Tally<'_>) -> Option<Rc<StreamState>> {
+        let is_full = tally.sum(|shard| &shard.stalled_excess) > MAX_STALLED_BYTES;
+        let is_flooded = tally.sum(|shard| &shard.stalled_untouched) > MAX_UNTOUCHED_BYTES
+            && self.excess.get().untouched > share;
+        let may_be_reset = |stream: &&Rc<StreamState>| {
+            is_full || stream.is_idle(tally.now) || (is_flooded && stream.is_untouched())
+        };
+        self.list.borrow().iter().find(may_be_reset).cloned()
+    }
+
     /// Whether the worker has to begin to look at it from time to time.
     pub(crate) fn is_to_be_watched(&self) -> bool {
         !self.list.borrow().is_empty() && !self.is_watched.replace(true)
@@ -212,6 +298,7 @@ impl StalledStreams {
 
     /// Makes room, and says whether the worker has to look at it again.
     pub(crate) fn watch(&self, tally: Tally<'_>) -> bool {
+        self.count_again(tally.own);
         self.make_room(tally);
         self.is_watched.set(!self.list.borrow().is_empty());
         self.is_watched.get()
@@ -240,6 +327,10 @@ mod tests {
             Tally { shards: &self.shards, own: &self.shards[0], now }
         }
 
+        fn excess(&self) -> u64 {
+            self.shards[0].stalled_excess.value()
+        }
+
         /// Streams that stalled at a tick, each after these pieces.
         fn stall(
             &self,
@@ -251,7 +342,7 @@ mod tests {
             let stream = |_| {
                 let stream = StreamState::new(self.deadlines.add());
                 pieces.iter().for_each(|bytes| stream.handed_over(*bytes));
-                connection.on_pending(&stream, false, self.tally(now));
+                connection.on_pending(&stream, self.tally(now));
                 stream
             };
             (0..count).map(stream).collect()
@@ -279,20 +370,27 @@ mod tests {
             connections.iter().map(|c| worker.stall(c, 100, &[2000], 0)).collect();
         let held = || worker.shards[0].stalled_bytes.value();
         // Each has its share of the moment at which it came, which is less and less.
-        assert!(held() < 3 * STALLED_BYTES, "{}", held());
+        assert!(held() < 56 << 20, "{}", held());
         let last = streams.last().unwrap();
         let were_reset = reset(last);
         assert!((1..100).contains(&were_reset));
         assert_eq!(reset(&last[..were_reset]), were_reset, "the oldest are reset first");
         assert!(connections.iter().all(|connection| connection.watch(worker.tally(10))));
-        assert!(held() <= STALLED_BYTES, "{}", held());
+        assert!(worker.excess() <= STALLED_BYTES, "{}", worker.excess());
         assert_eq!(reset(&alone), 0, "a connection keeps one stream");
         for (connection, streams) in connections.iter().zip(&streams) {
             streams.iter().for_each(|stream| connection.remove(stream, &worker.shards[0]));
         }
         small.remove(&alone[0], &worker.shards[0]);
-        assert_eq!(held(), 0);
-        assert_eq!(worker.shards[0].stalled_connections.value(), 0);
+        let shard = &worker.shards[0];
+        for count in [
+            &shard.stalled_bytes,
+            &shard.stalled_excess,
+            &shard.stalled_untouched,
+            &shard.stalled_connections,
+        ] {
+            assert_eq!(count.value(), 0);
+        }
     }
 
     #[test]
@@ -305,11 +403,11 @@ mod tests {
         assert_eq!(reset(&streams), 0);
         // One goes on: it has its time again.
         streams[0].handed_over(65_536);
-        connection.on_pending(&streams[0], false, worker.tally(19));
+        connection.on_pending(&streams[0], worker.tally(19));
         assert!(connection.watch(worker.tally(30)));
         assert_eq!(reset(&streams[..1]), 0);
         assert!(reset(&streams) > 0);
-        assert!(worker.shards[0].stalled_bytes.value() <= STALLED_BYTES);
+        assert!(worker.excess() <= STALLED_BYTES);
     }
 
     #[test]
@@ -319,18 +417,78 @@ mod tests {
         let count = of_bytes(2 * MAX_STALLED_BYTES, 2 * 65_536);
         let streams = worker.stall(&connection, count, &[65_536, 65_536], 0);
         assert!(reset(&streams) > 0);
-        assert!(worker.shards[0].stalled_bytes.value() <= MAX_STALLED_BYTES);
+        assert!(worker.excess() <= MAX_STALLED_BYTES);
     }
 
     #[test]
     fn the_limit_is_one_for_all_workers() {
         let worker = Worker::new();
-        worker.shards[1].stalled_bytes.add(STALLED_BYTES);
+        worker.shards[1].stalled_excess.add(MAX_UNTOUCHED_BYTES);
+        worker.shards[1].stalled_untouched.add(MAX_UNTOUCHED_BYTES);
         worker.shards[1].stalled_connections.add(10_000);
         let connection = StalledStreams::default();
         let streams = worker.stall(&connection, 100, &[2000], 0);
         assert!(reset(&streams) > 0);
-        assert!(connection.bytes.get() <= LEAST_SHARE);
+        assert!(connection.excess.get().bytes <= LEAST_SHARE);
+    }
+
+    /// The downloads of 300 clients used up the limit, and a client that read all it got beside
+    /// them lost most of its streams.
+    #[test]
+    fn one_slow_download_of_each_client_costs_no_other_client_a_stream() {
+        let worker = Worker::new();
+        let slow: Vec<_> = (0..300).map(|_| StalledStreams::default()).collect();
+        let downloads: Vec<_> =
+            slow.iter().flat_map(|c| worker.stall(c, 1, &[65_536, 65_536], 0)).collect();
+        assert!(worker.shards[0].stalled_bytes.value() > STALLED_BYTES);
+        let fast = StalledStreams::default();
+        let streams = worker.stall(&fast, 10, &[65_536, 65_536], 50);
+        assert!(slow.iter().chain([&fast]).all(|connection| connection.watch(worker.tally(100))));
+        assert_eq!((reset(&downloads), reset(&streams)), (0, 0));
+    }
+
+    /// Streams were reset at once whose clients had read nothing yet.
+    #[test]
+    fn new_streams_that_are_blocked_for_a_moment_are_not_reset() {
+        let worker = Worker::new();
+        let slow: Vec<_> = (0..300).map(|_| StalledStreams::default()).collect();
+        let _downloads: Vec<_> =
+            slow.iter().map(|c| worker.stall(c, 4, &[65_536, 65_536], 0)).collect();
+        assert!(worker.tally(0).is_over());
+        let fast = StalledStreams::default();
+        let streams = worker.stall(&fast, 20, &[65_536], 0);
+        assert!(fast.watch(worker.tally(5)));
+        assert_eq!(reset(&streams), 0);
+        assert!(fast.watch(worker.tally(6)));
+        assert!(reset(&streams) > 0);
+    }
+
+    #[test]
+    fn during_a_flood_streams_of_a_client_that_reads_still_have_patience() {
+        let worker = Worker::new();
+        let flood: Vec<_> = (0..100).map(|_| StalledStreams::default()).collect();
+        let flooding: Vec<_> = flood.iter().map(|c| worker.stall(c, 100, &[2000], 0)).collect();
+        assert!(reset(&flooding[99]) > 0);
+        let fast = StalledStreams::default();
+        let mut streams = worker.stall(&fast, 5, &[65_536, 65_536], 0);
+        streams.extend(worker.stall(&fast, 3, &[65_536], 0));
+        assert!(fast.watch(worker.tally(5)));
+        assert_eq!(reset(&streams), 0);
+    }
+
+    #[test]
+    fn what_streams_hold_is_counted_again_when_the_socket_becomes_full() {
+        let worker = Worker::new();
+        let connection = StalledStreams::default();
+        let streams = worker.stall(&connection, 2, &[20_000; 10], 0);
+        let held = || worker.shards[0].stalled_bytes.value();
+        assert_eq!(held(), 2 * streams[0].held(false));
+        connection.set_blocked(true);
+        assert!(connection.watch(worker.tally(10)));
+        assert_eq!(held(), 2 * streams[0].held(true));
+        assert_eq!(worker.excess(), streams[0].held(true));
+        streams.iter().for_each(|stream| connection.remove(stream, &worker.shards[0]));
+        assert_eq!((held(), worker.excess()), (0, 0));
     }
 
     /// The library buffers what the window lets through and the socket does not take.

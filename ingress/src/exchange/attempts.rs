@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use balance::Try;
+
 use crate::deadline::Ticks;
 use crate::refusal::Refusal;
 use crate::settings::{CONNECT_PATIENCE, MAX_CONNECT_TIMEOUTS, MAX_CONNECT_TRIES, MAX_RESENDS};
@@ -16,7 +18,7 @@ pub(crate) struct Attempts {
     /// Where the request goes by the last decision.
     route: Arc<Route>,
     /// The endpoint whose turn it is.
-    picked: Arc<Endpoint>,
+    picked: Picked,
     /// Those that have failed. They are kept, and not counted, because endpoints may come and go
     /// meanwhile.
     failed: Vec<Arc<Endpoint>>,
@@ -25,6 +27,34 @@ pub(crate) struct Attempts {
     connect_timeouts: usize,
     resends: usize,
     is_idempotent: bool,
+}
+
+/// An endpoint that was picked just before. If the pick tries it again after a failure and the
+/// request ends without an outcome, because its client has left or a kept connection was used, the
+/// try is given back: otherwise the endpoint would be out of use until the longest rest is over.
+#[derive(Debug)]
+struct Picked {
+    endpoint: Arc<Endpoint>,
+    attempt: Option<Try>,
+}
+
+impl Picked {
+    fn new(endpoint: Arc<Endpoint>) -> Picked {
+        let attempt = endpoint.current_try();
+        Picked { endpoint, attempt }
+    }
+
+    fn is(&self, endpoint: &Arc<Endpoint>) -> bool {
+        Arc::ptr_eq(&self.endpoint, endpoint)
+    }
+}
+
+impl Drop for Picked {
+    fn drop(&mut self) {
+        if let Some(attempt) = self.attempt {
+            self.endpoint.give_back(attempt);
+        }
+    }
 }
 
 /// How an attempt to connect failed.
@@ -63,7 +93,7 @@ impl Attempts {
     pub(crate) fn new(route: Arc<Route>, picked: Arc<Endpoint>, is_idempotent: bool) -> Attempts {
         Attempts {
             route,
-            picked,
+            picked: Picked::new(picked),
             failed: Vec::new(),
             last: Refusal::NoEndpoint(Unserved::NoEndpoints),
             connect_timeouts: 0,
@@ -80,12 +110,12 @@ impl Attempts {
     /// meanwhile. `Err` when the route has no other: the request is then decided again, by
     /// [`Attempts::decided_again`].
     pub(crate) fn endpoint(&mut self, now_ms: impl Fn() -> u64) -> Result<Arc<Endpoint>, Refusal> {
-        if self.picked.is_gone() || self.has_failed(&self.picked) {
+        if self.picked.endpoint.is_gone() || self.has_failed(&self.picked.endpoint) {
             let suits = |e: &Arc<Endpoint>| !e.is_gone() && !self.has_failed(e);
             let next = self.route.backend.endpoints().pick(suits, now_ms);
-            self.picked = next.ok_or_else(|| self.last.clone())?;
+            self.picked = Picked::new(next.ok_or_else(|| self.last.clone())?);
         }
-        Ok(self.picked.clone())
+        Ok(self.picked.endpoint.clone())
     }
 
     /// The newest decision about the request, after the route had no other endpoint. `Ok` if the
@@ -99,9 +129,12 @@ impl Attempts {
         decision: Result<(Arc<Route>, Arc<Endpoint>), Refusal>,
     ) -> Result<(), Refusal> {
         match decision {
-            Ok((route, _)) if Arc::ptr_eq(&route, &self.route) => Err(self.last.clone()),
+            Ok((route, picked)) if Arc::ptr_eq(&route, &self.route) => {
+                drop(Picked::new(picked));
+                Err(self.last.clone())
+            }
             Ok((route, picked)) => {
-                (self.route, self.picked) = (route, picked);
+                (self.route, self.picked) = (route, Picked::new(picked));
                 Ok(())
             }
             // No endpoint failed, so the newest configuration says why there is none.
@@ -115,7 +148,7 @@ impl Attempts {
     pub(crate) fn patience(&self) -> Ticks {
         let connect_timeout = self.route.plan.connect_timeout;
         let endpoints = self.route.backend.endpoints();
-        let is_other = |e: &Arc<Endpoint>| !Arc::ptr_eq(e, &self.picked) && !self.has_failed(e);
+        let is_other = |e: &Arc<Endpoint>| !self.picked.is(e) && !self.has_failed(e);
         match endpoints.list().iter().any(is_other) {
             true => connect_timeout.min(CONNECT_PATIENCE.into()),
             false => connect_timeout,
@@ -170,10 +203,9 @@ impl Attempts {
         }
         self.resends += 1;
         // The next in turn, if there is another.
-        let is_picked = |e: &Arc<Endpoint>| Arc::ptr_eq(e, &self.picked);
-        let suits = |e: &Arc<Endpoint>| !e.is_gone() && !self.has_failed(e) && !is_picked(e);
+        let suits = |e: &Arc<Endpoint>| !e.is_gone() && !self.has_failed(e) && !self.picked.is(e);
         if let Some(next) = self.route.backend.endpoints().pick(suits, now_ms) {
-            self.picked = next;
+            self.picked = Picked::new(next);
         }
         Ok(())
     }
@@ -292,6 +324,26 @@ mod tests {
         let failure = ConnectFailure::TimedOut(attempts.patience());
         assert_eq!(attempts.not_connected(first, failure), Ok(()));
         assert_eq!(attempts.endpoint(|| 1).unwrap_err(), Refusal::EndpointTimeout);
+    }
+
+    /// A client left during the one attempt: the only endpoint stayed out of use for ten seconds.
+    #[test]
+    fn a_client_that_leaves_during_the_attempt_lets_the_next_one_try() {
+        let backend = backend(1);
+        let pick = |now_ms| backend.endpoints().pick(|_| true, || now_ms);
+        pick(0).unwrap().failed(balance::Failure::TimedOut, 0);
+        let first = Attempts::new(route(&backend), pick(1_000).unwrap(), true);
+        assert!(pick(1_001).is_none(), "one client tries it, the others do not wait");
+        drop(first);
+        let mut second = Attempts::new(route(&backend), pick(1_002).unwrap(), true);
+        let endpoint = second.endpoint(|| 1_002).unwrap();
+        endpoint.failed(balance::Failure::TimedOut, 2_000);
+        drop(second);
+        assert!(pick(3_999).is_none(), "an attempt that failed is not given back");
+        let third = Attempts::new(route(&backend), pick(4_000).unwrap(), true);
+        endpoint.connected();
+        drop(third);
+        assert!(pick(4_001).is_some() && pick(4_001).is_some());
     }
 
     #[test]

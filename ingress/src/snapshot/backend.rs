@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use balance::{Failure, Member, Rest, Rotation};
+use balance::{Failure, Member, Rest, Rotation, Try};
 use model::{
     AddressType, BackendPort, Kind, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
@@ -117,6 +117,16 @@ impl Endpoint {
     /// It took no connection: others are preferred for a while.
     pub(crate) fn failed(&self, failure: Failure, now_ms: u64) {
         self.rest.begin(now_ms, failure);
+    }
+
+    /// The attempt that tries it again after a failure, right after a pick.
+    pub(crate) fn current_try(&self) -> Option<Try> {
+        self.rest.current_try()
+    }
+
+    /// The attempt has ended without an outcome: the next pick may try it.
+    pub(crate) fn give_back(&self, attempt: Try) {
+        self.rest.give_back(attempt);
     }
 
     /// It takes no new requests: kept connections to it are to be closed.
