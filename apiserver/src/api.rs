@@ -363,7 +363,7 @@ impl Api {
         // It runs to its end also if the client goes, so the permits go with it.
         let answer = tokio::task::spawn_blocking(move || {
             let _permits = (permit, running);
-            api.answer_write(&headers, &body, rights, &write)
+            api.answer_write(&headers, &body, &rights, &write)
         });
         answer.await.unwrap_or_else(|error| match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -375,12 +375,12 @@ impl Api {
         &self,
         headers: &HeaderMap,
         body: &[u8],
-        rights: Rights,
+        rights: &Rights,
         write: &Write,
     ) -> Answer {
         match write {
             Write::Review(review) => {
-                let mut response = json(&review.answer(body, &rights)?);
+                let mut response = json(&review.answer(body, rights)?);
                 *response.status_mut() = StatusCode::CREATED;
                 Ok(response)
             }
