@@ -3,7 +3,7 @@
 //! Decides in this order, as a kube-apiserver does: who asks, may they, is it there. Everything
 //! is answered from memory and nothing here waits; only the bodies of watches and of lists take
 //! time, at the pace of their clients, and are made at that pace. What is posted (reviews and dry
-//! runs) is read first, within limits, answered, and not kept.
+//! runs) is read first, within limits, answered on threads of their own, and not kept.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -55,9 +55,18 @@ type Answer = Result<Response<Body>, Status>;
 /// Lists that are compressed at once: each takes 300 KB for it. Those beyond are sent as they are.
 const MAX_COMPRESSED: usize = 64;
 
-/// Dry runs and reviews at once. Each holds a body, and may take some ten milliseconds of a core.
+/// Bodies that are read at once. A client may take its time for one, so these are apart from those
+/// that are answered.
+const MAX_BODIES: usize = 32;
+const MAX_BODIES_OF_CLIENT: usize = 4;
+
+/// Dry runs and reviews at once whose bodies have been read: those that run, and those that wait.
 const MAX_WRITES: usize = 16;
 const MAX_WRITES_OF_CLIENT: usize = 4;
+
+/// Dry runs and reviews that run at once, on threads of their own: a large one takes a core for
+/// some hundred milliseconds.
+const MAX_RUNNING: usize = 2;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -79,8 +88,12 @@ pub(crate) struct Api {
     streams: Shares,
     /// Lists that may still be compressed.
     compressors: Arc<Semaphore>,
+    /// Bodies that are read at once.
+    bodies: Quota,
     /// Dry runs and reviews at once.
     writes: Quota,
+    /// Those that may run now.
+    running: Arc<Semaphore>,
     /// The objects as manifests have them.
     written: Arc<Kept>,
     judges: Judges,
@@ -101,9 +114,20 @@ impl Api {
         judges: Judges,
     ) -> Api {
         let compressors = Arc::new(Semaphore::new(MAX_COMPRESSED));
-        let limits = QuotaLimits::new(MAX_WRITES, MAX_WRITES_OF_CLIENT).with_large_local_share();
-        let writes = Quota::new(limits);
-        Api { server, access, streams, compressors, writes, written, judges }
+        let quota = |total, of_client| {
+            Quota::new(QuotaLimits::new(total, of_client).with_large_local_share())
+        };
+        Api {
+            server,
+            access,
+            streams,
+            compressors,
+            bodies: quota(MAX_BODIES, MAX_BODIES_OF_CLIENT),
+            writes: quota(MAX_WRITES, MAX_WRITES_OF_CLIENT),
+            running: Arc::new(Semaphore::new(MAX_RUNNING)),
+            written,
+            judges,
+        }
     }
 
     pub(crate) async fn answer<B>(&self, request: Request<B>, caller: &Caller) -> Response<Body>
@@ -118,7 +142,7 @@ impl Api {
             // All that waits, and for as long as the client takes for its body.
             Ok(Decision::Write(user, write)) => {
                 let caller = (caller, user);
-                self.write(request.headers(), body, caller, &write).await
+                self.write(request.headers(), body, caller, write).await
             }
             Err(status) => Err(status),
         };
@@ -318,29 +342,54 @@ impl Api {
         headers: &HeaderMap,
         body: B,
         (caller, user): (&Caller, User),
-        write: &Write,
+        write: Write,
     ) -> Answer
     where
         B: hyper::body::Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let _permit = self.writes.admit(caller.client).map_err(|_| Status::too_many_writes())?;
-        let body = body::read(body).await?;
+        let body = {
+            let _permit =
+                self.bodies.admit(caller.client).map_err(|_| Status::too_many_bodies())?;
+            body::read(body).await?
+        };
+        let permit = self.writes.admit(caller.client).map_err(|_| Status::too_many_writes())?;
+        let running = self.running.clone().acquire_owned().await;
+        let running = running.map_err(|_| Status::shutting_down())?;
         let secrets = self.access.may_read_secrets(user, &caller.peer);
+        let (user, is_known) = (user.to_string(), user.is_known());
+        let rights = Rights { user, is_known, secrets };
+        let (api, headers) = (self.clone(), headers.clone());
+        // It runs to its end also if the client goes, so the permits go with it.
+        let answer = tokio::task::spawn_blocking(move || {
+            let _permits = (permit, running);
+            api.answer_write(&headers, &body, &rights, &write)
+        });
+        answer.await.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Status::shutting_down()),
+        })
+    }
+
+    fn answer_write(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        rights: &Rights,
+        write: &Write,
+    ) -> Answer {
         match write {
             Write::Review(review) => {
-                let (user, is_known) = (user.to_string(), user.is_known());
-                let answer = review.answer(&body, &Rights { user, is_known, secrets })?;
-                let mut response = json(&answer);
+                let mut response = json(&review.answer(body, rights)?);
                 *response.status_mut() = StatusCode::CREATED;
                 Ok(response)
             }
-            Write::Delete(run) if !write::is_dry_deletion(&body) => {
+            Write::Delete(run) if !write::is_dry_deletion(body) => {
                 tracing::debug!(name = run.name, "a deletion that is no dry run");
                 Err(Status::read_only())
             }
             Write::DryRun(run) | Write::Delete(run) => {
-                self.dry_run(headers, &body, run, secrets.is_ok())
+                self.dry_run(headers, body, run, rights.secrets.is_ok())
             }
         }
     }

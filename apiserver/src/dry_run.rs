@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::derived;
 use super::entry::{Content, Entry, EventType, Stamp};
 use super::status::Status;
+use super::values;
 use model::document::{self, Format};
 use model::manifest::{self, Keep, Outcome, Reading};
 use model::tree::{NodeId, Tree, yaml};
@@ -83,8 +84,7 @@ impl DryRun {
         let mut object = self.merged(given, current, around)?;
         self.check_identity(&object, &name, current)?;
         self.name_object(&mut object, &name);
-        let text = Value::Object(object.clone()).to_string();
-        let reading = self.read(&text)?;
+        let reading = self.read(&serde_json::to_string(&object).unwrap_or_default())?;
         let mut warnings = verdict::of(self.resource, &name, &reading)?;
         verdict::check_claims(&name, &reading, around.objects)?;
         if let Outcome::Good(record) = reading.outcome {
@@ -160,8 +160,8 @@ impl DryRun {
         let structure = self.resource.structure();
         match self.action {
             Action::Create | Action::Replace | Action::Delete => return Ok(given),
-            Action::StrategicPatch => merge::strategic(&mut object, given, &structure),
-            Action::Apply => merge::apply(&mut object, given, &structure),
+            Action::StrategicPatch => merge::strategic(&mut object, given, &structure)?,
+            Action::Apply => merge::apply(&mut object, given, &structure)?,
             Action::MergePatch => {
                 let mut target = Value::Object(object);
                 merge::json(&mut target, given.into());
@@ -180,17 +180,16 @@ impl DryRun {
     ) -> Result<(), Status> {
         let (kind, api_version) = (self.resource.as_str(), self.resource.api_version());
         for (field, expected) in [("kind", kind), ("apiVersion", api_version)] {
-            match object.get(field).and_then(Value::as_str) {
-                None | Some("") => {}
-                Some(given) if given == expected => {}
-                Some(given) => {
-                    let why = format!("{field} {given:?} was sent where {expected:?} is expected");
-                    return Err(Status::bad_request(why));
-                }
+            let given = self.string(object.get(field), field)?;
+            if !given.is_empty() && given != expected {
+                let why = format!("{field} {given:?} was sent where {expected:?} is expected");
+                return Err(Status::bad_request(why));
             }
         }
-        let metadata = object.get("metadata").cloned().unwrap_or_default();
-        let (given, namespace) = (text(&metadata, "name"), text(&metadata, "namespace"));
+        let metadata = object.get("metadata").unwrap_or(&Value::Null);
+        let of_metadata =
+            |field: &str| self.string(metadata.get(field), &format!("metadata.{field}"));
+        let (given, namespace) = (of_metadata("name")?, of_metadata("namespace")?);
         if !given.is_empty() && given != &*name.name {
             let why = "the name of the object does not match the name on the URL";
             return Err(Status::bad_request(why));
@@ -200,7 +199,7 @@ impl DryRun {
                        the request";
             return Err(Status::bad_request(why));
         }
-        let version = text(&metadata, "resourceVersion");
+        let version = of_metadata("resourceVersion")?;
         match current {
             _ if version.is_empty() => Ok(()),
             Some(entry) if entry.stamp.version.to_string() == version => Ok(()),
@@ -210,6 +209,24 @@ impl DryRun {
                 Err(Status::bad_request(why))
             }
         }
+    }
+
+    /// A field that identifies the object; empty if it is not given. Anything but a string would
+    /// otherwise count as not given.
+    fn string<'v>(&self, value: Option<&'v Value>, field: &str) -> Result<&'v str, Status> {
+        let what = match value {
+            None | Some(Value::Null) => return Ok(""),
+            Some(Value::String(text)) => return Ok(text),
+            Some(Value::Bool(_)) => "a boolean",
+            Some(Value::Number(_)) => "a number",
+            Some(Value::Array(_)) => "a list",
+            Some(Value::Object(_)) => "an object",
+        };
+        let (kind, version) = (self.resource.as_str(), self.resource.api_version());
+        Err(Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {kind}: {field}: expected a \
+             string, found {what}"
+        )))
     }
 
     /// Adds what the path says.
@@ -261,6 +278,12 @@ impl DryRun {
             }
         };
         Entry::new(self.resource, EventType::Modified, content, stamp)
+    }
+}
+
+impl From<merge::TooMuchWork> for Status {
+    fn from(_: merge::TooMuchWork) -> Status {
+        Status::bad_request("the patch names the same elements of a list too often: name each once")
     }
 }
 
@@ -322,7 +345,7 @@ pub(crate) fn object_of(entry: &Entry) -> Result<Object, Status> {
 fn parse(body: &[u8]) -> Result<Object, Status> {
     let unreadable = |why: String| Status::bad_request(format!("the body cannot be read: {why}"));
     if body.first() == Some(&b'{') {
-        return serde_json::from_slice(body).map_err(|error| unreadable(error.to_string()));
+        return values::read(body).map_err(|error| unreadable(error.to_string()));
     }
     if body.starts_with(b"k8s\0") {
         return Err(Status::unsupported_media_type());
@@ -333,7 +356,8 @@ fn parse(body: &[u8]) -> Result<Object, Status> {
     if !fits(&tree, tree.root(), &mut MAX_EXPANDED.clone()) {
         return Err(unreadable("it is too large with its aliases expanded".to_owned()));
     }
-    into_object(serde_json::from_str(&tree.to_json(tree.root())).unwrap_or_default())
+    let json = tree.to_json(tree.root());
+    into_object(values::read(json.as_bytes()).map_err(|error| unreadable(error.to_string()))?)
 }
 
 /// Whether a tree has no more text than that, with its aliases expanded: a few bytes of YAML can

@@ -34,6 +34,7 @@ mod state;
 mod status;
 mod text;
 mod tls;
+mod values;
 mod view;
 mod watch;
 mod write;

@@ -10,6 +10,7 @@ mod protobuf;
 use serde_json::{Map, Value, json};
 
 use super::status::Status;
+use super::values;
 use model::Kind;
 
 /// A kind of review.
@@ -119,7 +120,7 @@ impl Review {
             let unreadable = || Status::bad_request("the review cannot be read: bad protobuf");
             return self.spec_of_protobuf(message).ok_or_else(unreadable);
         }
-        let review: Value = serde_json::from_slice(body)
+        let review: Value = values::read(body)
             .map_err(|error| Status::bad_request(format!("the review cannot be read: {error}")))?;
         match review["kind"].as_str() {
             None | Some("") => {}

@@ -134,8 +134,22 @@ impl Status {
     }
 
     pub(crate) fn too_many_writes() -> Status {
-        let message = "too many dry runs and reviews at once: try again later";
+        Status::too_many("too many dry runs and reviews at once: try again later")
+    }
+
+    pub(crate) fn too_many_bodies() -> Status {
+        Status::too_many("too many bodies of requests are being sent at once: try again later")
+    }
+
+    fn too_many(message: &str) -> Status {
         let status = Status::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        Status { retry_after: Some(1), ..status }.with_details(json!({"retryAfterSeconds": 1}))
+    }
+
+    /// The answer to a request that the end of the process cut off.
+    pub(crate) fn shutting_down() -> Status {
+        let message = "the server is shutting down: try again later";
+        let status = Status::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message);
         Status { retry_after: Some(1), ..status }.with_details(json!({"retryAfterSeconds": 1}))
     }
 
@@ -162,9 +176,7 @@ impl Status {
     }
 
     pub(crate) fn too_many_streams() -> Status {
-        let message = "too many watches and lists: try again later";
-        let status = Status::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
-        Status { retry_after: Some(1), ..status }.with_details(json!({"retryAfterSeconds": 1}))
+        Status::too_many("too many watches and lists: try again later")
     }
 
     /// A version that cannot be parsed: lists and watches have different codes for it.

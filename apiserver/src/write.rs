@@ -12,6 +12,7 @@ use super::query;
 use super::review::Review;
 use super::route::Route;
 use super::status::Status;
+use super::values;
 use model::Kind;
 
 /// A request whose body is to be read.
@@ -98,7 +99,7 @@ fn action(method: &Method, content: &str) -> Result<Action, Status> {
 
 /// Whether the options of a deletion, which are its body, ask for a dry run.
 pub(crate) fn is_dry_deletion(options: &[u8]) -> bool {
-    let options: Value = serde_json::from_slice(options).unwrap_or_default();
+    let options: Value = values::read(options).unwrap_or_default();
     let values = options["dryRun"].as_array();
     values.is_some_and(|values| !values.is_empty() && values.iter().all(|value| value == "All"))
 }

@@ -713,12 +713,74 @@ async fn a_body_is_read_within_limits() {
     };
     let network =
         Caller { client: Client::of("192.0.2.7".parse().unwrap()), ..caller(&loopback()) };
-    let answers = (0..MAX_WRITES_OF_CLIENT + 1).map(|_| api.answer(silent(), &network));
+    let answers = (0..MAX_BODIES_OF_CLIENT + 1).map(|_| api.answer(silent(), &network));
     let codes = futures_util::future::join_all(answers).await;
     let codes: Vec<_> = codes.iter().map(|answer| answer.status().as_u16()).collect();
     assert_eq!(codes, [400, 400, 400, 400, 429], "they end, and one client has not all");
     let seen = send_body(&api, &loopback(), ("PATCH", &path), &MERGE, "{}").await;
     assert_eq!(seen.code, 200);
+}
+
+/// Four clients that sent their bodies slowly took all permits, and everyone else got 429.
+#[tokio::test(start_paused = true)]
+async fn slow_bodies_leave_dry_runs_to_others() {
+    let api = api();
+    let path = format!("{WEB}?dryRun=All");
+    let silent = || {
+        let never = stream::pending::<Result<Frame<Bytes>, Infallible>>();
+        let request = Request::builder().method("PATCH").uri(&path);
+        let request = request.header("content-type", "application/merge-patch+json");
+        request.body(StreamBody::new(never)).unwrap()
+    };
+    let network = |at: u8| {
+        let client = Client::of([192, 0, 2, at].into());
+        Caller { client, ..caller(&loopback()) }
+    };
+    let callers: Vec<_> =
+        (0..5).flat_map(|at| (0..MAX_BODIES_OF_CLIENT).map(move |_| network(at))).collect();
+    assert!(callers.len() > MAX_WRITES);
+    let slow = futures_util::future::join_all(callers.iter().map(|c| api.answer(silent(), c)));
+    let here = loopback();
+    let other = send_body(&api, &here, ("PATCH", &path), &MERGE, "{}");
+    tokio::select! {
+        biased;
+        _ = slow => panic!("no body is whole"),
+        seen = other => assert_eq!(seen.code, 200, "{}", seen.text()),
+    }
+}
+
+/// Dry runs ran on the threads that answer all requests, and three large ones blocked them.
+#[tokio::test]
+async fn dry_runs_leave_the_threads_to_other_requests() {
+    let mut api = api();
+    let (begun, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, waits) = std::sync::mpsc::channel::<()>();
+    let waits = Arc::new(std::sync::Mutex::new(waits));
+    api.judges = Arc::new(move || {
+        let _ = begun.send(());
+        // An error once the test has dropped its end.
+        let _ = waits.lock().unwrap().recv();
+        Box::new(|_, _| Vec::new())
+    });
+    let path = format!("{WEB}?dryRun=All");
+    let run = || {
+        let (api, path) = (api.clone(), path.clone());
+        tokio::spawn(async move {
+            send_body(&api, &loopback(), ("PATCH", &path), &MERGE, "{}").await.code
+        })
+    };
+    let runs: Vec<_> = (0..MAX_RUNNING + 1).map(|_| run()).collect();
+    for _ in 0..MAX_RUNNING {
+        seen.recv().await.unwrap();
+    }
+    // On the only thread of this runtime, while the dry runs wait.
+    assert_eq!(send(&api, &loopback(), "GET", WEB, &[]).await.code, 200);
+    assert_eq!(api.running.available_permits(), 0);
+    assert!(seen.try_recv().is_err(), "no more run at once");
+    drop(go_on);
+    for run in runs {
+        assert_eq!(run.await.unwrap(), 200);
+    }
 }
 
 #[tokio::test(start_paused = true)]

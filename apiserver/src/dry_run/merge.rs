@@ -57,17 +57,73 @@ enum Form {
     Apply,
 }
 
+/// A patch would take too much work: it names the same elements of lists again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMuchWork;
+
+/// The bytes of lists and keys that merging one patch may compare. A patch that names each element
+/// once needs no more than the object and the patch have; one that names an element again has its
+/// lists compared again.
+const MAX_WORK: usize = 16 << 20;
+/// What an element takes beside its key.
+const STEP: usize = 16;
+
+/// The work that is left to a patch.
+struct Spare(usize);
+
+impl Spare {
+    /// Whether that much is left; nothing is left afterwards if not.
+    fn take(&mut self, work: usize) -> bool {
+        let left = self.0.checked_sub(work);
+        self.0 = left.unwrap_or(0);
+        left.is_some()
+    }
+}
+
 /// A strategic merge patch.
-pub(crate) fn strategic(target: &mut Object, patch: Object, structure: &Structure) {
-    object(target, patch, Some(structure), Form::Strategic);
+///
+/// # Errors
+///
+/// When it takes too much work; the target is then of no use.
+pub(crate) fn strategic(
+    target: &mut Object,
+    patch: Object,
+    structure: &Structure,
+) -> Result<(), TooMuchWork> {
+    merged(target, patch, structure, Form::Strategic)
 }
 
 /// A server-side apply.
-pub(crate) fn apply(target: &mut Object, applied: Object, structure: &Structure) {
-    object(target, applied, Some(structure), Form::Apply);
+///
+/// # Errors
+///
+/// When it takes too much work; the target is then of no use.
+pub(crate) fn apply(
+    target: &mut Object,
+    applied: Object,
+    structure: &Structure,
+) -> Result<(), TooMuchWork> {
+    merged(target, applied, structure, Form::Apply)
 }
 
-fn object(target: &mut Object, mut patch: Object, structure: Option<&Structure>, form: Form) {
+fn merged(
+    target: &mut Object,
+    patch: Object,
+    structure: &Structure,
+    form: Form,
+) -> Result<(), TooMuchWork> {
+    let mut spare = Spare(MAX_WORK);
+    object(target, patch, Some(structure), form, &mut spare);
+    if spare.0 == 0 { Err(TooMuchWork) } else { Ok(()) }
+}
+
+fn object(
+    target: &mut Object,
+    mut patch: Object,
+    structure: Option<&Structure>,
+    form: Form,
+    spare: &mut Spare,
+) {
     if form == Form::Strategic {
         match patch.remove(PATCH).as_ref().and_then(Value::as_str) {
             Some("delete") => return target.clear(),
@@ -75,7 +131,11 @@ fn object(target: &mut Object, mut patch: Object, structure: Option<&Structure>,
             _ => {}
         }
         if let Some(Value::Array(keep)) = patch.remove(RETAIN_KEYS) {
-            target.retain(|key, _| keep.iter().any(|kept| kept == key));
+            if !spare.take(STEP * (target.len() + keep.len())) {
+                return;
+            }
+            let keep: HashSet<_> = keep.iter().filter_map(Value::as_str).collect();
+            target.retain(|key, _| keep.contains(key.as_str()));
         }
     }
     let mut orders = Vec::new();
@@ -83,15 +143,15 @@ fn object(target: &mut Object, mut patch: Object, structure: Option<&Structure>,
         if let Some(list) = key.strip_prefix(ELEMENT_ORDER) {
             orders.push((list.to_owned(), value));
         } else if let Some(list) = key.strip_prefix(DELETE_FROM_LIST) {
-            delete_values(target.get_mut(list), &value);
+            delete_values(target.get_mut(list), &value, spare);
         } else if !key.starts_with(DIRECTIVE) {
             let field = structure.and_then(|structure| structure.field(&key));
-            member(target, key, value, field, form);
+            member(target, key, value, field, form, spare);
         }
     }
     for (list, order) in orders {
         let keys = keys(&list, structure.and_then(|structure| structure.field(&list)));
-        sort(target.get_mut(&list), &order, keys.first().copied());
+        sort(target.get_mut(&list), &order, keys.first().copied(), spare);
     }
 }
 
@@ -103,7 +163,14 @@ fn keys(name: &str, field: Option<&Field>) -> &'static [&'static str] {
     }
 }
 
-fn member(target: &mut Object, key: String, value: Value, field: Option<&Field>, form: Form) {
+fn member(
+    target: &mut Object,
+    key: String,
+    value: Value,
+    field: Option<&Field>,
+    form: Form,
+    spare: &mut Spare,
+) {
     match value {
         Value::Null if form == Form::Strategic => {
             target.remove(&key);
@@ -119,7 +186,7 @@ fn member(target: &mut Object, key: String, value: Value, field: Option<&Field>,
                 *below = Object::new().into();
             }
             let Value::Object(below) = below else { return };
-            object(below, value, structure, form);
+            object(below, value, structure, form, spare);
         }
         Value::Array(elements) => {
             let keys = keys(&key, field);
@@ -135,7 +202,7 @@ fn member(target: &mut Object, key: String, value: Value, field: Option<&Field>,
                 *below = Value::Array(Vec::new());
             }
             let Value::Array(below) = below else { return };
-            list(below, elements, keys, field, form);
+            list(below, elements, keys, field, form, spare);
         }
         value => {
             target.insert(key, value);
@@ -149,6 +216,7 @@ fn list(
     keys: &[&str],
     field: Option<&Field>,
     form: Form,
+    spare: &mut Spare,
 ) {
     let structure = field.and_then(|field| match &field.shape {
         Shape::List(element) => match &**element {
@@ -165,11 +233,13 @@ fn list(
         target.clear();
     }
     let of_target = target.iter().enumerate();
-    let mut known: HashMap<String, usize> =
-        of_target.filter_map(|(at, element)| Some((identity(element, keys)?, at))).collect();
+    let mut known: HashMap<String, usize> = of_target
+        .map_while(|(at, element)| Some((identity(element, keys, spare)?, at)))
+        .filter_map(|(identity, at)| Some((identity?, at)))
+        .collect();
     let mut deleted = vec![false; target.len()];
     for element in elements {
-        let identity = identity(&element, keys);
+        let Some(identity) = identity(&element, keys, spare) else { return };
         let at = identity.as_ref().and_then(|identity| known.get(identity)).copied();
         match (directive(&element).as_deref(), at) {
             (Some("replace"), _) | (Some("delete"), None) => {}
@@ -177,7 +247,7 @@ fn list(
             (_, Some(at)) => {
                 deleted[at] = false;
                 if let (Value::Object(known), Value::Object(new)) = (&mut target[at], element) {
-                    object(known, new, structure, form);
+                    object(known, new, structure, form, spare);
                 }
             }
             (_, None) => {
@@ -186,7 +256,7 @@ fn list(
                 target.push(match element {
                     Value::Object(new) => {
                         let mut merged = Object::new();
-                        object(&mut merged, new, structure, form);
+                        object(&mut merged, new, structure, form, spare);
                         merged.into()
                     }
                     other => other,
@@ -198,35 +268,40 @@ fn list(
     target.retain(|_| !deleted.next().unwrap_or_default());
 }
 
-/// By what an element of a list is known again. `None`: it lacks a key.
-fn identity(element: &Value, keys: &[&str]) -> Option<String> {
-    if keys.is_empty() {
-        return Some(element.to_string());
-    }
-    let key = |name: &&str| match element.get(*name) {
-        Some(value) => Some(value.to_string()),
-        // What Kubernetes takes for one that is not given.
-        None => (*name == "protocol").then(|| "\"TCP\"".to_owned()),
+/// The text that identifies an element of a list: `Some(None)` if it lacks a key, `None` if no work
+/// is left.
+fn identity(element: &Value, keys: &[&str], spare: &mut Spare) -> Option<Option<String>> {
+    let identity = if keys.is_empty() {
+        Some(element.to_string())
+    } else {
+        let key = |name: &&str| match element.get(*name) {
+            Some(value) => Some(value.to_string()),
+            // What Kubernetes takes for one that is not given.
+            None => (*name == "protocol").then(|| "\"TCP\"".to_owned()),
+        };
+        keys.iter().map(key).collect::<Option<Vec<_>>>().map(|parts| parts.join(" "))
     };
-    keys.iter().map(key).collect::<Option<Vec<_>>>().map(|parts| parts.join(" "))
+    spare.take(STEP + identity.as_ref().map_or(0, String::len)).then_some(identity)
 }
 
-fn delete_values(target: Option<&mut Value>, values: &Value) {
+fn delete_values(target: Option<&mut Value>, values: &Value, spare: &mut Spare) {
     if let (Some(Value::Array(target)), Value::Array(values)) = (target, values) {
-        let values: HashSet<_> = values.iter().map(Value::to_string).collect();
-        target.retain(|value| !values.contains(&value.to_string()));
+        let mut text = |value: &Value| identity(value, &[], spare).flatten();
+        let values: HashSet<_> = values.iter().map_while(&mut text).collect();
+        target.retain(|value| text(value).is_none_or(|text| !values.contains(&text)));
     }
 }
 
 /// Brings the elements that an order names into it; the others stay behind them.
-fn sort(target: Option<&mut Value>, order: &Value, key: Option<&str>) {
+fn sort(target: Option<&mut Value>, order: &Value, key: Option<&str>, spare: &mut Spare) {
     let (Some(Value::Array(target)), Value::Array(order)) = (target, order) else { return };
     let keys: Vec<_> = key.into_iter().collect();
     let order = order.iter().enumerate();
+    let mut identity = |element: &Value| identity(element, &keys, spare).flatten();
     let places: HashMap<_, _> =
-        order.filter_map(|(at, named)| Some((identity(named, &keys)?, at))).collect();
+        order.filter_map(|(at, named)| Some((identity(named)?, at))).collect();
     target.sort_by_cached_key(|element| {
-        let place = identity(element, &keys).and_then(|identity| places.get(&identity).copied());
+        let place = identity(element).and_then(|identity| places.get(&identity).copied());
         place.unwrap_or(usize::MAX)
     });
 }
@@ -245,11 +320,13 @@ mod tests {
         }
     }
 
+    type Merge = fn(&mut Object, Object, &Structure) -> Result<(), TooMuchWork>;
+
     #[allow(clippy::needless_pass_by_value, reason = "literals read better by value")]
     #[track_caller]
-    fn check(form: fn(&mut Object, Object, &Structure), spec: Value, patch: Value, then: Value) {
+    fn check(form: Merge, spec: Value, patch: Value, then: Value) {
         let mut target = map(json!({"spec": spec}));
-        form(&mut target, map(json!({"spec": patch})), &Kind::Service.structure());
+        form(&mut target, map(json!({"spec": patch})), &Kind::Service.structure()).unwrap();
         assert_eq!(target["spec"], then, "{spec} + {patch}");
     }
 
@@ -342,8 +419,40 @@ mod tests {
         let mut pod = map(json!({"spec": {"volumes": [{"name": "a", "x": 1}], "containers": []}}));
         let patch = json!({"spec": {"volumes": [{"name": "a", "y": 2}, {"name": "b"}],
                                     "$setElementOrder/volumes": [{"name": "b"}, {"name": "a"}]}});
-        strategic(&mut pod, map(patch), &Kind::Pod.structure());
+        strategic(&mut pod, map(patch), &Kind::Pod.structure()).unwrap();
         let volumes = json!([{"name": "b"}, {"name": "a", "x": 1, "y": 2}]);
         assert_eq!(pod["spec"]["volumes"], volumes);
+    }
+
+    /// Each key of the object was compared with each key of the list: 40 seconds for 640 KB.
+    #[test]
+    fn many_kept_keys_are_looked_up_at_once() {
+        let labels: Object = (0..100_000).map(|at| (format!("l{at}"), "x".into())).collect();
+        let keep: Vec<_> = (0..100_000).map(|at| Value::from(format!("l{}", 2 * at))).collect();
+        let mut target = map(json!({"metadata": {"labels": labels}}));
+        let patch = json!({"metadata": {"labels": {"$retainKeys": keep}}});
+        let begun = std::time::Instant::now();
+        strategic(&mut target, map(patch), &Kind::Service.structure()).unwrap();
+        assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+        assert_eq!(target["metadata"]["labels"].as_object().unwrap().len(), 50_000);
+    }
+
+    /// A list of an element was compared again each time that a patch named the element.
+    #[test]
+    fn a_patch_that_names_an_element_again_and_again_is_refused() {
+        let env: Vec<_> = (0..20_000).map(|at| json!({"name": format!("e{at}")})).collect();
+        let name = |env: Value| json!({"name": "c", "env": env});
+        let again = |count: usize| {
+            let named = std::iter::repeat_n(name(json!([{"name": "e1", "value": "x"}])), count);
+            map(json!({"spec": {"containers": named.collect::<Vec<_>>()}}))
+        };
+        let pod = map(json!({"spec": {"containers": [name(env.into())]}}));
+        for form in [strategic as Merge, apply] {
+            let mut once = pod.clone();
+            form(&mut once, again(1), &Kind::Pod.structure()).unwrap();
+            assert_eq!(once["spec"]["containers"][0]["env"][1]["value"], "x");
+            let refused = form(&mut pod.clone(), again(20_000), &Kind::Pod.structure());
+            assert_eq!(refused, Err(TooMuchWork));
+        }
     }
 }

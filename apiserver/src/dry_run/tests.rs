@@ -203,6 +203,12 @@ fn what_another_service_has_is_not_free() {
     assert!(other.is_ok() || !other.unwrap_err().to_json().contains("allocated"));
     let udp = "{type: NodePort, ports: [{port: 80, nodePort: 30080, protocol: UDP}]}";
     assert!(world.run(Action::Create, Kind::Service, "", &api(udp)).is_ok());
+    let all: String = (30000..32767)
+        .map(|port| format!("{{name: p{port}, port: {port}, nodePort: {port}}},"))
+        .collect();
+    let among = taken(&format!("{{type: NodePort, ports: [{all}]}}")).to_string();
+    assert!(among.contains("30080: provided port is already allocated"), "{among}");
+    assert_eq!(among.matches("\"FieldValueInvalid\"").count(), 1, "{among}");
     // Its own it may keep.
     world.service(Action::MergePatch, json!({"metadata": {"labels": {"a": "b"}}}));
 }
@@ -231,6 +237,45 @@ fn the_object_must_be_the_one_of_the_path() {
     for body in ["", "nonsense", "[]", "{", "a: [", "k8s\0x"] {
         let (code, _) = world.refused(Action::MergePatch, Kind::Service, body);
         assert!([400, 415].contains(&code), "{body:?}: {code}");
+    }
+}
+
+/// A number counted as no version, so that a stale object was accepted.
+#[test]
+fn what_identifies_an_object_must_be_a_string() {
+    let world = World::shop();
+    for metadata in [
+        r#"{"resourceVersion": 99999999999999999999}"#,
+        r#"{"resourceVersion": 7}"#,
+        r#"{"resourceVersion": ["7"]}"#,
+        r#"{"name": 5}"#,
+        r#"{"namespace": false}"#,
+    ] {
+        for action in [Action::MergePatch, Action::StrategicPatch, Action::Replace] {
+            let body = format!("{{\"metadata\": {metadata}}}");
+            let (code, status) = world.refused(action, Kind::Service, &body);
+            assert_eq!((code, &status["reason"]), (400, &json!("BadRequest")), "{body}");
+            let message = status["message"].as_str().unwrap();
+            assert!(message.contains(": expected a string, found "), "{message}");
+        }
+    }
+    assert_eq!(world.refused(Action::MergePatch, Kind::Service, "{\"kind\": 1}").0, 400);
+    for version in ["99999999999999999999", "07", "x"] {
+        let body = json!({"metadata": {"resourceVersion": version}}).to_string();
+        assert_eq!(world.refused(Action::Replace, Kind::Service, &body).0, 409, "{version}");
+    }
+    world.service(Action::MergePatch, json!({"metadata": {"resourceVersion": null}}));
+}
+
+/// A body of 3 MB took 660 MB of memory before it was refused.
+#[test]
+fn a_body_of_too_many_values_is_refused_before_they_are_made() {
+    let flow = format!("{{\"spec\": [{}0]}}", "{\"\":0},".repeat(60_000));
+    let block = format!("spec: [{}0]\n", "{a: 0},".repeat(60_000));
+    for body in [flow, block] {
+        let (code, status) = World::shop().refused(Action::MergePatch, Kind::Service, &body);
+        let message = status["message"].as_str().unwrap();
+        assert!(code == 400 && message.contains("more than 100000 values"), "{message}");
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Pure. The codes, reasons and the form of the words are a kube-apiserver's.
 
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU16;
+
 use serde_json::{Value, json};
 
 use crate::entry::Entry;
@@ -10,7 +13,7 @@ use crate::status::Status;
 use model::finding::Finding;
 use model::manifest::{Claim, Outcome, Reading};
 use model::problem::{Level, Problem};
-use model::{Kind, ObjectName, bracketed};
+use model::{Kind, ObjectName, Protocol, bracketed};
 
 /// More would hide the first ones, and headers have a greatest length.
 const MAX_WARNINGS: usize = 10;
@@ -99,11 +102,16 @@ pub(super) fn check_claims(
         return Ok(());
     }
     let services = objects(Kind::Service);
-    let others = || services.values().filter(|entry| entry.name != *name);
+    let wanted = Wanted::of(reading.claims.iter().map(|(claim, _)| *claim));
+    let mut holders: HashMap<Claim, &ObjectName> = HashMap::new();
+    for other in services.values().filter(|entry| entry.name != *name) {
+        for claim in wanted.held_by(other) {
+            holders.entry(claim).or_insert(&other.name);
+        }
+    }
     let mut errors = Vec::new();
     for (claim, _) in &reading.claims {
-        if let Some(holder) = others().find(|entry| has(entry, claim)) {
-            let holder = &holder.name;
+        if let Some(holder) = holders.get(claim) {
             errors.push(match claim {
                 Claim::ClusterIp(ip) => format!(
                     "spec.clusterIPs: Invalid value: [\"{ip}\"]: failed to allocate IP {ip}: \
@@ -119,28 +127,65 @@ pub(super) fn check_claims(
     if errors.is_empty() { Ok(()) } else { Err(invalid(Kind::Service, &name.name, &errors)) }
 }
 
-/// Whether a Service has what another claims.
-fn has(service: &Entry, claim: &Claim) -> bool {
-    // Most have not: that is seen without parsing them.
-    let text = match claim {
-        Claim::ClusterIp(ip) => format!("\"{ip}\""),
-        Claim::NodePort(port, _) => format!("\"nodePort\":{port}"),
+/// What a Service claims, looked up by what others have.
+struct Wanted {
+    claims: HashSet<Claim>,
+    /// As Services have them in their text. Most have none: that is seen without parsing them.
+    ips: Vec<String>,
+    node_ports: HashSet<u16>,
+}
+
+impl Wanted {
+    fn of(claims: impl Iterator<Item = Claim>) -> Wanted {
+        let claims: HashSet<_> = claims.collect();
+        let mut wanted = Wanted { claims, ips: Vec::new(), node_ports: HashSet::new() };
+        for claim in &wanted.claims {
+            match claim {
+                Claim::ClusterIp(ip) => wanted.ips.push(format!("\"{ip}\"")),
+                Claim::NodePort(port, _) => {
+                    wanted.node_ports.insert(port.get());
+                }
+            }
+        }
+        wanted
+    }
+
+    /// The claims that a Service holds.
+    fn held_by(&self, service: &Entry) -> Vec<Claim> {
+        if !self.may_be_held(service.object()) {
+            return Vec::new();
+        }
+        let object: Value = serde_json::from_slice(service.object()).unwrap_or_default();
+        let list = |pointer: &str| object.pointer(pointer).and_then(Value::as_array);
+        let ips = list("/spec/clusterIPs").into_iter().flatten();
+        let ips = ips.filter_map(|ip| Some(Claim::ClusterIp(ip.as_str()?.parse().ok()?)));
+        let ports = list("/spec/ports").into_iter().flatten().filter_map(node_port);
+        ips.chain(ports).filter(|claim| self.claims.contains(claim)).collect()
+    }
+
+    fn may_be_held(&self, service: &[u8]) -> bool {
+        const NODE_PORT: &[u8] = b"\"nodePort\":";
+        let has_ip = |ip: &String| memchr::memmem::find(service, ip.as_bytes()).is_some();
+        let is_wanted = |at: usize| {
+            let digits = service[at + NODE_PORT.len()..].iter().take_while(|b| b.is_ascii_digit());
+            let port = digits.fold(0, |port: u32, digit| {
+                port.saturating_mul(10).saturating_add(u32::from(digit - b'0'))
+            });
+            u16::try_from(port).is_ok_and(|port| self.node_ports.contains(&port))
+        };
+        self.ips.iter().any(has_ip)
+            || (!self.node_ports.is_empty()
+                && memchr::memmem::find_iter(service, NODE_PORT).any(is_wanted))
+    }
+}
+
+fn node_port(port: &Value) -> Option<Claim> {
+    let number = u16::try_from(port["nodePort"].as_u64()?).ok()?;
+    let protocol = match port["protocol"].as_str()? {
+        "TCP" => Protocol::Tcp,
+        "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
+        _ => return None,
     };
-    if memchr::memmem::find(service.object(), text.as_bytes()).is_none() {
-        return false;
-    }
-    let object: Value = serde_json::from_slice(service.object()).unwrap_or_default();
-    let list = |pointer: &str| object.pointer(pointer).and_then(Value::as_array).cloned();
-    match claim {
-        Claim::ClusterIp(ip) => {
-            let ip = ip.to_string();
-            list("/spec/clusterIPs").is_some_and(|ips| ips.iter().any(|known| *known == ip))
-        }
-        Claim::NodePort(port, protocol) => {
-            let (port, protocol) = (port.get(), protocol.to_string());
-            list("/spec/ports").into_iter().flatten().any(|known| {
-                known["nodePort"] == port && known["protocol"].as_str() == Some(&protocol)
-            })
-        }
-    }
+    Some(Claim::NodePort(NonZeroU16::new(number)?, protocol))
 }

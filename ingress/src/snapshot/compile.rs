@@ -16,7 +16,7 @@ use super::backend::{
 use super::certificate::{BadSecret, Certificate};
 use super::plan::{Plan, PlanDefaults};
 use super::problem::{About, Field, Problem};
-use super::served::{Rank, Served, backend_key, paths, rules};
+use super::served::{Rank, Served, backend_key, paths};
 use super::{HostRoutes, Route, Snapshot};
 use crate::route::{HostKey, NotAdded, PathTable};
 
@@ -232,7 +232,7 @@ impl Compiler {
             let tls_gone = before
                 .tls_hosts()
                 .into_iter()
-                .filter(|host| stays.is_none_or(|s| !s.tls_hosts().contains(host)));
+                .filter(|host| stays.is_none_or(|s| !s.has_tls_host(host)));
             unindex(&mut self.by_tls_host, tls_gone, &before.rank);
             touched.tls_hosts.extend(before.tls_hosts().into_iter().cloned());
             for key in before.backend_keys() {
@@ -370,7 +370,7 @@ impl Compiler {
             let problem = Problem::new(&ingress.name, Field::of(field), message).help(help);
             conflicts.push(problem.about(About::Host(host.clone())));
         };
-        for (field, rule) in rules(ingress).filter(|(_, r)| HostKey::of(r.host.as_ref()) == *host) {
+        for (field, rule) in served.rules_of(host) {
             for (field, path_type, path, backend) in paths(ingress, &field, rule) {
                 let new = route(Some((path_type, path.clone())), backend);
                 match routes.paths.add(&path, path_type, new.clone()) {
@@ -411,7 +411,7 @@ impl Compiler {
         let mut problems = Vec::new();
         for (_, name) in self.by_tls_host.get(host).into_iter().flatten() {
             let served = self.served.get(name).expect("an indexed Ingress is served");
-            for tls in served.tls.iter().filter(|tls| tls.host == *host) {
+            for tls in served.tls_of(host) {
                 let secret = self.secrets.get(&tls.secret);
                 let uses = secret.expect("a served Ingress's Secrets are in use");
                 match (&uses.certificate, chosen) {
