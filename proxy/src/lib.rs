@@ -364,7 +364,8 @@ impl<D: Datapath> Proxy<D> {
                 },
             }
         }
-        self.inbox.wait_for_offers(false);
+        // Declines what it has received: nobody would look at that any more.
+        drop(self.inbox);
         if self.datapath.hand_over().await {
             // Another process answers load balancers from now on, for the endpoints that it serves.
             self.health_checks.close_all().await;
