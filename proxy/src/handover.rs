@@ -221,6 +221,13 @@ impl Successor {
         is_whole.then_some(answer).ok_or(OfferError::Unanswered(io::ErrorKind::InvalidData.into()))
     }
 
+    /// A process that has a name and does nothing, as one that was stopped.
+    #[cfg(test)]
+    pub(crate) fn silent() -> (UnixListener, Successor) {
+        let name = Name::new().unwrap();
+        (name.listen().unwrap(), name.connect().unwrap())
+    }
+
     /// Whether it is this process, whose own name may still be there when it begins to drain.
     fn is_this_process(&self) -> bool {
         let peer = self.0.peer_cred().ok().and_then(|peer| peer.pid());
@@ -420,6 +427,105 @@ mod tests {
         name.connect().unwrap()
     }
 
+    fn soon() -> Instant {
+        Instant::now() + 2 * ANSWER_TIMEOUT
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_does_not_answer_gets_an_empty_offer_and_nothing_else() {
+        let responding = successor(|offers| vec![false; offers.len()]).await;
+        let (stopped, silent) = Successor::silent();
+        let (gone, closed) = Successor::silent();
+        drop(gone);
+        let found = answering(vec![silent, closed, responding], soon()).await;
+        assert_eq!(found.len(), 1);
+        let (connection, _) = stopped.accept().await.unwrap();
+        let (packet, sockets) = receive(&connection).await.unwrap().unwrap();
+        assert!(packet == b"[]" && sockets.is_empty());
+        assert!(receive(&connection).await.unwrap().is_none());
+        let (listener, bound) = listener(5);
+        let answer = found[0].offer(&[offer(&listener, bound)], soon()).await;
+        assert_eq!(answer.unwrap(), [false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_offer_is_unanswered_only_while_the_successor_may_have_its_sockets() {
+        let (listener, bound) = listener(6);
+        let (other, successor) = Successor::silent();
+        let sent = successor.offer(&[offer(&listener, bound)], soon()).await;
+        assert!(matches!(sent, Err(OfferError::Unanswered(_))), "{sent:?}");
+        drop(other);
+        for _ in 0..2 {
+            let sent = successor.offer(&[offer(&listener, bound)], soon()).await;
+            assert!(matches!(sent, Err(OfferError::NotReceived(_))), "{sent:?}");
+        }
+    }
+
+    /// An inbox that waits, and a connection to it.
+    fn inbox() -> (Inbox, Name) {
+        let mut inbox = Inbox::default();
+        let name = Name::new().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let receive = receive_offers(name.listen().unwrap(), inbox.sender.clone(), stopped);
+        tokio::spawn(receive);
+        inbox.listening = Some(stop);
+        (inbox, name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_begins_to_drain_declines_what_it_has_received() {
+        let (inbox, name) = inbox();
+        let successor = name.connect().unwrap();
+        let (listener, bound) = listener(7);
+        let addr = bound.1;
+        let offers = [offer(&listener, bound)];
+        let drains = async {
+            while inbox.batches.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            drop(inbox);
+        };
+        let (answer, ()) = tokio::join!(successor.offer(&offers, soon()), drains);
+        assert_eq!(answer.unwrap(), [false]);
+        // Nobody has the socket any more.
+        drop((offers, listener));
+        let refused = TcpStream::connect(addr).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_no_longer_waits_ends_a_silent_connection_and_its_name() {
+        let (mut inbox, name) = inbox();
+        let predecessor = name.connect().unwrap();
+        assert_eq!(predecessor.offer(&[], soon()).await.unwrap(), [false; 0]);
+        inbox.wait_for_offers(false);
+        let ended = timeout(PACKET_TIMEOUT / 2, receive(&predecessor.0)).await;
+        assert!(matches!(ended, Ok(Ok(None))), "{ended:?}");
+        while name.connect().is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn many_names_of_others_do_not_hide_a_successor() {
+        let (_listener, name) = {
+            let name = Name::new().unwrap();
+            (name.listen().unwrap(), name)
+        };
+        let others: Vec<_> =
+            (0..10 * MAX_SUCCESSORS).map(|n| format!("{PREFIX}none-{n}")).collect();
+        let names = others.iter().chain([&name.0]).map(String::as_str);
+        assert_eq!(connect_to(names).take(MAX_SUCCESSORS).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_process_is_not_its_own_successor() {
+        let (_inbox, name) = inbox();
+        assert!(name.connect().unwrap().is_this_process());
+        let found = successors(soon()).await;
+        assert!(!found.iter().any(Successor::is_this_process));
+    }
+
     #[tokio::test]
     async fn a_client_in_the_queue_of_a_socket_is_served_after_its_first_owner_is_gone() {
         let (kept, mut arrived) = mpsc::unbounded_channel();
@@ -433,7 +539,7 @@ mod tests {
         let ((first, first_bound), (second, second_bound)) = (listener(1), listener(2));
         let _client = TcpStream::connect(first_bound.1).unwrap();
         let offers = [offer(&first, first_bound), offer(&second, second_bound)];
-        assert_eq!(successor.offer(&offers).await.unwrap(), [true, false]);
+        assert_eq!(successor.offer(&offers, soon()).await.unwrap(), [true, false]);
         drop((offers, first));
         let Offer { bound, mut sockets } = arrived.recv().await.unwrap();
         assert_eq!(bound, first_bound);
@@ -441,7 +547,10 @@ mod tests {
         assert_eq!(socket.local_addr().unwrap(), first_bound.1);
         socket.accept().unwrap();
         // The next packet goes over the same connection.
-        assert_eq!(successor.offer(&[offer(&second, second_bound)]).await.unwrap(), [false]);
+        assert_eq!(
+            successor.offer(&[offer(&second, second_bound)], soon()).await.unwrap(),
+            [false]
+        );
     }
 
     #[tokio::test]
@@ -450,7 +559,7 @@ mod tests {
         let (listener, bound) = listener(3);
         let offers: Vec<_> = (0..MAX_SOCKETS).map(|_| offer(&listener, bound)).collect();
         // The answer is too short for so many offers.
-        assert!(successor.offer(&offers).await.is_err());
+        assert!(successor.offer(&offers, soon()).await.is_err());
         drop(offers);
     }
 

@@ -349,6 +349,9 @@ impl<D: Datapath> Proxy<D> {
                 }
                 Batch { offers, answer } = self.inbox.next() => {
                     let taken = self.datapath.take_over(offers).await;
+                    if taken.contains(&true) {
+                        self.health_checks.expect_free_ports();
+                    }
                     let _ = answer.send(taken);
                     self.publish();
                 }

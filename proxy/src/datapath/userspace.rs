@@ -485,7 +485,7 @@ impl Userspace {
     }
 
     /// The sockets at these addresses, which the data threads serve on. An address is left out if
-    /// there is no descriptor for one of its sockets: whoever has only some would lose clients.
+    /// there is no descriptor for one of its sockets: the clients of that socket would be lost.
     async fn share(&self, bound: &Arc<[Bound]>) -> Vec<Offer> {
         let (sockets, shared) = std::sync::mpsc::channel();
         self.send_all(|| Command::Share(bound.clone(), sockets.clone())).await;
