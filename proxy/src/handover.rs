@@ -497,7 +497,13 @@ mod tests {
     async fn a_process_that_no_longer_waits_ends_a_silent_connection_and_its_name() {
         let (mut inbox, name) = inbox();
         let predecessor = name.connect().unwrap();
-        assert_eq!(predecessor.offer(&[], soon()).await.unwrap(), [false; 0]);
+        let respond = async {
+            let Batch { offers, answer } = inbox.next().await;
+            assert!(offers.is_empty());
+            answer.send(Vec::new()).unwrap();
+        };
+        let (answer, ()) = tokio::join!(predecessor.offer(&[], soon()), respond);
+        assert_eq!(answer.unwrap(), [false; 0]);
         inbox.wait_for_offers(false);
         let ended = timeout(PACKET_TIMEOUT / 2, receive(&predecessor.0)).await;
         assert!(matches!(ended, Ok(Ok(None))), "{ended:?}");
