@@ -9,6 +9,9 @@
 //! sockets, each with one queue of clients, and closing one copy neither refuses nor resets
 //! anybody.
 //!
+//! An empty offer comes first: a process that does not answer it (stopped, or hung) gets nothing, for
+//! clients would wait in the queue of a socket that nobody accepts from.
+//!
 //! Both processes must run as the same user, which is also the kernel's condition for sharing a
 //! port. Nothing is shared before the drain: a port of a process that serves is reported as taken.
 //!
@@ -22,9 +25,11 @@ use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use model::Protocol;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -35,7 +40,7 @@ use serde_json::{Value, json};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::own_addresses::Bound;
 
@@ -47,9 +52,16 @@ pub(crate) const MAX_SOCKETS: usize = 200;
 const MAX_PACKET: usize = 64 << 10;
 /// Processes that a draining one offers its sockets to.
 const MAX_SUCCESSORS: usize = 16;
+/// Names that a draining process connects to at most, including those of other users.
+const MAX_NAMES: usize = 4096;
+/// How long a successor may take to answer the empty offer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a successor may take for one packet of sockets: less than the whole handover may take,
+/// so that one that hangs leaves time for others.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// Predecessors that may wait for their turn to offer sockets.
 const BACKLOG: i32 = 16;
-/// How long either side waits for the other one's next packet. The predecessor serves meanwhile.
+/// How long a successor waits for the next packet, and either side to send one.
 const PACKET_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long accepting pauses when the process has run out of descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -70,12 +82,22 @@ pub(crate) struct Batch {
     pub(crate) answer: oneshot::Sender<Vec<bool>>,
 }
 
-/// Receives offers while this process waits for addresses that another process holds.
+/// Why an offer was not answered.
+#[derive(Debug)]
+pub(crate) enum OfferError {
+    /// The successor does not have the sockets: they were not sent, or it has closed the connection.
+    NotReceived(io::Error),
+    /// It may have them.
+    Unanswered(io::Error),
+}
+
+/// Receives offers while this process waits for addresses that another process holds. Dropping it
+/// closes the sockets that have been received and not looked at, and declines their offers.
 #[derive(Debug)]
 pub(crate) struct Inbox {
     batches: mpsc::Receiver<Batch>,
     sender: mpsc::Sender<Batch>,
-    /// Dropping it gives the name up, after the predecessor that is being served.
+    /// Dropping it gives the name up, after the answer to the packet that has arrived.
     listening: Option<oneshot::Sender<()>>,
 }
 
@@ -120,8 +142,9 @@ impl Inbox {
 #[derive(Debug)]
 pub(crate) struct Successor(UnixStream);
 
-/// Every process of this user that waits for an address in this network namespace.
-pub(crate) fn successors() -> Vec<Successor> {
+/// Every other process of this user that waits for an address in this network namespace and
+/// answers.
+pub(crate) async fn successors(deadline: Instant) -> Vec<Successor> {
     let listed = match std::fs::read_to_string("/proc/net/unix") {
         Ok(listed) => listed,
         Err(error) => {
@@ -129,8 +152,32 @@ pub(crate) fn successors() -> Vec<Successor> {
             return Vec::new();
         }
     };
-    let names = names_in(&listed).take(MAX_SUCCESSORS);
-    names.filter_map(|name| Name(name.to_owned()).connect().ok()).collect()
+    let connected = connect_to(names_in(&listed)).filter(|successor| !successor.is_this_process());
+    answering(connected.take(MAX_SUCCESSORS).collect(), deadline).await
+}
+
+/// Those of this user; there may be many names of other users before them.
+fn connect_to<'a>(names: impl Iterator<Item = &'a str>) -> impl Iterator<Item = Successor> {
+    names.take(MAX_NAMES).filter_map(|name| Name(name.to_owned()).connect().ok())
+}
+
+/// Those of these processes that answer an empty offer.
+async fn answering(connected: Vec<Successor>, deadline: Instant) -> Vec<Successor> {
+    let deadline = deadline.min(Instant::now() + PROBE_TIMEOUT);
+    let probes = connected.into_iter().map(|successor| async move {
+        match successor.offer(&[], deadline).await {
+            Ok(_) => return Some(successor),
+            Err(OfferError::NotReceived(error)) => {
+                tracing::debug!(%error, "a process no longer waits for listening sockets");
+            }
+            Err(OfferError::Unanswered(error)) => tracing::warn!(
+                %error,
+                "a process that waits for listening sockets does not respond; it gets none"
+            ),
+        }
+        None
+    });
+    join_all(probes).await.into_iter().flatten().collect()
 }
 
 impl Successor {
@@ -138,8 +185,13 @@ impl Successor {
     ///
     /// # Errors
     ///
-    /// When the successor does not answer. It may have the sockets all the same.
-    pub(crate) async fn offer(&self, offers: &[Offer]) -> io::Result<Vec<bool>> {
+    /// When the successor does not answer in time or closes the connection.
+    pub(crate) async fn offer(
+        &self,
+        offers: &[Offer],
+        deadline: Instant,
+    ) -> Result<Vec<bool>, OfferError> {
+        let deadline = deadline.min(Instant::now() + ANSWER_TIMEOUT);
         let list = offers.iter().map(|offer| {
             let (protocol, addr) = offer.bound;
             json!({
@@ -151,12 +203,35 @@ impl Successor {
         let packet = Value::from(list.collect::<Vec<_>>()).to_string();
         let sockets: Vec<_> = offers.iter().flat_map(|offer| &offer.sockets).collect();
         let sockets: Vec<BorrowedFd<'_>> = sockets.into_iter().map(AsFd::as_fd).collect();
-        send(&self.0, packet.as_bytes(), &sockets).await?;
-        let answer = timeout(PACKET_TIMEOUT, receive(&self.0)).await??;
-        let (answer, _) = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
-        let answer: Vec<bool> = serde_json::from_slice(&answer)?;
+        // A packet is sent whole or not at all.
+        let sent = timeout_at(deadline, send(&self.0, packet.as_bytes(), &sockets)).await;
+        sent.unwrap_or_else(|late| Err(late.into())).map_err(OfferError::NotReceived)?;
+        let answer = match timeout_at(deadline, receive(&self.0)).await {
+            Ok(Ok(Some((answer, _)))) => answer,
+            // With its end of the connection, the successor has closed what it did not answer.
+            Ok(Ok(None)) => {
+                return Err(OfferError::NotReceived(io::ErrorKind::UnexpectedEof.into()));
+            }
+            Ok(Err(error)) => return Err(OfferError::NotReceived(error)),
+            Err(late) => return Err(OfferError::Unanswered(late.into())),
+        };
+        let answer: Vec<bool> = serde_json::from_slice(&answer)
+            .map_err(|error| OfferError::Unanswered(error.into()))?;
         let is_whole = answer.len() == offers.len();
-        is_whole.then_some(answer).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        is_whole.then_some(answer).ok_or(OfferError::Unanswered(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// A process that has a name and does nothing, as one that was stopped.
+    #[cfg(test)]
+    pub(crate) fn silent() -> (UnixListener, Successor) {
+        let name = Name::new().unwrap();
+        (name.listen().unwrap(), name.connect().unwrap())
+    }
+
+    /// Whether it is this process, whose own name may still be there when it begins to drain.
+    fn is_this_process(&self) -> bool {
+        let peer = self.0.peer_cred().ok().and_then(|peer| peer.pid());
+        peer.is_some_and(|pid| u32::try_from(pid) == Ok(std::process::id()))
     }
 }
 
@@ -221,23 +296,34 @@ async fn receive_offers(
             _ = &mut stopped => return,
         };
         let served = match accepted {
-            Ok((predecessor, _)) => serve(predecessor, &batches).await,
+            Ok((predecessor, _)) => serve(predecessor, &batches, &mut stopped).await,
             Err(error) => {
                 sleep(ACCEPT_RETRY).await;
                 Err(error)
             }
         };
-        if let Err(error) = served {
-            tracing::debug!(%error, "offers of another proxy");
+        match served {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => return,
+            Err(error) => tracing::debug!(%error, "offers of another proxy"),
         }
     }
 }
 
-async fn serve(predecessor: UnixStream, batches: &mpsc::Sender<Batch>) -> io::Result<()> {
+/// Answers the offers of one predecessor; `Break`: this process no longer waits.
+async fn serve(
+    predecessor: UnixStream,
+    batches: &mpsc::Sender<Batch>,
+    stopped: &mut oneshot::Receiver<()>,
+) -> io::Result<ControlFlow<()>> {
     let predecessor = of_this_user(predecessor)?;
     loop {
-        let packet = timeout(PACKET_TIMEOUT, receive(&predecessor)).await??;
-        let Some((packet, sockets)) = packet else { return Ok(()) };
+        // Only between packets: an offer that was taken over must be answered.
+        let packet = tokio::select! {
+            packet = timeout(PACKET_TIMEOUT, receive(&predecessor)) => packet??,
+            _ = &mut *stopped => return Ok(ControlFlow::Break(())),
+        };
+        let Some((packet, sockets)) = packet else { return Ok(ControlFlow::Continue(())) };
         let list: Vec<Value> = serde_json::from_slice(&packet)?;
         let taken = match parse(&list, sockets) {
             Some(offers) => ask(offers, batches).await,
@@ -341,6 +427,111 @@ mod tests {
         name.connect().unwrap()
     }
 
+    fn soon() -> Instant {
+        Instant::now() + 2 * ANSWER_TIMEOUT
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_does_not_answer_gets_an_empty_offer_and_nothing_else() {
+        let responding = successor(|offers| vec![false; offers.len()]).await;
+        let (stopped, silent) = Successor::silent();
+        let (gone, closed) = Successor::silent();
+        drop(gone);
+        let found = answering(vec![silent, closed, responding], soon()).await;
+        assert_eq!(found.len(), 1);
+        let (connection, _) = stopped.accept().await.unwrap();
+        let (packet, sockets) = receive(&connection).await.unwrap().unwrap();
+        assert!(packet == b"[]" && sockets.is_empty());
+        assert!(receive(&connection).await.unwrap().is_none());
+        let (listener, bound) = listener(5);
+        let answer = found[0].offer(&[offer(&listener, bound)], soon()).await;
+        assert_eq!(answer.unwrap(), [false]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_offer_is_unanswered_only_while_the_successor_may_have_its_sockets() {
+        let (listener, bound) = listener(6);
+        let (other, successor) = Successor::silent();
+        let sent = successor.offer(&[offer(&listener, bound)], soon()).await;
+        assert!(matches!(sent, Err(OfferError::Unanswered(_))), "{sent:?}");
+        drop(other);
+        for _ in 0..2 {
+            let sent = successor.offer(&[offer(&listener, bound)], soon()).await;
+            assert!(matches!(sent, Err(OfferError::NotReceived(_))), "{sent:?}");
+        }
+    }
+
+    /// An inbox that waits, and a connection to it.
+    fn inbox() -> (Inbox, Name) {
+        let mut inbox = Inbox::default();
+        let name = Name::new().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let receive = receive_offers(name.listen().unwrap(), inbox.sender.clone(), stopped);
+        tokio::spawn(receive);
+        inbox.listening = Some(stop);
+        (inbox, name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_begins_to_drain_declines_what_it_has_received() {
+        let (inbox, name) = inbox();
+        let successor = name.connect().unwrap();
+        let (listener, bound) = listener(7);
+        let addr = bound.1;
+        let offers = [offer(&listener, bound)];
+        let drains = async {
+            while inbox.batches.is_empty() {
+                tokio::task::yield_now().await;
+            }
+            drop(inbox);
+        };
+        let (answer, ()) = tokio::join!(successor.offer(&offers, soon()), drains);
+        assert_eq!(answer.unwrap(), [false]);
+        // Nobody has the socket any more.
+        drop((offers, listener));
+        let refused = TcpStream::connect(addr).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_no_longer_waits_ends_a_silent_connection_and_its_name() {
+        let (mut inbox, name) = inbox();
+        let predecessor = name.connect().unwrap();
+        let respond = async {
+            let Batch { offers, answer } = inbox.next().await;
+            assert!(offers.is_empty());
+            answer.send(Vec::new()).unwrap();
+        };
+        let (answer, ()) = tokio::join!(predecessor.offer(&[], soon()), respond);
+        assert_eq!(answer.unwrap(), [false; 0]);
+        inbox.wait_for_offers(false);
+        let ended = timeout(PACKET_TIMEOUT / 2, receive(&predecessor.0)).await;
+        assert!(matches!(ended, Ok(Ok(None))), "{ended:?}");
+        while name.connect().is_ok() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn many_names_of_others_do_not_hide_a_successor() {
+        let (_listener, name) = {
+            let name = Name::new().unwrap();
+            (name.listen().unwrap(), name)
+        };
+        let others: Vec<_> =
+            (0..10 * MAX_SUCCESSORS).map(|n| format!("{PREFIX}none-{n}")).collect();
+        let names = others.iter().chain([&name.0]).map(String::as_str);
+        assert_eq!(connect_to(names).take(MAX_SUCCESSORS).count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_process_is_not_its_own_successor() {
+        let (_inbox, name) = inbox();
+        assert!(name.connect().unwrap().is_this_process());
+        let found = successors(soon()).await;
+        assert!(!found.iter().any(Successor::is_this_process));
+    }
+
     #[tokio::test]
     async fn a_client_in_the_queue_of_a_socket_is_served_after_its_first_owner_is_gone() {
         let (kept, mut arrived) = mpsc::unbounded_channel();
@@ -354,7 +545,7 @@ mod tests {
         let ((first, first_bound), (second, second_bound)) = (listener(1), listener(2));
         let _client = TcpStream::connect(first_bound.1).unwrap();
         let offers = [offer(&first, first_bound), offer(&second, second_bound)];
-        assert_eq!(successor.offer(&offers).await.unwrap(), [true, false]);
+        assert_eq!(successor.offer(&offers, soon()).await.unwrap(), [true, false]);
         drop((offers, first));
         let Offer { bound, mut sockets } = arrived.recv().await.unwrap();
         assert_eq!(bound, first_bound);
@@ -362,7 +553,10 @@ mod tests {
         assert_eq!(socket.local_addr().unwrap(), first_bound.1);
         socket.accept().unwrap();
         // The next packet goes over the same connection.
-        assert_eq!(successor.offer(&[offer(&second, second_bound)]).await.unwrap(), [false]);
+        assert_eq!(
+            successor.offer(&[offer(&second, second_bound)], soon()).await.unwrap(),
+            [false]
+        );
     }
 
     #[tokio::test]
@@ -371,7 +565,7 @@ mod tests {
         let (listener, bound) = listener(3);
         let offers: Vec<_> = (0..MAX_SOCKETS).map(|_| offer(&listener, bound)).collect();
         // The answer is too short for so many offers.
-        assert!(successor.offer(&offers).await.is_err());
+        assert!(successor.offer(&offers, soon()).await.is_err());
         drop(offers);
     }
 

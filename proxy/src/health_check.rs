@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,6 +38,12 @@ use crate::sockets::{self, BindOptions, why_not_bound};
 
 /// A port that is taken is tried again after this.
 const RETRY: Duration = Duration::from_millis(100);
+/// After this time without a new failure or a handover, the port is unlikely to become free soon.
+const FAST_RETRY_TIME: Duration = Duration::from_secs(60);
+/// It is tried again after this then.
+const SLOW_RETRY: Duration = Duration::from_secs(2);
+/// So many Services are tried at a time. When the port of one has become free, all are tried.
+const MAX_PROBES: usize = 64;
 /// On one address of one Service: more than the probes of a few load balancers. Beyond it the
 /// oldest connection ends.
 const MAX_CONNECTIONS: usize = 16;
@@ -60,6 +67,10 @@ pub(crate) struct HealthChecks {
     served: BTreeMap<ObjectName, Served>,
     failures: Failures,
     retry: Option<Instant>,
+    /// Until when retries are frequent.
+    fast_until: Instant,
+    /// The Service that was tried last.
+    last_probed: Option<ObjectName>,
 }
 
 #[derive(Debug)]
@@ -92,19 +103,20 @@ impl HealthChecks {
         shutdown: Shutdown,
     ) -> HealthChecks {
         let (served, failures) = (BTreeMap::new(), Failures::new());
-        HealthChecks { ips, host, room, shutdown, served, failures, retry: None }
+        let (retry, fast_until, last_probed) = (None, Instant::now(), None);
+        HealthChecks { ips, host, room, shutdown, served, failures, retry, fast_until, last_probed }
     }
 
     /// Makes the servers of `changed` Services equal the snapshot.
     pub(crate) async fn sync(&mut self, snapshot: &Snapshot, changed: &BTreeSet<ObjectName>) {
-        let mut freed = false;
+        let mut freed = BTreeSet::new();
         for name in changed {
             let wanted = snapshot.health_check(name);
             let Some(served) = self.served.get(name) else { continue };
             if wanted.is_none_or(|wanted| wanted.port != served.port) {
                 // A port may go from one Service to another in one update.
+                freed.insert(served.port);
                 self.close(name).await;
-                freed = true;
             }
         }
         for name in changed {
@@ -123,8 +135,19 @@ impl HealthChecks {
                 self.open(name);
             }
         }
-        if freed {
-            self.open_failed();
+        let waits_for_freed = |name: &&ObjectName| {
+            self.served.get(*name).is_some_and(|served| freed.contains(&served.port))
+        };
+        let again: Vec<_> = self.failures.keys().filter(waits_for_freed).cloned().collect();
+        again.iter().for_each(|name| self.open(name));
+    }
+
+    /// Another process has begun to give its ports away: tries again soon and often.
+    pub(crate) fn expect_free_ports(&mut self) {
+        let now = Instant::now();
+        self.fast_until = now + FAST_RETRY_TIME;
+        if let Some(retry) = &mut self.retry {
+            *retry = (*retry).min(now + RETRY);
         }
     }
 
@@ -136,7 +159,8 @@ impl HealthChecks {
     /// Tries again what could not be bound.
     pub(crate) fn tend(&mut self) {
         if self.retry.is_some_and(|at| at <= Instant::now()) {
-            self.open_failed();
+            self.probe();
+            self.retry = (!self.failures.is_empty()).then(|| self.next_retry());
         }
     }
 
@@ -162,10 +186,27 @@ impl HealthChecks {
         }
     }
 
-    fn open_failed(&mut self) {
-        let failed: Vec<_> = self.failures.keys().cloned().collect();
-        failed.iter().for_each(|name| self.open(name));
-        self.retry = (!self.failures.is_empty()).then(|| Instant::now() + RETRY);
+    /// Tries some of the failed ports again, and all if one of them has become free.
+    fn probe(&mut self) {
+        let after_last = match self.last_probed.take() {
+            Some(last) => (Bound::Excluded(last), Bound::Unbounded),
+            None => (Bound::Unbounded, Bound::Unbounded),
+        };
+        let later = self.failures.range(after_last).map(|(name, _)| name);
+        let in_turn = later.chain(self.failures.keys());
+        let count = self.failures.len().min(MAX_PROBES);
+        let probed: Vec<_> = in_turn.take(count).cloned().collect();
+        probed.iter().for_each(|name| self.open(name));
+        if probed.iter().any(|name| !self.failures.contains_key(name)) {
+            let rest: Vec<_> = self.failures.keys().cloned().collect();
+            rest.iter().for_each(|name| self.open(name));
+        }
+        self.last_probed = probed.into_iter().next_back();
+    }
+
+    fn next_retry(&self) -> Instant {
+        let now = Instant::now();
+        now + if now < self.fast_until { RETRY } else { SLOW_RETRY }
     }
 
     fn open(&mut self, name: &ObjectName) {
@@ -201,8 +242,11 @@ impl HealthChecks {
         if self.failures.get(name).is_none_or(|before| **before != *reason) {
             tracing::warn!(service = %name, %reason, "cannot serve");
         }
-        self.failures.insert(name.clone(), reason.into());
-        self.retry.get_or_insert_with(|| Instant::now() + RETRY);
+        if self.failures.insert(name.clone(), reason.into()).is_none() {
+            self.expect_free_ports();
+        }
+        let retry = self.retry.unwrap_or_else(|| self.next_retry());
+        self.retry = Some(retry);
     }
 }
 
@@ -421,6 +465,42 @@ mod tests {
         assert_eq!(answer["service"]["name"], "next");
         assert!(get(SocketAddr::new(ip(3), 32003)).await.is_err());
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn taken_ports_are_tried_in_turns_and_less_often_after_a_minute() {
+        let daemon = daemon::Daemon::detached("proxy", 1);
+        let mut checks = checks(&daemon, vec![ip(7)]);
+        let count = MAX_PROBES as u16 + 1;
+        let ports = 32100..32100 + count;
+        let taken: Vec<_> =
+            ports.clone().map(|port| std::net::TcpListener::bind((ip(7), port)).unwrap()).collect();
+        let name = |port| format!("web-{port}");
+        let all = ports.flat_map(|port| objects(&name(port), port, &["10.0.0.1 @a"])).collect();
+        assert_eq!(sync(&mut checks, all).await.len(), usize::from(count));
+        let object_name = |port| ObjectName::new("demo", &name(port));
+        // The first of the second turn comes after the last one.
+        checks.probe();
+        assert_eq!(checks.last_probed, Some(object_name(32100 + count - 2)));
+        checks.probe();
+        assert_eq!(checks.last_probed, Some(object_name(32100 + count - 3)));
+        let wait = async |checks: &mut HealthChecks| {
+            let (due, now) = (checks.due().unwrap(), Instant::now());
+            tokio::time::sleep_until(due).await;
+            checks.tend();
+            due - now
+        };
+        assert_eq!(wait(&mut checks).await, RETRY);
+        tokio::time::advance(FAST_RETRY_TIME).await;
+        wait(&mut checks).await;
+        assert_eq!(wait(&mut checks).await, SLOW_RETRY);
+        // In a handover the ports become free soon.
+        checks.expect_free_ports();
+        assert_eq!(wait(&mut checks).await, RETRY);
+        drop(taken);
+        wait(&mut checks).await;
+        assert!(checks.failures().is_empty() && checks.due().is_none());
+    }
+
     #[tokio::test]
     async fn a_port_that_is_taken_on_one_address_is_served_on_the_others() {
         let daemon = daemon::Daemon::detached("proxy", 1);

@@ -349,6 +349,9 @@ impl<D: Datapath> Proxy<D> {
                 }
                 Batch { offers, answer } = self.inbox.next() => {
                     let taken = self.datapath.take_over(offers).await;
+                    if taken.contains(&true) {
+                        self.health_checks.expect_free_ports();
+                    }
                     let _ = answer.send(taken);
                     self.publish();
                 }
@@ -364,7 +367,8 @@ impl<D: Datapath> Proxy<D> {
                 },
             }
         }
-        self.inbox.wait_for_offers(false);
+        // Declines what it has received: nobody would look at that any more.
+        drop(self.inbox);
         if self.datapath.hand_over().await {
             // Another process answers load balancers from now on, for the endpoints that it serves.
             self.health_checks.close_all().await;

@@ -47,7 +47,7 @@ use self::rules::{InCluster, Rules, StickyClients};
 use self::threads::DataThreads;
 use super::{Datapath, Failures, Report};
 use crate::cluster_clients::ClusterClients;
-use crate::handover::{self, MAX_SOCKETS, Offer, Successor};
+use crate::handover::{self, MAX_SOCKETS, Offer, OfferError, Successor};
 use crate::metrics::{ProxyMetrics, count};
 use crate::node_ips::addresses_of_node;
 use crate::own_addresses::{AddressSet, Bound, OwnAddresses};
@@ -71,7 +71,9 @@ const TAKEN_PROBES: usize = 64;
 /// Frontends that one round of opening warns of by name: a feed full of ClusterIPs that are not
 /// addresses of this host must not drown the log.
 const MAX_WARNINGS: usize = 20;
-/// How long a process that drains may take to hand its sockets over; it serves meanwhile.
+/// How long a process that drains may take to hand its sockets over; it serves meanwhile. The drain
+/// time-out is the limit if it is between these two.
+const MIN_HANDOVER_TIMEOUT: Duration = Duration::from_secs(2);
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a drain checks whether connections are left.
 const DRAIN_POLL: Duration = Duration::from_millis(5);
@@ -116,6 +118,9 @@ pub(crate) struct Userspace {
     endings: VecDeque<(Instant, FrontendAddress, SocketAddr)>,
     failures: Failures,
     affinities: AffinityTables<PortKey>,
+    /// Offered in the handover to a process that may have the sockets and did not answer. Both must
+    /// listen: that process may hang, or serve.
+    unanswered: BTreeSet<Bound>,
 }
 
 /// A frontend that serves, or whose last connections drain.
@@ -234,6 +239,7 @@ impl Userspace {
             endings: VecDeque::new(),
             failures: Failures::new(),
             affinities: AffinityTables::default(),
+            unanswered: BTreeSet::new(),
         })
     }
 
@@ -478,23 +484,20 @@ impl Userspace {
         })
     }
 
-    /// The sockets at these addresses, which the data threads serve on.
+    /// The sockets at these addresses, which the data threads serve on. An address is left out if
+    /// there is no descriptor for one of its sockets: the clients of that socket would be lost.
     async fn share(&self, bound: &Arc<[Bound]>) -> Vec<Offer> {
         let (sockets, shared) = std::sync::mpsc::channel();
         self.send_all(|| Command::Share(bound.clone(), sockets.clone())).await;
         drop(sockets);
-        let mut offers: HashMap<Bound, Vec<OwnedFd>> = HashMap::new();
         let mut known = BTreeSet::new();
-        for (bound, socket) in shared {
-            let socket = match socket {
-                // Some threads may share it.
-                SharedSocket::Tcp(socket) if !known.insert(socket.as_raw_fd()) => continue,
-                SharedSocket::Tcp(socket) => socket.as_fd().try_clone_to_owned().ok(),
-                SharedSocket::Udp(socket) => Some(socket),
-            };
-            offers.entry(bound).or_default().extend(socket);
-        }
-        offers.into_iter().map(|(bound, sockets)| Offer { bound, sockets }).collect()
+        let copies = shared.into_iter().filter_map(|(bound, socket)| match socket {
+            // Some threads may share it.
+            SharedSocket::Tcp(socket) if !known.insert(socket.as_raw_fd()) => None,
+            SharedSocket::Tcp(socket) => Some((bound, socket.as_fd().try_clone_to_owned())),
+            SharedSocket::Udp(socket) => Some((bound, socket)),
+        });
+        whole_offers(copies)
     }
 
     /// Offers everything that is still served here.
@@ -504,15 +507,27 @@ impl Userspace {
             if offers.is_empty() {
                 continue;
             }
-            let answer = timeout_at(deadline, successor.offer(&offers)).await;
-            let offered = offers.iter().map(|offer| offer.bound);
-            let Ok(Ok(taken)) = answer else {
-                // It may have them, so they must not be made to refuse clients.
-                self.release(offered.collect()).await;
-                return;
-            };
-            let taken = offered.zip(taken).filter(|(_, taken)| *taken).map(|(bound, _)| bound);
-            self.release(taken.collect()).await;
+            let offered: Vec<Bound> = offers.iter().map(|offer| offer.bound).collect();
+            match successor.offer(&offers, deadline).await {
+                Ok(taken) => {
+                    let taken = offered.into_iter().zip(taken).filter(|(_, taken)| *taken);
+                    self.release(taken.map(|(bound, _)| bound).collect()).await;
+                }
+                Err(OfferError::NotReceived(error)) => {
+                    tracing::debug!(%error, "another process no longer waits for sockets");
+                    return;
+                }
+                Err(OfferError::Unanswered(error)) => {
+                    tracing::warn!(
+                        %error,
+                        addresses = offered.len(),
+                        "another process has received listening sockets and does not respond; \
+                         still accepting connections until the drain time-out"
+                    );
+                    self.unanswered.extend(offered);
+                    return;
+                }
+            }
         }
     }
 
@@ -542,6 +557,7 @@ impl Userspace {
         for (address, hosted) in &mut self.hosted {
             hosted.listening.retain(|(addr, _)| !gone.contains(&(address.protocol, *addr)));
         }
+        self.unanswered.retain(|bound| !gone.contains(bound));
         released.iter().for_each(|bound| self.bound.remove(*bound));
         self.own.publish(&self.bound);
     }
@@ -818,9 +834,13 @@ impl Datapath for Userspace {
     }
 
     async fn hand_over(&mut self) -> bool {
-        let deadline = Instant::now() + self.settings.drain_timeout.min(HANDOVER_TIMEOUT);
+        let limit = self.settings.drain_timeout.clamp(MIN_HANDOVER_TIMEOUT, HANDOVER_TIMEOUT);
+        let deadline = Instant::now() + limit;
         let before = self.room.open_listeners();
-        for successor in handover::successors() {
+        for successor in handover::successors(deadline).await {
+            if Instant::now() >= deadline {
+                break;
+            }
             self.hand_over_to(&successor, deadline).await;
         }
         let sockets = before - self.room.open_listeners();
@@ -830,11 +850,12 @@ impl Datapath for Userspace {
         sockets > 0
     }
 
-    async fn drain(self) {
+    async fn drain(mut self) {
         let deadline = Instant::now() + self.settings.drain_timeout;
-        let _ = timeout_at(deadline, self.send_all(|| Command::Drain)).await;
+        let kept = Arc::new(std::mem::take(&mut self.unanswered));
+        let _ = timeout_at(deadline, self.send_all(|| Command::Drain(kept.clone()))).await;
         let left = || self.room.open_connections() + self.room.waiting_clients();
-        while left() > 0 && Instant::now() < deadline {
+        while (left() > 0 || !kept.is_empty()) && Instant::now() < deadline {
             sleep(DRAIN_POLL).await;
         }
         let connections = left();
@@ -853,6 +874,29 @@ fn loses_clients(before: &FrontendState, next: &FrontendState) -> bool {
     let stays = |endpoint| next.rotation.members().contains(endpoint);
     before.sources() != next.sources()
         || next.in_cluster().is_some() && !before.rotation.members().iter().all(stays)
+}
+
+/// Offers of the addresses of which there is a copy of every socket.
+fn whole_offers(copies: impl Iterator<Item = (Bound, io::Result<OwnedFd>)>) -> Vec<Offer> {
+    let mut offers: HashMap<Bound, io::Result<Vec<OwnedFd>>> = HashMap::new();
+    for (bound, copy) in copies {
+        let sockets = offers.entry(bound).or_insert_with(|| Ok(Vec::new()));
+        match (copy, &mut *sockets) {
+            (Ok(copy), Ok(sockets)) => sockets.push(copy),
+            (Err(error), _) => *sockets = Err(error),
+            (Ok(_), Err(_)) => {}
+        }
+    }
+    let mut whole = Vec::new();
+    for (bound, sockets) in offers {
+        match sockets {
+            Ok(sockets) => whole.push(Offer { bound, sockets }),
+            Err(error) => {
+                tracing::debug!(%error, address = %bound.1, "cannot hand over a listening socket");
+            }
+        }
+    }
+    whole
 }
 
 /// Waits until all commands have been carried out.

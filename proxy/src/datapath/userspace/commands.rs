@@ -4,6 +4,8 @@
 //! Control opens the sockets and sends them in batches. It waits until each command has been
 //! carried out before it sends more, which bounds the queues.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -29,7 +31,8 @@ pub(super) struct Opened<S> {
 pub(super) enum SharedSocket {
     /// The threads may have one for all.
     Tcp(Arc<TcpListener>),
-    Udp(OwnedFd),
+    /// Or why it cannot be passed on.
+    Udp(io::Result<OwnedFd>),
 }
 
 #[derive(Debug)]
@@ -46,8 +49,9 @@ pub(super) enum Command {
     Refresh(Arc<[Bound]>),
     /// The drain time-out of some endpoints is over: end the TCP connections to them.
     End,
-    /// Stop accepting; done once all UDP clients that wait for a reply have it.
-    Drain,
+    /// Stop accepting, except at these addresses; done once all UDP clients that wait for a reply
+    /// there have it.
+    Drain(Arc<BTreeSet<Bound>>),
     /// Ends the thread as a bug would.
     #[cfg(test)]
     Panic,

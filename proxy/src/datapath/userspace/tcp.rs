@@ -483,10 +483,12 @@ impl TcpThread {
                     bound.iter().for_each(|bound| drop(self.by_bound.remove(bound)));
                 }
                 Command::End => self.end_removed(),
-                Command::Drain => {
-                    let bound: Vec<Bound> = self.by_bound.keys().copied().collect();
-                    let listeners = self.listeners.iter();
-                    listeners.for_each(|(_, listener)| sockets::refuse_new(&listener.socket));
+                Command::Drain(kept) => {
+                    let bound = self.by_bound.keys().filter(|bound| !kept.contains(*bound));
+                    let bound: Vec<Bound> = bound.copied().collect();
+                    for (_, key) in self.listeners_at(&bound) {
+                        sockets::refuse_new(&self.listeners[key].socket);
+                    }
                     bound.iter().for_each(|bound| self.close(bound));
                 }
                 Command::OpenUdp(_) | Command::Refresh(_) => {}

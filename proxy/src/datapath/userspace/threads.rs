@@ -77,8 +77,9 @@ impl DataThreads {
             Command::Panic => {
                 smallvec![self.send_tcp(Command::Panic), self.send_udp(Command::Panic)]
             }
-            Command::Drain => {
-                smallvec![self.send_tcp(Command::Drain), self.send_udp(Command::Drain)]
+            Command::Drain(kept) => {
+                let tcp = self.send_tcp(Command::Drain(kept.clone()));
+                smallvec![tcp, self.send_udp(Command::Drain(kept))]
             }
         }
     }

@@ -51,7 +51,7 @@ async fn carry_out(
     mut commands: mpsc::UnboundedReceiver<PendingCommand>,
     context: Rc<ThreadContext>,
 ) {
-    let mut listening = HashMap::new();
+    let mut listening = Listeners::new();
     // Those that have left new clients to another process.
     let mut released = Vec::new();
     let sessions = udp::Sessions::default();
@@ -73,9 +73,8 @@ async fn carry_out(
             Command::Share(bound, sockets) => {
                 for bound in bound.iter() {
                     for listening in listening.get(bound).into_iter().flatten() {
-                        // Without a descriptor for it, the socket is closed with the others.
-                        let Ok(socket) = listening.downstream.share() else { continue };
-                        let _ = sockets.send((*bound, SharedSocket::Udp(socket)));
+                        let socket = SharedSocket::Udp(listening.downstream.share());
+                        let _ = sockets.send((*bound, socket));
                     }
                 }
             }
@@ -87,9 +86,9 @@ async fn carry_out(
                 let touched = bound.iter().filter_map(|bound| listening.get(bound)).flatten();
                 touched.for_each(|listening| listening.refresh.notify_one());
             }
-            Command::Drain => {
-                let all = std::mem::take(&mut listening).into_values().flatten();
-                released.extend(stop(all, Stop::Drain));
+            Command::Drain(kept) => {
+                let gone = listening.extract_if(|bound, _| !kept.contains(bound));
+                released.extend(stop(gone.flat_map(|(_, gone)| gone), Stop::Drain));
                 join(std::mem::take(&mut released)).await;
             }
             Command::OpenTcp(_) | Command::End => {}

@@ -42,3 +42,54 @@ fn only_a_listener_at_an_address_that_is_waited_for_is_taken_over() {
     assert!(is_refused(vip));
     assert!(TcpListener::bind(vip).is_ok());
 }
+
+#[test]
+fn addresses_that_a_successor_received_and_did_not_answer_are_served_until_the_drain_time_out() {
+    let mut fixture = Fixture::new();
+    name_endpoints(&fixture, &[11]);
+    fixture.serve(&[11]);
+    let (vip, node_port) = (fixture.vip(), fixture.addr(200, 30080));
+    let mut datapath = fixture.datapath.take().unwrap();
+    fixture.runtime.block_on(async {
+        // One that has gone has nothing.
+        let (gone, successor) = Successor::silent();
+        drop(gone);
+        datapath.hand_over_to(&successor, Instant::now() + PATIENCE).await;
+        assert!(datapath.unanswered.is_empty());
+        let (_hung, successor) = Successor::silent();
+        datapath.hand_over_to(&successor, Instant::now() + 2 * FIRST_RETRY).await;
+        assert!(datapath.unanswered.contains(&(Protocol::Tcp, node_port)));
+        assert!(datapath.unanswered.contains(&(Protocol::Udp, vip)));
+        // As if it had declined this one.
+        datapath.unanswered.remove(&(Protocol::Tcp, node_port));
+        let clients = tokio::task::spawn_blocking(move || {
+            while !is_refused(node_port) {
+                thread::sleep(DRAIN_POLL);
+            }
+            ask(vip).unwrap()
+        });
+        tokio::select! {
+            answer = clients => assert_eq!(answer.unwrap(), [11]),
+            () = datapath.drain() => panic!("the drain is over while an offer is unanswered"),
+        }
+    });
+}
+
+#[test]
+fn an_address_is_not_offered_without_all_of_its_sockets() {
+    let socket = || Ok(OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap()));
+    let none_left = || Err(io::Error::from_raw_os_error(nix::libc::EMFILE));
+    let bound = |port| (Protocol::Udp, SocketAddr::from(([127, 0, 0, 1], port)));
+    let copies = [
+        (bound(1), socket()),
+        (bound(2), socket()),
+        (bound(3), none_left()),
+        (bound(1), none_left()),
+        (bound(2), socket()),
+        (bound(3), socket()),
+        (bound(1), socket()),
+    ];
+    let offers = whole_offers(copies.into_iter());
+    assert_eq!(offers.len(), 1);
+    assert!(offers[0].bound == bound(2) && offers[0].sockets.len() == 2);
+}
