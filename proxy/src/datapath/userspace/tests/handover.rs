@@ -56,16 +56,15 @@ fn addresses_that_a_successor_received_and_did_not_answer_are_served_until_the_d
         drop(gone);
         datapath.hand_over_to(&successor, Instant::now() + PATIENCE).await;
         assert!(datapath.unanswered.is_empty());
-        let (_hung, successor) = Successor::silent();
+        let (hung, successor) = Successor::silent();
         datapath.hand_over_to(&successor, Instant::now() + 2 * FIRST_RETRY).await;
         assert!(datapath.unanswered.contains(&(Protocol::Tcp, node_port)));
         assert!(datapath.unanswered.contains(&(Protocol::Udp, vip)));
-        // As if it had declined this one.
+        // As if it had declined this one. Without its copies, a closed address refuses clients.
+        drop((hung, successor));
         datapath.unanswered.remove(&(Protocol::Tcp, node_port));
         let clients = tokio::task::spawn_blocking(move || {
-            while !is_refused(node_port) {
-                thread::sleep(DRAIN_POLL);
-            }
+            wait_until_refused(node_port);
             ask(vip).unwrap()
         });
         tokio::select! {
