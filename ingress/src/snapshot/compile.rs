@@ -55,8 +55,29 @@ pub(crate) struct Compiler {
 struct ServiceUse {
     answers: Arc<Answers>,
     ports: ServicePorts,
+    /// With the number of places that name each.
     backends: Vec<(Arc<Backend>, usize)>,
+    /// Where `backends` has that of a port.
+    positions: HashMap<BackendPort, usize>,
     problems: Vec<Problem>,
+}
+
+impl ServiceUse {
+    fn add(&mut self, backend: Backend) {
+        self.positions.insert(backend.key.port.clone(), self.backends.len());
+        self.backends.push((Arc::new(backend), 1));
+    }
+
+    fn get_mut(&mut self, port: &BackendPort) -> Option<&mut (Arc<Backend>, usize)> {
+        self.backends.get_mut(*self.positions.get(port)?)
+    }
+
+    /// Forgets the backends that nothing names.
+    fn retain_used(&mut self) {
+        self.backends.retain(|(_, users)| *users > 0);
+        let backends = self.backends.iter().enumerate();
+        self.positions = backends.map(|(at, (b, _))| (b.key.port.clone(), at)).collect();
+    }
 }
 
 /// A Secret that TLS entries name.
@@ -264,7 +285,7 @@ impl Compiler {
 
     fn backend(&self, key: &BackendKey) -> Option<&Arc<Backend>> {
         let service = self.services.get(&key.service)?;
-        service.backends.iter().map(|(backend, _)| backend).find(|backend| backend.key == *key)
+        service.backends.get(*service.positions.get(&key.port)?).map(|(backend, _)| backend)
     }
 
     fn use_backend(&mut self, key: BackendKey, touched: &mut Touched) {
@@ -273,20 +294,18 @@ impl Compiler {
             let answers = service.answers.clone();
             self.snapshot.services.insert(key.service.clone(), answers);
         }
-        match service.backends.iter_mut().find(|(backend, _)| backend.key == key) {
+        match service.get_mut(&key.port) {
             Some((_, users)) => *users += 1,
             None => {
                 touched.services.insert(key.service.clone());
-                let backend = Backend::new(key, service.answers.clone());
-                service.backends.push((Arc::new(backend), 1));
+                service.add(Backend::new(key, service.answers.clone()));
             }
         }
     }
 
     fn release_backend(&mut self, key: &BackendKey, touched: &mut Touched) {
         let service = self.services.get_mut(&key.service).expect("a used backend has a Service");
-        let found = service.backends.iter_mut().find(|(backend, _)| backend.key == *key);
-        let (_, users) = found.expect("a used backend is counted");
+        let (_, users) = service.get_mut(&key.port).expect("a used backend is counted");
         *users -= 1;
         if *users == 0 {
             touched.services.insert(key.service.clone());
@@ -295,7 +314,7 @@ impl Compiler {
 
     fn refresh_service(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let Some(service) = self.services.get_mut(name) else { return };
-        service.backends.retain(|(_, users)| *users > 0);
+        service.retain_used();
         let backends: Vec<_> = service.backends.iter().map(|(b, _)| b.clone()).collect();
         let entry = model.service(name);
         service.ports.refresh(entry.as_ref(), &backends, &mut touched.removal);
