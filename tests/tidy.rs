@@ -44,6 +44,7 @@ const PURE: &[&str] = &[
     "apiserver/src/selector",
     "apiserver/src/status",
     "apiserver/src/text",
+    "apiserver/src/values",
     "apiserver/src/view",
     "apiserver/src/write",
     "balance/src",

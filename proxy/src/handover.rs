@@ -9,8 +9,8 @@
 //! sockets, each with one queue of clients, and closing one copy neither refuses nor resets
 //! anybody.
 //!
-//! An empty offer comes first: a process that does not answer it (stopped, or hung) gets nothing, for
-//! clients would wait in the queue of a socket that nobody accepts from.
+//! An empty offer comes first: a process that does not answer it (stopped, or hung) gets nothing,
+//! because clients would wait in the queue of a socket that nobody accepts from.
 //!
 //! Both processes must run as the same user, which is also the kernel's condition for sharing a
 //! port. Nothing is shared before the drain: a port of a process that serves is reported as taken.
@@ -85,7 +85,7 @@ pub(crate) struct Batch {
 /// Why an offer was not answered.
 #[derive(Debug)]
 pub(crate) enum OfferError {
-    /// The successor does not have the sockets: they were not sent, or it has closed the connection.
+    /// The successor does not have the sockets: they were not sent, or it closed the connection.
     NotReceived(io::Error),
     /// It may have them.
     Unanswered(io::Error),
