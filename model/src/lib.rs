@@ -36,3 +36,4 @@ pub use explanation::{
 };
 pub use model::*;
 pub use name::{Kind, Kinds, ObjectKey, ObjectName};
+pub use validate::SERVICE_LABEL;

@@ -13,6 +13,8 @@ mod portable;
 mod secret;
 mod service;
 
+pub use self::endpoints::SERVICE_LABEL;
+
 use std::collections::HashSet;
 use std::fmt::{Debug, Display};
 use std::net::IpAddr;
@@ -286,15 +288,13 @@ impl<'i> Check<'i> {
     }
 
     fn protocol(&mut self, at: At<'_>, protocol: Option<&Text<'_>>) -> Protocol {
-        match protocol.map(|text| &**text) {
-            None | Some("" | "TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some("SCTP") => Protocol::Sctp,
-            Some(other) => {
-                self.unsupported(at.key("protocol"), other, &["SCTP", "TCP", "UDP"]);
-                Protocol::Tcp
-            }
-        }
+        let Some(text) = protocol.map(|text| &**text).filter(|text| !text.is_empty()) else {
+            return Protocol::Tcp;
+        };
+        text.parse().unwrap_or_else(|_| {
+            self.unsupported(at.key("protocol"), text, &["SCTP", "TCP", "UDP"]);
+            Protocol::Tcp
+        })
     }
 
     /// An IP address. Leading zeros are refused: they mean octal to some and decimal to others

@@ -20,8 +20,6 @@
 //!
 //! Left out: which addresses a process wants, and what it does with the sockets.
 
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -242,9 +240,7 @@ struct Name(String);
 impl Name {
     /// One that no other process has.
     fn new() -> io::Result<Name> {
-        // Seeded by the kernel, for each map anew.
-        let random = RandomState::new().build_hasher().finish();
-        Ok(Name(format!("{PREFIX}{random:016x}")))
+        Ok(Name(format!("{PREFIX}{:016x}", rand::random::<u64>())))
     }
 
     fn socket(&self) -> io::Result<(OwnedFd, SocketAddrUnix)> {
@@ -346,11 +342,7 @@ async fn ask(offers: Vec<Offer>, batches: &mpsc::Sender<Batch>) -> Option<Vec<bo
 fn parse(list: &[Value], sockets: Vec<OwnedFd>) -> Option<Vec<Offer>> {
     let mut sockets = sockets.into_iter();
     let offers = list.iter().map(|entry| {
-        let protocol = match entry["protocol"].as_str()? {
-            "TCP" => Protocol::Tcp,
-            "UDP" => Protocol::Udp,
-            _ => return None,
-        };
+        let protocol = entry["protocol"].as_str()?.parse().ok().filter(|p| *p != Protocol::Sctp)?;
         let addr: SocketAddr = entry["address"].as_str()?.parse().ok()?;
         let count = usize::try_from(entry["sockets"].as_u64()?).ok()?;
         let sockets: Vec<_> = sockets.by_ref().take(count).collect();

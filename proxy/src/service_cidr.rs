@@ -14,9 +14,7 @@
 //! Left out: binding. An IPv6 address of the range is bound with `IPV6_FREEBIND`, because there
 //! the kernel asks for an address of an interface.
 
-use std::collections::hash_map::RandomState;
 use std::fmt::Display;
-use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
@@ -238,9 +236,7 @@ impl Owner {
     fn new() -> std::io::Result<Owner> {
         let mut failure = None;
         for _ in 0..METRIC_TRIES {
-            // Seeded by the kernel, for each map anew.
-            let random = RandomState::new().build_hasher().finish() as u32;
-            let metric = FIRST_METRIC + random % (i32::MAX as u32 - FIRST_METRIC);
+            let metric = rand::random_range(FIRST_METRIC..i32::MAX as u32);
             match bind_name(metric) {
                 Ok(alive) => return Ok(Owner { metric, _alive: alive }),
                 Err(error) => failure = Some(error),

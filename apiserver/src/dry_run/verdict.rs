@@ -13,7 +13,7 @@ use crate::status::Status;
 use model::finding::Finding;
 use model::manifest::{Claim, Outcome, Reading};
 use model::problem::{Level, Problem};
-use model::{Kind, ObjectName, Protocol, bracketed};
+use model::{Kind, ObjectName, bracketed};
 
 /// More would hide the first ones, and headers have a greatest length.
 const MAX_WARNINGS: usize = 10;
@@ -181,11 +181,6 @@ impl Wanted {
 
 fn node_port(port: &Value) -> Option<Claim> {
     let number = u16::try_from(port["nodePort"].as_u64()?).ok()?;
-    let protocol = match port["protocol"].as_str()? {
-        "TCP" => Protocol::Tcp,
-        "UDP" => Protocol::Udp,
-        "SCTP" => Protocol::Sctp,
-        _ => return None,
-    };
+    let protocol = port["protocol"].as_str()?.parse().ok()?;
     Some(Claim::NodePort(NonZeroU16::new(number)?, protocol))
 }

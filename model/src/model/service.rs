@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -92,6 +93,19 @@ impl Protocol {
             Protocol::Udp => "UDP",
             Protocol::Sctp => "SCTP",
         }
+    }
+}
+
+/// The text is no protocol that Kubernetes knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownProtocol;
+
+impl FromStr for Protocol {
+    type Err = UnknownProtocol;
+
+    fn from_str(text: &str) -> Result<Protocol, UnknownProtocol> {
+        let all = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+        all.into_iter().find(|protocol| protocol.as_str() == text).ok_or(UnknownProtocol)
     }
 }
 

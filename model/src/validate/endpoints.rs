@@ -11,7 +11,8 @@ use crate::name::{Kind, ObjectName};
 use crate::object;
 use crate::record::{EndpointsRecord, Family, Record};
 
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// The label of an EndpointSlice with the name of its Service.
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// The API's own limits.
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
