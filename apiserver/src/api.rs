@@ -328,7 +328,7 @@ impl Api {
         resource: Kind,
         name: &model::ObjectName,
     ) -> Option<(&'static str, String)> {
-        let command = header(headers, &HeaderName::from_static("kubectl-command"))?;
+        let command = kubectl_command(headers);
         if !command.starts_with("kubectl apply") && !command.starts_with("kubectl diff") {
             return None;
         }
@@ -399,9 +399,8 @@ impl Api {
             .ok_or_else(Status::not_acceptable)?;
         let name = model::ObjectName::new(&run.namespace, &run.name);
         // A server-side apply of `kubectl apply` would take the annotation for its own of earlier.
-        let compares = run.action != Action::Apply
-            || header(headers, &HeaderName::from_static("kubectl-command"))
-                .is_some_and(|command| command.starts_with("kubectl diff"));
+        let compares =
+            run.action != Action::Apply || kubectl_command(headers).starts_with("kubectl diff");
         let annotation = self.last_applied(headers, run.resource, &name).filter(|_| compares);
         let around = Around {
             objects: &|kind| self.server.live.read(|history| history.current(kind)).objects,
@@ -533,6 +532,11 @@ fn is_local(request: &Request<()>) -> bool {
 
 fn header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
+}
+
+/// The command of `kubectl` that a request is part of, such as `kubectl apply`; empty for others.
+fn kubectl_command(headers: &HeaderMap) -> &str {
+    header(headers, &HeaderName::from_static("kubectl-command")).unwrap_or_default()
 }
 
 fn following(stream: Stream) -> Response<Body> {

@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use model::{
-    Address, AddressType, Endpoint, EndpointSlice, HELP, Kind, ObjectName, SlicePort, bracketed,
+    Address, AddressType, Endpoint, EndpointSlice, HELP, Kind, ObjectName, SERVICE_LABEL,
+    SlicePort, bracketed,
 };
 
 /// What made an object, as Kubernetes' own controllers say it in the same places.
@@ -73,7 +74,7 @@ fn fingerprint(text: &str) -> u128 {
 pub(crate) fn slice(slice: &EndpointSlice) -> Value {
     let labels = json!({
         "endpointslice.kubernetes.io/managed-by": MANAGER,
-        "kubernetes.io/service-name": &*slice.service,
+        (SERVICE_LABEL): &*slice.service,
     });
     let address_type = match slice.address_type {
         AddressType::Ipv4 => "IPv4",

@@ -8,20 +8,21 @@
 mod around;
 mod findings;
 mod merge;
+mod reading;
 mod verdict;
 
 use serde_json::{Map, Value, json};
 
 use super::derived;
 use super::entry::{Content, Entry, EventType, Stamp};
+use super::review::PROTOBUF_MAGIC;
 use super::status::Status;
-use super::values;
-use model::document::{self, Format};
-use model::manifest::{self, Keep, Outcome, Reading};
+use super::values::{self, text};
+use model::manifest::Outcome;
 use model::tree::{NodeId, Tree, yaml};
-use model::validate::Interner;
 use model::{Kind, ObjectName};
 
+use self::reading::read_one;
 pub(crate) use around::Around;
 pub use around::Judges;
 
@@ -84,7 +85,8 @@ impl DryRun {
         let mut object = self.merged(given, current, around)?;
         self.check_identity(&object, &name, current)?;
         self.name_object(&mut object, &name);
-        let reading = self.read(&serde_json::to_string(&object).unwrap_or_default())?;
+        let reading = read_one(&serde_json::to_string(&object).unwrap_or_default())
+            .ok_or_else(|| Status::bad_request("the body is not one object"))?;
         let mut warnings = verdict::of(self.resource, &name, &reading)?;
         verdict::check_claims(&name, &reading, around.objects)?;
         if let Outcome::Good(record) = reading.outcome {
@@ -242,19 +244,6 @@ impl DryRun {
         }
     }
 
-    fn read(&self, text: &str) -> Result<Reading, Status> {
-        let parts = document::split(text, Format::Json);
-        let mut interner = Interner::default();
-        let readings = parts
-            .iter()
-            .flat_map(|part| manifest::read(text, part, Format::Json, Keep::Parts, &mut interner));
-        let mut readings: Vec<_> = readings.collect();
-        match readings.pop() {
-            Some(reading) if readings.is_empty() => Ok(reading),
-            _ => Err(Status::bad_request("the body is not one object")),
-        }
-    }
-
     fn entry(
         &self,
         object: Object,
@@ -347,7 +336,7 @@ fn parse(body: &[u8]) -> Result<Object, Status> {
     if body.first() == Some(&b'{') {
         return values::read(body).map_err(|error| unreadable(error.to_string()));
     }
-    if body.starts_with(b"k8s\0") {
+    if body.starts_with(PROTOBUF_MAGIC) {
         return Err(Status::unsupported_media_type());
     }
     let text = std::str::from_utf8(body).map_err(|error| unreadable(error.to_string()))?;
@@ -377,10 +366,6 @@ fn into_object(value: Value) -> Result<Object, Status> {
         Value::Object(object) => Ok(object),
         _ => Err(Status::bad_request("the body is not an object")),
     }
-}
-
-fn text<'v>(value: &'v Value, key: &str) -> &'v str {
-    value[key].as_str().unwrap_or_default()
 }
 
 #[cfg(test)]

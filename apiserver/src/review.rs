@@ -7,10 +7,12 @@
 
 mod protobuf;
 
+pub(crate) use protobuf::MAGIC as PROTOBUF_MAGIC;
+
 use serde_json::{Map, Value, json};
 
 use super::status::Status;
-use super::values;
+use super::values::{self, text};
 use model::Kind;
 
 /// A kind of review.
@@ -116,7 +118,7 @@ impl Review {
     }
 
     fn spec(self, body: &[u8]) -> Result<Value, Status> {
-        if let Some(message) = body.strip_prefix(protobuf::MAGIC) {
+        if let Some(message) = body.strip_prefix(PROTOBUF_MAGIC) {
             let unreadable = || Status::bad_request("the review cannot be read: bad protobuf");
             return self.spec_of_protobuf(message).ok_or_else(unreadable);
         }
@@ -187,10 +189,6 @@ fn allowed(spec: &Value, rights: &Rights) -> Result<Result<(), String>, Status> 
             Err(Status::bad_request(message))
         }
     }
-}
-
-fn text<'v>(value: &'v Value, key: &str) -> &'v str {
-    value[key].as_str().unwrap_or_default()
 }
 
 fn may_access(asked: &Value, rights: &Rights) -> Result<(), String> {

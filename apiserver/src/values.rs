@@ -9,6 +9,7 @@ use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess,
     Visitor,
 };
+use serde_json::Value;
 
 /// The values in a body. An object of 1.5 MB, the largest that etcd stores, has fewer.
 pub(crate) const MAX_VALUES: usize = 100_000;
@@ -22,6 +23,11 @@ pub(crate) fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Er
     let mut left = MAX_VALUES;
     Counter(&mut left).deserialize(&mut serde_json::Deserializer::from_slice(text))?;
     serde_json::from_slice(text)
+}
+
+/// A string of an object; empty if there is none.
+pub(crate) fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value[key].as_str().unwrap_or_default()
 }
 
 /// Counts a value and those in it down.
@@ -84,8 +90,6 @@ impl<'de> Visitor<'de> for Counter<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     #[test]

@@ -6,20 +6,16 @@
 use std::collections::BTreeSet;
 
 use super::around::Around;
+use super::reading::read_one;
 use crate::entry::Entry;
-use model::document::{self, Format};
 use model::finding::{self, Finding};
-use model::manifest::{self, Keep, Outcome};
+use model::manifest::Outcome;
 use model::record::Record;
 use model::store::{Event, Store};
-use model::validate::Interner;
-use model::{Ingress, Kind, Kinds, ObjectKey, ObjectName};
+use model::{Ingress, Kind, Kinds, ObjectKey, ObjectName, SERVICE_LABEL};
 
 /// Objects of a kind beside the one that is judged. Slices of one Service are rarely more.
 const MAX_RELATED: usize = 500;
-
-/// The label of a slice with its Service's name.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// The problems of a record with what is there beside it.
 pub(super) fn of(record: Record, around: &Around<'_>) -> Vec<Finding> {
@@ -77,7 +73,7 @@ fn slices_of(service: &ObjectName, around: &Around<'_>, related: &mut BTreeSet<O
     let slices = (around.objects)(Kind::EndpointSlice);
     let is_of = |entry: &Entry| {
         entry.name.namespace == service.namespace
-            && entry.label(SERVICE_NAME) == Some(&*service.name)
+            && entry.label(SERVICE_LABEL) == Some(&*service.name)
     };
     let of_service = slices.values().filter(|entry| is_of(entry)).take(MAX_RELATED);
     related.extend(of_service.map(|entry| key(Kind::EndpointSlice, &entry.name)));
@@ -99,12 +95,7 @@ fn related_to_ingress(ingress: &Ingress, around: &Around<'_>, related: &mut BTre
 
 /// The record of an object that is served.
 fn read(entry: &Entry) -> Option<Record> {
-    let text = std::str::from_utf8(entry.object()).ok()?;
-    let parts = document::split(text, Format::Json);
-    let part = parts.first()?;
-    let mut interner = Interner::default();
-    let readings = manifest::read(text, part, Format::Json, Keep::Parts, &mut interner);
-    match readings.into_iter().next()?.outcome {
+    match read_one(std::str::from_utf8(entry.object()).ok()?)?.outcome {
         Outcome::Good(record) => Some(record),
         Outcome::Idle | Outcome::Bad => None,
     }

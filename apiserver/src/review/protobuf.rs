@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 /// What a body in Kubernetes' protobuf begins with.
-pub(super) const MAGIC: &[u8] = b"k8s\0";
+pub(crate) const MAGIC: &[u8] = b"k8s\0";
 
 /// The last field of that number, empty if there is none.
 pub(super) fn message(bytes: &[u8], number: u64) -> Option<&[u8]> {
