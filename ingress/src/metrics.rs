@@ -237,16 +237,26 @@ impl Scrape {
     }
 
     fn encode_own_answers(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let mut family = encoder.encode_descriptor(
-            "switchyard_ingress_own_answers",
-            "Requests answered by the ingress itself, by reason",
-            None,
-            MetricType::Counter,
-        )?;
-        for reason in Reason::ALL {
-            let count = self.0.sum(|shard| &shard.own_answers[reason as usize]);
+        let name = "switchyard_ingress_own_answers";
+        let help = "Requests answered by the ingress itself, by reason";
+        self.encode_reasons(encoder, (name, help), &Reason::ALL.map(Reason::label), |s| {
+            &s.own_answers
+        })
+    }
+
+    /// A counter for each reason that occurred.
+    fn encode_reasons(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, help): (&str, &str),
+        reasons: &[&str],
+        counts: fn(&Shard) -> &[Count],
+    ) -> Result<(), fmt::Error> {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (at, reason) in reasons.iter().enumerate() {
+            let count = self.0.sum(|shard| &counts(shard)[at]);
             if count > 0 {
-                let labels = [("reason", reason.label())];
+                let labels = [("reason", *reason)];
                 ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
             }
         }
@@ -254,7 +264,7 @@ impl Scrape {
     }
 
     fn encode_http2_errors(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        type Row = (&'static str, &'static str, fn(&Shard) -> &[Count; http2_error::LABELS.len()]);
+        type Row = (&'static str, &'static str, fn(&Shard) -> &[Count]);
         let families: [Row; 2] = [
             (
                 "switchyard_ingress_http2_resets",
@@ -268,14 +278,7 @@ impl Scrape {
             ),
         ];
         for (name, help, counts) in families {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (at, reason) in http2_error::LABELS.into_iter().enumerate() {
-                let count = self.0.sum(|shard| &counts(shard)[at]);
-                if count > 0 {
-                    let labels = [("reason", reason)];
-                    ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-                }
-            }
+            self.encode_reasons(encoder, (name, help), &http2_error::LABELS, counts)?;
         }
         Ok(())
     }
