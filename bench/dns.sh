@@ -15,7 +15,7 @@
 # SERVICES=n another number of Services than 10,000. Exit 1 when the ratio is above 1.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
+. bench/prepare.sh
 
 rounds=${1:-7}
 seconds=${2:-4}
@@ -27,25 +27,11 @@ port_nsd=15353
 port_ours=15354
 admin=127.0.0.1:17431
 
-for tool in dnsperf nsd dig curl taskset; do
-  command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
-done
-mapfile -t cores < <(taskset -cp $$ | sed 's/.*: //' | tr ',' '\n' |
-  awk -F- '{ for (i = $1; i <= ($2 == "" ? $1 : $2); i++) print i }')
-[ "${#cores[@]}" -ge 2 ] || { echo "needs two cores" >&2; exit 2; }
-if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --profile dist --quiet
-  SWITCHYARD=target/dist/switchyard
-fi
+needs dnsperf nsd dig curl taskset
+needs_two_cores
+build_switchyard
 
-out=$(mktemp -d)
-pids=()
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
-  rm -rf "$out"
-}
-trap finish EXIT
+begin
 
 # The same Services as a folder of manifests and as a zone.
 mkdir "$out/folder"

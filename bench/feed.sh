@@ -28,7 +28,7 @@
 # package feed; SERVICES, WATCHERS, RATE and MOVES change the numbers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
+. bench/prepare.sh
 
 seconds=${1:-120}
 services=${SERVICES:-10000}
@@ -40,31 +40,19 @@ admin=127.0.0.1:17401
 fill=80
 moves=${MOVES:-300}
 
-for tool in perl curl; do
-  command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
-done
-if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --profile dist --quiet
-  SWITCHYARD=target/dist/switchyard
-fi
+needs perl curl
+build_switchyard
 if [ -z "${OBJECTS:-}" ] && [ "$seconds" != api ]; then
   cargo build --profile dist --quiet --package feed --example objects
   OBJECTS=target/dist/examples/objects
 fi
 
-out=$(mktemp -d)
-pids=()
+begin
 # Ends a process and waits until it has gone.
 end() {
   kill "$1" 2>/dev/null || true
   while kill -0 "$1" 2>/dev/null; do sleep 0.02; done
 }
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
-  rm -rf "$out"
-}
-trap finish EXIT
 
 missed=0
 # name, figure, goal and unit: a goal is "at most", without a goal the figure is told only.

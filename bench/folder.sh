@@ -12,7 +12,7 @@
 # number of Services. Exit 1 when a goal is missed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
+. bench/prepare.sh
 
 changes=${1:-100}
 services=${SERVICES:-5000}
@@ -20,13 +20,8 @@ listen=127.0.0.1:15355
 admin=127.0.0.1:17432
 missed=0
 
-for tool in python3 curl; do
-  command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
-done
-if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --profile dist --quiet
-  SWITCHYARD=target/dist/switchyard
-fi
+needs python3 curl
+build_switchyard
 
 out=$(mktemp -d)
 pid=

@@ -14,7 +14,7 @@
 # built already. Exit 1 when the ratio for HTTP/1.1 is above 1.05.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
+. bench/prepare.sh
 
 rounds=${1:-7}
 seconds=${2:-4}
@@ -29,25 +29,11 @@ port_ours=18003
 port_ours_tls=18004
 admin=127.0.0.1:17421
 
-for tool in nginx wrk h2load openssl curl taskset; do
-  command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
-done
-mapfile -t cores < <(taskset -cp $$ | sed 's/.*: //' | tr ',' '\n' |
-  awk -F- '{ for (i = $1; i <= ($2 == "" ? $1 : $2); i++) print i }')
-[ "${#cores[@]}" -ge 2 ] || { echo "needs two cores" >&2; exit 2; }
-if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --profile dist --quiet
-  SWITCHYARD=target/dist/switchyard
-fi
+needs nginx wrk h2load openssl curl taskset
+needs_two_cores
+build_switchyard
 
-out=$(mktemp -d)
-pids=()
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
-  rm -rf "$out"
-}
-trap finish EXIT
+begin
 
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
   -subj "/CN=$host" -addext "subjectAltName=DNS:$host" \

@@ -21,17 +21,12 @@
 # is built already. The table goes to bench/results/l4.md as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
+. bench/prepare.sh
 
-for tool in haproxy nginx wrk ab iperf3 dnsperf nsd curl taskset unshare ip; do
-  command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
-done
+needs haproxy nginx wrk ab iperf3 dnsperf nsd curl taskset unshare ip
 stream=/usr/lib/nginx/modules/ngx_stream_module.so
 [ -e "$stream" ] || { echo "needs libnginx-mod-stream" >&2; exit 2; }
-if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --profile dist --quiet
-  export SWITCHYARD=target/dist/switchyard
-fi
+build_switchyard
 if [ -z "${L4_IN_NAMESPACE:-}" ]; then
   L4_IN_NAMESPACE=1 exec unshare --net "$0" "$@"
 fi
@@ -52,18 +47,9 @@ echo "10000 65535" >/proc/sys/net/ipv4/ip_local_port_range
 # The kernel's default, whatever the host prefers.
 echo cubic >/proc/sys/net/ipv4/tcp_congestion_control 2>/dev/null || true
 ulimit -n 20000
-mapfile -t cores < <(taskset -cp $$ | sed 's/.*: //' | tr ',' '\n' |
-  awk -F- '{ for (i = $1; i <= ($2 == "" ? $1 : $2); i++) print i }')
-[ "${#cores[@]}" -ge 2 ] || { echo "needs two cores" >&2; exit 2; }
+needs_two_cores
 
-out=$(mktemp -d)
-pids=()
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
-  rm -rf "$out"
-}
-trap finish EXIT
+begin
 
 # Ports: 8000 and 9000 are the endpoints, 800N and 900N what the proxies make of them.
 declare -A port=([direct]=0 [haproxy]=1 [nginx]=2 [switchyard]=3) pid_of

@@ -13,7 +13,7 @@
 # binary that is already built. Exit 1 when the goal is missed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
+. bench/prepare.sh
 
 moves=${1:-20}
 ingresses=${2:-3000}
@@ -23,22 +23,10 @@ port_http=18011
 port_https=18012
 admin=127.0.0.1:17422
 
-for tool in nginx wrk curl; do
-  command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
-done
-if [ -z "${SWITCHYARD:-}" ]; then
-  cargo build --profile dist --quiet
-  SWITCHYARD=target/dist/switchyard
-fi
+needs nginx wrk curl
+build_switchyard
 
-out=$(mktemp -d)
-pids=()
-finish() {
-  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
-  wait 2>/dev/null || true
-  rm -rf "$out"
-}
-trap finish EXIT
+begin
 
 cat >"$out/endpoint.conf" <<CONF
 pid $out/endpoint.pid; daemon off; worker_processes 1; error_log $out/nginx.log crit;

@@ -1,0 +1,40 @@
+# What the load tests begin with; they source it in the repository's root.
+
+# Loopback must never be reached by way of a proxy.
+unset http_proxy https_proxy HTTP_PROXY HTTPS_PROXY all_proxy ALL_PROXY
+
+# needs TOOL…: ends the test if one is missing.
+needs() {
+  local tool
+  for tool in "$@"; do
+    command -v "$tool" >/dev/null || { echo "needs $tool" >&2; exit 2; }
+  done
+}
+
+# Sets `cores` to the two or more that this process may use.
+needs_two_cores() {
+  mapfile -t cores < <(taskset -cp $$ | sed 's/.*: //' | tr ',' '\n' |
+    awk -F- '{ for (i = $1; i <= ($2 == "" ? $1 : $2); i++) print i }')
+  [ "${#cores[@]}" -ge 2 ] || { echo "needs two cores" >&2; exit 2; }
+}
+
+# Builds the binary, unless SWITCHYARD is the path of one.
+build_switchyard() {
+  [ -z "${SWITCHYARD:-}" ] || return 0
+  cargo build --profile dist --quiet
+  export SWITCHYARD=target/dist/switchyard
+}
+
+# Makes the folder `out`. At the end it is deleted, and the processes `pids` are ended.
+begin() {
+  out=$(mktemp -d)
+  pids=()
+  trap finish EXIT
+}
+
+finish() {
+  local pid
+  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  wait 2>/dev/null || true
+  rm -rf "$out"
+}
