@@ -240,13 +240,17 @@ impl HostKey {
 
     /// Whether a request for this host would be covered by `other`.
     pub(crate) fn is_within(&self, other: &HostKey) -> bool {
-        match (self, other) {
-            (_, HostKey::Any) => true,
-            (HostKey::Exact(host), HostKey::Wildcard(suffix)) => {
-                host.split_once('.').is_some_and(|(_, rest)| rest == &**suffix)
-            }
-            _ => self == other,
-        }
+        self.covering().any(|key| key == *other)
+    }
+
+    /// The keys that cover a request for this host: itself, the wildcard above it, and any host.
+    pub(crate) fn covering(&self) -> impl Iterator<Item = HostKey> {
+        let above = match self {
+            HostKey::Exact(host) => host.split_once('.').map(|(_, above)| above),
+            HostKey::Any | HostKey::Wildcard(_) => None,
+        };
+        let wildcard = above.map(|above| HostKey::Wildcard(above.into()));
+        [Some(self.clone()), wildcard, Some(HostKey::Any)].into_iter().flatten()
     }
 }
 

@@ -136,17 +136,7 @@ impl Served {
         match self.policy.redirect {
             Redirect::Never => false,
             Redirect::Always => true,
-            Redirect::WhereTls => {
-                let wildcard = match host {
-                    HostKey::Exact(name) => {
-                        name.split_once('.').map(|(_, above)| HostKey::Wildcard(above.into()))
-                    }
-                    HostKey::Any | HostKey::Wildcard(_) => None,
-                };
-                self.tls_names.contains(&HostKey::Any)
-                    || self.tls_names.contains(host)
-                    || wildcard.is_some_and(|wildcard| self.tls_names.contains(&wildcard))
-            }
+            Redirect::WhereTls => host.covering().any(|key| self.tls_names.contains(&key)),
         }
     }
 }
