@@ -96,6 +96,25 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(ms))
 }
 
+/// Parses a number of octets, with `k`, `m` or `g` for powers of 1024.
+///
+/// # Errors
+///
+/// A sentence for the command line when it is anything else.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let bad = || format!("{text:?} is not a valid size (examples: 1048576, 8m, 1g)");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let scale: u64 = match unit {
+        "" => 1,
+        "k" | "K" | "Ki" => 1 << 10,
+        "m" | "M" | "Mi" => 1 << 20,
+        "g" | "G" | "Gi" => 1 << 30,
+        _ => return Err(bad()),
+    };
+    number.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).ok_or_else(bad)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use daemon::Failure;
-use daemon::flags::{parse_address, parse_duration};
+use daemon::flags::{parse_address, parse_bytes, parse_duration};
 use ipnet::IpNet;
 
 use crate::forward::resolv_conf::ResolvConf;
@@ -93,6 +93,30 @@ pub struct Config {
         default_values = PRIVATE
     )]
     pub allow_forward: Vec<IpNet>,
+
+    /// Memory for upstreams' answers, which are then given without asking again; 0: none are kept
+    #[arg(
+        long,
+        env = "SWITCHYARD_CACHE_BYTES",
+        value_name = "SIZE",
+        default_value = "32m",
+        value_parser = parse_bytes
+    )]
+    pub cache_bytes: u64,
+
+    /// Equal answers a second over UDP to one network (/24 of IPv4, /56 of IPv6); 0: no limit
+    #[arg(long, env = "SWITCHYARD_RATE_LIMIT", value_name = "N", default_value_t = 200)]
+    pub rate_limit: u32,
+
+    /// Networks that --rate-limit does not hold for
+    #[arg(
+        long,
+        env = "SWITCHYARD_RATE_LIMIT_EXEMPT",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        default_values = PRIVATE
+    )]
+    pub rate_limit_exempt: Vec<IpNet>,
 
     /// Time to live of the zone's records, in seconds
     #[arg(

@@ -1,17 +1,16 @@
 //! Forwarding: questions about names outside our zones, to an upstream that knows them.
 //!
 //! Each data thread has a [`Forwarder`] of its own and runs it on its own runtime: the thread that
-//! received a question decides about it, asks, and replies. Threads share the list of upstreams
-//! and the quota of clients, without a lock. Left out on purpose: a cache, whose place is in
-//! [`decide`], and the choice of upstreams by their health.
+//! received a question decides about it, asks, and replies. Threads share the cache, the questions
+//! that are being asked, the upstreams, and the quota of clients.
 
 pub(crate) mod decide;
 mod exchange;
-mod failures;
+pub(crate) mod flights;
 pub(crate) mod loops;
 pub(crate) mod probe;
 pub(crate) mod question;
-pub(crate) mod relay;
+pub(crate) mod rebuild;
 pub(crate) mod resolv_conf;
 pub(crate) mod upstreams;
 
@@ -26,25 +25,31 @@ use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::cache::stored::{Age, Stored};
+use crate::cache::{Failure, Found, Served};
 use crate::metrics::Counters;
-use crate::respond::{Alias, MIN_BUFFER, Outcome, Policy, error};
-use crate::wire::reply::Transport;
-use crate::wire::{Query, Rcode, flag, u16_at};
+use crate::wire::Rcode;
+use crate::wire::options::ExtendedError;
 
 use decide::{Client, Decision, Outside};
 use exchange::{Failed, IDLE_TIMEOUT, MAX_IDLE_CONNECTIONS, Pools};
-use question::Question;
-use relay::Answer;
-use upstreams::Forwarding;
+use flights::Part;
+use question::{Key, Question};
+use upstreams::{Forwarding, Learnt};
 
 /// A lost datagram is sent again, to the next upstream if there is one.
 const MIN_TRIES: usize = 2;
 /// A client's resolver gives up after 5 s; an answer must come before that.
-const DEADLINE: Duration = Duration::from_millis(4500);
+const DEADLINE: Duration = Duration::from_millis(3500);
+/// How long a client waits before it gets a stale answer (RFC 8767 section 5).
+const STALE_WAIT: Duration = Duration::from_millis(1800);
 
 /// Idle sockets that one data thread keeps, to all upstreams together, as a rule: the system's
 /// resolver has up to three.
 pub(crate) const MAX_IDLE_SOCKETS: usize = 3 * MAX_IDLE_CONNECTIONS;
+
+/// Replies to a client.
+pub(crate) type Deliver = Box<dyn FnOnce(Served<'_>)>;
 
 /// Asks upstreams for one data thread. `clone` shares it.
 #[derive(Clone, Debug)]
@@ -55,10 +60,8 @@ struct Inner {
     shared: Arc<Forwarding>,
     counters: Arc<Counters>,
     tasks: Rc<LocalSet>,
-    outside: RefCell<Outside<Waiter>>,
+    outside: RefCell<Outside<Waiter, QuotaPermit>>,
     pools: Pools,
-    /// The version of the upstreams that the failures belong to.
-    version: Cell<u64>,
     /// A task runs that closes idle connections.
     closes_idle: Cell<bool>,
     /// Tasks that have not ended.
@@ -66,39 +69,12 @@ struct Inner {
     ended: Notify,
 }
 
-/// A client's query that waits for the answer to a question.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) question: Question,
-    pub(crate) client: SocketAddr,
-    pub(crate) query: Box<Query>,
-    /// The client's packet, up to the end of its question.
-    pub(crate) head: Vec<u8>,
-    pub(crate) transport: Transport,
-    pub(crate) alias: Option<Box<Alias>>,
-    pub(crate) permit: QuotaPermit,
-}
-
-/// Sends a reply to a client.
-pub(crate) type Deliver = Box<dyn FnOnce(Vec<u8>)>;
-
-struct Waiter {
-    pending: Pending,
-    deliver: Deliver,
-}
+struct Waiter(Deliver);
 
 impl std::fmt::Debug for Waiter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.pending.fmt(f)
+        f.write_str("Waiter")
     }
-}
-
-/// The result of asking all upstreams.
-enum Asked {
-    /// An answer, which may be incomplete.
-    Answered(Vec<u8>),
-    /// No answer; or an upstream's refusal, to be passed on.
-    Failed(Option<Vec<u8>>),
 }
 
 impl Forwarder {
@@ -110,7 +86,6 @@ impl Forwarder {
         max_sockets: usize,
     ) -> Forwarder {
         Forwarder(Rc::new(Inner {
-            version: Cell::new(shared.upstreams.load().version),
             shared,
             counters,
             tasks,
@@ -123,23 +98,22 @@ impl Forwarder {
     }
 
     /// Decides about a question of a client.
-    pub(crate) fn decide(&self, question: &Question, address: SocketAddr) -> Decision<QuotaPermit> {
-        let Inner { shared, outside, version, .. } = &*self.0;
+    #[inline]
+    pub(crate) fn decide(&self, key: &Key, address: SocketAddr) -> Decision<QuotaPermit> {
+        let Inner { shared, outside, counters, .. } = &*self.0;
         let upstreams = shared.upstreams.load();
-        if version.replace(upstreams.version) != upstreams.version {
-            outside.borrow_mut().forget_failures();
-        }
+        let now = Instant::now().into_std();
+        let found = shared.look_up(key, &upstreams, now);
         let client = Client {
             address,
             is_allowed: shared.allow.iter().any(|net| net.contains(&address.ip())),
             is_loop: upstreams.loops.iter().any(|upstream| upstream.ip() == address.ip()),
         };
         let admit = || shared.quota.admit(quota::Client::of(address.ip())).ok();
-        let now = Instant::now().into_std();
-        let decision = outside.borrow().decide(question, client, now, admit);
+        let decision = outside.borrow().decide(key, found, client, upstreams.are_down(), admit);
+        counters.decided(&decision);
         match &decision {
             Decision::Busy => drop(shared.metrics.forwards_refused.inc()),
-            Decision::FailAgain(_) | Decision::BreakLoop => self.0.counters.failed_again(),
             // Its own question may have come back to us.
             Decision::Join { same_client: false, .. } => shared.probes.suspect(),
             Decision::Ask(_) if upstreams.has_address(address.ip()) => shared.probes.suspect(),
@@ -150,18 +124,28 @@ impl Forwarder {
 
     /// Makes a query wait for the answer to its question, and asks upstreams unless the question is
     /// already in flight.
-    pub(crate) fn wait(&self, pending: Pending, deliver: Deliver) {
-        let (question, client) = (pending.question.clone(), pending.client);
-        let waiter = Waiter { pending, deliver };
-        if self.0.outside.borrow_mut().wait(&question, client, waiter) {
-            let (forwarder, active) = (self.clone(), Active::new(self));
-            self.0.tasks.spawn_local(async move {
-                forwarder.answer(question).await;
-                drop(active);
-            });
-        } else {
-            self.0.counters.joined();
+    pub(crate) fn wait(
+        &self,
+        key: &Key,
+        client: SocketAddr,
+        permit: Option<QuotaPermit>,
+        deliver: Deliver,
+    ) {
+        let question = Question::of(key);
+        let waiter = Waiter(deliver);
+        if self.0.outside.borrow_mut().wait(&question, client, permit, waiter) {
+            self.spawn(move |forwarder| async move { forwarder.answer(&question).await });
         }
+    }
+
+    /// Asks upstreams although the cache has an answer, for the next client.
+    pub(crate) fn refresh(&self, key: &Key, permit: QuotaPermit) {
+        let question = Question::of(key);
+        self.spawn(move |forwarder| async move {
+            // Nothing changes if it fails.
+            let _ = forwarder.learn(&question).await;
+            drop(permit);
+        });
     }
 
     /// Whether nothing has to be waited for.
@@ -183,44 +167,102 @@ impl Forwarder {
         }
     }
 
-    /// Asks upstreams and replies to all waiting clients.
-    async fn answer(&self, question: Question) {
-        let Inner { counters, outside, .. } = &*self.0;
-        let begun = Instant::now();
-        let asked = self.ask(&question).await;
-        let message = match &asked {
-            Asked::Answered(message) => Some(message),
-            Asked::Failed(refusal) => refusal.as_ref(),
+    fn spawn<F: Future<Output = ()> + 'static>(&self, task: impl FnOnce(Forwarder) -> F) {
+        let active = Active::new(self);
+        let task = task(self.clone());
+        self.0.tasks.spawn_local(async move {
+            task.await;
+            drop(active);
+        });
+    }
+
+    /// Asks upstreams and replies to all waiting clients. If there is a stale answer, they get that
+    /// when upstreams are slow or fail.
+    async fn answer(&self, question: &Question) {
+        let stale = self.0.shared.stale(question);
+        let mut learn = std::pin::pin!(self.learn(question));
+        let learnt = match &stale {
+            None => learn.await,
+            Some(stale) => match timeout(STALE_WAIT, &mut learn).await {
+                Ok(learnt) => learnt,
+                Err(_) => {
+                    self.0.shared.cache.defer(question.key(), Instant::now().into_std());
+                    self.reply(question, Served::Answer(stale, Age::Stale));
+                    // For the clients after these.
+                    drop(learn.await);
+                    return;
+                }
+            },
         };
-        if message.is_some() {
-            counters.forwarded(begun.elapsed());
+        match (&learnt, &stale) {
+            (Ok(answer), _) => self.reply(question, Served::Answer(answer, Age::Fresh(0))),
+            (Err(_), Some(stale)) => self.reply(question, Served::Answer(stale, Age::Stale)),
+            (Err(failure), None) => self.reply(question, Served::Failure(failure)),
         }
-        let answer = message.and_then(|message| Answer::read(message));
-        let rcode = answer.as_ref().map_or(Rcode::SERVFAIL, |answer| answer.rcode);
-        let failed = matches!(asked, Asked::Failed(_)).then_some(rcode);
-        let now = Instant::now().into_std();
-        let waiters = outside.borrow_mut().finish(&question, failed, now);
-        for Waiter { pending, deliver } in waiters {
-            let qtype = pending.query.qtype;
-            let transport = pending.transport;
-            if message.is_none() {
-                counters.forward_failed();
+    }
+
+    /// Replies to all clients that wait for the answer to a question.
+    fn reply(&self, question: &Question, served: Served<'_>) {
+        let waiters = self.0.outside.borrow_mut().finish(question);
+        self.0.counters.served(served, waiters.len());
+        for Waiter(deliver) in waiters {
+            deliver(served);
+        }
+    }
+
+    /// Learns the answer to a question from upstreams, or from the thread that asks them already.
+    async fn learn(&self, question: &Question) -> Learnt {
+        let Inner { shared, .. } = &*self.0;
+        let begun = Instant::now().into_std();
+        loop {
+            match shared.flights.join(question) {
+                Part::Lead(lead) => {
+                    // Another thread may have learnt it since the look-up.
+                    let learnt = match shared.learnt_since(question, begun) {
+                        Some(answer) => Ok(answer),
+                        None => self.ask_and_keep(question).await,
+                    };
+                    lead.finish(&learnt);
+                    return learnt;
+                }
+                Part::Follow(learnt) => match learnt.await {
+                    Ok(learnt) => return learnt,
+                    // That thread gave up.
+                    Err(_) => continue,
+                },
             }
-            let (reply, rcode) = pending.reply(answer.as_ref());
-            counters.replied(transport, Some(qtype), rcode);
-            deliver(reply);
+        }
+    }
+
+    async fn ask_and_keep(&self, question: &Question) -> Learnt {
+        let Inner { shared, counters, .. } = &*self.0;
+        let begun = Instant::now();
+        let version = shared.upstreams.load().version;
+        let learnt = self.ask(question).await;
+        let now = Instant::now();
+        match &learnt {
+            Ok(answer) => {
+                counters.forwarded(now - begun);
+                if question.is_recursive() {
+                    shared.cache.put(question.key(), answer, now.into_std());
+                }
+            }
+            Err(failure) => {
+                shared.cache.put_failure(question.key(), failure, version, now.into_std());
+            }
         }
         if self.0.pools.has_idle() && !self.0.closes_idle.replace(true) {
             self.close_idle_later();
         }
+        learnt
     }
 
     /// Upstreams are tried in their order.
-    async fn ask(&self, question: &Question) -> Asked {
+    async fn ask(&self, question: &Question) -> Learnt {
         let deadline = Instant::now() + DEADLINE;
         let Inner { shared, pools, .. } = &*self.0;
         let upstreams = shared.upstreams.load_full();
-        let (mut refusal, mut partial) = (None, None);
+        let (mut refusal, mut partial, mut cause) = (None, None, None);
         let count = upstreams.servers.len();
         let tries = upstreams.servers.iter().cycle().take(count.max(MIN_TRIES));
         for (number, upstream) in tries.enumerate() {
@@ -232,27 +274,31 @@ impl Forwarder {
             let limit = left.min(shared.try_timeout);
             let reply = timeout(limit, pools.ask(*upstream, question)).await;
             let error = match reply.unwrap_or(Err(Failed::TimedOut)) {
-                Ok(message) if is_refusal(&message) => {
-                    refusal.get_or_insert(message);
+                Ok(answer) if is_refusal(answer.rcode) => {
+                    refusal.get_or_insert(answer);
                     Failed::Refused
                 }
-                Ok(message) if relay::is_truncated(&message) => {
-                    partial.get_or_insert(message);
+                Ok(answer) if answer.is_partial => {
+                    partial.get_or_insert(answer);
                     Failed::Incomplete
                 }
-                Ok(message) => return Asked::Answered(message),
+                Ok(answer) => return Ok(Arc::new(answer)),
                 Err(error) => error,
             };
             tracing::debug!(%upstream, %error, "forwarding");
+            cause.get_or_insert(error);
         }
-        partial.map_or(Asked::Failed(refusal), Asked::Answered)
+        match (partial, refusal) {
+            (Some(partial), _) => Ok(Arc::new(partial)),
+            (None, Some(refusal)) => Err(Failure { rcode: refusal.rcode, error: refusal.error }),
+            (None, None) => Err(silence(cause)),
+        }
     }
 
     /// Makes sure that idle connections are closed: a data thread without questions in flight does
     /// not run its tasks, so this counts as one.
     fn close_idle_later(&self) {
-        let (forwarder, active) = (self.clone(), Active::new(self));
-        self.0.tasks.spawn_local(async move {
+        self.spawn(|forwarder| async move {
             loop {
                 sleep(IDLE_TIMEOUT).await;
                 let upstreams = forwarder.0.shared.upstreams.load_full();
@@ -261,7 +307,6 @@ impl Forwarder {
                 }
             }
             forwarder.0.closes_idle.set(false);
-            drop(active);
         });
     }
 }
@@ -285,40 +330,48 @@ impl Drop for Active {
     }
 }
 
-impl Pending {
-    /// The reply to the client, and its code; SERVFAIL if there is no answer.
-    fn reply(self, answer: Option<&Answer<'_>>) -> (Vec<u8>, Rcode) {
-        let Pending { query, head, transport, alias, permit: _permit, .. } = self;
-        // Over TCP there is no way to say that an answer is incomplete.
-        let answer = answer.filter(|a| transport == Transport::Udp || !a.is_truncated());
-        let rcode = answer.map_or(Rcode::SERVFAIL, |answer| answer.rcode);
-        let bytes = match (alias, answer) {
-            (None, Some(answer)) => answer.relay(&query, &head, transport),
-            (None, None) => failure(&query, head, transport, rcode),
-            (Some(alias), answer) => {
-                let mut reply = alias.reply;
-                let len = match answer {
-                    Some(answer) => answer.continue_alias(&mut reply),
-                    None => reply.attach().finish(rcode),
-                };
-                reply.into_bytes(len)
+impl Forwarding {
+    /// What the cache knows about a client's question.
+    #[inline]
+    fn look_up(
+        &self,
+        key: &Key,
+        upstreams: &upstreams::Upstreams,
+        now: std::time::Instant,
+    ) -> Found {
+        let cached = key.clone().cached();
+        match self.cache.look_up(cached.octets(), upstreams.version, now) {
+            // A client that wants no recursion has failures of its own.
+            Found::Nothing if key.octets() != cached.octets() => {
+                self.cache.look_up(key.octets(), upstreams.version, now)
             }
-        };
-        (bytes, rcode)
+            found => found,
+        }
+    }
+
+    /// A stale answer to a question.
+    fn stale(&self, question: &Question) -> Option<Arc<Stored>> {
+        let shown = self.cache.peek(question.key(), 0, Instant::now().into_std())?;
+        shown.answer.map(|(answer, ..)| answer)
+    }
+
+    /// An answer that was cached after this time.
+    fn learnt_since(&self, question: &Question, begun: std::time::Instant) -> Option<Arc<Stored>> {
+        let now = Instant::now().into_std();
+        let (answer, age, _) = self.cache.peek(question.key(), 0, now)?.answer?;
+        (age < now.saturating_duration_since(begun)).then_some(answer)
     }
 }
 
-/// A reply of a code alone. `head` is the client's packet up to the end of its question.
-fn failure(query: &Query, mut head: Vec<u8>, transport: Transport, rcode: Rcode) -> Vec<u8> {
-    head.resize(head.len().max(MIN_BUFFER), 0);
-    let policy = Policy { forwards: true, tells_version: false };
-    if let Outcome::Reply(len, _) = error(policy, query, &mut head, transport, rcode) {
-        head.truncate(len);
-    }
-    head
+/// The failure when no upstream replied.
+fn silence(cause: Option<Failed>) -> Failure {
+    let code = match cause {
+        Some(Failed::Unreachable(_)) => ExtendedError::NETWORK,
+        _ => ExtendedError::NO_REACHABLE_AUTHORITY,
+    };
+    Failure { rcode: Rcode::SERVFAIL, error: Some(ExtendedError::of(code)) }
 }
 
-fn is_refusal(message: &[u8]) -> bool {
-    let rcode = u16_at(message, 2).unwrap_or_default() & flag::RCODE;
-    rcode == Rcode::SERVFAIL.0 || rcode == Rcode::REFUSED.0
+fn is_refusal(rcode: Rcode) -> bool {
+    [Rcode::SERVFAIL, Rcode::REFUSED, Rcode::FORMERR, Rcode::NOTIMP].contains(&rcode)
 }

@@ -4,8 +4,11 @@
 //! Called by the targets under `fuzz/` and, for a bounded number of inputs, by `tests/fuzz.rs`.
 //! Not part of this package's interface.
 
-use crate::forward::question::Question;
-use crate::forward::relay::Answer;
+use crate::cache::Served;
+use crate::cache::stored::Age;
+use crate::forward::question::{Key, Question};
+use crate::forward::rebuild::rebuild;
+use crate::respond::outside::{room, serve};
 use crate::respond::{MIN_BUFFER, Outcome, Policy, respond};
 use crate::wire::name::Name;
 use crate::wire::reply::Transport;
@@ -16,8 +19,7 @@ use crate::zone::{Owned, PodMode, Settings, Zone};
 /// none, or if an upstream would be asked.
 pub fn answer_query(packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
     let packet = &packet[..packet.len().min(TCP_LIMIT)];
-    let domain = Name::from_text("cluster.local")?;
-    let zone = Zone::new(Settings::new(domain, 5, PodMode::Insecure, Owned::default())?);
+    let zone = zone();
     let mut buf = packet.to_vec();
     buf.resize(if over_tcp { TCP_LIMIT } else { packet.len().max(MIN_BUFFER) }, 0);
     let (policy, mut query) = (Policy { forwards: true, tells_version: true }, Query::new());
@@ -31,16 +33,29 @@ pub fn answer_query(packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
     }
 }
 
+fn zone() -> Zone {
+    let domain = Name::from_text("cluster.local").expect("a name");
+    let settings = Settings::new(domain, 5, PodMode::Insecure, Owned::default());
+    Zone::new(settings.expect("a short name"))
+}
+
 /// The reply to a client's query by an upstream's message, whose ID is not checked; `None` if the
 /// query or the message is malformed, or if the message does not answer the query.
 pub fn relay_answer(query: &[u8], message: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
     let mut parsed = Query::new();
     parsed.parse(query).ok()?;
     let id = u16::from_be_bytes(*message.first_chunk()?);
-    if !Question::of(&parsed, query).is_answered_by(id, message) {
+    let question = Question::of(&Key::new(&parsed, parsed.name.wire()));
+    if !question.is_answered_by(id, message) {
         return None;
     }
-    Some(Answer::read(message)?.relay(&parsed, query, transport(over_tcp)))
+    let answer = rebuild(&question, message)?;
+    let (served, transport) = (Served::Answer(&answer, Age::Fresh(0)), transport(over_tcp));
+    let mut buf = query[..parsed.question_end].to_vec();
+    buf.resize(room(&buf, transport, served), 0);
+    let replied = serve(&zone(), &parsed, &mut buf, transport, served, 0);
+    buf.truncate(replied.len);
+    Some(buf)
 }
 
 fn transport(over_tcp: bool) -> Transport {

@@ -5,7 +5,9 @@
 //! and `wire`, which use no sockets, clocks or files, and in `respond`.
 
 mod budget;
+mod cache;
 mod config;
+mod cookies;
 mod explain;
 mod forward;
 pub mod fuzz;
@@ -14,6 +16,7 @@ mod metrics;
 mod mmsg;
 #[cfg(test)]
 mod oracle;
+mod rate;
 mod respond;
 mod responder;
 mod snapshot;
@@ -42,11 +45,15 @@ pub use explain::Explainer;
 pub use zone::PodMode;
 
 use budget::Demand;
+use cache::Cache;
 use config::Servers;
+use cookies::Cookies;
+use forward::flights::Flights;
 use forward::loops;
 use forward::probe::Probes;
 use forward::upstreams::{Forwarding, Upstreams};
 use metrics::Metrics;
+use rate::RateLimit;
 use responder::Shared;
 use threads::{Setup, Threads};
 use zone::Zone;
@@ -178,6 +185,8 @@ fn shared(
         quota: quota(config.max_forwards, &metrics.forwards_in_flight),
         metrics: metrics.clone(),
         probes: Probes::default(),
+        cache: Cache::new(usize::try_from(config.cache_bytes).unwrap_or(usize::MAX)),
+        flights: Flights::default(),
     });
     if let Some(file) = followed {
         tokio::spawn(file.follow(forwarding.clone(), daemon.shutdown.reloads()));
@@ -196,7 +205,14 @@ fn shared(
         })
     });
     let zone = ArcSwap::from_pointee(Zone::new(settings));
-    Ok(Shared { zone, tells_version: config.version_bind, forwarding })
+    Ok(Shared {
+        zone,
+        tells_version: config.version_bind,
+        forwarding,
+        cookies: Cookies::new(),
+        rate_limit: RateLimit::new(config.rate_limit, config.rate_limit_exempt.clone()),
+        begun: Instant::now(),
+    })
 }
 
 /// Turns updates into versions of the zone.

@@ -13,6 +13,9 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
+use crate::cache::Served;
+use crate::cache::stored::Age;
+use crate::forward::decide::Decision;
 use crate::wire::reply::Transport;
 use crate::wire::{Rcode, Type};
 
@@ -58,6 +61,11 @@ pub(crate) struct Counters {
     forward_failures: AtomicU64,
     failed_again: AtomicU64,
     joined: AtomicU64,
+    cache_hits: AtomicU64,
+    cache_stale: AtomicU64,
+    cache_misses: AtomicU64,
+    cache_refreshes: AtomicU64,
+    limited: AtomicU64,
 }
 
 /// Buckets of times to an upstream's answer, each twice as long as the one before; the longest
@@ -92,20 +100,45 @@ impl Counters {
         add(&self.forwarded_us, took.as_micros() as u64);
     }
 
-    /// Counts a client's question that no upstream answered.
-    pub(crate) fn forward_failed(&self) {
-        add(&self.forward_failures, 1);
+    /// Counts what was decided about a question outside our zones.
+    #[inline]
+    pub(crate) fn decided<P>(&self, decision: &Decision<P>) {
+        match decision {
+            Decision::Answer { age, refresh, .. } => {
+                let counter = match age {
+                    Age::Fresh(_) => &self.cache_hits,
+                    Age::Stale => &self.cache_stale,
+                };
+                add(counter, 1);
+                if refresh.is_some() {
+                    add(&self.cache_refreshes, 1);
+                }
+            }
+            Decision::Join { .. } => {
+                add(&self.cache_misses, 1);
+                add(&self.joined, 1);
+            }
+            Decision::Ask(_) => add(&self.cache_misses, 1),
+            Decision::FailAgain(_) | Decision::BreakLoop => {
+                add(&self.failed_again, 1);
+                add(&self.forward_failures, 1);
+            }
+            Decision::Busy | Decision::Refuse => {}
+        }
     }
 
-    /// Counts a question that was not forwarded because it failed a moment ago.
-    pub(crate) fn failed_again(&self) {
-        add(&self.failed_again, 1);
-        add(&self.forward_failures, 1);
+    /// Counts what so many waiting clients get.
+    pub(crate) fn served(&self, served: Served<'_>, clients: usize) {
+        match served {
+            Served::Answer(_, Age::Fresh(_)) => {}
+            Served::Answer(_, Age::Stale) => add(&self.cache_stale, clients as u64),
+            Served::Failure(_) => add(&self.forward_failures, clients as u64),
+        }
     }
 
-    /// Counts a question that waits for the answer to an equal one.
-    pub(crate) fn joined(&self) {
-        add(&self.joined, 1);
+    /// Counts a reply that is not sent because its client's network gets too many.
+    pub(crate) fn limited(&self) {
+        add(&self.limited, 1);
     }
 
     /// Counts a packet that gets no reply.
@@ -259,7 +292,19 @@ impl Sum {
         let name = "switchyard_dns_forwards_failed_again";
         self.encode_sum(encoder, name, help, |c| &c.failed_again)?;
         let help = "Queries that waited for the answer to an identical query";
-        self.encode_sum(encoder, "switchyard_dns_forwards_joined", help, |c| &c.joined)
+        self.encode_sum(encoder, "switchyard_dns_forwards_joined", help, |c| &c.joined)?;
+        let help = "Queries answered from the cache";
+        self.encode_sum(encoder, "switchyard_dns_cache_hits", help, |c| &c.cache_hits)?;
+        let help = "Queries answered from the cache although the answer had expired, because \
+                    upstreams did not answer";
+        self.encode_sum(encoder, "switchyard_dns_cache_stale", help, |c| &c.cache_stale)?;
+        let help = "Queries whose answer was not in the cache";
+        self.encode_sum(encoder, "switchyard_dns_cache_misses", help, |c| &c.cache_misses)?;
+        let help = "Answers that were asked for again before they expired, or while stale";
+        let name = "switchyard_dns_cache_refreshes";
+        self.encode_sum(encoder, name, help, |c| &c.cache_refreshes)?;
+        let help = "Replies not sent because --rate-limit was reached";
+        self.encode_sum(encoder, "switchyard_dns_rate_limited", help, |c| &c.limited)
     }
 
     fn encode_sum(
@@ -277,6 +322,7 @@ impl Sum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cache::Failure;
 
     #[test]
     fn codes_are_counted_by_their_number() {
@@ -298,8 +344,10 @@ mod tests {
             thread.forwarded(Duration::from_micros(100));
             thread.forwarded(Duration::from_micros(150));
             thread.forwarded(Duration::from_secs(9));
-            thread.failed_again();
-            thread.forward_failed();
+            thread.decided(&Decision::<()>::BreakLoop);
+            thread.decided(&Decision::Ask(()));
+            let failure = Failure { rcode: Rcode::SERVFAIL, error: None };
+            thread.served(Served::Failure(&failure), 1);
         }
         let text = registry.encode();
         for line in [
@@ -316,6 +364,7 @@ mod tests {
             r#"switchyard_dns_forward_seconds_bucket{le="+Inf"} 6"#,
             "switchyard_dns_forward_failures_total 4",
             "switchyard_dns_forwards_failed_again_total 2",
+            "switchyard_dns_cache_misses_total 2",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

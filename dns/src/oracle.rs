@@ -4,12 +4,36 @@ mod text;
 
 use hickory_proto::op::{Message, MessageType};
 
+use crate::forward::question::{Key, Question};
 use crate::respond::{Outcome, Policy, respond};
 use crate::wire::Query;
 use crate::wire::reply::Transport;
 use crate::zone::Zone;
 
 pub(crate) use text::{DOMAIN, question, rows, show, with_edns};
+
+/// The key of a message's question.
+pub(crate) fn key_of(message: &Message) -> Key {
+    let packet = message.to_vec().unwrap();
+    let mut query = Query::new();
+    query.parse(&packet).unwrap();
+    Key::new(&query, query.name.wire())
+}
+
+/// A message's question to upstreams.
+pub(crate) fn parsed(message: &Message) -> Question {
+    Question::of(&key_of(message))
+}
+
+/// The key of the question `<name> <type>`.
+pub(crate) fn key(text: &str) -> Key {
+    key_of(&question(text))
+}
+
+/// The question `<name> <type>` to upstreams.
+pub(crate) fn asked(text: &str) -> Question {
+    parsed(&question(text))
+}
 
 /// The reply to a packet, or what else is done about it.
 pub(crate) fn send(

@@ -3,6 +3,8 @@
 //! Pure, allocates nothing on the usual path, and accepts any bytes: every packet from anyone
 //! comes here first. The reply is built in the packet's own buffer.
 
+pub(crate) mod outside;
+
 use crate::wire::reply::{Detached, Section, Transport, pointer};
 use crate::wire::{
     Bad, Class, HEADER_LEN, Name, QUESTION_AT, Query, Rcode, Reply, Type, UDP_EDNS_LIMIT, flag,

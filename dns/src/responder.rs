@@ -1,19 +1,27 @@
-//! What happens to a packet, over UDP or TCP: our own zone, then (in [`crate::forward`]) the
-//! questions that are asked or failed lately, then the upstreams.
+//! What happens to a packet, over UDP or TCP: our own zone, then the cache, then (in
+//! [`crate::forward`]) the questions that are being asked, then the upstreams.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, Guard};
+use daemon::quota::QuotaPermit;
 
+use crate::cache::stored::Stored;
+use crate::cache::{Failure, Served};
+use crate::cookies::Cookies;
+use crate::forward::Forwarder;
 use crate::forward::decide::Decision;
-use crate::forward::question::Question;
+use crate::forward::question::Key;
 use crate::forward::upstreams::Forwarding;
-use crate::forward::{Forwarder, Pending};
 use crate::metrics::Counters;
-use crate::respond::{Alias, Outcome, Policy, error, respond};
+use crate::rate::{RateLimit, Verdict};
+use crate::respond::outside::{self, Replied, serve, serve_alias};
+use crate::respond::{Alias, Outcome, Policy, respond};
+use crate::wire::options::{self, ExtendedError};
 use crate::wire::reply::Transport;
-use crate::wire::{Query, Rcode};
+use crate::wire::{Query, Rcode, flag};
 use crate::zone::Zone;
 
 /// Shared by all data threads. It changes only by swapping the zone or the upstreams.
@@ -22,6 +30,9 @@ pub(crate) struct Shared {
     pub(crate) zone: ArcSwap<Zone>,
     pub(crate) tells_version: bool,
     pub(crate) forwarding: Arc<Forwarding>,
+    pub(crate) cookies: Cookies,
+    pub(crate) rate_limit: Option<RateLimit>,
+    pub(crate) begun: Instant,
 }
 
 /// What a batch of packets is answered by.
@@ -37,6 +48,41 @@ impl Shared {
         let policy = Policy { forwards, tells_version: self.tells_version };
         Snapshot { zone: self.zone.load(), policy }
     }
+
+    /// Completes a reply by the options that the client's EDNS calls for: its cookie with our part,
+    /// and why an answer is missing. Its length.
+    fn add_options(
+        &self,
+        buf: &mut [u8],
+        query: &Query,
+        replied: &Replied,
+        transport: Transport,
+        client: Option<SocketAddr>,
+    ) -> usize {
+        let Some(edns) = query.edns else { return replied.len };
+        let room = match transport {
+            Transport::Udp => query.udp_limit().min(buf.len()),
+            Transport::Tcp => buf.len(),
+        };
+        let (buf, options_at) = (&mut buf[..room], replied.len);
+        let mut len = options_at;
+        if let Some((cookie, client)) = edns.cookie.zip(client) {
+            let server = self.cookies.make(cookie.client, client.ip(), unix_seconds());
+            let data: [&[u8]; 2] = [&cookie.client, &server];
+            len = options::append(buf, len, options_at, options::COOKIE, &data);
+        }
+        if let Some(error) = &replied.error {
+            let data = error.data();
+            len = options::append(buf, len, options_at, options::EXTENDED_ERROR, &[&data]);
+        }
+        len
+    }
+}
+
+fn unix_seconds() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    // RFC 9018 section 4.3 compares with the arithmetic of serial numbers.
+    now as u32
 }
 
 /// What one data thread keeps between packets, so that a packet allocates nothing.
@@ -56,8 +102,22 @@ pub(crate) enum Action {
     Nothing,
     /// The reply is in the buffer and has this length.
     Send(usize),
-    /// The reply comes later: pass it to [`Forwarder::wait`].
+    /// The reply comes later: pass it to [`Responder::wait`].
     Wait(Box<Pending>),
+}
+
+/// A client's query that waits for the answer to a question.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    key: Key,
+    client: SocketAddr,
+    query: Query,
+    /// The client's packet, up to the end of its question.
+    head: Vec<u8>,
+    transport: Transport,
+    alias: Option<Box<Alias>>,
+    permit: Option<QuotaPermit>,
+    turn: usize,
 }
 
 impl Responder {
@@ -69,8 +129,8 @@ impl Responder {
         Responder { shared, counters, forwarder, query: Query::new(), turn: 0 }
     }
 
-    /// Handles the packet in the first `len` octets of `buf`. `client` is called only if the
-    /// question is not answered by our own zone.
+    /// Handles the packet in the first `len` octets of `buf`. `client` is called only if it is
+    /// needed: its address is not parsed before.
     #[inline]
     pub(crate) fn handle(
         &mut self,
@@ -78,91 +138,215 @@ impl Responder {
         buf: &mut [u8],
         len: usize,
         transport: Transport,
-        client: impl FnOnce() -> Option<SocketAddr>,
+        client: impl Fn() -> Option<SocketAddr>,
     ) -> Action {
         self.turn = self.turn.wrapping_add(1);
         let Snapshot { zone, policy } = snapshot;
         match respond(zone, *policy, &mut self.query, buf, len, transport, self.turn) {
             Outcome::Reply(len, rcode) => {
                 let is_parsed = rcode != Rcode::FORMERR && rcode != Rcode::NOTIMP;
-                let Query { name, qtype, .. } = &self.query;
+                let Query { name, qtype, edns, .. } = &self.query;
                 tracing::trace!(%name, qtype = qtype.0, code = rcode.0, ?transport, "answered");
                 self.counters.replied(transport, is_parsed.then_some(self.query.qtype), rcode);
-                Action::Send(len)
+                let is_plain = edns.is_none_or(|edns| edns.cookie.is_none());
+                if is_plain && rcode != Rcode::SERVFAIL {
+                    return Action::Send(len);
+                }
+                let error =
+                    (rcode == Rcode::SERVFAIL).then(|| ExtendedError::of(ExtendedError::NOT_READY));
+                self.complete(buf, &Replied { len, rcode, error }, transport, client())
             }
             Outcome::Silent => {
                 self.counters.silent();
                 Action::Nothing
             }
             Outcome::Forward => match client() {
-                Some(client) => self.outside(*policy, client, buf, transport, None),
+                Some(client) => self.outside(snapshot, client, buf, transport, None),
                 None => Action::Nothing,
             },
             Outcome::Follow(alias) => match client() {
-                Some(client) => self.outside(*policy, client, buf, transport, Some(alias)),
+                Some(client) => self.outside(snapshot, client, buf, transport, Some(alias)),
                 None => Action::Nothing,
             },
         }
     }
 
+    /// Adds the options to a reply.
+    fn complete(
+        &self,
+        buf: &mut [u8],
+        replied: &Replied,
+        transport: Transport,
+        client: Option<SocketAddr>,
+    ) -> Action {
+        Action::Send(self.shared.add_options(buf, &self.query, replied, transport, client))
+    }
+
     /// A question about a name outside our zones, or about the target of an alias of ours.
-    #[cold]
     fn outside(
         &mut self,
-        policy: Policy,
+        snapshot: &Snapshot,
         client: SocketAddr,
         buf: &mut [u8],
         transport: Transport,
         alias: Option<Box<Alias>>,
     ) -> Action {
+        let failed =
+            |rcode: Rcode, code: Option<u16>| Failure { rcode, error: code.map(ExtendedError::of) };
         if alias.is_none() && self.shared.forwarding.probes.is_probe(&self.query.name) {
-            return self.fail(policy, buf, transport, None, Rcode::REFUSED);
+            let failure = failed(Rcode::REFUSED, None);
+            return self.fail(snapshot, client, buf, transport, None, &failure);
         }
         let query = &self.query;
-        let head = &buf[..query.question_end];
-        let question = match &alias {
-            None => Question::of(query, head),
-            Some(alias) => Question::new(query, alias.target.wire()),
-        };
-        let permit = match self.forwarder.decide(&question, client) {
+        let name = alias.as_ref().map_or(query.name.wire(), |alias| alias.target.wire());
+        let key = Key::new(query, name);
+        let failure = match self.forwarder.decide(&key, client) {
+            Decision::Answer { answer, age, refresh } => {
+                if let Some(permit) = refresh {
+                    self.forwarder.refresh(&key, permit);
+                }
+                let served = Served::Answer(&answer, age);
+                return self.serve(snapshot, client, buf, transport, alias, served);
+            }
+            Decision::Join { permit, .. } => {
+                return self.pend(key, client, buf, transport, alias, permit);
+            }
+            Decision::Ask(permit) => {
+                return self.pend(key, client, buf, transport, alias, Some(permit));
+            }
             // A server without recursion returns the alias alone.
-            Decision::Refuse if alias.is_some() => {
-                return self.fail(policy, buf, transport, alias, Rcode::NOERROR);
+            Decision::Refuse if alias.is_some() => failed(Rcode::NOERROR, None),
+            Decision::Refuse => failed(Rcode::REFUSED, Some(ExtendedError::PROHIBITED)),
+            Decision::FailAgain(mut failure) => {
+                failure.error = failure.error.or(Some(ExtendedError::of(ExtendedError::CACHED)));
+                failure
             }
-            Decision::Refuse => return self.fail(policy, buf, transport, None, Rcode::REFUSED),
-            Decision::FailAgain(rcode) => return self.fail(policy, buf, transport, alias, rcode),
-            Decision::BreakLoop => {
-                return self.fail(policy, buf, transport, alias, Rcode::SERVFAIL);
-            }
-            Decision::Busy => return self.fail(policy, buf, transport, None, Rcode::SERVFAIL),
-            Decision::Join { permit, .. } | Decision::Ask(permit) => permit,
+            Decision::BreakLoop => failed(Rcode::SERVFAIL, None),
+            Decision::Busy => failed(Rcode::SERVFAIL, None),
         };
-        let (head, query) = (head.to_vec(), Box::new(query.clone()));
-        Action::Wait(Box::new(Pending { question, client, query, head, transport, alias, permit }))
+        self.fail(snapshot, client, buf, transport, alias, &failure)
     }
 
-    /// A reply without records except for aliases of ours.
     fn fail(
         &self,
-        policy: Policy,
+        snapshot: &Snapshot,
+        client: SocketAddr,
         buf: &mut [u8],
         transport: Transport,
         alias: Option<Box<Alias>>,
-        rcode: Rcode,
+        failure: &Failure,
     ) -> Action {
-        let len = match alias {
+        self.serve(snapshot, client, buf, transport, alias, Served::Failure(failure))
+    }
+
+    #[inline]
+    fn serve(
+        &self,
+        snapshot: &Snapshot,
+        client: SocketAddr,
+        buf: &mut [u8],
+        transport: Transport,
+        alias: Option<Box<Alias>>,
+        served: Served<'_>,
+    ) -> Action {
+        let replied = match alias {
+            None => serve(&snapshot.zone, &self.query, buf, transport, served, self.turn),
             Some(alias) => {
-                let mut reply = alias.reply;
-                let len = reply.attach().finish(rcode);
-                buf[..len].copy_from_slice(&reply.into_bytes(len));
-                len
+                let (bytes, replied) = serve_alias(*alias, &self.query, served);
+                buf[..replied.len].copy_from_slice(&bytes[..replied.len]);
+                replied
             }
-            None => match error(policy, &self.query, buf, transport, rcode) {
-                Outcome::Reply(len, _) => len,
-                _ => return Action::Nothing,
-            },
         };
-        self.counters.replied(transport, Some(self.query.qtype), rcode);
-        Action::Send(len)
+        self.counters.replied(transport, Some(self.query.qtype), replied.rcode);
+        self.complete(buf, &replied, transport, Some(client))
+    }
+
+    fn pend(
+        &self,
+        key: Key,
+        client: SocketAddr,
+        buf: &[u8],
+        transport: Transport,
+        alias: Option<Box<Alias>>,
+        permit: Option<QuotaPermit>,
+    ) -> Action {
+        let query = self.query.clone();
+        let head = buf[..query.question_end].to_vec();
+        let turn = self.turn;
+        let pending = Pending { key, client, query, head, transport, alias, permit, turn };
+        Action::Wait(Box::new(pending))
+    }
+
+    /// Makes a query wait. `deliver` sends its reply.
+    pub(crate) fn wait(&self, mut pending: Pending, deliver: impl FnOnce(Vec<u8>) + 'static) {
+        let (shared, counters) = (self.shared.clone(), self.counters.clone());
+        let (key, client) = (pending.key.clone(), pending.client);
+        let permit = pending.permit.take();
+        let reply = move |served: Served<'_>| {
+            let (transport, qtype) = (pending.transport, pending.query.qtype);
+            let (bytes, rcode) = pending.reply(&shared, served);
+            counters.replied(transport, Some(qtype), rcode);
+            deliver(bytes);
+        };
+        self.forwarder.wait(&key, client, permit, Box::new(reply));
+    }
+
+    /// What is done with a reply of so many octets to the last packet, over UDP, and its length: a
+    /// network that gets the same answer too often gets a few that say to ask over TCP.
+    pub(crate) fn limit(
+        &self,
+        limit: &RateLimit,
+        buf: &mut [u8],
+        len: usize,
+        client: SocketAddr,
+    ) -> Option<usize> {
+        let rcode = Rcode(u16::from(buf[3]) & flag::RCODE);
+        let cookie = self.query.edns.and_then(|edns| edns.cookie);
+        let cookies = &self.shared.cookies;
+        if cookie.is_some_and(|cookie| cookies.knows(&cookie, client.ip(), unix_seconds())) {
+            return Some(len);
+        }
+        let now = self.shared.begun.elapsed().as_micros() as u64;
+        match limit.judge(client.ip(), self.query.name.wire(), rcode, now) {
+            Verdict::Send => Some(len),
+            Verdict::Drop => None,
+            Verdict::Cut => {
+                let mut reply =
+                    crate::wire::Reply::to(buf, &self.query, Transport::Udp, flag::RA | flag::TC);
+                reply.set(flag::TC);
+                let len = reply.finish(rcode);
+                let replied = Replied { len, rcode, error: None };
+                let transport = Transport::Udp;
+                Some(self.shared.add_options(buf, &self.query, &replied, transport, Some(client)))
+            }
+        }
+    }
+}
+
+impl Pending {
+    /// The reply to the client, and its code.
+    fn reply(self, shared: &Shared, served: Served<'_>) -> (Vec<u8>, Rcode) {
+        let Pending { client, query, head, transport, alias, turn, .. } = self;
+        // Over TCP there is no way to say that an answer is incomplete.
+        let failure = Failure { rcode: Rcode::SERVFAIL, error: None };
+        let served = match served {
+            Served::Answer(Stored { is_partial: true, .. }, _) if transport == Transport::Tcp => {
+                Served::Failure(&failure)
+            }
+            served => served,
+        };
+        let (mut bytes, replied) = match alias {
+            Some(alias) => serve_alias(*alias, &query, served),
+            None => {
+                let mut bytes = head;
+                bytes.resize(outside::room(&bytes, transport, served), 0);
+                let zone = shared.zone.load();
+                let replied = serve(&zone, &query, &mut bytes, transport, served, turn);
+                (bytes, replied)
+            }
+        };
+        let len = shared.add_options(&mut bytes, &query, &replied, transport, Some(client));
+        bytes.truncate(len);
+        (bytes, replied.rcode)
     }
 }

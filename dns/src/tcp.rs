@@ -212,7 +212,7 @@ impl Connection {
                 let done = done.clone();
                 // It has room for all that wait, and fails only if the connection has ended.
                 let deliver = move |reply: Vec<u8>| drop(done.try_send(reply));
-                responder.forwarder.wait(*pending, Box::new(deliver));
+                responder.wait(*pending, deliver);
             }
         }
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod name;
 pub(crate) mod numbers;
+pub(crate) mod options;
 pub(crate) mod query;
 pub(crate) mod record;
 pub(crate) mod reply;

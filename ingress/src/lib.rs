@@ -53,7 +53,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use daemon::bind_error::{self, Transport};
-use daemon::flags::{parse_address, parse_duration};
+use daemon::flags::{parse_address, parse_bytes, parse_duration};
 use daemon::{Daemon, Failure, SupervisedThread};
 use feed::{Update, Updates};
 use ipnet::IpNet;
@@ -67,7 +67,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::origin::Rules;
 use crate::settings::Settings;
-use crate::snapshot::{Compiler, PlanDefaults, Problem, Snapshot, parse_bytes};
+use crate::snapshot::{Compiler, PlanDefaults, Problem, Snapshot};
 use crate::worker::{Orders, Sockets};
 
 /// The kinds of object that this process follows.

@@ -24,7 +24,7 @@ pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Endpoints, Unse
 pub(crate) use certificate::Certificate;
 pub(crate) use compile::Compiler;
 pub(crate) use plan::{Plan, PlanDefaults};
-pub(crate) use policy::{RefusedBy, parse_bytes};
+pub(crate) use policy::RefusedBy;
 pub(crate) use problem::{About, Problem};
 
 use crate::route::{HostKey, HostTable, PathTable};

@@ -1,32 +1,41 @@
 //! What happens to a question about a name outside our zones: one function, [`Outside::decide`].
 //!
-//! Pure. Each data thread has an [`Outside`] of its own: the questions that it is asking upstreams
-//! (an equal question waits for the same answer, which also keeps forgers from a birthday attack:
-//! RFC 5452 section 5) and the questions that failed lately. A cache is one more step of the
-//! decision: after the client was allowed, before anything is asked.
+//! Pure. Each data thread has an [`Outside`] of its own: the questions that its clients wait for.
+//! An equal question waits for the same answer, which also keeps forgers from a birthday attack
+//! (RFC 5452 section 5).
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::sync::Arc;
 
-use crate::wire::Rcode;
+use daemon::quota;
 
-use super::failures::Failures;
-use super::question::Question;
+use crate::cache::stored::{Age, Stored};
+use crate::cache::{Failure, Found};
+
+use super::question::{Key, Question};
+
+/// Queries that may wait for the answer to one question.
+const MAX_WAITERS: usize = 4096;
+/// Queries that may wait in all.
+const MAX_ALL_WAITERS: usize = 16_384;
 
 /// What is decided about a question. `P` is the permit to wait for upstreams.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Decision<P> {
     /// The client may not use the upstreams.
     Refuse,
-    /// It failed a moment ago, with this code.
-    FailAgain(Rcode),
+    /// The cache has an answer. `refresh` holds a permit if upstreams should be asked for the next.
+    Answer { answer: Arc<Stored>, age: Age, refresh: Option<P> },
+    /// It failed a moment ago.
+    FailAgain(Failure),
     /// It comes from an upstream that forwards to us what we forward to it.
     BreakLoop,
     /// Too many questions wait for upstreams.
     Busy,
-    /// An identical question is in flight: wait for its answer.
-    Join { permit: P, same_client: bool },
+    /// An identical question is in flight: wait for its answer. There is no permit if the client
+    /// waits for it already: one name costs a client one place, however often it asks.
+    Join { permit: Option<P>, same_client: bool },
     /// Ask the upstreams.
     Ask(P),
 }
@@ -41,136 +50,215 @@ pub(crate) struct Client {
     pub(crate) is_loop: bool,
 }
 
+impl Client {
+    fn quota(&self) -> quota::Client {
+        quota::Client::of(self.address.ip())
+    }
+}
+
 /// One data thread's questions for upstreams; `W` waits for an answer.
 #[derive(Debug)]
-pub(crate) struct Outside<W> {
-    in_flight: HashMap<Question, InFlight<W>>,
-    failures: Failures,
+pub(crate) struct Outside<W, P> {
+    in_flight: HashMap<Question, InFlight<W, P>, foldhash::fast::RandomState>,
+    waiters: usize,
 }
 
 #[derive(Debug)]
-struct InFlight<W> {
+struct InFlight<W, P> {
     first_client: SocketAddr,
+    /// The place of each client that waits.
+    places: HashMap<quota::Client, P, foldhash::fast::RandomState>,
     waiters: Vec<W>,
 }
 
-impl<W> Outside<W> {
-    pub(crate) fn new() -> Outside<W> {
-        Outside { in_flight: HashMap::new(), failures: Failures::default() }
+impl<W, P> Outside<W, P> {
+    pub(crate) fn new() -> Outside<W, P> {
+        Outside { in_flight: HashMap::default(), waiters: 0 }
     }
 
-    /// Decides. `admit` gives a permit if another question may wait for upstreams.
-    pub(crate) fn decide<P>(
+    /// Decides. `found` is what the cache knows, `are_down` whether all upstreams are known not to
+    /// answer; `admit` gives a permit if another question may wait for upstreams.
+    #[inline]
+    pub(crate) fn decide(
         &self,
-        question: &Question,
+        key: &Key,
+        found: Found,
         client: Client,
-        now: Instant,
+        are_down: bool,
         admit: impl FnOnce() -> Option<P>,
     ) -> Decision<P> {
         if !client.is_allowed {
             return Decision::Refuse;
         }
-        if let Some(rcode) = self.failures.recall(question, now) {
-            return Decision::FailAgain(rcode);
-        }
+        let stale = match found {
+            Found::Fresh { answer, age, refresh } => {
+                let refresh = if refresh && !client.is_loop { admit() } else { None };
+                return Decision::Answer { answer, age: Age::Fresh(age), refresh };
+            }
+            Found::Failed(failure) => return Decision::FailAgain(failure),
+            Found::Stale { answer, may_ask: true } if !are_down => Some(answer),
+            Found::Stale { answer, may_ask } => {
+                let refresh = if may_ask { admit() } else { None };
+                return Decision::Answer { answer, age: Age::Stale, refresh };
+            }
+            Found::Nothing => None,
+        };
         if client.is_loop {
             return Decision::BreakLoop;
         }
-        let Some(permit) = admit() else { return Decision::Busy };
-        match self.in_flight.get(question) {
-            Some(asked) => {
-                Decision::Join { permit, same_client: asked.first_client == client.address }
-            }
-            None => Decision::Ask(permit),
+        self.wait_or_ask(key, client, admit).unwrap_or(match stale {
+            Some(answer) => Decision::Answer { answer, age: Age::Stale, refresh: None },
+            None => Decision::Busy,
+        })
+    }
+
+    /// `None` if there is no room.
+    fn wait_or_ask(
+        &self,
+        key: &Key,
+        client: Client,
+        admit: impl FnOnce() -> Option<P>,
+    ) -> Option<Decision<P>> {
+        if self.waiters == MAX_ALL_WAITERS {
+            return None;
         }
+        let Some(asked) = self.in_flight.get(key.octets()) else {
+            return admit().map(Decision::Ask);
+        };
+        if asked.waiters.len() == MAX_WAITERS {
+            return None;
+        }
+        let permit = match asked.places.contains_key(&client.quota()) {
+            true => None,
+            false => Some(admit()?),
+        };
+        Some(Decision::Join { permit, same_client: asked.first_client == client.address })
     }
 
     /// Waits for the answer to a question. True if it is not being asked yet.
-    pub(crate) fn wait(&mut self, question: &Question, client: SocketAddr, waiter: W) -> bool {
-        if let Some(asked) = self.in_flight.get_mut(question) {
-            asked.waiters.push(waiter);
-            return false;
-        }
-        let asked = InFlight { first_client: client, waiters: vec![waiter] };
-        self.in_flight.insert(question.clone(), asked);
-        true
-    }
-
-    /// Ends a question, which failed with a code or was answered; those who wait for it.
-    pub(crate) fn finish(
+    pub(crate) fn wait(
         &mut self,
         question: &Question,
-        failed: Option<Rcode>,
-        now: Instant,
-    ) -> Vec<W> {
-        match failed {
-            Some(rcode) => self.failures.remember(question, rcode, now),
-            None => self.failures.forget(question),
+        client: SocketAddr,
+        permit: Option<P>,
+        waiter: W,
+    ) -> bool {
+        self.waiters += 1;
+        let mut is_first = false;
+        let asked = self.in_flight.entry(question.clone()).or_insert_with(|| {
+            is_first = true;
+            InFlight { first_client: client, places: HashMap::default(), waiters: Vec::new() }
+        });
+        if let Some(permit) = permit {
+            asked.places.insert(quota::Client::of(client.ip()), permit);
         }
-        self.in_flight.remove(question).map(|asked| asked.waiters).unwrap_or_default()
+        asked.waiters.push(waiter);
+        is_first
     }
 
-    /// Whether no question is being asked.
+    /// Those who wait for the answer to a question, which from now on is not waited for.
+    pub(crate) fn finish(&mut self, question: &Question) -> Vec<W> {
+        let asked = self.in_flight.remove(question);
+        let waiters = asked.map(|asked| asked.waiters).unwrap_or_default();
+        self.waiters -= waiters.len();
+        waiters
+    }
+
+    /// Whether nobody waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.in_flight.is_empty()
-    }
-
-    /// Forgets failures, because other upstreams are asked now.
-    pub(crate) fn forget_failures(&mut self) {
-        self.failures.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::oracle::question;
-    use crate::wire::Query;
-
-    fn asked(text: &str) -> Question {
-        let packet = question(text).to_vec().unwrap();
-        let mut query = Query::new();
-        query.parse(&packet).unwrap();
-        Question::of(&query, &packet)
-    }
+    use crate::cache::Failure;
+    use crate::oracle::{asked, key};
+    use crate::wire::Rcode;
 
     fn client(address: &str) -> Client {
         Client { address: address.parse().unwrap(), is_allowed: true, is_loop: false }
     }
 
+    fn answer() -> Arc<Stored> {
+        Arc::new(Stored::without_records(Rcode::NXDOMAIN, None))
+    }
+
     #[test]
     fn each_step_in_its_order() {
         let mut outside = Outside::new();
-        let (question, now) = (asked("www.example A"), Instant::now());
+        let (name, question) = (key("www.example A"), asked("www.example A"));
         let (one, two) = (client("10.0.0.1:53"), client("10.0.0.2:53"));
-        let check = |outside: &Outside<u8>, client, now, permit, expected: Decision<()>| {
-            assert_eq!(outside.decide(&question, client, now, || permit), expected);
+        let check = |outside: &Outside<u8, ()>, found: &Found, client, permit, expected| {
+            let decision = outside.decide(&name, found.clone(), client, false, || permit);
+            assert_eq!(decision, expected, "{found:?}");
         };
+        let nothing = Found::Nothing;
         let refused = Client { is_allowed: false, ..one };
         let looped = Client { is_loop: true, ..one };
-        check(&outside, refused, now, Some(()), Decision::Refuse);
-        check(&outside, looped, now, Some(()), Decision::BreakLoop);
-        check(&outside, one, now, None, Decision::Busy);
-        check(&outside, one, now, Some(()), Decision::Ask(()));
-        assert!(outside.wait(&question, one.address, 1));
-        let join = |same_client| Decision::Join { permit: (), same_client };
-        check(&outside, one, now, Some(()), join(true));
-        check(&outside, two, now, Some(()), join(false));
-        check(&outside, two, now, None, Decision::Busy);
-        assert!(!outside.wait(&question, two.address, 2));
-        assert!(outside.wait(&asked("other.example A"), two.address, 3));
-        assert_eq!(outside.finish(&question, Some(Rcode::SERVFAIL), now), [1, 2]);
-        check(&outside, refused, now, Some(()), Decision::Refuse);
-        check(&outside, looped, now, None, Decision::FailAgain(Rcode::SERVFAIL));
-        let later = now + Duration::from_secs(2);
-        check(&outside, one, later, Some(()), Decision::Ask(()));
-        assert!(outside.wait(&question, one.address, 4));
-        assert_eq!(outside.finish(&question, None, later), [4]);
-        check(&outside, one, later, Some(()), Decision::Ask(()));
-        outside.finish(&question, Some(Rcode::REFUSED), later);
-        outside.forget_failures();
-        check(&outside, one, later, Some(()), Decision::Ask(()));
+        let fresh = |refresh| Found::Fresh { answer: answer(), age: 3, refresh };
+        let answered = |refresh| Decision::Answer { answer: answer(), age: Age::Fresh(3), refresh };
+        let failure = Failure { rcode: Rcode::SERVFAIL, error: None };
+        let failed = Found::Failed(failure.clone());
+        check(&outside, &fresh(false), refused, Some(()), Decision::Refuse);
+        check(&outside, &fresh(false), one, Some(()), answered(None));
+        check(&outside, &fresh(true), one, Some(()), answered(Some(())));
+        check(&outside, &fresh(true), one, None, answered(None));
+        check(&outside, &fresh(true), looped, Some(()), answered(None));
+        check(&outside, &failed, looped, Some(()), Decision::FailAgain(failure));
+        check(&outside, &nothing, looped, Some(()), Decision::BreakLoop);
+        check(&outside, &nothing, one, None, Decision::Busy);
+        check(&outside, &nothing, one, Some(()), Decision::Ask(()));
+        assert!(outside.wait(&question, one.address, Some(()), 1));
+        let join = |permit, same_client| Decision::Join { permit, same_client };
+        check(&outside, &nothing, one, Some(()), join(None, true));
+        check(&outside, &nothing, one, None, join(None, true));
+        let other_port = client("10.0.0.1:54");
+        check(&outside, &nothing, other_port, None, join(None, false));
+        check(&outside, &nothing, two, Some(()), join(Some(()), false));
+        check(&outside, &nothing, two, None, Decision::Busy);
+        assert!(!outside.wait(&question, two.address, Some(()), 2));
+        assert!(outside.wait(&asked("other.example A"), two.address, Some(()), 3));
+        assert_eq!(outside.finish(&question), [1, 2]);
+        check(&outside, &nothing, one, Some(()), Decision::Ask(()));
+        assert!(!outside.is_empty());
+    }
+
+    #[test]
+    fn a_stale_answer_is_better_than_none() {
+        let outside: Outside<u8, ()> = Outside::new();
+        let (name, one) = (key("www.example A"), client("10.0.0.1:53"));
+        let check = |may_ask: bool, are_down: bool, permit, expected| {
+            let found = Found::Stale { answer: answer(), may_ask };
+            assert_eq!(outside.decide(&name, found, one, are_down, || permit), expected);
+        };
+        let stale = |refresh| Decision::Answer { answer: answer(), age: Age::Stale, refresh };
+        check(true, false, Some(()), Decision::Ask(()));
+        check(true, false, None, stale(None));
+        check(true, true, Some(()), stale(Some(())));
+        check(true, true, None, stale(None));
+        check(false, false, Some(()), stale(None));
+        check(false, true, Some(()), stale(None));
+    }
+
+    #[test]
+    fn those_who_wait_are_bounded() {
+        let mut outside: Outside<usize, ()> = Outside::new();
+        let one = client("10.0.0.1:53");
+        let decide = |outside: &Outside<usize, ()>, name: &str| {
+            outside.decide(&key(name), Found::Nothing, one, false, || Some(()))
+        };
+        for number in 0..MAX_ALL_WAITERS {
+            let name = format!("n{}.example A", number / MAX_WAITERS);
+            assert!(!matches!(decide(&outside, &name), Decision::Busy), "{number}");
+            outside.wait(&asked(&name), one.address, Some(()), number);
+            if (number + 1) % MAX_WAITERS == 0 {
+                assert_eq!(decide(&outside, &name), Decision::Busy);
+            }
+        }
+        assert_eq!(decide(&outside, "new.example A"), Decision::Busy);
+        assert_eq!(outside.finish(&asked("n0.example A")).len(), MAX_WAITERS);
+        assert_eq!(decide(&outside, "new.example A"), Decision::Ask(()));
     }
 }

@@ -21,7 +21,8 @@ use tokio::time::Instant;
 use crate::wire::UDP_EDNS_LIMIT;
 
 use super::question::Question;
-use super::relay::{Answer, is_truncated};
+use super::rebuild::{is_truncated, rebuild};
+use crate::cache::stored::Stored;
 
 /// More than an upstream should send, because the query says how much less is accepted.
 const MAX_UDP_ANSWER: usize = 4096;
@@ -78,23 +79,20 @@ impl Pools {
         &self,
         upstream: SocketAddr,
         question: &Question,
-    ) -> Result<Vec<u8>, Failed> {
+    ) -> Result<Stored, Failed> {
         let pool = self.pool(upstream);
         let _permit = self.sockets.acquire().await.expect("this semaphore is never closed");
         let reply = pool.over_udp(question).await?;
-        if Answer::read(&reply).is_none() && !is_truncated(&reply) {
-            return Err(Failed::Malformed);
-        }
+        let read = rebuild(question, &reply);
         if !is_truncated(&reply) {
-            return Ok(reply);
+            return read.ok_or(Failed::Malformed);
         }
-        match pool.over_tcp(question).await {
-            Ok(whole) if Answer::read(&whole).is_some() => Ok(whole),
-            // The client can see that it is incomplete, which is better than no answer.
-            _ if Answer::read(&reply).is_some() => Ok(reply),
-            Ok(_) => Err(Failed::Malformed),
+        let whole = match pool.over_tcp(question).await {
+            Ok(whole) => rebuild(question, &whole).ok_or(Failed::Malformed),
             Err(_) => Err(Failed::Incomplete),
-        }
+        };
+        // The client can see that it is incomplete, which is better than no answer.
+        whole.or_else(|error| read.ok_or(error))
     }
 
     /// Closes what has been idle for too long, and forgets upstreams that are not used any more.
@@ -127,7 +125,7 @@ impl Pool {
         socket.connect(&self.upstream.into())?;
         let socket = UdpSocket::from_std(socket.into())?;
         let id = rand::random();
-        socket.send(&question.message(id)).await?;
+        socket.send(&question.message(id, true)).await?;
         let mut buffer = vec![0; MAX_UDP_ANSWER];
         loop {
             let len = socket.recv(&mut buffer).await?;
@@ -160,7 +158,7 @@ impl Pool {
         question: &Question,
     ) -> Result<Vec<u8>, Failed> {
         let id = rand::random();
-        let message = question.message(id);
+        let message = question.message(id, true);
         let length = (message.len() as u16).to_be_bytes();
         stream.write_all(&[&length[..], &message].concat()).await?;
         loop {

@@ -2,6 +2,7 @@
 //! of the system's resolver, but never ourselves), who may use them, and how many at a time.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -9,12 +10,18 @@ use daemon::quota::Quota;
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 
+use crate::cache::stored::Stored;
+use crate::cache::{Cache, Failure};
 use crate::metrics::Metrics;
 
+use super::flights::Flights;
 use super::probe::Probes;
 
 /// The port of a DNS server unless another is given.
 pub(crate) const DNS_PORT: u16 = 53;
+
+/// What upstreams said to a question.
+pub(crate) type Learnt = Result<Arc<Stored>, Failure>;
 
 /// Shared by all data threads.
 #[derive(Debug)]
@@ -28,6 +35,9 @@ pub(crate) struct Forwarding {
     pub(crate) quota: Quota,
     pub(crate) metrics: Metrics,
     pub(crate) probes: Probes,
+    pub(crate) cache: Cache,
+    /// The questions that are being asked.
+    pub(crate) flights: Flights<Learnt>,
 }
 
 /// The servers to forward to, in this order.
@@ -43,6 +53,11 @@ pub(crate) struct Upstreams {
 impl Upstreams {
     pub(crate) fn of(servers: Vec<SocketAddr>) -> Upstreams {
         Upstreams { version: 0, servers, loops: Vec::new() }
+    }
+
+    /// Whether none is known to answer.
+    pub(crate) fn are_down(&self) -> bool {
+        self.servers.is_empty()
     }
 
     pub(crate) fn has_address(&self, ip: IpAddr) -> bool {

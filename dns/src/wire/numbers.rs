@@ -42,15 +42,36 @@ impl Type {
     pub(crate) const SRV: Type = Type(33);
     pub(crate) const DNAME: Type = Type(39);
     pub(crate) const OPT: Type = Type(41);
+    pub(crate) const DS: Type = Type(43);
+    pub(crate) const RRSIG: Type = Type(46);
+    pub(crate) const NSEC: Type = Type(47);
+    pub(crate) const NSEC3: Type = Type(50);
     pub(crate) const HTTPS: Type = Type(65);
     pub(crate) const IXFR: Type = Type(251);
     pub(crate) const AXFR: Type = Type(252);
     pub(crate) const ANY: Type = Type(255);
 }
 
+impl std::fmt::Display for Type {
+    /// The usual name, or that of RFC 3597.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", hickory_proto::rr::RecordType::from(self.0))
+    }
+}
+
 /// A class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Class(pub(crate) u16);
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Class::IN => f.write_str("IN"),
+            Class::CH => f.write_str("CH"),
+            Class(number) => write!(f, "CLASS{number}"),
+        }
+    }
+}
 
 impl Class {
     pub(crate) const IN: Class = Class(1);

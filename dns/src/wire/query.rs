@@ -2,6 +2,7 @@
 
 use super::name::{self, Name};
 use super::numbers::{Class, HEADER_LEN, Type, UDP_EDNS_LIMIT, UDP_PLAIN_LIMIT, flag, u16_at};
+use super::options::{self, Cookie};
 use super::record::Records;
 
 /// The root as owner, then the type.
@@ -20,12 +21,17 @@ pub(crate) struct Query {
     pub(crate) edns: Option<Edns>,
 }
 
-/// The content of a query's OPT record (RFC 6891 section 6.1). Its options are ignored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The content of a query's OPT record (RFC 6891 section 6.1). Options that are not named here are
+/// ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edns {
     pub(crate) udp_size: u16,
     pub(crate) version: u8,
     pub(crate) dnssec_ok: bool,
+    /// RFC 7873.
+    pub(crate) cookie: Option<Cookie>,
+    /// The query is padded, so its reply should be (RFC 7830).
+    pub(crate) is_padded: bool,
 }
 
 /// Why a packet cannot be answered as a query.
@@ -104,10 +110,12 @@ impl Query {
                 continue;
             }
             let at_root = packet[record.start] == 0;
-            if self.edns.is_some() || !at_root || !are_options(record.rdata(packet)) {
+            if self.edns.is_some() || !at_root {
                 return None;
             }
-            self.edns = Some(Edns::of(record.class, record.ttl));
+            let mut edns = Edns::of(record.class, record.ttl);
+            edns.read_options(record.rdata(packet))?;
+            self.edns = Some(edns);
         }
         Some(())
     }
@@ -125,7 +133,23 @@ impl Edns {
     /// From the class and TTL fields of an OPT record.
     fn of(class: Class, ttl: u32) -> Edns {
         let [_, version, flags_high, _] = ttl.to_be_bytes();
-        Edns { udp_size: class.0, version, dnssec_ok: flags_high & 0x80 != 0 }
+        Edns { udp_size: class.0, version, dnssec_ok: flags_high & 0x80 != 0, ..Edns::default() }
+    }
+
+    /// Reads the options. `None` if they are not a sequence of whole options (RFC 6891 section
+    /// 6.1.2), or if a cookie has an impossible length (RFC 7873 section 5.2.2).
+    fn read_options(&mut self, mut rdata: &[u8]) -> Option<()> {
+        while !rdata.is_empty() {
+            let (code, len) = (u16_at(rdata, 0)?, usize::from(u16_at(rdata, 2)?));
+            let data = rdata.get(4..4 + len)?;
+            match code {
+                options::COOKIE => self.cookie = Some(Cookie::read(data)?),
+                options::PADDING => self.is_padded = true,
+                _ => {}
+            }
+            rdata = &rdata[4 + len..];
+        }
+        Some(())
     }
 }
 
@@ -155,16 +179,6 @@ fn find_edns(packet: &[u8]) -> Option<Edns> {
     None
 }
 
-/// Whether an OPT record's RDATA is a sequence of whole options (RFC 6891 section 6.1.2).
-fn are_options(mut rdata: &[u8]) -> bool {
-    while !rdata.is_empty() {
-        let Some(len) = u16_at(rdata, 2) else { return false };
-        let Some(rest) = rdata.get(4 + usize::from(len)..) else { return false };
-        rdata = rest;
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,10 +204,33 @@ mod tests {
         assert_eq!(query.name, Name::from_text("a.bc").unwrap());
         assert_eq!((query.qtype, query.qclass), (Type::AAAA, Class::IN));
         assert_eq!(query.question_end, 12 + QUESTION.len());
-        let edns = Edns { udp_size: 1232, version: 0, dnssec_ok: true };
+        let edns = Edns { udp_size: 1232, dnssec_ok: true, ..Edns::default() };
         assert_eq!(query.edns, Some(edns));
         query.parse(&packet(&[], &[QUESTION])).unwrap();
         assert_eq!(query.edns, None);
+    }
+
+    #[test]
+    fn options_are_read() {
+        let check = |options: &[u8], expected: Option<(Option<Cookie>, bool)>| {
+            let opt = [&OPT[..9], &[0, options.len() as u8], options].concat();
+            let mut query = Query::new();
+            let parsed = query.parse(&packet(&[(11, 1)], &[QUESTION, &opt]));
+            let edns = query.edns.filter(|_| parsed.is_ok());
+            assert_eq!(edns.map(|edns| (edns.cookie, edns.is_padded)), expected, "{options:?}");
+        };
+        let client = *b"12345678";
+        check(b"", Some((None, false)));
+        check(b"\x00\x0c\x00\x02\x00\x00", Some((None, true)));
+        let cookie = |server| Some(Cookie { client, server });
+        check(b"\x00\x0a\x00\x0812345678", Some((cookie(None), false)));
+        let both = b"\x00\x0a\x00\x1812345678abcdefghijklmnop";
+        check(both, Some((cookie(Some(*b"abcdefghijklmnop")), false)));
+        // Another server's cookie may have another length.
+        check(b"\x00\x0a\x00\x1012345678abcdefgh", Some((cookie(None), false)));
+        check(b"\x00\x0a\x00\x071234567", None);
+        check(b"\x00\x0a\x00\x0f12345678abcdefg", None);
+        check(b"\x00\x0a\x00\x0912345678", None);
     }
 
     #[test]
@@ -266,7 +303,7 @@ mod tests {
     fn udp_limits() {
         let mut query = Query::new();
         let mut check = |size: Option<u16>, expected: usize| {
-            query.edns = size.map(|udp_size| Edns { udp_size, version: 0, dnssec_ok: false });
+            query.edns = size.map(|udp_size| Edns { udp_size, ..Edns::default() });
             assert_eq!(query.udp_limit(), expected, "{size:?}");
         };
         check(None, 512);

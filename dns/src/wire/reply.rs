@@ -8,6 +8,7 @@
 use super::numbers::{
     Class, HEADER_LEN, OPT_LEN, QUESTION_AT, Rcode, TCP_LIMIT, Type, UDP_EDNS_LIMIT, flag,
 };
+use super::options::COOKIE_LEN;
 use super::query::Query;
 
 /// A section of the reply. Sections are filled in this order.
@@ -35,8 +36,10 @@ pub(crate) struct Reply<'b> {
 #[derive(Clone, Copy, Debug)]
 struct State {
     len: usize,
-    /// Records end before this offset; after it there is room for the OPT record.
+    /// Records end before this offset; after it there is room for the OPT record and a cookie.
     limit: usize,
+    /// The length of the buffer, as far as the client accepts it.
+    room: usize,
     questions: u16,
     /// Records in each section.
     counts: [u16; 3],
@@ -72,10 +75,14 @@ impl<'b> Reply<'b> {
             Transport::Udp => query.udp_limit(),
             Transport::Tcp => TCP_LIMIT,
         };
-        let opt = if query.edns.is_some() { OPT_LEN } else { 0 };
+        let opt = query.edns.map_or(0, |edns| match edns.cookie {
+            None => OPT_LEN,
+            Some(_) => OPT_LEN + COOKIE_LEN,
+        });
         let state = State {
             len: query.question_end,
             limit: limit.min(buf.len()) - opt,
+            room: limit.min(buf.len()),
             questions: 1,
             counts: [0; 3],
             flags: flag::QR | flags | query.flags & flag::RD,
@@ -91,6 +98,7 @@ impl<'b> Reply<'b> {
         let state = State {
             len: HEADER_LEN,
             limit: HEADER_LEN,
+            room: HEADER_LEN + OPT_LEN,
             questions: 0,
             counts: [0; 3],
             flags: flag::QR | query.flags & (flag::OPCODE | flag::RD),
@@ -104,6 +112,11 @@ impl<'b> Reply<'b> {
     #[inline]
     pub(crate) fn set(&mut self, flags: u16) {
         self.state.flags |= flags;
+    }
+
+    /// Takes header bits away.
+    pub(crate) fn clear(&mut self, flags: u16) {
+        self.state.flags &= !flags;
     }
 
     /// The offset of the next record.
@@ -154,6 +167,25 @@ impl<'b> Reply<'b> {
             self.state.counts[section as usize] += 1;
         }
         fits
+    }
+
+    /// Appends the records of all sections, which are complete and in order, if there is room for
+    /// them. The reply must have no records yet.
+    #[inline]
+    pub(crate) fn all(&mut self, records: &[u8], counts: [u16; 3]) -> bool {
+        debug_assert_eq!(self.state.counts, [0; 3]);
+        let fits = self.state.limit - self.state.len >= records.len();
+        if fits {
+            self.write(records);
+            self.state.counts = counts;
+        }
+        fits
+    }
+
+    /// The octets of the reply from an offset up to its end.
+    #[inline]
+    pub(crate) fn since(&mut self, at: usize) -> &mut [u8] {
+        &mut self.buf[at..self.state.len]
     }
 
     /// Appends compiled answers of `stride` octets each, rotated so that the `turn`th is the first.
@@ -230,13 +262,12 @@ impl<'b> Reply<'b> {
 impl Detached {
     /// The reply again, in a buffer of the largest size that it may reach.
     pub(crate) fn attach(&mut self) -> Reply<'_> {
-        self.bytes.resize(self.state.limit + OPT_LEN, 0);
+        self.bytes.resize(self.state.room, 0);
         Reply { buf: &mut self.bytes, state: self.state }
     }
 
-    /// The octets of the reply of [`Detached::attach`], once it is finished.
-    pub(crate) fn into_bytes(mut self, len: usize) -> Vec<u8> {
-        self.bytes.truncate(len);
+    /// The buffer of [`Detached::attach`].
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 }

@@ -65,16 +65,23 @@ impl Zone {
         if let Node::Service(Service { kind: ServiceKind::External(_), .. }) = found.node
             && follows
         {
-            return self.follow(query, reply, turn);
+            let at = usize::from(QUESTION_AT);
+            return self.follow(query.name.clone(), at, query.qtype, reply, turn);
         }
         let owner = Owner { name: &query.name, zone: found.zone, at: QUESTION_AT };
         Answer::Complete(self.answer_at(&owner, &found.node, query.qtype, reply, turn))
     }
 
-    /// Follows aliases as long as they lead to names in our zones.
-    fn follow(&self, query: &Query, reply: &mut Reply<'_>, turn: usize) -> Answer {
-        let mut name = query.name.clone();
-        let mut at = usize::from(QUESTION_AT);
+    /// Answers for a name that is in the reply already, uncompressed, at the offset `at`. Follows
+    /// aliases as long as they lead to names in our zones.
+    pub(crate) fn follow(
+        &self,
+        mut name: Name,
+        mut at: usize,
+        qtype: Type,
+        reply: &mut Reply<'_>,
+        turn: usize,
+    ) -> Answer {
         let mut passed: Vec<*const Service> = Vec::with_capacity(MAX_CHAIN);
         loop {
             let Some(Found { zone, node }) = self.find(&name) else {
@@ -86,10 +93,12 @@ impl Zone {
             let owner = Owner { name: &name, zone, at: at as u16 };
             let Node::Service(service @ Service { kind: ServiceKind::External(target), .. }) = node
             else {
-                return Answer::Complete(self.answer_at(&owner, &node, query.qtype, reply, turn));
+                return Answer::Complete(self.answer_at(&owner, &node, qtype, reply, turn));
             };
-            let is_loop =
-                passed.len() == MAX_CHAIN || passed.contains(&std::ptr::from_ref(service));
+            if passed.len() == MAX_CHAIN {
+                return Answer::Complete(Rcode::SERVFAIL);
+            }
+            let is_loop = passed.contains(&std::ptr::from_ref(service));
             if is_loop || !self.alias(&owner, target, reply) {
                 return Answer::Complete(Rcode::NOERROR);
             }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use daemon::flags::parse_bytes;
 use model::nearest;
 use model::problem::Level;
 
@@ -183,23 +184,6 @@ fn effective(annotations: &BTreeMap<Arc<str>, Arc<str>>) -> BTreeMap<&str, (&Arc
 fn set(timeout: &mut Option<Duration>, value: &str) -> Result<(), String> {
     *timeout = Some(parse_timeout(value)?);
     Ok(())
-}
-
-/// Bytes, with `k`, `m` or `g` for powers of 1024.
-pub(crate) fn parse_bytes(value: &str) -> Result<u64, String> {
-    let bad = || format!("{value:?} is not a valid size (examples: 1048576, 8m, 1g)");
-    let (digits, unit) = match value.find(|c: char| !c.is_ascii_digit()) {
-        None => (value, ""),
-        Some(at) => value.split_at(at),
-    };
-    let scale: u64 = match unit {
-        "" => 1,
-        "k" | "K" | "Ki" => 1 << 10,
-        "m" | "M" | "Mi" => 1 << 20,
-        "g" | "G" | "Gi" => 1 << 30,
-        _ => return Err(bad()),
-    };
-    digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale)).ok_or_else(bad)
 }
 
 /// Seconds, or a number with `s` or `m`; more than zero and at most a day.
