@@ -51,7 +51,7 @@ pub(crate) fn serve(
         Served::Answer(answer, age) => {
             let mut rcode = None;
             if let Some(at) = answer.open_end {
-                rcode = follow(zone, query, &mut reply, answer, age, (at.into(), turn));
+                rcode = follow(zone, query, &mut reply, answer, age, (at, turn));
             }
             let rcode = rcode.unwrap_or_else(|| {
                 answer.write(query, &mut reply, age);
@@ -75,10 +75,10 @@ fn follow(
     reply: &mut Reply<'_>,
     answer: &Stored,
     age: Age,
-    (at, turn): (usize, usize),
+    (at, turn): (u16, usize),
 ) -> Option<Rcode> {
     let mut target = Name::root();
-    let in_records = at.checked_sub(query.question_end)?;
+    let in_records = usize::from(at).checked_sub(query.question_end)?;
     target.read(&answer.records, in_records)?;
     zone.find(&target)?;
     answer.write_answers(query, reply, age);

@@ -29,17 +29,43 @@ pub(crate) enum Answer {
     Alias(Box<Name>),
 }
 
-/// The name that is being answered, its zone, and its offset in the reply.
+/// The name that is being answered, its zone, and where it is in the reply.
 struct Owner<'n> {
     name: &'n Name,
     zone: ZoneAt,
-    at: u16,
+    place: &'n Place,
+}
+
+/// Where a name is in the reply.
+#[derive(Clone, Debug)]
+enum Place {
+    /// It begins at this offset and is not compressed.
+    Whole(u16),
+    /// The offset of each of its labels. The last ones are those of another name.
+    Labels(Vec<u16>),
 }
 
 impl Owner<'_> {
+    /// The offset of the name's label `index`.
+    fn at(&self, index: usize) -> u16 {
+        match self.place {
+            Place::Whole(at) => at + self.name.start(index) as u16,
+            Place::Labels(offsets) => offsets[index],
+        }
+    }
+
     /// A pointer to the name, beginning with its label `index`.
     fn pointer(&self, index: usize) -> [u8; 2] {
-        pointer(usize::from(self.at) + self.name.start(index))
+        pointer(usize::from(self.at(index)))
+    }
+
+    /// How many labels at the end of another name are the same as here.
+    fn shares(&self, other: &Name) -> usize {
+        let count = self.name.labels().min(other.labels());
+        let is_same = |back: &usize| {
+            self.name.label(self.name.labels() - back) == other.label(other.labels() - back)
+        };
+        (1..=count).take_while(is_same).count()
     }
 
     fn name_pointer(&self) -> [u8; 2] {
@@ -65,10 +91,10 @@ impl Zone {
         if let Node::Service(Service { kind: ServiceKind::External(_), .. }) = found.node
             && follows
         {
-            let at = usize::from(QUESTION_AT);
-            return self.follow(query.name.clone(), at, query.qtype, reply, turn);
+            return self.follow(query.name.clone(), QUESTION_AT, query.qtype, reply, turn);
         }
-        let owner = Owner { name: &query.name, zone: found.zone, at: QUESTION_AT };
+        let place = &Place::Whole(QUESTION_AT);
+        let owner = Owner { name: &query.name, zone: found.zone, place };
         Answer::Complete(self.answer_at(&owner, &found.node, query.qtype, reply, turn))
     }
 
@@ -77,11 +103,12 @@ impl Zone {
     pub(crate) fn follow(
         &self,
         mut name: Name,
-        mut at: usize,
+        at: u16,
         qtype: Type,
         reply: &mut Reply<'_>,
         turn: usize,
     ) -> Answer {
+        let mut place = Place::Whole(at);
         let mut passed: Vec<*const Service> = Vec::with_capacity(MAX_CHAIN);
         loop {
             let Some(Found { zone, node }) = self.find(&name) else {
@@ -90,7 +117,7 @@ impl Zone {
                 }
                 return Answer::Alias(Box::new(name));
             };
-            let owner = Owner { name: &name, zone, at: at as u16 };
+            let owner = Owner { name: &name, zone, place: &place };
             let Node::Service(service @ Service { kind: ServiceKind::External(target), .. }) = node
             else {
                 return Answer::Complete(self.answer_at(&owner, &node, qtype, reply, turn));
@@ -98,19 +125,39 @@ impl Zone {
             if passed.len() == MAX_CHAIN {
                 return Answer::Complete(Rcode::SERVFAIL);
             }
-            let is_loop = passed.contains(&std::ptr::from_ref(service));
-            if is_loop || !self.alias(&owner, target, reply) {
+            if passed.contains(&std::ptr::from_ref(service)) {
                 return Answer::Complete(Rcode::NOERROR);
             }
+            let Some((target, next)) = self.alias(&owner, target, reply) else {
+                return Answer::Complete(Rcode::NOERROR);
+            };
             passed.push(service);
-            at = reply.at() - target.len();
-            name.read(target, 0).expect("a Service is compiled only if its target is a name");
+            (name, place) = (target, next);
         }
     }
 
-    fn alias(&self, owner: &Owner<'_>, target: &[u8], reply: &mut Reply<'_>) -> bool {
-        let ttl = self.settings.ttl;
-        reply.record(Section::Answer, &[&owner.name_pointer()], Type::CNAME, ttl, &[target])
+    /// Appends a CNAME record. Its target, which is in wire form, and where it is; `None` if it
+    /// does not fit.
+    fn alias(
+        &self,
+        owner: &Owner<'_>,
+        target: &[u8],
+        reply: &mut Reply<'_>,
+    ) -> Option<(Name, Place)> {
+        let mut name = Name::root();
+        name.read(target, 0).expect("a Service is compiled only if its target is a name");
+        let shared = owner.shares(&name);
+        let (own, theirs) = (name.labels() - shared, owner.name.labels() - shared);
+        let end = if shared > 0 { &owner.pointer(theirs)[..] } else { &[0] };
+        let rdata = [name.between(0, own), end];
+        let (ttl, alias) = (self.settings.ttl, [&owner.name_pointer()[..]]);
+        if !reply.record(Section::Answer, &alias, Type::CNAME, ttl, &rdata) {
+            return None;
+        }
+        let begun = (reply.at() - rdata[0].len() - end.len()) as u16;
+        let mine = (0..own).map(|index| begun + name.start(index) as u16);
+        let offsets = mine.chain((0..shared).map(|index| owner.at(theirs + index))).collect();
+        Some((name, Place::Labels(offsets)))
     }
 
     #[inline]
@@ -129,10 +176,10 @@ impl Zone {
                 return Rcode::NXDOMAIN;
             }
             (Node::Service(service), Type::A) if !service.v4.is_empty() => {
-                reply.addresses(&service.v4, A_LEN, turn, owner.at);
+                reply.addresses(&service.v4, A_LEN, turn, owner.at(0));
             }
             (Node::Service(service), Type::AAAA) if !service.v6.is_empty() => {
-                reply.addresses(&service.v6, AAAA_LEN, turn, owner.at);
+                reply.addresses(&service.v6, AAAA_LEN, turn, owner.at(0));
             }
             (Node::Empty, _) => self.soa(owner, Section::Authority, reply),
             (_, Type::ANY) => self.any(owner, node, reply),

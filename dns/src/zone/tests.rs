@@ -340,7 +340,30 @@ fn a_chain_of_external_names_ends() {
     assert_eq!(whole.len(), 1 + 9 + 1);
     assert_eq!(whole[10], "l9.ns.svc.Z 5 A 10.0.0.1");
     let endless = show(&reply((0..30).map(link).collect()));
-    assert_eq!(endless.len(), 1 + 10);
+    assert_eq!((endless[0].as_str(), endless.len()), ("ServFail", 1 + 10));
+}
+
+#[test]
+fn targets_of_external_names_are_compressed() {
+    let objects = vec![
+        service("one/a ->b.two.svc.cluster.local"),
+        service("two/b ->c.two.svc.cluster.local"),
+        service("two/c 10.0.0.3"),
+    ];
+    let zone = zone_of(settings(PodMode::Disabled, Owned::default()), objects);
+    let packet = question("a.one.svc.Z A").to_vec().unwrap();
+    let policy = crate::respond::Policy::default();
+    let reply = crate::oracle::send(&zone, policy, &packet, Transport::Udp).unwrap();
+    let lines = [
+        "NoError",
+        "a.one.svc.Z 5 CNAME b.two.svc.Z",
+        "b.two.svc.Z 5 CNAME c.two.svc.Z",
+        "c.two.svc.Z 5 A 10.0.0.3",
+    ];
+    assert_eq!(show(&Message::from_vec(&reply).unwrap()), lines);
+    // `b`, `two` and a pointer to `svc`; `c` and a pointer to `two`.
+    let fixed = 2 + 10;
+    assert_eq!(reply.len(), packet.len() + fixed + 2 + 4 + 2 + fixed + 2 + 2 + fixed + 4);
 }
 
 #[test]
