@@ -3,48 +3,50 @@
 //! Each data thread has a [`Forwarder`] of its own and runs it on its own runtime: the thread that
 //! received a question decides about it, asks, and replies. Threads share the list of upstreams
 //! and the quota of clients, without a lock. Left out on purpose: a cache, whose place is in
-//! [`decide`], and the choice of upstreams by their health.
+//! [`decide`].
 
+pub(crate) mod connect;
 pub(crate) mod decide;
 mod exchange;
 mod failures;
+pub(crate) mod health;
 pub(crate) mod loops;
+mod once;
+mod packet;
+mod plan;
 pub(crate) mod probe;
 pub(crate) mod question;
+mod race;
 pub(crate) mod relay;
 pub(crate) mod resolv_conf;
+pub(crate) mod server;
+mod stream;
+mod tasks;
 pub(crate) mod upstreams;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use daemon::quota::{self, QuotaPermit};
-use tokio::sync::Notify;
 use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::Instant;
 
 use crate::metrics::Counters;
 use crate::respond::{Alias, MIN_BUFFER, Outcome, Policy, error};
 use crate::wire::reply::Transport;
-use crate::wire::{Query, Rcode, flag, u16_at};
+use crate::wire::{Query, Rcode};
 
 use decide::{Client, Decision, Outside};
-use exchange::{Failed, IDLE_TIMEOUT, MAX_IDLE_CONNECTIONS, Pools};
 use question::Question;
+use race::{Asked, Asker};
 use relay::Answer;
+use tasks::Tasks;
 use upstreams::Forwarding;
 
-/// A lost datagram is sent again, to the next upstream if there is one.
-const MIN_TRIES: usize = 2;
-/// A client's resolver gives up after 5 s; an answer must come before that.
-const DEADLINE: Duration = Duration::from_millis(4500);
-
-/// Idle sockets that one data thread keeps, to all upstreams together, as a rule: the system's
-/// resolver has up to three.
-pub(crate) const MAX_IDLE_SOCKETS: usize = 3 * MAX_IDLE_CONNECTIONS;
+/// Connections that one data thread keeps to all upstreams together, beside the sockets in use.
+pub(crate) use stream::MAX_STREAMS;
 
 /// Asks upstreams for one data thread. `clone` shares it.
 #[derive(Clone, Debug)]
@@ -54,16 +56,11 @@ pub(crate) struct Forwarder(Rc<Inner>);
 struct Inner {
     shared: Arc<Forwarding>,
     counters: Arc<Counters>,
-    tasks: Rc<LocalSet>,
+    tasks: Tasks,
     outside: RefCell<Outside<Waiter>>,
-    pools: Pools,
+    asker: Asker,
     /// The version of the upstreams that the failures belong to.
     version: Cell<u64>,
-    /// A task runs that closes idle connections.
-    closes_idle: Cell<bool>,
-    /// Tasks that have not ended.
-    active: Cell<usize>,
-    ended: Notify,
 }
 
 /// A client's query that waits for the answer to a question.
@@ -93,14 +90,6 @@ impl std::fmt::Debug for Waiter {
     }
 }
 
-/// The result of asking all upstreams.
-enum Asked {
-    /// An answer, which may be incomplete.
-    Answered(Vec<u8>),
-    /// No answer; or an upstream's refusal, to be passed on.
-    Failed(Option<Vec<u8>>),
-}
-
 impl Forwarder {
     /// For a data thread whose tasks run on `tasks`, with at most `max_sockets` in use.
     pub(crate) fn new(
@@ -109,16 +98,16 @@ impl Forwarder {
         tasks: Rc<LocalSet>,
         max_sockets: usize,
     ) -> Forwarder {
+        let tasks = Tasks::new(tasks);
+        let tls = shared.tls.as_deref().map(connect::for_thread);
+        let (limit, health) = (shared.try_timeout, shared.health.clone());
         Forwarder(Rc::new(Inner {
             version: Cell::new(shared.upstreams.load().version),
             shared,
             counters,
+            asker: Asker::new(tasks.clone(), tls, max_sockets, limit, health),
             tasks,
             outside: RefCell::new(Outside::new()),
-            pools: Pools::new(max_sockets),
-            closes_idle: Cell::new(false),
-            active: Cell::new(0),
-            ended: Notify::new(),
         }))
     }
 
@@ -132,7 +121,7 @@ impl Forwarder {
         let client = Client {
             address,
             is_allowed: shared.allow.iter().any(|net| net.contains(&address.ip())),
-            is_loop: upstreams.loops.iter().any(|upstream| upstream.ip() == address.ip()),
+            is_loop: upstreams.is_loop(address.ip()),
         };
         let admit = || shared.quota.admit(quota::Client::of(address.ip())).ok();
         let now = Instant::now().into_std();
@@ -154,11 +143,8 @@ impl Forwarder {
         let (question, client) = (pending.question.clone(), pending.client);
         let waiter = Waiter { pending, deliver };
         if self.0.outside.borrow_mut().wait(&question, client, waiter) {
-            let (forwarder, active) = (self.clone(), Active::new(self));
-            self.0.tasks.spawn_local(async move {
-                forwarder.answer(question).await;
-                drop(active);
-            });
+            let forwarder = self.clone();
+            self.0.tasks.spawn(async move { forwarder.answer(question).await });
         } else {
             self.0.counters.joined();
         }
@@ -166,20 +152,20 @@ impl Forwarder {
 
     /// Whether nothing has to be waited for.
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.active.get() == 0
+        self.0.tasks.is_idle()
     }
 
     /// Resolves once nothing has to be waited for. For one caller at a time.
     pub(crate) async fn idle(&self) {
         while !self.is_idle() {
-            self.0.ended.notified().await;
+            self.0.tasks.ended().await;
         }
     }
 
     /// Resolves once all questions are answered, for the drain. For one caller at a time.
     pub(crate) async fn answered(&self) {
         while !self.0.outside.borrow().is_empty() {
-            self.0.ended.notified().await;
+            self.0.tasks.ended().await;
         }
     }
 
@@ -187,10 +173,11 @@ impl Forwarder {
     async fn answer(&self, question: Question) {
         let Inner { counters, outside, .. } = &*self.0;
         let begun = Instant::now();
-        let asked = self.ask(&question).await;
+        let group = self.0.shared.upstreams.load_full();
+        let asked = self.0.asker.ask(&group, &question).await;
         let message = match &asked {
             Asked::Answered(message) => Some(message),
-            Asked::Failed(refusal) => refusal.as_ref(),
+            Asked::Failed(failed) => failed.refusal.as_ref(),
         };
         if message.is_some() {
             counters.forwarded(begun.elapsed());
@@ -210,78 +197,6 @@ impl Forwarder {
             counters.replied(transport, Some(qtype), rcode);
             deliver(reply);
         }
-        if self.0.pools.has_idle() && !self.0.closes_idle.replace(true) {
-            self.close_idle_later();
-        }
-    }
-
-    /// Upstreams are tried in their order.
-    async fn ask(&self, question: &Question) -> Asked {
-        let deadline = Instant::now() + DEADLINE;
-        let Inner { shared, pools, .. } = &*self.0;
-        let upstreams = shared.upstreams.load_full();
-        let (mut refusal, mut partial) = (None, None);
-        let count = upstreams.servers.len();
-        let tries = upstreams.servers.iter().cycle().take(count.max(MIN_TRIES));
-        for (number, upstream) in tries.enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let is_replied = refusal.is_some() || partial.is_some();
-            if left.is_zero() || is_replied && number >= count {
-                break;
-            }
-            let limit = left.min(shared.try_timeout);
-            let reply = timeout(limit, pools.ask(*upstream, question)).await;
-            let error = match reply.unwrap_or(Err(Failed::TimedOut)) {
-                Ok(message) if is_refusal(&message) => {
-                    refusal.get_or_insert(message);
-                    Failed::Refused
-                }
-                Ok(message) if relay::is_truncated(&message) => {
-                    partial.get_or_insert(message);
-                    Failed::Incomplete
-                }
-                Ok(message) => return Asked::Answered(message),
-                Err(error) => error,
-            };
-            tracing::debug!(%upstream, %error, "forwarding");
-        }
-        partial.map_or(Asked::Failed(refusal), Asked::Answered)
-    }
-
-    /// Makes sure that idle connections are closed: a data thread without questions in flight does
-    /// not run its tasks, so this counts as one.
-    fn close_idle_later(&self) {
-        let (forwarder, active) = (self.clone(), Active::new(self));
-        self.0.tasks.spawn_local(async move {
-            loop {
-                sleep(IDLE_TIMEOUT).await;
-                let upstreams = forwarder.0.shared.upstreams.load_full();
-                if !forwarder.0.pools.close_idle(&upstreams.servers) {
-                    break;
-                }
-            }
-            forwarder.0.closes_idle.set(false);
-            drop(active);
-        });
-    }
-}
-
-/// Counts a task for as long as it runs.
-struct Active(Forwarder);
-
-impl Active {
-    fn new(forwarder: &Forwarder) -> Active {
-        let inner = &forwarder.0;
-        inner.active.set(inner.active.get() + 1);
-        Active(forwarder.clone())
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        let inner = &self.0.0;
-        inner.active.set(inner.active.get() - 1);
-        inner.ended.notify_one();
     }
 }
 
@@ -316,9 +231,4 @@ fn failure(query: &Query, mut head: Vec<u8>, transport: Transport, rcode: Rcode)
         head.truncate(len);
     }
     head
-}
-
-fn is_refusal(message: &[u8]) -> bool {
-    let rcode = u16_at(message, 2).unwrap_or_default() & flag::RCODE;
-    rcode == Rcode::SERVFAIL.0 || rcode == Rcode::REFUSED.0
 }
