@@ -20,6 +20,7 @@ mod race;
 pub(crate) mod relay;
 pub(crate) mod resolv_conf;
 pub(crate) mod server;
+pub(crate) mod server_metrics;
 mod stream;
 mod tasks;
 pub(crate) mod upstreams;

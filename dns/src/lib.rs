@@ -46,6 +46,7 @@ use budget::Demand;
 use config::Servers;
 use forward::probe::Probes;
 use forward::server::{Group, Server};
+use forward::server_metrics::ServerMetrics;
 use forward::upstreams::Forwarding;
 use forward::{connect, health, loops};
 use metrics::Metrics;
@@ -190,6 +191,7 @@ fn shared(
         health: Arc::default(),
         tls,
     });
+    ServerMetrics::register(&daemon.metrics, forwarding.clone());
     if let Some(file) = followed {
         tokio::spawn(file.follow(forwarding.clone(), daemon.shutdown.reloads()));
     }

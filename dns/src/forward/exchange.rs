@@ -49,6 +49,8 @@ struct Tried {
     with_edns: bool,
     /// A reply was ignored because of the case of its letters.
     other_case: bool,
+    /// An answer that was cut, while TCP is tried.
+    partial: Option<Reply>,
 }
 
 impl Exchange {
@@ -73,6 +75,9 @@ impl Exchange {
         let asked = self.ask_as_supported(server, question, again, &mut tried);
         if let Ok(result) = timeout(limit, asked).await {
             return result;
+        }
+        if let Some(partial) = tried.partial {
+            return Ok(partial);
         }
         server.was_silent(tried.with_edns);
         if tried.other_case {
@@ -105,21 +110,16 @@ impl Exchange {
             server.plain_answered(now);
         }
         if is_truncated(&message) && server.address.tls_name.is_none() {
+            // The client can see that it is incomplete, which is better than no answer.
+            tried.partial = reply(message.clone(), rtt).ok();
             let edns = server.uses_edns(false, now);
-            let whole = self.over_stream(server, question, edns).await;
-            if let Ok(whole) = whole
-                && Answer::read(&whole).is_some()
+            if let Ok(whole) = self.over_stream(server, question, edns).await
+                && let Ok(reply) = reply(whole, rtt)
             {
-                message = whole;
+                return Ok(reply);
             }
         }
-        let answer = Answer::read(&message).ok_or(Reason::Malformed)?;
-        let kind = match answer.rcode {
-            rcode if is_refusal(rcode) => ReplyKind::Refusal(rcode),
-            _ if answer.is_truncated() => ReplyKind::Partial,
-            _ => ReplyKind::Answer,
-        };
-        Ok(Reply { message, kind, rtt })
+        reply(message, rtt)
     }
 
     async fn send(
@@ -149,6 +149,17 @@ impl Exchange {
         let form = Form { edns, padded: server.address.tls_name.is_some(), letters: None };
         self.streams.ask(server, || Packet::new(question, 0, form)).await
     }
+}
+
+/// A message, if it is well-formed.
+fn reply(message: Vec<u8>, rtt: Duration) -> Result<Reply, Reason> {
+    let answer = Answer::read(&message).ok_or(Reason::Malformed)?;
+    let kind = match answer.rcode {
+        rcode if is_refusal(rcode) => ReplyKind::Refusal(rcode),
+        _ if answer.is_truncated() => ReplyKind::Partial,
+        _ => ReplyKind::Answer,
+    };
+    Ok(Reply { message, kind, rtt })
 }
 
 /// Whether a code says that this server has no answer. Others (NOERROR, NXDOMAIN) are answers.

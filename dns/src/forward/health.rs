@@ -111,6 +111,3 @@ impl HealthLog {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
