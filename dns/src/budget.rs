@@ -3,7 +3,7 @@
 //!
 //! Pure.
 
-use crate::forward::MAX_IDLE_SOCKETS;
+use crate::forward::MAX_STREAMS;
 
 /// For the admin endpoint (64 connections), the feed, the log, and files that are read at times.
 const RESERVED: usize = 96;
@@ -38,7 +38,7 @@ pub(crate) struct Budget {
 impl Demand {
     /// Shares the open files out. Everything gets at least one.
     pub(crate) fn budget(self) -> Budget {
-        let per_thread = PER_THREAD + MAX_IDLE_SOCKETS;
+        let per_thread = PER_THREAD + MAX_STREAMS;
         let fixed = RESERVED + self.listeners + per_thread * self.threads;
         let left = self.open_files.saturating_sub(fixed);
         let forwards = self.max_forwards.min(left / FORWARD_SHARE);
@@ -65,7 +65,7 @@ mod tests {
             let found = (budget.tcp_connections, budget.sockets_per_thread);
             assert_eq!(found, expected, "{open_files} files, {threads} threads");
             let used = budget.tcp_connections
-                + threads * (budget.sockets_per_thread + PER_THREAD + MAX_IDLE_SOCKETS);
+                + threads * (budget.sockets_per_thread + PER_THREAD + MAX_STREAMS);
             assert!(used + RESERVED + threads < open_files || open_files < 200);
         };
         check(1 << 20, 5, (1024, 204));

@@ -9,6 +9,7 @@ use daemon::flags::{parse_address, parse_bytes, parse_duration};
 use ipnet::IpNet;
 
 use crate::forward::resolv_conf::ResolvConf;
+use crate::forward::server::ServerAddress;
 use crate::forward::upstreams::{is_ourselves, parse_upstream};
 use crate::wire::Name;
 use crate::zone::{Owned, PodMode, Settings};
@@ -50,12 +51,12 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
     pub domain: String,
 
-    /// Servers to forward other names to, in this order, or `none`; default: the nameservers in
-    /// --resolv-conf
+    /// Servers to forward other names to, or `none`; default: the nameservers in --resolv-conf.
+    /// `tls://IP#NAME` is asked over TLS (RFC 7858) and must have a certificate for this name
     #[arg(
         long,
         env = "SWITCHYARD_UPSTREAM",
-        value_name = "IP[:PORT]",
+        value_name = "[tls://]IP[:PORT][#NAME]",
         value_delimiter = ',',
         value_parser = parse_upstream_or_none
     )]
@@ -70,7 +71,8 @@ pub struct Config {
     )]
     pub resolv_conf: PathBuf,
 
-    /// How long to wait for one upstream before the next is tried; at most 4.5 s in total
+    /// How long an upstream may be silent until that counts as a failure; others are asked sooner,
+    /// and all have 3.5 s in total
     #[arg(
         long,
         env = "SWITCHYARD_UPSTREAM_TIMEOUT",
@@ -168,11 +170,11 @@ pub struct Config {
 }
 
 /// A value of `--upstream`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Upstream {
     /// `none`: nothing is forwarded.
     Nothing,
-    Server(SocketAddr),
+    Server(ServerAddress),
 }
 
 fn parse_upstream_or_none(text: &str) -> Result<Upstream, String> {
@@ -217,10 +219,10 @@ impl Config {
         }
         let servers = self.upstream.iter().filter_map(|upstream| match upstream {
             Upstream::Nothing => None,
-            Upstream::Server(server) => Some(*server),
+            Upstream::Server(server) => Some(server.clone()),
         });
-        let servers: Vec<SocketAddr> = servers.collect();
-        let is_ours = |server: &&SocketAddr| is_ourselves(**server, listeners, &is_local);
+        let servers: Vec<ServerAddress> = servers.collect();
+        let is_ours = |server: &&ServerAddress| is_ourselves(server.socket, listeners, &is_local);
         match servers.iter().find(is_ours) {
             Some(ours) => Err(Failure::Configuration(format!(
                 "--upstream {ours}: this process listens on that address itself"
@@ -233,6 +235,6 @@ impl Config {
 /// Where the servers to forward to are named.
 #[derive(Debug)]
 pub(crate) enum Servers {
-    Fixed(Vec<SocketAddr>),
+    Fixed(Vec<ServerAddress>),
     Followed(ResolvConf),
 }

@@ -4,26 +4,35 @@
 //! received a question decides about it, asks, and replies. Threads share the cache, the questions
 //! that are being asked, the upstreams, and the quota of clients.
 
+pub(crate) mod connect;
 pub(crate) mod decide;
 mod exchange;
 pub(crate) mod flights;
+pub(crate) mod health;
 pub(crate) mod loops;
+mod once;
+mod packet;
+mod plan;
 pub(crate) mod probe;
 pub(crate) mod question;
+mod race;
 pub(crate) mod rebuild;
 pub(crate) mod resolv_conf;
+pub(crate) mod server;
+pub(crate) mod server_metrics;
+mod stream;
+mod tasks;
 pub(crate) mod upstreams;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::quota::{self, QuotaPermit};
-use tokio::sync::Notify;
 use tokio::task::LocalSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::cache::stored::{Age, Stored};
 use crate::cache::{Failure, Found, Served};
@@ -32,21 +41,18 @@ use crate::wire::Rcode;
 use crate::wire::options::ExtendedError;
 
 use decide::{Client, Decision, Outside};
-use exchange::{Failed, IDLE_TIMEOUT, MAX_IDLE_CONNECTIONS, Pools};
 use flights::Part;
 use question::{Key, Question};
+use race::{Asked, Asker, Cause, Failed};
+use server::Group;
+use tasks::Tasks;
 use upstreams::{Forwarding, Learnt};
 
-/// A lost datagram is sent again, to the next upstream if there is one.
-const MIN_TRIES: usize = 2;
-/// A client's resolver gives up after 5 s; an answer must come before that.
-const DEADLINE: Duration = Duration::from_millis(3500);
 /// How long a client waits before it gets a stale answer (RFC 8767 section 5).
 const STALE_WAIT: Duration = Duration::from_millis(1800);
 
-/// Idle sockets that one data thread keeps, to all upstreams together, as a rule: the system's
-/// resolver has up to three.
-pub(crate) const MAX_IDLE_SOCKETS: usize = 3 * MAX_IDLE_CONNECTIONS;
+/// Connections that one data thread keeps to all upstreams together, beside the sockets in use.
+pub(crate) use stream::MAX_STREAMS;
 
 /// Replies to a client.
 pub(crate) type Deliver = Box<dyn FnOnce(Served<'_>)>;
@@ -59,14 +65,9 @@ pub(crate) struct Forwarder(Rc<Inner>);
 struct Inner {
     shared: Arc<Forwarding>,
     counters: Arc<Counters>,
-    tasks: Rc<LocalSet>,
+    tasks: Tasks,
     outside: RefCell<Outside<Waiter, QuotaPermit>>,
-    pools: Pools,
-    /// A task runs that closes idle connections.
-    closes_idle: Cell<bool>,
-    /// Tasks that have not ended.
-    active: Cell<usize>,
-    ended: Notify,
+    asker: Asker,
 }
 
 struct Waiter(Deliver);
@@ -85,15 +86,15 @@ impl Forwarder {
         tasks: Rc<LocalSet>,
         max_sockets: usize,
     ) -> Forwarder {
+        let tasks = Tasks::new(tasks);
+        let tls = shared.tls.as_deref().map(connect::for_thread);
+        let (limit, health) = (shared.try_timeout, shared.health.clone());
         Forwarder(Rc::new(Inner {
             shared,
             counters,
+            asker: Asker::new(tasks.clone(), tls, max_sockets, limit, health),
             tasks,
             outside: RefCell::new(Outside::new()),
-            pools: Pools::new(max_sockets),
-            closes_idle: Cell::new(false),
-            active: Cell::new(0),
-            ended: Notify::new(),
         }))
     }
 
@@ -107,10 +108,10 @@ impl Forwarder {
         let client = Client {
             address,
             is_allowed: shared.allow.iter().any(|net| net.contains(&address.ip())),
-            is_loop: upstreams.loops.iter().any(|upstream| upstream.ip() == address.ip()),
+            is_loop: upstreams.is_loop(address.ip()),
         };
         let admit = || shared.quota.admit(quota::Client::of(address.ip())).ok();
-        let decision = outside.borrow().decide(key, found, client, upstreams.are_down(), admit);
+        let decision = outside.borrow().decide(key, found, client, upstreams.is_down(), admit);
         counters.decided(&decision);
         match &decision {
             Decision::Busy => drop(shared.metrics.forwards_refused.inc()),
@@ -134,14 +135,16 @@ impl Forwarder {
         let question = Question::of(key);
         let waiter = Waiter(deliver);
         if self.0.outside.borrow_mut().wait(&question, client, permit, waiter) {
-            self.spawn(move |forwarder| async move { forwarder.answer(&question).await });
+            let forwarder = self.clone();
+            self.0.tasks.spawn(async move { forwarder.answer(&question).await });
         }
     }
 
     /// Asks upstreams although the cache has an answer, for the next client.
     pub(crate) fn refresh(&self, key: &Key, permit: QuotaPermit) {
         let question = Question::of(key);
-        self.spawn(move |forwarder| async move {
+        let forwarder = self.clone();
+        self.0.tasks.spawn(async move {
             // Nothing changes if it fails.
             let _ = forwarder.learn(&question).await;
             drop(permit);
@@ -150,30 +153,21 @@ impl Forwarder {
 
     /// Whether nothing has to be waited for.
     pub(crate) fn is_idle(&self) -> bool {
-        self.0.active.get() == 0
+        self.0.tasks.is_idle()
     }
 
     /// Resolves once nothing has to be waited for. For one caller at a time.
     pub(crate) async fn idle(&self) {
         while !self.is_idle() {
-            self.0.ended.notified().await;
+            self.0.tasks.ended().await;
         }
     }
 
     /// Resolves once all questions are answered, for the drain. For one caller at a time.
     pub(crate) async fn answered(&self) {
         while !self.0.outside.borrow().is_empty() {
-            self.0.ended.notified().await;
+            self.0.tasks.ended().await;
         }
-    }
-
-    fn spawn<F: Future<Output = ()> + 'static>(&self, task: impl FnOnce(Forwarder) -> F) {
-        let active = Active::new(self);
-        let task = task(self.clone());
-        self.0.tasks.spawn_local(async move {
-            task.await;
-            drop(active);
-        });
     }
 
     /// Asks upstreams and replies to all waiting clients. If there is a stale answer, they get that
@@ -237,8 +231,8 @@ impl Forwarder {
     async fn ask_and_keep(&self, question: &Question) -> Learnt {
         let Inner { shared, counters, .. } = &*self.0;
         let begun = Instant::now();
-        let version = shared.upstreams.load().version;
-        let learnt = self.ask(question).await;
+        let group = shared.upstreams.load_full();
+        let learnt = self.ask(&group, question).await;
         let now = Instant::now();
         match &learnt {
             Ok(answer) => {
@@ -248,97 +242,30 @@ impl Forwarder {
                 }
             }
             Err(failure) => {
-                shared.cache.put_failure(question.key(), failure, version, now.into_std());
+                shared.cache.put_failure(question.key(), failure, group.version, now.into_std());
             }
-        }
-        if self.0.pools.has_idle() && !self.0.closes_idle.replace(true) {
-            self.close_idle_later();
         }
         learnt
     }
 
-    /// Upstreams are tried in their order.
-    async fn ask(&self, question: &Question) -> Learnt {
-        let deadline = Instant::now() + DEADLINE;
-        let Inner { shared, pools, .. } = &*self.0;
-        let upstreams = shared.upstreams.load_full();
-        let (mut refusal, mut partial, mut cause) = (None, None, None);
-        let count = upstreams.servers.len();
-        let tries = upstreams.servers.iter().cycle().take(count.max(MIN_TRIES));
-        for (number, upstream) in tries.enumerate() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let is_replied = refusal.is_some() || partial.is_some();
-            if left.is_zero() || is_replied && number >= count {
-                break;
+    async fn ask(&self, group: &Group, question: &Question) -> Learnt {
+        match self.0.asker.ask(group, question).await {
+            Asked::Answered(answer) => Ok(Arc::new(answer)),
+            Asked::Failed(Failed { refusal: Some(refusal), .. }) => {
+                // FORMERR, NOTIMP and BADVERS are about the upstream's own shortcomings.
+                let is_passed_on = [Rcode::SERVFAIL, Rcode::REFUSED].contains(&refusal.rcode);
+                let rcode = if is_passed_on { refusal.rcode } else { Rcode::SERVFAIL };
+                Err(Failure { rcode, error: refusal.error })
             }
-            let limit = left.min(shared.try_timeout);
-            let reply = timeout(limit, pools.ask(*upstream, question)).await;
-            let error = match reply.unwrap_or(Err(Failed::TimedOut)) {
-                Ok(answer) if is_refusal(answer.rcode) => {
-                    refusal.get_or_insert(answer);
-                    Failed::Refused
-                }
-                Ok(answer) if answer.is_partial => {
-                    partial.get_or_insert(answer);
-                    Failed::Incomplete
-                }
-                Ok(answer) => return Ok(Arc::new(answer)),
-                Err(error) => error,
-            };
-            tracing::debug!(%upstream, %error, "forwarding");
-            cause.get_or_insert(error);
+            Asked::Failed(Failed { cause, .. }) => Err(silence(cause)),
         }
-        match (partial, refusal) {
-            (Some(partial), _) => Ok(Arc::new(partial)),
-            (None, Some(refusal)) => Err(Failure { rcode: refusal.rcode, error: refusal.error }),
-            (None, None) => Err(silence(cause)),
-        }
-    }
-
-    /// Makes sure that idle connections are closed: a data thread without questions in flight does
-    /// not run its tasks, so this counts as one.
-    fn close_idle_later(&self) {
-        self.spawn(|forwarder| async move {
-            loop {
-                sleep(IDLE_TIMEOUT).await;
-                let upstreams = forwarder.0.shared.upstreams.load_full();
-                if !forwarder.0.pools.close_idle(&upstreams.servers) {
-                    break;
-                }
-            }
-            forwarder.0.closes_idle.set(false);
-        });
-    }
-}
-
-/// Counts a task for as long as it runs.
-struct Active(Forwarder);
-
-impl Active {
-    fn new(forwarder: &Forwarder) -> Active {
-        let inner = &forwarder.0;
-        inner.active.set(inner.active.get() + 1);
-        Active(forwarder.clone())
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        let inner = &self.0.0;
-        inner.active.set(inner.active.get() - 1);
-        inner.ended.notify_one();
     }
 }
 
 impl Forwarding {
     /// What the cache knows about a client's question.
     #[inline]
-    fn look_up(
-        &self,
-        key: &Key,
-        upstreams: &upstreams::Upstreams,
-        now: std::time::Instant,
-    ) -> Found {
+    fn look_up(&self, key: &Key, upstreams: &Group, now: std::time::Instant) -> Found {
         let cached = key.clone().cached();
         match self.cache.look_up(cached.octets(), upstreams.version, now) {
             // A client that wants no recursion has failures of its own.
@@ -363,15 +290,13 @@ impl Forwarding {
     }
 }
 
-/// The failure when no upstream replied.
-fn silence(cause: Option<Failed>) -> Failure {
+/// The failure when no upstream gave an answer.
+fn silence(cause: Cause) -> Failure {
     let code = match cause {
-        Some(Failed::Unreachable(_)) => ExtendedError::NETWORK,
-        _ => ExtendedError::NO_REACHABLE_AUTHORITY,
+        Cause::Unreachable => ExtendedError::NETWORK,
+        Cause::Silent | Cause::Loop | Cause::Malformed | Cause::Refused => {
+            ExtendedError::NO_REACHABLE_AUTHORITY
+        }
     };
     Failure { rcode: Rcode::SERVFAIL, error: Some(ExtendedError::of(code)) }
-}
-
-fn is_refusal(rcode: Rcode) -> bool {
-    [Rcode::SERVFAIL, Rcode::REFUSED, Rcode::FORMERR, Rcode::NOTIMP].contains(&rcode)
 }

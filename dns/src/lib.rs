@@ -42,6 +42,7 @@ use serde_json::json;
 
 pub use config::{Config, Upstream};
 pub use explain::Explainer;
+pub use forward::server::ServerAddress;
 pub use zone::PodMode;
 
 use budget::Demand;
@@ -49,9 +50,11 @@ use cache::Cache;
 use config::Servers;
 use cookies::Cookies;
 use forward::flights::Flights;
-use forward::loops;
 use forward::probe::Probes;
-use forward::upstreams::{Forwarding, Upstreams};
+use forward::server::{Group, Server};
+use forward::server_metrics::ServerMetrics;
+use forward::upstreams::Forwarding;
+use forward::{connect, health, loops};
 use metrics::Metrics;
 use rate::RateLimit;
 use responder::Shared;
@@ -70,6 +73,7 @@ pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result
     let unready = daemon.readiness.block("waiting for the first snapshot");
     let metrics = Metrics::register(&daemon.metrics);
     let (threads, shared) = start(&config, &daemon, &metrics)?;
+    tokio::spawn(health::watch(shared.forwarding.clone()));
     tokio::spawn(loops::watch(shared.forwarding.clone(), daemon.readiness.clone()));
     let before = shared.zone.load_full();
     let mut publisher = Publisher { shared, metrics, generation: Arc::default(), before };
@@ -175,11 +179,17 @@ fn shared(
     settings.name_server_ips = local::name_server_ips(listeners, &addresses);
     let (first, followed) = match servers {
         Servers::Fixed(servers) => (servers, None),
-        Servers::Followed(mut file) => (file.read().unwrap_or_default(), Some(file)),
+        Servers::Followed(mut file) => {
+            let servers = file.read().unwrap_or_default();
+            (servers.into_iter().map(Into::into).collect(), Some(file))
+        }
     };
-    tracing::info!(?listeners, upstreams = ?first, domain = %settings.domain, "answering");
+    let upstreams: Vec<String> = first.iter().map(ToString::to_string).collect();
+    tracing::info!(?listeners, ?upstreams, domain = %settings.domain, "answering");
+    let tls = first.iter().any(|server| server.tls_name.is_some()).then(connect::system_tls);
+    let tls = tls.transpose().map_err(|error| Failure::failed("--upstream tls://", error))?;
     let forwarding = Arc::new(Forwarding {
-        upstreams: ArcSwap::from_pointee(Upstreams::of(first)),
+        upstreams: ArcSwap::from_pointee(Group::new(&first, Instant::now())),
         allow: config.allow_forward.clone(),
         try_timeout: config.upstream_timeout,
         quota: quota(config.max_forwards, &metrics.forwards_in_flight),
@@ -187,7 +197,10 @@ fn shared(
         probes: Probes::default(),
         cache: Cache::new(usize::try_from(config.cache_bytes).unwrap_or(usize::MAX)),
         flights: Flights::default(),
+        health: Arc::default(),
+        tls,
     });
+    ServerMetrics::register(&daemon.metrics, forwarding.clone());
     if let Some(file) = followed {
         tokio::spawn(file.follow(forwarding.clone(), daemon.shutdown.reloads()));
     }
@@ -196,11 +209,16 @@ fn shared(
     let shown = forwarding.clone();
     daemon.admin.add_status("dns", move || {
         let upstreams = shown.upstreams.load();
+        let named = |is_shown: fn(&Server) -> bool| {
+            let shown = upstreams.servers.iter().filter(|server| is_shown(server));
+            shown.map(|server| server.address.to_string()).collect::<Vec<_>>()
+        };
         json!({
             "listen": listeners,
             "domain": domain,
-            "upstreams": upstreams.servers,
-            "upstreamLoops": upstreams.loops,
+            "upstreams": named(|_| true),
+            "upstreamsDown": named(Server::is_down),
+            "upstreamLoops": named(Server::is_loop),
             "allowForward": allowed,
         })
     });

@@ -1,177 +1,173 @@
-//! One question to one upstream: over UDP, and over TCP if the answer was cut.
+//! One question to one server: over UDP and, if the answer was cut, over TCP; or over TLS.
 //!
-//! Each data thread has a [`Pool`] for each upstream. A UDP socket is used for one question only:
-//! the kernel gives it a port at random and drops what others send to it, and that port and a
-//! random ID are what protects clients from forged answers (RFC 5452). TCP connections are kept
-//! for a while, because a new one costs a round trip and the upstream's resources (RFC 7766).
+//! This is also where it is learned what a server supports: EDNS, and the case of letters.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::io;
-use std::net::SocketAddr;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use rustls::ClientConfig;
+use tokio::time::{Instant, timeout};
 
-use crate::wire::UDP_EDNS_LIMIT;
+use crate::cache::stored::Stored;
+use crate::wire::Rcode;
 
+use super::once::{lacks_edns, over_udp};
+use super::packet::{Form, Packet};
 use super::question::Question;
 use super::rebuild::{is_truncated, rebuild};
-use crate::cache::stored::Stored;
+use super::server::{LetterCase, Reason, Server};
+use super::stream::Streams;
+use super::tasks::Tasks;
 
-/// More than an upstream should send, because the query says how much less is accepted.
-const MAX_UDP_ANSWER: usize = 4096;
-const _: () = assert!(UDP_EDNS_LIMIT <= MAX_UDP_ANSWER);
-/// Idle TCP connections that a data thread keeps to one upstream.
-pub(crate) const MAX_IDLE_CONNECTIONS: usize = 2;
-/// An idle connection is closed after this time. Servers close theirs after 10 s or later.
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why an upstream gave no usable answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Failed {
-    #[error("no answer in time")]
-    TimedOut,
-    #[error("it cannot be reached")]
-    Unreachable(#[from] io::Error),
-    #[error("it answered SERVFAIL or REFUSED")]
-    Refused,
-    #[error("its answer is malformed")]
-    Malformed,
-    #[error("its answer over UDP is incomplete and it cannot be asked over TCP")]
-    Incomplete,
+/// What a well-formed message of a server says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Reply {
+    pub(crate) answer: Stored,
+    pub(crate) kind: ReplyKind,
+    /// The time until the server's first answer, before further queries with other means.
+    pub(crate) rtt: Duration,
 }
 
-/// One data thread's sockets to all upstreams.
+/// What a message is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReplyKind {
+    Answer,
+    /// It was cut, and there was no answer over TCP.
+    Partial,
+    /// Such as SERVFAIL: another server may know more.
+    Refusal(Rcode),
+}
+
+/// One data thread's means to ask servers.
 #[derive(Debug)]
-pub(crate) struct Pools {
-    /// A permit for each socket in use.
-    sockets: Semaphore,
-    pools: RefCell<HashMap<SocketAddr, Rc<Pool>>>,
+pub(crate) struct Exchange {
+    streams: Streams,
 }
 
-/// One data thread's sockets to one upstream.
-#[derive(Debug)]
-struct Pool {
-    upstream: SocketAddr,
-    idle: RefCell<Vec<(TcpStream, Instant)>>,
+/// What happened to a question until its time was over.
+#[derive(Default)]
+struct Tried {
+    with_edns: bool,
+    /// A reply was ignored because of the case of its letters.
+    other_case: bool,
+    /// An answer that was cut, while TCP is tried.
+    partial: Option<Reply>,
 }
 
-impl Pools {
-    /// For so many sockets in use at the same time; further questions wait for one.
-    pub(crate) fn new(max_sockets: usize) -> Pools {
-        let sockets = Semaphore::new(max_sockets.clamp(1, Semaphore::MAX_PERMITS));
-        Pools { sockets, pools: RefCell::default() }
+impl Exchange {
+    pub(crate) fn new(tasks: Tasks, tls: Option<Arc<ClientConfig>>) -> Exchange {
+        Exchange { streams: Streams::new(tasks, tls) }
     }
 
-    /// Asks one upstream. The answer may be a refusal, and incomplete if the upstream does not
-    /// answer over TCP; it is well-formed.
+    /// Asks a server, and waits at most for `limit`. `again` if it has been asked this question
+    /// and is still silent.
     ///
     /// # Errors
     ///
-    /// When there is no such answer. It never ends by itself if the upstream is silent.
+    /// When there is no well-formed message.
     pub(crate) async fn ask(
         &self,
-        upstream: SocketAddr,
+        server: &Arc<Server>,
         question: &Question,
-    ) -> Result<Stored, Failed> {
-        let pool = self.pool(upstream);
-        let _permit = self.sockets.acquire().await.expect("this semaphore is never closed");
-        let reply = pool.over_udp(question).await?;
-        let read = rebuild(question, &reply);
-        if !is_truncated(&reply) {
-            return read.ok_or(Failed::Malformed);
+        limit: Duration,
+        again: bool,
+    ) -> Result<Reply, Reason> {
+        let mut tried = Tried::default();
+        let asked = self.ask_as_supported(server, question, again, &mut tried);
+        if let Ok(result) = timeout(limit, asked).await {
+            return result;
         }
-        let whole = match pool.over_tcp(question).await {
-            Ok(whole) => rebuild(question, &whole).ok_or(Failed::Malformed),
-            Err(_) => Err(Failed::Incomplete),
-        };
-        // The client can see that it is incomplete, which is better than no answer.
-        whole.or_else(|error| read.ok_or(error))
-    }
-
-    /// Closes what has been idle for too long, and forgets upstreams that are not used any more.
-    /// Whether an idle connection is left.
-    pub(crate) fn close_idle(&self, upstreams: &[SocketAddr]) -> bool {
-        let mut pools = self.pools.borrow_mut();
-        pools.retain(|upstream, _| upstreams.contains(upstream));
-        for pool in pools.values() {
-            pool.idle.borrow_mut().retain(|(_, since)| since.elapsed() < IDLE_TIMEOUT);
+        if let Some(partial) = tried.partial {
+            return Ok(partial);
         }
-        pools.values().any(|pool| !pool.idle.borrow().is_empty())
-    }
-
-    pub(crate) fn has_idle(&self) -> bool {
-        self.pools.borrow().values().any(|pool| !pool.idle.borrow().is_empty())
-    }
-
-    fn pool(&self, upstream: SocketAddr) -> Rc<Pool> {
-        let mut pools = self.pools.borrow_mut();
-        let new = || Rc::new(Pool { upstream, idle: RefCell::default() });
-        pools.entry(upstream).or_insert_with(new).clone()
-    }
-}
-
-impl Pool {
-    async fn over_udp(&self, question: &Question) -> Result<Vec<u8>, Failed> {
-        let domain = Domain::for_address(self.upstream);
-        let socket = Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-        // Chooses a port at random, and from now on takes datagrams of this upstream only.
-        socket.connect(&self.upstream.into())?;
-        let socket = UdpSocket::from_std(socket.into())?;
-        let id = rand::random();
-        socket.send(&question.message(id, true)).await?;
-        let mut buffer = vec![0; MAX_UDP_ANSWER];
-        loop {
-            let len = socket.recv(&mut buffer).await?;
-            if question.is_answered_by(id, &buffer[..len]) {
-                buffer.truncate(len);
-                return Ok(buffer);
-            }
+        server.was_silent(tried.with_edns);
+        if tried.other_case {
+            // The true reply never came, so the other one was true.
+            server.set_letter_case(LetterCase::Unknown);
         }
+        Err(Reason::Silent)
     }
 
-    async fn over_tcp(&self, question: &Question) -> Result<Vec<u8>, Failed> {
-        while let Some(stream) = self.take_idle() {
-            // It may have been closed in the meantime; then the next one is tried.
-            if let Ok(reply) = self.exchange(stream, question).await {
-                return Ok(reply);
-            }
-        }
-        let stream = TcpStream::connect(self.upstream).await?;
-        self.exchange(stream, question).await
-    }
-
-    fn take_idle(&self) -> Option<TcpStream> {
-        let (stream, since) = self.idle.borrow_mut().pop()?;
-        (since.elapsed() < IDLE_TIMEOUT).then_some(stream)
-    }
-
-    async fn exchange(
+    async fn ask_as_supported(
         &self,
-        mut stream: TcpStream,
+        server: &Arc<Server>,
         question: &Question,
-    ) -> Result<Vec<u8>, Failed> {
-        let id = rand::random();
-        let message = question.message(id, true);
-        let length = (message.len() as u16).to_be_bytes();
-        stream.write_all(&[&length[..], &message].concat()).await?;
-        loop {
-            let len = stream.read_u16().await?;
-            let mut reply = vec![0; usize::from(len)];
-            stream.read_exact(&mut reply).await?;
-            if question.is_answered_by(id, &reply) {
-                let mut idle = self.idle.borrow_mut();
-                if idle.len() < MAX_IDLE_CONNECTIONS {
-                    idle.push((stream, Instant::now()));
-                }
+        again: bool,
+        tried: &mut Tried,
+    ) -> Result<Reply, Reason> {
+        let begun = Instant::now();
+        let edns = server.uses_edns(again, begun.into_std());
+        let mut message = self.send(server, question, edns, tried).await?;
+        let rtt = begun.elapsed();
+        let now = Instant::now().into_std();
+        if edns && lacks_edns(&message) {
+            message = self.send(server, question, false, tried).await?;
+            if !lacks_edns(&message) {
+                server.edns_refused(now);
+            }
+        } else if edns {
+            server.edns_works();
+        } else {
+            server.plain_answered(now);
+        }
+        if is_truncated(&message) && server.address.tls_name.is_none() {
+            // The client can see that it is incomplete, which is better than no answer.
+            tried.partial = reply(question, &message, rtt).ok();
+            let edns = server.uses_edns(false, now);
+            if let Ok(whole) = self.over_stream(server, question, edns).await
+                && let Ok(reply) = reply(question, &whole, rtt)
+            {
                 return Ok(reply);
             }
         }
+        reply(question, &message, rtt)
+    }
+
+    async fn send(
+        &self,
+        server: &Arc<Server>,
+        question: &Question,
+        edns: bool,
+        tried: &mut Tried,
+    ) -> Result<Vec<u8>, Reason> {
+        tried.with_edns = edns;
+        if server.address.tls_name.is_some() {
+            return self.over_stream(server, question, edns).await;
+        }
+        let letters = (server.letter_case() != LetterCase::Lost).then(rand::random);
+        let form = Form { edns, padded: false, letters };
+        let packet = Packet::new(question, rand::random(), form);
+        over_udp(server, &packet, &mut tried.other_case).await
+    }
+
+    async fn over_stream(
+        &self,
+        server: &Arc<Server>,
+        question: &Question,
+        edns: bool,
+    ) -> Result<Vec<u8>, Reason> {
+        // A connection cannot be forged as a datagram can, so the letters stay as they are.
+        let form = Form { edns, padded: server.address.tls_name.is_some(), letters: None };
+        self.streams.ask(server, || Packet::new(question, 0, form)).await
     }
 }
+
+/// A message, if it is well-formed.
+fn reply(question: &Question, message: &[u8], rtt: Duration) -> Result<Reply, Reason> {
+    let answer = rebuild(question, message).ok_or(Reason::Malformed)?;
+    let kind = match answer.rcode {
+        rcode if is_refusal(rcode) => ReplyKind::Refusal(rcode),
+        _ if answer.is_partial => ReplyKind::Partial,
+        _ => ReplyKind::Answer,
+    };
+    Ok(Reply { answer, kind, rtt })
+}
+
+/// Whether a code says that this server has no answer. Others (NOERROR, NXDOMAIN) are answers.
+fn is_refusal(rcode: Rcode) -> bool {
+    let refusals = [Rcode::FORMERR, Rcode::SERVFAIL, Rcode::NOTIMP, Rcode::REFUSED, Rcode::BADVERS];
+    refusals.contains(&rcode)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,91 +1,94 @@
-//! Finds upstreams that forward to us, and names them in the log and in readiness.
+//! Finds upstreams that forward to us, leaves them unused, and names them in the log and in
+//! readiness.
 //!
-//! Runs on the control runtime. A check is made only when a question may have come back (the same
-//! question from another client while it is in flight, or a question from an upstream's address),
-//! so that upstreams are not asked needlessly. Clients are protected without it: equal questions
-//! in flight are one and failures are remembered, so a loop dies out by itself.
+//! Runs on the control runtime. A check is made at the start, each minute, and when a question may
+//! have come back (the same question from another client while it is in flight, or a question from
+//! an upstream's address). Clients are protected without it: equal questions in flight are one and
+//! failures are remembered, so a loop dies out by itself.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::{Guard, Readiness};
-use tokio::net::UdpSocket;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::once;
+use super::packet::{Form, Packet};
 use super::probe::Probe;
+use super::server::Server;
 use super::upstreams::Forwarding;
 
 /// How long probes may take to come back.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between checks while there is no loop.
+/// Between checks while there is no loop and no suspicion.
 const PAUSE: Duration = Duration::from_secs(60);
-/// Between checks while there is one: how soon readiness returns.
+/// Between checks while there is a loop, which is how soon readiness returns; and the least time
+/// between two checks.
 const LOOP_PAUSE: Duration = Duration::from_secs(10);
-/// A probe's answer needs no more.
-const MAX_ANSWER: usize = 512;
 
 /// Checks for loops, for as long as the process lives.
 pub(crate) async fn watch(forwarding: Arc<Forwarding>, readiness: Readiness) {
-    let mut reported: Vec<(SocketAddr, Guard)> = Vec::new();
+    let mut reported: Vec<(Arc<Server>, Guard)> = Vec::new();
     loop {
-        tokio::select! {
-            () = forwarding.probes.suspected() => {}
-            () = sleep(LOOP_PAUSE), if !reported.is_empty() => {}
+        let servers = forwarding.servers();
+        let loops = check(&forwarding, &servers).await;
+        for server in &servers {
+            server.set_loop(is_in(&loops, server));
         }
-        let loops = check(&forwarding).await;
-        forwarding.set_loops(&loops);
-        reported.retain(|(upstream, _)| {
-            let remains = loops.contains(upstream);
+        reported.retain(|(server, _)| {
+            let remains = is_in(&loops, server);
             if !remains {
+                let upstream = &server.address;
                 tracing::info!(%upstream, "upstream no longer forwards to this server");
             }
             remains
         });
-        for upstream in loops {
-            if reported.iter().all(|(known, _)| *known != upstream) {
+        for server in loops {
+            if reported.iter().all(|(known, _)| !Arc::ptr_eq(known, &server)) {
                 let reason = format!(
-                    "forwarding loop: upstream {upstream} forwards to this server; \
-                     change --upstream here or the forwarders there"
+                    "forwarding loop: upstream {} forwards to this server and is not used; \
+                     change --upstream here or the forwarders there",
+                    server.address
                 );
                 tracing::warn!("{reason}");
-                reported.push((upstream, readiness.block(reason)));
+                reported.push((server, readiness.block(reason)));
             }
         }
-        if reported.is_empty() {
-            sleep(PAUSE).await;
-        }
+        sleep(LOOP_PAUSE).await;
         forwarding.probes.rearm();
+        tokio::select! {
+            () = forwarding.probes.suspected() => {}
+            () = sleep(PAUSE - LOOP_PAUSE), if reported.is_empty() => {}
+            () = std::future::ready(()), if !reported.is_empty() => {}
+        }
     }
 }
 
+fn is_in(servers: &[Arc<Server>], server: &Arc<Server>) -> bool {
+    servers.iter().any(|other| Arc::ptr_eq(other, server))
+}
+
 /// Sends a probe to each upstream; those whose probe came back.
-async fn check(forwarding: &Forwarding) -> Vec<SocketAddr> {
-    let servers = forwarding.upstreams.load().servers.clone();
-    let probes = forwarding.probes.set(servers.into_iter().map(Probe::new).collect());
+async fn check(forwarding: &Arc<Forwarding>, servers: &[Arc<Server>]) -> Vec<Arc<Server>> {
+    let probes = forwarding.probes.set(servers.iter().cloned().map(Probe::new).collect());
     let mut sent = JoinSet::new();
     for probe in probes.iter() {
-        let (upstream, message) = (probe.upstream, probe.message());
+        let server = probe.server.clone();
+        let padded = server.address.tls_name.is_some();
+        let form = Form { edns: padded, padded, letters: None };
+        let packet = Packet::new(&probe.question(), rand::random(), form);
+        let tls = forwarding.tls.clone();
         sent.spawn(async move {
-            let answered = timeout(PROBE_TIMEOUT, send(upstream, &message)).await;
-            tracing::debug!(%upstream, ?answered, "loop probe");
+            // The answer is our own, if the probe came back.
+            let asked = once::ask(&server, &packet, tls.as_ref());
+            let answered = timeout(PROBE_TIMEOUT, asked).await;
+            let is_answered = matches!(answered, Ok(Ok(_)));
+            tracing::debug!(upstream = %server.address, is_answered, "loop probe");
         });
     }
     while sent.join_next().await.is_some() {}
     forwarding.probes.set(Vec::new());
     let loops = probes.iter().filter(|probe| probe.came_back());
-    loops.map(|probe| probe.upstream).collect()
-}
-
-/// Sends a probe and waits for an answer: our own, if it came back.
-async fn send(upstream: SocketAddr, message: &[u8]) -> std::io::Result<()> {
-    let any: SocketAddr = match upstream {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(upstream).await?;
-    socket.send(message).await?;
-    socket.recv(&mut [0; MAX_ANSWER]).await.map(drop)
+    loops.map(|probe| probe.server.clone()).collect()
 }

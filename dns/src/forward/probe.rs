@@ -3,13 +3,16 @@
 //! Two servers that name each other as upstream, or one whose upstreams relay to it, cannot answer
 //! anything. Shared memory of this check: the probes that are out, and whether a check is needed.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use crate::wire::{Class, Name, Type, flag};
+use crate::wire::{Name, Query, Type, flag};
+
+use super::question::{Key, Question};
+use super::server::Server;
 
 /// The top-level domain of probes. It does not exist, so other servers answer NXDOMAIN.
 const DOMAIN: &str = "switchyard-loop-probe";
@@ -25,29 +28,25 @@ pub(crate) struct Probes {
 /// A question that only this process and the upstream know.
 #[derive(Debug)]
 pub(crate) struct Probe {
-    pub(crate) upstream: SocketAddr,
+    pub(crate) server: Arc<Server>,
     name: Name,
     came_back: AtomicBool,
 }
 
 impl Probe {
-    pub(crate) fn new(upstream: SocketAddr) -> Probe {
+    pub(crate) fn new(server: Arc<Server>) -> Probe {
         let secret: u128 = rand::random();
         let name = Name::from_text(&format!("{secret:032x}.{DOMAIN}"));
         let name = name.expect("32 digits and a domain are a name");
-        Probe { upstream, name, came_back: AtomicBool::new(false) }
+        Probe { server, name, came_back: AtomicBool::new(false) }
     }
 
-    /// The query to send.
-    pub(crate) fn message(&self) -> Vec<u8> {
-        let mut message = Vec::new();
-        for word in [rand::random(), flag::RD, 1, 0, 0, 0] {
-            message.extend_from_slice(&u16::to_be_bytes(word));
-        }
-        message.extend_from_slice(self.name.wire());
-        message.extend_from_slice(&Type::TXT.0.to_be_bytes());
-        message.extend_from_slice(&Class::IN.0.to_be_bytes());
-        message
+    /// The question to ask.
+    pub(crate) fn question(&self) -> Question {
+        let mut query = Query::new();
+        query.qtype = Type::TXT;
+        query.flags = flag::RD;
+        Question::of(&Key::new(&query, self.name.wire()))
     }
 
     pub(crate) fn came_back(&self) -> bool {
@@ -74,8 +73,8 @@ impl Probes {
     }
 
     /// Recognises these probes from now on, and no others.
-    pub(crate) fn set(&self, probes: Vec<Probe>) -> std::sync::Arc<Vec<Probe>> {
-        let probes = std::sync::Arc::new(probes);
+    pub(crate) fn set(&self, probes: Vec<Probe>) -> Arc<Vec<Probe>> {
+        let probes = Arc::new(probes);
         self.sent.store(probes.clone());
         probes
     }
@@ -91,15 +90,15 @@ impl Probes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Query;
 
     #[test]
     fn probes_are_recognised_while_they_are_out() {
         let probes = Probes::default();
-        let upstream = "10.0.0.1:53".parse().unwrap();
-        let sent = probes.set(vec![Probe::new(upstream), Probe::new(upstream)]);
+        let address: std::net::SocketAddr = "10.0.0.1:53".parse().unwrap();
+        let server = Arc::new(Server::new(address.into(), std::time::Instant::now()));
+        let sent = probes.set(vec![Probe::new(server.clone()), Probe::new(server)]);
         let mut query = Query::new();
-        query.parse(&sent[1].message()).unwrap();
+        query.parse(&sent[1].question().message(1, true)).unwrap();
         assert!(probes.is_probe(&query.name));
         assert!(!sent[0].came_back() && sent[1].came_back());
         let other = Name::from_text(&format!("{:032x}.{DOMAIN}", 0)).unwrap();

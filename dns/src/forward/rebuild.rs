@@ -44,6 +44,12 @@ pub(crate) fn is_truncated(message: &[u8]) -> bool {
     u16_at(message, 2).is_some_and(|flags| flags & flag::TC != 0)
 }
 
+/// A message's code with the bits that its OPT record adds; `None` if it is malformed.
+pub(crate) fn full_rcode(message: &[u8]) -> Option<Rcode> {
+    let (_, extras) = read(message)?;
+    Some(Rcode(u16_at(message, 2)? & flag::RCODE | extras.extended_rcode << 4))
+}
+
 /// The answer to a question by a message that was found to reply to it; `None` if it is malformed.
 pub(crate) fn rebuild(question: &Question, message: &[u8]) -> Option<Stored> {
     let flags = u16_at(message, 2)?;

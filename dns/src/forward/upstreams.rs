@@ -9,6 +9,10 @@ use arc_swap::ArcSwap;
 use daemon::quota::Quota;
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::cache::stored::Stored;
 use crate::cache::{Cache, Failure};
@@ -16,9 +20,12 @@ use crate::metrics::Metrics;
 
 use super::flights::Flights;
 use super::probe::Probes;
+use super::server::{Group, Server, ServerAddress};
 
 /// The port of a DNS server unless another is given.
 pub(crate) const DNS_PORT: u16 = 53;
+/// The same over TLS (RFC 7858 section 3.1).
+const TLS_PORT: u16 = 853;
 
 /// What upstreams said to a question.
 pub(crate) type Learnt = Result<Arc<Stored>, Failure>;
@@ -26,10 +33,11 @@ pub(crate) type Learnt = Result<Arc<Stored>, Failure>;
 /// Shared by all data threads.
 #[derive(Debug)]
 pub(crate) struct Forwarding {
-    pub(crate) upstreams: ArcSwap<Upstreams>,
+    /// The servers for all names outside our zones.
+    pub(crate) upstreams: ArcSwap<Group>,
     /// The clients to forward for.
     pub(crate) allow: Vec<IpNet>,
-    /// How long to wait for one upstream.
+    /// How long one upstream may be silent.
     pub(crate) try_timeout: Duration,
     /// The queries that may wait for upstreams.
     pub(crate) quota: Quota,
@@ -38,68 +46,63 @@ pub(crate) struct Forwarding {
     pub(crate) cache: Cache,
     /// The questions that are being asked.
     pub(crate) flights: Flights<Learnt>,
-}
-
-/// The servers to forward to, in this order.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Upstreams {
-    /// Grows when the servers change.
-    pub(crate) version: u64,
-    pub(crate) servers: Vec<SocketAddr>,
-    /// Those that were found to forward to us what we forward to them.
-    pub(crate) loops: Vec<SocketAddr>,
-}
-
-impl Upstreams {
-    pub(crate) fn of(servers: Vec<SocketAddr>) -> Upstreams {
-        Upstreams { version: 0, servers, loops: Vec::new() }
-    }
-
-    /// Whether none is known to answer.
-    pub(crate) fn are_down(&self) -> bool {
-        self.servers.is_empty()
-    }
-
-    pub(crate) fn has_address(&self, ip: IpAddr) -> bool {
-        self.servers.iter().any(|server| server.ip() == ip)
-    }
+    /// Told when a server goes down or comes back.
+    pub(crate) health: Arc<Notify>,
+    /// If there is a server that is asked over TLS.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
 }
 
 impl Forwarding {
     /// Uses other servers from now on.
     pub(crate) fn set_servers(&self, servers: &[SocketAddr]) {
-        self.upstreams.rcu(|before| Upstreams {
-            version: before.version + 1,
-            servers: servers.to_vec(),
-            loops: Vec::new(),
-        });
+        let servers: Vec<ServerAddress> = servers.iter().copied().map(Into::into).collect();
+        let now = Instant::now().into_std();
+        self.upstreams.rcu(|before| before.replaced(&servers, now));
     }
 
-    /// Sets which servers forward to us.
-    pub(crate) fn set_loops(&self, loops: &[SocketAddr]) {
-        self.upstreams.rcu(|before| {
-            let mut after = Upstreams::clone(before);
-            after.loops = loops.iter().filter(|s| before.servers.contains(s)).copied().collect();
-            after
-        });
+    /// The servers of all groups, each once.
+    pub(crate) fn servers(&self) -> Vec<Arc<Server>> {
+        self.upstreams.load().servers.clone()
     }
 }
 
-/// An upstream as a flag spells it: `IP` or `IP:PORT`.
+/// An upstream as a flag spells it: `IP`, `IP:PORT` or `tls://IP[:PORT]#NAME`.
 ///
 /// # Errors
 ///
 /// A message for the command line.
-pub(crate) fn parse_upstream(text: &str) -> Result<SocketAddr, String> {
-    const FORMS: &str = "is not an IP address, IP:PORT or [IP]:PORT (examples: 10.0.0.2, \
-                         10.0.0.2:5353, [fd00::2]:5353, fe80::1%eth0)";
+pub(crate) fn parse_upstream(text: &str) -> Result<ServerAddress, String> {
+    const NO_NAME: &str = "needs the name in the server's certificate after `#` (example: \
+                           tls://9.9.9.9#dns.quad9.net)";
+    let Some(rest) = text.strip_prefix("tls://") else {
+        return match text.split_once('#') {
+            Some(_) => Err("has a name, which is used with tls:// only".to_owned()),
+            None => parse_address(text, DNS_PORT).map(ServerAddress::from),
+        };
+    };
+    let (address, name) = rest.split_once('#').ok_or(NO_NAME)?;
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() {
+        return Err(NO_NAME.to_owned());
+    }
+    let socket = parse_address(address, TLS_PORT)?;
+    let tls_name = ServerName::try_from(name.to_owned())
+        .map_err(|_| format!("`{}` is not a host name", name.escape_debug()))?;
+    Ok(ServerAddress { socket, tls_name: Some(tls_name) })
+}
+
+/// `IP` or `IP:PORT`.
+fn parse_address(text: &str, port: u16) -> Result<SocketAddr, String> {
+    const FORMS: &str = "is not an IP address, IP:PORT, [IP]:PORT or tls://IP#NAME (examples: \
+                         10.0.0.2, 10.0.0.2:5353, [fd00::2]:5353, fe80::1%eth0, \
+                         tls://9.9.9.9#dns.quad9.net)";
     if let Ok(server) = text.parse() {
         return Ok(server);
     }
     let bracketed = text.strip_prefix('[').and_then(|rest| rest.rsplit_once("]:"));
     let (ip, port) = match bracketed {
         Some((ip, port)) => (ip, port.parse().map_err(|_| FORMS)?),
-        None => (text, DNS_PORT),
+        None => (text, port),
     };
     server_at(ip, port).map_err(|problem| match problem {
         Problem::NotAnAddress => FORMS.to_owned(),
@@ -165,8 +168,18 @@ mod tests {
         check("1.1.1.1:", None);
         check("1.1.1.1%lo", None);
         check("[fe80::1%lo]:x", None);
+        check("tls://9.9.9.9#dns.quad9.net", Some("tls://9.9.9.9:853#dns.quad9.net"));
+        check("tls://9.9.9.9:8853#DNS.example.", Some("tls://9.9.9.9:8853#DNS.example"));
+        check("tls://[fd00::1]:53#10.0.0.1", Some("tls://[fd00::1]:53#10.0.0.1"));
+        check("tls://fd00::1#dns.example", Some("tls://[fd00::1]:853#dns.example"));
+        check("tls://9.9.9.9", None);
+        check("tls://9.9.9.9#", None);
+        check("tls://9.9.9.9#two words", None);
+        check("tls://dns.example#dns.example", None);
+        check("9.9.9.9#dns.example", None);
         let message = |text: &str| parse_upstream(text).unwrap_err();
         assert!(message("dns.example").starts_with("is not an IP address, IP:PORT"));
+        assert!(message("tls://9.9.9.9").starts_with("needs the name in the server's certificate"));
         assert_eq!(message("fe80::1%nosuch0"), "there is no interface `nosuch0` on this machine");
     }
 

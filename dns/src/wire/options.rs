@@ -7,12 +7,12 @@ use super::numbers::{OPT_LEN, u16_at};
 /// RFC 7873.
 pub(crate) const COOKIE: u16 = 10;
 /// RFC 7830.
-pub(super) const PADDING: u16 = 12;
+pub(crate) const PADDING: u16 = 12;
 /// RFC 8914.
 pub(crate) const EXTENDED_ERROR: u16 = 15;
 
 /// Code and length.
-const HEAD_LEN: usize = 4;
+pub(crate) const HEAD_LEN: usize = 4;
 const CLIENT_LEN: usize = 8;
 const SERVER_LEN: usize = 16;
 /// A whole cookie with its head.

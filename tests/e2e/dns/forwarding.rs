@@ -37,9 +37,35 @@ fn reply_to(query: &Message) -> Message {
     reply
 }
 
+/// Whether a query is a probe of the responder, for a loop or for an upstream's health.
+fn is_probe(query: &Message) -> bool {
+    let name = query.queries[0].name();
+    name.is_root() || name.to_string().ends_with(".switchyard-loop-probe.")
+}
+
 /// An upstream on `addr` that answers UDP by `behave`, which is given the query, the upstream's
-/// socket and the sender. It runs until the test's process ends.
+/// socket and the sender. It runs until the test's process ends. Probes are denied.
 fn upstream(
+    addr: SocketAddr,
+    behave: impl Fn(&Message, &UdpSocket, SocketAddr) + Send + 'static,
+) -> Asked {
+    let asked = Asked::default();
+    let seen = asked.clone();
+    upstream_with_probes(addr, move |query, socket, peer| {
+        if is_probe(query) {
+            let mut denial = reply_to(query);
+            denial.answers.clear();
+            denial.metadata.response_code = ResponseCode::NXDomain;
+            return send(socket, peer, &denial);
+        }
+        seen.lock().unwrap().push((query.clone(), peer));
+        behave(query, socket, peer);
+    });
+    asked
+}
+
+/// The same, with the probes.
+fn upstream_with_probes(
     addr: SocketAddr,
     behave: impl Fn(&Message, &UdpSocket, SocketAddr) + Send + 'static,
 ) -> Asked {
@@ -95,8 +121,9 @@ fn a_name_outside_is_forwarded() {
     assert!(reply.edns.is_none());
     let asked = asked.lock().unwrap();
     let edns: Vec<_> = asked.iter().map(|(query, _)| query.edns.is_some()).collect();
-    assert_eq!(edns, [true, false]);
+    assert_eq!(edns, [true, true]);
     assert!(asked.iter().all(|(query, _)| query.metadata.checking_disabled));
+    assert!(asked.iter().all(|(query, _)| query.metadata.authentic_data));
     // Our own names are answered as before, and the replies say that recursion is available.
     let own = exchange(&dns.client(), &question("web.ns.svc.Z A"));
     assert!(own.metadata.recursion_available && own.metadata.authoritative);
@@ -306,7 +333,7 @@ fn failures_are_remembered() {
 
 /// An upstream on `addr` that relays all queries to the server at `to`.
 fn relay(addr: SocketAddr, to: SocketAddr) -> Asked {
-    upstream(addr, move |query, socket, peer| {
+    upstream_with_probes(addr, move |query, socket, peer| {
         let (message, socket) = (query.to_vec().unwrap(), socket.try_clone().unwrap());
         std::thread::spawn(move || {
             let relay = client_of(to);
@@ -317,6 +344,13 @@ fn relay(addr: SocketAddr, to: SocketAddr) -> Asked {
             }
         });
     })
+}
+
+/// Starts a responder and waits until it listens at `addr`. With a loop it is never ready.
+fn listening(net: Net, addr: SocketAddr, args: &[&str]) -> Switchyard {
+    let process = Switchyard::start(net.addr(53, 7431), args);
+    crate::support::eventually("it listens", || std::net::TcpStream::connect(addr).ok());
+    process
 }
 
 /// How often an address was asked for.
@@ -346,7 +380,7 @@ fn a_loop_of_forwarders_dies_out() {
             let (listen, upstream) = (text(own(net)), text(relays(net)));
             let args = ["dns", "--feed", path, "--listen", &listen, "--upstream", &upstream];
             let timeout = ["--upstream-timeout", "1s", "--workers", &workers.to_string()];
-            Switchyard::ready(net.addr(53, 7431), &[&args[..], &timeout].concat())
+            listening(net, own(net)[1], &[&args[..], &timeout].concat())
         });
         let client = client_of(own(nets[0])[0]);
         for _ in 0..3 {
@@ -384,7 +418,7 @@ fn an_upstream_that_relays_back_is_found() {
     let upstream = at.to_string();
     let args = ["dns", "--feed", path, "--listen", &listen, "--upstream", &upstream];
     let timeout = ["--upstream-timeout", "500ms"];
-    let process = Switchyard::ready(net.addr(53, 7431), &[&args[..], &timeout].concat());
+    let process = listening(net, addr, &[&args[..], &timeout].concat());
     let client = client_of(addr);
     assert_eq!(show(&exchange(&client, &question("loop.example A"))), ["ServFail"]);
     let mut connection = Connection::to(addr);
