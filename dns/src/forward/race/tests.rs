@@ -60,8 +60,14 @@ impl Course {
             let index = self.group.servers.iter().position(|s| Arc::ptr_eq(s, &server)).unwrap();
             self.asked.borrow_mut().push(index);
             let does = self.does.borrow()[index];
-            let reply =
-                move |kind, rtt| Ok(Reply { answer: stored(index as u8), kind, rtt: ms(rtt) });
+            let reply = move |kind, rtt| {
+                let rcode = match kind {
+                    ReplyKind::Refusal(rcode) => rcode,
+                    ReplyKind::Answer | ReplyKind::Partial => Rcode::NOERROR,
+                };
+                let answer = Stored { rcode, ..stored(index as u8) };
+                Ok(Reply { answer, kind, rtt: ms(rtt) })
+            };
             let reply = async move {
                 match does {
                     Does::Answer(rtt) => {
@@ -106,8 +112,11 @@ fn answered(by: u8) -> Asked {
     Asked::Answered(stored(by))
 }
 
-fn failed(refusal: Option<u8>, cause: Cause) -> Asked {
-    Asked::Failed(Failed { refusal: refusal.map(stored), cause })
+fn failed(refusal: Option<(u8, Rcode)>, cause: Cause) -> Asked {
+    Asked::Failed(Failed {
+        refusal: refusal.map(|(by, rcode)| Stored { rcode, ..stored(by) }),
+        cause,
+    })
 }
 
 #[test]
@@ -132,10 +141,10 @@ fn outcomes() {
     check(&[Cut(5), Answer(5)], answered(1), 10);
     check(&[Cut(5)], answered(0), 5);
     check(&[Cut(5), Nothing], answered(0), 2005);
-    check(&[servfail], failed(Some(0), Cause::Refused), 10);
-    check(&[refused, servfail], failed(Some(1), Cause::Refused), 30);
-    check(&[servfail, refused], failed(Some(0), Cause::Refused), 30);
-    check(&[Nothing, refused], failed(Some(1), Cause::Refused), 2000);
+    check(&[servfail], failed(Some((0, Rcode::SERVFAIL)), Cause::Refused), 10);
+    check(&[refused, servfail], failed(Some((1, Rcode::SERVFAIL)), Cause::Refused), 30);
+    check(&[servfail, refused], failed(Some((0, Rcode::SERVFAIL)), Cause::Refused), 30);
+    check(&[Nothing, refused], failed(Some((1, Rcode::REFUSED)), Cause::Refused), 2000);
     check(&[Nothing], failed(None, Cause::Silent), 3000);
     check(&[Nothing, Nothing], failed(None, Cause::Silent), 2100);
     check(&[Fail(Reason::Unreachable)], failed(None, Cause::Unreachable), 0);
