@@ -9,7 +9,7 @@ mod config;
 mod explain;
 mod forward;
 pub mod fuzz;
-mod local;
+mod machine;
 mod metrics;
 mod mmsg;
 #[cfg(test)]
@@ -162,10 +162,10 @@ fn shared(
     metrics: &Metrics,
     listeners: &[SocketAddr],
 ) -> Result<Shared, Failure> {
-    let addresses = local::addresses();
+    let addresses = machine::addresses();
     let servers = config.servers(listeners, |ip| addresses.contains(&ip))?;
     let mut settings = config.zone_settings()?;
-    settings.name_server_ips = local::name_server_ips(listeners, &addresses);
+    settings.name_server_ips = machine::name_server_ips(listeners, &addresses);
     let (first, followed) = match servers {
         Servers::Fixed(servers) => (servers, None),
         Servers::Followed(mut file) => (file.read().unwrap_or_default(), Some(file)),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::local;
+use crate::machine;
 
 use super::upstreams::{self, DNS_PORT, Forwarding};
 
@@ -60,7 +60,7 @@ impl ResolvConf {
             return None;
         }
         self.last.servers.clone_from(&content.servers);
-        let addresses = local::addresses();
+        let addresses = machine::addresses();
         let is_ours = |server: &SocketAddr| {
             upstreams::is_ourselves(*server, &self.listeners, |ip| addresses.contains(&ip))
         };
