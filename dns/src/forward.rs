@@ -13,6 +13,7 @@ pub(crate) mod probe;
 pub(crate) mod question;
 pub(crate) mod relay;
 pub(crate) mod resolv_conf;
+pub(crate) mod routes;
 pub(crate) mod upstreams;
 
 use std::cell::{Cell, RefCell};
@@ -126,6 +127,9 @@ impl Forwarder {
     pub(crate) fn decide(&self, question: &Question, address: SocketAddr) -> Decision<QuotaPermit> {
         let Inner { shared, outside, version, .. } = &*self.0;
         let upstreams = shared.upstreams.load();
+        if upstreams.group(shared.routes.group_of(&question.name())).is_empty() {
+            return Decision::Refuse;
+        }
         if version.replace(upstreams.version) != upstreams.version {
             outside.borrow_mut().forget_failures();
         }
@@ -221,8 +225,9 @@ impl Forwarder {
         let Inner { shared, pools, .. } = &*self.0;
         let upstreams = shared.upstreams.load_full();
         let (mut refusal, mut partial) = (None, None);
-        let count = upstreams.servers.len();
-        let tries = upstreams.servers.iter().cycle().take(count.max(MIN_TRIES));
+        let servers = upstreams.group(shared.routes.group_of(&question.name()));
+        let count = servers.len();
+        let tries = servers.iter().cycle().take(count.max(MIN_TRIES));
         for (number, upstream) in tries.enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
             let is_replied = refusal.is_some() || partial.is_some();
@@ -256,7 +261,8 @@ impl Forwarder {
             loop {
                 sleep(IDLE_TIMEOUT).await;
                 let upstreams = forwarder.0.shared.upstreams.load_full();
-                if !forwarder.0.pools.close_idle(&upstreams.servers) {
+                let servers: Vec<_> = upstreams.all().collect();
+                if !forwarder.0.pools.close_idle(&servers) {
                     break;
                 }
             }

@@ -6,7 +6,8 @@
 
 use crate::forward::question::Question;
 use crate::forward::relay::Answer;
-use crate::respond::{MIN_BUFFER, Outcome, Policy, respond};
+use crate::local::Local;
+use crate::respond::{MIN_BUFFER, Names, Outcome, Policy, respond};
 use crate::wire::name::Name;
 use crate::wire::reply::Transport;
 use crate::wire::{Query, TCP_LIMIT};
@@ -22,7 +23,8 @@ pub fn answer_query(packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
     buf.resize(if over_tcp { TCP_LIMIT } else { packet.len().max(MIN_BUFFER) }, 0);
     let (policy, mut query) = (Policy { forwards: true, tells_version: true }, Query::new());
     let transport = transport(over_tcp);
-    match respond(&zone, policy, &mut query, &mut buf, packet.len(), transport, 0) {
+    let names = Names { zone: &zone, local: &Local::default() };
+    match respond(names, policy, &mut query, &mut buf, packet.len(), transport, 0) {
         Outcome::Reply(len, _) => {
             buf.truncate(len);
             Some(buf)

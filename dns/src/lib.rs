@@ -9,6 +9,9 @@ mod config;
 mod explain;
 mod forward;
 pub mod fuzz;
+mod hosts_file;
+mod local;
+mod looks;
 mod machine;
 mod metrics;
 mod mmsg;
@@ -23,6 +26,7 @@ mod udp;
 mod wire;
 mod zone;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -37,7 +41,7 @@ use model::{Kinds, Process};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 
-pub use config::{Config, Upstream};
+pub use config::{Config, Forward, Upstream};
 pub use explain::Explainer;
 pub use zone::PodMode;
 
@@ -46,6 +50,9 @@ use config::Servers;
 use forward::loops;
 use forward::probe::Probes;
 use forward::upstreams::{Forwarding, Upstreams};
+use hosts_file::HostsFile;
+use local::Local;
+use looks::Looks;
 use metrics::Metrics;
 use responder::Shared;
 use threads::{Setup, Threads};
@@ -132,6 +139,7 @@ fn start(
         );
     }
     let shared = Arc::new(shared(config, daemon, metrics, &listeners)?);
+    follow_hosts(config, daemon, &shared);
     let setup = Setup {
         shared: shared.clone(),
         metrics: metrics.clone(),
@@ -144,6 +152,17 @@ fn start(
     let quota = quota(budget.tcp_connections, &metrics.tcp_connections);
     threads.serve_tcp(tcp_listeners, quota, config.tcp_idle_timeout, setup)?;
     Ok((threads, shared))
+}
+
+/// Reads the file of `--hosts` and follows it.
+fn follow_hosts(config: &Config, daemon: &Daemon, shared: &Arc<Shared>) {
+    let Some(file) = config.hosts.clone() else { return };
+    let mut file = HostsFile::new(file, shared.zone.load().domain().clone());
+    if let Some(hosts) = file.read() {
+        let hosts = Arc::new(hosts);
+        shared.local.rcu(|before| Local { hosts: hosts.clone(), ..Local::clone(before) });
+    }
+    tokio::spawn(file.follow(shared.clone(), Looks::new(daemon.shutdown.reloads())));
 }
 
 /// One client may hold one permit in so many.
@@ -165,6 +184,8 @@ fn shared(
     let addresses = machine::addresses();
     let servers = config.servers(listeners, |ip| addresses.contains(&ip))?;
     let mut settings = config.zone_settings()?;
+    let zones = config.forward_zones(&settings.domain, listeners, |ip| addresses.contains(&ip))?;
+    let routes = Arc::new(zones.routes);
     settings.name_server_ips = machine::name_server_ips(listeners, &addresses);
     let (first, followed) = match servers {
         Servers::Fixed(servers) => (servers, None),
@@ -172,7 +193,8 @@ fn shared(
     };
     tracing::info!(?listeners, upstreams = ?first, domain = %settings.domain, "answering");
     let forwarding = Arc::new(Forwarding {
-        upstreams: ArcSwap::from_pointee(Upstreams::of(first)),
+        upstreams: ArcSwap::from_pointee(Upstreams::of(first, zones.groups)),
+        routes: routes.clone(),
         allow: config.allow_forward.clone(),
         try_timeout: config.upstream_timeout,
         quota: quota(config.max_forwards, &metrics.forwards_in_flight),
@@ -180,23 +202,29 @@ fn shared(
         probes: Probes::default(),
     });
     if let Some(file) = followed {
-        tokio::spawn(file.follow(forwarding.clone(), daemon.shutdown.reloads()));
+        tokio::spawn(file.follow(forwarding.clone(), Looks::new(daemon.shutdown.reloads())));
     }
     let allowed: Vec<String> = config.allow_forward.iter().map(ToString::to_string).collect();
     let (listeners, domain) = (listeners.to_vec(), settings.domain.to_string());
     let shown = forwarding.clone();
     daemon.admin.add_status("dns", move || {
         let upstreams = shown.upstreams.load();
+        let zones = shown.routes.zones();
+        let forward: BTreeMap<_, _> =
+            zones.map(|(zone, group)| (zone.to_string(), upstreams.group(group))).collect();
         json!({
             "listen": listeners,
             "domain": domain,
             "upstreams": upstreams.servers,
+            "forward": forward,
             "upstreamLoops": upstreams.loops,
             "allowForward": allowed,
         })
     });
+    let local = Local { routes, ttl: settings.ttl, ..Local::default() };
+    let local = ArcSwap::from_pointee(local);
     let zone = ArcSwap::from_pointee(Zone::new(settings));
-    Ok(Shared { zone, tells_version: config.version_bind, forwarding })
+    Ok(Shared { zone, local, tells_version: config.version_bind, forwarding })
 }
 
 /// Turns updates into versions of the zone.

@@ -1,4 +1,4 @@
-//! What happens to a packet, over UDP or TCP: our own zone, then (in [`crate::forward`]) the
+//! What happens to a packet, over UDP or TCP: our own zone and other local names, then (in [`crate::forward`]) the
 //! questions that are asked or failed lately, then the upstreams.
 
 use std::net::SocketAddr;
@@ -10,8 +10,9 @@ use crate::forward::decide::Decision;
 use crate::forward::question::Question;
 use crate::forward::upstreams::Forwarding;
 use crate::forward::{Forwarder, Pending};
+use crate::local::Local;
 use crate::metrics::Counters;
-use crate::respond::{Alias, Outcome, Policy, error, respond};
+use crate::respond::{Alias, Names, Outcome, Policy, error, respond};
 use crate::wire::reply::Transport;
 use crate::wire::{Query, Rcode};
 use crate::zone::Zone;
@@ -20,6 +21,7 @@ use crate::zone::Zone;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) zone: ArcSwap<Zone>,
+    pub(crate) local: ArcSwap<Local>,
     pub(crate) tells_version: bool,
     pub(crate) forwarding: Arc<Forwarding>,
 }
@@ -28,14 +30,15 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     zone: Guard<Arc<Zone>>,
+    local: Guard<Arc<Local>>,
     policy: Policy,
 }
 
 impl Shared {
     pub(crate) fn load(&self) -> Snapshot {
-        let forwards = !self.forwarding.upstreams.load().servers.is_empty();
+        let forwards = self.forwarding.upstreams.load().forwards();
         let policy = Policy { forwards, tells_version: self.tells_version };
-        Snapshot { zone: self.zone.load(), policy }
+        Snapshot { zone: self.zone.load(), local: self.local.load(), policy }
     }
 }
 
@@ -70,7 +73,7 @@ impl Responder {
     }
 
     /// Handles the packet in the first `len` octets of `buf`. `client` is called only if the
-    /// question is not answered by our own zone.
+    /// question is not answered without upstreams.
     #[inline]
     pub(crate) fn handle(
         &mut self,
@@ -81,8 +84,9 @@ impl Responder {
         client: impl FnOnce() -> Option<SocketAddr>,
     ) -> Action {
         self.turn = self.turn.wrapping_add(1);
-        let Snapshot { zone, policy } = snapshot;
-        match respond(zone, *policy, &mut self.query, buf, len, transport, self.turn) {
+        let Snapshot { zone, local, policy } = snapshot;
+        let names = Names { zone, local };
+        match respond(names, *policy, &mut self.query, buf, len, transport, self.turn) {
             Outcome::Reply(len, rcode) => {
                 let is_parsed = rcode != Rcode::FORMERR && rcode != Rcode::NOTIMP;
                 let Query { name, qtype, .. } = &self.query;

@@ -6,7 +6,7 @@
 use std::hash::{Hash, Hasher};
 
 use crate::wire::reply::opt_record;
-use crate::wire::{HEADER_LEN, OPT_LEN, Query, Rcode, flag, u16_at};
+use crate::wire::{HEADER_LEN, Name, OPT_LEN, Query, Rcode, flag, u16_at};
 
 /// A question as it is sent to an upstream, but for its ID.
 #[derive(Clone, Debug)]
@@ -47,6 +47,13 @@ impl Question {
         let mut message = self.message.clone();
         message[..2].copy_from_slice(&id.to_be_bytes());
         message
+    }
+
+    /// The name that is asked.
+    pub(crate) fn name(&self) -> Name {
+        let mut name = Name::root();
+        name.read(&self.message, HEADER_LEN).expect("a question is made of a name");
+        name
     }
 
     /// Whether a message replies to this question under this ID. Messages that do not are ignored

@@ -2,6 +2,7 @@
 //! of the system's resolver, but never ourselves), who may use them, and how many at a time.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -12,6 +13,7 @@ use nix::net::if_::if_nametoindex;
 use crate::metrics::Metrics;
 
 use super::probe::Probes;
+use super::routes::{DEFAULT_GROUP, Routes};
 
 /// The port of a DNS server unless another is given.
 pub(crate) const DNS_PORT: u16 = 53;
@@ -20,6 +22,8 @@ pub(crate) const DNS_PORT: u16 = 53;
 #[derive(Debug)]
 pub(crate) struct Forwarding {
     pub(crate) upstreams: ArcSwap<Upstreams>,
+    /// The zones with servers of their own.
+    pub(crate) routes: Arc<Routes>,
     /// The clients to forward for.
     pub(crate) allow: Vec<IpNet>,
     /// How long to wait for one upstream.
@@ -36,13 +40,33 @@ pub(crate) struct Upstreams {
     /// Grows when the servers change.
     pub(crate) version: u64,
     pub(crate) servers: Vec<SocketAddr>,
+    /// The servers of zones; that of group 1 is the first.
+    pub(crate) zones: Arc<[Vec<SocketAddr>]>,
     /// Those that were found to forward to us what we forward to them.
     pub(crate) loops: Vec<SocketAddr>,
 }
 
 impl Upstreams {
-    pub(crate) fn of(servers: Vec<SocketAddr>) -> Upstreams {
-        Upstreams { version: 0, servers, loops: Vec::new() }
+    pub(crate) fn of(servers: Vec<SocketAddr>, zones: Vec<Vec<SocketAddr>>) -> Upstreams {
+        Upstreams { version: 0, servers, zones: zones.into(), loops: Vec::new() }
+    }
+
+    /// The servers of a group of [`Routes`].
+    pub(crate) fn group(&self, group: usize) -> &[SocketAddr] {
+        match group {
+            DEFAULT_GROUP => &self.servers,
+            zone => &self.zones[zone - 1],
+        }
+    }
+
+    /// The servers of all groups.
+    pub(crate) fn all(&self) -> impl Iterator<Item = SocketAddr> {
+        self.servers.iter().chain(self.zones.iter().flatten()).copied()
+    }
+
+    /// Whether anything is forwarded.
+    pub(crate) fn forwards(&self) -> bool {
+        !self.servers.is_empty() || !self.zones.is_empty()
     }
 
     pub(crate) fn has_address(&self, ip: IpAddr) -> bool {
@@ -56,6 +80,7 @@ impl Forwarding {
         self.upstreams.rcu(|before| Upstreams {
             version: before.version + 1,
             servers: servers.to_vec(),
+            zones: before.zones.clone(),
             loops: Vec::new(),
         });
     }
