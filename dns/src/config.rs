@@ -144,6 +144,38 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_VERSION_BIND")]
     pub version_bind: bool,
 
+    /// Addresses for DNS over TLS (RFC 7858), whose usual port is 853; needs --tls-cert
+    #[arg(
+        long,
+        env = "SWITCHYARD_TLS_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ',',
+        value_parser = parse_address,
+        requires = "tls_cert"
+    )]
+    pub tls_listen: Vec<SocketAddr>,
+
+    /// Addresses for DNS over HTTPS (RFC 8484), at /dns-query, whose usual port is 443; needs
+    /// --tls-cert
+    #[arg(
+        long,
+        env = "SWITCHYARD_HTTPS_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ',',
+        value_parser = parse_address,
+        requires = "tls_cert"
+    )]
+    pub https_listen: Vec<SocketAddr>,
+
+    /// PEM file with the certificate for --tls-listen and --https-listen, and those of its issuers;
+    /// read again when it changes
+    #[arg(long, env = "SWITCHYARD_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of the certificate
+    #[arg(long, env = "SWITCHYARD_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
     /// How long a TCP connection may be open without a query
     #[arg(
         long,
@@ -154,7 +186,7 @@ pub struct Config {
     )]
     pub tcp_idle_timeout: Duration,
 
-    /// TCP connections at one time, on all addresses together; one client may have a quarter
+    /// Connections at one time, of TCP, TLS and HTTPS on all addresses together; one client may have a quarter
     #[arg(long, env = "SWITCHYARD_MAX_TCP_CONNECTIONS", value_name = "N", default_value_t = 1024)]
     pub max_tcp_connections: usize,
 

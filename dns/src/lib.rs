@@ -4,12 +4,14 @@
 //! each update of the model into a new version of the zone, and drains. The semantics are in `zone`
 //! and `wire`, which use no sockets, clocks or files, and in `respond`.
 
+mod accept;
 mod budget;
 mod config;
 mod explain;
 mod forward;
 pub mod fuzz;
 mod hosts_file;
+mod https;
 mod local;
 mod looks;
 mod machine;
@@ -22,6 +24,7 @@ mod responder;
 mod snapshot;
 mod tcp;
 mod threads;
+mod tls;
 mod udp;
 mod wire;
 mod zone;
@@ -45,6 +48,7 @@ pub use config::{Config, Forward, Upstream};
 pub use explain::Explainer;
 pub use zone::PodMode;
 
+use accept::{Listener, Protocol};
 use budget::Demand;
 use config::Servers;
 use forward::loops;
@@ -56,6 +60,7 @@ use looks::Looks;
 use metrics::Metrics;
 use responder::Shared;
 use threads::{Setup, Threads};
+use tls::CertificateFiles;
 use zone::Zone;
 
 /// The kinds of object that this process follows.
@@ -96,6 +101,9 @@ pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result
     Ok(())
 }
 
+/// DNS over TLS, in ALPN (registered by IANA for RFC 7858).
+const DOT: &[u8] = b"dot";
+
 /// Binds all addresses and starts all threads.
 fn start(
     config: &Config,
@@ -115,11 +123,13 @@ fn start(
         let of_address = udp::bind(*addr, only_v6, daemon.workers)
             .map_err(failed(bind_error::Transport::Udp))?;
         let bound = of_address[0].local_addr().map_err(failed(bind_error::Transport::Udp))?;
-        let listener = tcp::bind(bound, only_v6).map_err(failed(bind_error::Transport::Tcp))?;
-        tcp_listeners.push(listener);
+        let socket = tcp::bind(bound, only_v6).map_err(failed(bind_error::Transport::Tcp))?;
+        tcp_listeners.push(Listener { socket, protocol: Protocol::Tcp });
         listeners.push(bound);
         sockets.extend(of_address);
     }
+    let (encrypted, certificate) = encrypted(config)?;
+    tcp_listeners.extend(encrypted);
     let demand = Demand {
         open_files: daemon::descriptors::raise_limit(),
         threads: sockets.len() + 1,
@@ -140,6 +150,9 @@ fn start(
     }
     let shared = Arc::new(shared(config, daemon, metrics, &listeners)?);
     follow_hosts(config, daemon, &shared);
+    if let Some(certificate) = certificate {
+        tokio::spawn(certificate.follow(Looks::new(daemon.shutdown.reloads())));
+    }
     let setup = Setup {
         shared: shared.clone(),
         metrics: metrics.clone(),
@@ -152,6 +165,35 @@ fn start(
     let quota = quota(budget.tcp_connections, &metrics.tcp_connections);
     threads.serve_tcp(tcp_listeners, quota, config.tcp_idle_timeout, setup)?;
     Ok((threads, shared))
+}
+
+/// Binds the addresses for DNS over TLS and over HTTPS.
+fn encrypted(config: &Config) -> Result<(Vec<Listener>, Option<CertificateFiles>), Failure> {
+    if config.tls_listen.is_empty() && config.https_listen.is_empty() {
+        return Ok((Vec::new(), None));
+    }
+    let (Some(certificate), Some(key)) = (config.tls_cert.clone(), config.tls_key.clone()) else {
+        let missing = "--tls-listen and --https-listen need --tls-cert and --tls-key";
+        return Err(Failure::Configuration(missing.to_owned()));
+    };
+    let files = CertificateFiles::open(certificate, key)?;
+    let mut listeners = Vec::new();
+    let mut bind = |flag: &str, addresses: &[SocketAddr], protocol: Protocol| {
+        for addr in addresses {
+            let only_v6 =
+                addresses.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
+            let socket = tcp::bind(*addr, only_v6)
+                .map_err(|e| bind_error::failure(*addr, bind_error::Transport::Tcp, flag, &e))?;
+            let local = socket.local_addr().unwrap_or(*addr);
+            tracing::info!(address = %local, "answering, {flag}");
+            listeners.push(Listener { socket, protocol: protocol.clone() });
+        }
+        Ok::<(), Failure>(())
+    };
+    bind("--tls-listen", &config.tls_listen, Protocol::Tls(files.config(&[DOT])?))?;
+    let of_http = files.config(&[https::HTTP2, https::HTTP1])?;
+    bind("--https-listen", &config.https_listen, Protocol::Https(of_http))?;
+    Ok((listeners, Some(files)))
 }
 
 /// Reads the file of `--hosts` and follows it.

@@ -70,7 +70,7 @@ impl<'m> Answer<'m> {
     pub(crate) fn relay(&self, query: &Query, packet: &[u8], transport: Transport) -> Vec<u8> {
         let limit = match transport {
             Transport::Udp => query.udp_limit(),
-            Transport::Tcp => TCP_LIMIT,
+            Transport::Tcp | Transport::Tls | Transport::Https => TCP_LIMIT,
         };
         let opt_len = if query.edns.is_some() { OPT_LEN } else { 0 };
         let fits = |record: &&Record| record.end <= limit - opt_len;

@@ -23,6 +23,10 @@ pub(crate) enum Section {
 pub(crate) enum Transport {
     Udp,
     Tcp,
+    /// DNS over TLS.
+    Tls,
+    /// DNS over HTTPS.
+    Https,
 }
 
 /// A reply under construction.
@@ -70,7 +74,7 @@ impl<'b> Reply<'b> {
     ) -> Reply<'b> {
         let limit = match transport {
             Transport::Udp => query.udp_limit(),
-            Transport::Tcp => TCP_LIMIT,
+            Transport::Tcp | Transport::Tls | Transport::Https => TCP_LIMIT,
         };
         let opt = if query.edns.is_some() { OPT_LEN } else { 0 };
         let state = State {
