@@ -1,5 +1,7 @@
 //! The process's own flags.
 
+mod forward;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,10 @@ use crate::forward::server::ServerAddress;
 use crate::forward::upstreams::{is_ourselves, parse_upstream};
 use crate::wire::Name;
 use crate::zone::{Owned, PodMode, Settings};
+
+pub use forward::Forward;
+pub(crate) use forward::Zones;
+use forward::parse_forward;
 
 /// Loopback, private, shared (RFC 6598), unique local and link-local addresses. A server that
 /// forwards for everybody can be used to attack others, with forged client addresses.
@@ -61,6 +67,26 @@ pub struct Config {
         value_parser = parse_upstream_or_none
     )]
     pub upstream: Vec<Upstream>,
+
+    /// Servers to forward the names of one zone to, several with commas between them; `upstream`
+    /// stands for those of --upstream. May be repeated; spaces separate zones in the variable
+    #[arg(
+        long,
+        env = "SWITCHYARD_FORWARD",
+        value_name = "ZONE=IP[:PORT]",
+        value_delimiter = ' ',
+        value_parser = parse_forward
+    )]
+    pub forward: Vec<Forward>,
+
+    /// A file with further names and their addresses, in the format of /etc/hosts; read again when
+    /// it changes
+    #[arg(long, env = "SWITCHYARD_HOSTS", value_name = "FILE")]
+    pub hosts: Option<PathBuf>,
+
+    /// Answer names of one label, such as `web`, with the Service of that name in this namespace
+    #[arg(long, env = "SWITCHYARD_SINGLE_LABEL", value_name = "NAMESPACE")]
+    pub single_label: Option<String>,
 
     /// The file with the nameservers of this system, read again when it changes
     #[arg(
@@ -144,6 +170,38 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_VERSION_BIND")]
     pub version_bind: bool,
 
+    /// Addresses for DNS over TLS (RFC 7858), whose usual port is 853; needs --tls-cert
+    #[arg(
+        long,
+        env = "SWITCHYARD_TLS_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ',',
+        value_parser = parse_address,
+        requires = "tls_cert"
+    )]
+    pub tls_listen: Vec<SocketAddr>,
+
+    /// Addresses for DNS over HTTPS (RFC 8484), at /dns-query, whose usual port is 443; needs
+    /// --tls-cert
+    #[arg(
+        long,
+        env = "SWITCHYARD_HTTPS_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ',',
+        value_parser = parse_address,
+        requires = "tls_cert"
+    )]
+    pub https_listen: Vec<SocketAddr>,
+
+    /// PEM file with the certificate for --tls-listen and --https-listen, and those of its issuers;
+    /// read again when it changes
+    #[arg(long, env = "SWITCHYARD_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// PEM file with the private key of the certificate
+    #[arg(long, env = "SWITCHYARD_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
     /// How long a TCP connection may be open without a query
     #[arg(
         long,
@@ -154,7 +212,7 @@ pub struct Config {
     )]
     pub tcp_idle_timeout: Duration,
 
-    /// TCP connections at one time, on all addresses together; one client may have a quarter
+    /// Connections at one time, of TCP, TLS and HTTPS on all addresses together; one client may have a quarter
     #[arg(long, env = "SWITCHYARD_MAX_TCP_CONNECTIONS", value_name = "N", default_value_t = 1024)]
     pub max_tcp_connections: usize,
 
@@ -199,7 +257,36 @@ impl Config {
         let domain =
             domain.and_then(Name::from_text).ok_or_else(|| invalid("is not a DNS name"))?;
         let owned = Owned(self.reverse_cidr.iter().map(IpNet::trunc).collect());
-        Settings::new(domain, self.ttl, self.pods, owned).ok_or_else(|| invalid("is too long"))
+        let settings = Settings::new(domain, self.ttl, self.pods, owned);
+        let mut settings = settings.ok_or_else(|| invalid("is too long"))?;
+        settings.single_label = self.single_label_namespace()?;
+        Ok(settings)
+    }
+
+    /// The namespace of `--single-label`, as a label in wire form.
+    fn single_label_namespace(&self) -> Result<Option<Box<[u8]>>, Failure> {
+        let Some(namespace) = &self.single_label else { return Ok(None) };
+        let of_labels = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'-';
+        let name = Some(namespace).filter(|text| text.bytes().all(of_labels));
+        let name = name.and_then(|text| Name::from_text(text)).ok_or_else(|| {
+            let namespace = namespace.escape_debug();
+            Failure::Configuration(format!("--single-label: `{namespace}` is not a namespace"))
+        })?;
+        Ok(Some(name.between(0, 1).into()))
+    }
+
+    /// The zones of `--forward`. `domain` is our own.
+    ///
+    /// # Errors
+    ///
+    /// When a zone is ours, appears twice, or would be asked of ourselves.
+    pub(crate) fn forward_zones(
+        &self,
+        domain: &Name,
+        listeners: &[SocketAddr],
+        is_local: impl Fn(std::net::IpAddr) -> bool,
+    ) -> Result<Zones, Failure> {
+        Zones::of(&self.forward, domain, |server| is_ourselves(server, listeners, &is_local))
     }
 
     /// The servers to forward to: those of `--upstream`, or else the system's.

@@ -6,7 +6,8 @@ use hickory_proto::rr::{Name as OtherName, RData, RecordType};
 use model::{Explanation, Model, ObjectName, Trouble, nearest};
 
 use crate::config::Config;
-use crate::respond::{Outcome, Policy, respond};
+use crate::local::Local;
+use crate::respond::{Names, Outcome, Policy, respond};
 use crate::wire::reply::Transport;
 use crate::wire::{Name, Query};
 use crate::zone::{Node, PodMode, Service, ServiceKind, Zone};
@@ -105,7 +106,8 @@ impl Asked<'_> {
         buf[..packet.len()].copy_from_slice(&packet);
         let (policy, mut query) = (Policy::default(), Query::new());
         let transport = Transport::Tcp;
-        match respond(self.zone, policy, &mut query, &mut buf, packet.len(), transport, 0) {
+        let names = Names { zone: self.zone, local: &Local::default() };
+        match respond(names, policy, &mut query, &mut buf, packet.len(), transport, 0) {
             Outcome::Reply(length, _) => Message::from_vec(&buf[..length]).ok(),
             _ => None,
         }

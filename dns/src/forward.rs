@@ -18,6 +18,7 @@ pub(crate) mod question;
 mod race;
 pub(crate) mod rebuild;
 pub(crate) mod resolv_conf;
+pub(crate) mod routes;
 pub(crate) mod server;
 pub(crate) mod server_metrics;
 mod stream;
@@ -37,8 +38,8 @@ use tokio::time::{Instant, timeout};
 use crate::cache::stored::{Age, Stored};
 use crate::cache::{Failure, Found, Served};
 use crate::metrics::Counters;
-use crate::wire::Rcode;
 use crate::wire::options::ExtendedError;
+use crate::wire::{Name, Rcode};
 
 use decide::{Client, Decision, Outside};
 use flights::Part;
@@ -98,11 +99,19 @@ impl Forwarder {
         }))
     }
 
-    /// Decides about a question of a client.
+    /// Decides about a question of a client, which is about `name`.
     #[inline]
-    pub(crate) fn decide(&self, key: &Key, address: SocketAddr) -> Decision<QuotaPermit> {
+    pub(crate) fn decide(
+        &self,
+        name: &Name,
+        key: &Key,
+        address: SocketAddr,
+    ) -> Decision<QuotaPermit> {
         let Inner { shared, outside, counters, .. } = &*self.0;
-        let upstreams = shared.upstreams.load();
+        let upstreams = shared.group(name);
+        if upstreams.servers.is_empty() {
+            return Decision::Refuse;
+        }
         let now = Instant::now().into_std();
         let found = shared.look_up(key, &upstreams, now);
         let client = Client {
@@ -231,7 +240,7 @@ impl Forwarder {
     async fn ask_and_keep(&self, question: &Question) -> Learnt {
         let Inner { shared, counters, .. } = &*self.0;
         let begun = Instant::now();
-        let group = shared.upstreams.load_full();
+        let group = shared.group(&question.to_name());
         let learnt = self.ask(&group, question).await;
         let now = Instant::now();
         match &learnt {

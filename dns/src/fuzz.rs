@@ -8,8 +8,9 @@ use crate::cache::Served;
 use crate::cache::stored::Age;
 use crate::forward::question::{Key, Question};
 use crate::forward::rebuild::rebuild;
+use crate::local::Local;
 use crate::respond::outside::{room, serve};
-use crate::respond::{MIN_BUFFER, Outcome, Policy, respond};
+use crate::respond::{MIN_BUFFER, Names, Outcome, Policy, respond};
 use crate::wire::name::Name;
 use crate::wire::reply::Transport;
 use crate::wire::{Query, TCP_LIMIT};
@@ -24,7 +25,8 @@ pub fn answer_query(packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
     buf.resize(if over_tcp { TCP_LIMIT } else { packet.len().max(MIN_BUFFER) }, 0);
     let (policy, mut query) = (Policy { forwards: true, tells_version: true }, Query::new());
     let transport = transport(over_tcp);
-    match respond(&zone, policy, &mut query, &mut buf, packet.len(), transport, 0) {
+    let names = Names { zone: &zone, local: &Local::default() };
+    match respond(names, policy, &mut query, &mut buf, packet.len(), transport, 0) {
         Outcome::Reply(len, _) => {
             buf.truncate(len);
             Some(buf)

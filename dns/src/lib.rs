@@ -4,6 +4,7 @@
 //! each update of the model into a new version of the zone, and drains. The semantics are in `zone`
 //! and `wire`, which use no sockets, clocks or files, and in `respond`.
 
+mod accept;
 mod budget;
 mod cache;
 mod config;
@@ -11,7 +12,11 @@ mod cookies;
 mod explain;
 mod forward;
 pub mod fuzz;
+mod hosts_file;
+mod https;
 mod local;
+mod looks;
+mod machine;
 mod metrics;
 mod mmsg;
 #[cfg(test)]
@@ -22,10 +27,12 @@ mod responder;
 mod snapshot;
 mod tcp;
 mod threads;
+mod tls;
 mod udp;
 mod wire;
 mod zone;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,11 +47,12 @@ use model::{Kinds, Process};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 
-pub use config::{Config, Upstream};
+pub use config::{Config, Forward, Upstream};
 pub use explain::Explainer;
 pub use forward::server::ServerAddress;
 pub use zone::PodMode;
 
+use accept::{Listener, Protocol};
 use budget::Demand;
 use cache::Cache;
 use config::Servers;
@@ -55,10 +63,14 @@ use forward::server::{Group, Server};
 use forward::server_metrics::ServerMetrics;
 use forward::upstreams::Forwarding;
 use forward::{connect, health, loops};
+use hosts_file::HostsFile;
+use local::Local;
+use looks::Looks;
 use metrics::Metrics;
 use rate::RateLimit;
 use responder::Shared;
 use threads::{Setup, Threads};
+use tls::CertificateFiles;
 use zone::Zone;
 
 /// The kinds of object that this process follows.
@@ -100,6 +112,9 @@ pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result
     Ok(())
 }
 
+/// DNS over TLS, in ALPN (registered by IANA for RFC 7858).
+const DOT: &[u8] = b"dot";
+
 /// Binds all addresses and starts all threads.
 fn start(
     config: &Config,
@@ -119,11 +134,13 @@ fn start(
         let of_address = udp::bind(*addr, only_v6, daemon.workers)
             .map_err(failed(bind_error::Transport::Udp))?;
         let bound = of_address[0].local_addr().map_err(failed(bind_error::Transport::Udp))?;
-        let listener = tcp::bind(bound, only_v6).map_err(failed(bind_error::Transport::Tcp))?;
-        tcp_listeners.push(listener);
+        let socket = tcp::bind(bound, only_v6).map_err(failed(bind_error::Transport::Tcp))?;
+        tcp_listeners.push(Listener { socket, protocol: Protocol::Tcp });
         listeners.push(bound);
         sockets.extend(of_address);
     }
+    let (encrypted, certificate) = encrypted(config)?;
+    tcp_listeners.extend(encrypted);
     let demand = Demand {
         open_files: daemon::descriptors::raise_limit(),
         threads: sockets.len() + 1,
@@ -143,6 +160,10 @@ fn start(
         );
     }
     let shared = Arc::new(shared(config, daemon, metrics, &listeners)?);
+    follow_hosts(config, daemon, &shared);
+    if let Some(certificate) = certificate {
+        tokio::spawn(certificate.follow(Looks::new(daemon.shutdown.reloads())));
+    }
     let setup = Setup {
         shared: shared.clone(),
         metrics: metrics.clone(),
@@ -155,6 +176,46 @@ fn start(
     let quota = quota(budget.tcp_connections, &metrics.tcp_connections);
     threads.serve_tcp(tcp_listeners, quota, config.tcp_idle_timeout, setup)?;
     Ok((threads, shared))
+}
+
+/// Binds the addresses for DNS over TLS and over HTTPS.
+fn encrypted(config: &Config) -> Result<(Vec<Listener>, Option<CertificateFiles>), Failure> {
+    if config.tls_listen.is_empty() && config.https_listen.is_empty() {
+        return Ok((Vec::new(), None));
+    }
+    let (Some(certificate), Some(key)) = (config.tls_cert.clone(), config.tls_key.clone()) else {
+        let missing = "--tls-listen and --https-listen need --tls-cert and --tls-key";
+        return Err(Failure::Configuration(missing.to_owned()));
+    };
+    let files = CertificateFiles::open(certificate, key)?;
+    let mut listeners = Vec::new();
+    let mut bind = |flag: &str, addresses: &[SocketAddr], protocol: Protocol| {
+        for addr in addresses {
+            let only_v6 =
+                addresses.iter().any(|other| other.is_ipv4() && other.port() == addr.port());
+            let socket = tcp::bind(*addr, only_v6)
+                .map_err(|e| bind_error::failure(*addr, bind_error::Transport::Tcp, flag, &e))?;
+            let local = socket.local_addr().unwrap_or(*addr);
+            tracing::info!(address = %local, "answering, {flag}");
+            listeners.push(Listener { socket, protocol: protocol.clone() });
+        }
+        Ok::<(), Failure>(())
+    };
+    bind("--tls-listen", &config.tls_listen, Protocol::Tls(files.config(&[DOT])?))?;
+    let of_http = files.config(&[https::HTTP2, https::HTTP1])?;
+    bind("--https-listen", &config.https_listen, Protocol::Https(of_http))?;
+    Ok((listeners, Some(files)))
+}
+
+/// Reads the file of `--hosts` and follows it.
+fn follow_hosts(config: &Config, daemon: &Daemon, shared: &Arc<Shared>) {
+    let Some(file) = config.hosts.clone() else { return };
+    let mut file = HostsFile::new(file, shared.zone.load().domain().clone());
+    if let Some(hosts) = file.read() {
+        let hosts = Arc::new(hosts);
+        shared.local.rcu(|before| Local { hosts: hosts.clone(), ..Local::clone(before) });
+    }
+    tokio::spawn(file.follow(shared.clone(), Looks::new(daemon.shutdown.reloads())));
 }
 
 /// One client may hold one permit in so many.
@@ -173,10 +234,12 @@ fn shared(
     metrics: &Metrics,
     listeners: &[SocketAddr],
 ) -> Result<Shared, Failure> {
-    let addresses = local::addresses();
+    let addresses = machine::addresses();
     let servers = config.servers(listeners, |ip| addresses.contains(&ip))?;
     let mut settings = config.zone_settings()?;
-    settings.name_server_ips = local::name_server_ips(listeners, &addresses);
+    let zones = config.forward_zones(&settings.domain, listeners, |ip| addresses.contains(&ip))?;
+    let routes = Arc::new(zones.routes);
+    settings.name_server_ips = machine::name_server_ips(listeners, &addresses);
     let (first, followed) = match servers {
         Servers::Fixed(servers) => (servers, None),
         Servers::Followed(mut file) => {
@@ -186,10 +249,14 @@ fn shared(
     };
     let upstreams: Vec<String> = first.iter().map(ToString::to_string).collect();
     tracing::info!(?listeners, ?upstreams, domain = %settings.domain, "answering");
-    let tls = first.iter().any(|server| server.tls_name.is_some()).then(connect::system_tls);
+    let mut all = first.iter().chain(zones.groups.iter().flatten());
+    let tls = all.any(|server| server.tls_name.is_some()).then(connect::system_tls);
     let tls = tls.transpose().map_err(|error| Failure::failed("--upstream tls://", error))?;
+    let group = |servers: &Vec<ServerAddress>| Arc::new(Group::new(servers, Instant::now()));
     let forwarding = Arc::new(Forwarding {
         upstreams: ArcSwap::from_pointee(Group::new(&first, Instant::now())),
+        routes: routes.clone(),
+        zones: zones.groups.iter().map(group).collect(),
         allow: config.allow_forward.clone(),
         try_timeout: config.upstream_timeout,
         quota: quota(config.max_forwards, &metrics.forwards_in_flight),
@@ -202,29 +269,39 @@ fn shared(
     });
     ServerMetrics::register(&daemon.metrics, forwarding.clone());
     if let Some(file) = followed {
-        tokio::spawn(file.follow(forwarding.clone(), daemon.shutdown.reloads()));
+        tokio::spawn(file.follow(forwarding.clone(), Looks::new(daemon.shutdown.reloads())));
     }
     let allowed: Vec<String> = config.allow_forward.iter().map(ToString::to_string).collect();
     let (listeners, domain) = (listeners.to_vec(), settings.domain.to_string());
     let shown = forwarding.clone();
     daemon.admin.add_status("dns", move || {
-        let upstreams = shown.upstreams.load();
+        let servers = shown.servers();
         let named = |is_shown: fn(&Server) -> bool| {
-            let shown = upstreams.servers.iter().filter(|server| is_shown(server));
+            let shown = servers.iter().filter(|server| is_shown(server));
             shown.map(|server| server.address.to_string()).collect::<Vec<_>>()
         };
+        let of_group = |group: &Group| {
+            group.servers.iter().map(|server| server.address.to_string()).collect::<Vec<_>>()
+        };
+        let zones = shown.routes.zones();
+        let forward: BTreeMap<_, _> =
+            zones.map(|(zone, at)| (zone.to_string(), of_group(&shown.group_at(at)))).collect();
         json!({
             "listen": listeners,
             "domain": domain,
-            "upstreams": named(|_| true),
+            "upstreams": of_group(&shown.upstreams.load()),
+            "forward": forward,
             "upstreamsDown": named(Server::is_down),
             "upstreamLoops": named(Server::is_loop),
             "allowForward": allowed,
         })
     });
+    let local = Local { routes, ttl: settings.ttl, ..Local::default() };
+    let local = ArcSwap::from_pointee(local);
     let zone = ArcSwap::from_pointee(Zone::new(settings));
     Ok(Shared {
         zone,
+        local,
         tells_version: config.version_bind,
         forwarding,
         cookies: Cookies::new(),

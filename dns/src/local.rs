@@ -1,82 +1,49 @@
-//! This machine's own addresses.
+//! Answers about names outside the zone that need no upstream: those of `--hosts`, and names that
+//! the DNS of the internet does not know by design, such as `localhost` and private addresses.
+//!
+//! Pure. A [`Local`] is immutable; a changed file makes a new one. It is asked after the zone and
+//! before anything is forwarded. Left out: reading the file, and the choice of upstreams.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
-use nix::ifaddrs::getifaddrs;
-
-/// The most addresses that `ns.dns.<domain>` has in each family; more would be useless.
-const MAX_NAME_SERVER_IPS: usize = 4;
-
-/// The addresses of all interfaces.
-pub(crate) fn addresses() -> Vec<IpAddr> {
-    let interfaces = match getifaddrs() {
-        Ok(interfaces) => interfaces,
-        Err(error) => {
-            tracing::warn!(%error, "cannot list this machine's addresses");
-            return Vec::new();
-        }
-    };
-    let addresses = interfaces.filter_map(|interface| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|v4| v4.ip().into());
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| v6.ip().into()))
-    });
-    addresses.collect()
-}
-
-/// The addresses at which this server can be asked, as far as it knows: those that it listens on,
-/// or, for an unspecified address, those of the interfaces that other machines can reach.
-pub(crate) fn name_server_ips(listeners: &[SocketAddr], addresses: &[IpAddr]) -> Vec<IpAddr> {
-    let mut ips: Vec<IpAddr> = Vec::new();
-    for listener in listeners.iter().map(SocketAddr::ip) {
-        if !listener.is_unspecified() {
-            ips.push(listener);
-            continue;
-        }
-        let both = listener.is_ipv6();
-        let reachable = addresses.iter().filter(|ip| is_reachable(**ip) && (both || ip.is_ipv4()));
-        ips.extend(reachable);
-    }
-    if ips.is_empty() {
-        ips.push(Ipv4Addr::LOCALHOST.into());
-    }
-    let mut kept: Vec<IpAddr> = Vec::new();
-    for ip in ips {
-        let of_family = kept.iter().filter(|other| other.is_ipv4() == ip.is_ipv4()).count();
-        if of_family < MAX_NAME_SERVER_IPS && !kept.contains(&ip) {
-            kept.push(ip);
-        }
-    }
-    kept
-}
-
-fn is_reachable(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
-        IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
-    }
-}
-
+mod asked;
+mod hosts;
+mod special;
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod tests;
 
-    #[test]
-    fn addresses_of_the_name_server() {
-        let check = |listeners: &[&str], addresses: &[&str], expected: &[&str]| {
-            let listeners: Vec<_> = listeners.iter().map(|addr| addr.parse().unwrap()).collect();
-            let addresses: Vec<_> = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-            let ips = name_server_ips(&listeners, &addresses);
-            let ips: Vec<_> = ips.iter().map(ToString::to_string).collect();
-            assert_eq!(ips, expected, "{listeners:?} {addresses:?}");
-        };
-        let machine = ["127.0.0.1", "10.0.0.5", "::1", "fe80::1", "fd00::5", "169.254.1.1"];
-        check(&["127.0.0.2:53"], &machine, &["127.0.0.2"]);
-        check(&["0.0.0.0:53"], &machine, &["10.0.0.5"]);
-        check(&["[::]:53"], &machine, &["10.0.0.5", "fd00::5"]);
-        check(&["0.0.0.0:53", "10.0.0.5:54"], &machine, &["10.0.0.5"]);
-        check(&["0.0.0.0:53"], &["127.0.0.1"], &["127.0.0.1"]);
-        let many = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5"];
-        check(&["0.0.0.0:53"], &many, &many[..4]);
+use std::sync::Arc;
+
+use crate::forward::routes::Routes;
+use crate::wire::Rcode;
+use crate::wire::reply::Reply;
+use crate::zone::Zone;
+
+pub(crate) use asked::Asked;
+pub(crate) use hosts::{BadLine, Hosts};
+use special::Known;
+
+/// What is answered without upstreams.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Local {
+    pub(crate) hosts: Arc<Hosts>,
+    /// Special names that `--forward` names are forwarded.
+    pub(crate) routes: Arc<Routes>,
+    /// The TTL of names that may change, in seconds.
+    pub(crate) ttl: u32,
+}
+
+impl Local {
+    /// Answers a question about a name that is in none of our zones. `None` if upstreams may know
+    /// the answer; then the reply is unchanged.
+    pub(crate) fn answer(
+        &self,
+        zone: &Zone,
+        asked: &Asked<'_>,
+        reply: &mut Reply<'_>,
+    ) -> Option<Rcode> {
+        let by_hosts = self.hosts.answer(asked, self.ttl, reply);
+        by_hosts.or_else(|| {
+            let known = Known { zone, hosts: &self.hosts, routes: &self.routes, ttl: self.ttl };
+            special::answer(&known, asked, reply)
+        })
     }
 }

@@ -47,12 +47,15 @@ const CODES: [(&str, Rcode); 6] = [
 ];
 const CODE_CLASSES: usize = CODES.len() + 1;
 
+/// In the order of [`Transport`].
+const TRANSPORTS: [&str; 4] = ["udp", "tcp", "tls", "https"];
+
 /// The counters of one data thread.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Counters {
     /// By transport, type and code.
-    queries: [[[AtomicU64; CODE_CLASSES]; TYPE_CLASSES]; 2],
+    queries: [[[AtomicU64; CODE_CLASSES]; TYPE_CLASSES]; TRANSPORTS.len()],
     silent: AtomicU64,
     unsent: AtomicU64,
     /// Questions that an upstream answered, by the time that it took.
@@ -167,6 +170,7 @@ pub(crate) struct Metrics {
     pub(crate) forwards_in_flight: Gauge<i64, AtomicI64>,
     pub(crate) tcp_connections: Gauge<i64, AtomicI64>,
     pub(crate) tcp_refused: Counter,
+    pub(crate) tls_failed: Counter,
     pub(crate) zone_names: Gauge<i64, AtomicI64>,
     pub(crate) zone_serial: Gauge<i64, AtomicI64>,
 }
@@ -181,6 +185,7 @@ impl Metrics {
             forwards_in_flight: Gauge::default(),
             tcp_connections: Gauge::default(),
             tcp_refused: Default::default(),
+            tls_failed: Default::default(),
             zone_names: Gauge::default(),
             zone_serial: Gauge::default(),
         };
@@ -203,13 +208,18 @@ impl Metrics {
             );
             registry.register(
                 "switchyard_dns_tcp_connections",
-                "Open TCP connections",
+                "Open TCP connections, also those of DNS over TLS and HTTPS",
                 m.tcp_connections,
             );
             registry.register(
                 "switchyard_dns_tcp_refused",
-                "TCP connections closed at once because too many were open",
+                "TCP connections closed at once because too many were open or in a handshake",
                 m.tcp_refused,
+            );
+            registry.register(
+                "switchyard_dns_tls_failures",
+                "TLS handshakes that failed or took too long",
+                m.tls_failed,
             );
             registry.register("switchyard_dns_zone_names", "Names in the zone", m.zone_names);
             registry.register(
@@ -247,7 +257,7 @@ impl Collector for Sum {
         let help = "Replies by transport, query type and response code";
         let mut queries =
             encoder.encode_descriptor("switchyard_dns_queries", help, None, MetricType::Counter)?;
-        for (transport, proto) in ["udp", "tcp"].into_iter().enumerate() {
+        for (transport, proto) in TRANSPORTS.into_iter().enumerate() {
             for class in 0..TYPE_CLASSES {
                 for code in 0..CODE_CLASSES {
                     let count = self.of(|c| c.queries[transport][class][code].load(Relaxed));

@@ -2,12 +2,16 @@
 
 mod text;
 
+use std::sync::Arc;
+
 use hickory_proto::op::{Message, MessageType};
 
 use crate::forward::question::{Key, Question};
-use crate::respond::{Outcome, Policy, respond};
-use crate::wire::Query;
+use crate::forward::routes::{DEFAULT_GROUP, Routes};
+use crate::local::Local;
+use crate::respond::{Names, Outcome, Policy, respond};
 use crate::wire::reply::Transport;
+use crate::wire::{Name, Query};
 use crate::zone::Zone;
 
 pub(crate) use text::{DOMAIN, question, rows, show, with_edns};
@@ -42,9 +46,27 @@ pub(crate) fn send(
     packet: &[u8],
     transport: Transport,
 ) -> Result<Vec<u8>, Outcome> {
+    send_to(zone, &beside_specials(), policy, packet, transport)
+}
+
+/// What is answered without upstreams, but not `test.`, in which the aliases of tests end.
+fn beside_specials() -> Local {
+    let test = Name::from_text("test").unwrap();
+    Local { routes: Arc::new(Routes::new([(test, DEFAULT_GROUP)])), ..Local::default() }
+}
+
+/// The same with names outside the zone that are answered without upstreams.
+pub(crate) fn send_to(
+    zone: &Zone,
+    local: &Local,
+    policy: Policy,
+    packet: &[u8],
+    transport: Transport,
+) -> Result<Vec<u8>, Outcome> {
     let mut buf = vec![0xee; 65_535];
     buf[..packet.len()].copy_from_slice(packet);
-    match respond(zone, policy, &mut Query::new(), &mut buf, packet.len(), transport, 0) {
+    let names = Names { zone, local };
+    match respond(names, policy, &mut Query::new(), &mut buf, packet.len(), transport, 0) {
         Outcome::Reply(len, _) => {
             buf.truncate(len);
             Ok(buf)

@@ -5,6 +5,7 @@
 
 pub(crate) mod outside;
 
+use crate::local::{Asked, Local};
 use crate::wire::reply::{Detached, Section, Transport, pointer};
 use crate::wire::{
     Bad, Class, HEADER_LEN, Name, QUESTION_AT, Query, Rcode, Reply, Type, UDP_EDNS_LIMIT, flag,
@@ -24,6 +25,13 @@ pub(crate) struct Policy {
     pub(crate) forwards: bool,
     /// `version.bind` is answered.
     pub(crate) tells_version: bool,
+}
+
+/// What is answered without asking other servers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names<'a> {
+    pub(crate) zone: &'a Zone,
+    pub(crate) local: &'a Local,
 }
 
 /// What to do about a packet.
@@ -51,7 +59,7 @@ pub(crate) struct Alias {
 /// `turn` is where the addresses of a headless Service begin.
 #[inline]
 pub(crate) fn respond(
-    zone: &Zone,
+    names: Names<'_>,
     policy: Policy,
     query: &mut Query,
     buf: &mut [u8],
@@ -71,17 +79,19 @@ pub(crate) fn respond(
     }
     let recursion = if policy.forwards { flag::RA } else { 0 };
     let mut reply = Reply::to(buf, query, transport, recursion);
-    match zone.answer(query, &mut reply, turn) {
-        Answer::Complete(rcode) => {
-            if rcode != Rcode::SERVFAIL {
-                reply.set(flag::AA);
-            }
-            Outcome::Reply(reply.finish(rcode), rcode)
-        }
-        Answer::Outside if policy.forwards => Outcome::Forward,
-        Answer::Outside => error(policy, query, buf, transport, Rcode::REFUSED),
-        Answer::Alias(target) => {
+    match names.zone.answer(query, &mut reply, turn) {
+        Answer::Complete(rcode) => complete(reply, rcode),
+        Answer::Outside => match names.local.answer(names.zone, &Asked::of(query), &mut reply) {
+            Some(rcode) => complete(reply, rcode),
+            None if policy.forwards => Outcome::Forward,
+            None => error(policy, query, buf, transport, Rcode::REFUSED),
+        },
+        Answer::Alias(target, at) => {
             reply.set(flag::AA);
+            let asked = Asked::target(&target, query, at);
+            if let Some(rcode) = names.local.answer(names.zone, &asked, &mut reply) {
+                return complete(reply, rcode);
+            }
             if policy.forwards {
                 return Outcome::Follow(Box::new(Alias { reply: reply.detach(), target: *target }));
             }
@@ -89,6 +99,13 @@ pub(crate) fn respond(
             Outcome::Reply(reply.finish(Rcode::NOERROR), Rcode::NOERROR)
         }
     }
+}
+
+fn complete(mut reply: Reply<'_>, rcode: Rcode) -> Outcome {
+    if rcode != Rcode::SERVFAIL {
+        reply.set(flag::AA);
+    }
+    Outcome::Reply(reply.finish(rcode), rcode)
 }
 
 /// A reply without records to a query that was parsed.

@@ -1,5 +1,5 @@
-//! What happens to a packet, over UDP or TCP: our own zone, then the cache, then (in
-//! [`crate::forward`]) the questions that are being asked, then the upstreams.
+//! What happens to a packet, over any transport: our own zone and other local names, then the
+//! cache, then (in [`crate::forward`]) the questions that are being asked, then the upstreams.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use crate::forward::Forwarder;
 use crate::forward::decide::Decision;
 use crate::forward::question::Key;
 use crate::forward::upstreams::Forwarding;
+use crate::local::Local;
 use crate::metrics::Counters;
 use crate::rate::{RateLimit, Verdict};
 use crate::respond::outside::{self, Replied, serve, serve_alias};
-use crate::respond::{Alias, Outcome, Policy, respond};
+use crate::respond::{Alias, Names, Outcome, Policy, respond};
 use crate::wire::options::{self, ExtendedError};
 use crate::wire::reply::Transport;
 use crate::wire::{Query, Rcode, flag};
@@ -28,6 +29,7 @@ use crate::zone::Zone;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) zone: ArcSwap<Zone>,
+    pub(crate) local: ArcSwap<Local>,
     pub(crate) tells_version: bool,
     pub(crate) forwarding: Arc<Forwarding>,
     pub(crate) cookies: Cookies,
@@ -39,14 +41,15 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     zone: Guard<Arc<Zone>>,
+    local: Guard<Arc<Local>>,
     policy: Policy,
 }
 
 impl Shared {
     pub(crate) fn load(&self) -> Snapshot {
-        let forwards = !self.forwarding.upstreams.load().servers.is_empty();
+        let forwards = self.forwarding.forwards();
         let policy = Policy { forwards, tells_version: self.tells_version };
-        Snapshot { zone: self.zone.load(), policy }
+        Snapshot { zone: self.zone.load(), local: self.local.load(), policy }
     }
 
     /// Completes a reply by the options that the client's EDNS calls for: its cookie with our part,
@@ -62,7 +65,7 @@ impl Shared {
         let Some(edns) = query.edns else { return replied.len };
         let room = match transport {
             Transport::Udp => query.udp_limit().min(buf.len()),
-            Transport::Tcp => buf.len(),
+            Transport::Tcp | Transport::Tls | Transport::Https => buf.len(),
         };
         let (buf, options_at) = (&mut buf[..room], replied.len);
         let mut len = options_at;
@@ -106,6 +109,9 @@ pub(crate) enum Action {
     Wait(Box<Pending>),
 }
 
+/// Sends a reply to a client.
+pub(crate) type Deliver = Box<dyn FnOnce(Vec<u8>)>;
+
 /// A client's query that waits for the answer to a question.
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -141,8 +147,9 @@ impl Responder {
         client: impl Fn() -> Option<SocketAddr>,
     ) -> Action {
         self.turn = self.turn.wrapping_add(1);
-        let Snapshot { zone, policy } = snapshot;
-        match respond(zone, *policy, &mut self.query, buf, len, transport, self.turn) {
+        let Snapshot { zone, local, policy } = snapshot;
+        let names = Names { zone, local };
+        match respond(names, *policy, &mut self.query, buf, len, transport, self.turn) {
             Outcome::Reply(len, rcode) => {
                 let is_parsed = rcode != Rcode::FORMERR && rcode != Rcode::NOTIMP;
                 let Query { name, qtype, edns, .. } = &self.query;
@@ -198,9 +205,9 @@ impl Responder {
             return self.fail(snapshot, client, buf, transport, None, &failure);
         }
         let query = &self.query;
-        let name = alias.as_ref().map_or(query.name.wire(), |alias| alias.target.wire());
-        let key = Key::new(query, name);
-        let failure = match self.forwarder.decide(&key, client) {
+        let name = alias.as_ref().map_or(&query.name, |alias| &alias.target);
+        let key = Key::new(query, name.wire());
+        let failure = match self.forwarder.decide(name, &key, client) {
             Decision::Answer { answer, age, refresh } => {
                 if let Some(permit) = refresh {
                     self.forwarder.refresh(&key, permit);
@@ -278,7 +285,7 @@ impl Responder {
     }
 
     /// Makes a query wait. `deliver` sends its reply.
-    pub(crate) fn wait(&self, mut pending: Pending, deliver: impl FnOnce(Vec<u8>) + 'static) {
+    pub(crate) fn wait(&self, mut pending: Pending, deliver: Deliver) {
         let (shared, counters) = (self.shared.clone(), self.counters.clone());
         let (key, client) = (pending.key.clone(), pending.client);
         let permit = pending.permit.take();
@@ -330,7 +337,7 @@ impl Pending {
         // Over TCP there is no way to say that an answer is incomplete.
         let failure = Failure { rcode: Rcode::SERVFAIL, error: None };
         let served = match served {
-            Served::Answer(Stored { is_partial: true, .. }, _) if transport == Transport::Tcp => {
+            Served::Answer(Stored { is_partial: true, .. }, _) if transport != Transport::Udp => {
                 Served::Failure(&failure)
             }
             served => served,

@@ -1,25 +1,28 @@
-//! Queries over TCP (RFC 7766): any number on a connection, each answered as soon as it can be.
+//! Queries over TCP (RFC 7766), plain or encrypted (RFC 7858): any number on a connection, each
+//! answered as soon as it can be.
 //!
 //! One thread serves all connections; each is a task on the thread's runtime. A connection that
 //! does not read its replies, or has too many questions waiting for upstreams, is not read from,
 //! and so uses a bounded amount of memory.
 
 use std::cell::RefCell;
-use std::io::{self, Read};
+use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use daemon::listen;
-use daemon::quota::{Client, Quota, QuotaPermit};
+use daemon::quota::{Quota, QuotaLimits, QuotaPermit};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_rustls::server::TlsStream;
 
 use crate::metrics::Metrics;
-use crate::responder::{Action, Responder};
+use crate::responder::{Action, Deliver, Responder};
 use crate::wire::TCP_LIMIT;
 use crate::wire::reply::Transport;
 
@@ -34,17 +37,23 @@ const MAX_WAITING: usize = 64;
 const READ_BUFFER: usize = 2048;
 /// Replies are written once so many octets are ready, or no further query has arrived.
 const WRITE_AT: usize = 64 << 10;
-/// The wait when descriptors run out, until some are closed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// TLS handshakes at a time, which use more memory and time than what follows them.
+const MAX_HANDSHAKES: usize = 256;
+/// One client may have one of so many of them.
+const HANDSHAKE_SHARE: usize = 4;
+/// How long to wait for the rest of what has arrived when the drain begins.
+const LAST_READ: Duration = Duration::from_millis(100);
 
 /// What all connections share.
 #[derive(Clone)]
 pub(crate) struct TcpServer {
     /// With the buffer that replies are built in.
     responder: Rc<RefCell<(Responder, Box<[u8]>)>>,
-    quota: Quota,
+    pub(crate) quota: Quota,
+    /// TLS handshakes in progress.
+    pub(crate) handshakes: Quota,
     idle_timeout: Duration,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
     draining: watch::Receiver<bool>,
 }
 
@@ -69,47 +78,85 @@ impl TcpServer {
         draining: watch::Receiver<bool>,
     ) -> TcpServer {
         let responder = Rc::new(RefCell::new((responder, vec![0; TCP_LIMIT].into())));
-        TcpServer { responder, quota, idle_timeout, metrics, draining }
+        let share = MAX_HANDSHAKES.div_ceil(HANDSHAKE_SHARE);
+        let handshakes = Quota::new(QuotaLimits::new(MAX_HANDSHAKES, share));
+        TcpServer { responder, quota, handshakes, idle_timeout, metrics, draining }
     }
 
-    /// Accepts until the drain begins, then returns when the last connection has ended. Runs in a
-    /// `LocalSet`.
-    pub(crate) async fn serve(mut self, listener: TcpListener) {
-        let mut connections = tokio::task::JoinSet::new();
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                Some(_) = connections.join_next() => continue,
-                () = begun(&mut self.draining) => break,
-            };
-            let (stream, peer) = match accepted {
-                Ok((stream, peer)) => {
-                    (stream, SocketAddr::new(peer.ip().to_canonical(), peer.port()))
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "accept");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let Ok(permit) = self.quota.admit(Client::of(peer.ip())) else {
-                self.metrics.tcp_refused.inc();
-                continue;
-            };
-            let connection = Connection { stream, peer, server: self.clone(), permit };
-            connections.spawn_local(async move {
-                if let Err(error) = connection.run().await {
-                    tracing::debug!(%error, "connection");
-                }
-            });
+    /// Tells when the drain begins.
+    pub(crate) fn draining(&self) -> watch::Receiver<bool> {
+        self.draining.clone()
+    }
+
+    /// How long a connection may be idle, as a rule.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.idle_timeout
+    }
+
+    /// How long the connection with that permit may be idle now.
+    pub(crate) fn idle_timeout_of(&self, permit: &QuotaPermit) -> Duration {
+        self.idle_timeout / if permit.is_crowded() { CROWDED_IDLE_SHARE } else { 1 }
+    }
+
+    /// Handles a query. Its reply goes to `now`, or later to `deliver`, or there is none.
+    pub(crate) fn handle(
+        &self,
+        packet: &[u8],
+        transport: Transport,
+        peer: SocketAddr,
+        deliver: Deliver,
+        now: impl FnOnce(&[u8]),
+    ) -> Handled {
+        let mut responder = self.responder.borrow_mut();
+        let (responder, buffer) = &mut *responder;
+        buffer[..packet.len()].copy_from_slice(packet);
+        let snapshot = responder.shared.load();
+        let client = || Some(peer);
+        match responder.handle(&snapshot, buffer, packet.len(), transport, client) {
+            Action::Nothing => Handled::Done,
+            Action::Send(len) => {
+                now(&buffer[..len]);
+                Handled::Done
+            }
+            Action::Wait(pending) => {
+                responder.wait(*pending, deliver);
+                Handled::Later
+            }
         }
-        drop(listener);
-        while connections.join_next().await.is_some() {}
     }
 }
 
-struct Connection {
-    stream: TcpStream,
+/// What became of a query.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handled {
+    /// It was answered, or gets no reply.
+    Done,
+    /// The reply comes later.
+    Later,
+}
+
+/// A client's byte stream, plain or encrypted.
+pub(crate) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
+    /// The socket that it is on.
+    fn socket(&self) -> &TcpStream;
+}
+
+impl ClientStream for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl ClientStream for Box<TlsStream<TcpStream>> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
+/// A connection of a client that sends each message with its length.
+pub(crate) struct Connection<S> {
+    stream: S,
+    transport: Transport,
     peer: SocketAddr,
     server: TcpServer,
     permit: QuotaPermit,
@@ -126,9 +173,19 @@ struct Flow {
     ended: bool,
 }
 
-impl Connection {
-    async fn run(mut self) -> io::Result<()> {
-        self.stream.set_nodelay(true)?;
+impl<S: ClientStream> Connection<S> {
+    pub(crate) fn new(
+        stream: S,
+        transport: Transport,
+        peer: SocketAddr,
+        server: TcpServer,
+        permit: QuotaPermit,
+    ) -> Connection<S> {
+        Connection { stream, transport, peer, server, permit }
+    }
+
+    /// Serves the connection until it ends.
+    pub(crate) async fn run(mut self) -> io::Result<()> {
         let (done, mut answered) = mpsc::channel(MAX_WAITING);
         let received = Vec::with_capacity(READ_BUFFER);
         let mut flow = Flow { received, replies: Vec::new(), waiting: 0, done, ended: false };
@@ -138,7 +195,7 @@ impl Connection {
                 asked_last = Instant::now();
             }
             if !flow.replies.is_empty() {
-                timeout(WRITE_TIMEOUT, self.stream.write_all(&flow.replies)).await??;
+                timeout(WRITE_TIMEOUT, self.write(&flow.replies)).await??;
                 flow.replies.clear();
                 // A large message must not use memory for as long as the connection lasts.
                 flow.replies.shrink_to(WRITE_AT);
@@ -149,7 +206,7 @@ impl Connection {
                 return self.stream.shutdown().await;
             }
             let may_read = !flow.ended && flow.waiting < MAX_WAITING;
-            let idle_timeout = self.idle_timeout();
+            let idle_timeout = self.server.idle_timeout_of(&self.permit);
             if flow.waiting == 0 && asked_last.elapsed() >= idle_timeout {
                 return Ok(());
             }
@@ -158,7 +215,7 @@ impl Connection {
             let look_again = look_again.min(asked_last + idle_timeout);
             tokio::select! {
                 read = self.stream.read_buf(&mut flow.received), if may_read => {
-                    flow.ended = read? == 0;
+                    flow.ended = is_end(read)?;
                 }
                 Some(reply) = answered.recv() => {
                     flow.waiting -= 1;
@@ -166,15 +223,17 @@ impl Connection {
                 }
                 () = sleep_until(look_again), if flow.waiting == 0 => {}
                 () = begun(&mut self.server.draining), if !flow.ended => {
-                    read_last(&self.stream, &mut flow.received);
+                    read_last(&mut self.stream, &mut flow.received).await;
                     flow.ended = true;
                 }
             }
         }
     }
 
-    fn idle_timeout(&self) -> Duration {
-        self.server.idle_timeout / if self.permit.is_crowded() { CROWDED_IDLE_SHARE } else { 1 }
+    async fn write(&mut self, replies: &[u8]) -> io::Result<()> {
+        self.stream.write_all(replies).await?;
+        // An encrypted stream may keep some back.
+        self.stream.flush().await
     }
 
     /// Answers the whole queries that were received, as long as there is room for replies. Whether
@@ -186,35 +245,18 @@ impl Connection {
             let len = usize::from(u16::from_be_bytes(*prefix));
             let Some(packet) = flow.received.get(at + 2..at + 2 + len) else { break };
             at += 2 + len;
-            self.answer_one(packet, &mut flow.replies, &mut flow.waiting, &flow.done);
+            let done = flow.done.clone();
+            // It has room for all that wait, and fails only if the connection has ended.
+            let deliver = Box::new(move |reply: Vec<u8>| drop(done.try_send(reply)));
+            let replies = &mut flow.replies;
+            let now = |reply: &[u8]| push(replies, reply);
+            if self.server.handle(packet, self.transport, self.peer, deliver, now) == Handled::Later
+            {
+                flow.waiting += 1;
+            }
         }
         flow.received.drain(..at);
         at > 0
-    }
-
-    fn answer_one(
-        &self,
-        packet: &[u8],
-        replies: &mut Vec<u8>,
-        waiting: &mut usize,
-        done: &mpsc::Sender<Vec<u8>>,
-    ) {
-        let mut responder = self.server.responder.borrow_mut();
-        let (responder, buffer) = &mut *responder;
-        buffer[..packet.len()].copy_from_slice(packet);
-        let snapshot = responder.shared.load();
-        let client = || Some(self.peer);
-        match responder.handle(&snapshot, buffer, packet.len(), Transport::Tcp, client) {
-            Action::Nothing => {}
-            Action::Send(len) => push(replies, &buffer[..len]),
-            Action::Wait(pending) => {
-                *waiting += 1;
-                let done = done.clone();
-                // It has room for all that wait, and fails only if the connection has ended.
-                let deliver = move |reply: Vec<u8>| drop(done.try_send(reply));
-                responder.wait(*pending, deliver);
-            }
-        }
     }
 }
 
@@ -225,19 +267,38 @@ fn push(replies: &mut Vec<u8>, message: &[u8]) {
 }
 
 /// Waits for the drain.
-async fn begun(draining: &mut watch::Receiver<bool>) {
+pub(crate) async fn begun(draining: &mut watch::Receiver<bool>) {
     // An error means that the sender is gone, which is the same.
     let _ = draining.wait_for(|draining| *draining).await;
 }
 
+/// Whether a read found the end. Some clients end an encrypted stream without saying so.
+fn is_end(read: io::Result<usize>) -> io::Result<bool> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(true),
+        read => Ok(read? == 0),
+    }
+}
+
 /// Reads what has arrived already, which the runtime may not have seen yet.
-fn read_last(stream: &TcpStream, received: &mut Vec<u8>) {
-    let socket = SockRef::from(stream);
-    let mut chunk = [0; READ_BUFFER];
+async fn read_last(stream: &mut impl ClientStream, received: &mut Vec<u8>) {
     while received.len() < WRITE_AT {
-        match (&*socket).read(&mut chunk) {
-            Ok(count) if count > 0 => received.extend_from_slice(&chunk[..count]),
+        let read = timeout(Duration::ZERO, stream.read_buf(received)).await;
+        let read = match read {
+            Err(_) if has_more(stream.socket()) => {
+                timeout(LAST_READ, stream.read_buf(received)).await
+            }
+            read => read,
+        };
+        match read {
+            Ok(Ok(count)) if count > 0 => {}
             _ => return,
         }
     }
+}
+
+/// Whether the kernel has something to read.
+fn has_more(socket: &TcpStream) -> bool {
+    let mut octet = [MaybeUninit::uninit()];
+    SockRef::from(socket).peek(&mut octet).is_ok_and(|count| count > 0)
 }

@@ -1,4 +1,4 @@
-//! The data threads: one for each UDP socket, and one for TCP. Each has a runtime of its own.
+//! The data threads: one for each UDP socket, and one for TCP, TLS and HTTPS. Each has a runtime of its own.
 
 use std::net::UdpSocket;
 use std::rc::Rc;
@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
+use crate::accept::{self, Listener};
 use crate::forward::Forwarder;
 use crate::metrics::Metrics;
 use crate::responder::{Responder, Shared};
@@ -89,7 +90,7 @@ impl Threads {
     /// When the system gives no thread or no runtime.
     pub(crate) fn serve_tcp(
         &mut self,
-        listeners: Vec<std::net::TcpListener>,
+        listeners: Vec<Listener>,
         quota: Quota,
         idle_timeout: Duration,
         setup: Setup,
@@ -136,11 +137,13 @@ impl Threads {
     }
 }
 
-async fn serve_listeners(server: &TcpServer, listeners: Vec<std::net::TcpListener>) {
+async fn serve_listeners(server: &TcpServer, listeners: Vec<Listener>) {
     let mut servers = JoinSet::new();
-    for listener in listeners {
-        match TcpListener::from_std(listener) {
-            Ok(listener) => drop(servers.spawn_local(server.clone().serve(listener))),
+    for Listener { socket, protocol } in listeners {
+        match TcpListener::from_std(socket) {
+            Ok(socket) => {
+                servers.spawn_local(accept::serve(server.clone(), socket, protocol));
+            }
             Err(error) => tracing::error!(%error, "cannot accept connections"),
         }
     }

@@ -174,7 +174,7 @@ impl UdpServer {
                         counters.unsent(1);
                     }
                 };
-                self.responder.wait(*pending, deliver);
+                self.responder.wait(*pending, Box::new(deliver));
             }
         }
     }

@@ -20,9 +20,9 @@ mod table;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub(crate) use answer::Answer;
+pub(crate) use answer::{ANY_ANSWER, Answer};
 pub(crate) use names::{Node, Zone};
-pub(crate) use reverse::Owned;
+pub(crate) use reverse::{Owned, Reverse};
 pub(crate) use service::{Service, ServiceKind};
 pub use settings::PodMode;
 pub(crate) use settings::Settings;

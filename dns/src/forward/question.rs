@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::wire::name::MAX_NAME;
 use crate::wire::reply::opt_record;
-use crate::wire::{Class, HEADER_LEN, OPT_LEN, Query, Rcode, Type, flag, u16_at};
+use crate::wire::{Class, HEADER_LEN, Name, OPT_LEN, Query, Rcode, Type, flag, u16_at};
 
 /// Type, class and bits, after the name.
 const TAIL_LEN: usize = 5;
@@ -88,6 +88,12 @@ impl Question {
     /// The name in wire form and lower case.
     pub(crate) fn name(&self) -> &[u8] {
         &self.0[..self.0.len() - TAIL_LEN]
+    }
+
+    pub(crate) fn to_name(&self) -> Name {
+        let mut name = Name::root();
+        name.read(self.name(), 0).expect("a key begins with a name");
+        name
     }
 
     pub(crate) fn qtype(&self) -> Type {
@@ -171,9 +177,7 @@ impl std::borrow::Borrow<[u8]> for Question {
 
 impl std::fmt::Display for Question {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut name = crate::wire::Name::root();
-        name.read(self.name(), 0);
-        write!(f, "{name} {} {}", self.qclass(), self.qtype())
+        write!(f, "{} {} {}", self.to_name(), self.qclass(), self.qtype())
     }
 }
 

@@ -4,18 +4,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::sync::watch;
-
-use crate::local;
+use crate::looks::Looks;
+use crate::machine;
 
 use super::upstreams::{self, DNS_PORT, Forwarding};
 
 /// The number of servers that resolvers use (resolv.conf(5)).
 const MAX_NAME_SERVERS: usize = 3;
-/// How often the file is read.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// Follows the file.
 #[derive(Debug)]
@@ -60,7 +56,7 @@ impl ResolvConf {
             return None;
         }
         self.last.servers.clone_from(&content.servers);
-        let addresses = local::addresses();
+        let addresses = machine::addresses();
         let is_ours = |server: &SocketAddr| {
             upstreams::is_ourselves(*server, &self.listeners, |ip| addresses.contains(&ip))
         };
@@ -71,28 +67,10 @@ impl ResolvConf {
         Some(others)
     }
 
-    /// Follows the file for as long as the process lives. `reloads` changes when the operator asks
-    /// to read it at once.
-    pub(crate) async fn follow(
-        mut self,
-        forwarding: Arc<Forwarding>,
-        reloads: watch::Receiver<u64>,
-    ) {
-        let mut reloads = Some(reloads);
+    /// Follows the file for as long as the process lives.
+    pub(crate) async fn follow(mut self, forwarding: Arc<Forwarding>, mut looks: Looks) {
         loop {
-            let reload = async {
-                match &mut reloads {
-                    Some(reloads) => reloads.changed().await.is_ok(),
-                    None => std::future::pending().await,
-                }
-            };
-            let is_open = tokio::select! {
-                is_open = reload => is_open,
-                () = tokio::time::sleep(LOOK) => true,
-            };
-            if !is_open {
-                reloads = None;
-            }
+            looks.next().await;
             // A file system may block.
             let read = tokio::task::spawn_blocking(move || {
                 let servers = self.read();

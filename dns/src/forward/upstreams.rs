@@ -17,9 +17,11 @@ use tokio::time::Instant;
 use crate::cache::stored::Stored;
 use crate::cache::{Cache, Failure};
 use crate::metrics::Metrics;
+use crate::wire::Name;
 
 use super::flights::Flights;
 use super::probe::Probes;
+use super::routes::{DEFAULT_GROUP, Routes};
 use super::server::{Group, Server, ServerAddress};
 
 /// The port of a DNS server unless another is given.
@@ -33,8 +35,12 @@ pub(crate) type Learnt = Result<Arc<Stored>, Failure>;
 /// Shared by all data threads.
 #[derive(Debug)]
 pub(crate) struct Forwarding {
-    /// The servers for all names outside our zones.
+    /// The servers for all other names outside our zones.
     pub(crate) upstreams: ArcSwap<Group>,
+    /// The zones with servers of their own.
+    pub(crate) routes: Arc<Routes>,
+    /// The servers of those zones; the first group is number 1 of `routes`.
+    pub(crate) zones: Vec<Arc<Group>>,
     /// The clients to forward for.
     pub(crate) allow: Vec<IpNet>,
     /// How long one upstream may be silent.
@@ -60,9 +66,29 @@ impl Forwarding {
         self.upstreams.rcu(|before| before.replaced(&servers, now));
     }
 
-    /// The servers of all groups, each once.
+    /// The servers of all groups.
     pub(crate) fn servers(&self) -> Vec<Arc<Server>> {
-        self.upstreams.load().servers.clone()
+        let zones = self.zones.iter().flat_map(|group| &group.servers);
+        self.upstreams.load().servers.iter().chain(zones).cloned().collect()
+    }
+
+    /// The servers that are asked about a name.
+    #[inline]
+    pub(crate) fn group(&self, name: &Name) -> Arc<Group> {
+        self.group_at(self.routes.group_of(name))
+    }
+
+    /// A group of `routes`.
+    pub(crate) fn group_at(&self, number: usize) -> Arc<Group> {
+        match number {
+            DEFAULT_GROUP => self.upstreams.load_full(),
+            number => self.zones[number - 1].clone(),
+        }
+    }
+
+    /// Whether anything is forwarded.
+    pub(crate) fn forwards(&self) -> bool {
+        !self.upstreams.load().servers.is_empty() || !self.zones.is_empty()
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Replied {
 pub(crate) fn room(head: &[u8], transport: Transport, served: Served<'_>) -> usize {
     let records = match served {
         // Our own zone's records may follow.
-        Served::Answer(Stored { open_end: Some(_), .. }, _) if transport == Transport::Tcp => {
+        Served::Answer(Stored { open_end: Some(_), .. }, _) if transport != Transport::Udp => {
             TCP_LIMIT
         }
         Served::Answer(answer, _) => answer.records.len(),
@@ -80,14 +80,14 @@ fn follow(
     let mut target = Name::root();
     let in_records = usize::from(at).checked_sub(query.question_end)?;
     target.read(&answer.records, in_records)?;
-    zone.find(&target)?;
+    let found = zone.find(&target)?;
     answer.write_answers(query, reply, age);
     if reply.is_truncated() {
         return Some(Rcode::NOERROR);
     }
-    match zone.follow(target, at, query.qtype, reply, turn) {
+    match zone.follow(target, at, Some(found), query.qtype, reply, turn) {
         zone::Answer::Complete(rcode) => Some(rcode),
-        zone::Answer::Outside | zone::Answer::Alias(_) => Some(Rcode::NOERROR),
+        zone::Answer::Outside | zone::Answer::Alias(..) => Some(Rcode::NOERROR),
     }
 }
 

@@ -24,6 +24,10 @@ pub(crate) enum Section {
 pub(crate) enum Transport {
     Udp,
     Tcp,
+    /// DNS over TLS.
+    Tls,
+    /// DNS over HTTPS.
+    Https,
 }
 
 /// A reply under construction.
@@ -73,7 +77,7 @@ impl<'b> Reply<'b> {
     ) -> Reply<'b> {
         let limit = match transport {
             Transport::Udp => query.udp_limit(),
-            Transport::Tcp => TCP_LIMIT,
+            Transport::Tcp | Transport::Tls | Transport::Https => TCP_LIMIT,
         };
         let opt = query.edns.map_or(0, |edns| match edns.cookie {
             None => OPT_LEN,

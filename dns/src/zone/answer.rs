@@ -14,7 +14,7 @@ const SCHEMA_VERSION: &[u8] = b"\x051.1.0";
 /// The TTL in the specification's example; the version changes only with the binary.
 const SCHEMA_VERSION_TTL: u32 = 28_800;
 /// RFC 8482 section 4.2: the answer to ANY, instead of all records, which would amplify attacks.
-const ANY_ANSWER: &[u8] = b"\x07RFC8482\x00";
+pub(crate) const ANY_ANSWER: &[u8] = b"\x07RFC8482\x00";
 /// The longest chain of ExternalName Services that is followed.
 const MAX_CHAIN: usize = 10;
 
@@ -25,8 +25,9 @@ pub(crate) enum Answer {
     Complete(Rcode),
     /// The name is in none of our zones.
     Outside,
-    /// The reply contains aliases, the last of which leads to a name outside our zones.
-    Alias(Box<Name>),
+    /// The reply contains aliases, the last of which leads to a name outside our zones, which
+    /// begins at this offset of the reply.
+    Alias(Box<Name>, u16),
 }
 
 /// The name that is being answered, its zone, and where it is in the reply.
@@ -81,7 +82,8 @@ impl Zone {
     /// Answers a question of class IN. `turn` is where the addresses of a set begin.
     #[inline]
     pub(crate) fn answer(&self, query: &Query, reply: &mut Reply<'_>, turn: usize) -> Answer {
-        let Some(found) = self.find(&query.name) else {
+        let found = self.find(&query.name).or_else(|| self.find_single_label(&query.name));
+        let Some(found) = found else {
             if self.may_become_ours(&query.name) {
                 return Answer::Complete(Rcode::SERVFAIL);
             }
@@ -91,19 +93,21 @@ impl Zone {
         if let Node::Service(Service { kind: ServiceKind::External(_), .. }) = found.node
             && follows
         {
-            return self.follow(query.name.clone(), QUESTION_AT, query.qtype, reply, turn);
+            let name = query.name.clone();
+            return self.follow(name, QUESTION_AT, Some(found), query.qtype, reply, turn);
         }
         let place = &Place::Whole(QUESTION_AT);
         let owner = Owner { name: &query.name, zone: found.zone, place };
         Answer::Complete(self.answer_at(&owner, &found.node, query.qtype, reply, turn))
     }
 
-    /// Answers for a name that is in the reply already, uncompressed, at the offset `at`. Follows
-    /// aliases as long as they lead to names in our zones.
-    pub(crate) fn follow(
-        &self,
+    /// Answers for a name that is in the reply already, uncompressed, at the offset `at`, and that
+    /// was `found`. Follows aliases as long as they lead to names in our zones.
+    pub(crate) fn follow<'z>(
+        &'z self,
         mut name: Name,
         at: u16,
+        mut found: Option<Found<'z>>,
         qtype: Type,
         reply: &mut Reply<'_>,
         turn: usize,
@@ -111,11 +115,16 @@ impl Zone {
         let mut place = Place::Whole(at);
         let mut passed: Vec<*const Service> = Vec::with_capacity(MAX_CHAIN);
         loop {
-            let Some(Found { zone, node }) = self.find(&name) else {
+            let Some(Found { zone, node }) = found else {
                 if self.may_become_ours(&name) {
                     return Answer::Complete(Rcode::SERVFAIL);
                 }
-                return Answer::Alias(Box::new(name));
+                let at = match place {
+                    Place::Whole(at) => at,
+                    // Targets outside our zones are not compressed.
+                    Place::Labels(offsets) => offsets.first().copied().unwrap_or(QUESTION_AT),
+                };
+                return Answer::Alias(Box::new(name), at);
             };
             let owner = Owner { name: &name, zone, place: &place };
             let Node::Service(service @ Service { kind: ServiceKind::External(target), .. }) = node
@@ -133,6 +142,7 @@ impl Zone {
             };
             passed.push(service);
             (name, place) = (target, next);
+            found = self.find(&name);
         }
     }
 
@@ -146,7 +156,8 @@ impl Zone {
     ) -> Option<(Name, Place)> {
         let mut name = Name::root();
         name.read(target, 0).expect("a Service is compiled only if its target is a name");
-        let shared = owner.shares(&name);
+        // What follows outside our zones points into the whole name.
+        let shared = if self.find(&name).is_some() { owner.shares(&name) } else { 0 };
         let (own, theirs) = (name.labels() - shared, owner.name.labels() - shared);
         let end = if shared > 0 { &owner.pointer(theirs)[..] } else { &[0] };
         let rdata = [name.between(0, own), end];
@@ -253,7 +264,7 @@ impl Zone {
     #[inline]
     fn soa(&self, owner: &Owner<'_>, section: Section, reply: &mut Reply<'_>) {
         let zone = owner.zone_pointer();
-        if !owner.zone.is_reverse {
+        if owner.zone.is_domain {
             reply.whole(section, &self.soa.record(zone));
             return;
         }
@@ -320,14 +331,19 @@ impl Zone {
     ) {
         let total: u32 = service.ports.iter().filter(|p| wanted(p)).map(|p| p.addresses).sum();
         let weight = (100 / total.max(1)).max(1) as u16;
-        // The Service's own name: this name without the labels of port and protocol.
-        let service_at = owner.pointer(owner.zone.labels_below - 3);
+        // The Service's own name: this name without the labels of port and protocol, unless it is
+        // a single label.
+        let in_question = owner.zone.labels_below.checked_sub(3).map(|at| owner.pointer(at));
+        let service_name: [&[u8]; 2] = match &in_question {
+            Some(pointer) => [pointer, &[]],
+            None => [&service.key, &self.settings.svc_suffix],
+        };
         match service.kind {
             ServiceKind::Cluster => {
-                self.cluster_srv(owner, service, service_at, wanted, weight, reply);
+                self.cluster_srv(owner, service, service_name, wanted, weight, reply);
             }
             ServiceKind::Headless => {
-                self.headless_srv(owner, service, service_at, wanted, weight, reply);
+                self.headless_srv(owner, service, service_name, wanted, weight, reply);
             }
             ServiceKind::External(_) => {}
         }
@@ -337,7 +353,7 @@ impl Zone {
         &self,
         owner: &Owner<'_>,
         service: &Service,
-        service_at: [u8; 2],
+        service_name: [&[u8]; 2],
         wanted: &dyn Fn(&Port) -> bool,
         weight: u16,
         reply: &mut Reply<'_>,
@@ -357,7 +373,7 @@ impl Zone {
             }
         }
         for ip in &service.cluster_ips {
-            address(reply, Section::Additional, &[&service_at], *ip, type_of(*ip), ttl);
+            address(reply, Section::Additional, &service_name, *ip, type_of(*ip), ttl);
         }
     }
 
@@ -365,7 +381,7 @@ impl Zone {
         &self,
         owner: &Owner<'_>,
         service: &Service,
-        service_at: [u8; 2],
+        service_name: [&[u8]; 2],
         wanted: &dyn Fn(&Port) -> bool,
         weight: u16,
         reply: &mut Reply<'_>,
@@ -395,7 +411,7 @@ impl Zone {
             let label = label_of(srv);
             let length = [label.len() as u8];
             for Endpoint { ip, .. } in service.endpoints_named(label) {
-                let owner: [&[u8]; 3] = [&length, label, &service_at];
+                let owner: [&[u8]; 4] = [&length, label, service_name[0], service_name[1]];
                 if !address(reply, Section::Additional, &owner, *ip, type_of(*ip), ttl) {
                     return;
                 }

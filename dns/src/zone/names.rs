@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use crate::wire::Name;
 
 use super::reverse::Reverse;
-use super::service::{self, Endpoint, Label, Service, key_of, label_of};
+use super::service::{self, Endpoint, Key, Label, Service, key_of, label_of};
 use super::settings::{PodMode, Settings};
 use super::soa::Soa;
 use super::table::Table;
@@ -49,7 +49,9 @@ pub(crate) struct Found<'z> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ZoneAt {
     pub(crate) labels_below: usize,
-    pub(crate) is_reverse: bool,
+    /// It is the cluster domain. Otherwise it is a reverse zone, or a single label that is a zone
+    /// of its own.
+    pub(crate) is_domain: bool,
 }
 
 /// What a name stands for.
@@ -160,7 +162,7 @@ impl Zone {
                 _ => Node::Absent,
             },
         };
-        Some(Found { zone: ZoneAt { labels_below, is_reverse: false }, node })
+        Some(Found { zone: ZoneAt { labels_below, is_domain: true }, node })
     }
 
     /// `count` labels precede `svc`: the namespace, the Service, and labels below it.
@@ -218,12 +220,29 @@ impl Zone {
             })
     }
 
+    /// The Service that a name of one label stands for (`--single-label`). Such a name is the apex
+    /// of its own zone: nothing is known about the names around it.
+    pub(crate) fn find_single_label(&self, name: &Name) -> Option<Found<'_>> {
+        let namespace = self.single_label_namespace(name)?;
+        let mut key = Key::from_slice(name.between(0, 1));
+        key.extend_from_slice(namespace);
+        let service = self.services.get(&key)?;
+        let zone = ZoneAt { labels_below: 0, is_domain: false };
+        Some(Found { zone, node: Node::Service(service) })
+    }
+
+    /// The namespace in wire form, if this is a name that may stand for a Service in it.
+    fn single_label_namespace(&self, name: &Name) -> Option<&[u8]> {
+        let namespace = self.settings.single_label.as_deref()?;
+        // `localhost` is never another machine (RFC 6761 section 6.3).
+        (name.labels() == 1 && name.label(0) != b"localhost").then_some(namespace)
+    }
+
     #[inline]
     fn find_reverse(&self, name: &Name) -> Option<Found<'_>> {
         let reverse = Reverse::parse(name)?;
         let net = reverse.net;
-        let known =
-            |net: &IpNet| self.addresses.range(net.network()..=net.broadcast()).next().is_some();
+        let known = |net: &IpNet| self.has_address_in(net);
         let owned = self.settings.owned.zone_bits(&net);
         // A known address outside of those networks is a zone of its own.
         let own_zone = || (reverse.is_complete() && known(&net)).then_some(net.prefix_len());
@@ -236,13 +255,24 @@ impl Zone {
             _ => Node::Absent,
         };
         let labels_below = reverse.labels_below(bits);
-        Some(Found { zone: ZoneAt { labels_below, is_reverse: true }, node })
+        Some(Found { zone: ZoneAt { labels_below, is_domain: false }, node })
     }
 
     /// Whether a name outside our zones may turn out to be ours once all objects are known: any
-    /// address may be that of a Service or an endpoint.
+    /// address may be that of a Service or an endpoint, and any single label that of a Service.
     pub(crate) fn may_become_ours(&self, name: &Name) -> bool {
-        !self.synced && Reverse::parse(name).is_some_and(|reverse| reverse.is_complete())
+        let is_address = || Reverse::parse(name).is_some_and(|reverse| reverse.is_complete());
+        !self.synced && (self.single_label_namespace(name).is_some() || is_address())
+    }
+
+    /// Whether an address of that network is one of a Service or an endpoint.
+    pub(crate) fn has_address_in(&self, net: &IpNet) -> bool {
+        self.addresses.range(net.network()..=net.broadcast()).next().is_some()
+    }
+
+    /// Whether some reverse names below those of that network are ours.
+    pub(crate) fn has_names_in(&self, net: &IpNet) -> bool {
+        self.has_address_in(net) || self.settings.owned.0.iter().any(|owned| net.contains(owned))
     }
 
     /// The Services that an address belongs to, ordered by namespace and name.

@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) name_server_ips: Vec<IpAddr>,
     /// `3 svc` and the domain, in wire form: the labels after a Service's key.
     pub(crate) svc_suffix: Box<[u8]>,
+    /// The namespace of the Services that a name of one label stands for, as a label in wire form.
+    pub(crate) single_label: Option<Box<[u8]>>,
 }
 
 impl Settings {
@@ -41,6 +43,8 @@ impl Settings {
             return None;
         }
         let svc_suffix = [b"\x03svc", domain.wire()].concat().into();
-        Some(Settings { domain, ttl, pods, owned, name_server_ips: Vec::new(), svc_suffix })
+        let name_server_ips = Vec::new();
+        let single_label = None;
+        Some(Settings { domain, ttl, pods, owned, name_server_ips, svc_suffix, single_label })
     }
 }

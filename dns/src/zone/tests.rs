@@ -623,7 +623,8 @@ fn over_tcp_a_reply_fills_its_65535_octets_and_is_not_called_truncated() {
 
 #[test]
 fn sets_of_addresses_go_round() {
-    use crate::respond::{Outcome, Policy, respond};
+    use crate::local::Local;
+    use crate::respond::{Names, Outcome, Policy, respond};
     use crate::wire::Query;
     let zone = zone();
     let packet = question("hdls1.testns.svc.Z A").to_vec().unwrap();
@@ -631,7 +632,8 @@ fn sets_of_addresses_go_round() {
         let mut buf = vec![0; 2048];
         buf[..packet.len()].copy_from_slice(&packet);
         let (policy, udp) = (Policy::default(), Transport::Udp);
-        let outcome = respond(&zone, policy, &mut Query::new(), &mut buf, packet.len(), udp, turn);
+        let names = Names { zone: &zone, local: &Local::default() };
+        let outcome = respond(names, policy, &mut Query::new(), &mut buf, packet.len(), udp, turn);
         let Outcome::Reply(len, _) = outcome else { panic!("{outcome:?}") };
         let reply = Message::from_vec(&buf[..len]).unwrap();
         let last: Vec<usize> = reply
@@ -700,4 +702,80 @@ fn a_change_touches_only_its_own_names() {
     assert!(address(&before, "10.0.0.77") && !address(&before, "10.1.0.77"));
     assert!(!address(&after, "10.0.0.77") && address(&after, "10.1.0.77"));
     assert_eq!(before.names(), after.names());
+}
+
+/// A zone of Services, each as [`service`] spells it.
+pub(crate) fn zone_with(services: &[&str]) -> Zone {
+    let objects = services.iter().map(|line| service(line)).collect();
+    zone_of(settings(PodMode::Disabled, Owned::default()), objects)
+}
+
+/// A zone whose objects are not known yet.
+pub(crate) fn unsynced() -> Zone {
+    Zone::new(settings(PodMode::Disabled, Owned::default()))
+}
+
+fn single_label_zone(synced: bool) -> Zone {
+    let mut settings = settings(PodMode::Disabled, Owned::default());
+    settings.single_label = Some(b"\x06testns".as_slice().into());
+    let (model, changes) = Model::of(fixture());
+    let mut zone = Zone::new(settings);
+    if synced {
+        zone.apply(&model, &changes, true);
+    }
+    zone
+}
+
+#[test]
+fn names_of_one_label() {
+    let zone = single_label_zone(true);
+    let lines = |asked: &str| {
+        let packet = with_edns(question(asked), 1232, false).to_vec().unwrap();
+        let policy = crate::respond::Policy { forwards: true, tells_version: false };
+        match crate::oracle::send(&zone, policy, &packet, Transport::Udp) {
+            Ok(reply) => show(&Message::from_vec(&reply).unwrap()),
+            Err(outcome) => vec![format!("{outcome:?}")],
+        }
+    };
+    let check = |asked: &str, expected: &[&str]| assert_eq!(lines(asked), expected, "{asked}");
+    check("SVC1 A", &["NoError", "SVC1 5 A 10.0.0.1"]);
+    check("svc6 AAAA", &["NoError", "svc6 5 AAAA 1234:abcd::1"]);
+    check("svc1 AAAA", &["NoError", "+svc1 5 SOA"]);
+    check("svc1 ANY", &["NoError", "svc1 5 HINFO RFC8482"]);
+    check(
+        "svc1 SRV",
+        &["NoError", "svc1 5 SRV 0 100 80 svc1.testns.svc.Z", "*svc1.testns.svc.Z 5 A 10.0.0.1"],
+    );
+    let headless = lines("hdls1 SRV");
+    assert!(headless.contains(&"hdls1 5 SRV 0 16 80 dup-name.hdls1.testns.svc.Z".to_owned()));
+    assert!(headless.contains(&"*dup-name.hdls1.testns.svc.Z 5 A 172.0.0.5".to_owned()));
+    check(
+        "external-to-service A",
+        &[
+            "NoError",
+            "external-to-service 5 CNAME svc1.testns.svc.Z",
+            "svc1.testns.svc.Z 5 A 10.0.0.1",
+        ],
+    );
+    check("external CNAME", &["NoError", "external 5 CNAME ext.interwebs.test"]);
+    // No Service of that namespace: somebody else may know the name.
+    for asked in ["svc0 A", "kubedns A", "testns A", "svc", "_http._tcp.svc1 SRV"] {
+        let asked = if asked.contains(' ') { asked.to_owned() } else { format!("{asked} A") };
+        check(&asked, &["Forward"]);
+    }
+    check("www.svc1 A", &["Forward"]);
+}
+
+#[test]
+fn names_of_one_label_before_all_objects_are_known() {
+    let zone = single_label_zone(false);
+    let send = |asked: &str| {
+        let policy = crate::respond::Policy { forwards: true, tells_version: false };
+        crate::oracle::send(&zone, policy, &question(asked).to_vec().unwrap(), Transport::Udp)
+    };
+    let reply = Message::from_vec(&send("web A").unwrap()).unwrap();
+    assert_eq!(show(&reply), ["ServFail"]);
+    let outside = send("www.example A");
+    assert!(matches!(outside, Err(crate::respond::Outcome::Forward)), "{outside:?}");
+    assert!(send("localhost A").is_ok());
 }
