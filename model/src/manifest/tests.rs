@@ -591,6 +591,25 @@ fn a_syntax_error_has_its_place_and_leaves_other_documents_alone() {
 }
 
 #[test]
+fn two_objects_without_a_line_between_them_have_one_error() {
+    let two = format!("{}{}", service("  clusterIP: None\n"), slice("addressType: IPv4\n"));
+    let line = "error: a second object begins here, without a line `---` before it (write `---` \
+                on a line of its own between the objects)";
+    check(&two, &[&format!("7:1: {line}")]);
+    check(&format!("# two\n{two}"), &[&format!("8:1: {line}")]);
+    let secret = two.replace("Service", "Secret");
+    check(&secret, &[&format!("7:1: {line}")]);
+    assert!(readings(&secret)[0].1.problems[0].excerpt.is_none());
+    let key = readings(&two)[0].1.key.clone().unwrap();
+    assert_eq!(key.to_string(), "Service default/a", "its last good version stays in use");
+    // One key alone is a mistake of another sort.
+    let once = service("  clusterIP: None\nkind: Service\n");
+    check(&once, &["7:1: error: kind: duplicate key"]);
+    let json = r#"{"kind": "Service", "apiVersion": "v1", "kind": "Service", "apiVersion": "v1"}"#;
+    assert!(problems(json, Format::Yaml).iter().all(|line| !line.contains("---")));
+}
+
+#[test]
 fn a_duplicate_key_is_reported_after_many_others() {
     let labels: String = (0..200).map(|n| format!("    label-{n}: a\n")).collect();
     let head = "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\n  labels:\n";
