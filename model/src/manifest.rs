@@ -4,6 +4,8 @@
 //! an object. Every problem gets its place in the text here, while the tree is available. Left out:
 //! conflicts with other documents, which the folder's catalogue finds.
 
+mod hint;
+
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -156,7 +158,7 @@ impl Document<'_, '_> {
                     at.chars().take_while(|c| !c.is_whitespace() && !",]}".contains(*c)).collect();
                 Some(format!("quote it: '{word}'"))
             }
-            _ => None,
+            _ => hint::of(text, &error.message, mark),
         };
         let problem = self.problem(Level::Error, error.message, help, mark, show);
         let mark = problem.mark;

@@ -586,7 +586,8 @@ fn a_syntax_error_has_its_place_and_leaves_other_documents_alone() {
     assert_eq!(found, [false, true, false]);
     check(
         "a: b\n  c: d\n",
-        &["2:4: error: not valid YAML: mapping values are not allowed in this context"],
+        &["2:4: error: not valid YAML: mapping values are not allowed in this context (this line \
+           is indented by 2 spaces; expected: 0 spaces)"],
     );
 }
 
