@@ -4,6 +4,7 @@
 //! an object. Every problem gets its place in the text here, while the tree is available. Left out:
 //! conflicts with other documents, which the folder's catalogue finds.
 
+mod backend_port;
 mod hint;
 
 use std::net::IpAddr;
@@ -441,13 +442,16 @@ impl<'a> Read<'_, 'a, '_, '_> {
 
     fn finding(&self, finding: &Finding) -> Problem {
         let node = finding.node.unwrap_or(self.node);
-        let path = self.tree.path_to(self.node, node).unwrap_or_default();
-        let path = Path(&path);
+        let steps = self.tree.path_to(self.node, node).unwrap_or_default();
+        let path = Path(&steps);
         let message = match &finding.fault {
             Fault::UnknownField => format!("unknown field \"{path}\""),
             Fault::Other(message) => format!("{path}: {message}"),
         };
-        self.problem(Level::Error, message, finding.help.clone(), self.tree.node(node).mark)
+        let is_port = self.kind == Kind::Ingress && finding.fault != Fault::UnknownField;
+        let port = is_port.then(|| backend_port::instead(self.tree, node, &steps)).flatten();
+        let help = port.or_else(|| finding.help.clone());
+        self.problem(Level::Error, message, help, self.tree.node(node).mark)
     }
 
     fn complaint(&self, complaint: Complaint) -> Problem {
