@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::explanation::nearest;
 use crate::model::{EndpointSlice, Ingress, Model, ServiceEntry, ServiceType};
 use crate::name::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Level, Mark, Problem};
@@ -35,7 +36,8 @@ pub fn of(model: &Model, is_defined: &dyn Fn(&ObjectKey) -> bool) -> Vec<Finding
     }
     for (service, slices) in model.slices_without_service() {
         if !is_defined(&key(Kind::Service, &service)) {
-            slices.iter().for_each(|slice| orphan(&service, slice, &mut found));
+            let help = other_service(&service, model);
+            slices.iter().for_each(|slice| orphan(&service, slice, &help, &mut found));
         }
     }
     for ingress in model.ingresses() {
@@ -133,14 +135,23 @@ fn service(entry: &ServiceEntry, found: &mut Found) {
     }
 }
 
-fn orphan(service: &ObjectName, slice: &EndpointSlice, found: &mut Found) {
+/// What to do about slices of a Service that does not exist.
+fn other_service(missing: &ObjectName, model: &Model) -> String {
+    let names: Vec<_> = model.services().map(|entry| entry.service.name.clone()).collect();
+    let there = names.iter().filter(|name| name.namespace == missing.namespace);
+    match nearest(&missing.name, there.map(|name| &*name.name)) {
+        Some(name) => format!("create the Service, or correct the label: did you mean {name}?"),
+        None => "create the Service, or correct the label".to_owned(),
+    }
+}
+
+fn orphan(service: &ObjectName, slice: &EndpointSlice, help: &str, found: &mut Found) {
     let label = vec![
         Step::Key("metadata".to_owned()),
         Step::Key("labels".to_owned()),
         Step::Key("kubernetes.io/service-name".to_owned()),
     ];
     let message = format!("Service {service} does not exist, so this EndpointSlice is not used");
-    let help = "create the Service, or correct the label";
     found.add(Kind::EndpointSlice, &slice.name, label, message, help);
 }
 

@@ -96,6 +96,15 @@ fn a_slice_for_no_service_is_warned_of() {
         &["f.yaml:7:33: warning: Service default/web does not exist, so this EndpointSlice is \
            not used"],
     );
+    // The Service has another name: the help says which.
+    let slice = SLICE.replace("service-name: web", "service-name: wbe");
+    let (_folder, checked) = checked(&[("a.yaml", SERVICE), ("b.yaml", &slice)]);
+    let helps: Vec<_> =
+        checked.reports.iter().filter_map(|report| report.problem.help.as_deref()).collect();
+    assert!(
+        helps.contains(&"create the Service, or correct the label: did you mean web?"),
+        "{helps:?}"
+    );
     // It is there, only not valid: that is said already.
     let bad = SERVICE.replace("port: 80", "port: 0");
     assert_eq!(problems(&[("a.yaml", &bad), ("b.yaml", SLICE)]).len(), 2, "port and targetPort");

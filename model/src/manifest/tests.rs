@@ -608,6 +608,13 @@ fn a_misspelt_value_is_told_with_the_one_that_was_meant() {
 }
 
 #[test]
+fn a_misspelt_label_of_a_slice_is_told() {
+    let text = slice("addressType: IPv4\n").replace("service-name", "servicename");
+    let help = "(write kubernetes.io/service-name instead of kubernetes.io/servicename)";
+    assert!(problems(&text, Format::Yaml).concat().ends_with(help));
+}
+
+#[test]
 fn a_misspelt_kind_is_no_kind_of_another_program() {
     let meant = |api_version: &str, kind: &str, right: &str| {
         let group = if right == "Ingress" { "networking.k8s.io/v1" } else { "v1" };
