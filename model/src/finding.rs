@@ -99,9 +99,13 @@ fn service(entry: &ServiceEntry, found: &mut Found) {
     }
     let ready = entry.slices.iter().flat_map(|slice| &slice.endpoints).any(|e| e.ready);
     if !ready && !service.publish_not_ready_addresses {
+        let message = match endpoints {
+            1 => format!("the only endpoint of Service {} is not ready", service.name),
+            _ => format!("none of the {endpoints} endpoints of Service {} is ready", service.name),
+        };
         warn(
             "metadata.name",
-            format!("none of the {endpoints} endpoints of Service {} is ready", service.name),
+            message,
             "an endpoint is ready unless conditions.ready is false, a Pod only if its condition \
              Ready is True",
         );

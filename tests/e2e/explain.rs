@@ -81,7 +81,7 @@ fn cause_and_fix_of_each_trouble() {
         ("http://shop.example/port", "503", "the Service has no such port"),
         ("http://shop.example/port", "503", "http (80)"),
         ("http://shop.example/unready", "503", "the Service has no ready endpoint"),
-        ("http://shop.example/unready", "503", "make one of its 1 endpoints ready"),
+        ("http://shop.example/unready", "503", "make its endpoint ready"),
         ("http://shop.example/renamed", "503", "the Service has no endpoint on this port: backend"),
         (
             "http://shop.example/renamed",

@@ -77,7 +77,7 @@ fn a_service_that_nothing_serves_is_warned_of() {
     let not_ready = SLICE.replace("[10.1.0.1]\n", "[10.1.0.1]\n  conditions: {ready: false}\n");
     finds(
         &(SERVICE.to_owned() + &not_ready),
-        &["f.yaml:5:9: warning: none of the 1 endpoints of Service default/web is ready"],
+        &["f.yaml:5:9: warning: the only endpoint of Service default/web is not ready"],
     );
     finds(
         &(SERVICE.to_owned() + &SLICE.replace("name: http", "name: web")),
