@@ -7,8 +7,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args as _, Command, Error, FromArgMatches};
+use clap::{Arg, ArgMatches, Args as _, Command, Error, FromArgMatches, ValueEnum};
+use proxy::Mode;
 
 /// Flags that `up` sets for its children, or that have a different meaning in each of them.
 const SET_BY_UP: [&str; 13] = [
@@ -47,7 +49,7 @@ fn children() -> [(&'static str, Vec<Arg>); 4] {
     let follower = |name| feed::Config::augment_args(Command::new(name));
     let children = [
         // The order in which `--help` names them.
-        ("proxy", proxy::Config::augment_args(follower("proxy"))),
+        ("proxy", proxy::Config::augment_args(follower("proxy")).mut_arg("mode", with_modes)),
         ("ingress", ingress::Config::augment_args(follower("ingress"))),
         ("dns", dns::Config::augment_args(follower("dns"))),
         ("feed", feed),
@@ -62,6 +64,14 @@ fn children() -> [(&'static str, Vec<Arg>); 4] {
         };
         (name, command.get_arguments().filter(can_be_passed).cloned().collect())
     })
+}
+
+/// The flag `--mode` of the proxy, with the modes that this version has.
+pub(crate) fn with_modes(flag: Arg) -> Arg {
+    let there = [Mode::Auto, Mode::Userspace];
+    let names = there.iter().filter_map(ValueEnum::to_possible_value);
+    let find = |name: String| Mode::from_str(&name, false).expect("a name of a mode");
+    flag.value_parser(PossibleValuesParser::new(names).map(find))
 }
 
 /// Where `--help` lists the flags of these children.
@@ -219,5 +229,9 @@ mod tests {
         let error = Cli::try_parse_from(["up", "--service-cidr", "nonsense"]).unwrap_err();
         assert!(error.to_string().contains("--service-cidr"), "{error}");
         assert!(Cli::try_parse_from(["up", "--listen", "127.0.0.1:53"]).is_err());
+        let error = Cli::try_parse_from(["up", "--mode", "ebpf"]).unwrap_err().to_string();
+        assert!(error.contains("[possible values: auto, userspace]"), "{error}");
+        let passed = Cli::try_parse_from(["up", "--mode", "userspace"]).unwrap().passed;
+        assert_eq!(passed.to("proxy"), ["--mode=userspace"]);
     }
 }
