@@ -413,6 +413,17 @@ fn random_target(rng: &mut StdRng, net: Net) -> String {
     }
 }
 
+#[test]
+fn a_feed_that_does_not_run_is_told_once() {
+    let feed = format!("http://{}", Net::new().addr(200, 7400));
+    let mut command = Command::new(BINARY);
+    let output = command.args(["explain", "web.shop", "--feed", &feed]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{said}");
+    let expected = format!("error: the feed {feed} cannot be reached: Connection refused");
+    assert!(said.starts_with(&expected) && said.lines().count() == 1, "{said}");
+}
+
 /// The command in a response of the ingress itself can be pasted, and explains the response.
 #[test]
 fn the_ingress_says_how_to_ask() {
