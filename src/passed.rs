@@ -2,7 +2,8 @@
 //!
 //! They are taken from the children's own definitions, so that `up` has every flag of feed, proxy,
 //! ingress and dns, except those that it sets itself. A flag that several children have is passed
-//! to each of them, and `--help` says so. The environment reaches the children anyway and is not repeated as flags.
+//! to each of them, and `--help` says so. The environment reaches the children anyway and is not
+//! repeated as flags.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -218,8 +219,8 @@ mod tests {
             assert_eq!(arg(long).get_help_heading(), Some(heading), "{long}");
         }
         let idle = arg("idle-timeout").get_long_help().unwrap().to_string();
-        let of_ingress = "\n\nFor the ingress: Time that a connection may wait for its next request \
-                          [default: 75s]";
+        let of_ingress = "\n\nFor the ingress: Time that a connection may wait for its next \
+                          request [default: 75s]";
         assert!(idle.ends_with(of_ingress), "{idle}");
         assert!(arg("stale-after").get_long_help().is_none(), "the same text for all");
     }

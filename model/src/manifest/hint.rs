@@ -1,10 +1,10 @@
 //! What to do about text that is not valid YAML.
 //!
-//! The parser names the place where it gave up, which is often one line below the mistake. A hint is
-//! given only if the lines around that place leave one explanation. It describes lines by their
-//! indentation and their order, never by their content, which may be a Secret's, nor by their number,
-//! which changes when lines are added above the document. Left out: templates, which the caller
-//! recognises.
+//! The parser names the place where it gave up, which is often one line below the mistake. A hint
+//! is given only if the lines around that place leave one explanation. It describes lines by their
+//! indentation and their order, never by their content, which may be a Secret's, nor by their
+//! number, which changes when lines are added above the document. Left out: templates, which the
+//! caller recognises.
 
 use crate::problem::Mark;
 
@@ -179,8 +179,8 @@ mod tests {
         check("a: - b\n", Some(list));
         let tabs = "indent with spaces: YAML does not allow tabs here";
         check("a:\n\tb: 1\n", Some(tabs));
-        let close = "close the quotation mark that begins here, or indent every line of the text by \
-                     more than its key";
+        let close = "close the quotation mark that begins here, or indent every line of the text \
+                     by more than its key";
         check("a:\n  b: \"c\nd:\n  e: 1\n", Some(close));
     }
 
