@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use daemon::{Daemon, Failure};
-use feed::Update;
+use feed::{Unlisted, Update};
 use http::Uri;
 use model::{Explanation, Kind, Kinds, Model, Protocol};
 
@@ -316,31 +316,65 @@ async fn first_update(config: &Config, daemon: &Daemon) -> Result<Update, Failur
         None
     };
     let mut synced = std::pin::pin!(tokio::time::timeout(config.timeout, synced));
-    let outcome = tokio::select! {
-        outcome = &mut synced => outcome,
-        () = tokio::time::sleep(SILENCE) => {
+    let mut is_announced = false;
+    loop {
+        tokio::select! {
+            outcome = &mut synced => return match outcome {
+                Ok(Some(update)) => Ok(update),
+                _ => Err(too_late(config, daemon)),
+            },
+            () = tokio::time::sleep(SILENCE) => {}
+        }
+        // Requests were repeated meanwhile, so a feed that was being restarted had its chance.
+        let unlisted = feed::unlisted(daemon);
+        if let Some(unlisted) = unlisted.iter().find(|unlisted| !unlisted.may_pass) {
+            let what = refused(&config.feed.source.to_string(), unlisted);
+            return Err(Failure::Failed { what, source: None });
+        }
+        if !std::mem::replace(&mut is_announced, true) {
             let (source, timeout) = (&config.feed.source, config.timeout);
-            let reasons = daemon.readiness.reasons().join("; ");
+            let causes = causes(daemon);
             // Not on standard output, which has the explanations. Errors can be ignored.
             let _ = writeln!(
                 std::io::stderr(),
-                "waiting up to {timeout:?} (--timeout) for the feed {source}: {reasons}"
+                "waiting up to {timeout:?} (--timeout) for the feed {source}: {causes}"
             );
-            synced.await
-        }
-    };
-    match outcome {
-        Ok(Some(update)) => Ok(update),
-        _ => {
-            let reasons = daemon.readiness.reasons().join("; ");
-            let (source, timeout) = (&config.feed.source, config.timeout);
-            let what = format!(
-                "the feed {source} did not list its objects within {timeout:?}: {reasons}; is it \
-                 running? Use --feed for another feed or a folder"
-            );
-            Err(Failure::Failed { what, source: None })
         }
     }
+}
+
+fn too_late(config: &Config, daemon: &Daemon) -> Failure {
+    let (source, timeout) = (&config.feed.source, config.timeout);
+    let causes = causes(daemon);
+    let what = format!(
+        "the feed {source} did not list its objects within {timeout:?}: {causes}; is it running? \
+         Use --feed for another feed or a folder"
+    );
+    Failure::Failed { what, source: None }
+}
+
+/// What the feed has not listed yet, and why; each cause once.
+fn causes(daemon: &Daemon) -> String {
+    let unlisted = feed::unlisted(daemon);
+    let told = unlisted.iter().map(|one| format!("{}: {}", one.kinds.join(", "), one.cause));
+    let causes: Vec<String> =
+        if unlisted.is_empty() { daemon.readiness.reasons() } else { told.collect() };
+    causes.join("; ")
+}
+
+/// The message about a feed that cannot be reached, or that refuses to list something.
+fn refused(source: &str, unlisted: &Unlisted) -> String {
+    let Unlisted { cause, kinds, .. } = unlisted;
+    let is_answer = cause.starts_with(|c: char| c.is_ascii_digit());
+    if is_answer {
+        return format!("the feed {source} does not list {}: {cause}", kinds.join(", "));
+    }
+    let cause = cause.strip_prefix(&format!("{}/: ", source.trim_end_matches('/')));
+    let cause = cause.unwrap_or(&unlisted.cause);
+    format!(
+        "the feed {source} cannot be reached: {cause}; is it running? Use --feed for another feed \
+         or a folder"
+    )
 }
 
 fn as_text(explanation: &Explanation) -> String {
@@ -364,4 +398,28 @@ fn as_text(explanation: &Explanation) -> String {
         line(if index == 0 { "not by" } else { "" }, rule);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_that_does_not_list_is_told_with_its_cause() {
+        let check = |cause: &str, expected: &str| {
+            let kinds = vec!["Ingress".to_owned(), "Service".to_owned()];
+            let unlisted = Unlisted { cause: cause.to_owned(), kinds, may_pass: false };
+            assert_eq!(refused("http://127.0.0.1:7400", &unlisted), expected);
+        };
+        check(
+            "http://127.0.0.1:7400/: Connection refused (os error 111)",
+            "the feed http://127.0.0.1:7400 cannot be reached: Connection refused (os error 111); \
+             is it running? Use --feed for another feed or a folder",
+        );
+        check(
+            "403 forbidden; give --feed-token-file",
+            "the feed http://127.0.0.1:7400 does not list Ingress, Service: 403 forbidden; give \
+             --feed-token-file",
+        );
+    }
 }

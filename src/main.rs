@@ -46,6 +46,7 @@ enum Command {
     /// Run feed, proxy, ingress and dns for a folder of manifests
     Up(Tool<up::Config>),
     /// The L4 service proxy: ClusterIP and NodePort Services
+    #[command(mut_arg("mode", passed::with_modes))]
     Proxy(Process<proxy::Config>),
     /// The L7 ingress: hosts, paths and TLS
     Ingress(Process<ingress::Config>),

@@ -6,11 +6,12 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use daemon::Failure;
 use daemon::flags::{parse_address, parse_duration};
+use feed::own_token;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -158,8 +159,8 @@ fn flag(name: &str, value: String) -> [String; 2] {
 ///
 /// # Errors
 ///
-/// When the folder does not exist, an address is in use, a process says that its configuration
-/// cannot work, or the feed does not start.
+/// When the folder does not exist, an address is in use, the folder for tokens is not this user's
+/// alone, a process says that its configuration cannot work, or the feed does not start.
 pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Failure> {
     if !config.dir.is_dir() {
         return Err(Failure::Configuration(format!("{} is not a folder", config.dir.display())));
@@ -171,6 +172,7 @@ pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Fa
              feed` by itself, with TLS and tokens"
         )));
     }
+    check_token_folder(&own_token::folders()[0])?;
     let end = end_signal().map_err(|error| Failure::failed("cannot listen to signals", error))?;
     // The feed ends last, so that the processes that follow it do not lose it during their drain.
     let (mut feed, mut followers) = (Group::default(), Group::default());
@@ -199,6 +201,12 @@ pub(crate) async fn run(config: Config, log: &daemon::LogFlags) -> Result<(), Fa
     };
     let rest = followers.stop().await.into_iter().chain(feed.stop().await);
     failed.into_iter().chain(rest).collect()
+}
+
+/// Fails if the processes could not read the feed's Secrets: they would wait for them without end.
+fn check_token_folder(folder: &Path) -> Result<(), Failure> {
+    let what = "the processes cannot read the Secrets of the feed";
+    own_token::prepare(folder).map_err(|error| Failure::failed(what, error))
 }
 
 /// The feed's process with a state folder, so that after a restart it still has the last good state
@@ -308,5 +316,25 @@ impl Group {
     async fn stop(self) -> Vec<Result<(), Failure>> {
         self.stop.send_replace(true);
         self.processes.join_all().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_token_folder_that_is_open_to_others_is_an_error() {
+        let above = tempfile::tempdir().unwrap();
+        let folder = above.path().join("switchyard");
+        check_token_folder(&folder).unwrap();
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        let failure = check_token_folder(&folder).unwrap_err();
+        let cause = failure.source().unwrap().to_string();
+        assert!(cause.ends_with("switchyard is open to others: chmod 700 it"), "{cause}");
     }
 }

@@ -89,6 +89,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "s" => 1000,
         "m" => 60 * 1000,
         "h" => 60 * 60 * 1000,
+        "" if digits > 0 => {
+            return Err(format!("has no unit: for seconds, write {number}s (units: ms, s, m, h)"));
+        }
         _ => return Err("is not a valid duration (examples: 500ms, 30s, 5m, 2h)".into()),
     };
     let number: u64 = number.parse().map_err(|_| format!("`{number}` is not a whole number"))?;
@@ -129,5 +132,7 @@ mod tests {
         for text in wrong {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+        let no_unit = "has no unit: for seconds, write 5s (units: ms, s, m, h)";
+        assert_eq!(parse_duration("5"), Err(no_unit.to_owned()));
     }
 }

@@ -84,6 +84,12 @@ impl Shutdown {
         self.0.reloads.subscribe()
     }
 
+    /// Wakes those who read something again at SIGHUP; `false` if there are none.
+    fn reload(&self) -> bool {
+        self.0.reloads.send_modify(|count| *count += 1);
+        self.0.reloads.receiver_count() > 0
+    }
+
     /// Drains when the process `parent` ends, for whatever reason. The kernel watches the thread
     /// that started this process, so a parent starts its children from a thread that stays.
     pub(crate) fn end_with(&self, parent: u32) {
@@ -110,8 +116,9 @@ impl Shutdown {
                     _ = hangup.recv() => false,
                 };
                 if !ending {
-                    tracing::info!("SIGHUP: reading files again");
-                    shutdown.0.reloads.send_modify(|count| *count += 1);
+                    if shutdown.reload() {
+                        tracing::info!("SIGHUP: reading the feed and all files again");
+                    }
                 } else if shutdown.is_draining() {
                     tracing::warn!("second signal: exiting without draining");
                     // Counted before the waiters are woken.
@@ -127,5 +134,20 @@ impl Shutdown {
                 }
             }
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_process_that_reads_something_again_says_so() {
+        let shutdown = Shutdown::new(Readiness::default());
+        assert!(!shutdown.reload());
+        let reloads = shutdown.reloads();
+        assert!(shutdown.reload() && reloads.has_changed().unwrap());
+        drop(reloads);
+        assert!(!shutdown.reload());
     }
 }

@@ -22,7 +22,7 @@ mod source;
 pub mod state;
 mod update;
 
-pub use causes::{lost_hosts, rejected};
+pub use causes::{Unlisted, lost_hosts, rejected, unlisted};
 pub use check::{Checked, check};
 pub use client::ApiConfig;
 pub use config::Config;

@@ -84,7 +84,7 @@ impl OwnToken {
 
     fn write(&self) -> Result<(), Unusable> {
         let folder = self.path.parent().expect("the file is in a folder");
-        own(folder)?;
+        prepare(folder)?;
         let beside = self.path.with_extension("token.new");
         let replace = || {
             match std::fs::remove_file(&beside) {
@@ -151,7 +151,11 @@ fn generate() -> String {
 }
 
 /// Makes the folder if it is not there, and checks that it is this user's alone.
-fn own(folder: &Path) -> Result<(), Unusable> {
+///
+/// # Errors
+///
+/// When it is not, or cannot be made: then no client would find a token in it.
+pub fn prepare(folder: &Path) -> Result<(), Unusable> {
     match DirBuilder::new().mode(0o700).create(folder) {
         Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
             Err(Unusable::Io { path: folder.to_owned(), source })
@@ -274,6 +278,7 @@ mod tests {
         for mode in [0o701, 0o710, 0o720, 0o777] {
             chmod(&folder, mode);
             assert!(matches!(fault(&folder), Unusable::Open(_)), "{mode:o}");
+            assert!(matches!(prepare(&folder), Err(Unusable::Open(_))), "{mode:o}");
             assert_eq!(find(std::slice::from_ref(&folder), address()), None, "{mode:o}");
         }
         assert!(matches!(fault(&above.path().join("a/b")), Unusable::Io { .. }));

@@ -330,6 +330,7 @@ fn no_endpoints(model: &Model, key: &BackendKey) -> (Option<&'static str>, Strin
             let cause = (!none).then_some("the Service has no endpoint on this port");
             (cause, fix_of_slices(entry, &port.name, port.protocol, ""))
         }
+        1 => (None, "make its endpoint ready; see its conditions".to_owned()),
         count => (None, format!("make one of its {count} endpoints ready; see their conditions")),
     }
 }

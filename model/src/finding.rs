@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::explanation::nearest;
 use crate::model::{EndpointSlice, Ingress, Model, ServiceEntry, ServiceType};
 use crate::name::{Kind, ObjectKey, ObjectName};
 use crate::problem::{Level, Mark, Problem};
@@ -35,7 +36,8 @@ pub fn of(model: &Model, is_defined: &dyn Fn(&ObjectKey) -> bool) -> Vec<Finding
     }
     for (service, slices) in model.slices_without_service() {
         if !is_defined(&key(Kind::Service, &service)) {
-            slices.iter().for_each(|slice| orphan(&service, slice, &mut found));
+            let help = other_service(&service, model);
+            slices.iter().for_each(|slice| orphan(&service, slice, &help, &mut found));
         }
     }
     for ingress in model.ingresses() {
@@ -97,9 +99,13 @@ fn service(entry: &ServiceEntry, found: &mut Found) {
     }
     let ready = entry.slices.iter().flat_map(|slice| &slice.endpoints).any(|e| e.ready);
     if !ready && !service.publish_not_ready_addresses {
+        let message = match endpoints {
+            1 => format!("the only endpoint of Service {} is not ready", service.name),
+            _ => format!("none of the {endpoints} endpoints of Service {} is ready", service.name),
+        };
         warn(
             "metadata.name",
-            format!("none of the {endpoints} endpoints of Service {} is ready", service.name),
+            message,
             "an endpoint is ready unless conditions.ready is false, a Pod only if its condition \
              Ready is True",
         );
@@ -133,14 +139,23 @@ fn service(entry: &ServiceEntry, found: &mut Found) {
     }
 }
 
-fn orphan(service: &ObjectName, slice: &EndpointSlice, found: &mut Found) {
+/// What to do about slices of a Service that does not exist.
+fn other_service(missing: &ObjectName, model: &Model) -> String {
+    let names: Vec<_> = model.services().map(|entry| entry.service.name.clone()).collect();
+    let there = names.iter().filter(|name| name.namespace == missing.namespace);
+    match nearest(&missing.name, there.map(|name| &*name.name)) {
+        Some(name) => format!("create the Service, or correct the label: did you mean {name}?"),
+        None => "create the Service, or correct the label".to_owned(),
+    }
+}
+
+fn orphan(service: &ObjectName, slice: &EndpointSlice, help: &str, found: &mut Found) {
     let label = vec![
         Step::Key("metadata".to_owned()),
         Step::Key("labels".to_owned()),
         Step::Key("kubernetes.io/service-name".to_owned()),
     ];
     let message = format!("Service {service} does not exist, so this EndpointSlice is not used");
-    let help = "create the Service, or correct the label";
     found.add(Kind::EndpointSlice, &slice.name, label, message, help);
 }
 

@@ -4,6 +4,9 @@
 //! an object. Every problem gets its place in the text here, while the tree is available. Left out:
 //! conflicts with other documents, which the folder's catalogue finds.
 
+mod backend_port;
+mod hint;
+
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -156,7 +159,7 @@ impl Document<'_, '_> {
                     at.chars().take_while(|c| !c.is_whitespace() && !",]}".contains(*c)).collect();
                 Some(format!("quote it: '{word}'"))
             }
-            _ => None,
+            _ => hint::of(text, &error.message, mark),
         };
         let problem = self.problem(Level::Error, error.message, help, mark, show);
         let mark = problem.mark;
@@ -225,6 +228,17 @@ impl Document<'_, '_> {
             let (message, help) = no_object(tree, node, &header);
             return self.report(tree, node, None, Level::Error, message, help);
         }
+        if let Some(place) = self.second_object(tree, node) {
+            let key = readable(header.kind).and_then(|kind| key_of(tree, node, kind));
+            // The two objects may be of any kind, and a Secret's lines are never shown.
+            let show = !self.part.text.contains("Secret");
+            let mark = tree.node(place).mark;
+            let message = "a second object begins here, without a line `---` before it".to_owned();
+            let help = Some("write `---` on a line of its own between the objects".to_owned());
+            let problem = self.problem(Level::Error, message, help, mark, show);
+            let mark = self.place(tree.node(node).mark);
+            return self.push(key, Outcome::Bad, vec![problem], mark);
+        }
         if let Some(kind) = header.kind.strip_suffix("List")
             && let Some(items) = tree.field(node, "items")
         {
@@ -246,6 +260,23 @@ impl Document<'_, '_> {
             }
             _ => self.foreign(tree, node, &header),
         }
+    }
+
+    /// If two objects were written into one mapping: the first key of the second one. A key that is
+    /// there twice alone is only a mistake, and braces and Lists separate objects without `---`.
+    fn second_object(&self, tree: &Tree<'_>, node: NodeId) -> Option<NodeId> {
+        let begins = self.part.text.get(tree.node(node).mark.byte_in(self.part.text)..)?;
+        if self.part.shape != Shape::Whole || node != tree.root() || begins.starts_with('{') {
+            return None;
+        }
+        let again = |name: &str| {
+            let has_name = |key: &NodeId| tree.scalar(*key) == Some(name);
+            tree.entries(node).map(|(key, _)| key).filter(has_name).nth(1)
+        };
+        let again: Vec<NodeId> =
+            ["apiVersion", "kind", "metadata"].map(again).into_iter().flatten().collect();
+        let first = again.iter().copied().min_by_key(|key| tree.node(*key).mark);
+        first.filter(|_| again.len() > 1)
     }
 
     /// A kind that is not used: another program's, or a misspelt one.
@@ -411,13 +442,16 @@ impl<'a> Read<'_, 'a, '_, '_> {
 
     fn finding(&self, finding: &Finding) -> Problem {
         let node = finding.node.unwrap_or(self.node);
-        let path = self.tree.path_to(self.node, node).unwrap_or_default();
-        let path = Path(&path);
+        let steps = self.tree.path_to(self.node, node).unwrap_or_default();
+        let path = Path(&steps);
         let message = match &finding.fault {
             Fault::UnknownField => format!("unknown field \"{path}\""),
             Fault::Other(message) => format!("{path}: {message}"),
         };
-        self.problem(Level::Error, message, finding.help.clone(), self.tree.node(node).mark)
+        let is_port = self.kind == Kind::Ingress && finding.fault != Fault::UnknownField;
+        let port = is_port.then(|| backend_port::instead(self.tree, node, &steps)).flatten();
+        let help = port.or_else(|| finding.help.clone());
+        self.problem(Level::Error, message, help, self.tree.node(node).mark)
     }
 
     fn complaint(&self, complaint: Complaint) -> Problem {

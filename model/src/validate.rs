@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+use crate::explanation::nearest;
 use crate::model::{Details, Endpoint, Protocol};
 use crate::name::{Kind, ObjectName};
 use crate::object::{self, Text};
@@ -247,8 +248,11 @@ impl<'i> Check<'i> {
     fn unsupported(&mut self, at: At<'_>, value: &str, supported: &[&str]) {
         let list: Vec<_> = supported.iter().map(|value| format!("{value:?}")).collect();
         let list = list.join(", ");
-        let value = quoted(value);
-        self.error(at, format!("Unsupported value: {value}: supported values: {list}"));
+        let same = supported.iter().copied().find(|name| name.eq_ignore_ascii_case(value));
+        let meant = same.or_else(|| only_near(value, supported));
+        let help = meant.map(|meant| format!("did you mean {meant}?"));
+        let message = format!("Unsupported value: {}: supported values: {list}", quoted(value));
+        self.say(Level::Error, at, message, help.as_deref());
     }
 
     /// Reports an error unless a format's rule accepts the value.
@@ -354,6 +358,13 @@ impl<'i> Check<'i> {
             self.expect(annotations, &lower, format::qualified_name);
         }
     }
+}
+
+/// The only value that a misspelt one is similar to.
+fn only_near<'a>(value: &str, supported: &[&'a str]) -> Option<&'a str> {
+    let near = nearest(value, supported.iter().copied())?;
+    let others = supported.iter().copied().filter(|other| *other != near);
+    nearest(value, others).is_none().then_some(near)
 }
 
 /// A value as the API prints it, cut if it is long.

@@ -28,7 +28,7 @@ impl FromStr for Target {
         let (address, protocol) = match text.rsplit_once('/') {
             Some((address, "udp")) => (address, Protocol::Udp),
             Some((address, "tcp")) => (address, Protocol::Tcp),
-            Some(_) => return Err("a URL begins with http:// or https://".to_owned()),
+            Some((host, path)) => return Err(no_scheme(host, path)),
             None => (text, Protocol::Tcp),
         };
         if let Ok(address) = address.parse() {
@@ -41,6 +41,16 @@ impl FromStr for Target {
             return Err("write a URL, a DNS name, or IP:PORT".to_owned());
         }
         Ok(Target::Name(text.to_owned()))
+    }
+}
+
+/// The error for a URL without its scheme. A host that is not one is not repeated as an example.
+fn no_scheme(host_and_path: &str, last: &str) -> String {
+    let url = format!("http://{host_and_path}/{last}");
+    let is_host = |uri: &Uri| uri.host().is_some_and(|host| !host.is_empty());
+    match url.parse::<Uri>().ok().filter(is_host) {
+        Some(url) => format!("a URL begins with http:// or https://: write {url}"),
+        None => "a URL begins with http:// or https://".to_owned(),
     }
 }
 
@@ -70,6 +80,16 @@ mod tests {
         }
         for text in ["", "ftp://a/", "http:///a", "10.96.0.10", "a/b", "a:80", "a b", "1.2.3.4:x"] {
             assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+        let url = "a URL begins with http:// or https://";
+        for (text, help) in [
+            ("shop.example/web", ": write http://shop.example/web"),
+            ("shop.example/", ": write http://shop.example/"),
+            ("10.0.0.1:80/a/b?c=d", ": write http://10.0.0.1:80/a/b?c=d"),
+            ("/a", ""),
+            ("a b/c", ""),
+        ] {
+            assert_eq!(text.parse::<Target>(), Err(format!("{url}{help}")), "{text}");
         }
     }
 }

@@ -81,7 +81,7 @@ fn cause_and_fix_of_each_trouble() {
         ("http://shop.example/port", "503", "the Service has no such port"),
         ("http://shop.example/port", "503", "http (80)"),
         ("http://shop.example/unready", "503", "the Service has no ready endpoint"),
-        ("http://shop.example/unready", "503", "make one of its 1 endpoints ready"),
+        ("http://shop.example/unready", "503", "make its endpoint ready"),
         ("http://shop.example/renamed", "503", "the Service has no endpoint on this port: backend"),
         (
             "http://shop.example/renamed",
@@ -411,6 +411,17 @@ fn random_target(rng: &mut StdRng, net: Net) -> String {
             }
         }
     }
+}
+
+#[test]
+fn a_feed_that_does_not_run_is_told_once() {
+    let feed = format!("http://{}", Net::new().addr(200, 7400));
+    let mut command = Command::new(BINARY);
+    let output = command.args(["explain", "web.shop", "--feed", &feed]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{said}");
+    let expected = format!("error: the feed {feed} cannot be reached: Connection refused");
+    assert!(said.starts_with(&expected) && said.lines().count() == 1, "{said}");
 }
 
 /// The command in a response of the ingress itself can be pasted, and explains the response.

@@ -77,7 +77,7 @@ fn a_service_that_nothing_serves_is_warned_of() {
     let not_ready = SLICE.replace("[10.1.0.1]\n", "[10.1.0.1]\n  conditions: {ready: false}\n");
     finds(
         &(SERVICE.to_owned() + &not_ready),
-        &["f.yaml:5:9: warning: none of the 1 endpoints of Service default/web is ready"],
+        &["f.yaml:5:9: warning: the only endpoint of Service default/web is not ready"],
     );
     finds(
         &(SERVICE.to_owned() + &SLICE.replace("name: http", "name: web")),
@@ -95,6 +95,15 @@ fn a_slice_for_no_service_is_warned_of() {
         SLICE,
         &["f.yaml:7:33: warning: Service default/web does not exist, so this EndpointSlice is \
            not used"],
+    );
+    // The Service has another name: the help says which.
+    let slice = SLICE.replace("service-name: web", "service-name: wbe");
+    let (_folder, checked) = checked(&[("a.yaml", SERVICE), ("b.yaml", &slice)]);
+    let helps: Vec<_> =
+        checked.reports.iter().filter_map(|report| report.problem.help.as_deref()).collect();
+    assert!(
+        helps.contains(&"create the Service, or correct the label: did you mean web?"),
+        "{helps:?}"
     );
     // It is there, only not valid: that is said already.
     let bad = SERVICE.replace("port: 80", "port: 0");

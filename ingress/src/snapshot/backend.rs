@@ -271,9 +271,19 @@ impl Removal {
 #[derive(Debug, Default)]
 pub(super) struct ServicePorts {
     ports: HashMap<NonZeroU16, Arc<Endpoints>>,
+    /// The TCP ports of the Service, if a backend names another: `80 (http), 8080`.
+    alternatives: String,
 }
 
 impl ServicePorts {
+    /// What to do if a backend names a port that the Service does not have for TCP.
+    pub(super) fn fix(&self) -> String {
+        match &*self.alternatives {
+            "" => "add a TCP port to the Service's spec.ports".to_owned(),
+            ports => format!("use a TCP port of the Service: {ports}"),
+        }
+    }
+
     /// Makes all of the Service's backends serve what the model says now. Backends that name one
     /// port by number and by name share its endpoints and its rotation. What would leave a
     /// backend without an endpoint is put into `removal`.
@@ -284,9 +294,15 @@ impl ServicePorts {
         removal: &mut Removal,
     ) {
         let mut before = std::mem::take(&mut self.ports);
+        self.alternatives.clear();
         for backend in backends {
             let endpoints = match resolve(entry, &backend.key.port) {
-                Err(unserved) => Arc::new(Endpoints::none(unserved)),
+                Err(unserved) => {
+                    if matches!(unserved, Unserved::NoPort | Unserved::NotTcp) {
+                        self.alternatives = entry.map(tcp_ports).unwrap_or_default();
+                    }
+                    Arc::new(Endpoints::none(unserved))
+                }
                 Ok((entry, port)) => match self.ports.get(&port.port) {
                     Some(shared) => shared.clone(),
                     None => {
@@ -313,6 +329,15 @@ impl ServicePorts {
         }
         removal.unused.extend(before.into_values());
     }
+}
+
+fn tcp_ports(entry: &ServiceEntry) -> String {
+    let ports = entry.service.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+    let ports = ports.map(|port| match port.name.is_empty() {
+        true => port.port.to_string(),
+        false => format!("{} ({})", port.port, port.name),
+    });
+    ports.collect::<Vec<_>>().join(", ")
 }
 
 fn resolve<'a>(

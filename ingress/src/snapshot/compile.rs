@@ -202,6 +202,8 @@ impl Compiler {
     fn unserved(&self, ingress: &ObjectName, field: &str, key: &BackendKey) -> Option<Problem> {
         let unserved = self.backend(key)?.endpoints().unserved()?;
         let message = format!("backend {key}: {}", unserved.reason());
+        let service = self.services.get(&key.service);
+        let port_fix = service.map(|service| service.ports.fix()).unwrap_or_default();
         let (below, help) = match (unserved, &key.port) {
             (Unserved::NoService, _) => {
                 ("service.name", "an Ingress can only use Services of its own namespace")
@@ -212,12 +214,8 @@ impl Compiler {
             (Unserved::NoEndpoints, _) => {
                 ("service.name", "add endpoints to the Service, or make one ready")
             }
-            (_, BackendPort::Number(_)) => {
-                ("service.port.number", "use a port of the Service's spec.ports")
-            }
-            (_, BackendPort::Name(_)) => {
-                ("service.port.name", "use a port of the Service's spec.ports")
-            }
+            (_, BackendPort::Number(_)) => ("service.port.number", &*port_fix),
+            (_, BackendPort::Name(_)) => ("service.port.name", &*port_fix),
         };
         let field = Field::of(&format!("{field}.{below}"));
         let problem = Problem::new(ingress, field, message).help(help);

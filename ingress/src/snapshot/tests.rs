@@ -477,6 +477,9 @@ fn ports_are_found_by_number_and_by_name() {
     let unserved = |host| world.backend(host).endpoints().unserved();
     assert_eq!(unserved("missing.com"), Some(backend::Unserved::NoPort));
     assert_eq!(unserved("udp.com"), Some(backend::Unserved::NotTcp));
+    let problems = world.compiler.problems();
+    let helps: Vec<_> = problems.iter().filter_map(|problem| problem.help.as_deref()).collect();
+    assert_eq!(helps, ["use a TCP port of the Service: 80 (http), 81 (admin)"; 2]);
     let (first, second) = (world.backend("number.com"), world.backend("same.com"));
     assert!(Arc::ptr_eq(&first.endpoints(), &second.endpoints()), "one rotation for a port");
 }

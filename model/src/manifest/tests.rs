@@ -112,7 +112,8 @@ fn services_are_refused_as_the_api_does() {
     check(
         "  type: Cluster\n  ports:\n  - port: 80\n",
         &["7:9: error: spec.type: Unsupported value: \"Cluster\": supported values: \
-           \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""],
+           \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\" (did you mean \
+           ClusterIP?)"],
     );
     check(
         "  ports:\n  - {port: 80, targetPort: HTTP}\n",
@@ -348,7 +349,7 @@ fn ingresses_are_refused_as_the_api_does() {
     check(
         &path(&format!("{{path: /, {backend}}}")),
         &["9:9: error: spec.rules[0].http.paths[0].pathType: Required value: pathType must be \
-           specified"],
+           specified (add pathType: Exact, Prefix or ImplementationSpecific)"],
     );
     check(
         &path(&format!("{{path: a, pathType: Prefix, {backend}}}")),
@@ -381,7 +382,8 @@ fn ingresses_are_refused_as_the_api_does() {
     check(
         &path("{path: /, pathType: Exact, backend: {service: {name: web}}}"),
         &["9:36: error: spec.rules[0].http.paths[0].backend: Required value: port name or number \
-           is required"],
+           is required (write service.port: {number: 80} or {name: http}, for a port of the \
+           Service)"],
     );
     check(
         "  defaultBackend: {resource: {kind: Bucket, name: b, apiGroup: x.io}}\n",
@@ -552,6 +554,67 @@ fn a_common_mistake_is_named_with_its_fix() {
 }
 
 #[test]
+fn a_backend_port_of_an_ingress_has_a_number_or_a_name() {
+    let check = |port: &str, expected: &str| {
+        let text =
+            ingress(&format!("  defaultBackend: {{service: {{name: web, port: {port}}}}}\n"));
+        let found = problems(&text, Format::Yaml);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ends_with(expected), "{port}: {found:?}");
+    };
+    let at = "spec.defaultBackend.service.port";
+    let number = "(write port: {number: 80})";
+    check("80", &format!("{at}: expected a mapping, found a number {number}"));
+    check("{name: 80}", &format!("{at}.name: expected a string, found a number {number}"));
+    check(
+        "{number: '80'}",
+        &format!("{at}.number: expected a whole number, found a string {number}"),
+    );
+    check(
+        "{name: '80'}",
+        &format!(
+            "{at}.name: Invalid value: \"80\": must contain at least one letter (a-z) {number}"
+        ),
+    );
+    let name = "(write port: {name: http})";
+    check("http", &format!("{at}: expected a mapping, found a string {name}"));
+    check(
+        "{number: http}",
+        &format!("{at}.number: expected a whole number, found a string {name}"),
+    );
+    check("{number: A B}", &format!("{at}.number: expected a whole number, found a string"));
+    let one = "cannot set both port name & port number (remove service.port.name or \
+               service.port.number)";
+    check("{name: http, number: 80}", one);
+}
+
+#[test]
+fn a_misspelt_value_is_told_with_the_one_that_was_meant() {
+    let path_type = |text: &str| {
+        let backend = "backend: {service: {name: web, port: {number: 80}}}";
+        let rule = format!("{{http: {{paths: [{{path: /, pathType: {text}, {backend}}}]}}}}");
+        problems(&ingress(&format!("  rules: [{rule}]\n")), Format::Yaml).concat()
+    };
+    let values = "supported values: \"Exact\", \"ImplementationSpecific\", \"Prefix\"";
+    for (text, help) in
+        [("prefix", " (did you mean Prefix?)"), ("Exat", " (did you mean Exact?)"), ("Regex", "")]
+    {
+        let found = path_type(text);
+        assert!(
+            found.ends_with(&format!("Unsupported value: \"{text}\": {values}{help}")),
+            "{found}"
+        );
+    }
+}
+
+#[test]
+fn a_misspelt_label_of_a_slice_is_told() {
+    let text = slice("addressType: IPv4\n").replace("service-name", "servicename");
+    let help = "(write kubernetes.io/service-name instead of kubernetes.io/servicename)";
+    assert!(problems(&text, Format::Yaml).concat().ends_with(help));
+}
+
+#[test]
 fn a_misspelt_kind_is_no_kind_of_another_program() {
     let meant = |api_version: &str, kind: &str, right: &str| {
         let group = if right == "Ingress" { "networking.k8s.io/v1" } else { "v1" };
@@ -586,8 +649,28 @@ fn a_syntax_error_has_its_place_and_leaves_other_documents_alone() {
     assert_eq!(found, [false, true, false]);
     check(
         "a: b\n  c: d\n",
-        &["2:4: error: not valid YAML: mapping values are not allowed in this context"],
+        &["2:4: error: not valid YAML: mapping values are not allowed in this context (this line \
+           is indented by 2 spaces; expected: 0 spaces)"],
     );
+}
+
+#[test]
+fn two_objects_without_a_line_between_them_have_one_error() {
+    let two = format!("{}{}", service("  clusterIP: None\n"), slice("addressType: IPv4\n"));
+    let line = "error: a second object begins here, without a line `---` before it (write `---` \
+                on a line of its own between the objects)";
+    check(&two, &[&format!("7:1: {line}")]);
+    check(&format!("# two\n{two}"), &[&format!("8:1: {line}")]);
+    let secret = two.replace("Service", "Secret");
+    check(&secret, &[&format!("7:1: {line}")]);
+    assert!(readings(&secret)[0].1.problems[0].excerpt.is_none());
+    let key = readings(&two)[0].1.key.clone().unwrap();
+    assert_eq!(key.to_string(), "Service default/a", "its last good version stays in use");
+    // One key alone is a mistake of another sort.
+    let once = service("  clusterIP: None\nkind: Service\n");
+    check(&once, &["7:1: error: kind: duplicate key"]);
+    let json = r#"{"kind": "Service", "apiVersion": "v1", "kind": "Service", "apiVersion": "v1"}"#;
+    assert!(problems(json, Format::Yaml).iter().all(|line| !line.contains("---")));
 }
 
 #[test]

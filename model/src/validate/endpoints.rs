@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use super::{At, Check, ROOT, accept, format, portable};
+use crate::explanation::nearest;
 use crate::model::{Address, AddressType, Details, Endpoint, EndpointSlice, SlicePort};
 use crate::name::{Kind, ObjectName};
 use crate::object;
@@ -40,10 +41,18 @@ pub fn slice(object: &object::EndpointSlice<'_>, check: &mut Check<'_>) -> Optio
     let labels = object.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
     let Some(service) = labels.and_then(|map| map.value(SERVICE_LABEL)).filter(|s| !s.is_empty())
     else {
+        let keys = labels.iter().flat_map(|map| &map.0).map(|(key, _)| &**key);
+        let valid = keys.filter(|key| format::qualified_name(key).is_ok());
+        let help = match nearest(SERVICE_LABEL, valid) {
+            Some(key) if key != SERVICE_LABEL => {
+                format!("write {SERVICE_LABEL} instead of {key}")
+            }
+            _ => "add the label with the Service's name".to_owned(),
+        };
         check.warn(
             ROOT.key("metadata"),
             format!("the slice has no label {SERVICE_LABEL}, so it belongs to no Service"),
-            "add the label with the Service's name",
+            &help,
         );
         return None;
     };

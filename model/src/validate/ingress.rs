@@ -170,7 +170,9 @@ fn path(
 ) -> Option<IngressPath> {
     let path_type = match object.path_type.as_deref() {
         None | Some("") => {
+            let before = check.complaints.len();
             check.required(at.key("pathType"), "pathType must be specified");
+            check.advise(before, "add pathType: Exact, Prefix or ImplementationSpecific");
             None
         }
         Some("Exact") => Some(PathType::Exact),
@@ -249,17 +251,26 @@ fn backend_port(
     let port = service.port.clone().unwrap_or_default();
     let field = field.key("port");
     let name = port.name.as_deref().filter(|name| !name.is_empty());
+    let before = check.complaints.len();
     match (name, port.number.filter(|number| *number != 0)) {
         (Some(_), Some(_)) => {
             check.invalid(*backend, "", "cannot set both port name & port number");
+            check.advise(before, "remove service.port.name or service.port.number");
             None
         }
-        (Some(name), None) => check
-            .expect(field.key("name"), name, format::port_name)
-            .then(|| BackendPort::Name(check.text(name))),
+        (Some(name), None) => {
+            let valid = check.expect(field.key("name"), name, format::port_name);
+            if let Ok(number) = name.parse::<u16>() {
+                check.advise(before, &format!("write port: {{number: {number}}}"));
+            }
+            valid.then(|| BackendPort::Name(check.text(name)))
+        }
         (None, Some(number)) => check.port(field.key("number"), number).map(BackendPort::Number),
         (None, None) => {
             check.required(*backend, "port name or number is required");
+            let help =
+                "write service.port: {number: 80} or {name: http}, for a port of the Service";
+            check.advise(before, help);
             None
         }
     }
