@@ -7,3 +7,4 @@ pub(crate) mod kit;
 mod protocol;
 mod rows;
 mod tools;
+mod upstreams;

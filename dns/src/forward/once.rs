@@ -84,6 +84,7 @@ pub(crate) async fn over_udp(
                 }
             }
             buffer.truncate(len);
+            packet.restore_letters(&mut buffer);
             return Ok(buffer);
         }
     };

@@ -107,15 +107,21 @@ impl Asker {
 
 /// A server that is being asked.
 struct Runner {
+    /// Which try of the question it is.
+    number: usize,
     server: usize,
     since: Instant,
     task: AbortHandle,
     /// Set when the server was overtaken.
-    late: Rc<Cell<Option<OwnedSemaphorePermit>>>,
+    late: LateCell,
 }
+
+/// Holds the permit of a server that was overtaken, while its answer is awaited.
+type LateCell = Rc<Cell<Option<OwnedSemaphorePermit>>>;
 
 /// What came of one server.
 struct Report {
+    number: usize,
     server: usize,
     result: Result<Reply, Reason>,
 }
@@ -150,6 +156,7 @@ impl Race {
         let mut best = Best::default();
         let mut runners: SmallVec<[Runner; 4]> = SmallVec::new();
         let (sender, mut reports) = mpsc::unbounded_channel();
+        let mut number = 0;
         loop {
             let until = match plan.step(Instant::now().into_std()) {
                 Step::End => break,
@@ -165,8 +172,11 @@ impl Race {
                     let again = plan.asked(Instant::now().into_std());
                     let asked = ask(servers[server].clone(), self.limit, again);
                     let sender = sender.clone();
-                    let report = move |result| drop(sender.send(Report { server, result }));
-                    runners.push(self.start(server, &servers[server], room, asked, report));
+                    let report = move |result| drop(sender.send(Report { number, server, result }));
+                    let (task, late) = self.start(&servers[server], room, asked, report);
+                    let since = Instant::now();
+                    runners.push(Runner { number, server, since, task, late });
+                    number += 1;
                     continue;
                 }
             };
@@ -175,7 +185,7 @@ impl Race {
                 Some(report) = reports.recv() => report,
                 () = sleep_until(until) => continue,
             };
-            if let Some(at) = runners.iter().position(|r| r.server == report.server) {
+            if let Some(at) = runners.iter().position(|r| r.number == report.number) {
                 runners.remove(at);
             }
             let has_replied = report.result.is_ok();
@@ -198,17 +208,16 @@ impl Race {
         timeout_at(deadline, self.room.clone().acquire_owned()).await.ok()?.ok()
     }
 
-    /// Asks one server, in a task of its own.
+    /// Asks one server, in a task of its own, which keeps what is put into the cell.
     fn start(
         &self,
-        index: usize,
         server: &Arc<Server>,
         room: OwnedSemaphorePermit,
         asked: impl Future<Output = Result<Reply, Reason>> + 'static,
         report: impl FnOnce(Result<Reply, Reason>) + 'static,
-    ) -> Runner {
+    ) -> (AbortHandle, LateCell) {
         let since = Instant::now();
-        let late = Rc::new(Cell::new(None));
+        let late = LateCell::default();
         server.counters.sent.fetch_add(1, Relaxed);
         let (server, held, health) = (server.clone(), late.clone(), self.health.clone());
         let task = self.tasks.spawn(async move {
@@ -219,13 +228,13 @@ impl Race {
             drop((room, held.take()));
             report(result);
         });
-        Runner { server: index, since, task, late }
+        (task, late)
     }
 
     /// The question is over, but these servers have not answered. If another has, they were
     /// `overtaken`.
     fn leave(&self, servers: &[Arc<Server>], runners: SmallVec<[Runner; 4]>, overtaken: bool) {
-        for Runner { server, since, task, late } in runners {
+        for Runner { server, since, task, late, .. } in runners {
             if overtaken {
                 servers[server].overtaken(since.elapsed());
             }

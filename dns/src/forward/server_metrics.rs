@@ -48,7 +48,7 @@ impl Collector for ServerMetrics {
                 count.encode(family.encode_family(&labels)?)?;
             }
         }
-        let help = "Whether an upstream is used before those that are down";
+        let help = "1 if an upstream is used, 0 if it is down or forwards to this server";
         let name = "switchyard_dns_upstream_up";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (upstream, server) in &servers {

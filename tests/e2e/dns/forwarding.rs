@@ -16,7 +16,7 @@ use super::kit::{
 use crate::support::{Net, PROMPTLY, Switchyard};
 
 /// A Service, and an ExternalName outside of the zone.
-const OBJECTS: &str = "
+pub(super) const OBJECTS: &str = "
 { apiVersion: v1, kind: Service, metadata: { name: web, namespace: ns },
   spec: { clusterIP: 10.0.0.1, ports: [{ port: 80 }] } }
 ---
@@ -25,10 +25,10 @@ const OBJECTS: &str = "
 ";
 
 /// The queries that an upstream got, and from where.
-type Asked = Arc<Mutex<Vec<(Message, SocketAddr)>>>;
+pub(super) type Asked = Arc<Mutex<Vec<(Message, SocketAddr)>>>;
 
 /// A correct reply: one address.
-fn reply_to(query: &Message) -> Message {
+pub(super) fn reply_to(query: &Message) -> Message {
     let mut reply = query.clone();
     reply.metadata.message_type = MessageType::Response;
     reply.metadata.recursion_available = true;
@@ -38,14 +38,14 @@ fn reply_to(query: &Message) -> Message {
 }
 
 /// Whether a query is a probe of the responder, for a loop or for an upstream's health.
-fn is_probe(query: &Message) -> bool {
+pub(super) fn is_probe(query: &Message) -> bool {
     let name = query.queries[0].name();
     name.is_root() || name.to_string().ends_with(".switchyard-loop-probe.")
 }
 
 /// An upstream on `addr` that answers UDP by `behave`, which is given the query, the upstream's
 /// socket and the sender. It runs until the test's process ends. Probes are denied.
-fn upstream(
+pub(super) fn upstream(
     addr: SocketAddr,
     behave: impl Fn(&Message, &UdpSocket, SocketAddr) + Send + 'static,
 ) -> Asked {
@@ -65,7 +65,7 @@ fn upstream(
 }
 
 /// The same, with the probes.
-fn upstream_with_probes(
+pub(super) fn upstream_with_probes(
     addr: SocketAddr,
     behave: impl Fn(&Message, &UdpSocket, SocketAddr) + Send + 'static,
 ) -> Asked {
@@ -83,16 +83,16 @@ fn upstream_with_probes(
     asked
 }
 
-fn send(socket: &UdpSocket, peer: SocketAddr, message: &Message) {
+pub(super) fn send(socket: &UdpSocket, peer: SocketAddr, message: &Message) {
     socket.send_to(&message.to_vec().unwrap(), peer).unwrap();
 }
 
-fn answer(query: &Message, socket: &UdpSocket, peer: SocketAddr) {
+pub(super) fn answer(query: &Message, socket: &UdpSocket, peer: SocketAddr) {
     send(socket, peer, &reply_to(query));
 }
 
 /// The responder with upstreams at these addresses.
-fn start(upstreams: &[SocketAddr], flags: &[&str]) -> Dns {
+pub(super) fn start(upstreams: &[SocketAddr], flags: &[&str]) -> Dns {
     let upstreams: Vec<String> = upstreams.iter().map(ToString::to_string).collect();
     let upstreams = upstreams.join(",");
     let mut all = vec!["--upstream", &upstreams];
@@ -103,7 +103,7 @@ fn start(upstreams: &[SocketAddr], flags: &[&str]) -> Dns {
     Dns::start_with(OBJECTS, &all)
 }
 
-const FORWARDED: [&str; 2] = ["NoError", "www.example.com 60 A 192.0.2.1"];
+pub(super) const FORWARDED: [&str; 2] = ["NoError", "www.example.com 60 A 192.0.2.1"];
 
 #[test]
 fn a_name_outside_is_forwarded() {
@@ -332,7 +332,7 @@ fn failures_are_remembered() {
 }
 
 /// An upstream on `addr` that relays all queries to the server at `to`.
-fn relay(addr: SocketAddr, to: SocketAddr) -> Asked {
+pub(super) fn relay(addr: SocketAddr, to: SocketAddr) -> Asked {
     upstream_with_probes(addr, move |query, socket, peer| {
         let (message, socket) = (query.to_vec().unwrap(), socket.try_clone().unwrap());
         std::thread::spawn(move || {
@@ -347,7 +347,7 @@ fn relay(addr: SocketAddr, to: SocketAddr) -> Asked {
 }
 
 /// Starts a responder and waits until it listens at `addr`. With a loop it is never ready.
-fn listening(net: Net, addr: SocketAddr, args: &[&str]) -> Switchyard {
+pub(super) fn listening(net: Net, addr: SocketAddr, args: &[&str]) -> Switchyard {
     let process = Switchyard::start(net.addr(53, 7431), args);
     crate::support::eventually("it listens", || std::net::TcpStream::connect(addr).ok());
     process

@@ -78,6 +78,10 @@ fn replies_must_repeat_the_question() {
     check(&|reply| reply.queries = other.clone(), Match::No);
     check(&|reply| reply.metadata.id = 8, Match::No);
     check(&|reply| reply.metadata.message_type = MessageType::Query, Match::No);
+    let mut restored = reply.to_vec().unwrap();
+    packet.restore_letters(&mut restored);
+    let restored = Message::from_vec(&restored).unwrap();
+    assert!(restored.queries[0].name().eq_case(lower[0].name()), "{restored}");
     let refused = hickory_proto::op::ResponseCode::FormErr;
     let without = |reply: &mut Message| {
         reply.queries.clear();
