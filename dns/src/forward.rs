@@ -4,6 +4,7 @@
 //! received a question decides about it, asks, and replies. Threads share the cache, the questions
 //! that are being asked, the upstreams, and the quota of clients.
 
+pub(crate) mod cache_metrics;
 pub(crate) mod connect;
 pub(crate) mod decide;
 mod exchange;

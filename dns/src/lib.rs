@@ -59,6 +59,8 @@ use config::Servers;
 use cookies::Cookies;
 use forward::flights::Flights;
 use forward::probe::Probes;
+use forward::cache_metrics::CacheMetrics;
+use forward::routes::Routes;
 use forward::server::{Group, Server};
 use forward::server_metrics::ServerMetrics;
 use forward::upstreams::Forwarding;
@@ -71,7 +73,7 @@ use rate::RateLimit;
 use responder::Shared;
 use threads::{Setup, Threads};
 use tls::CertificateFiles;
-use zone::Zone;
+use zone::{Settings, Zone};
 
 /// The kinds of object that this process follows.
 pub const KINDS: Kinds = Kinds::listed_by(Process::Dns);
@@ -249,53 +251,13 @@ fn shared(
     };
     let upstreams: Vec<String> = first.iter().map(ToString::to_string).collect();
     tracing::info!(?listeners, ?upstreams, domain = %settings.domain, "answering");
-    let mut all = first.iter().chain(zones.groups.iter().flatten());
-    let tls = all.any(|server| server.tls_name.is_some()).then(connect::system_tls);
-    let tls = tls.transpose().map_err(|error| Failure::failed("--upstream tls://", error))?;
-    let group = |servers: &Vec<ServerAddress>| Arc::new(Group::new(servers, Instant::now()));
-    let forwarding = Arc::new(Forwarding {
-        upstreams: ArcSwap::from_pointee(Group::new(&first, Instant::now())),
-        routes: routes.clone(),
-        zones: zones.groups.iter().map(group).collect(),
-        allow: config.allow_forward.clone(),
-        try_timeout: config.upstream_timeout,
-        quota: quota(config.max_forwards, &metrics.forwards_in_flight),
-        metrics: metrics.clone(),
-        probes: Probes::default(),
-        cache: Cache::new(usize::try_from(config.cache_bytes).unwrap_or(usize::MAX)),
-        flights: Flights::default(),
-        health: Arc::default(),
-        tls,
-    });
+    let forwarding = Arc::new(forwarding(config, metrics, &first, &zones.groups, routes.clone())?);
     ServerMetrics::register(&daemon.metrics, forwarding.clone());
+    CacheMetrics::register(&daemon.metrics, forwarding.clone());
     if let Some(file) = followed {
         tokio::spawn(file.follow(forwarding.clone(), Looks::new(daemon.shutdown.reloads())));
     }
-    let allowed: Vec<String> = config.allow_forward.iter().map(ToString::to_string).collect();
-    let (listeners, domain) = (listeners.to_vec(), settings.domain.to_string());
-    let shown = forwarding.clone();
-    daemon.admin.add_status("dns", move || {
-        let servers = shown.servers();
-        let named = |is_shown: fn(&Server) -> bool| {
-            let shown = servers.iter().filter(|server| is_shown(server));
-            shown.map(|server| server.address.to_string()).collect::<Vec<_>>()
-        };
-        let of_group = |group: &Group| {
-            group.servers.iter().map(|server| server.address.to_string()).collect::<Vec<_>>()
-        };
-        let zones = shown.routes.zones();
-        let forward: BTreeMap<_, _> =
-            zones.map(|(zone, at)| (zone.to_string(), of_group(&shown.group_at(at)))).collect();
-        json!({
-            "listen": listeners,
-            "domain": domain,
-            "upstreams": of_group(&shown.upstreams.load()),
-            "forward": forward,
-            "upstreamsDown": named(Server::is_down),
-            "upstreamLoops": named(Server::is_loop),
-            "allowForward": allowed,
-        })
-    });
+    show_status(config, daemon, listeners, &settings, forwarding.clone());
     let local = Local { routes, ttl: settings.ttl, ..Local::default() };
     let local = ArcSwap::from_pointee(local);
     let zone = ArcSwap::from_pointee(Zone::new(settings));
@@ -308,6 +270,68 @@ fn shared(
         rate_limit: RateLimit::new(config.rate_limit, config.rate_limit_exempt.clone()),
         begun: Instant::now(),
     })
+}
+
+/// What is needed to forward: to `servers`, and to each of `zones` for those of `routes`.
+fn forwarding(
+    config: &Config,
+    metrics: &Metrics,
+    servers: &[ServerAddress],
+    zones: &[Vec<ServerAddress>],
+    routes: Arc<Routes>,
+) -> Result<Forwarding, Failure> {
+    let mut all = servers.iter().chain(zones.iter().flatten());
+    let tls = all.any(|server| server.tls_name.is_some()).then(connect::system_tls);
+    let tls = tls.transpose().map_err(|error| Failure::failed("--upstream tls://", error))?;
+    let group = |servers: &Vec<ServerAddress>| Arc::new(Group::new(servers, Instant::now()));
+    Ok(Forwarding {
+        upstreams: ArcSwap::from_pointee(Group::new(servers, Instant::now())),
+        routes,
+        zones: zones.iter().map(group).collect(),
+        allow: config.allow_forward.clone(),
+        try_timeout: config.upstream_timeout,
+        quota: quota(config.max_forwards, &metrics.forwards_in_flight),
+        metrics: metrics.clone(),
+        probes: Probes::default(),
+        cache: Cache::new(usize::try_from(config.cache_bytes).unwrap_or(usize::MAX)),
+        flights: Flights::default(),
+        health: Arc::default(),
+        tls,
+    })
+}
+
+/// Shows what is set and which upstreams answer, on the admin endpoint.
+fn show_status(
+    config: &Config,
+    daemon: &Daemon,
+    listeners: &[SocketAddr],
+    settings: &Settings,
+    forwarding: Arc<Forwarding>,
+) {
+    let allowed: Vec<String> = config.allow_forward.iter().map(ToString::to_string).collect();
+    let (listeners, domain) = (listeners.to_vec(), settings.domain.to_string());
+    daemon.admin.add_status("dns", move || {
+        let servers = forwarding.servers();
+        let named = |is_shown: fn(&Server) -> bool| {
+            let shown = servers.iter().filter(|server| is_shown(server));
+            shown.map(|server| server.address.to_string()).collect::<Vec<_>>()
+        };
+        let of_group = |group: &Group| {
+            group.servers.iter().map(|server| server.address.to_string()).collect::<Vec<_>>()
+        };
+        let zones = forwarding.routes.zones();
+        let forward: BTreeMap<_, _> =
+            zones.map(|(zone, at)| (zone.to_string(), of_group(&forwarding.group_at(at)))).collect();
+        json!({
+            "listen": listeners,
+            "domain": domain,
+            "upstreams": of_group(&forwarding.upstreams.load()),
+            "forward": forward,
+            "upstreamsDown": named(Server::is_down),
+            "upstreamLoops": named(Server::is_loop),
+            "allowForward": allowed,
+        })
+    });
 }
 
 /// Turns updates into versions of the zone.

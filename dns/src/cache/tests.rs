@@ -1,3 +1,5 @@
+//! The cache's rules, with time passed in.
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);

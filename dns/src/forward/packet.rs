@@ -80,15 +80,12 @@ impl Packet {
         if is_exact { Match::Exact } else { Match::OtherCase }
     }
 
-    /// Writes the question into a reply to this packet as the client spells it. Names in records
+    /// Writes the question into a reply to this packet in small letters. Names in records
     /// are, as a rule, references to it.
     pub(crate) fn restore_letters(&self, reply: &mut [u8]) {
-        let asked = self.question.message(0);
-        let as_asked = asked.get(HEADER_LEN..self.end);
-        if let (Some(1), Some(section), Some(asked)) =
-            (u16_at(reply, 4), reply.get_mut(HEADER_LEN..self.end), as_asked)
-        {
-            section.copy_from_slice(asked);
+        let has_question = u16_at(reply, 4) == Some(1);
+        if let Some(section) = reply.get_mut(HEADER_LEN..self.end).filter(|_| has_question) {
+            section.copy_from_slice(self.question.question());
         }
     }
 }
