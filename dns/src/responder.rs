@@ -1,5 +1,5 @@
-//! What happens to a packet, over UDP or TCP: our own zone and other local names, then (in [`crate::forward`]) the
-//! questions that are asked or failed lately, then the upstreams.
+//! What happens to a packet, whatever its transport: our own zone and other local names, then (in
+//! [`crate::forward`]) the questions that are asked or failed lately, then the upstreams.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,5 @@
-//! The data threads: one for each UDP socket, and one for TCP, TLS and HTTPS. Each has a runtime of its own.
+//! The data threads: one for each UDP socket, and one for TCP, TLS and HTTPS. Each has a runtime of
+//! its own.
 
 use std::net::UdpSocket;
 use std::rc::Rc;

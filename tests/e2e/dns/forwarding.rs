@@ -25,7 +25,7 @@ const OBJECTS: &str = "
 ";
 
 /// The queries that an upstream got, and from where.
-type Asked = Arc<Mutex<Vec<(Message, SocketAddr)>>>;
+pub(super) type Asked = Arc<Mutex<Vec<(Message, SocketAddr)>>>;
 
 /// A correct reply: one address.
 fn reply_to(query: &Message) -> Message {
@@ -39,7 +39,7 @@ fn reply_to(query: &Message) -> Message {
 
 /// An upstream on `addr` that answers UDP by `behave`, which is given the query, the upstream's
 /// socket and the sender. It runs until the test's process ends.
-fn upstream(
+pub(super) fn upstream(
     addr: SocketAddr,
     behave: impl Fn(&Message, &UdpSocket, SocketAddr) + Send + 'static,
 ) -> Asked {
@@ -61,7 +61,7 @@ fn send(socket: &UdpSocket, peer: SocketAddr, message: &Message) {
     socket.send_to(&message.to_vec().unwrap(), peer).unwrap();
 }
 
-fn answer(query: &Message, socket: &UdpSocket, peer: SocketAddr) {
+pub(super) fn answer(query: &Message, socket: &UdpSocket, peer: SocketAddr) {
     send(socket, peer, &reply_to(query));
 }
 
