@@ -29,21 +29,20 @@ const LIVED: Duration = Duration::from_secs(10);
 
 /// Environment variables that have a different meaning in each process and must not be passed to
 /// all of them.
-const PRIVATE_ENVIRONMENT: [&str; 8] = [
+const PRIVATE_ENVIRONMENT: [&str; 6] = [
     "SWITCHYARD_ADMIN",
     "SWITCHYARD_DIR",
     "SWITCHYARD_FEED",
     "SWITCHYARD_LISTEN",
     "SWITCHYARD_NAME",
-    // `up` and `demo` have their feed on loopback, without TLS and tokens.
-    "SWITCHYARD_TLS_CERT",
-    "SWITCHYARD_TLS_KEY",
     "SWITCHYARD_TOKEN_FILE",
 ];
 
-/// Environment variables that limit the clients of proxy and ingress. The feed has flags of the
-/// same names, but must not limit its own clients (the other processes) by them.
-const NOT_OF_THE_FEED: &str = "SWITCHYARD_MAX_CONNECTIONS";
+/// Environment variables of other processes. The feed has flags of the same names, but must not
+/// limit its own clients (the other processes) by them, and has no TLS: `up` and `demo` have it on
+/// loopback.
+const NOT_OF_THE_FEED: [&str; 3] =
+    ["SWITCHYARD_MAX_CONNECTIONS", "SWITCHYARD_TLS_CERT", "SWITCHYARD_TLS_KEY"];
 
 /// Exit code of a process with invalid flags or configuration.
 const BAD_CONFIGURATION: i32 = 2;
@@ -91,7 +90,9 @@ impl Plan {
             command.env_remove(variable);
         }
         if self.name == "feed" {
-            command.env_remove(NOT_OF_THE_FEED);
+            for variable in NOT_OF_THE_FEED {
+                command.env_remove(variable);
+            }
         }
         // Without its own process group, a child would get both the terminal's Ctrl-C and the
         // parent's SIGTERM, and a second signal ends it without a drain.

@@ -212,8 +212,8 @@ pub struct Config {
     )]
     pub tcp_idle_timeout: Duration,
 
-    /// Connections at one time, of TCP, TLS and HTTPS on all addresses together; one client may have
-    /// a quarter
+    /// Connections of TCP, TLS and HTTPS at one time, on all addresses together; one client may
+    /// have a quarter
     #[arg(long, env = "SWITCHYARD_MAX_TCP_CONNECTIONS", value_name = "N", default_value_t = 1024)]
     pub max_tcp_connections: usize,
 

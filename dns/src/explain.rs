@@ -168,6 +168,14 @@ impl Asked<'_> {
     /// A name outside our zones.
     fn outside(&self) -> Explanation {
         let domain = &self.config.domain;
+        let reply = self.ask(RecordType::A);
+        let is_special = |reply: &Message| reply.metadata.response_code != ResponseCode::Refused;
+        if reply.as_ref().is_some_and(is_special) {
+            let cause = "the name is special or private, so it is answered without asking other \
+                         servers";
+            let fix = "to have it answered by a server of your network, use --forward of dns";
+            return Explanation::of_trouble(self.target, self.answers().0, cause, fix);
+        }
         let cause =
             format!("the name is not below {domain}, so it is forwarded to upstream servers");
         let fix = match self.completed() {

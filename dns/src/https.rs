@@ -26,6 +26,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::responder::Deliver;
 use crate::tcp::{Handled, TcpServer, begun};
 use crate::wire::TCP_LIMIT;
 use crate::wire::reply::Transport;
@@ -141,7 +142,7 @@ impl Connection {
     async fn ask(&self, query: &[u8]) -> Option<Vec<u8>> {
         let (answered, later) = oneshot::channel();
         // It fails only if the client no longer waits.
-        let deliver = Box::new(move |reply| drop(answered.send(reply)));
+        let deliver = || -> Deliver { Box::new(move |reply| drop(answered.send(reply))) };
         let mut now = None;
         let handled = self.server.handle(query, Transport::Https, self.peer, deliver, |reply| {
             now = Some(reply.to_vec());

@@ -57,9 +57,9 @@ use budget::Demand;
 use cache::Cache;
 use config::Servers;
 use cookies::Cookies;
+use forward::cache_metrics::CacheMetrics;
 use forward::flights::Flights;
 use forward::probe::Probes;
-use forward::cache_metrics::CacheMetrics;
 use forward::routes::Routes;
 use forward::server::{Group, Server};
 use forward::server_metrics::ServerMetrics;
@@ -320,8 +320,9 @@ fn show_status(
             group.servers.iter().map(|server| server.address.to_string()).collect::<Vec<_>>()
         };
         let zones = forwarding.routes.zones();
-        let forward: BTreeMap<_, _> =
-            zones.map(|(zone, at)| (zone.to_string(), of_group(&forwarding.group_at(at)))).collect();
+        let forward: BTreeMap<_, _> = zones
+            .map(|(zone, at)| (zone.to_string(), of_group(&forwarding.group_at(at))))
+            .collect();
         json!({
             "listen": listeners,
             "domain": domain,

@@ -78,6 +78,9 @@ impl Shared {
             let data = error.data();
             len = options::append(buf, len, options_at, options::EXTENDED_ERROR, &[&data]);
         }
+        if edns.is_padded && transport.is_encrypted() {
+            len = options::pad(buf, len, options_at);
+        }
         len
     }
 }
@@ -155,7 +158,7 @@ impl Responder {
                 let Query { name, qtype, edns, .. } = &self.query;
                 tracing::trace!(%name, qtype = qtype.0, code = rcode.0, ?transport, "answered");
                 self.counters.replied(transport, is_parsed.then_some(self.query.qtype), rcode);
-                let is_plain = edns.is_none_or(|edns| edns.cookie.is_none());
+                let is_plain = edns.is_none_or(|e| e.cookie.is_none() && !e.is_padded);
                 if is_plain && rcode != Rcode::SERVFAIL {
                     return Action::Send(len);
                 }

@@ -98,13 +98,13 @@ impl TcpServer {
         self.idle_timeout / if permit.is_crowded() { CROWDED_IDLE_SHARE } else { 1 }
     }
 
-    /// Handles a query. Its reply goes to `now`, or later to `deliver`, or there is none.
+    /// Handles a query. Its reply goes to `now`, or later to what `deliver` gives; or it has none.
     pub(crate) fn handle(
         &self,
         packet: &[u8],
         transport: Transport,
         peer: SocketAddr,
-        deliver: Deliver,
+        deliver: impl FnOnce() -> Deliver,
         now: impl FnOnce(&[u8]),
     ) -> Handled {
         let mut responder = self.responder.borrow_mut();
@@ -119,7 +119,7 @@ impl TcpServer {
                 Handled::Done
             }
             Action::Wait(pending) => {
-                responder.wait(*pending, deliver);
+                responder.wait(*pending, deliver());
                 Handled::Later
             }
         }
@@ -245,9 +245,12 @@ impl<S: ClientStream> Connection<S> {
             let len = usize::from(u16::from_be_bytes(*prefix));
             let Some(packet) = flow.received.get(at + 2..at + 2 + len) else { break };
             at += 2 + len;
-            let done = flow.done.clone();
-            // It has room for all that wait, and fails only if the connection has ended.
-            let deliver = Box::new(move |reply: Vec<u8>| drop(done.try_send(reply)));
+            let done = &flow.done;
+            let deliver = || -> Deliver {
+                let done = done.clone();
+                // It has room for all that wait, and fails only if the connection has ended.
+                Box::new(move |reply| drop(done.try_send(reply)))
+            };
             let replies = &mut flow.replies;
             let now = |reply: &[u8]| push(replies, reply);
             if self.server.handle(packet, self.transport, self.peer, deliver, now) == Handled::Later

@@ -2,8 +2,10 @@
 //! and TCP of another codec.
 
 mod changes;
+mod encrypted;
 mod forwarding;
 pub(crate) mod kit;
+mod local;
 mod protocol;
 mod rows;
 mod tools;

@@ -30,11 +30,12 @@ const BINARY: &str = env!("CARGO_BIN_EXE_switchyard");
 
 /// The pages that are followed, in this file or by the test of their area. Any other page with
 /// commands fails a test.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "docs/README.md",
     "docs/cluster.md",
     "docs/compose.md",
+    "docs/dns.md",
     "docs/explain.md",
     "docs/first-folder.md",
     "docs/kubectl.md",
@@ -286,6 +287,12 @@ fn kubectl_page() {
 #[ignore = "needs root for a network namespace, curl and dig"]
 fn first_folder() {
     follow("docs/first-folder.md", Place::Alone);
+}
+
+#[test]
+#[ignore = "needs root for a network namespace, dig, kdig and openssl"]
+fn dns() {
+    follow("docs/dns.md", Place::Alone);
 }
 
 #[test]

@@ -281,3 +281,13 @@ fn aliases_are_continued() {
     let forwarded = local("", &[("test", 1)]);
     check_in(&forwarded)(asked, &["follow ext.interwebs.test"]);
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_file_is_survived(text in "[ -~\n\t\u{e9}#.:0-9a-c]{0,200}") {
+        let (hosts, bad) = Hosts::parse(&text, &name("cluster.local"));
+        let lines = text.lines().count();
+        assert!(bad.iter().all(|bad| (1..=lines).contains(&bad.number)));
+        assert!(hosts.len() <= text.split_ascii_whitespace().count());
+    }
+}

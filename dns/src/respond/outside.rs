@@ -4,7 +4,7 @@
 
 use crate::cache::Served;
 use crate::cache::stored::{Age, Stored};
-use crate::wire::options::ExtendedError;
+use crate::wire::options::{self, ExtendedError};
 use crate::wire::record::{Records, expand};
 use crate::wire::reply::{Reply, Section, Transport};
 use crate::wire::{HEADER_LEN, Name, OPT_LEN, Query, Rcode, TCP_LIMIT, flag};
@@ -33,7 +33,8 @@ pub(crate) fn room(head: &[u8], transport: Transport, served: Served<'_>) -> usi
         Served::Answer(answer, _) => answer.records.len(),
         Served::Failure(_) => 0,
     };
-    (head.len() + records + OPT_LEN + OPTIONS).clamp(MIN_BUFFER, TCP_LIMIT)
+    let padding = if transport.is_encrypted() { options::BLOCK } else { 0 };
+    (head.len() + records + OPT_LEN + OPTIONS + padding).clamp(MIN_BUFFER, TCP_LIMIT)
 }
 
 /// Replies to the query in `buf`. `zone` continues an alias that leads into it.

@@ -30,6 +30,12 @@ pub(crate) enum Transport {
     Https,
 }
 
+impl Transport {
+    pub(crate) fn is_encrypted(self) -> bool {
+        matches!(self, Transport::Tls | Transport::Https)
+    }
+}
+
 /// A reply under construction.
 #[derive(Debug)]
 pub(crate) struct Reply<'b> {

@@ -44,7 +44,8 @@ fn until(dns: &Dns, asked: &str, expected: &[&str]) {
 
 #[test]
 fn a_service_becomes_another_and_another() {
-    let dns = Dns::start(&service("clusterIP: 10.0.0.1"));
+    let private = ["--upstream", "none", "--forward", "10.in-addr.arpa=upstream"];
+    let dns = Dns::start_with(&service("clusterIP: 10.0.0.1"), &private);
     let nothing = ["NXDomain", "+Z 5 SOA"];
     let mut serials = vec![serial(&dns)];
     until(&dns, WEB, &["NoError", "web.ns.svc.Z 5 A 10.0.0.1"]);

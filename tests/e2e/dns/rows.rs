@@ -2,8 +2,16 @@
 
 use super::kit::{Dns, OBJECTS, exchange, question, receive, rows, show, with_edns};
 
-/// The networks of the ClusterIPs in the table of rows, whose reverse zones it is about.
-const NETWORKS: [&str; 4] = ["--upstream", "none", "--reverse-cidr", "10.0.0.0/24,1234:abcd::/112"];
+/// The networks of the ClusterIPs in the table of rows, whose reverse zones it is about, and the
+/// domain in which its aliases end.
+const NETWORKS: [&str; 6] = [
+    "--upstream",
+    "none",
+    "--reverse-cidr",
+    "10.0.0.0/24,1234:abcd::/112",
+    "--forward",
+    "test=upstream",
+];
 
 /// The order of a set's addresses rotates from answer to answer.
 fn sorted(mut lines: Vec<String>) -> Vec<String> {
@@ -86,7 +94,8 @@ fn settings_of_the_zone() {
     check("1-2-3-4.nons.pod.k8s.example A", absent, "k8s.example. 60 SOA");
     check("9.9.0.10.in-addr.arpa PTR", absent, "0.10.in-addr.arpa. 60 SOA");
     assert_eq!(dns.show("svc1.testns.svc.Z A"), ["Refused"]);
-    assert_eq!(dns.show("9.9.1.10.in-addr.arpa PTR"), ["Refused"]);
+    // Private, and of nobody else.
+    check("9.9.1.10.in-addr.arpa PTR", absent, "10.in-addr.arpa. 60 SOA");
 }
 
 #[test]
