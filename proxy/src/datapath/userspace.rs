@@ -51,7 +51,7 @@ use crate::handover::{self, MAX_SOCKETS, Offer, OfferError, Successor};
 use crate::metrics::{ProxyMetrics, count};
 use crate::node_ips::addresses_of_node;
 use crate::own_addresses::{AddressSet, Bound, OwnAddresses};
-use crate::resolver::{Family, Frontend, FrontendAddress, Place};
+use crate::resolver::{Addresses, Family, Frontend, FrontendAddress, Place};
 use crate::room::{Permit, Room};
 use crate::snapshot::Snapshot;
 use crate::sockets::{self, BindOptions, why_not_bound};
@@ -272,9 +272,9 @@ impl Userspace {
         let hosted = self.hosted.entry(address).or_default();
         hosted.service = frontend.map(|f| f.service.clone());
         let addrs = frontend.map(Frontend::all_endpoints).unwrap_or_default();
-        let kept = frontend.map_or(&[][..], |f| &f.kept);
+        let kept = frontend.map(|f| f.kept.clone()).unwrap_or_default();
         let EndpointChanges { members, stopped, leaving } =
-            hosted.replace_endpoints(&addrs, kept, ends);
+            hosted.replace_endpoints(&addrs, &kept, ends);
         let bound: Vec<Bound> =
             hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr)).collect();
         let cell = hosted.cell.clone();
@@ -324,8 +324,8 @@ impl Userspace {
             let (most, now) = (self.settings.max_affinity_clients, Instant::now().into_std());
             (self.affinities.table(key, timeout, most, now), timeout)
         });
-        let among = |chosen: &[SocketAddr]| -> Box<[Arc<Endpoint>]> {
-            let is_chosen = |e: &&Arc<Endpoint>| chosen.binary_search(&e.addr).is_ok();
+        let among = |chosen: &Addresses| -> Box<[Arc<Endpoint>]> {
+            let is_chosen = |e: &&Arc<Endpoint>| chosen.contains(e.addr());
             members.iter().filter(is_chosen).cloned().collect()
         };
         let in_cluster = frontend.in_cluster.as_ref().map(|choice| {
@@ -342,7 +342,7 @@ impl Userspace {
         };
         let rotation = before.rotation.succeed(&outside);
         let sticky = affinity.map(|(affinity, timeout)| {
-            debug_assert!(outside.is_sorted_by_key(|endpoint| endpoint.addr));
+            debug_assert!(outside.is_sorted_by_key(|endpoint| endpoint.addr()));
             StickyClients { affinity, timeout, endpoints: outside }
         });
         FrontendState {
@@ -908,24 +908,24 @@ async fn all_done(commands: impl Iterator<Item = oneshot::Receiver<()>>) {
 }
 
 impl HostedFrontend {
-    /// Makes `addrs` the endpoints that serve; what is connected to `kept` ones may stay. Both are
+    /// Makes `addrs` the endpoints that serve; what is connected to `kept` ones may stay. `addrs` are
     /// ordered. One that comes back while it drains is the same endpoint again.
     fn replace_endpoints(
         &mut self,
         addrs: &[SocketAddr],
-        kept: &[SocketAddr],
+        kept: &Addresses,
         ends: Instant,
     ) -> EndpointChanges {
         let mut replaced = EndpointChanges::default();
         for known in &mut self.endpoints {
-            let addr = known.endpoint.addr;
+            let addr = known.endpoint.addr();
             if addrs.binary_search(&addr).is_ok() {
                 continue;
             }
             if known.phase == EndpointPhase::Serving {
                 replaced.stopped.push(known.endpoint.clone());
             }
-            if kept.binary_search(&addr).is_ok() {
+            if kept.contains(addr) {
                 known.phase = EndpointPhase::Kept;
             } else if !matches!(known.phase, EndpointPhase::Ends(_)) {
                 known.phase = EndpointPhase::Ends(ends);
@@ -953,7 +953,7 @@ impl HostedFrontend {
 
     /// Where the endpoint of that address is in the list, or would be.
     fn place_of(&self, addr: SocketAddr) -> Result<usize, usize> {
-        self.endpoints.binary_search_by_key(&addr, |known| known.endpoint.addr)
+        self.endpoints.binary_search_by_key(&addr, |known| known.endpoint.addr())
     }
 }
 
