@@ -22,9 +22,11 @@ use crate::resolver::{self, Frontend, FrontendAddress, HealthCheck, Node, Place,
 pub struct Snapshot {
     /// Number of the model's generation that it was made from; 0 before the first.
     pub generation: u64,
-    /// By address, then Service: of several Services that claim an address, the first by
-    /// namespace and name has it, whatever order they came in.
-    claims: imbl::OrdMap<(FrontendAddress, ObjectName), Arc<Frontend>>,
+    /// The frontends that have their address. Of several Services that claim an address, the first
+    /// by namespace and name has it, whatever order they came in.
+    holders: imbl::OrdMap<FrontendAddress, Arc<Frontend>>,
+    /// The frontends whose address an earlier Service has.
+    crowded_out: imbl::OrdMap<(FrontendAddress, ObjectName), Arc<Frontend>>,
     services: imbl::OrdMap<ObjectName, Arc<Claimed>>,
     health_checks: imbl::OrdMap<ObjectName, HealthCheck>,
 }
@@ -32,9 +34,9 @@ pub struct Snapshot {
 /// What one Service claims and what of it cannot be served.
 #[derive(Debug, Default)]
 struct Claimed {
-    addresses: Vec<FrontendAddress>,
-    skipped: Vec<Skipped>,
-    ignored: Vec<Ignored>,
+    addresses: Box<[FrontendAddress]>,
+    skipped: Box<[Skipped]>,
+    ignored: Box<[Ignored]>,
 }
 
 impl Snapshot {
@@ -64,19 +66,17 @@ impl Snapshot {
 
     /// The frontend that has the address.
     pub fn frontend(&self, address: &FrontendAddress) -> Option<&Arc<Frontend>> {
-        let first = (*address, ObjectName::new("", ""));
-        let (claim, frontend) = self.claims.range(first..).next()?;
-        (claim.0 == *address).then_some(frontend)
+        self.holders.get(address)
     }
 
     /// The frontends that have their address, ordered by it.
     pub fn frontends(&self) -> impl Iterator<Item = &Arc<Frontend>> + '_ {
-        self.holders().filter(|(_, holds)| *holds).map(|(frontend, _)| frontend)
+        self.holders.values()
     }
 
     /// The frontends whose address an earlier Service has.
     pub fn crowded_out(&self) -> impl Iterator<Item = &Arc<Frontend>> + '_ {
-        self.holders().filter(|(_, holds)| !*holds).map(|(frontend, _)| frontend)
+        self.crowded_out.values()
     }
 
     /// Parts of Services that cannot be served.
@@ -124,34 +124,53 @@ impl Snapshot {
         self.services.get(name).is_some_and(|claimed| !claimed.addresses.is_empty())
     }
 
-    fn holders(&self) -> impl Iterator<Item = (&Arc<Frontend>, bool)> + '_ {
-        let mut last = None;
-        self.claims.iter().map(move |((address, _), frontend)| {
-            let holds = last != Some(address);
-            last = Some(address);
-            (frontend, holds)
-        })
-    }
-
-    fn release(&mut self, name: &ObjectName) -> Vec<FrontendAddress> {
-        let Some(claimed) = self.services.remove(name) else { return Vec::new() };
+    fn release(&mut self, name: &ObjectName) -> Box<[FrontendAddress]> {
+        let Some(claimed) = self.services.remove(name) else { return Box::default() };
         for address in &claimed.addresses {
-            self.claims.remove(&(*address, name.clone()));
+            match self.holders.get(address) {
+                Some(holder) if holder.service == *name => self.pass_on(*address),
+                _ => drop(self.crowded_out.remove(&(*address, name.clone()))),
+            }
         }
         claimed.addresses.clone()
     }
 
-    fn claim(&mut self, name: &ObjectName, resolved: resolver::Resolution) -> Vec<FrontendAddress> {
-        let addresses: Vec<_> = resolved.frontends.iter().map(|f| f.address).collect();
+    /// Takes an address from its holder, for the next Service that claims it.
+    fn pass_on(&mut self, address: FrontendAddress) {
+        self.holders.remove(&address);
+        let first = (address, ObjectName::new("", ""));
+        let next = self.crowded_out.range(first..).next();
+        let next = next.map(|(claim, _)| claim.clone()).filter(|claim| claim.0 == address);
+        let frontend = next.and_then(|claim| self.crowded_out.remove(&claim));
+        self.holders.extend(frontend.map(|frontend| (address, frontend)));
+    }
+
+    fn claim(
+        &mut self,
+        name: &ObjectName,
+        resolved: resolver::Resolution,
+    ) -> Box<[FrontendAddress]> {
+        let addresses: Box<[_]> = resolved.frontends.iter().map(|f| f.address).collect();
         for frontend in resolved.frontends {
-            self.claims.insert((frontend.address, name.clone()), Arc::new(frontend));
+            self.claim_one(Arc::new(frontend));
         }
         let resolver::Resolution { skipped, ignored, .. } = resolved;
         if !addresses.is_empty() || !skipped.is_empty() || !ignored.is_empty() {
-            let claimed = Claimed { addresses: addresses.clone(), skipped, ignored };
+            let (addresses, skipped) = (addresses.clone(), skipped.into());
+            let claimed = Claimed { addresses, skipped, ignored: ignored.into() };
             self.services.insert(name.clone(), Arc::new(claimed));
         }
         addresses
+    }
+
+    fn claim_one(&mut self, frontend: Arc<Frontend>) {
+        let address = frontend.address;
+        let later = match self.holders.get(&address) {
+            Some(holder) if holder.service < frontend.service => Some(frontend),
+            _ => self.holders.insert(address, frontend),
+        };
+        let claim = |later: Arc<Frontend>| ((address, later.service.clone()), later);
+        self.crowded_out.extend(later.map(claim));
     }
 }
 
