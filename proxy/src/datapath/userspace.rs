@@ -128,11 +128,13 @@ pub(crate) struct Userspace {
 struct HostedFrontend {
     cell: Arc<FrontendCell>,
     service: Option<ObjectName>,
-    /// Endpoints that serve or drain, in the order of their addresses. There are a hundred thousand
-    /// in a large cluster: a list takes a fourth of a map.
-    endpoints: Vec<TrackedEndpoint>,
+    /// Endpoints that no longer serve and may still have connections, in the order of their
+    /// addresses. Those that serve are in the state of the cell: a second list of a hundred thousand
+    /// endpoints would take megabytes.
+    former: Vec<TrackedEndpoint>,
     listening: Vec<(SocketAddr, Permit)>,
-    retry: Option<Retry>,
+    /// Boxed because few frontends have one.
+    retry: Option<Box<Retry>>,
 }
 
 #[derive(Debug)]
@@ -247,7 +249,7 @@ impl Userspace {
     /// another process has one of them: that may wait for this one to be ready before it ends.
     fn serves_nothing(&self) -> Option<String> {
         let (address, reason) = self.failures.get_min().filter(|_| self.bound.is_empty())?;
-        let retry = |address| self.hosted.get(address).and_then(|hosted| hosted.retry);
+        let retry = |address| self.hosted.get(address).and_then(|hosted| hosted.retry.as_ref());
         if self.failures.keys().filter_map(retry).any(|retry| retry.taken) {
             return None;
         }
@@ -358,10 +360,10 @@ impl Userspace {
         let Some(hosted) = self.hosted.get_mut(&address) else { return false };
         // Meanwhile it may have come back, or come back and left again.
         let mut ended = false;
-        if let Ok(place) = hosted.place_of(endpoint)
-            && hosted.endpoints[place].phase == EndpointPhase::Ends(at)
+        if let Ok(place) = hosted.former.binary_search_by_key(&endpoint, TrackedEndpoint::addr)
+            && hosted.former[place].phase == EndpointPhase::Ends(at)
         {
-            hosted.endpoints.remove(place).endpoint.end();
+            hosted.former.remove(place).endpoint.end();
             ended = address.protocol == Protocol::Tcp;
         }
         self.forget_if_over(address);
@@ -371,7 +373,7 @@ impl Userspace {
     /// Forgets a frontend that is gone once none of its endpoints drains.
     fn forget_if_over(&mut self, address: FrontendAddress) {
         let is_over =
-            |hosted: &HostedFrontend| hosted.service.is_none() && hosted.endpoints.is_empty();
+            |hosted: &HostedFrontend| hosted.service.is_none() && hosted.former.is_empty();
         if self.hosted.get(&address).is_some_and(is_over) {
             self.hosted.remove(&address);
         }
@@ -407,7 +409,7 @@ impl Userspace {
     }
 
     fn is_taken(&self, address: &FrontendAddress) -> bool {
-        let retry = self.hosted.get(address).and_then(|hosted| hosted.retry);
+        let retry = self.hosted.get(address).and_then(|hosted| hosted.retry.as_ref());
         retry.is_some_and(|retry| retry.taken)
     }
 
@@ -464,7 +466,7 @@ impl Userspace {
             Protocol::Sctp => return None,
         }
         self.bound.insert(bound);
-        self.hosted.get_mut(&address)?.listening.push((addr, permit));
+        self.hosted.get_mut(&address)?.listens_at(addr, permit);
         Some(address)
     }
 
@@ -658,7 +660,7 @@ impl Userspace {
         let cell = hosted.cell.clone();
         let permit = self.open_address((address.protocol, addr), &cell, opened)?;
         let hosted = self.hosted.get_mut(&address).expect("it was there just now");
-        hosted.listening.push((addr, permit));
+        hosted.listens_at(addr, permit);
         Ok(())
     }
 
@@ -738,13 +740,13 @@ impl Userspace {
         };
         let service = hosted.service.as_ref().expect("only a frontend of a Service is opened");
         count(&self.metrics.meters.of(service).bind_failures);
-        let before = hosted.retry.filter(|retry| !retry.taken);
+        let before = hosted.retry.as_ref().filter(|retry| !retry.taken);
         let delay = match taken {
             true => TAKEN_RETRY,
             false => before.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(MAX_RETRY)),
         };
         let retry = Retry { at: Instant::now() + delay, delay, taken };
-        hosted.retry = Some(retry);
+        hosted.retry = Some(Box::new(retry));
         self.retries.insert((retry.at, address));
         let before = self.failures.insert(address, reason.as_str().into());
         let is_new = before.as_deref() != Some(reason.as_str());
@@ -907,9 +909,15 @@ async fn all_done(commands: impl Iterator<Item = oneshot::Receiver<()>>) {
     }
 }
 
+impl TrackedEndpoint {
+    fn addr(&self) -> SocketAddr {
+        self.endpoint.addr()
+    }
+}
+
 impl HostedFrontend {
-    /// Makes `addrs` the endpoints that serve; what is connected to `kept` ones may stay. `addrs` are
-    /// ordered. One that comes back while it drains is the same endpoint again.
+    /// Makes `addrs`, which are ordered, the endpoints that serve; what is connected to `kept` ones
+    /// may stay. One that comes back while it drains is the same endpoint again.
     fn replace_endpoints(
         &mut self,
         addrs: &[SocketAddr],
@@ -917,8 +925,9 @@ impl HostedFrontend {
         ends: Instant,
     ) -> EndpointChanges {
         let mut replaced = EndpointChanges::default();
-        for known in &mut self.endpoints {
-            let addr = known.endpoint.addr();
+        let mut known = self.take_endpoints();
+        for known in &mut known {
+            let addr = known.addr();
             if addrs.binary_search(&addr).is_ok() {
                 continue;
             }
@@ -932,28 +941,43 @@ impl HostedFrontend {
                 replaced.leaving.push(addr);
             }
         }
-        let phase = EndpointPhase::Serving;
-        let new = |addr| TrackedEndpoint { endpoint: Arc::new(Endpoint::new(addr)), phase };
-        if self.endpoints.is_empty() {
-            self.endpoints = addrs.iter().map(|addr| new(*addr)).collect();
-        }
         replaced.members.reserve_exact(addrs.len());
         for addr in addrs {
-            let place = self.place_of(*addr).unwrap_or_else(|place| {
-                self.endpoints.insert(place, new(*addr));
-                place
-            });
-            let known = &mut self.endpoints[place];
-            known.phase = phase;
-            known.endpoint.set_serving(true);
-            replaced.members.push(known.endpoint.clone());
+            let place = known.binary_search_by_key(addr, TrackedEndpoint::addr);
+            let endpoint = match place {
+                Ok(place) => {
+                    known[place].phase = EndpointPhase::Serving;
+                    known[place].endpoint.clone()
+                }
+                Err(_) => Arc::new(Endpoint::new(*addr)),
+            };
+            endpoint.set_serving(true);
+            replaced.members.push(endpoint);
         }
+        known.retain(|known| known.phase != EndpointPhase::Serving);
+        known.shrink_to_fit();
+        self.former = known;
         replaced
     }
 
-    /// Where the endpoint of that address is in the list, or would be.
-    fn place_of(&self, addr: SocketAddr) -> Result<usize, usize> {
-        self.endpoints.binary_search_by_key(&addr, |known| known.endpoint.addr())
+    /// The endpoints that serve and the former ones, in the order of their addresses.
+    fn take_endpoints(&mut self) -> Vec<TrackedEndpoint> {
+        let state = self.cell.state.load();
+        let inside = state.in_cluster().map_or(&[][..], |inside| &inside.endpoints);
+        let serving = state.rotation.members().iter().chain(inside).cloned();
+        let phase = EndpointPhase::Serving;
+        let serving = serving.map(|endpoint| TrackedEndpoint { endpoint, phase });
+        let mut known: Vec<_> = serving.chain(self.former.drain(..)).collect();
+        known.sort_unstable_by_key(TrackedEndpoint::addr);
+        // An endpoint may serve clients both inside and outside the cluster.
+        known.dedup_by(|one, other| one.endpoint == other.endpoint);
+        known
+    }
+
+    fn listens_at(&mut self, addr: SocketAddr, permit: Permit) {
+        // Most frontends have one address. A list that grows by itself begins with room for four.
+        self.listening.reserve_exact(1);
+        self.listening.push((addr, permit));
     }
 }
 
