@@ -27,16 +27,17 @@ pub struct Snapshot {
     holders: imbl::OrdMap<FrontendAddress, Arc<Frontend>>,
     /// The frontends whose address an earlier Service has.
     crowded_out: imbl::OrdMap<(FrontendAddress, ObjectName), Arc<Frontend>>,
-    services: imbl::OrdMap<ObjectName, Arc<Claimed>>,
+    /// The addresses that each Service claims.
+    services: imbl::OrdMap<ObjectName, Arc<[FrontendAddress]>>,
+    flaws: imbl::OrdMap<ObjectName, Arc<Flaws>>,
     health_checks: imbl::OrdMap<ObjectName, HealthCheck>,
 }
 
-/// What one Service claims and what of it cannot be served.
-#[derive(Debug, Default)]
-struct Claimed {
-    addresses: Box<[FrontendAddress]>,
-    skipped: Box<[Skipped]>,
-    ignored: Box<[Ignored]>,
+/// What of one Service is not served as written. Few Services have any.
+#[derive(Debug)]
+struct Flaws {
+    skipped: Vec<Skipped>,
+    ignored: Vec<Ignored>,
 }
 
 impl Snapshot {
@@ -52,12 +53,12 @@ impl Snapshot {
         let mut next = Snapshot { generation, ..self.clone() };
         let mut touched = BTreeSet::new();
         for name in changed {
-            touched.extend(next.release(name));
+            touched.extend(next.release(name).iter());
             next.health_checks.remove(name);
             if let Some(entry) = model.service(name) {
                 let resolved = resolver::resolve(&entry, node);
                 next.health_checks.extend(resolved.health_check.map(|check| (name.clone(), check)));
-                touched.extend(next.claim(name, resolved));
+                touched.extend(next.claim(name, resolved).iter());
             }
         }
         touched.retain(|address| self.frontend(address) != next.frontend(address));
@@ -81,16 +82,14 @@ impl Snapshot {
 
     /// Parts of Services that cannot be served.
     pub fn skipped(&self) -> impl Iterator<Item = (&ObjectName, &Skipped)> + '_ {
-        self.services
-            .iter()
-            .flat_map(|(name, claimed)| claimed.skipped.iter().map(move |skipped| (name, skipped)))
+        let all = self.flaws.iter();
+        all.flat_map(|(name, flaws)| flaws.skipped.iter().map(move |skipped| (name, skipped)))
     }
 
     /// Annotations that are ignored.
     pub fn ignored(&self) -> impl Iterator<Item = (&ObjectName, &Ignored)> + '_ {
-        self.services
-            .iter()
-            .flat_map(|(name, claimed)| claimed.ignored.iter().map(move |ignored| (name, ignored)))
+        let all = self.flaws.iter();
+        all.flat_map(|(name, flaws)| flaws.ignored.iter().map(move |ignored| (name, ignored)))
     }
 
     /// Annotations of these Services that are ignored, and were not before.
@@ -100,7 +99,7 @@ impl Snapshot {
         changed: &'a BTreeSet<ObjectName>,
     ) -> impl Iterator<Item = (&'a ObjectName, &'a Ignored)> + 'a {
         let of = |snapshot: &'a Snapshot, name: &ObjectName| {
-            snapshot.services.get(name).map_or(&[][..], |claimed| &claimed.ignored[..])
+            snapshot.flaws.get(name).map_or(&[][..], |flaws| &flaws.ignored[..])
         };
         changed.iter().flat_map(move |name| {
             let known = of(before, name);
@@ -121,18 +120,19 @@ impl Snapshot {
 
     /// Whether the Service has any frontend, with or without its address.
     pub fn has_service(&self, name: &ObjectName) -> bool {
-        self.services.get(name).is_some_and(|claimed| !claimed.addresses.is_empty())
+        self.services.contains_key(name)
     }
 
-    fn release(&mut self, name: &ObjectName) -> Box<[FrontendAddress]> {
-        let Some(claimed) = self.services.remove(name) else { return Box::default() };
-        for address in &claimed.addresses {
+    fn release(&mut self, name: &ObjectName) -> Arc<[FrontendAddress]> {
+        self.flaws.remove(name);
+        let addresses = self.services.remove(name).unwrap_or_default();
+        for address in &*addresses {
             match self.holders.get(address) {
                 Some(holder) if holder.service == *name => self.pass_on(*address),
                 _ => drop(self.crowded_out.remove(&(*address, name.clone()))),
             }
         }
-        claimed.addresses.clone()
+        addresses
     }
 
     /// Takes an address from its holder, for the next Service that claims it.
@@ -149,16 +149,17 @@ impl Snapshot {
         &mut self,
         name: &ObjectName,
         resolved: resolver::Resolution,
-    ) -> Box<[FrontendAddress]> {
-        let addresses: Box<[_]> = resolved.frontends.iter().map(|f| f.address).collect();
+    ) -> Arc<[FrontendAddress]> {
+        let addresses: Arc<[_]> = resolved.frontends.iter().map(|f| f.address).collect();
         for frontend in resolved.frontends {
             self.claim_one(Arc::new(frontend));
         }
+        if !addresses.is_empty() {
+            self.services.insert(name.clone(), addresses.clone());
+        }
         let resolver::Resolution { skipped, ignored, .. } = resolved;
-        if !addresses.is_empty() || !skipped.is_empty() || !ignored.is_empty() {
-            let (addresses, skipped) = (addresses.clone(), skipped.into());
-            let claimed = Claimed { addresses, skipped, ignored: ignored.into() };
-            self.services.insert(name.clone(), Arc::new(claimed));
+        if !skipped.is_empty() || !ignored.is_empty() {
+            self.flaws.insert(name.clone(), Arc::new(Flaws { skipped, ignored }));
         }
         addresses
     }

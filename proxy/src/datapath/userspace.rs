@@ -109,7 +109,8 @@ pub(crate) struct Userspace {
     /// The data thread that gets the next UDP address with a single socket, when there is no room
     /// for one socket for each thread.
     next_worker: usize,
-    hosted: HashMap<FrontendAddress, HostedFrontend>,
+    /// Boxed because a table has up to twice as many places as members.
+    hosted: HashMap<FrontendAddress, Box<HostedFrontend>>,
     bound: AddressSet,
     /// The same set, as the data threads read it.
     own: Arc<OwnAddresses>,
@@ -129,8 +130,8 @@ struct HostedFrontend {
     cell: Arc<FrontendCell>,
     service: Option<ObjectName>,
     /// Endpoints that no longer serve and may still have connections, in the order of their
-    /// addresses. Those that serve are in the state of the cell: a second list of a hundred thousand
-    /// endpoints would take megabytes.
+    /// addresses. Those that serve are in the state of the cell: a second list of a hundred
+    /// thousand endpoints would take megabytes.
     former: Vec<TrackedEndpoint>,
     listening: Vec<(SocketAddr, Permit)>,
     /// Boxed because few frontends have one.
@@ -372,9 +373,8 @@ impl Userspace {
 
     /// Forgets a frontend that is gone once none of its endpoints drains.
     fn forget_if_over(&mut self, address: FrontendAddress) {
-        let is_over =
-            |hosted: &HostedFrontend| hosted.service.is_none() && hosted.former.is_empty();
-        if self.hosted.get(&address).is_some_and(is_over) {
+        let hosted = self.hosted.get(&address);
+        if hosted.is_some_and(|hosted| hosted.service.is_none() && hosted.former.is_empty()) {
             self.hosted.remove(&address);
         }
     }
