@@ -96,7 +96,7 @@ impl Asked<'_> {
         }
         because.push(choice_text(frontend.scope, frontend.why));
         if let Some(choice) = &frontend.in_cluster {
-            let endpoints: Vec<_> = choice.endpoints.iter().map(ToString::to_string).collect();
+            let endpoints: Vec<_> = choice.endpoints.iter().map(|addr| addr.to_string()).collect();
             because.push(format!(
                 "these endpoints are for clients outside the cluster; Pods and this node use {}: \
                  {}",
@@ -127,7 +127,7 @@ impl Asked<'_> {
             target: self.target.clone(),
             answer: if is_served { "forwarded" } else { "refused" }.to_owned(),
             to: Some(format!("Service {service}, {port}")),
-            endpoints: endpoints.iter().map(ToString::to_string).collect(),
+            endpoints: endpoints.iter().map(|addr| addr.to_string()).collect(),
             because,
             lost: lost.collect(),
             trouble: match unreachable.first() {
@@ -141,7 +141,7 @@ impl Asked<'_> {
     /// Endpoints that the host's service range makes its own, so that nothing answers there.
     fn unreachable(&self, frontend: &Frontend) -> Vec<SocketAddr> {
         let protocol = frontend.address.protocol;
-        let all = frontend.all_endpoints().into_owned().into_iter();
+        let all = frontend.all_endpoints().into_iter();
         all.filter(|endpoint| {
             let endpoint = (protocol, *endpoint);
             range_without_owner(self.snapshot, endpoint, self.service_cidrs).is_some()

@@ -4,6 +4,7 @@
 //! a few atomic additions and no lookup. Nothing here is labelled with what clients choose.
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,12 +25,21 @@ const PROGRAMMING_BUCKETS: (f64, f64, u16) = (0.000_1, 2.0, 14);
 
 /// What the data threads count for one Service.
 ///
-/// Aligned so that the counters of two Services never share a cache line.
+/// A large cluster has ten thousand of them, so their memory counts: one is not padded to whole
+/// cache lines. Instead, what every connection or session changes comes first, next to the count of
+/// references of the `Arc`: these 64 bytes are followed by [`COLD_BYTES`] that hardly ever change,
+/// so the busy bytes of two Services never share a cache line.
 #[derive(Debug, Default)]
-#[repr(align(128))]
+#[repr(C)]
 pub(crate) struct Meter {
     pub(crate) accepted: AtomicU64,
     pub(crate) active: AtomicI64,
+    /// From clients to endpoints, TCP and UDP.
+    pub(crate) upstream_bytes: AtomicU64,
+    /// From endpoints to clients, TCP and UDP.
+    pub(crate) downstream_bytes: AtomicU64,
+    pub(crate) sessions: AtomicU64,
+    pub(crate) active_sessions: AtomicI64,
     /// Connections that no endpoint took; their clients were reset.
     pub(crate) failed: AtomicU64,
     /// Connections whose clients ended them before an endpoint took them.
@@ -44,12 +54,6 @@ pub(crate) struct Meter {
     pub(crate) connect_failures: AtomicU64,
     /// Established connections that the drain time-out of a removed endpoint ended.
     pub(crate) ended: AtomicU64,
-    /// From clients to endpoints, TCP and UDP.
-    pub(crate) upstream_bytes: AtomicU64,
-    /// From endpoints to clients, TCP and UDP.
-    pub(crate) downstream_bytes: AtomicU64,
-    pub(crate) sessions: AtomicU64,
-    pub(crate) active_sessions: AtomicI64,
     pub(crate) dropped_datagrams: AtomicU64,
     /// Datagrams that a full buffer of the kernel dropped.
     pub(crate) buffer_drops: AtomicU64,
@@ -59,6 +63,11 @@ pub(crate) struct Meter {
     /// When the last of those was, by the [`clock`](crate::clock); 0 for never.
     exhausted_ms: AtomicU64,
 }
+
+/// The bytes of a [`Meter`] from the first counter on that connections do not change: at least one
+/// cache line.
+const COLD_BYTES: usize = size_of::<Meter>() - offset_of!(Meter, failed);
+const _: () = assert!(COLD_BYTES >= 64);
 
 impl Meter {
     /// A connect met a local address without a free port towards the endpoint.

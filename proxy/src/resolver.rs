@@ -7,6 +7,7 @@
 //!
 //! Left out: which of several Services that claim one address gets it (the snapshot's work).
 
+mod addresses;
 mod endpoints;
 mod resolution;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use model::{Protocol, Service, ServiceEntry, ServicePort, ServiceType, TrafficPolicy};
 
+pub use addresses::Addresses;
 pub use resolution::{
     Choice, Family, Frontend, FrontendAddress, FrontendKind, HealthCheck, Node, Place, Resolution,
     Scope, SkipReason, Skipped, Why,
@@ -103,9 +105,9 @@ fn frontend(
         kind,
         service: service.name.clone(),
         port_name: port.name.clone(),
-        endpoints: chosen.endpoints.into(),
+        endpoints: chosen.endpoints.into_iter().collect(),
         in_cluster,
-        kept: chosen.kept.into(),
+        kept: chosen.kept.into_iter().collect(),
         scope: chosen.scope,
         why: chosen.why,
         affinity: service.client_ip_affinity,
@@ -124,15 +126,12 @@ fn in_cluster(
     kind: FrontendKind,
     address: FrontendAddress,
     outside: &[SocketAddr],
-) -> Option<Choice> {
+) -> Option<Box<Choice>> {
     let wanted = endpoints::Wanted { policy: TrafficPolicy::Cluster, ..wanted };
     let chosen = wanted.choose(kind, address);
     let differs = !chosen.endpoints.is_empty() && chosen.endpoints != outside;
-    differs.then(|| Choice {
-        endpoints: chosen.endpoints.into(),
-        scope: chosen.scope,
-        why: chosen.why,
-    })
+    let endpoints = chosen.endpoints.into_iter().collect();
+    differs.then(|| Box::new(Choice { endpoints, scope: chosen.scope, why: chosen.why }))
 }
 
 /// Which clients may connect to an external address of the Service: the ranges hold for all of

@@ -22,17 +22,20 @@ use crate::resolver::{self, Frontend, FrontendAddress, HealthCheck, Node, Place,
 pub struct Snapshot {
     /// Number of the model's generation that it was made from; 0 before the first.
     pub generation: u64,
-    /// By address, then Service: of several Services that claim an address, the first by
-    /// namespace and name has it, whatever order they came in.
-    claims: imbl::OrdMap<(FrontendAddress, ObjectName), Arc<Frontend>>,
-    services: imbl::OrdMap<ObjectName, Arc<Claimed>>,
+    /// The frontends that have their address. Of several Services that claim an address, the first
+    /// by namespace and name has it, whatever order they came in.
+    holders: imbl::OrdMap<FrontendAddress, Arc<Frontend>>,
+    /// The frontends whose address an earlier Service has.
+    crowded_out: imbl::OrdMap<(FrontendAddress, ObjectName), Arc<Frontend>>,
+    /// The addresses that each Service claims.
+    services: imbl::OrdMap<ObjectName, Arc<[FrontendAddress]>>,
+    flaws: imbl::OrdMap<ObjectName, Arc<Flaws>>,
     health_checks: imbl::OrdMap<ObjectName, HealthCheck>,
 }
 
-/// What one Service claims and what of it cannot be served.
-#[derive(Debug, Default)]
-struct Claimed {
-    addresses: Vec<FrontendAddress>,
+/// What of one Service is not served as written. Few Services have any.
+#[derive(Debug)]
+struct Flaws {
     skipped: Vec<Skipped>,
     ignored: Vec<Ignored>,
 }
@@ -50,12 +53,12 @@ impl Snapshot {
         let mut next = Snapshot { generation, ..self.clone() };
         let mut touched = BTreeSet::new();
         for name in changed {
-            touched.extend(next.release(name));
+            touched.extend(next.release(name).iter());
             next.health_checks.remove(name);
             if let Some(entry) = model.service(name) {
                 let resolved = resolver::resolve(&entry, node);
                 next.health_checks.extend(resolved.health_check.map(|check| (name.clone(), check)));
-                touched.extend(next.claim(name, resolved));
+                touched.extend(next.claim(name, resolved).iter());
             }
         }
         touched.retain(|address| self.frontend(address) != next.frontend(address));
@@ -64,33 +67,29 @@ impl Snapshot {
 
     /// The frontend that has the address.
     pub fn frontend(&self, address: &FrontendAddress) -> Option<&Arc<Frontend>> {
-        let first = (*address, ObjectName::new("", ""));
-        let (claim, frontend) = self.claims.range(first..).next()?;
-        (claim.0 == *address).then_some(frontend)
+        self.holders.get(address)
     }
 
     /// The frontends that have their address, ordered by it.
     pub fn frontends(&self) -> impl Iterator<Item = &Arc<Frontend>> + '_ {
-        self.holders().filter(|(_, holds)| *holds).map(|(frontend, _)| frontend)
+        self.holders.values()
     }
 
     /// The frontends whose address an earlier Service has.
     pub fn crowded_out(&self) -> impl Iterator<Item = &Arc<Frontend>> + '_ {
-        self.holders().filter(|(_, holds)| !*holds).map(|(frontend, _)| frontend)
+        self.crowded_out.values()
     }
 
     /// Parts of Services that cannot be served.
     pub fn skipped(&self) -> impl Iterator<Item = (&ObjectName, &Skipped)> + '_ {
-        self.services
-            .iter()
-            .flat_map(|(name, claimed)| claimed.skipped.iter().map(move |skipped| (name, skipped)))
+        let all = self.flaws.iter();
+        all.flat_map(|(name, flaws)| flaws.skipped.iter().map(move |skipped| (name, skipped)))
     }
 
     /// Annotations that are ignored.
     pub fn ignored(&self) -> impl Iterator<Item = (&ObjectName, &Ignored)> + '_ {
-        self.services
-            .iter()
-            .flat_map(|(name, claimed)| claimed.ignored.iter().map(move |ignored| (name, ignored)))
+        let all = self.flaws.iter();
+        all.flat_map(|(name, flaws)| flaws.ignored.iter().map(move |ignored| (name, ignored)))
     }
 
     /// Annotations of these Services that are ignored, and were not before.
@@ -100,7 +99,7 @@ impl Snapshot {
         changed: &'a BTreeSet<ObjectName>,
     ) -> impl Iterator<Item = (&'a ObjectName, &'a Ignored)> + 'a {
         let of = |snapshot: &'a Snapshot, name: &ObjectName| {
-            snapshot.services.get(name).map_or(&[][..], |claimed| &claimed.ignored[..])
+            snapshot.flaws.get(name).map_or(&[][..], |flaws| &flaws.ignored[..])
         };
         changed.iter().flat_map(move |name| {
             let known = of(before, name);
@@ -121,37 +120,58 @@ impl Snapshot {
 
     /// Whether the Service has any frontend, with or without its address.
     pub fn has_service(&self, name: &ObjectName) -> bool {
-        self.services.get(name).is_some_and(|claimed| !claimed.addresses.is_empty())
+        self.services.contains_key(name)
     }
 
-    fn holders(&self) -> impl Iterator<Item = (&Arc<Frontend>, bool)> + '_ {
-        let mut last = None;
-        self.claims.iter().map(move |((address, _), frontend)| {
-            let holds = last != Some(address);
-            last = Some(address);
-            (frontend, holds)
-        })
-    }
-
-    fn release(&mut self, name: &ObjectName) -> Vec<FrontendAddress> {
-        let Some(claimed) = self.services.remove(name) else { return Vec::new() };
-        for address in &claimed.addresses {
-            self.claims.remove(&(*address, name.clone()));
-        }
-        claimed.addresses.clone()
-    }
-
-    fn claim(&mut self, name: &ObjectName, resolved: resolver::Resolution) -> Vec<FrontendAddress> {
-        let addresses: Vec<_> = resolved.frontends.iter().map(|f| f.address).collect();
-        for frontend in resolved.frontends {
-            self.claims.insert((frontend.address, name.clone()), Arc::new(frontend));
-        }
-        let resolver::Resolution { skipped, ignored, .. } = resolved;
-        if !addresses.is_empty() || !skipped.is_empty() || !ignored.is_empty() {
-            let claimed = Claimed { addresses: addresses.clone(), skipped, ignored };
-            self.services.insert(name.clone(), Arc::new(claimed));
+    fn release(&mut self, name: &ObjectName) -> Arc<[FrontendAddress]> {
+        self.flaws.remove(name);
+        let addresses = self.services.remove(name).unwrap_or_default();
+        for address in &*addresses {
+            match self.holders.get(address) {
+                Some(holder) if holder.service == *name => self.pass_on(*address),
+                _ => drop(self.crowded_out.remove(&(*address, name.clone()))),
+            }
         }
         addresses
+    }
+
+    /// Takes an address from its holder, for the next Service that claims it.
+    fn pass_on(&mut self, address: FrontendAddress) {
+        self.holders.remove(&address);
+        let first = (address, ObjectName::new("", ""));
+        let next = self.crowded_out.range(first..).next();
+        let next = next.map(|(claim, _)| claim.clone()).filter(|claim| claim.0 == address);
+        let frontend = next.and_then(|claim| self.crowded_out.remove(&claim));
+        self.holders.extend(frontend.map(|frontend| (address, frontend)));
+    }
+
+    fn claim(
+        &mut self,
+        name: &ObjectName,
+        resolved: resolver::Resolution,
+    ) -> Arc<[FrontendAddress]> {
+        let addresses: Arc<[_]> = resolved.frontends.iter().map(|f| f.address).collect();
+        for frontend in resolved.frontends {
+            self.claim_one(Arc::new(frontend));
+        }
+        if !addresses.is_empty() {
+            self.services.insert(name.clone(), addresses.clone());
+        }
+        let resolver::Resolution { skipped, ignored, .. } = resolved;
+        if !skipped.is_empty() || !ignored.is_empty() {
+            self.flaws.insert(name.clone(), Arc::new(Flaws { skipped, ignored }));
+        }
+        addresses
+    }
+
+    fn claim_one(&mut self, frontend: Arc<Frontend>) {
+        let address = frontend.address;
+        let later = match self.holders.get(&address) {
+            Some(holder) if holder.service < frontend.service => Some(frontend),
+            _ => self.holders.insert(address, frontend),
+        };
+        let claim = |later: Arc<Frontend>| ((address, later.service.clone()), later);
+        self.crowded_out.extend(later.map(claim));
     }
 }
 

@@ -192,6 +192,7 @@ fn snapshot_page(view: &View) -> Value {
 }
 
 fn frontend_page(frontend: &Frontend) -> Value {
+    let for_cluster = frontend.in_cluster.as_ref();
     json!({
         "namespace": &*frontend.service.namespace,
         "service": &*frontend.service.name,
@@ -199,16 +200,16 @@ fn frontend_page(frontend: &Frontend) -> Value {
         "address": frontend.address.to_string(),
         "kind": frontend.kind.as_str(),
         "considered": frontend.scope.as_str(),
-        "endpoints": texts(&frontend.endpoints),
-        "endpointsForCluster": frontend.in_cluster.as_ref().map(|choice| texts(&choice.endpoints)),
-        "keptEndpoints": texts(&frontend.kept),
+        "endpoints": texts(frontend.endpoints.iter()),
+        "endpointsForCluster": for_cluster.map(|choice| texts(choice.endpoints.iter())),
+        "keptEndpoints": texts(frontend.kept.iter()),
         "affinitySeconds": frontend.affinity.map(|timeout| timeout.as_secs()),
-        "sourceRanges": frontend.sources.as_deref().map(texts),
+        "sourceRanges": frontend.sources.as_deref().map(|ranges| texts(ranges.iter())),
     })
 }
 
-fn texts<T: ToString>(list: &[T]) -> Vec<String> {
-    list.iter().map(ToString::to_string).collect()
+fn texts<T: ToString>(list: impl Iterator<Item = T>) -> Vec<String> {
+    list.map(|member| member.to_string()).collect()
 }
 
 fn status_page(view: &View, facts: &Facts) -> Value {
@@ -301,7 +302,7 @@ fn range_problems<'a>(
 ) -> impl Iterator<Item = Value> + 'a {
     snapshot.frontends().filter(|_| !ranges.is_empty()).flat_map(move |frontend| {
         let protocol = frontend.address.protocol;
-        let endpoints = frontend.all_endpoints().into_owned().into_iter();
+        let endpoints = frontend.all_endpoints().into_iter();
         let in_range = endpoints.filter_map(move |endpoint| {
             let range = range_without_owner(snapshot, (protocol, endpoint), ranges)?;
             let is_of_host = host.addresses.iter().any(|address| address.ip == endpoint.ip());
@@ -346,7 +347,7 @@ fn own_endpoints<'a>(
     };
     snapshot.frontends().flat_map(move |frontend| {
         let protocol = frontend.address.protocol;
-        let endpoints = frontend.all_endpoints().into_owned().into_iter();
+        let endpoints = frontend.all_endpoints().into_iter();
         let looped = endpoints.filter_map(move |endpoint| {
             let holder = holder(protocol, &endpoint)?;
             Some((endpoint, holder))

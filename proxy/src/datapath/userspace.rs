@@ -51,7 +51,7 @@ use crate::handover::{self, MAX_SOCKETS, Offer, OfferError, Successor};
 use crate::metrics::{ProxyMetrics, count};
 use crate::node_ips::addresses_of_node;
 use crate::own_addresses::{AddressSet, Bound, OwnAddresses};
-use crate::resolver::{Family, Frontend, FrontendAddress, Place};
+use crate::resolver::{Addresses, Family, Frontend, FrontendAddress, Place};
 use crate::room::{Permit, Room};
 use crate::snapshot::Snapshot;
 use crate::sockets::{self, BindOptions, why_not_bound};
@@ -109,7 +109,8 @@ pub(crate) struct Userspace {
     /// The data thread that gets the next UDP address with a single socket, when there is no room
     /// for one socket for each thread.
     next_worker: usize,
-    hosted: HashMap<FrontendAddress, HostedFrontend>,
+    /// Boxed because a table has up to twice as many places as members.
+    hosted: HashMap<FrontendAddress, Box<HostedFrontend>>,
     bound: AddressSet,
     /// The same set, as the data threads read it.
     own: Arc<OwnAddresses>,
@@ -128,11 +129,13 @@ pub(crate) struct Userspace {
 struct HostedFrontend {
     cell: Arc<FrontendCell>,
     service: Option<ObjectName>,
-    /// Endpoints that serve or drain, in the order of their addresses. There are a hundred thousand
-    /// in a large cluster: a list takes a fourth of a map.
-    endpoints: Vec<TrackedEndpoint>,
+    /// Endpoints that no longer serve and may still have connections, in the order of their
+    /// addresses. Those that serve are in the state of the cell: a second list of a hundred
+    /// thousand endpoints would take megabytes.
+    former: Vec<TrackedEndpoint>,
     listening: Vec<(SocketAddr, Permit)>,
-    retry: Option<Retry>,
+    /// Boxed because few frontends have one.
+    retry: Option<Box<Retry>>,
 }
 
 #[derive(Debug)]
@@ -247,7 +250,7 @@ impl Userspace {
     /// another process has one of them: that may wait for this one to be ready before it ends.
     fn serves_nothing(&self) -> Option<String> {
         let (address, reason) = self.failures.get_min().filter(|_| self.bound.is_empty())?;
-        let retry = |address| self.hosted.get(address).and_then(|hosted| hosted.retry);
+        let retry = |address| self.hosted.get(address).and_then(|hosted| hosted.retry.as_ref());
         if self.failures.keys().filter_map(retry).any(|retry| retry.taken) {
             return None;
         }
@@ -272,9 +275,9 @@ impl Userspace {
         let hosted = self.hosted.entry(address).or_default();
         hosted.service = frontend.map(|f| f.service.clone());
         let addrs = frontend.map(Frontend::all_endpoints).unwrap_or_default();
-        let kept = frontend.map_or(&[][..], |f| &f.kept);
+        let kept = frontend.map(|f| f.kept.clone()).unwrap_or_default();
         let EndpointChanges { members, stopped, leaving } =
-            hosted.replace_endpoints(&addrs, kept, ends);
+            hosted.replace_endpoints(&addrs, &kept, ends);
         let bound: Vec<Bound> =
             hosted.listening.iter().map(|(addr, _)| (address.protocol, *addr)).collect();
         let cell = hosted.cell.clone();
@@ -324,8 +327,8 @@ impl Userspace {
             let (most, now) = (self.settings.max_affinity_clients, Instant::now().into_std());
             (self.affinities.table(key, timeout, most, now), timeout)
         });
-        let among = |chosen: &[SocketAddr]| -> Box<[Arc<Endpoint>]> {
-            let is_chosen = |e: &&Arc<Endpoint>| chosen.binary_search(&e.addr).is_ok();
+        let among = |chosen: &Addresses| -> Box<[Arc<Endpoint>]> {
+            let is_chosen = |e: &&Arc<Endpoint>| chosen.contains(e.addr());
             members.iter().filter(is_chosen).cloned().collect()
         };
         let in_cluster = frontend.in_cluster.as_ref().map(|choice| {
@@ -342,7 +345,7 @@ impl Userspace {
         };
         let rotation = before.rotation.succeed(&outside);
         let sticky = affinity.map(|(affinity, timeout)| {
-            debug_assert!(outside.is_sorted_by_key(|endpoint| endpoint.addr));
+            debug_assert!(outside.is_sorted_by_key(|endpoint| endpoint.addr()));
             StickyClients { affinity, timeout, endpoints: outside }
         });
         FrontendState {
@@ -358,10 +361,10 @@ impl Userspace {
         let Some(hosted) = self.hosted.get_mut(&address) else { return false };
         // Meanwhile it may have come back, or come back and left again.
         let mut ended = false;
-        if let Ok(place) = hosted.place_of(endpoint)
-            && hosted.endpoints[place].phase == EndpointPhase::Ends(at)
+        if let Ok(place) = hosted.former.binary_search_by_key(&endpoint, TrackedEndpoint::addr)
+            && hosted.former[place].phase == EndpointPhase::Ends(at)
         {
-            hosted.endpoints.remove(place).endpoint.end();
+            hosted.former.remove(place).endpoint.end();
             ended = address.protocol == Protocol::Tcp;
         }
         self.forget_if_over(address);
@@ -370,9 +373,8 @@ impl Userspace {
 
     /// Forgets a frontend that is gone once none of its endpoints drains.
     fn forget_if_over(&mut self, address: FrontendAddress) {
-        let is_over =
-            |hosted: &HostedFrontend| hosted.service.is_none() && hosted.endpoints.is_empty();
-        if self.hosted.get(&address).is_some_and(is_over) {
+        let hosted = self.hosted.get(&address);
+        if hosted.is_some_and(|hosted| hosted.service.is_none() && hosted.former.is_empty()) {
             self.hosted.remove(&address);
         }
     }
@@ -407,7 +409,7 @@ impl Userspace {
     }
 
     fn is_taken(&self, address: &FrontendAddress) -> bool {
-        let retry = self.hosted.get(address).and_then(|hosted| hosted.retry);
+        let retry = self.hosted.get(address).and_then(|hosted| hosted.retry.as_ref());
         retry.is_some_and(|retry| retry.taken)
     }
 
@@ -464,7 +466,7 @@ impl Userspace {
             Protocol::Sctp => return None,
         }
         self.bound.insert(bound);
-        self.hosted.get_mut(&address)?.listening.push((addr, permit));
+        self.hosted.get_mut(&address)?.listens_at(addr, permit);
         Some(address)
     }
 
@@ -658,7 +660,7 @@ impl Userspace {
         let cell = hosted.cell.clone();
         let permit = self.open_address((address.protocol, addr), &cell, opened)?;
         let hosted = self.hosted.get_mut(&address).expect("it was there just now");
-        hosted.listening.push((addr, permit));
+        hosted.listens_at(addr, permit);
         Ok(())
     }
 
@@ -738,13 +740,13 @@ impl Userspace {
         };
         let service = hosted.service.as_ref().expect("only a frontend of a Service is opened");
         count(&self.metrics.meters.of(service).bind_failures);
-        let before = hosted.retry.filter(|retry| !retry.taken);
+        let before = hosted.retry.as_ref().filter(|retry| !retry.taken);
         let delay = match taken {
             true => TAKEN_RETRY,
             false => before.map_or(FIRST_RETRY, |retry| (retry.delay * 2).min(MAX_RETRY)),
         };
         let retry = Retry { at: Instant::now() + delay, delay, taken };
-        hosted.retry = Some(retry);
+        hosted.retry = Some(Box::new(retry));
         self.retries.insert((retry.at, address));
         let before = self.failures.insert(address, reason.as_str().into());
         let is_new = before.as_deref() != Some(reason.as_str());
@@ -907,53 +909,75 @@ async fn all_done(commands: impl Iterator<Item = oneshot::Receiver<()>>) {
     }
 }
 
+impl TrackedEndpoint {
+    fn addr(&self) -> SocketAddr {
+        self.endpoint.addr()
+    }
+}
+
 impl HostedFrontend {
-    /// Makes `addrs` the endpoints that serve; what is connected to `kept` ones may stay. Both are
-    /// ordered. One that comes back while it drains is the same endpoint again.
+    /// Makes `addrs`, which are ordered, the endpoints that serve; what is connected to `kept` ones
+    /// may stay. One that comes back while it drains is the same endpoint again.
     fn replace_endpoints(
         &mut self,
         addrs: &[SocketAddr],
-        kept: &[SocketAddr],
+        kept: &Addresses,
         ends: Instant,
     ) -> EndpointChanges {
         let mut replaced = EndpointChanges::default();
-        for known in &mut self.endpoints {
-            let addr = known.endpoint.addr;
+        let mut known = self.take_endpoints();
+        for known in &mut known {
+            let addr = known.addr();
             if addrs.binary_search(&addr).is_ok() {
                 continue;
             }
             if known.phase == EndpointPhase::Serving {
                 replaced.stopped.push(known.endpoint.clone());
             }
-            if kept.binary_search(&addr).is_ok() {
+            if kept.contains(addr) {
                 known.phase = EndpointPhase::Kept;
             } else if !matches!(known.phase, EndpointPhase::Ends(_)) {
                 known.phase = EndpointPhase::Ends(ends);
                 replaced.leaving.push(addr);
             }
         }
-        let phase = EndpointPhase::Serving;
-        let new = |addr| TrackedEndpoint { endpoint: Arc::new(Endpoint::new(addr)), phase };
-        if self.endpoints.is_empty() {
-            self.endpoints = addrs.iter().map(|addr| new(*addr)).collect();
-        }
         replaced.members.reserve_exact(addrs.len());
         for addr in addrs {
-            let place = self.place_of(*addr).unwrap_or_else(|place| {
-                self.endpoints.insert(place, new(*addr));
-                place
-            });
-            let known = &mut self.endpoints[place];
-            known.phase = phase;
-            known.endpoint.set_serving(true);
-            replaced.members.push(known.endpoint.clone());
+            let place = known.binary_search_by_key(addr, TrackedEndpoint::addr);
+            let endpoint = match place {
+                Ok(place) => {
+                    known[place].phase = EndpointPhase::Serving;
+                    known[place].endpoint.clone()
+                }
+                Err(_) => Arc::new(Endpoint::new(*addr)),
+            };
+            endpoint.set_serving(true);
+            replaced.members.push(endpoint);
         }
+        known.retain(|known| known.phase != EndpointPhase::Serving);
+        known.shrink_to_fit();
+        self.former = known;
         replaced
     }
 
-    /// Where the endpoint of that address is in the list, or would be.
-    fn place_of(&self, addr: SocketAddr) -> Result<usize, usize> {
-        self.endpoints.binary_search_by_key(&addr, |known| known.endpoint.addr)
+    /// The endpoints that serve and the former ones, in the order of their addresses.
+    fn take_endpoints(&mut self) -> Vec<TrackedEndpoint> {
+        let state = self.cell.state.load();
+        let inside = state.in_cluster().map_or(&[][..], |inside| &inside.endpoints);
+        let serving = state.rotation.members().iter().chain(inside).cloned();
+        let phase = EndpointPhase::Serving;
+        let serving = serving.map(|endpoint| TrackedEndpoint { endpoint, phase });
+        let mut known: Vec<_> = serving.chain(self.former.drain(..)).collect();
+        known.sort_unstable_by_key(TrackedEndpoint::addr);
+        // An endpoint may serve clients both inside and outside the cluster.
+        known.dedup_by(|one, other| one.endpoint == other.endpoint);
+        known
+    }
+
+    fn listens_at(&mut self, addr: SocketAddr, permit: Permit) {
+        // Most frontends have one address. A list that grows by itself begins with room for four.
+        self.listening.reserve_exact(1);
+        self.listening.push((addr, permit));
     }
 }
 

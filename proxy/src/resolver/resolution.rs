@@ -3,7 +3,6 @@
 //!
 //! Pure.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use model::{Model, ObjectName, Protocol, ServicePort};
 
+use super::addresses::Addresses;
 use crate::annotations::Ignored;
 
 /// What the resolver must know of the machine that the proxy runs on.
@@ -125,16 +125,15 @@ pub struct Frontend {
     pub service: ObjectName,
     /// Name of the service port; empty when the Service's only port has none.
     pub port_name: Arc<str>,
-    /// Ordered by address. Empty when the frontend must refuse, or when it serves clients within
-    /// the cluster only.
-    pub endpoints: Arc<[SocketAddr]>,
+    /// Empty when the frontend must refuse, or when it serves clients within the cluster only.
+    pub endpoints: Addresses,
     /// What serves clients within the cluster (pods and this node), where that differs from
     /// `endpoints`: traffic policy `Local` of a frontend for clients outside does not apply to
     /// them.
-    pub in_cluster: Option<Choice>,
-    /// Endpoints that are listed and get no new connection, ordered by address: not ready, not
-    /// near, or terminating while others are ready. The connections that they have go on.
-    pub kept: Arc<[SocketAddr]>,
+    pub in_cluster: Option<Box<Choice>>,
+    /// Endpoints that are listed and get no new connection: not ready, not near, or terminating
+    /// while others are ready. The connections that they have go on.
+    pub kept: Addresses,
     pub scope: Scope,
     pub why: Why,
     /// `sessionAffinity: ClientIP`: how long a client that is away keeps its endpoint.
@@ -148,18 +147,17 @@ pub struct Frontend {
 /// Endpoints that serve some of a frontend's clients, and why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// Ordered by address; never empty.
-    pub endpoints: Arc<[SocketAddr]>,
+    /// Never empty.
+    pub endpoints: Addresses,
     pub scope: Scope,
     pub why: Why,
 }
 
 impl Frontend {
     /// The endpoints that get new connections of any client, ordered by address.
-    pub fn all_endpoints(&self) -> Cow<'_, [SocketAddr]> {
-        let Some(choice) = &self.in_cluster else { return Cow::Borrowed(&self.endpoints) };
-        let both: BTreeSet<SocketAddr> =
-            self.endpoints.iter().chain(choice.endpoints.iter()).copied().collect();
+    pub fn all_endpoints(&self) -> Vec<SocketAddr> {
+        let Some(choice) = &self.in_cluster else { return self.endpoints.iter().collect() };
+        let both: BTreeSet<_> = self.endpoints.iter().chain(choice.endpoints.iter()).collect();
         both.into_iter().collect()
     }
 

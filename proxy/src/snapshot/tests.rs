@@ -110,6 +110,8 @@ proptest! {
             let (fresh, _) = Snapshot::default().next(&followed.model, &all, &node(), 1);
             let list = |s: &Snapshot| s.frontends().cloned().collect::<Vec<_>>();
             prop_assert_eq!(list(&followed.snapshot), list(&fresh));
+            let crowded = |s: &Snapshot| s.crowded_out().cloned().collect::<Vec<_>>();
+            prop_assert_eq!(crowded(&followed.snapshot), crowded(&fresh));
             let addresses: BTreeSet<_> =
                 list(&before).iter().chain(&list(&fresh)).map(|f| f.address).collect();
             let differ: BTreeSet<String> = addresses

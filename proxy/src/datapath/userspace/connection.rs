@@ -417,7 +417,7 @@ impl Connection {
                 return self.end(End::Reset, shared);
             };
             let first = if early > 0 { &shared.tools.scratch[..early] } else { self.up.unsent() };
-            let dialled = dial(endpoint.addr, first, shared.now, &mut shared.sources);
+            let dialled = dial(endpoint.addr(), first, shared.now, &mut shared.sources);
             if dialled.is_exhausted {
                 self.active.meter().note_exhaustion(shared.now);
             }
@@ -458,7 +458,8 @@ impl Connection {
         // Loaded anew for each try: the set may have changed while the last one timed out.
         let serving = search.cell.state.load();
         let suits = |endpoint: &Arc<Endpoint>| {
-            !search.tried.contains(&endpoint.addr) && !shared.own.has(Protocol::Tcp, endpoint.addr)
+            !search.tried.contains(&endpoint.addr())
+                && !shared.own.has(Protocol::Tcp, endpoint.addr())
         };
         serving.pick(Some(search.client.ip()), suits).cloned()
     }
@@ -525,7 +526,7 @@ impl Connection {
         let others = || {
             let serving = search.cell.state.load();
             let rotation = serving.rotation_for(Some(search.client.ip()));
-            rotation.members().iter().any(|other| !search.tried.contains(&other.addr))
+            rotation.members().iter().any(|other| !search.tried.contains(&other.addr()))
         };
         !endpoint.is_serving() && (endpoint.has_ended() || others())
     }
@@ -549,7 +550,7 @@ impl Connection {
     fn connect_failed(&mut self, error: Errno) {
         count(&self.active.meter().connect_failures);
         if let Some(endpoint) = &self.endpoint {
-            tracing::debug!(endpoint = %endpoint.addr, %error, "connect failed");
+            tracing::debug!(endpoint = %endpoint.addr(), %error, "connect failed");
             match error {
                 // No local port was left towards it: the endpoint is not at fault.
                 Errno::ADDRNOTAVAIL => {}
@@ -566,7 +567,7 @@ impl Connection {
         self.upstream = None;
         let Some(endpoint) = self.endpoint.take() else { return };
         if let Stage::Connecting(search) = &mut self.stage {
-            search.tried.push(endpoint.addr);
+            search.tried.push(endpoint.addr());
         }
     }
 

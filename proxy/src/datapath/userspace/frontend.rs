@@ -87,10 +87,10 @@ impl FrontendState {
         };
         let endpoints = inside.map_or(&sticky.endpoints, |inside| &inside.endpoints);
         let keep = |addr| {
-            let place = endpoints.binary_search_by_key(&addr, |endpoint| endpoint.addr);
+            let place = endpoints.binary_search_by_key(&addr, |endpoint| endpoint.addr());
             endpoints.get(place.ok()?).filter(|endpoint| suits(endpoint))
         };
-        let pick = || pick_next(rotation, &suits).map(|endpoint| (endpoint.addr, endpoint));
+        let pick = || pick_next(rotation, &suits).map(|endpoint| (endpoint.addr(), endpoint));
         let time = (sticky.timeout, Instant::now().into_std());
         sticky.affinity.endpoint(client, time, keep, pick)
     }

@@ -60,7 +60,7 @@ impl Rules {
 
 impl StickyClients {
     pub(super) fn pin(&self, client: IpAddr, endpoint: &Endpoint) -> AffinityPin {
-        AffinityPin { affinity: self.affinity.clone(), client, endpoint: endpoint.addr }
+        AffinityPin { affinity: self.affinity.clone(), client, endpoint: endpoint.addr() }
     }
 }
 

@@ -269,7 +269,7 @@ impl Flow {
             return Unanswered::default();
         }
         let mut unanswered = self.unanswered.take();
-        unanswered.tried.push(self.endpoint.addr);
+        unanswered.tried.push(self.endpoint.addr());
         unanswered
     }
 }
@@ -525,10 +525,10 @@ impl Table {
             }
             let suits = |endpoint: &Arc<Endpoint>| {
                 let own = &self.context.own;
-                !tried.contains(&endpoint.addr) && !own.has(Protocol::Udp, endpoint.addr)
+                !tried.contains(&endpoint.addr()) && !own.has(Protocol::Udp, endpoint.addr())
             };
             let endpoint = serving.pick(Some(client.ip()), suits)?.clone();
-            match connect(endpoint.addr, &serving.meter) {
+            match connect(endpoint.addr(), &serving.meter) {
                 Ok(upstream) => {
                     let active = Active::new(serving.meter.clone(), |m| &m.active_sessions);
                     let flow = Flow {
@@ -552,15 +552,15 @@ impl Table {
                         flow.unanswered.borrow_mut().tried = tried.to_vec();
                         return Some(self.start(flow, key));
                     }
-                    tried.push(flow.endpoint.addr);
+                    tried.push(flow.endpoint.addr());
                 }
                 Err(error) => {
-                    tracing::debug!(endpoint = %endpoint.addr, %error, "no UDP session");
+                    tracing::debug!(endpoint = %endpoint.addr(), %error, "no UDP session");
                     count(&serving.meter.connect_failures);
                     if is_refusal(&error) {
                         endpoint.failed(Failure::Refused);
                     }
-                    tried.push(endpoint.addr);
+                    tried.push(endpoint.addr());
                 }
             }
         }
