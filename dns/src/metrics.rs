@@ -203,7 +203,7 @@ impl Metrics {
             );
             registry.register(
                 "switchyard_dns_forwards_in_flight",
-                "Queries waiting for an upstream",
+                "Questions waiting for an upstream, each once for each client",
                 m.forwards_in_flight,
             );
             registry.register(

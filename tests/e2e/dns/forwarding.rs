@@ -139,8 +139,8 @@ fn every_query_has_an_id_and_a_port_of_its_own() {
     let dns = start(&[net.addr(1, 5353)], &[]);
     let client = dns.client();
     const COUNT: usize = 64;
-    for _ in 0..COUNT {
-        exchange(&client, &question("www.example.com A"));
+    for number in 0..COUNT {
+        exchange(&client, &question(&format!("n{number}.example.com A")));
     }
     let asked = asked.lock().unwrap();
     let distinct = |of: &dyn Fn(&(Message, SocketAddr)) -> u16| {
@@ -243,7 +243,7 @@ fn a_malformed_reply_is_passed_over() {
     upstream(net.addr(2, 5353), answer);
     let dns = start(&[net.addr(1, 5353), net.addr(2, 5353)], &[]);
     assert_eq!(ask_both(&dns, "www.example.com A"), [FORWARDED, FORWARDED]);
-    assert_eq!(malformed.lock().unwrap().len(), 2);
+    assert_eq!(malformed.lock().unwrap().len(), 1);
 }
 
 #[test]
@@ -282,7 +282,8 @@ fn equal_questions_in_flight_are_one() {
         message.metadata.id = id;
         message
     };
-    // UDP and TCP have threads of their own, which share nothing.
+    // UDP and TCP have threads of their own, which share what is in flight.
+    let begun = Instant::now();
     let clients: Vec<UdpSocket> = (0..COUNT).map(|_| dns.client()).collect();
     let mut connection = dns.connect();
     for (id, client) in (0..).zip(&clients) {
@@ -290,9 +291,14 @@ fn equal_questions_in_flight_are_one() {
         connection.send(&message(id));
     }
     crate::support::eventually("all in flight", || {
-        let in_flight = dns.metric("switchyard_dns_forwards_in_flight ");
-        (in_flight == f64::from(2 * COUNT)).then_some(())
+        let joined = dns.metric("switchyard_dns_forwards_joined_total ");
+        (joined == f64::from(2 * COUNT - 2)).then_some(())
     });
+    // A place for the client on each thread.
+    assert_eq!(dns.metric("switchyard_dns_forwards_in_flight "), 2.0);
+    // A server that is alone and silent is asked again after a second.
+    let tries = if begun.elapsed() < Duration::from_millis(900) { 1 } else { 2 };
+    assert!(addresses_asked(&asked) <= tries);
     drop(held);
     for (id, client) in (0..).zip(&clients) {
         for reply in [receive(client), connection.receive()] {
@@ -303,8 +309,6 @@ fn equal_questions_in_flight_are_one() {
             assert!(reply.metadata.id == id || reply.metadata.id < COUNT);
         }
     }
-    assert_eq!(dns.metric("switchyard_dns_forwards_joined_total "), f64::from(2 * COUNT - 2));
-    assert_eq!(addresses_asked(&asked), 2);
 }
 
 #[test]
@@ -448,7 +452,7 @@ fn without_an_answer_there_is_servfail_in_time() {
     assert_eq!(show(&connection.receive()), ["ServFail"]);
     assert!(begun.elapsed() >= Duration::from_millis(900), "tried twice, half a second each");
     assert!(begun.elapsed() < PROMPTLY);
-    assert_eq!(asked.lock().unwrap().len(), 4);
+    assert_eq!(asked.lock().unwrap().len(), 2, "one question, tried twice");
     let external = dns.show("ext.ns.svc.Z A");
     assert_eq!(external, ["ServFail", "ext.ns.svc.Z 5 CNAME www.example.com"]);
     assert!(dns.metric("switchyard_dns_forward_failures_total ") >= 3.0);
@@ -531,7 +535,7 @@ fn what_may_be_in_flight_is_bounded() {
     let client = dns.client();
     const COUNT: u16 = 20;
     for id in 0..COUNT {
-        let mut message = question("www.example.com A");
+        let mut message = question(&format!("n{id}.example.com A"));
         message.metadata.id = id;
         client.send(&message.to_vec().unwrap()).unwrap();
     }
@@ -539,10 +543,39 @@ fn what_may_be_in_flight_is_bounded() {
     for _ in 0..COUNT {
         assert_eq!(show(&receive(&client)), ["ServFail"]);
     }
-    assert_eq!(asked.lock().unwrap().len(), 2, "one question, tried twice");
-    assert_eq!(dns.metric("switchyard_dns_forwards_joined_total "), 1.0);
+    assert_eq!(asked.lock().unwrap().len(), 4, "two questions, tried twice");
     assert_eq!(dns.metric("switchyard_dns_forwards_refused_total "), 18.0);
     assert_eq!(dns.metric("switchyard_dns_forwards_in_flight "), 0.0);
+}
+
+/// One client's lookups of a dead name must not take the places of its other lookups.
+#[test]
+fn a_dead_name_costs_its_asker_one_place() {
+    let net = Net::new();
+    upstream(net.addr(1, 5353), |query, socket, peer| {
+        if !query.queries[0].name().to_string().to_lowercase().starts_with("dead.") {
+            answer(query, socket, peer);
+        }
+    });
+    let dns = start(&[net.addr(1, 5353)], &["--max-forwards", "8"]);
+    let client = dns.client();
+    let send = |id: u16, name: &str| {
+        let mut message = question(name);
+        message.metadata.id = id;
+        client.send(&message.to_vec().unwrap()).unwrap();
+    };
+    const COUNT: u16 = 100;
+    for id in 0..COUNT {
+        send(id, "dead.example A");
+        send(1000 + id, &format!("n{id}.example A"));
+        let reply = receive(&client);
+        assert_eq!((reply.metadata.id, show(&reply)[0].as_str()), (1000 + id, "NoError"));
+    }
+    for _ in 0..COUNT {
+        let reply = receive(&client);
+        assert!(reply.metadata.id < COUNT && show(&reply) == ["ServFail"]);
+    }
+    assert_eq!(dns.metric("switchyard_dns_forwards_refused_total "), 0.0);
 }
 
 #[test]
@@ -648,7 +681,7 @@ fn reverse_names_beside_a_cluster_ip_are_forwarded() {
     assert_eq!(ask_both(&dns, "1.0.0.10.in-addr.arpa PTR"), [own.clone(), own]);
     for neighbour in ["2.0.0.10.in-addr.arpa", "0.0.10.in-addr.arpa"] {
         let forwarded = format!("{neighbour} 60 A 192.0.2.1");
-        for reply in ask_both(&dns, &format!("{neighbour} PTR")) {
+        for reply in ask_both(&dns, &format!("{neighbour} A")) {
             assert_eq!(reply, ["NoError", &forwarded]);
         }
     }
