@@ -69,8 +69,8 @@ fn read(message: &[u8], start: usize) -> Option<Record> {
     })
 }
 
-/// Appends a record with its names uncompressed, and with the TTL that `record` has. `None` if one of
-/// its names is malformed.
+/// Appends a record with its names uncompressed, and with the TTL that `record` has. `None` if one
+/// of its names is malformed.
 pub(crate) fn expand(message: &[u8], record: &Record, out: &mut Vec<u8>) -> Option<()> {
     name::expand(message, record.start, out)?;
     out.extend_from_slice(&message[record.rdata_start - 10..record.rdata_start - 6]);

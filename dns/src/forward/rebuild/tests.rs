@@ -485,7 +485,7 @@ fn rare_types_are_rebuilt() {
 fn continued(asked: &str, upstream: &Message, transport: Transport) -> Message {
     let asked = question(asked);
     let (alias, query) = begun(&asked, transport);
-    let mut target = asked.clone();
+    let mut target = asked;
     target.queries[0].name = name("ext.interwebs.test.");
     let stored = stored(&target, upstream);
     let served = Served::Answer(&stored, Age::Fresh(0));
