@@ -320,10 +320,11 @@ impl Entry {
     }
 
     fn show(&self, upstreams: u64, now: Instant) -> Shown {
-        let answer = self.kept.as_ref().map(|kept| {
+        let answer = self.kept.as_ref().and_then(|kept| {
             let age = now.saturating_duration_since(kept.since);
             let ttl = Duration::from_secs(kept.answer.ttl.into());
-            (kept.answer.clone(), age, ttl.checked_sub(age).filter(|left| !left.is_zero()))
+            let left = ttl.checked_sub(age).filter(|left| !left.is_zero());
+            (age < ttl + STALE_TIME).then(|| (kept.answer.clone(), age, left))
         });
         let failing = self.failing(upstreams, now);
         let failure = failing.map(|failed| (failed.failure.clone(), failed.until - now));

@@ -22,7 +22,7 @@ use crate::respond::outside::{self, Replied, serve, serve_alias};
 use crate::respond::{Alias, Names, Outcome, Policy, respond};
 use crate::wire::options::{self, ExtendedError};
 use crate::wire::reply::Transport;
-use crate::wire::{Query, Rcode, flag};
+use crate::wire::{Query, Rcode, Reply, flag};
 use crate::zone::Zone;
 
 /// Shared by all data threads. It changes only by swapping the zone or the upstreams.
@@ -82,6 +82,39 @@ impl Shared {
             len = options::pad(buf, len, options_at);
         }
         len
+    }
+}
+
+impl Shared {
+    /// What is done with a reply over UDP to a client that is not exempt: a network that gets the
+    /// same answer too often gets a few that say to ask over TCP, and otherwise nothing.
+    #[cold]
+    fn limit(
+        &self,
+        limit: &RateLimit,
+        query: &Query,
+        buf: &mut [u8],
+        len: usize,
+        client: SocketAddr,
+    ) -> Option<usize> {
+        let rcode = Rcode(u16::from(buf[3]) & flag::RCODE);
+        let cookie = query.edns.and_then(|edns| edns.cookie);
+        let is_known = |cookie| self.cookies.knows(&cookie, client.ip(), unix_seconds());
+        if cookie.is_some_and(is_known) {
+            return Some(len);
+        }
+        let now = self.begun.elapsed().as_micros() as u64;
+        match limit.judge(client.ip(), query.name.wire(), rcode, now) {
+            Verdict::Send => Some(len),
+            Verdict::Drop => None,
+            // There is no question that could be asked again over TCP.
+            Verdict::Cut if rcode == Rcode::FORMERR || rcode == Rcode::NOTIMP => None,
+            Verdict::Cut => {
+                let reply = Reply::to(buf, query, Transport::Udp, flag::RA | flag::TC);
+                let replied = Replied { len: reply.finish(rcode), rcode, error: None };
+                Some(self.add_options(buf, query, &replied, Transport::Udp, Some(client)))
+            }
+        }
     }
 }
 
@@ -296,46 +329,34 @@ impl Responder {
             let (transport, qtype) = (pending.transport, pending.query.qtype);
             let (bytes, rcode) = pending.reply(&shared, served);
             counters.replied(transport, Some(qtype), rcode);
-            deliver(bytes);
+            match bytes {
+                Some(bytes) => deliver(bytes),
+                None => counters.limited(),
+            }
         };
         self.forwarder.wait(&key, client, permit, Box::new(reply));
     }
 
-    /// What is done with a reply of so many octets to the last packet, over UDP, and its length: a
-    /// network that gets the same answer too often gets a few that say to ask over TCP.
+    /// What is done with a reply of so many octets to the last packet, over UDP: its length, or
+    /// nothing is sent.
+    #[inline]
     pub(crate) fn limit(
         &self,
-        limit: &RateLimit,
         buf: &mut [u8],
         len: usize,
-        client: SocketAddr,
+        client: impl Fn() -> Option<SocketAddr>,
     ) -> Option<usize> {
-        let rcode = Rcode(u16::from(buf[3]) & flag::RCODE);
-        let cookie = self.query.edns.and_then(|edns| edns.cookie);
-        let cookies = &self.shared.cookies;
-        if cookie.is_some_and(|cookie| cookies.knows(&cookie, client.ip(), unix_seconds())) {
-            return Some(len);
-        }
-        let now = self.shared.begun.elapsed().as_micros() as u64;
-        match limit.judge(client.ip(), self.query.name.wire(), rcode, now) {
-            Verdict::Send => Some(len),
-            Verdict::Drop => None,
-            Verdict::Cut => {
-                let mut reply =
-                    crate::wire::Reply::to(buf, &self.query, Transport::Udp, flag::RA | flag::TC);
-                reply.set(flag::TC);
-                let len = reply.finish(rcode);
-                let replied = Replied { len, rcode, error: None };
-                let transport = Transport::Udp;
-                Some(self.shared.add_options(buf, &self.query, &replied, transport, Some(client)))
-            }
+        let Some(limit) = &self.shared.rate_limit else { return Some(len) };
+        match client().filter(|client| !limit.is_exempt(client.ip())) {
+            None => Some(len),
+            Some(client) => self.shared.limit(limit, &self.query, buf, len, client),
         }
     }
 }
 
 impl Pending {
-    /// The reply to the client, and its code.
-    fn reply(self, shared: &Shared, served: Served<'_>) -> (Vec<u8>, Rcode) {
+    /// The reply to the client, if it gets one, and its code.
+    fn reply(self, shared: &Shared, served: Served<'_>) -> (Option<Vec<u8>>, Rcode) {
         let Pending { client, query, head, transport, alias, turn, .. } = self;
         // Over TCP there is no way to say that an answer is incomplete.
         let failure = Failure { rcode: Rcode::SERVFAIL, error: None };
@@ -355,8 +376,16 @@ impl Pending {
                 (bytes, replied)
             }
         };
-        let len = shared.add_options(&mut bytes, &query, &replied, transport, Some(client));
-        bytes.truncate(len);
+        let mut len =
+            Some(shared.add_options(&mut bytes, &query, &replied, transport, Some(client)));
+        let limit = shared.rate_limit.as_ref().filter(|limit| !limit.is_exempt(client.ip()));
+        if let (Some(limit), Transport::Udp) = (limit, transport) {
+            len = len.and_then(|len| shared.limit(limit, &query, &mut bytes, len, client));
+        }
+        let bytes = len.map(|len| {
+            bytes.truncate(len);
+            bytes
+        });
         (bytes, replied.rcode)
     }
 }

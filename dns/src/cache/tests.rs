@@ -33,7 +33,9 @@ fn answers_grow_old_then_stale_then_leave() {
     let stale = |may_ask| Found::Stale { answer: kept.clone(), may_ask };
     assert_eq!(cache.look_up(&name, 0, now + 60 * SECOND), stale(true));
     assert_eq!(cache.look_up(&name, 0, now + STALE_TIME), stale(true));
-    assert_eq!(cache.look_up(&name, 0, now + STALE_TIME + 60 * SECOND), Found::Nothing);
+    let too_late = now + STALE_TIME + 60 * SECOND;
+    assert_eq!(cache.look_up(&name, 0, too_late), Found::Nothing);
+    assert_eq!(cache.peek(&name, 0, too_late).unwrap().answer, None);
     // A TTL of zero is not kept, and takes the place of what was kept.
     cache.put(&name, &answer(0), now);
     assert_eq!(cache.look_up(&name, 0, now), Found::Nothing);
