@@ -113,7 +113,7 @@ fn main() -> ExitCode {
             ingress::run(p.own, updates, daemon).await
         }),
         Command::Dns(p) => daemon::start("dns", &p.shared, p.own.admin, |daemon| async {
-            let updates = feed::follow(&p.feed, dns::KINDS, &daemon)?;
+            let updates = feed::follow(&p.feed, p.own.kinds(), &daemon)?;
             dns::run(p.own, updates, daemon).await
         }),
         Command::Feed(s) => {

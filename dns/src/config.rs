@@ -9,6 +9,7 @@ use std::time::Duration;
 use daemon::Failure;
 use daemon::flags::{parse_address, parse_bytes, parse_duration};
 use ipnet::IpNet;
+use model::{Kind, Kinds, ObjectName, Process};
 
 use crate::forward::resolv_conf::ResolvConf;
 use crate::forward::server::ServerAddress;
@@ -33,6 +34,9 @@ const PRIVATE: [&str; 9] = [
     "fc00::/7",
     "fe80::/10",
 ];
+
+/// The kinds of object that this process follows, as a rule.
+pub const KINDS: Kinds = Kinds::listed_by(Process::Dns);
 
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
@@ -171,25 +175,24 @@ pub struct Config {
     pub version_bind: bool,
 
     /// Addresses for DNS over TLS (RFC 7858), whose usual port is 853; needs --tls-cert
+    /// or --tls-secret
     #[arg(
         long,
         env = "SWITCHYARD_TLS_LISTEN",
         value_name = "ADDR",
         value_delimiter = ',',
-        value_parser = parse_address,
-        requires = "tls_cert"
+        value_parser = parse_address
     )]
     pub tls_listen: Vec<SocketAddr>,
 
     /// Addresses for DNS over HTTPS (RFC 8484), at /dns-query, whose usual port is 443; needs
-    /// --tls-cert
+    /// --tls-cert or --tls-secret
     #[arg(
         long,
         env = "SWITCHYARD_HTTPS_LISTEN",
         value_name = "ADDR",
         value_delimiter = ',',
-        value_parser = parse_address,
-        requires = "tls_cert"
+        value_parser = parse_address
     )]
     pub https_listen: Vec<SocketAddr>,
 
@@ -201,6 +204,16 @@ pub struct Config {
     /// PEM file with the private key of the certificate
     #[arg(long, env = "SWITCHYARD_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
+
+    /// Secret of the feed with the certificate (tls.crt) and its key (tls.key), instead of files
+    #[arg(
+        long,
+        env = "SWITCHYARD_TLS_SECRET",
+        value_name = "NAMESPACE/NAME",
+        conflicts_with = "tls_cert",
+        value_parser = parse_secret
+    )]
+    pub tls_secret: Option<ObjectName>,
 
     /// How long a TCP connection may be open without a query
     #[arg(
@@ -236,6 +249,14 @@ pub enum Upstream {
     Server(ServerAddress),
 }
 
+fn parse_secret(text: &str) -> Result<ObjectName, String> {
+    let parts = text.split_once('/').filter(|(namespace, name)| {
+        !namespace.is_empty() && !name.is_empty() && !name.contains('/')
+    });
+    let (namespace, name) = parts.ok_or("is not NAMESPACE/NAME (example: default/dns-tls)")?;
+    Ok(ObjectName::new(namespace, name))
+}
+
 fn parse_upstream_or_none(text: &str) -> Result<Upstream, String> {
     if text == "none" {
         return Ok(Upstream::Nothing);
@@ -244,6 +265,12 @@ fn parse_upstream_or_none(text: &str) -> Result<Upstream, String> {
 }
 
 impl Config {
+    /// The kinds of object that the process follows.
+    pub fn kinds(&self) -> Kinds {
+        let secrets = if self.tls_secret.is_some() { &[Kind::Secret][..] } else { &[] };
+        KINDS.and(Kinds::of(secrets))
+    }
+
     /// The settings of the zone.
     ///
     /// # Errors

@@ -43,11 +43,10 @@ use arc_swap::ArcSwap;
 use daemon::quota::{Quota, QuotaLimits};
 use daemon::{Daemon, Failure, bind_error};
 use feed::{Update, Updates};
-use model::{Kinds, Process};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 
-pub use config::{Config, Forward, Upstream};
+pub use config::{Config, Forward, KINDS, Upstream};
 pub use explain::Explainer;
 pub use forward::server::ServerAddress;
 pub use zone::PodMode;
@@ -72,11 +71,8 @@ use metrics::Metrics;
 use rate::RateLimit;
 use responder::Shared;
 use threads::{Setup, Threads};
-use tls::CertificateFiles;
+use tls::{Certificate, CertificateFiles, CertificateSecret};
 use zone::{Settings, Zone};
-
-/// The kinds of object that this process follows.
-pub const KINDS: Kinds = Kinds::listed_by(Process::Dns);
 
 /// Runs until drained.
 ///
@@ -86,11 +82,12 @@ pub const KINDS: Kinds = Kinds::listed_by(Process::Dns);
 pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result<(), Failure> {
     let unready = daemon.readiness.block("waiting for the first snapshot");
     let metrics = Metrics::register(&daemon.metrics);
-    let (threads, shared) = start(&config, &daemon, &metrics)?;
+    let (threads, shared, certificate) = start(&config, &daemon, &metrics)?;
     tokio::spawn(health::watch(shared.forwarding.clone()));
     tokio::spawn(loops::watch(shared.forwarding.clone(), daemon.readiness.clone()));
     let before = shared.zone.load_full();
-    let mut publisher = Publisher { shared, metrics, generation: Arc::default(), before };
+    let generation = Arc::default();
+    let mut publisher = Publisher { shared, metrics, generation, before, certificate };
     publisher.show(&daemon);
     let mut unready = Some(unready);
     let mut follows = true;
@@ -122,7 +119,7 @@ fn start(
     config: &Config,
     daemon: &Daemon,
     metrics: &Metrics,
-) -> Result<(Threads, Arc<Shared>), Failure> {
+) -> Result<(Threads, Arc<Shared>, Option<CertificateSecret>), Failure> {
     let mut listeners = Vec::new();
     let mut sockets = Vec::new();
     let mut tcp_listeners = Vec::new();
@@ -141,8 +138,14 @@ fn start(
         listeners.push(bound);
         sockets.extend(of_address);
     }
-    let (encrypted, certificate) = encrypted(config)?;
-    tcp_listeners.extend(encrypted);
+    let certificate = certificate(config)?;
+    if let Some(source) = &certificate {
+        let certificate = match source {
+            CertificateSource::Files(files) => files.certificate(),
+            CertificateSource::Secret(secret) => secret.certificate(),
+        };
+        tcp_listeners.extend(encrypted(config, certificate)?);
+    }
     let demand = Demand {
         open_files: daemon::descriptors::raise_limit(),
         threads: sockets.len() + 1,
@@ -163,9 +166,14 @@ fn start(
     }
     let shared = Arc::new(shared(config, daemon, metrics, &listeners)?);
     follow_hosts(config, daemon, &shared);
-    if let Some(certificate) = certificate {
-        tokio::spawn(certificate.follow(Looks::new(daemon.shutdown.reloads())));
-    }
+    let certificate = match certificate {
+        Some(CertificateSource::Files(files)) => {
+            tokio::spawn(files.follow(Looks::new(daemon.shutdown.reloads())));
+            None
+        }
+        Some(CertificateSource::Secret(secret)) => Some(secret),
+        None => None,
+    };
     let setup = Setup {
         shared: shared.clone(),
         metrics: metrics.clone(),
@@ -177,19 +185,11 @@ fn start(
     }
     let quota = quota(budget.tcp_connections, &metrics.tcp_connections);
     threads.serve_tcp(tcp_listeners, quota, config.tcp_idle_timeout, setup)?;
-    Ok((threads, shared))
+    Ok((threads, shared, certificate))
 }
 
 /// Binds the addresses for DNS over TLS and over HTTPS.
-fn encrypted(config: &Config) -> Result<(Vec<Listener>, Option<CertificateFiles>), Failure> {
-    if config.tls_listen.is_empty() && config.https_listen.is_empty() {
-        return Ok((Vec::new(), None));
-    }
-    let (Some(certificate), Some(key)) = (config.tls_cert.clone(), config.tls_key.clone()) else {
-        let missing = "--tls-listen and --https-listen need --tls-cert and --tls-key";
-        return Err(Failure::Configuration(missing.to_owned()));
-    };
-    let files = CertificateFiles::open(certificate, key)?;
+fn encrypted(config: &Config, certificate: &Certificate) -> Result<Vec<Listener>, Failure> {
     let mut listeners = Vec::new();
     let mut bind = |flag: &str, addresses: &[SocketAddr], protocol: Protocol| {
         for addr in addresses {
@@ -203,10 +203,32 @@ fn encrypted(config: &Config) -> Result<(Vec<Listener>, Option<CertificateFiles>
         }
         Ok::<(), Failure>(())
     };
-    bind("--tls-listen", &config.tls_listen, Protocol::Tls(files.config(&[DOT])?))?;
-    let of_http = files.config(&[https::HTTP2, https::HTTP1])?;
+    bind("--tls-listen", &config.tls_listen, Protocol::Tls(certificate.config(&[DOT])?))?;
+    let of_http = certificate.config(&[https::HTTP2, https::HTTP1])?;
     bind("--https-listen", &config.https_listen, Protocol::Https(of_http))?;
-    Ok((listeners, Some(files)))
+    Ok(listeners)
+}
+
+/// Where the certificate comes from.
+enum CertificateSource {
+    Files(CertificateFiles),
+    Secret(CertificateSecret),
+}
+
+/// Opens the certificate, if there is an address that needs one.
+fn certificate(config: &Config) -> Result<Option<CertificateSource>, Failure> {
+    if config.tls_listen.is_empty() && config.https_listen.is_empty() {
+        return Ok(None);
+    }
+    if let Some(secret) = &config.tls_secret {
+        return Ok(Some(CertificateSource::Secret(CertificateSecret::new(secret.clone()))));
+    }
+    let (Some(certificate), Some(key)) = (config.tls_cert.clone(), config.tls_key.clone()) else {
+        let missing =
+            "--tls-listen and --https-listen need --tls-cert and --tls-key, or --tls-secret";
+        return Err(Failure::Configuration(missing.to_owned()));
+    };
+    Ok(Some(CertificateSource::Files(CertificateFiles::open(certificate, key)?)))
 }
 
 /// Reads the file of `--hosts` and follows it.
@@ -342,11 +364,14 @@ struct Publisher {
     generation: Arc<AtomicU64>,
     /// The version before the last, kept so that no data thread has to free it.
     before: Arc<Zone>,
+    /// If the certificate comes from a Secret.
+    certificate: Option<CertificateSecret>,
 }
 
 impl Publisher {
     fn publish(&mut self, update: &Update) {
         let begun = Instant::now();
+        self.use_secret(update);
         let before = self.shared.zone.load_full();
         let mut zone = Zone::clone(&before);
         if zone.apply(&update.model, &update.changes, update.synced) {
@@ -365,6 +390,15 @@ impl Publisher {
             tracing::info!(generation, serial, names, took_us, "serving the first snapshot");
         } else {
             tracing::debug!(generation, serial, names, took_us, "serving a snapshot");
+        }
+    }
+
+    /// Uses the certificate of the Secret, if that has changed or is known not to exist.
+    fn use_secret(&mut self, update: &Update) {
+        let Some(source) = &mut self.certificate else { return };
+        let is_first = update.synced && !self.shared.zone.load().is_synced();
+        if is_first || update.changes.secrets.contains(&source.name) {
+            source.update(update.model.secret(&source.name));
         }
     }
 

@@ -1,13 +1,15 @@
-//! The certificate of DNS over TLS and over HTTPS, from PEM files that are followed: a renewed
-//! certificate is used by new connections, and while the files are unusable the last one stays.
+//! The certificate of DNS over TLS and over HTTPS, from PEM files or from a Secret of the feed. Both
+//! are followed: a renewed certificate is used by new connections, and while there is none that can
+//! be used the last one stays.
 
 use std::hash::BuildHasher;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use daemon::Failure;
 use foldhash::fast::FixedState;
+use model::{ObjectName, Secret};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
@@ -17,34 +19,42 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::looks::Looks;
 
+/// The certificate that TLS handshakes are answered with. `clone` shares it.
+#[derive(Clone)]
+pub(crate) struct Certificate {
+    provider: Arc<CryptoProvider>,
+    served: Arc<Served>,
+}
+
 /// The two files, and what they contained when they were last usable.
 pub(crate) struct CertificateFiles {
     certificate: PathBuf,
     key: PathBuf,
-    provider: Arc<CryptoProvider>,
-    served: Arc<Served>,
+    served: Certificate,
     /// The hash of both files as they were read last.
     read: u64,
     problem: Option<String>,
 }
 
-/// What TLS handshakes are answered with.
-#[derive(Debug)]
-struct Served(ArcSwap<CertifiedKey>);
+/// The Secret with the certificate.
+pub(crate) struct CertificateSecret {
+    pub(crate) name: ObjectName,
+    served: Certificate,
+    problem: Option<String>,
+}
 
-impl CertificateFiles {
-    /// Reads the files.
-    ///
-    /// # Errors
-    ///
-    /// When they do not contain a certificate and its key.
-    pub(crate) fn open(certificate: PathBuf, key: PathBuf) -> Result<CertificateFiles, Failure> {
+/// What TLS handshakes are answered with; before there is a certificate, they fail.
+#[derive(Debug)]
+struct Served(ArcSwapOption<CertifiedKey>);
+
+impl Certificate {
+    fn new() -> Certificate {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let files = Files::read(&certificate, &key);
-        let pair = files.and_then(|files| Ok((files.hash(), files.pair(&provider)?)));
-        let (read, pair) = pair.map_err(Failure::Configuration)?;
-        let served = Arc::new(Served(ArcSwap::from_pointee(pair)));
-        Ok(CertificateFiles { certificate, key, provider, served, read, problem: None })
+        Certificate { provider, served: Arc::new(Served(ArcSwapOption::empty())) }
+    }
+
+    fn set(&self, pair: CertifiedKey) {
+        self.served.0.store(Some(Arc::new(pair)));
     }
 
     /// What listeners of one protocol answer hellos with.
@@ -64,6 +74,62 @@ impl CertificateFiles {
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
         Ok(Arc::new(config))
     }
+}
+
+impl CertificateSecret {
+    /// Before the first update there is no certificate.
+    pub(crate) fn new(name: ObjectName) -> CertificateSecret {
+        CertificateSecret { name, served: Certificate::new(), problem: None }
+    }
+
+    pub(crate) fn certificate(&self) -> &Certificate {
+        &self.served
+    }
+
+    /// Uses the Secret as it is now.
+    pub(crate) fn update(&mut self, secret: Option<&Arc<Secret>>) {
+        let place = format!("Secret {}", self.name);
+        let pair = secret.ok_or_else(|| format!("{place} does not exist")).and_then(|secret| {
+            let part = |key: &str| {
+                let content = secret.data.get(key).map(|data| data.to_vec()).unwrap_or_default();
+                (format!("{key} of {place}"), content)
+            };
+            let files = Files { certificate: part("tls.crt"), key: part("tls.key") };
+            files.pair(&self.served.provider)
+        });
+        match pair {
+            Ok(pair) => {
+                self.problem = None;
+                self.served.set(pair);
+                tracing::info!(secret = %self.name, "certificate changed");
+            }
+            Err(problem) if self.problem.as_ref() != Some(&problem) => {
+                tracing::warn!("--tls-secret: {problem}; a certificate of before is still used");
+                self.problem = Some(problem);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl CertificateFiles {
+    /// Reads the files.
+    ///
+    /// # Errors
+    ///
+    /// When they do not contain a certificate and its key.
+    pub(crate) fn open(certificate: PathBuf, key: PathBuf) -> Result<CertificateFiles, Failure> {
+        let served = Certificate::new();
+        let files = Files::read(&certificate, &key);
+        let pair = files.and_then(|files| Ok((files.hash(), files.pair(&served.provider)?)));
+        let (read, pair) = pair.map_err(Failure::Configuration)?;
+        served.set(pair);
+        Ok(CertificateFiles { certificate, key, served, read, problem: None })
+    }
+
+    pub(crate) fn certificate(&self) -> &Certificate {
+        &self.served
+    }
 
     /// Reads the files again. True if another certificate is served from now on.
     fn look(&mut self) -> bool {
@@ -72,7 +138,7 @@ impl CertificateFiles {
             if hash == self.read {
                 return Ok(None);
             }
-            let pair = files.pair(&self.provider)?;
+            let pair = files.pair(&self.served.provider)?;
             self.read = hash;
             Ok(Some(pair))
         });
@@ -83,7 +149,7 @@ impl CertificateFiles {
             }
             Ok(Some(pair)) => {
                 self.problem = None;
-                self.served.0.store(Arc::new(pair));
+                self.served.set(pair);
                 true
             }
             Err(problem) => {
@@ -116,7 +182,7 @@ impl CertificateFiles {
 
 impl ResolvesServerCert for Served {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+        self.0.load_full()
     }
 }
 
@@ -188,7 +254,9 @@ mod tests {
         assert!(failure().contains("is not the key of the certificate"), "{}", failure());
         write(&first);
         let mut files = open().unwrap();
-        let served = |files: &CertificateFiles| files.served.0.load().cert[0].to_vec();
+        let served = |files: &CertificateFiles| {
+            files.served.served.0.load().as_ref().unwrap().cert[0].to_vec()
+        };
         let before = served(&files);
         assert!(!files.look());
         // The certificate is written first, so for a moment the key is another's.
@@ -202,5 +270,33 @@ mod tests {
         assert!(!files.look());
         let shown = files.problem.unwrap();
         assert!(shown.contains("cannot be read"), "{shown}");
+    }
+
+    #[test]
+    fn a_secret_is_used_when_it_comes_and_while_it_can_be() {
+        let name = ObjectName::new("ns", "dns-tls");
+        let secret = |(chain, key): &(String, String)| {
+            let data = [("tls.crt", chain), ("tls.key", key)];
+            let data = data.map(|(key, text)| (key.into(), text.clone().into()));
+            let secret_type = "kubernetes.io/tls".into();
+            Arc::new(Secret { name: name.clone(), secret_type, data: data.into() })
+        };
+        let mut source = CertificateSecret::new(name.clone());
+        let served = |source: &CertificateSecret| {
+            source.served.served.0.load().as_ref().map(|pair| pair.cert[0].to_vec())
+        };
+        source.update(None);
+        assert_eq!(served(&source), None);
+        assert_eq!(source.problem.as_deref(), Some("Secret ns/dns-tls does not exist"));
+        let (first, second) = (pair(), pair());
+        source.update(Some(&secret(&first)));
+        let before = served(&source);
+        assert!(before.is_some() && source.problem.is_none());
+        source.update(Some(&secret(&(second.0.clone(), first.1))));
+        assert_eq!(served(&source), before);
+        let problem = source.problem.clone().unwrap();
+        assert!(problem.contains("tls.key of Secret ns/dns-tls is not the key"), "{problem}");
+        source.update(Some(&secret(&second)));
+        assert_ne!(served(&source), before);
     }
 }
