@@ -19,7 +19,7 @@ use crate::local::Local;
 use crate::metrics::Counters;
 use crate::rate::{RateLimit, Verdict};
 use crate::respond::outside::{self, Replied, serve, serve_alias};
-use crate::respond::{Alias, Names, Outcome, Policy, respond};
+use crate::respond::{Alias, Names, Outcome, Policy, cut, respond};
 use crate::wire::options::{self, ExtendedError};
 use crate::wire::reply::Transport;
 use crate::wire::{Query, Rcode, flag};
@@ -82,6 +82,33 @@ impl Shared {
             len = options::pad(buf, len, options_at);
         }
         len
+    }
+
+    /// What is done with a reply of so many octets to a query over UDP, and its length: a network
+    /// that gets the same answer too often gets a few that say to ask over TCP.
+    fn limit(
+        &self,
+        limit: &RateLimit,
+        query: &Query,
+        buf: &mut [u8],
+        len: usize,
+        client: SocketAddr,
+    ) -> Option<usize> {
+        let rcode = Rcode(u16::from(buf[3]) & flag::RCODE);
+        let cookie = query.edns.and_then(|edns| edns.cookie);
+        if cookie.is_some_and(|cookie| self.cookies.knows(&cookie, client.ip(), unix_seconds())) {
+            return Some(len);
+        }
+        let now = self.begun.elapsed().as_micros() as u64;
+        match limit.judge(client.ip(), query.name.wire(), rcode, now) {
+            Verdict::Send => Some(len),
+            Verdict::Drop => None,
+            Verdict::Cut => {
+                let Some(len) = cut(query, buf) else { return Some(len) };
+                let replied = Replied { len, rcode, error: None };
+                Some(self.add_options(buf, query, &replied, Transport::Udp, Some(client)))
+            }
+        }
     }
 }
 
@@ -296,13 +323,15 @@ impl Responder {
             let (transport, qtype) = (pending.transport, pending.query.qtype);
             let (bytes, rcode) = pending.reply(&shared, served);
             counters.replied(transport, Some(qtype), rcode);
-            deliver(bytes);
+            match bytes {
+                Some(bytes) => deliver(bytes),
+                None => counters.limited(),
+            }
         };
         self.forwarder.wait(&key, client, permit, Box::new(reply));
     }
 
-    /// What is done with a reply of so many octets to the last packet, over UDP, and its length: a
-    /// network that gets the same answer too often gets a few that say to ask over TCP.
+    /// [`Shared::limit`] for a reply to the last packet.
     pub(crate) fn limit(
         &self,
         limit: &RateLimit,
@@ -310,32 +339,13 @@ impl Responder {
         len: usize,
         client: SocketAddr,
     ) -> Option<usize> {
-        let rcode = Rcode(u16::from(buf[3]) & flag::RCODE);
-        let cookie = self.query.edns.and_then(|edns| edns.cookie);
-        let cookies = &self.shared.cookies;
-        if cookie.is_some_and(|cookie| cookies.knows(&cookie, client.ip(), unix_seconds())) {
-            return Some(len);
-        }
-        let now = self.shared.begun.elapsed().as_micros() as u64;
-        match limit.judge(client.ip(), self.query.name.wire(), rcode, now) {
-            Verdict::Send => Some(len),
-            Verdict::Drop => None,
-            Verdict::Cut => {
-                let mut reply =
-                    crate::wire::Reply::to(buf, &self.query, Transport::Udp, flag::RA | flag::TC);
-                reply.set(flag::TC);
-                let len = reply.finish(rcode);
-                let replied = Replied { len, rcode, error: None };
-                let transport = Transport::Udp;
-                Some(self.shared.add_options(buf, &self.query, &replied, transport, Some(client)))
-            }
-        }
+        self.shared.limit(limit, &self.query, buf, len, client)
     }
 }
 
 impl Pending {
-    /// The reply to the client, and its code.
-    fn reply(self, shared: &Shared, served: Served<'_>) -> (Vec<u8>, Rcode) {
+    /// The reply to the client, unless it gets too many, and its code.
+    fn reply(self, shared: &Shared, served: Served<'_>) -> (Option<Vec<u8>>, Rcode) {
         let Pending { client, query, head, transport, alias, turn, .. } = self;
         // Over TCP there is no way to say that an answer is incomplete.
         let failure = Failure { rcode: Rcode::SERVFAIL, error: None };
@@ -355,8 +365,17 @@ impl Pending {
                 (bytes, replied)
             }
         };
-        let len = shared.add_options(&mut bytes, &query, &replied, transport, Some(client));
+        let mut len = shared.add_options(&mut bytes, &query, &replied, transport, Some(client));
+        if let Some(limit) = &shared.rate_limit
+            && transport == Transport::Udp
+            && !limit.is_exempt(client.ip())
+        {
+            match shared.limit(limit, &query, &mut bytes, len, client) {
+                Some(limited) => len = limited,
+                None => return (None, replied.rcode),
+            }
+        }
         bytes.truncate(len);
-        (bytes, replied.rcode)
+        (Some(bytes), replied.rcode)
     }
 }
