@@ -53,6 +53,7 @@ use upstreams::{Forwarding, Learnt};
 /// How long a client waits before it gets a stale answer (RFC 8767 section 5).
 const STALE_WAIT: Duration = Duration::from_millis(1800);
 
+pub(crate) use race::Sockets;
 /// Connections that one data thread keeps to all upstreams together, beside the sockets in use.
 pub(crate) use stream::MAX_STREAMS;
 
@@ -81,12 +82,12 @@ impl std::fmt::Debug for Waiter {
 }
 
 impl Forwarder {
-    /// For a data thread whose tasks run on `tasks`, with at most `max_sockets` in use.
+    /// For a data thread whose tasks run on `tasks`.
     pub(crate) fn new(
         shared: Arc<Forwarding>,
         counters: Arc<Counters>,
         tasks: Rc<LocalSet>,
-        max_sockets: usize,
+        sockets: Sockets,
     ) -> Forwarder {
         let tasks = Tasks::new(tasks);
         let tls = shared.tls.as_deref().map(connect::for_thread);
@@ -125,6 +126,10 @@ impl Forwarder {
         counters.decided(&decision);
         match &decision {
             Decision::Busy => drop(shared.metrics.forwards_refused.inc()),
+            // Until upstreams have failed again, others get it without a place for each.
+            Decision::Answer { age: Age::Stale, refresh: Some(_), .. } => {
+                shared.cache.defer(key.clone().cached().octets(), now);
+            }
             // Its own question may have come back to us.
             Decision::Join { same_client: false, .. } => shared.probes.suspect(),
             Decision::Ask(_) if upstreams.has_address(address.ip()) => shared.probes.suspect(),
