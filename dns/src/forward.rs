@@ -95,7 +95,7 @@ impl Forwarder {
         Forwarder(Rc::new(Inner {
             shared,
             counters,
-            asker: Asker::new(tasks.clone(), tls, max_sockets, limit, health),
+            asker: Asker::new(tasks.clone(), tls, sockets, limit, health),
             tasks,
             outside: RefCell::new(Outside::new()),
         }))
@@ -157,7 +157,8 @@ impl Forwarder {
 
     /// Asks upstreams although the cache has an answer, for the next client.
     pub(crate) fn refresh(&self, key: &Key, permit: QuotaPermit) {
-        let question = Question::of(key);
+        // Also if the client wants no recursion.
+        let question = Question::of(&key.clone().cached());
         let forwarder = self.clone();
         self.0.tasks.spawn(async move {
             // Nothing changes if it fails.
@@ -252,7 +253,8 @@ impl Forwarder {
         match &learnt {
             Ok(answer) => {
                 counters.forwarded(now - begun);
-                if question.is_recursive() {
+                // A part of an answer must not take the place of a whole one.
+                if question.is_recursive() && !answer.is_partial {
                     shared.cache.put(question.key(), answer, now.into_std());
                 }
             }
@@ -293,7 +295,7 @@ impl Forwarding {
 
     /// A stale answer to a question.
     fn stale(&self, question: &Question) -> Option<Arc<Stored>> {
-        let shown = self.cache.peek(question.key(), 0, Instant::now().into_std())?;
+        let shown = self.cache.peek(&question.cached_key(), 0, Instant::now().into_std())?;
         shown.answer.map(|(answer, ..)| answer)
     }
 
