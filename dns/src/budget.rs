@@ -31,8 +31,8 @@ pub(crate) struct Demand {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Budget {
     pub(crate) tcp_connections: usize,
-    /// Sockets to upstreams of one data thread, of those in use.
-    pub(crate) sockets_per_thread: usize,
+    /// Queries that may wait for upstreams, and sockets for them of all threads together.
+    pub(crate) forwards: usize,
 }
 
 impl Demand {
@@ -43,7 +43,7 @@ impl Demand {
         let left = self.open_files.saturating_sub(fixed);
         let forwards = self.max_forwards.min(left / FORWARD_SHARE);
         let tcp_connections = self.max_tcp_connections.min(left - forwards).max(1);
-        Budget { tcp_connections, sockets_per_thread: (forwards / self.threads.max(1)).max(1) }
+        Budget { tcp_connections, forwards: forwards.max(1) }
     }
 }
 
@@ -62,16 +62,16 @@ mod tests {
                 max_forwards: 1024,
             };
             let budget = demand.budget();
-            let found = (budget.tcp_connections, budget.sockets_per_thread);
+            let found = (budget.tcp_connections, budget.forwards);
             assert_eq!(found, expected, "{open_files} files, {threads} threads");
-            let used = budget.tcp_connections
-                + threads * (budget.sockets_per_thread + PER_THREAD + MAX_STREAMS);
+            let of_threads = threads * (PER_THREAD + MAX_STREAMS);
+            let used = budget.tcp_connections + budget.forwards + of_threads;
             assert!(used + RESERVED + threads < open_files || open_files < 200);
         };
-        check(1 << 20, 5, (1024, 204));
+        check(1 << 20, 5, (1024, 1024));
         check(1 << 20, 1, (1024, 1024));
-        check(1024, 3, (596, 99));
-        check(256, 2, (92, 22));
+        check(1024, 3, (596, 298));
+        check(256, 2, (92, 45));
         check(64, 2, (1, 1));
     }
 }

@@ -53,6 +53,7 @@ use upstreams::{Forwarding, Learnt};
 /// How long a client waits before it gets a stale answer (RFC 8767 section 5).
 const STALE_WAIT: Duration = Duration::from_millis(1800);
 
+pub(crate) use race::Sockets;
 /// Connections that one data thread keeps to all upstreams together, beside the sockets in use.
 pub(crate) use stream::MAX_STREAMS;
 
@@ -81,12 +82,12 @@ impl std::fmt::Debug for Waiter {
 }
 
 impl Forwarder {
-    /// For a data thread whose tasks run on `tasks`, with at most `max_sockets` in use.
+    /// For a data thread whose tasks run on `tasks`.
     pub(crate) fn new(
         shared: Arc<Forwarding>,
         counters: Arc<Counters>,
         tasks: Rc<LocalSet>,
-        max_sockets: usize,
+        sockets: Sockets,
     ) -> Forwarder {
         let tasks = Tasks::new(tasks);
         let tls = shared.tls.as_deref().map(connect::for_thread);
@@ -94,7 +95,7 @@ impl Forwarder {
         Forwarder(Rc::new(Inner {
             shared,
             counters,
-            asker: Asker::new(tasks.clone(), tls, max_sockets, limit, health),
+            asker: Asker::new(tasks.clone(), tls, sockets, limit, health),
             tasks,
             outside: RefCell::new(Outside::new()),
         }))
@@ -125,6 +126,10 @@ impl Forwarder {
         counters.decided(&decision);
         match &decision {
             Decision::Busy => drop(shared.metrics.forwards_refused.inc()),
+            // Until upstreams have failed again, others get it without a place for each.
+            Decision::Answer { age: Age::Stale, refresh: Some(_), .. } => {
+                shared.cache.defer(key.clone().cached().octets(), now);
+            }
             // Its own question may have come back to us.
             Decision::Join { same_client: false, .. } => shared.probes.suspect(),
             Decision::Ask(_) if upstreams.has_address(address.ip()) => shared.probes.suspect(),
@@ -152,7 +157,8 @@ impl Forwarder {
 
     /// Asks upstreams although the cache has an answer, for the next client.
     pub(crate) fn refresh(&self, key: &Key, permit: QuotaPermit) {
-        let question = Question::of(key);
+        // Also if the client wants no recursion.
+        let question = Question::of(&key.clone().cached());
         let forwarder = self.clone();
         self.0.tasks.spawn(async move {
             // Nothing changes if it fails.
@@ -247,7 +253,8 @@ impl Forwarder {
         match &learnt {
             Ok(answer) => {
                 counters.forwarded(now - begun);
-                if question.is_recursive() {
+                // A part of an answer must not take the place of a whole one.
+                if question.is_recursive() && !answer.is_partial {
                     shared.cache.put(question.key(), answer, now.into_std());
                 }
             }
@@ -288,7 +295,7 @@ impl Forwarding {
 
     /// A stale answer to a question.
     fn stale(&self, question: &Question) -> Option<Arc<Stored>> {
-        let shown = self.cache.peek(question.key(), 0, Instant::now().into_std())?;
+        let shown = self.cache.peek(&question.cached_key(), 0, Instant::now().into_std())?;
         shown.answer.map(|(answer, ..)| answer)
     }
 

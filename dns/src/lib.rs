@@ -52,7 +52,7 @@ pub use forward::server::ServerAddress;
 pub use zone::PodMode;
 
 use accept::{Listener, Protocol};
-use budget::Demand;
+use budget::{Budget, Demand};
 use cache::Cache;
 use config::Servers;
 use cookies::Cookies;
@@ -63,7 +63,7 @@ use forward::routes::Routes;
 use forward::server::{Group, Server};
 use forward::server_metrics::ServerMetrics;
 use forward::upstreams::Forwarding;
-use forward::{connect, health, loops};
+use forward::{Sockets, connect, health, loops};
 use hosts_file::HostsFile;
 use local::Local;
 use looks::Looks;
@@ -164,7 +164,7 @@ fn start(
              --max-tcp-connections"
         );
     }
-    let shared = Arc::new(shared(config, daemon, metrics, &listeners)?);
+    let shared = Arc::new(shared(config, daemon, metrics, &listeners, budget)?);
     follow_hosts(config, daemon, &shared);
     let certificate = match certificate {
         Some(CertificateSource::Files(files)) => {
@@ -177,7 +177,7 @@ fn start(
     let setup = Setup {
         shared: shared.clone(),
         metrics: metrics.clone(),
-        max_sockets: budget.sockets_per_thread,
+        sockets: Sockets::new(budget.forwards),
     };
     let mut threads = Threads::new(daemon.supervisor.clone());
     for (number, socket) in sockets.into_iter().enumerate() {
@@ -257,6 +257,7 @@ fn shared(
     daemon: &Daemon,
     metrics: &Metrics,
     listeners: &[SocketAddr],
+    budget: Budget,
 ) -> Result<Shared, Failure> {
     let addresses = machine::addresses();
     let servers = config.servers(listeners, |ip| addresses.contains(&ip))?;
@@ -273,7 +274,8 @@ fn shared(
     };
     let upstreams: Vec<String> = first.iter().map(ToString::to_string).collect();
     tracing::info!(?listeners, ?upstreams, domain = %settings.domain, "answering");
-    let forwarding = Arc::new(forwarding(config, metrics, &first, &zones.groups, routes.clone())?);
+    let forwarding =
+        Arc::new(forwarding(config, metrics, &first, &zones.groups, routes.clone(), budget)?);
     ServerMetrics::register(&daemon.metrics, forwarding.clone());
     CacheMetrics::register(&daemon.metrics, forwarding.clone());
     if let Some(file) = followed {
@@ -301,6 +303,7 @@ fn forwarding(
     servers: &[ServerAddress],
     zones: &[Vec<ServerAddress>],
     routes: Arc<Routes>,
+    budget: Budget,
 ) -> Result<Forwarding, Failure> {
     let mut all = servers.iter().chain(zones.iter().flatten());
     let tls = all.any(|server| server.tls_name.is_some()).then(connect::system_tls);
@@ -312,7 +315,7 @@ fn forwarding(
         zones: zones.iter().map(group).collect(),
         allow: config.allow_forward.clone(),
         try_timeout: config.upstream_timeout,
-        quota: quota(config.max_forwards, &metrics.forwards_in_flight),
+        quota: quota(budget.forwards, &metrics.forwards_in_flight),
         metrics: metrics.clone(),
         probes: Probes::default(),
         cache: Cache::new(usize::try_from(config.cache_bytes).unwrap_or(usize::MAX)),

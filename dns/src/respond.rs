@@ -9,6 +9,7 @@ use crate::local::{Asked, Local};
 use crate::wire::reply::{Detached, Section, Transport, pointer};
 use crate::wire::{
     Bad, Class, HEADER_LEN, Name, QUESTION_AT, Query, Rcode, Reply, Type, UDP_EDNS_LIMIT, flag,
+    u16_at,
 };
 use crate::zone::{Answer, Zone};
 
@@ -119,6 +120,18 @@ pub(crate) fn error(
     let recursion = if policy.forwards { flag::RA } else { 0 };
     let reply = Reply::to(buf, query, transport, recursion);
     Outcome::Reply(reply.finish(rcode), rcode)
+}
+
+/// Takes the records out of a reply over UDP and sets TC, so that the client asks over TCP. The new
+/// length; `None` if the reply is a header alone, because its query could not be parsed.
+pub(crate) fn cut(query: &Query, buf: &mut [u8]) -> Option<usize> {
+    let (flags, questions) = (u16_at(buf, 2)?, u16_at(buf, 4)?);
+    if questions == 0 {
+        return None;
+    }
+    let flags = flags & (flag::AA | flag::RA) | flag::TC;
+    let rcode = Rcode(u16::from(buf[3]) & flag::RCODE);
+    Some(Reply::to(buf, query, Transport::Udp, flags).finish(rcode))
 }
 
 fn reject(bad: Bad, query: &Query, buf: &mut [u8]) -> Outcome {

@@ -19,10 +19,10 @@ use crate::local::Local;
 use crate::metrics::Counters;
 use crate::rate::{RateLimit, Verdict};
 use crate::respond::outside::{self, Replied, serve, serve_alias};
-use crate::respond::{Alias, Names, Outcome, Policy, respond};
+use crate::respond::{Alias, Names, Outcome, Policy, cut, respond};
 use crate::wire::options::{self, ExtendedError};
 use crate::wire::reply::Transport;
-use crate::wire::{Query, Rcode, Reply, flag};
+use crate::wire::{Query, Rcode, flag};
 use crate::zone::Zone;
 
 /// Shared by all data threads. It changes only by swapping the zone or the upstreams.
@@ -107,11 +107,9 @@ impl Shared {
         match limit.judge(client.ip(), query.name.wire(), rcode, now) {
             Verdict::Send => Some(len),
             Verdict::Drop => None,
-            // There is no question that could be asked again over TCP.
-            Verdict::Cut if rcode == Rcode::FORMERR || rcode == Rcode::NOTIMP => None,
             Verdict::Cut => {
-                let reply = Reply::to(buf, query, Transport::Udp, flag::RA | flag::TC);
-                let replied = Replied { len: reply.finish(rcode), rcode, error: None };
+                // Without a question there is nothing to be asked again over TCP.
+                let replied = Replied { len: cut(query, buf)?, rcode, error: None };
                 Some(self.add_options(buf, query, &replied, Transport::Udp, Some(client)))
             }
         }
@@ -376,16 +374,17 @@ impl Pending {
                 (bytes, replied)
             }
         };
-        let mut len =
-            Some(shared.add_options(&mut bytes, &query, &replied, transport, Some(client)));
-        let limit = shared.rate_limit.as_ref().filter(|limit| !limit.is_exempt(client.ip()));
-        if let (Some(limit), Transport::Udp) = (limit, transport) {
-            len = len.and_then(|len| shared.limit(limit, &query, &mut bytes, len, client));
+        let mut len = shared.add_options(&mut bytes, &query, &replied, transport, Some(client));
+        if let Some(limit) = &shared.rate_limit
+            && transport == Transport::Udp
+            && !limit.is_exempt(client.ip())
+        {
+            match shared.limit(limit, &query, &mut bytes, len, client) {
+                Some(limited) => len = limited,
+                None => return (None, replied.rcode),
+            }
         }
-        let bytes = len.map(|len| {
-            bytes.truncate(len);
-            bytes
-        });
-        (bytes, replied.rcode)
+        bytes.truncate(len);
+        (Some(bytes), replied.rcode)
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::accept::{self, Listener};
-use crate::forward::Forwarder;
+use crate::forward::{Forwarder, Sockets};
 use crate::metrics::Metrics;
 use crate::responder::{Responder, Shared};
 use crate::tcp::TcpServer;
@@ -35,8 +35,7 @@ pub(crate) struct Threads {
 pub(crate) struct Setup {
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: Metrics,
-    /// Sockets to upstreams that one thread may use at a time.
-    pub(crate) max_sockets: usize,
+    pub(crate) sockets: Sockets,
 }
 
 impl Setup {
@@ -45,8 +44,7 @@ impl Setup {
         let tasks = Rc::new(LocalSet::new());
         let counters = self.metrics.thread();
         let forwarding = self.shared.forwarding.clone();
-        let forwarder =
-            Forwarder::new(forwarding, counters.clone(), tasks.clone(), self.max_sockets);
+        let forwarder = Forwarder::new(forwarding, counters.clone(), tasks.clone(), self.sockets);
         (Responder::new(self.shared, counters, forwarder), tasks)
     }
 }

@@ -5,10 +5,12 @@
 //! (RFC 5452 section 5).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use daemon::quota;
+use foldhash::fast::RandomState;
 
 use crate::cache::stored::{Age, Stored};
 use crate::cache::{Failure, Found};
@@ -16,9 +18,11 @@ use crate::cache::{Failure, Found};
 use super::question::{Key, Question};
 
 /// Queries that may wait for the answer to one question.
-const MAX_WAITERS: usize = 4096;
+const MAX_WAITERS: usize = 8192;
 /// Queries that may wait in all.
 const MAX_ALL_WAITERS: usize = 16_384;
+/// Those of one client, which can send many for a few dead names.
+const MAX_OF_CLIENT: usize = 2048;
 
 /// What is decided about a question. `P` is the permit to wait for upstreams.
 #[derive(Debug, PartialEq)]
@@ -59,21 +63,23 @@ impl Client {
 /// One data thread's questions for upstreams; `W` waits for an answer.
 #[derive(Debug)]
 pub(crate) struct Outside<W, P> {
-    in_flight: HashMap<Question, InFlight<W, P>, foldhash::fast::RandomState>,
+    in_flight: HashMap<Question, InFlight<W, P>, RandomState>,
     waiters: usize,
+    /// The queries of each client that wait.
+    by_client: HashMap<quota::Client, usize, RandomState>,
 }
 
 #[derive(Debug)]
 struct InFlight<W, P> {
     first_client: SocketAddr,
     /// The place of each client that waits.
-    places: HashMap<quota::Client, P, foldhash::fast::RandomState>,
-    waiters: Vec<W>,
+    places: HashMap<quota::Client, P, RandomState>,
+    waiters: Vec<(quota::Client, W)>,
 }
 
 impl<W, P> Outside<W, P> {
     pub(crate) fn new() -> Outside<W, P> {
-        Outside { in_flight: HashMap::default(), waiters: 0 }
+        Outside { in_flight: HashMap::default(), waiters: 0, by_client: HashMap::default() }
     }
 
     /// Decides. `found` is what the cache knows, `are_down` whether all upstreams are known not to
@@ -119,7 +125,8 @@ impl<W, P> Outside<W, P> {
         client: Client,
         admit: impl FnOnce() -> Option<P>,
     ) -> Option<Decision<P>> {
-        if self.waiters == MAX_ALL_WAITERS {
+        let of_client = self.by_client.get(&client.quota()).copied().unwrap_or_default();
+        if self.waiters == MAX_ALL_WAITERS || of_client == MAX_OF_CLIENT {
             return None;
         }
         let Some(asked) = self.in_flight.get(key.octets()) else {
@@ -143,16 +150,18 @@ impl<W, P> Outside<W, P> {
         permit: Option<P>,
         waiter: W,
     ) -> bool {
+        let quota_client = quota::Client::of(client.ip());
         self.waiters += 1;
+        *self.by_client.entry(quota_client).or_default() += 1;
         let mut is_first = false;
         let asked = self.in_flight.entry(question.clone()).or_insert_with(|| {
             is_first = true;
             InFlight { first_client: client, places: HashMap::default(), waiters: Vec::new() }
         });
         if let Some(permit) = permit {
-            asked.places.insert(quota::Client::of(client.ip()), permit);
+            asked.places.insert(quota_client, permit);
         }
-        asked.waiters.push(waiter);
+        asked.waiters.push((quota_client, waiter));
         is_first
     }
 
@@ -161,7 +170,15 @@ impl<W, P> Outside<W, P> {
         let asked = self.in_flight.remove(question);
         let waiters = asked.map(|asked| asked.waiters).unwrap_or_default();
         self.waiters -= waiters.len();
-        waiters
+        for (client, _) in &waiters {
+            if let Entry::Occupied(mut of_client) = self.by_client.entry(*client) {
+                *of_client.get_mut() -= 1;
+                if *of_client.get() == 0 {
+                    of_client.remove();
+                }
+            }
+        }
+        waiters.into_iter().map(|(_, waiter)| waiter).collect()
     }
 
     /// Whether nobody waits.
@@ -245,20 +262,46 @@ mod tests {
     #[test]
     fn those_who_wait_are_bounded() {
         let mut outside: Outside<usize, ()> = Outside::new();
-        let one = client("10.0.0.1:53");
-        let decide = |outside: &Outside<usize, ()>, name: &str| {
-            outside.decide(&key(name), Found::Nothing, one, false, || Some(()))
+        let from = |number: usize| client(&format!("10.0.0.{}:53", number % 100));
+        let decide = |outside: &Outside<usize, ()>, from: Client, name: &str| {
+            outside.decide(&key(name), Found::Nothing, from, false, || Some(()))
         };
         for number in 0..MAX_ALL_WAITERS {
             let name = format!("n{}.example A", number / MAX_WAITERS);
-            assert!(!matches!(decide(&outside, &name), Decision::Busy), "{number}");
-            outside.wait(&asked(&name), one.address, Some(()), number);
+            let client = from(number);
+            assert!(!matches!(decide(&outside, client, &name), Decision::Busy), "{number}");
+            outside.wait(&asked(&name), client.address, Some(()), number);
             if (number + 1) % MAX_WAITERS == 0 {
-                assert_eq!(decide(&outside, &name), Decision::Busy);
+                assert_eq!(decide(&outside, client, &name), Decision::Busy);
             }
         }
-        assert_eq!(decide(&outside, "new.example A"), Decision::Busy);
+        assert_eq!(decide(&outside, from(0), "new.example A"), Decision::Busy);
         assert_eq!(outside.finish(&asked("n0.example A")).len(), MAX_WAITERS);
-        assert_eq!(decide(&outside, "new.example A"), Decision::Ask(()));
+        assert_eq!(decide(&outside, from(0), "new.example A"), Decision::Ask(()));
+    }
+
+    /// With a few dead names, one client took all places of those who wait.
+    #[test]
+    fn one_client_s_queries_leave_room_to_others() {
+        let mut outside: Outside<usize, ()> = Outside::new();
+        let (one, two) = (client("10.0.0.1:53"), client("10.0.0.2:53"));
+        let decide = |outside: &Outside<usize, ()>, from: Client, name: &str| {
+            outside.decide(&key(name), Found::Nothing, from, false, || Some(()))
+        };
+        let dead = ["a.example A", "b.example A"];
+        for number in 0..MAX_OF_CLIENT {
+            let name = dead[number % dead.len()];
+            assert!(!matches!(decide(&outside, one, name), Decision::Busy), "{number}");
+            outside.wait(&asked(name), one.address, Some(()), number);
+        }
+        for name in [dead[0], "c.example A"] {
+            assert_eq!(decide(&outside, one, name), Decision::Busy, "{name}");
+            assert!(!matches!(decide(&outside, two, name), Decision::Busy), "{name}");
+        }
+        for name in dead {
+            assert_eq!(outside.finish(&asked(name)).len(), MAX_OF_CLIENT / dead.len());
+        }
+        assert!(outside.by_client.is_empty());
+        assert_eq!(decide(&outside, one, dead[0]), Decision::Ask(()));
     }
 }

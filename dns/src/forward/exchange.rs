@@ -163,10 +163,10 @@ fn reply(question: &Question, message: &[u8], rtt: Duration) -> Result<Reply, Re
     Ok(Reply { answer, kind, rtt })
 }
 
-/// Whether a code says that this server has no answer. Others (NOERROR, NXDOMAIN) are answers.
+/// Whether a code says that this server has no answer. YXDOMAIN says that a DNAME record makes the
+/// name too long (RFC 6672 section 2.2).
 fn is_refusal(rcode: Rcode) -> bool {
-    let refusals = [Rcode::FORMERR, Rcode::SERVFAIL, Rcode::NOTIMP, Rcode::REFUSED, Rcode::BADVERS];
-    refusals.contains(&rcode)
+    ![Rcode::NOERROR, Rcode::NXDOMAIN, Rcode::YXDOMAIN].contains(&rcode)
 }
 
 #[cfg(test)]

@@ -85,6 +85,15 @@ impl Question {
         &self.0
     }
 
+    /// The octets of the key under which an answer may be cached already.
+    pub(crate) fn cached_key(&self) -> Arc<[u8]> {
+        let mut key = self.0.clone();
+        if !self.is_recursive() {
+            *Arc::make_mut(&mut key).last_mut().expect("a key has bits") &= !bit::ITERATIVE;
+        }
+        key
+    }
+
     /// The name in wire form and lower case.
     pub(crate) fn name(&self) -> &[u8] {
         &self.0[..self.0.len() - TAIL_LEN]

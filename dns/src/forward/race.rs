@@ -26,9 +26,41 @@ use super::question::Question;
 use super::server::{Group, Reason, Server};
 use super::tasks::Tasks;
 
-/// Overtaken servers that one data thread waits for, and its share of the sockets for them.
-const MAX_LATE: usize = 16;
+/// Overtaken servers that are waited for, and the share of the sockets for them.
+const MAX_LATE: usize = 64;
 const LATE_SHARE: usize = 4;
+/// The share of the sockets that is left to questions that nobody is being asked: names that
+/// no server answers use several sockets each.
+const FIRST_SHARE: usize = 4;
+
+/// The sockets for UDP that all data threads may use, or connections instead.
+#[derive(Clone, Debug)]
+pub(crate) struct Sockets {
+    /// A permit for each server that is being asked.
+    room: Arc<Semaphore>,
+    late: Arc<Semaphore>,
+    total: usize,
+}
+
+impl Sockets {
+    /// So many at a time.
+    pub(crate) fn new(total: usize) -> Sockets {
+        let total = total.clamp(1, Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(total));
+        let late = Arc::new(Semaphore::new(MAX_LATE.min(total / LATE_SHARE)));
+        Sockets { room, late, total }
+    }
+
+    /// A permit to ask; for a question that nobody is being asked it is worth waiting.
+    async fn room(&self, is_first: bool, deadline: Instant) -> Option<OwnedSemaphorePermit> {
+        let room = self.room.clone();
+        if is_first {
+            return timeout_at(deadline, room.acquire_owned()).await.ok()?.ok();
+        }
+        let is_free = room.available_permits() > self.total / FIRST_SHARE;
+        is_free.then(|| room.try_acquire_owned().ok())?
+    }
+}
 
 /// The result of asking the servers of a group.
 #[derive(Debug, PartialEq)]
@@ -74,25 +106,23 @@ pub(crate) struct Race {
     tasks: Tasks,
     /// How long a server may be silent.
     limit: Duration,
-    /// A permit for each server that is being asked.
-    room: Arc<Semaphore>,
-    late: Arc<Semaphore>,
+    sockets: Sockets,
     /// Told when a server goes down or comes back.
     health: Arc<Notify>,
 }
 
 impl Asker {
-    /// With at most `max_sockets` for UDP in use, and `limit` as the time that a server may be
-    /// silent. `health` is told when a server goes down or comes back.
+    /// `limit` is the time that a server may be silent. `health` is told when a server goes down or
+    /// comes back.
     pub(crate) fn new(
         tasks: Tasks,
         tls: Option<Arc<ClientConfig>>,
-        max_sockets: usize,
+        sockets: Sockets,
         limit: Duration,
         health: Arc<Notify>,
     ) -> Asker {
         let exchange = Rc::new(Exchange::new(tasks.clone(), tls));
-        Asker { exchange, race: Race::new(tasks, max_sockets, limit, health) }
+        Asker { exchange, race: Race::new(tasks, sockets, limit, health) }
     }
 
     /// Asks the servers of a group.
@@ -129,14 +159,11 @@ struct Report {
 impl Race {
     pub(crate) fn new(
         tasks: Tasks,
-        max_sockets: usize,
+        sockets: Sockets,
         limit: Duration,
         health: Arc<Notify>,
     ) -> Race {
-        let max_sockets = max_sockets.clamp(1, Semaphore::MAX_PERMITS);
-        let room = Arc::new(Semaphore::new(max_sockets));
-        let late = Arc::new(Semaphore::new(MAX_LATE.min(max_sockets / LATE_SHARE)));
-        Race { tasks, limit: limit.min(DEADLINE), room, late, health }
+        Race { tasks, limit: limit.min(DEADLINE), sockets, health }
     }
 
     /// Asks the servers by `ask`, which gets the time it has, and whether the server was asked
@@ -162,7 +189,7 @@ impl Race {
                 Step::End => break,
                 Step::Wait(until) => Instant::from_std(until),
                 Step::Ask(server) => {
-                    let Some(room) = self.room(runners.is_empty(), deadline).await else {
+                    let Some(room) = self.sockets.room(runners.is_empty(), deadline).await else {
                         plan.postpone(Instant::now().into_std());
                         continue;
                     };
@@ -200,14 +227,6 @@ impl Race {
         best.asked(is_loop)
     }
 
-    /// A permit to ask; the first server of a question is worth waiting for one.
-    async fn room(&self, is_first: bool, deadline: Instant) -> Option<OwnedSemaphorePermit> {
-        if !is_first {
-            return self.room.clone().try_acquire_owned().ok();
-        }
-        timeout_at(deadline, self.room.clone().acquire_owned()).await.ok()?.ok()
-    }
-
     /// Asks one server, in a task of its own, which keeps what is put into the cell.
     fn start(
         &self,
@@ -238,7 +257,7 @@ impl Race {
             if overtaken {
                 servers[server].overtaken(since.elapsed());
             }
-            match self.late.clone().try_acquire_owned() {
+            match self.sockets.late.clone().try_acquire_owned() {
                 Ok(permit) => late.set(Some(permit)),
                 Err(_) => task.abort(),
             }

@@ -15,7 +15,7 @@ use crate::wire::record::{Record, Records};
 use crate::wire::{Class, HEADER_LEN, Rcode, Type, flag, u16_at};
 
 use super::question::Question;
-use encoder::Encoder;
+use encoder::{Encoder, MAX_POINTER};
 
 /// The longest chain of aliases that is passed on. Longer ones are loops, or as good as that.
 const MAX_CHAIN: usize = 16;
@@ -23,6 +23,9 @@ const MAX_CHAIN: usize = 16;
 const MAX_TTL: u32 = 86_400;
 /// That of a negative answer (RFC 2308 section 5).
 const MAX_NEGATIVE_TTL: u32 = 10_800;
+/// Answers that are longer, in octets, are not continued with our own: pointers to names in those
+/// would not reach.
+const MAX_CONTINUED: usize = MAX_POINTER / 2;
 
 /// A record of the message with its owner's name, in lower case.
 #[derive(Debug)]
@@ -89,6 +92,7 @@ pub(crate) fn rebuild(question: &Question, message: &[u8]) -> Option<Stored> {
         let cut = |at: usize| (at - encoder.begun()) as u16;
         cuts.push(Cut { ttl_at: cut(ttl_at), end: cut(encoder.at()) });
     }
+    let answers_end = cuts[..usize::from(counts[0])].last().map_or(0, |cut| usize::from(cut.end));
     let is_partial = is_truncated(message);
     Some(Stored {
         rcode,
@@ -97,7 +101,7 @@ pub(crate) fn rebuild(question: &Question, message: &[u8]) -> Option<Stored> {
         counts,
         records: encoder.into_records(),
         cuts: cuts.into(),
-        open_end: open_end_at,
+        open_end: open_end_at.filter(|_| answers_end <= MAX_CONTINUED),
         error: extras.error,
         ttl: if is_partial { 0 } else { ttl },
     })
@@ -225,6 +229,7 @@ fn keep_additional(
             named.push(target);
         }
     }
+    named.sort_unstable();
     // `_http._tcp.example.com` is about example.com.
     let mut base = question.name();
     while base.get(1) == Some(&b'_') {
@@ -233,7 +238,7 @@ fn keep_additional(
     found.retain(|f| {
         let is_address = matches!(f.record.rtype, Type::A | Type::AAAA);
         let in_zone = || is_within(&f.owner, base) || apex.is_some_and(|a| is_within(&f.owner, a));
-        f.section < 2 || is_address && named.contains(&f.owner) && in_zone()
+        f.section < 2 || is_address && named.binary_search(&f.owner).is_ok() && in_zone()
     });
 }
 

@@ -94,6 +94,29 @@ fn malformed_packets_get_a_reply_without_a_question() {
     check("two OPT", &set(two, &[(11, 2)]), formerr, true);
 }
 
+/// A reply to a packet that could not be parsed repeated what was in the buffer before it.
+#[test]
+fn replies_are_cut_to_their_own_question() {
+    let zone = zone();
+    let names = Names { zone: &zone, local: &crate::local::Local::default() };
+    let mut query = Query::new();
+    let mut buf = vec![0xee; MIN_BUFFER];
+    let mut check = |packet: &[u8], expected: &[&str]| {
+        buf[..packet.len()].copy_from_slice(packet);
+        let len = packet.len();
+        let outcome = respond(names, FORWARDS, &mut query, &mut buf, len, Transport::Udp, 0);
+        let Outcome::Reply(len, _) = outcome else { panic!("{outcome:?}") };
+        let len = cut(&query, &mut buf).unwrap_or(len);
+        let reply = Message::from_vec(&buf[..len]).unwrap();
+        assert_eq!(show(&reply), expected);
+        (reply.metadata.truncation, reply.queries.len(), reply.edns.is_some())
+    };
+    assert_eq!(check(&edns_packet(A), &["NoError"]), (true, 1, true));
+    assert_eq!(check(&packet("none.testns.svc.Z A"), &["NXDomain"]), (true, 1, false));
+    assert_eq!(check(&packet(A)[..20], &["FormErr"]), (false, 0, false));
+    assert_eq!(check(&set(packet(A), &[(2, 0x21)]), &["NotImp"]), (false, 0, false));
+}
+
 #[test]
 fn the_opcode_is_echoed() {
     let reply = send_both(LOCAL, &set(packet(A), &[(2, 0x20)])).unwrap();

@@ -7,6 +7,8 @@ pub(crate) const MAX_NAME: usize = 255;
 const MAX_LABEL: usize = 63;
 /// Every label takes at least two octets, and the root one.
 const MAX_LABELS: usize = (MAX_NAME - 1) / 2;
+/// A pointer after each label is as many as a name can need.
+const MAX_POINTERS: usize = MAX_LABELS + 1;
 
 /// A domain name in lower case, with the offset of each label.
 #[derive(Clone)]
@@ -163,8 +165,10 @@ pub(crate) fn expand(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize
     let begun = out.len();
     let mut here = at;
     let mut behind = None;
-    // Each pointer must point before everything that was read so far, so the loop ends.
+    // Each pointer must point before everything that was read so far, so the loop ends; and it
+    // ends soon, whoever wrote the message.
     let mut bound = at;
+    let mut pointers = 0;
     loop {
         let len = usize::from(*bytes.get(here)?);
         match len {
@@ -180,7 +184,8 @@ pub(crate) fn expand(bytes: &[u8], at: usize, out: &mut Vec<u8>) -> Option<usize
             }
             0xc0.. => {
                 let target = pointer_target(bytes, here)?;
-                if target >= bound {
+                pointers += 1;
+                if target >= bound || pointers > MAX_POINTERS {
                     return None;
                 }
                 behind.get_or_insert(here + 2);
@@ -255,5 +260,18 @@ mod tests {
         check(b"\x05a", 0, None);
         check(b"", 0, None);
         check(&[[&b"\x3f"[..], &[b'a'; 63]].concat().repeat(4), vec![0]].concat(), 0, None);
+        // Pointers to pointers.
+        let chain = |pointers: usize| {
+            let mut bytes = vec![0];
+            for n in 0..pointers {
+                let before = (2 * n).saturating_sub(1) as u16;
+                bytes.extend_from_slice(&(0xc00c + before).to_be_bytes());
+            }
+            bytes
+        };
+        let last = |pointers: usize| 2 * pointers - 1;
+        let most = chain(MAX_POINTERS);
+        check(&most, last(MAX_POINTERS), Some((b"\x00", most.len())));
+        check(&chain(MAX_POINTERS + 1), last(MAX_POINTERS + 1), None);
     }
 }

@@ -89,6 +89,7 @@ impl Rcode {
     pub(crate) const NXDOMAIN: Rcode = Rcode(3);
     pub(crate) const NOTIMP: Rcode = Rcode(4);
     pub(crate) const REFUSED: Rcode = Rcode(5);
+    pub(crate) const YXDOMAIN: Rcode = Rcode(6);
     pub(crate) const BADVERS: Rcode = Rcode(16);
 }
 

@@ -48,7 +48,7 @@ impl Course {
         let addresses: Vec<_> = (0..does.len()).map(address).collect();
         Course {
             group: Group::new(&addresses, Instant::now().into_std()),
-            race: Race::new(tasks.clone(), room, LIMIT, Arc::default()),
+            race: Race::new(tasks.clone(), Sockets::new(room), LIMIT, Arc::default()),
             does: Rc::new(RefCell::new(does.to_vec())),
             asked: Rc::default(),
         }
@@ -260,9 +260,13 @@ fn few_overtaken_servers_are_waited_for() {
         assert!(all.iter().all(|(asked, _)| *asked == answered(1)));
         // Tasks that are aborted end when they would run next.
         sleep(ms(1)).await;
-        assert_eq!(course.race.room.available_permits(), 40 - 10, "a quarter of the sockets");
+        assert_eq!(
+            course.race.sockets.room.available_permits(),
+            40 - 10,
+            "a quarter of the sockets"
+        );
         sleep(LIMIT).await;
-        assert_eq!(course.race.room.available_permits(), 40);
+        assert_eq!(course.race.sockets.room.available_permits(), 40);
         assert!(tasks.is_idle() && course.group.servers[0].is_down());
         // With one socket, nothing is left behind.
         let course = Course::with_room(&tasks, &[Does::Answer(150), Does::Answer(5)], 1);
@@ -292,7 +296,7 @@ async fn futures<F: Future>(all: impl Iterator<Item = F>) -> Vec<F::Output> {
 fn a_question_without_a_socket_ends_in_time() {
     on_a_paused_clock(async |tasks| {
         let course = Course::with_room(&tasks, &[Does::Answer(1)], 1);
-        let held = course.race.room.clone().acquire_owned().await.unwrap();
+        let held = course.race.sockets.room.clone().acquire_owned().await.unwrap();
         assert_eq!(course.run().await, (failed(None, Cause::Silent), ms(3500)));
         drop(held);
         assert_eq!(course.run().await, (answered(0), ms(1)));

@@ -9,7 +9,7 @@ use super::super::question::Question;
 /// Names that later ones may point to; more are seldom of use.
 const MAX_TARGETS: usize = 64;
 /// A pointer reaches no further.
-const MAX_POINTER: usize = 0x3fff;
+pub(super) const MAX_POINTER: usize = 0x3fff;
 
 /// Records that follow a question.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
 //! Upstreams' messages, written by another codec or malformed, and what clients get of them.
 
 use hickory_proto::op::{Message, MessageType, ResponseCode};
-use hickory_proto::rr::rdata::{A, CNAME, MX, NS, SOA, TXT};
-use hickory_proto::rr::{Name as HickoryName, RData, Record as HickoryRecord};
+use hickory_proto::rr::rdata::{A, CNAME, MX, NS, NULL, SOA, TXT};
+use hickory_proto::rr::{Name as HickoryName, RData, Record as HickoryRecord, RecordType};
 use proptest::prelude::*;
 
 use super::*;
@@ -208,6 +208,23 @@ fn an_alias_into_the_cluster_zone_is_continued() {
     upstream.add_answer(alias("www.example.com.", "elsewhere.test."));
     let reply = relayed(&asked, &upstream, Transport::Udp);
     assert_eq!(show(&reply), ["NoError", "www.example.com 60 CNAME elsewhere.test"]);
+}
+
+/// A pointer to the alias's target, behind long signatures, would have led elsewhere.
+#[test]
+fn an_alias_behind_long_answers_is_not_continued() {
+    let asked = with_edns(question("www.example.com A"), 1232, true);
+    for (length, lines) in [(8_000, 4), (8_200, 3), (17_000, 3), (60_000, 3)] {
+        let mut upstream = reply_to(&asked);
+        let unknown = |len: usize| RData::Unknown {
+            code: RecordType::RRSIG,
+            rdata: NULL::with(vec![0; len]),
+        };
+        upstream.add_answer(record("www.example.com.", unknown(length)));
+        upstream.add_answer(alias("www.example.com.", "svc1.testns.svc.cluster.local."));
+        let reply = relayed(&asked, &upstream, Transport::Tcp);
+        assert_eq!(show(&reply).len(), lines, "{length}");
+    }
 }
 
 #[test]
