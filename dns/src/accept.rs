@@ -28,6 +28,10 @@ pub(crate) enum Protocol {
     Https(Arc<rustls::ServerConfig>),
 }
 
+/// How long a handshake may go on when the drain has begun: for the client it may be over, and its
+/// first query on the way.
+const LAST_HANDSHAKE: Duration = Duration::from_secs(1);
+
 /// A bound socket and what clients speak on it.
 pub(crate) struct Listener {
     pub(crate) socket: std::net::TcpListener,
@@ -108,14 +112,17 @@ async fn encrypted(
     };
     let handshake = timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream));
     let mut draining = server.draining();
+    let out_of_time = async {
+        begun(&mut draining).await;
+        sleep(LAST_HANDSHAKE).await;
+    };
     let error = tokio::select! {
         made = handshake => match made {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(error)) => error,
             Err(_) => io::ErrorKind::TimedOut.into(),
         },
-        // A client that has not asked yet can ask elsewhere.
-        () = begun(&mut draining) => return None,
+        () = out_of_time => return None,
     };
     server.metrics.tls_failed.inc();
     tracing::debug!(%error, "handshake");
