@@ -286,11 +286,17 @@ impl Asked<'_> {
             let cause = if entry.service.headless && count == 0 {
                 format!("Service {full} is headless and has no endpoint")
             } else if entry.service.headless && ready == 0 && !any_state {
-                format!("Service {full} is headless, and none of its {count} endpoints is ready")
+                let endpoints = match count {
+                    1 => "its one endpoint is not ready".to_owned(),
+                    _ => format!("none of its {count} endpoints is ready"),
+                };
+                format!("Service {full} is headless, and {endpoints}")
             } else if entry.service.headless {
-                format!(
-                    "Service {full} is headless, and none of its {count} endpoints has that name"
-                )
+                let endpoints = match count {
+                    1 => "its one endpoint does not have that name".to_owned(),
+                    _ => format!("none of its {count} endpoints has that name"),
+                };
+                format!("Service {full} is headless, and {endpoints}")
             } else {
                 format!("Service {full} has no endpoint of that hostname or address")
             };
