@@ -48,6 +48,7 @@ const PURE: &[&str] = &[
     "apiserver/src/view",
     "apiserver/src/write",
     "balance/src",
+    "dns/src/answered_by",
     "dns/src/budget",
     "dns/src/cache",
     "dns/src/cookies",

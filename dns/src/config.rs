@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use crate::forward::resolv_conf::ResolvConf;
 use crate::forward::server::ServerAddress;
 use crate::forward::upstreams::{is_ourselves, parse_upstream};
+use crate::query_log::QueryLogMode;
 use crate::wire::Name;
 use crate::zone::{Owned, PodMode, Settings};
 
@@ -166,6 +167,10 @@ pub struct Config {
     #[arg(long, env = "SWITCHYARD_REVERSE_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub reverse_cidr: Vec<IpNet>,
 
+    /// Queries to log
+    #[arg(long, env = "SWITCHYARD_QUERY_LOG", value_name = "MODE", default_value = "off")]
+    pub query_log: QueryLogMode,
+
     /// Answer version.bind (class CH) with the version of this program
     #[arg(long, env = "SWITCHYARD_VERSION_BIND")]
     pub version_bind: bool,
@@ -288,6 +293,11 @@ impl Config {
         is_local: impl Fn(std::net::IpAddr) -> bool,
     ) -> Result<Zones, Failure> {
         Zones::of(&self.forward, domain, |server| is_ourselves(server, listeners, &is_local))
+    }
+
+    /// The names of the zones that queries can be forwarded in.
+    pub(crate) fn forwarded_zones(&self) -> impl Iterator<Item = &Name> {
+        self.forward.iter().map(Forward::zone)
     }
 
     /// The servers to forward to: those of `--upstream`, or else the system's.

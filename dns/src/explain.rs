@@ -108,7 +108,7 @@ impl Asked<'_> {
         let transport = Transport::Tcp;
         let names = Names { zone: self.zone, local: &Local::default() };
         match respond(names, policy, &mut query, &mut buf, packet.len(), transport, 0) {
-            Outcome::Reply(length, _) => Message::from_vec(&buf[..length]).ok(),
+            Outcome::Reply(length, ..) => Message::from_vec(&buf[..length]).ok(),
             _ => None,
         }
     }

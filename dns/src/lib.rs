@@ -5,6 +5,7 @@
 //! and `wire`, which use no sockets, clocks or files, and in `respond`.
 
 mod accept;
+mod answered_by;
 mod budget;
 mod cache;
 mod config;
@@ -21,6 +22,7 @@ mod metrics;
 mod mmsg;
 #[cfg(test)]
 mod oracle;
+mod query_log;
 mod rate;
 mod respond;
 mod responder;
@@ -50,6 +52,7 @@ use serde_json::json;
 pub use config::{Config, Forward, Upstream};
 pub use explain::Explainer;
 pub use forward::server::ServerAddress;
+pub use query_log::QueryLogMode;
 pub use zone::PodMode;
 
 use accept::{Listener, Protocol};
@@ -68,7 +71,7 @@ use forward::{connect, health, loops};
 use hosts_file::HostsFile;
 use local::Local;
 use looks::Looks;
-use metrics::Metrics;
+use metrics::{CountedZone, Metrics};
 use rate::RateLimit;
 use responder::Shared;
 use threads::{Setup, Threads};
@@ -85,7 +88,7 @@ pub const KINDS: Kinds = Kinds::listed_by(Process::Dns);
 /// When the flags cannot work together, an address cannot be bound, or a data thread ends.
 pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result<(), Failure> {
     let unready = daemon.readiness.block("waiting for the first snapshot");
-    let metrics = Metrics::register(&daemon.metrics);
+    let metrics = Metrics::register(&daemon.metrics, counted_zones(&config)?);
     let (threads, shared) = start(&config, &daemon, &metrics)?;
     tokio::spawn(health::watch(shared.forwarding.clone()));
     tokio::spawn(loops::watch(shared.forwarding.clone(), daemon.readiness.clone()));
@@ -112,6 +115,12 @@ pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result
     drop(unready);
     threads.drain(config.drain_timeout).await;
     Ok(())
+}
+
+/// The label of each zone that queries are counted under.
+fn counted_zones(config: &Config) -> Result<Vec<String>, Failure> {
+    let domain = config.zone_settings()?.domain;
+    Ok(CountedZone::labels(&domain, config.forwarded_zones()))
 }
 
 /// DNS over TLS, in ALPN (registered by IANA for RFC 7858).
@@ -166,12 +175,13 @@ fn start(
     if let Some(certificate) = certificate {
         tokio::spawn(certificate.follow(Looks::new(daemon.shutdown.reloads())));
     }
+    let mut threads = Threads::new(daemon.supervisor.clone());
     let setup = Setup {
         shared: shared.clone(),
         metrics: metrics.clone(),
+        query_log: threads.log_queries(config.query_log, metrics)?,
         max_sockets: budget.sockets_per_thread,
     };
-    let mut threads = Threads::new(daemon.supervisor.clone());
     for (number, socket) in sockets.into_iter().enumerate() {
         threads.serve_udp(number, socket, setup.clone())?;
     }

@@ -150,20 +150,7 @@ impl UdpServer {
         let (buffer, len, source) = batch.packet(index);
         let client = || source.origin().peer();
         match self.responder.handle(snapshot, buffer, len, Transport::Udp, client) {
-            Action::Send(len) => match &self.responder.shared.rate_limit {
-                None => batch.reply(index, len),
-                Some(limit) => {
-                    let client = client().filter(|client| !limit.is_exempt(client.ip()));
-                    let len = match client {
-                        None => Some(len),
-                        Some(client) => self.responder.limit(limit, buffer, len, client),
-                    };
-                    match len {
-                        Some(len) => batch.reply(index, len),
-                        None => self.responder.counters.limited(),
-                    }
-                }
-            },
+            Action::Send(len) => batch.reply(index, len),
             Action::Nothing => {}
             Action::Wait(pending) => {
                 let (socket, origin) = (self.socket.clone(), source.origin());

@@ -7,6 +7,7 @@ mod forwarding;
 pub(crate) mod kit;
 mod local;
 mod protocol;
+mod query_log;
 mod rows;
 mod tools;
 mod upstreams;
