@@ -38,7 +38,7 @@ const PRIVATE: [&str; 9] = [
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Admin endpoint (/livez /readyz /metrics /snapshot /status)
+    /// Admin endpoint (/livez /readyz /metrics /snapshot /status /cache)
     #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR",
         default_value = "127.0.0.1:7431", value_parser = parse_address)]
     pub admin: SocketAddr,

@@ -8,6 +8,8 @@ mod accept;
 mod answered_by;
 mod budget;
 mod cache;
+mod cache_page;
+mod cache_report;
 mod config;
 mod cookies;
 mod explain;
@@ -24,6 +26,7 @@ mod mmsg;
 mod oracle;
 mod query_log;
 mod rate;
+mod record_text;
 mod respond;
 mod responder;
 mod snapshot;
@@ -49,8 +52,9 @@ use model::{Kinds, Process};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 
+pub use cache_report::CacheReport;
 pub use config::{Config, Forward, Upstream};
-pub use explain::Explainer;
+pub use explain::{AskProcess, Explainer, Said};
 pub use forward::server::ServerAddress;
 pub use query_log::QueryLogMode;
 pub use zone::PodMode;
@@ -58,6 +62,7 @@ pub use zone::PodMode;
 use accept::{Listener, Protocol};
 use budget::Demand;
 use cache::Cache;
+use cache_page::CacheView;
 use config::Servers;
 use cookies::Cookies;
 use forward::cache_metrics::CacheMetrics;
@@ -383,6 +388,13 @@ impl Publisher {
         let (shared, generation) = (self.shared.clone(), self.generation.clone());
         let page = move || snapshot::page(&shared.zone.load(), generation.load(Ordering::Relaxed));
         daemon.admin.set_snapshot(page);
+        let shared = self.shared.clone();
+        daemon.admin.add_page("/cache", move |query| {
+            let (zone, local) = (shared.zone.load(), shared.local.load());
+            let view = CacheView { zone: &zone, local: &local, forwarding: &shared.forwarding };
+            let report = cache_page::report(view, query, Instant::now())?;
+            Ok(json!(report))
+        });
     }
 }
 

@@ -1,6 +1,7 @@
 //! The DNS responder as a process: the real binary follows a folder, and answers queries over UDP
 //! and TCP of another codec.
 
+mod cache_page;
 mod changes;
 mod encrypted;
 mod forwarding;
