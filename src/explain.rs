@@ -2,9 +2,11 @@
 //!
 //! It follows the feed like the process that would serve the target, until everything is listed,
 //! and asks that process's crate. A name that is also the host of an Ingress is explained as both.
-//! The cause can also be something that the feed does not pass on ([`suspects`]). Left out: sending
-//! anything.
+//! The cause can also be something that the feed does not pass on ([`suspects`]). Of a name
+//! that is forwarded, the dns process is asked what its cache knows. Left out: sending anything
+//! else.
 
+mod process;
 mod suspects;
 mod target;
 
@@ -18,6 +20,7 @@ use feed::{Unlisted, Update};
 use http::Uri;
 use model::{Explanation, Kind, Kinds, Model, Protocol};
 
+use self::process::DnsProcess;
 use self::suspects::Suspects;
 use self::target::Target;
 
@@ -64,6 +67,11 @@ pub(crate) struct Config {
     /// The responder's --pods
     #[arg(long, env = "SWITCHYARD_PODS", value_name = "MODE", default_value = "disabled")]
     pods: dns::PodMode,
+
+    /// The responder's --admin: asked what its cache knows about a name that is forwarded
+    #[arg(long, env = "SWITCHYARD_DNS_ADMIN", value_name = "ADDR",
+        default_value = "127.0.0.1:7431", value_parser = daemon::flags::parse_address)]
+    dns_admin: SocketAddr,
 
     /// The proxy's --node-name; default: the host's name
     #[arg(long, env = "SWITCHYARD_NODE_NAME", value_name = "NAME")]
@@ -152,7 +160,9 @@ pub(crate) async fn run(config: Config) -> Result<(), Failure> {
     let rejected = feed::rejected(&config.feed, &daemon).await?;
     let suspects = Suspects::new(rejected, feed::lost_hosts(&daemon));
     let responder = Responder::of(&config)?;
-    let explainers = Explainers::new(&config, &responder, &update)?;
+    let process = DnsProcess::new(config.dns_admin);
+    let ask_process = |name: &str, record_type: &str| process.ask(name, record_type);
+    let explainers = Explainers::new(&config, &responder, &update, &ask_process)?;
     let mut out = std::io::stdout().lock();
     for target in &config.targets {
         let as_host = match target {
@@ -212,6 +222,7 @@ impl<'a> Explainers<'a> {
         config: &'a Config,
         responder: &'a dns::Config,
         update: &'a Update,
+        ask_process: dns::AskProcess<'a>,
     ) -> Result<Explainers<'a>, Failure> {
         let domain = &*config.domain;
         let any = |asks: &dyn Fn(&Target) -> bool| config.targets.iter().any(asks);
@@ -234,7 +245,8 @@ impl<'a> Explainers<'a> {
         });
         let ingress = || ingress::Explainer::new(update, &config.ingress_class);
         let ingress = any(&to_ingress).then(ingress).transpose()?;
-        let dns = any(&to_dns).then(|| dns::Explainer::new(update, responder)).transpose()?;
+        let dns = || dns::Explainer::new(update, responder, ask_process);
+        let dns = any(&to_dns).then(dns).transpose()?;
         Ok(Explainers { domain, proxy, ingress, dns })
     }
 

@@ -1,5 +1,6 @@
 //! The command `switchyard`: parses the command line and runs one subcommand.
 
+mod admin;
 mod check;
 mod children;
 mod demo;

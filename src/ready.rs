@@ -3,15 +3,14 @@
 //!
 //! It asks the process's admin endpoint for `/readyz`. Left out: waiting, which the caller can do.
 
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use daemon::flags::parse_address;
 
-/// The reasons for not being ready are a few lines.
-const MAX_ANSWER: u64 = 64 << 10;
+use crate::admin;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Config {
@@ -62,18 +61,10 @@ pub(crate) fn run(config: &Config) -> ExitCode {
 }
 
 /// Whether `/readyz` says so, and its text.
-fn ask(admin: SocketAddr, timeout: Duration) -> io::Result<(bool, String)> {
-    // The kernel does not accept a time-out of zero.
-    let timeout = timeout.max(Duration::from_millis(1));
-    let mut stream = TcpStream::connect_timeout(&admin, timeout)?;
-    stream.set_read_timeout(Some(timeout))?;
-    write!(stream, "GET /readyz HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
-    match head.split(' ').nth(1) {
-        Some("200") => Ok((true, body.to_owned())),
-        Some("503") => Ok((false, body.to_owned())),
-        _ => Err(io::Error::other("the server at this address is not an admin endpoint")),
+fn ask(address: SocketAddr, timeout: Duration) -> io::Result<(bool, String)> {
+    match admin::get(address, "/readyz", timeout)? {
+        (200, body) => Ok((true, body)),
+        (503, body) => Ok((false, body)),
+        _ => Err(admin::not_an_admin_endpoint()),
     }
 }

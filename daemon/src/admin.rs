@@ -1,4 +1,5 @@
-//! The admin endpoint: `/livez`, `/readyz`, `/metrics`, `/snapshot` and `/status` over HTTP/1.1.
+//! The admin endpoint: `/livez`, `/readyz`, `/metrics`, `/snapshot`, `/status` and the pages of one
+//! process, over HTTP/1.1.
 //!
 //! It serves operators and probes on the control runtime, so an answer from `/livez` says that
 //! control work makes progress. Requests with a foreign Host or Origin are refused: a web page
@@ -23,6 +24,7 @@ use tokio::sync::Semaphore;
 use crate::bind_error::{self, Transport};
 use crate::failure::Failure;
 use crate::handles::Daemon;
+use crate::pages::PageError;
 
 /// More than a probe, a scraper and a few operators need; bounds memory under a flood.
 const MAX_CONNECTIONS: usize = 64;
@@ -93,10 +95,23 @@ fn answer(request: &Request<Incoming>, daemon: &Daemon) -> Response<Full<Bytes>>
         ),
         "/snapshot" => json_reply(&daemon.admin.snapshot()),
         "/status" => json_reply(&status(daemon)),
-        _ => text(
-            StatusCode::NOT_FOUND,
-            "not found; try /livez /readyz /metrics /snapshot /status\n",
-        ),
+        path => page(daemon, path, request.uri().query().unwrap_or_default()),
+    }
+}
+
+/// A page that only some processes have.
+fn page(daemon: &Daemon, path: &str, query: &str) -> Response<Full<Bytes>> {
+    match daemon.admin.page(path, query) {
+        Some(Ok(value)) => json_reply(&value),
+        Some(Err(PageError::BadRequest(problem))) => {
+            text(StatusCode::BAD_REQUEST, &(problem + "\n"))
+        }
+        Some(Err(PageError::NotFound(problem))) => text(StatusCode::NOT_FOUND, &(problem + "\n")),
+        None => {
+            let mut paths = vec!["/livez", "/readyz", "/metrics", "/snapshot", "/status"];
+            paths.extend(daemon.admin.paths());
+            text(StatusCode::NOT_FOUND, &format!("not found; try {}\n", paths.join(" ")))
+        }
     }
 }
 

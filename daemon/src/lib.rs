@@ -39,7 +39,7 @@ pub use handles::Daemon;
 pub use liveness::Liveness;
 pub use log_limit::LogLimit;
 pub use metrics::Metrics;
-pub use pages::Pages;
+pub use pages::{PageError, Pages};
 pub use readiness::{Guard, Readiness};
 pub use shutdown::Shutdown;
 pub use supervisor::{SupervisedThread, Supervisor};

@@ -1,4 +1,5 @@
-//! What `/snapshot` and `/status` of the admin endpoint show.
+//! What `/snapshot` and `/status` of the admin endpoint show, and the pages that only some processes
+//! have.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,7 +7,21 @@ use serde_json::{Map, Value};
 
 type Page = Arc<dyn Fn() -> Value + Send + Sync>;
 
-/// What `/snapshot` and `/status` show. `clone` shares it.
+/// A page that depends on the query part of its target.
+type QueryPage = Arc<dyn Fn(&str) -> Result<Value, PageError> + Send + Sync>;
+
+/// Why a page has nothing to show, in a sentence for the caller.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PageError {
+    /// The query part of the target is wrong: 400.
+    #[error("{0}")]
+    BadRequest(String),
+    /// There is no such thing: 404.
+    #[error("{0}")]
+    NotFound(String),
+}
+
+/// What the admin endpoint shows beside probes and metrics. `clone` shares it.
 #[derive(Clone, Default)]
 pub struct Pages(Arc<Mutex<PageSet>>);
 
@@ -14,6 +29,7 @@ pub struct Pages(Arc<Mutex<PageSet>>);
 struct PageSet {
     snapshot: Option<Page>,
     status: Vec<(&'static str, Page)>,
+    more: Vec<(&'static str, QueryPage)>,
 }
 
 impl std::fmt::Debug for Pages {
@@ -33,6 +49,15 @@ impl Pages {
         self.lock().status.push((name, Arc::new(page)));
     }
 
+    /// Adds a page. It is given what follows `?` in the target, undecoded, or nothing.
+    pub fn add_page(
+        &self,
+        path: &'static str,
+        page: impl Fn(&str) -> Result<Value, PageError> + Send + Sync + 'static,
+    ) {
+        self.lock().more.push((path, Arc::new(page)));
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, PageSet> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -43,9 +68,40 @@ impl Pages {
         page.map_or(Value::Null, |page| page())
     }
 
+    /// A page that [`Pages::add_page`] added; `None` if there is none with this path.
+    pub(crate) fn page(&self, path: &str, query: &str) -> Option<Result<Value, PageError>> {
+        let pages = self.lock();
+        let page = pages.more.iter().find(|(other, _)| *other == path)?.1.clone();
+        drop(pages);
+        Some(page(query))
+    }
+
+    /// The paths of the pages that [`Pages::add_page`] added.
+    pub(crate) fn paths(&self) -> Vec<&'static str> {
+        self.lock().more.iter().map(|(path, _)| *path).collect()
+    }
+
     /// The members that [`Pages::add_status`] added, as `/status` shows them now.
     pub fn status(&self) -> Map<String, Value> {
         let pages = self.lock().status.clone();
         pages.into_iter().map(|(name, page)| (name.to_owned(), page())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_of_one_process_is_found_by_its_path() {
+        let pages = Pages::default();
+        pages.add_page("/length", |query| match query {
+            "" => Err(PageError::BadRequest("write ?TEXT".to_owned())),
+            text => Ok(text.len().into()),
+        });
+        assert_eq!(pages.page("/other", "abc"), None);
+        assert_eq!(pages.page("/length", "abc"), Some(Ok(3.into())));
+        assert!(matches!(pages.page("/length", ""), Some(Err(PageError::BadRequest(_)))));
+        assert_eq!(pages.paths(), ["/length"]);
     }
 }

@@ -14,6 +14,7 @@ use model::{Kind, Kinds, ObjectName, Process};
 use crate::forward::resolv_conf::ResolvConf;
 use crate::forward::server::ServerAddress;
 use crate::forward::upstreams::{is_ourselves, parse_upstream};
+use crate::query_log::QueryLogMode;
 use crate::wire::Name;
 use crate::zone::{Owned, PodMode, Settings};
 
@@ -41,7 +42,7 @@ pub const KINDS: Kinds = Kinds::listed_by(Process::Dns);
 /// The process's own flags.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Config {
-    /// Admin endpoint (/livez /readyz /metrics /snapshot /status)
+    /// Admin endpoint (/livez /readyz /metrics /snapshot /status /cache)
     #[arg(long, env = "SWITCHYARD_ADMIN", value_name = "ADDR",
         default_value = "127.0.0.1:7431", value_parser = parse_address)]
     pub admin: SocketAddr,
@@ -169,6 +170,10 @@ pub struct Config {
     /// NXDOMAIN instead of being forwarded; addresses of Services and endpoints are always answered
     #[arg(long, env = "SWITCHYARD_REVERSE_CIDR", value_name = "CIDR", value_delimiter = ',')]
     pub reverse_cidr: Vec<IpNet>,
+
+    /// Queries to log
+    #[arg(long, env = "SWITCHYARD_QUERY_LOG", value_name = "MODE", default_value = "off")]
+    pub query_log: QueryLogMode,
 
     /// Answer version.bind (class CH) with the version of this program
     #[arg(long, env = "SWITCHYARD_VERSION_BIND")]
@@ -315,6 +320,11 @@ impl Config {
         is_local: impl Fn(std::net::IpAddr) -> bool,
     ) -> Result<Zones, Failure> {
         Zones::of(&self.forward, domain, |server| is_ourselves(server, listeners, &is_local))
+    }
+
+    /// The names of the zones that queries can be forwarded in.
+    pub(crate) fn forwarded_zones(&self) -> impl Iterator<Item = &Name> {
+        self.forward.iter().map(Forward::zone)
     }
 
     /// The servers to forward to: those of `--upstream`, or else the system's.

@@ -1,12 +1,19 @@
-//! Explains why a name is answered as it is, with the zone and the code that answer packets.
+//! Explains why a name is answered as it is, with the zone and the code that answer packets. What
+//! happens to a name that is forwarded depends on the cache, so the running responder is asked.
+
+mod forwarded;
+
+use std::fmt;
 
 use feed::Update;
 use hickory_proto::op::{Message, Query as Question, ResponseCode};
-use hickory_proto::rr::{Name as OtherName, RData, RecordType};
+use hickory_proto::rr::{Name as OtherName, RecordType};
 use model::{Explanation, Model, ObjectName, Trouble, nearest};
 
-use crate::config::Config;
+use crate::cache_report::{CacheReport, UpstreamReport, UpstreamState};
+use crate::config::{Config, Servers};
 use crate::local::Local;
+use crate::record_text;
 use crate::respond::{Names, Outcome, Policy, respond};
 use crate::wire::reply::Transport;
 use crate::wire::{Name, Query};
@@ -14,27 +21,54 @@ use crate::zone::{Node, PodMode, Service, ServiceKind, Zone};
 
 use daemon::Failure;
 
+use forwarded::Forwarded;
+
+/// What the running responder said about a name and type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// It could not be asked; why.
+    Nothing(String),
+    /// It does not forward the name; in its own words.
+    NotForwarded(String),
+    Report(CacheReport),
+}
+
+/// Asks the running responder about a name and type.
+pub type AskProcess<'a> = &'a dyn Fn(&str, &str) -> Said;
+
 /// Explains names by the zone that a responder would build from a model.
-#[derive(Debug)]
 pub struct Explainer<'a> {
     zone: Zone,
     model: &'a Model,
     config: &'a Config,
+    ask_process: AskProcess<'a>,
+}
+
+impl fmt::Debug for Explainer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Explainer").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl<'a> Explainer<'a> {
+    /// `ask_process` is called for names that are forwarded.
+    ///
     /// # Errors
     ///
     /// When the configuration is invalid.
-    pub fn new(update: &'a Update, config: &'a Config) -> Result<Explainer<'a>, Failure> {
+    pub fn new(
+        update: &'a Update,
+        config: &'a Config,
+        ask_process: AskProcess<'a>,
+    ) -> Result<Explainer<'a>, Failure> {
         let mut zone = Zone::new(config.zone_settings()?);
         zone.apply(&update.model, &update.changes, true);
-        Ok(Explainer { zone, model: &update.model, config })
+        Ok(Explainer { zone, model: &update.model, config, ask_process })
     }
 
     /// The explanation of a name, with or without a final dot.
     pub fn explain(&self, name: &str) -> Explanation {
-        let Explainer { zone, model, config } = self;
+        let Explainer { zone, model, config, ask_process } = self;
         let absolute = name.trim_end_matches('.');
         let Some(wire) = Name::from_text(absolute).filter(|_| !absolute.is_empty()) else {
             let fix =
@@ -42,7 +76,7 @@ impl<'a> Explainer<'a> {
             return Explanation::of_trouble(name, "none", "this is not a DNS name", fix);
         };
         let asked = Asked { zone, model, config, target: name, name: absolute };
-        let Some(found) = zone.find(&wire) else { return asked.outside() };
+        let Some(found) = zone.find(&wire) else { return asked.outside(&wire, ask_process) };
         let mut explanation = Explanation { target: name.to_owned(), ..Explanation::default() };
         let (code, data) = asked.answers();
         explanation.answer = code;
@@ -70,15 +104,9 @@ struct Asked<'a> {
 impl Asked<'_> {
     /// The code and the data of the answers to the usual types of this kind of name.
     fn answers(&self) -> (String, Vec<String>) {
-        let is_reverse = self.name.to_ascii_lowercase().ends_with(".arpa");
-        let types = match self.name.starts_with('_') {
-            true => &[RecordType::SRV][..],
-            false if is_reverse => &[RecordType::PTR],
-            false => &[RecordType::A, RecordType::AAAA],
-        };
         let mut code = String::new();
         let mut data = Vec::new();
-        for record_type in types {
+        for record_type in self.usual_types() {
             let Some(reply) = self.ask(*record_type) else { continue };
             code = match reply.metadata.response_code {
                 ResponseCode::NoError => "NOERROR".to_owned(),
@@ -86,13 +114,22 @@ impl Asked<'_> {
                 other => format!("{other:?}").to_uppercase(),
             };
             for record in &reply.answers {
-                let line = format!("{} {}", record.record_type(), brief(&record.data));
+                let line = record_text::line(record);
                 if !data.contains(&line) {
                     data.push(line);
                 }
             }
         }
         (code, data)
+    }
+
+    /// The types that this kind of name is asked for.
+    fn usual_types(&self) -> &'static [RecordType] {
+        match self.name.starts_with('_') {
+            true => &[RecordType::SRV],
+            false if self.name.to_ascii_lowercase().ends_with(".arpa") => &[RecordType::PTR],
+            false => &[RecordType::A, RecordType::AAAA],
+        }
     }
 
     fn ask(&self, record_type: RecordType) -> Option<Message> {
@@ -108,7 +145,7 @@ impl Asked<'_> {
         let transport = Transport::Tcp;
         let names = Names { zone: self.zone, local: &Local::default() };
         match respond(names, policy, &mut query, &mut buf, packet.len(), transport, 0) {
-            Outcome::Reply(length, _) => Message::from_vec(&buf[..length]).ok(),
+            Outcome::Reply(length, ..) => Message::from_vec(&buf[..length]).ok(),
             _ => None,
         }
     }
@@ -166,7 +203,7 @@ impl Asked<'_> {
     }
 
     /// A name outside our zones.
-    fn outside(&self) -> Explanation {
+    fn outside(&self, name: &Name, ask_process: AskProcess<'_>) -> Explanation {
         let domain = &self.config.domain;
         let reply = self.ask(RecordType::A);
         let is_special = |reply: &Message| reply.metadata.response_code != ResponseCode::Refused;
@@ -184,7 +221,50 @@ impl Asked<'_> {
             }
             None => format!("a Service's name is NAME.NAMESPACE.svc.{domain}"),
         };
-        Explanation::of_trouble(self.target, "forwarded", cause, fix)
+        let mut explanation = Explanation::of_trouble(self.target, "forwarded", cause, fix);
+        self.forwarded(name, ask_process).describe(&mut explanation);
+        explanation
+    }
+
+    /// What the responder does with a name that it forwards.
+    fn forwarded(&self, name: &Name, ask_process: AskProcess<'_>) -> Forwarded {
+        let mut reports = Vec::new();
+        for record_type in self.usual_types() {
+            match ask_process(&name.to_string(), &record_type.to_string()) {
+                Said::Report(report) => reports.push(report),
+                Said::NotForwarded(why) => return Forwarded::Not(why),
+                Said::Nothing(why) => {
+                    let (forward_zone, upstreams) = self.expected_upstreams(name);
+                    return Forwarded::Unasked { why, forward_zone, upstreams };
+                }
+            }
+        }
+        Forwarded::Asked(reports)
+    }
+
+    /// The zone of `--forward` and the upstreams for a name by this command's configuration.
+    fn expected_upstreams(&self, name: &Name) -> (Option<String>, Vec<UpstreamReport>) {
+        let state = UpstreamState::Unknown;
+        let report = |address: String| UpstreamReport { address, state };
+        let zones = Name::from_text(&self.config.domain)
+            .and_then(|domain| self.config.forward_zones(&domain, &[], |_| false).ok())
+            .unwrap_or_default();
+        let route = zones.routes.route(name);
+        let mut names = zones.routes.zones().map(|(zone, _)| zone.to_string());
+        let forward_zone = route.zone.and_then(|number| names.nth(number));
+        if let Some(group) = route.group.checked_sub(1) {
+            let servers = zones.groups[group].iter();
+            return (forward_zone, servers.map(|server| report(server.to_string())).collect());
+        }
+        let usual: Vec<String> = match self.config.servers(&[], |_| false) {
+            Ok(Servers::Fixed(servers)) => servers.iter().map(ToString::to_string).collect(),
+            Ok(Servers::Followed(mut file)) => {
+                let servers = file.read().unwrap_or_default();
+                servers.iter().map(ToString::to_string).collect()
+            }
+            Err(_) => Vec::new(),
+        };
+        (forward_zone, usual.into_iter().map(report).collect())
     }
 
     /// A name that exists and begins with the given name.
@@ -286,11 +366,17 @@ impl Asked<'_> {
             let cause = if entry.service.headless && count == 0 {
                 format!("Service {full} is headless and has no endpoint")
             } else if entry.service.headless && ready == 0 && !any_state {
-                format!("Service {full} is headless, and none of its {count} endpoints is ready")
+                let endpoints = match count {
+                    1 => "its one endpoint is not ready".to_owned(),
+                    _ => format!("none of its {count} endpoints is ready"),
+                };
+                format!("Service {full} is headless, and {endpoints}")
             } else if entry.service.headless {
-                format!(
-                    "Service {full} is headless, and none of its {count} endpoints has that name"
-                )
+                let endpoints = match count {
+                    1 => "its one endpoint does not have that name".to_owned(),
+                    _ => format!("none of its {count} endpoints has that name"),
+                };
+                format!("Service {full} is headless, and {endpoints}")
             } else {
                 format!("Service {full} has no endpoint of that hostname or address")
             };
@@ -325,12 +411,4 @@ impl Asked<'_> {
 fn name_of(service: &Service) -> ObjectName {
     let text = |label: &[u8]| String::from_utf8_lossy(label).into_owned();
     ObjectName::new(&text(service.namespace_label()), &text(service.name_label()))
-}
-
-/// Record data, of an SRV record as `HOST:PORT`.
-fn brief(data: &RData) -> String {
-    match data {
-        RData::SRV(srv) => format!("{}:{}", srv.target.to_string().trim_end_matches('.'), srv.port),
-        other => other.to_string().trim_end_matches('.').to_owned(),
-    }
 }

@@ -39,8 +39,8 @@ use tokio::time::{Instant, timeout};
 use crate::cache::stored::{Age, Stored};
 use crate::cache::{Failure, Found, Served};
 use crate::metrics::Counters;
+use crate::wire::Rcode;
 use crate::wire::options::ExtendedError;
-use crate::wire::{Name, Rcode};
 
 use decide::{Client, Decision, Outside};
 use flights::Part;
@@ -101,16 +101,16 @@ impl Forwarder {
         }))
     }
 
-    /// Decides about a question of a client, which is about `name`.
+    /// Decides about a question of a client to a group of upstreams.
     #[inline]
     pub(crate) fn decide(
         &self,
-        name: &Name,
+        group: usize,
         key: &Key,
         address: SocketAddr,
     ) -> Decision<QuotaPermit> {
         let Inner { shared, outside, counters, .. } = &*self.0;
-        let upstreams = shared.group(name);
+        let upstreams = shared.group_at(group);
         if upstreams.servers.is_empty() {
             return Decision::Refuse;
         }

@@ -27,7 +27,7 @@ pub fn answer_query(packet: &[u8], over_tcp: bool) -> Option<Vec<u8>> {
     let transport = transport(over_tcp);
     let names = Names { zone: &zone, local: &Local::default() };
     match respond(names, policy, &mut query, &mut buf, packet.len(), transport, 0) {
-        Outcome::Reply(len, _) => {
+        Outcome::Reply(len, ..) => {
             buf.truncate(len);
             Some(buf)
         }

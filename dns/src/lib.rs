@@ -5,8 +5,11 @@
 //! and `wire`, which use no sockets, clocks or files, and in `respond`.
 
 mod accept;
+mod answered_by;
 mod budget;
 mod cache;
+mod cache_page;
+mod cache_report;
 mod config;
 mod cookies;
 mod explain;
@@ -21,7 +24,9 @@ mod metrics;
 mod mmsg;
 #[cfg(test)]
 mod oracle;
+mod query_log;
 mod rate;
+mod record_text;
 mod respond;
 mod responder;
 mod snapshot;
@@ -46,14 +51,17 @@ use feed::{Update, Updates};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 
+pub use cache_report::CacheReport;
 pub use config::{Config, Forward, KINDS, Upstream};
-pub use explain::Explainer;
+pub use explain::{AskProcess, Explainer, Said};
 pub use forward::server::ServerAddress;
+pub use query_log::QueryLogMode;
 pub use zone::PodMode;
 
 use accept::{Listener, Protocol};
 use budget::{Budget, Demand};
 use cache::Cache;
+use cache_page::CacheView;
 use config::Servers;
 use cookies::Cookies;
 use forward::cache_metrics::CacheMetrics;
@@ -67,7 +75,7 @@ use forward::{Sockets, connect, health, loops};
 use hosts_file::HostsFile;
 use local::Local;
 use looks::Looks;
-use metrics::Metrics;
+use metrics::{CountedZone, Metrics};
 use rate::RateLimit;
 use responder::Shared;
 use threads::{Setup, Threads};
@@ -81,7 +89,7 @@ use zone::{Settings, Zone};
 /// When the flags cannot work together, an address cannot be bound, or a data thread ends.
 pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result<(), Failure> {
     let unready = daemon.readiness.block("waiting for the first snapshot");
-    let metrics = Metrics::register(&daemon.metrics);
+    let metrics = Metrics::register(&daemon.metrics, counted_zones(&config)?);
     let (threads, shared, certificate) = start(&config, &daemon, &metrics)?;
     tokio::spawn(health::watch(shared.forwarding.clone()));
     tokio::spawn(loops::watch(shared.forwarding.clone(), daemon.readiness.clone()));
@@ -109,6 +117,12 @@ pub async fn run(config: Config, mut updates: Updates, daemon: Daemon) -> Result
     drop(unready);
     threads.drain(config.drain_timeout).await;
     Ok(())
+}
+
+/// The label of each zone that queries are counted under.
+fn counted_zones(config: &Config) -> Result<Vec<String>, Failure> {
+    let domain = config.zone_settings()?.domain;
+    Ok(CountedZone::labels(&domain, config.forwarded_zones()))
 }
 
 /// DNS over TLS, in ALPN (registered by IANA for RFC 7858).
@@ -174,12 +188,13 @@ fn start(
         Some(CertificateSource::Secret(secret)) => Some(secret),
         None => None,
     };
+    let mut threads = Threads::new(daemon.supervisor.clone());
     let setup = Setup {
         shared: shared.clone(),
         metrics: metrics.clone(),
+        query_log: threads.log_queries(config.query_log, metrics)?,
         sockets: Sockets::new(budget.forwards),
     };
-    let mut threads = Threads::new(daemon.supervisor.clone());
     for (number, socket) in sockets.into_iter().enumerate() {
         threads.serve_udp(number, socket, setup.clone())?;
     }
@@ -410,6 +425,13 @@ impl Publisher {
         let (shared, generation) = (self.shared.clone(), self.generation.clone());
         let page = move || snapshot::page(&shared.zone.load(), generation.load(Ordering::Relaxed));
         daemon.admin.set_snapshot(page);
+        let shared = self.shared.clone();
+        daemon.admin.add_page("/cache", move |query| {
+            let (zone, local) = (shared.zone.load(), shared.local.load());
+            let view = CacheView { zone: &zone, local: &local, forwarding: &shared.forwarding };
+            let report = cache_page::report(view, query, Instant::now())?;
+            Ok(json!(report))
+        });
     }
 }
 

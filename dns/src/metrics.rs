@@ -13,11 +13,12 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
+use crate::answered_by::AnsweredBy;
 use crate::cache::Served;
 use crate::cache::stored::Age;
 use crate::forward::decide::Decision;
 use crate::wire::reply::Transport;
-use crate::wire::{Rcode, Type};
+use crate::wire::{Name, Rcode, Type};
 
 /// Types that are counted by name. Clients choose types, so all others are counted together.
 const TYPES: [(&str, Type); 10] = [
@@ -47,20 +48,60 @@ const CODES: [(&str, Rcode); 6] = [
 ];
 const CODE_CLASSES: usize = CODES.len() + 1;
 
-/// In the order of [`Transport`].
-const TRANSPORTS: [&str; 4] = ["udp", "tcp", "tls", "https"];
+/// In the order of their numbers.
+const TRANSPORTS: [Transport; 4] =
+    [Transport::Udp, Transport::Tcp, Transport::Tls, Transport::Https];
+
+/// The zone that a query is counted under, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CountedZone(usize);
+
+impl CountedZone {
+    /// Our zones, with the reverse ones.
+    pub(crate) const CLUSTER: CountedZone = CountedZone(0);
+    /// Names that are answered without upstreams.
+    const LOCAL: CountedZone = CountedZone(1);
+    /// Queries that are malformed or refused.
+    pub(crate) const NONE: CountedZone = CountedZone(2);
+    /// Names for the usual upstreams.
+    const ROOT: CountedZone = CountedZone(3);
+
+    /// The values of the label `zone`, by number. Names end in a dot, so that the name `local.` is
+    /// not taken for the class `local`.
+    pub(crate) fn labels<'n>(
+        domain: &Name,
+        forwarded: impl Iterator<Item = &'n Name>,
+    ) -> Vec<String> {
+        let first = [format!("{domain}."), "local".to_owned(), "none".to_owned(), ".".to_owned()];
+        first.into_iter().chain(forwarded.map(|zone| format!("{zone}."))).collect()
+    }
+
+    /// That of a query which was answered without asking upstreams.
+    #[inline]
+    pub(crate) fn of_answer(by: AnsweredBy) -> CountedZone {
+        match by {
+            AnsweredBy::Zone => CountedZone::CLUSTER,
+            AnsweredBy::Local => CountedZone::LOCAL,
+            _ => CountedZone::NONE,
+        }
+    }
+
+    /// That of a name which is forwarded, by the number of its zone among those of `--forward`.
+    #[inline]
+    pub(crate) fn of_forwarded(zone: Option<usize>) -> CountedZone {
+        zone.map_or(CountedZone::ROOT, |number| CountedZone(CountedZone::ROOT.0 + 1 + number))
+    }
+}
 
 /// The counters of one data thread.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Counters {
-    /// By transport, type and code.
-    queries: [[[AtomicU64; CODE_CLASSES]; TYPE_CLASSES]; TRANSPORTS.len()],
+    zones: Box<[ZoneCounters]>,
     silent: AtomicU64,
     unsent: AtomicU64,
     /// Questions that an upstream answered, by the time that it took.
-    forwarded: [AtomicU64; FORWARD_BUCKETS + 1],
-    forwarded_us: AtomicU64,
+    forwarded: Times,
     forward_failures: AtomicU64,
     failed_again: AtomicU64,
     joined: AtomicU64,
@@ -71,20 +112,57 @@ pub(crate) struct Counters {
     limited: AtomicU64,
 }
 
+/// The counters of one zone.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct ZoneCounters {
+    /// By transport, type and code.
+    queries: [[[AtomicU64; CODE_CLASSES]; TYPE_CLASSES]; TRANSPORTS.len()],
+    /// Queries that waited for upstreams, by the time that they waited.
+    waited: Times,
+}
+
+/// Counts by time.
+#[derive(Debug, Default)]
+struct Times {
+    counts: [AtomicU64; TIME_BUCKETS + 1],
+    sum_us: AtomicU64,
+}
+
 /// Buckets of times to an upstream's answer, each twice as long as the one before; the longest
 /// is a time-out of every try: 6.5 s.
-const FORWARD_BUCKETS: usize = 17;
-const SHORTEST_FORWARD_SECONDS: f64 = 0.0001;
+const TIME_BUCKETS: usize = 17;
+const SHORTEST_SECONDS: f64 = 0.0001;
 
 /// The longest time of a bucket, in seconds.
-fn forward_bucket(index: usize) -> f64 {
-    SHORTEST_FORWARD_SECONDS * f64::from(1u32 << index)
+fn bucket_end(index: usize) -> f64 {
+    SHORTEST_SECONDS * f64::from(1u32 << index)
+}
+
+impl Times {
+    fn observe(&self, took: Duration) {
+        let bucket = (0..TIME_BUCKETS).find(|index| took.as_secs_f64() <= bucket_end(*index));
+        add(&self.counts[bucket.unwrap_or(TIME_BUCKETS)], 1);
+        add(&self.sum_us, took.as_micros() as u64);
+    }
 }
 
 impl Counters {
+    /// For so many zones.
+    fn new(zones: usize) -> Counters {
+        let zones = (0..zones).map(|_| ZoneCounters::default()).collect();
+        Counters { zones, ..Counters::default() }
+    }
+
     /// Counts a reply; `qtype` is absent when the question could not be read.
     #[inline]
-    pub(crate) fn replied(&self, transport: Transport, qtype: Option<Type>, rcode: Rcode) {
+    pub(crate) fn replied(
+        &self,
+        zone: CountedZone,
+        transport: Transport,
+        qtype: Option<Type>,
+        rcode: Rcode,
+    ) {
         let class = match qtype {
             None => NO_TYPE,
             Some(qtype) => {
@@ -92,15 +170,17 @@ impl Counters {
             }
         };
         let code = usize::from(rcode.0).min(CODE_CLASSES - 1);
-        add(&self.queries[transport as usize][class][code], 1);
+        add(&self.zones[zone.0].queries[transport as usize][class][code], 1);
+    }
+
+    /// Counts a query that waited for upstreams for this time.
+    pub(crate) fn waited(&self, zone: CountedZone, took: Duration) {
+        self.zones[zone.0].waited.observe(took);
     }
 
     /// Counts a question that an upstream answered after this time.
     pub(crate) fn forwarded(&self, took: Duration) {
-        let bucket =
-            (0..FORWARD_BUCKETS).find(|index| took.as_secs_f64() <= forward_bucket(*index));
-        add(&self.forwarded[bucket.unwrap_or(FORWARD_BUCKETS)], 1);
-        add(&self.forwarded_us, took.as_micros() as u64);
+        self.forwarded.observe(took);
     }
 
     /// Counts what was decided about a question outside our zones.
@@ -164,7 +244,7 @@ fn add(counter: &AtomicU64, count: u64) {
 /// All metrics of this process. `clone` shares them.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    threads: Arc<Mutex<Vec<Arc<Counters>>>>,
+    sum: Sum,
     pub(crate) programming: Histogram,
     pub(crate) forwards_refused: Counter,
     pub(crate) forwards_in_flight: Gauge<i64, AtomicI64>,
@@ -173,12 +253,14 @@ pub(crate) struct Metrics {
     pub(crate) tls_failed: Counter,
     pub(crate) zone_names: Gauge<i64, AtomicI64>,
     pub(crate) zone_serial: Gauge<i64, AtomicI64>,
+    pub(crate) query_log_lost: Counter,
 }
 
 impl Metrics {
-    pub(crate) fn register(registry: &daemon::Metrics) -> Metrics {
+    /// `zones` are the labels of [`CountedZone::labels`].
+    pub(crate) fn register(registry: &daemon::Metrics, zones: Vec<String>) -> Metrics {
         let metrics = Metrics {
-            threads: Arc::default(),
+            sum: Sum { zones: zones.into(), threads: Arc::default() },
             // 100 µs to 3 s.
             programming: Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
             forwards_refused: Default::default(),
@@ -188,9 +270,15 @@ impl Metrics {
             tls_failed: Default::default(),
             zone_names: Gauge::default(),
             zone_serial: Gauge::default(),
+            query_log_lost: Default::default(),
         };
+        metrics.register_all(registry);
+        metrics
+    }
+
+    fn register_all(&self, registry: &daemon::Metrics) {
         registry.register(|registry| {
-            let m = metrics.clone();
+            let m = self.clone();
             registry.register(
                 "switchyard_programming_seconds",
                 "Time from the arrival of an event until queries are answered with it",
@@ -227,51 +315,43 @@ impl Metrics {
                 "Serial number of the zone",
                 m.zone_serial,
             );
-            registry.register_collector(Box::new(Sum(metrics.threads.clone())));
+            registry.register(
+                "switchyard_dns_query_log_lost",
+                "Lines of the query log that were lost because it could not be written in time",
+                m.query_log_lost,
+            );
+            registry.register_collector(Box::new(m.sum));
         });
-        metrics
     }
 
     /// Counters for one more thread.
     pub(crate) fn thread(&self) -> Arc<Counters> {
-        let counters = Arc::new(Counters::default());
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = Arc::new(Counters::new(self.sum.zones.len()));
+        let mut threads = self.sum.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.push(counters.clone());
         counters
     }
 }
 
 /// Adds up the counters of all threads when asked.
-#[derive(Debug)]
-struct Sum(Arc<Mutex<Vec<Arc<Counters>>>>);
+#[derive(Clone, Debug)]
+struct Sum {
+    /// The labels of the zones.
+    zones: Arc<[String]>,
+    threads: Arc<Mutex<Vec<Arc<Counters>>>>,
+}
 
 impl Sum {
     fn of(&self, counter: impl Fn(&Counters) -> u64) -> u64 {
-        let threads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         threads.iter().map(|counters| counter(counters)).sum()
     }
 }
 
 impl Collector for Sum {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "Replies by transport, query type and response code";
-        let mut queries =
-            encoder.encode_descriptor("switchyard_dns_queries", help, None, MetricType::Counter)?;
-        for (transport, proto) in TRANSPORTS.into_iter().enumerate() {
-            for class in 0..TYPE_CLASSES {
-                for code in 0..CODE_CLASSES {
-                    let count = self.of(|c| c.queries[transport][class][code].load(Relaxed));
-                    if count == 0 {
-                        continue;
-                    }
-                    let qtype = TYPES.get(class).map_or("other", |(name, _)| name);
-                    let qtype = if class == NO_TYPE { "none" } else { qtype };
-                    let rcode = CODES.get(code).map_or("other", |(name, _)| name);
-                    let labels = [("proto", proto), ("qtype", qtype), ("rcode", rcode)];
-                    ConstCounter::new(count).encode(queries.encode_family(&labels)?)?;
-                }
-            }
-        }
+        self.encode_queries(&mut encoder)?;
+        self.encode_waits(&mut encoder)?;
         self.encode_forwards(&mut encoder)?;
         let help = "Packets that get no reply, because they are too short or are replies";
         self.encode_sum(&mut encoder, "switchyard_dns_ignored", help, |c| &c.silent)?;
@@ -281,19 +361,64 @@ impl Collector for Sum {
 }
 
 impl Sum {
+    fn encode_queries(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Replies by transport, query type, response code and answering zone";
+        let mut queries =
+            encoder.encode_descriptor("switchyard_dns_queries", help, None, MetricType::Counter)?;
+        for (number, zone) in self.zones.iter().enumerate() {
+            for cell in 0..TRANSPORTS.len() * TYPE_CLASSES * CODE_CLASSES {
+                let (rest, code) = (cell / CODE_CLASSES, cell % CODE_CLASSES);
+                let (transport, class) = (rest / TYPE_CLASSES, rest % TYPE_CLASSES);
+                let counter =
+                    |c: &Counters| c.zones[number].queries[transport][class][code].load(Relaxed);
+                let count = self.of(counter);
+                if count == 0 {
+                    continue;
+                }
+                let qtype = TYPES.get(class).map_or("other", |(name, _)| name);
+                let labels = [
+                    ("proto", TRANSPORTS[transport].label()),
+                    ("qtype", if class == NO_TYPE { "none" } else { qtype }),
+                    ("rcode", CODES.get(code).map_or("other", |(name, _)| name)),
+                    ("zone", zone.as_str()),
+                ];
+                ConstCounter::new(count).encode(queries.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_waits(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let name = "switchyard_dns_request_seconds";
+        let help = "Time until queries that waited for upstreams were answered, by zone; queries \
+                    that were answered at once are not measured";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (number, zone) in self.zones.iter().enumerate() {
+            let (seconds, count, buckets) = self.times(|c| &c.zones[number].waited);
+            if count > 0 {
+                let labels = [("zone", zone.as_str())];
+                let mut encoder = family.encode_family(&labels)?;
+                encoder.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sum in seconds, the count and the buckets.
+    fn times(&self, times: impl Fn(&Counters) -> &Times) -> (f64, u64, Vec<(f64, u64)>) {
+        let end = |index| if index == TIME_BUCKETS { f64::INFINITY } else { bucket_end(index) };
+        let buckets: Vec<(f64, u64)> = (0..=TIME_BUCKETS)
+            .map(|index| (end(index), self.of(|c| times(c).counts[index].load(Relaxed))))
+            .collect();
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        (self.of(|c| times(c).sum_us.load(Relaxed)) as f64 / 1e6, count, buckets)
+    }
+
     fn encode_forwards(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let name = "switchyard_dns_forward_seconds";
         let help = "Time until an upstream answered, including all tries";
         let mut histogram = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        let buckets: Vec<(f64, u64)> = (0..=FORWARD_BUCKETS)
-            .map(|index| {
-                let last = index == FORWARD_BUCKETS;
-                let to = if last { f64::INFINITY } else { forward_bucket(index) };
-                (to, self.of(|c| c.forwarded[index].load(Relaxed)))
-            })
-            .collect();
-        let count = buckets.iter().map(|(_, count)| count).sum();
-        let seconds = self.of(|c| c.forwarded_us.load(Relaxed)) as f64 / 1e6;
+        let (seconds, count, buckets) = self.times(|c| &c.forwarded);
         histogram.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)?;
         let help = "Queries that no upstream answered";
         let name = "switchyard_dns_forward_failures";
@@ -344,12 +469,16 @@ mod tests {
     #[test]
     fn threads_are_added_up() {
         let registry = daemon::Daemon::detached("dns", 1).metrics;
-        let metrics = Metrics::register(&registry);
+        let names = ["cluster.local", "corp.example"].map(|text| Name::from_text(text).unwrap());
+        let zones = CountedZone::labels(&names[0], names[1..].iter());
+        let metrics = Metrics::register(&registry, zones);
+        let forwarded = CountedZone::of_forwarded;
         for _ in 0..2 {
             let thread = metrics.thread();
-            thread.replied(Transport::Udp, Some(Type::AAAA), Rcode::NXDOMAIN);
-            thread.replied(Transport::Tcp, Some(Type(65_280)), Rcode::BADVERS);
-            thread.replied(Transport::Udp, None, Rcode::FORMERR);
+            thread.replied(CountedZone::CLUSTER, Transport::Udp, Some(Type::AAAA), Rcode::NXDOMAIN);
+            thread.replied(forwarded(Some(0)), Transport::Tcp, Some(Type(65_280)), Rcode::BADVERS);
+            thread.replied(CountedZone::NONE, Transport::Udp, None, Rcode::FORMERR);
+            thread.waited(forwarded(None), Duration::from_millis(1));
             thread.silent();
             thread.forwarded(Duration::from_micros(100));
             thread.forwarded(Duration::from_micros(150));
@@ -361,9 +490,12 @@ mod tests {
         }
         let text = registry.encode();
         for line in [
-            r#"switchyard_dns_queries_total{proto="udp",qtype="AAAA",rcode="NXDOMAIN"} 2"#,
-            r#"switchyard_dns_queries_total{proto="tcp",qtype="other",rcode="other"} 2"#,
-            r#"switchyard_dns_queries_total{proto="udp",qtype="none",rcode="FORMERR"} 2"#,
+            r#"switchyard_dns_queries_total{proto="udp",qtype="AAAA",rcode="NXDOMAIN",zone="cluster.local."} 2"#,
+            r#"switchyard_dns_queries_total{proto="tcp",qtype="other",rcode="other",zone="corp.example."} 2"#,
+            r#"switchyard_dns_queries_total{proto="udp",qtype="none",rcode="FORMERR",zone="none"} 2"#,
+            r#"switchyard_dns_request_seconds_count{zone="."} 2"#,
+            r#"switchyard_dns_request_seconds_bucket{le="0.0008",zone="."} 0"#,
+            r#"switchyard_dns_request_seconds_bucket{le="0.0016",zone="."} 2"#,
             "switchyard_dns_ignored_total 2",
             "switchyard_dns_unsent_total 0",
             "switchyard_dns_forward_seconds_count 6",

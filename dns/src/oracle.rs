@@ -67,7 +67,7 @@ pub(crate) fn send_to(
     buf[..packet.len()].copy_from_slice(packet);
     let names = Names { zone, local };
     match respond(names, policy, &mut Query::new(), &mut buf, packet.len(), transport, 0) {
-        Outcome::Reply(len, _) => {
+        Outcome::Reply(len, ..) => {
             buf.truncate(len);
             Ok(buf)
         }

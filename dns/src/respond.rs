@@ -5,6 +5,7 @@
 
 pub(crate) mod outside;
 
+use crate::answered_by::AnsweredBy;
 use crate::local::{Asked, Local};
 use crate::wire::reply::{Detached, Section, Transport, pointer};
 use crate::wire::{
@@ -41,7 +42,7 @@ pub(crate) enum Outcome {
     /// Nothing is sent.
     Silent,
     /// The reply is in the buffer and has this length.
-    Reply(usize, Rcode),
+    Reply(usize, Rcode, AnsweredBy),
     /// The question is about a name outside our zones; the buffer is unchanged.
     Forward,
     /// An alias of ours leads to a name outside our zones.
@@ -81,9 +82,9 @@ pub(crate) fn respond(
     let recursion = if policy.forwards { flag::RA } else { 0 };
     let mut reply = Reply::to(buf, query, transport, recursion);
     match names.zone.answer(query, &mut reply, turn) {
-        Answer::Complete(rcode) => complete(reply, rcode),
+        Answer::Complete(rcode) => complete(reply, rcode, AnsweredBy::Zone),
         Answer::Outside => match names.local.answer(names.zone, &Asked::of(query), &mut reply) {
-            Some(rcode) => complete(reply, rcode),
+            Some(rcode) => complete(reply, rcode, AnsweredBy::Local),
             None if policy.forwards => Outcome::Forward,
             None => error(policy, query, buf, transport, Rcode::REFUSED),
         },
@@ -91,22 +92,22 @@ pub(crate) fn respond(
             reply.set(flag::AA);
             let asked = Asked::target(&target, query, at);
             if let Some(rcode) = names.local.answer(names.zone, &asked, &mut reply) {
-                return complete(reply, rcode);
+                return complete(reply, rcode, AnsweredBy::Zone);
             }
             if policy.forwards {
                 return Outcome::Follow(Box::new(Alias { reply: reply.detach(), target: *target }));
             }
             // A server without recursion returns the alias alone (RFC 1034 section 4.3.2).
-            Outcome::Reply(reply.finish(Rcode::NOERROR), Rcode::NOERROR)
+            Outcome::Reply(reply.finish(Rcode::NOERROR), Rcode::NOERROR, AnsweredBy::Zone)
         }
     }
 }
 
-fn complete(mut reply: Reply<'_>, rcode: Rcode) -> Outcome {
+fn complete(mut reply: Reply<'_>, rcode: Rcode, answered_by: AnsweredBy) -> Outcome {
     if rcode != Rcode::SERVFAIL {
         reply.set(flag::AA);
     }
-    Outcome::Reply(reply.finish(rcode), rcode)
+    Outcome::Reply(reply.finish(rcode), rcode, answered_by)
 }
 
 /// A reply without records to a query that was parsed.
@@ -119,7 +120,7 @@ pub(crate) fn error(
 ) -> Outcome {
     let recursion = if policy.forwards { flag::RA } else { 0 };
     let reply = Reply::to(buf, query, transport, recursion);
-    Outcome::Reply(reply.finish(rcode), rcode)
+    Outcome::Reply(reply.finish(rcode), rcode, AnsweredBy::Refused)
 }
 
 /// Takes the records out of a reply over UDP and sets TC, so that the client asks over TCP. The new
@@ -140,7 +141,8 @@ fn reject(bad: Bad, query: &Query, buf: &mut [u8]) -> Outcome {
         Bad::Opcode => Rcode::NOTIMP,
         Bad::Format => Rcode::FORMERR,
     };
-    Outcome::Reply(Reply::header_only(buf, query).finish(rcode), rcode)
+    let len = Reply::header_only(buf, query).finish(rcode);
+    Outcome::Reply(len, rcode, AnsweredBy::Refused)
 }
 
 fn unusual(policy: Policy, query: &Query, buf: &mut [u8], transport: Transport) -> Outcome {
@@ -154,7 +156,7 @@ fn unusual(policy: Policy, query: &Query, buf: &mut [u8], transport: Transport) 
     }
     let mut reply = Reply::to(buf, query, transport, flag::AA);
     reply.whole(Section::Answer, &version_record());
-    Outcome::Reply(reply.finish(Rcode::NOERROR), Rcode::NOERROR)
+    Outcome::Reply(reply.finish(Rcode::NOERROR), Rcode::NOERROR, AnsweredBy::Local)
 }
 
 fn version_record() -> Vec<u8> {

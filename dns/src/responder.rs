@@ -8,7 +8,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::{ArcSwap, Guard};
 use daemon::quota::QuotaPermit;
 
-use crate::cache::stored::Stored;
+use crate::answered_by::AnsweredBy;
+use crate::cache::stored::{Age, Stored};
 use crate::cache::{Failure, Served};
 use crate::cookies::Cookies;
 use crate::forward::Forwarder;
@@ -16,7 +17,8 @@ use crate::forward::decide::Decision;
 use crate::forward::question::Key;
 use crate::forward::upstreams::Forwarding;
 use crate::local::Local;
-use crate::metrics::Counters;
+use crate::metrics::{CountedZone, Counters};
+use crate::query_log::{Line, LoggedOutcome, QueryLog};
 use crate::rate::{RateLimit, Verdict};
 use crate::respond::outside::{self, Replied, serve, serve_alias};
 use crate::respond::{Alias, Names, Outcome, Policy, cut, respond};
@@ -128,6 +130,7 @@ pub(crate) struct Responder {
     pub(crate) shared: Arc<Shared>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) forwarder: Forwarder,
+    query_log: Option<QueryLog>,
     query: Query,
     turn: usize,
 }
@@ -158,6 +161,24 @@ pub(crate) struct Pending {
     alias: Option<Box<Alias>>,
     permit: Option<QuotaPermit>,
     turn: usize,
+    zone: CountedZone,
+    since: Instant,
+}
+
+/// A query about a name outside our zones, or about an alias of ours with such a target.
+struct Elsewhere<'s> {
+    snapshot: &'s Snapshot,
+    client: SocketAddr,
+    transport: Transport,
+    alias: Option<Box<Alias>>,
+}
+
+/// A reply in the buffer, as it would be sent.
+struct Ready {
+    len: usize,
+    rcode: Rcode,
+    answered_by: AnsweredBy,
+    transport: Transport,
 }
 
 impl Responder {
@@ -165,8 +186,9 @@ impl Responder {
         shared: Arc<Shared>,
         counters: Arc<Counters>,
         forwarder: Forwarder,
+        query_log: Option<QueryLog>,
     ) -> Responder {
-        Responder { shared, counters, forwarder, query: Query::new(), turn: 0 }
+        Responder { shared, counters, forwarder, query_log, query: Query::new(), turn: 0 }
     }
 
     /// Handles the packet in the first `len` octets of `buf`. `client` is called only if it is
@@ -183,113 +205,124 @@ impl Responder {
         self.turn = self.turn.wrapping_add(1);
         let Snapshot { zone, local, policy } = snapshot;
         let names = Names { zone, local };
-        match respond(names, *policy, &mut self.query, buf, len, transport, self.turn) {
-            Outcome::Reply(len, rcode) => {
-                let is_parsed = rcode != Rcode::FORMERR && rcode != Rcode::NOTIMP;
-                let Query { name, qtype, edns, .. } = &self.query;
-                tracing::trace!(%name, qtype = qtype.0, code = rcode.0, ?transport, "answered");
-                self.counters.replied(transport, is_parsed.then_some(self.query.qtype), rcode);
-                let is_plain = edns.is_none_or(|e| e.cookie.is_none() && !e.is_padded);
-                if is_plain && rcode != Rcode::SERVFAIL {
-                    return Action::Send(len);
+        let alias = match respond(names, *policy, &mut self.query, buf, len, transport, self.turn) {
+            Outcome::Reply(len, rcode, answered_by) => {
+                let mut ready = Ready { len, rcode, answered_by, transport };
+                self.count(&ready);
+                let is_plain = self.query.edns.is_none_or(|e| e.cookie.is_none() && !e.is_padded);
+                if !is_plain || rcode == Rcode::SERVFAIL {
+                    let error = (rcode == Rcode::SERVFAIL)
+                        .then(|| ExtendedError::of(ExtendedError::NOT_READY));
+                    let replied = Replied { len, rcode, error };
+                    let shared = &self.shared;
+                    ready.len = shared.add_options(buf, &self.query, &replied, transport, client());
                 }
-                let error =
-                    (rcode == Rcode::SERVFAIL).then(|| ExtendedError::of(ExtendedError::NOT_READY));
-                self.complete(buf, &Replied { len, rcode, error }, transport, client())
+                return self.send(buf, &ready, client);
             }
             Outcome::Silent => {
                 self.counters.silent();
-                Action::Nothing
+                return Action::Nothing;
             }
-            Outcome::Forward => match client() {
-                Some(client) => self.outside(snapshot, client, buf, transport, None),
-                None => Action::Nothing,
-            },
-            Outcome::Follow(alias) => match client() {
-                Some(client) => self.outside(snapshot, client, buf, transport, Some(alias)),
-                None => Action::Nothing,
-            },
+            Outcome::Forward => None,
+            Outcome::Follow(alias) => Some(alias),
+        };
+        match client() {
+            Some(client) => self.outside(Elsewhere { snapshot, client, transport, alias }, buf),
+            None => Action::Nothing,
         }
     }
 
-    /// Adds the options to a reply.
-    fn complete(
+    /// Counts a reply that needed no upstreams.
+    #[inline]
+    fn count(&self, ready: &Ready) {
+        let Ready { rcode, answered_by, transport, .. } = *ready;
+        let is_parsed = rcode != Rcode::FORMERR && rcode != Rcode::NOTIMP;
+        let Query { name, qtype, .. } = &self.query;
+        tracing::trace!(%name, qtype = qtype.0, code = rcode.0, ?transport, "answered");
+        let zone = CountedZone::of_answer(answered_by);
+        self.counters.replied(zone, transport, is_parsed.then_some(*qtype), rcode);
+    }
+
+    /// The last steps of a reply to the last packet: the limit of its rate, and the log.
+    #[inline]
+    fn send(
         &self,
         buf: &mut [u8],
-        replied: &Replied,
-        transport: Transport,
-        client: Option<SocketAddr>,
+        ready: &Ready,
+        client: impl Fn() -> Option<SocketAddr>,
     ) -> Action {
-        Action::Send(self.shared.add_options(buf, &self.query, replied, transport, client))
+        let Ready { len, rcode, answered_by, transport } = *ready;
+        let len = match &self.shared.rate_limit {
+            Some(limit) if transport == Transport::Udp => self.limit(limit, buf, len, client()),
+            _ => Some(len),
+        };
+        if let Some(log) = &self.query_log {
+            let size = len.unwrap_or(0);
+            let outcome = LoggedOutcome { rcode, answered_by, size, waited: None };
+            if log.wants(&outcome) {
+                log.put(Line::new(&self.query, client(), transport, outcome));
+            }
+        }
+        match len {
+            Some(len) => Action::Send(len),
+            None => {
+                self.counters.limited();
+                Action::Nothing
+            }
+        }
     }
 
     /// A question about a name outside our zones, or about the target of an alias of ours.
-    fn outside(
-        &mut self,
-        snapshot: &Snapshot,
-        client: SocketAddr,
-        buf: &mut [u8],
-        transport: Transport,
-        alias: Option<Box<Alias>>,
-    ) -> Action {
+    fn outside(&self, asked: Elsewhere<'_>, buf: &mut [u8]) -> Action {
         let failed =
             |rcode: Rcode, code: Option<u16>| Failure { rcode, error: code.map(ExtendedError::of) };
-        if alias.is_none() && self.shared.forwarding.probes.is_probe(&self.query.name) {
+        let is_alias = asked.alias.is_some();
+        let nobody = (CountedZone::NONE, AnsweredBy::Refused);
+        if !is_alias && self.shared.forwarding.probes.is_probe(&self.query.name) {
             let failure = failed(Rcode::REFUSED, None);
-            return self.fail(snapshot, client, buf, transport, None, &failure);
+            return self.serve(asked, buf, Served::Failure(&failure), nobody);
         }
-        let query = &self.query;
-        let name = alias.as_ref().map_or(&query.name, |alias| &alias.target);
-        let key = Key::new(query, name.wire());
-        let failure = match self.forwarder.decide(name, &key, client) {
+        let name = asked.alias.as_ref().map_or(&self.query.name, |alias| &alias.target);
+        let key = Key::new(&self.query, name.wire());
+        let route = self.shared.forwarding.routes.route(name);
+        let zone = match is_alias {
+            true => CountedZone::CLUSTER,
+            false => CountedZone::of_forwarded(route.zone),
+        };
+        let (by, failure) = match self.forwarder.decide(route.group, &key, asked.client) {
             Decision::Answer { answer, age, refresh } => {
                 if let Some(permit) = refresh {
                     self.forwarder.refresh(&key, permit);
                 }
-                let served = Served::Answer(&answer, age);
-                return self.serve(snapshot, client, buf, transport, alias, served);
+                let by = if age == Age::Stale { AnsweredBy::Stale } else { AnsweredBy::Cache };
+                return self.serve(asked, buf, Served::Answer(&answer, age), (zone, by));
             }
-            Decision::Join { permit, .. } => {
-                return self.pend(key, client, buf, transport, alias, permit);
-            }
-            Decision::Ask(permit) => {
-                return self.pend(key, client, buf, transport, alias, Some(permit));
-            }
+            Decision::Join { permit, .. } => return self.pend(asked, key, buf, zone, permit),
+            Decision::Ask(permit) => return self.pend(asked, key, buf, zone, Some(permit)),
             // A server without recursion returns the alias alone.
-            Decision::Refuse if alias.is_some() => failed(Rcode::NOERROR, None),
-            Decision::Refuse => failed(Rcode::REFUSED, Some(ExtendedError::PROHIBITED)),
+            Decision::Refuse if is_alias => {
+                ((zone, AnsweredBy::Zone), failed(Rcode::NOERROR, None))
+            }
+            Decision::Refuse => (nobody, failed(Rcode::REFUSED, Some(ExtendedError::PROHIBITED))),
             Decision::FailAgain(mut failure) => {
                 failure.error = failure.error.or(Some(ExtendedError::of(ExtendedError::CACHED)));
-                failure
+                ((zone, AnsweredBy::Failure), failure)
             }
-            Decision::BreakLoop => failed(Rcode::SERVFAIL, None),
-            Decision::Busy => failed(Rcode::SERVFAIL, None),
+            Decision::BreakLoop => ((zone, AnsweredBy::Failure), failed(Rcode::SERVFAIL, None)),
+            Decision::Busy => ((zone, AnsweredBy::Refused), failed(Rcode::SERVFAIL, None)),
         };
-        self.fail(snapshot, client, buf, transport, alias, &failure)
-    }
-
-    fn fail(
-        &self,
-        snapshot: &Snapshot,
-        client: SocketAddr,
-        buf: &mut [u8],
-        transport: Transport,
-        alias: Option<Box<Alias>>,
-        failure: &Failure,
-    ) -> Action {
-        self.serve(snapshot, client, buf, transport, alias, Served::Failure(failure))
+        self.serve(asked, buf, Served::Failure(&failure), by)
     }
 
     #[inline]
     fn serve(
         &self,
-        snapshot: &Snapshot,
-        client: SocketAddr,
+        asked: Elsewhere<'_>,
         buf: &mut [u8],
-        transport: Transport,
-        alias: Option<Box<Alias>>,
         served: Served<'_>,
+        (zone, answered_by): (CountedZone, AnsweredBy),
     ) -> Action {
+        let Elsewhere { snapshot, client, transport, alias } = asked;
         let replied = match alias {
             None => serve(&snapshot.zone, &self.query, buf, transport, served, self.turn),
             Some(alias) => {
@@ -298,35 +331,62 @@ impl Responder {
                 replied
             }
         };
-        self.counters.replied(transport, Some(self.query.qtype), replied.rcode);
-        self.complete(buf, &replied, transport, Some(client))
+        let rcode = replied.rcode;
+        self.counters.replied(zone, transport, Some(self.query.qtype), rcode);
+        let len = self.shared.add_options(buf, &self.query, &replied, transport, Some(client));
+        self.send(buf, &Ready { len, rcode, answered_by, transport }, || Some(client))
     }
 
     fn pend(
         &self,
+        asked: Elsewhere<'_>,
         key: Key,
-        client: SocketAddr,
         buf: &[u8],
-        transport: Transport,
-        alias: Option<Box<Alias>>,
+        zone: CountedZone,
         permit: Option<QuotaPermit>,
     ) -> Action {
+        let Elsewhere { client, transport, alias, .. } = asked;
         let query = self.query.clone();
         let head = buf[..query.question_end].to_vec();
-        let turn = self.turn;
-        let pending = Pending { key, client, query, head, transport, alias, permit, turn };
-        Action::Wait(Box::new(pending))
+        let (turn, since) = (self.turn, Instant::now());
+        Action::Wait(Box::new(Pending {
+            key,
+            client,
+            query,
+            head,
+            transport,
+            alias,
+            permit,
+            turn,
+            zone,
+            since,
+        }))
     }
 
     /// Makes a query wait. `deliver` sends its reply.
     pub(crate) fn wait(&self, mut pending: Pending, deliver: Deliver) {
         let (shared, counters) = (self.shared.clone(), self.counters.clone());
+        let query_log = self.query_log.clone();
         let (key, client) = (pending.key.clone(), pending.client);
         let permit = pending.permit.take();
         let reply = move |served: Served<'_>| {
-            let (transport, qtype) = (pending.transport, pending.query.qtype);
             let (bytes, rcode) = pending.reply(&shared, served);
-            counters.replied(transport, Some(qtype), rcode);
+            let qtype = Some(pending.query.qtype);
+            counters.replied(pending.zone, pending.transport, qtype, rcode);
+            let waited = pending.since.elapsed();
+            counters.waited(pending.zone, waited);
+            if let Some(log) = query_log {
+                let answered_by = match served {
+                    Served::Answer(_, Age::Fresh(_)) => AnsweredBy::Upstream,
+                    Served::Answer(_, Age::Stale) => AnsweredBy::Stale,
+                    Served::Failure(_) => AnsweredBy::Failure,
+                };
+                let (waited, size) = (Some(waited), bytes.as_ref().map_or(0, Vec::len));
+                let outcome = LoggedOutcome { rcode, answered_by, size, waited };
+                if log.wants(&outcome) {
+                    log.put(Line::new(&pending.query, Some(client), pending.transport, outcome));
+                }
+            }
             match bytes {
                 Some(bytes) => deliver(bytes),
                 None => counters.limited(),
@@ -335,17 +395,15 @@ impl Responder {
         self.forwarder.wait(&key, client, permit, Box::new(reply));
     }
 
-    /// What is done with a reply of so many octets to the last packet, over UDP: its length, or
-    /// nothing is sent.
-    #[inline]
-    pub(crate) fn limit(
+    /// [`Shared::limit`] for a reply to the last packet, over UDP.
+    fn limit(
         &self,
+        limit: &RateLimit,
         buf: &mut [u8],
         len: usize,
-        client: impl Fn() -> Option<SocketAddr>,
+        client: Option<SocketAddr>,
     ) -> Option<usize> {
-        let Some(limit) = &self.shared.rate_limit else { return Some(len) };
-        match client().filter(|client| !limit.is_exempt(client.ip())) {
+        match client.filter(|client| !limit.is_exempt(client.ip())) {
             None => Some(len),
             Some(client) => self.shared.limit(limit, &self.query, buf, len, client),
         }
@@ -354,8 +412,10 @@ impl Responder {
 
 impl Pending {
     /// The reply to the client, if it gets one, and its code.
-    fn reply(self, shared: &Shared, served: Served<'_>) -> (Option<Vec<u8>>, Rcode) {
-        let Pending { client, query, head, transport, alias, turn, .. } = self;
+    fn reply(&mut self, shared: &Shared, served: Served<'_>) -> (Option<Vec<u8>>, Rcode) {
+        let (head, alias) = (std::mem::take(&mut self.head), self.alias.take());
+        let Pending { client, query, transport, turn, .. } = self;
+        let (client, transport, turn) = (*client, *transport, *turn);
         // Over TCP there is no way to say that an answer is incomplete.
         let failure = Failure { rcode: Rcode::SERVFAIL, error: None };
         let served = match served {
@@ -365,21 +425,21 @@ impl Pending {
             served => served,
         };
         let (mut bytes, replied) = match alias {
-            Some(alias) => serve_alias(*alias, &query, served),
+            Some(alias) => serve_alias(*alias, query, served),
             None => {
                 let mut bytes = head;
                 bytes.resize(outside::room(&bytes, transport, served), 0);
                 let zone = shared.zone.load();
-                let replied = serve(&zone, &query, &mut bytes, transport, served, turn);
+                let replied = serve(&zone, query, &mut bytes, transport, served, turn);
                 (bytes, replied)
             }
         };
-        let mut len = shared.add_options(&mut bytes, &query, &replied, transport, Some(client));
+        let mut len = shared.add_options(&mut bytes, query, &replied, transport, Some(client));
         if let Some(limit) = &shared.rate_limit
             && transport == Transport::Udp
             && !limit.is_exempt(client.ip())
         {
-            match shared.limit(limit, &query, &mut bytes, len, client) {
+            match shared.limit(limit, query, &mut bytes, len, client) {
                 Some(limited) => len = limited,
                 None => return (None, replied.rcode),
             }

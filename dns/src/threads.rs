@@ -17,6 +17,7 @@ use tokio::task::{JoinSet, LocalSet};
 use crate::accept::{self, Listener};
 use crate::forward::{Forwarder, Sockets};
 use crate::metrics::Metrics;
+use crate::query_log::{self, QueryLog, QueryLogMode};
 use crate::responder::{Responder, Shared};
 use crate::tcp::TcpServer;
 use crate::udp::{self, UdpServer};
@@ -36,6 +37,7 @@ pub(crate) struct Setup {
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: Metrics,
     pub(crate) sockets: Sockets,
+    pub(crate) query_log: Option<QueryLog>,
 }
 
 impl Setup {
@@ -45,7 +47,7 @@ impl Setup {
         let counters = self.metrics.thread();
         let forwarding = self.shared.forwarding.clone();
         let forwarder = Forwarder::new(forwarding, counters.clone(), tasks.clone(), self.sockets);
-        (Responder::new(self.shared, counters, forwarder), tasks)
+        (Responder::new(self.shared, counters, forwarder, self.query_log), tasks)
     }
 }
 
@@ -58,6 +60,24 @@ impl Threads {
             supervisor,
             threads: Vec::new(),
         }
+    }
+
+    /// Starts the thread that writes the query log, which ends after all others. Nothing if
+    /// nothing is logged.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread.
+    pub(crate) fn log_queries(
+        &mut self,
+        mode: QueryLogMode,
+        metrics: &Metrics,
+    ) -> Result<Option<QueryLog>, Failure> {
+        let Some((log, lines)) = query_log::queue(mode, &metrics.query_log_lost) else {
+            return Ok(None);
+        };
+        self.threads.push(self.supervisor.thread("query-log", move || lines.write())?);
+        Ok(Some(log))
     }
 
     /// Starts the thread of a UDP socket.

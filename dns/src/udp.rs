@@ -150,10 +150,7 @@ impl UdpServer {
         let (buffer, len, source) = batch.packet(index);
         let client = || source.origin().peer();
         match self.responder.handle(snapshot, buffer, len, Transport::Udp, client) {
-            Action::Send(len) => match self.responder.limit(buffer, len, client) {
-                Some(len) => batch.reply(index, len),
-                None => self.responder.counters.limited(),
-            },
+            Action::Send(len) => batch.reply(index, len),
             Action::Nothing => {}
             Action::Wait(pending) => {
                 let (socket, origin) = (self.socket.clone(), source.origin());

@@ -1,12 +1,14 @@
 //! The DNS responder as a process: the real binary follows a folder, and answers queries over UDP
 //! and TCP of another codec.
 
+mod cache_page;
 mod changes;
 mod encrypted;
 mod forwarding;
 pub(crate) mod kit;
 mod local;
 mod protocol;
+mod query_log;
 mod rows;
 mod tools;
 mod upstreams;

@@ -20,6 +20,12 @@ pub struct Forward {
     servers: Vec<ServerAddress>,
 }
 
+impl Forward {
+    pub(super) fn zone(&self) -> &Name {
+        &self.zone
+    }
+}
+
 /// The zones of all values, and their groups of servers.
 #[derive(Debug, Default)]
 pub(crate) struct Zones {

@@ -15,11 +15,19 @@ pub(crate) const DEFAULT_GROUP: usize = 0;
 /// The zones of `--forward`, each with the number of its group of upstreams.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
-    /// By the zone's name in wire form.
-    groups: HashMap<Box<[u8]>, usize, RandomState>,
+    /// The number of each zone, by its name in wire form.
+    numbers: HashMap<Box<[u8]>, usize, RandomState>,
     zones: Vec<(Name, usize)>,
     /// The number of labels of the longest name.
     max_labels: usize,
+}
+
+/// Where a name is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// The number of its zone, in the order of `--forward`, if it has one.
+    pub(crate) zone: Option<usize>,
+    pub(crate) group: usize,
 }
 
 impl Routes {
@@ -28,15 +36,17 @@ impl Routes {
         let mut routes = Routes::default();
         for (name, group) in zones {
             routes.max_labels = routes.max_labels.max(name.labels());
-            routes.groups.insert(name.wire().into(), group);
+            routes.numbers.insert(name.wire().into(), routes.zones.len());
             routes.zones.push((name, group));
         }
         routes
     }
 
-    /// The group whose servers are asked about a name.
-    pub(crate) fn group_of(&self, name: &Name) -> usize {
-        self.find(name).map_or(DEFAULT_GROUP, |(_, group)| group)
+    /// Where a name is asked.
+    #[inline]
+    pub(crate) fn route(&self, name: &Name) -> Route {
+        let zone = self.find(name).map(|(_, number)| number);
+        Route { zone, group: zone.map_or(DEFAULT_GROUP, |number| self.zones[number].1) }
     }
 
     /// The number of labels of the longest zone that a name is in.
@@ -54,11 +64,12 @@ impl Routes {
         self.zones.iter().map(|(zone, group)| (zone, *group))
     }
 
+    /// The longest zone that a name is in: the number of its labels, and its own.
     fn find(&self, name: &Name) -> Option<(usize, usize)> {
         let most = self.max_labels.min(name.labels());
         (1..=most).rev().find_map(|labels| {
             let suffix = &name.wire()[name.start(name.labels() - labels)..];
-            self.groups.get(suffix).map(|group| (labels, *group))
+            self.numbers.get(suffix).map(|number| (labels, *number))
         })
     }
 }
@@ -76,7 +87,7 @@ mod tests {
         let zones = [("corp", 1), ("lab.corp", 2), ("x.example.com", 3), ("own.corp", 0)];
         let routes = Routes::new(zones.map(|(zone, group)| (name(zone), group)));
         let check = |asked: &str, group: usize, labels: Option<usize>| {
-            let found = (routes.group_of(&name(asked)), routes.zone_labels(&name(asked)));
+            let found = (routes.route(&name(asked)).group, routes.zone_labels(&name(asked)));
             assert_eq!(found, (group, labels), "{asked}");
         };
         check("corp", 1, Some(1));
@@ -90,8 +101,10 @@ mod tests {
         check("corp.example", 0, None);
         check("example.com", 0, None);
         check("www.x.example.com", 3, Some(3));
-        assert_eq!(routes.group_of(&Name::root()), 0);
-        assert_eq!(Routes::default().group_of(&name("corp")), 0);
+        let usual = Route { zone: None, group: 0 };
+        assert_eq!(routes.route(&Name::root()), usual);
+        assert_eq!(Routes::default().route(&name("corp")), usual);
+        assert_eq!(routes.route(&name("a.own.corp")), Route { zone: Some(3), group: 0 });
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Forwarding {
     /// The servers that are asked about a name.
     #[inline]
     pub(crate) fn group(&self, name: &Name) -> Arc<Group> {
-        self.group_at(self.routes.group_of(name))
+        self.group_at(self.routes.route(name).group)
     }
 
     /// A group of `routes`.

@@ -105,7 +105,7 @@ fn replies_are_cut_to_their_own_question() {
         buf[..packet.len()].copy_from_slice(packet);
         let len = packet.len();
         let outcome = respond(names, FORWARDS, &mut query, &mut buf, len, Transport::Udp, 0);
-        let Outcome::Reply(len, _) = outcome else { panic!("{outcome:?}") };
+        let Outcome::Reply(len, ..) = outcome else { panic!("{outcome:?}") };
         let len = cut(&query, &mut buf).unwrap_or(len);
         let reply = Message::from_vec(&buf[..len]).unwrap();
         assert_eq!(show(&reply), expected);

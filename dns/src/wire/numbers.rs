@@ -93,6 +93,22 @@ impl Rcode {
     pub(crate) const BADVERS: Rcode = Rcode(16);
 }
 
+impl std::fmt::Display for Rcode {
+    /// The usual name, or the number (RFC 6895 section 2.3).
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match *self {
+            Rcode::NOERROR => "NOERROR",
+            Rcode::FORMERR => "FORMERR",
+            Rcode::SERVFAIL => "SERVFAIL",
+            Rcode::NXDOMAIN => "NXDOMAIN",
+            Rcode::NOTIMP => "NOTIMP",
+            Rcode::REFUSED => "REFUSED",
+            Rcode::BADVERS => "BADVERS",
+            Rcode(number) => return write!(f, "RCODE{number}"),
+        })
+    }
+}
+
 /// The 16-bit number at an offset, if the bytes are long enough.
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     let two = bytes.get(at..at + 2)?;

@@ -34,6 +34,16 @@ impl Transport {
     pub(crate) fn is_encrypted(self) -> bool {
         matches!(self, Transport::Tls | Transport::Https)
     }
+
+    /// Its name in metrics and logs.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+            Transport::Https => "https",
+        }
+    }
 }
 
 /// A reply under construction.

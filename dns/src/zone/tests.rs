@@ -634,7 +634,7 @@ fn sets_of_addresses_go_round() {
         let (policy, udp) = (Policy::default(), Transport::Udp);
         let names = Names { zone: &zone, local: &Local::default() };
         let outcome = respond(names, policy, &mut Query::new(), &mut buf, packet.len(), udp, turn);
-        let Outcome::Reply(len, _) = outcome else { panic!("{outcome:?}") };
+        let Outcome::Reply(len, ..) = outcome else { panic!("{outcome:?}") };
         let reply = Message::from_vec(&buf[..len]).unwrap();
         let last: Vec<usize> = reply
             .answers
