@@ -127,7 +127,12 @@ impl std::fmt::Display for Name {
         }
         for index in 0..self.labels {
             let dot = if index > 0 { "." } else { "" };
-            write!(f, "{dot}{}", self.label(index).escape_ascii())?;
+            f.write_str(dot)?;
+            // A dot in a label must not look like the end of the label.
+            for (number, part) in self.label(index).split(|octet| *octet == b'.').enumerate() {
+                let dot = if number > 0 { "\\." } else { "" };
+                write!(f, "{dot}{}", part.escape_ascii())?;
+            }
         }
         Ok(())
     }
@@ -220,6 +225,9 @@ mod tests {
         let longest = ["a"; 127].join(".");
         check(&longest, Some(&longest));
         check(&format!("a.{longest}"), None);
+        let mut strange = Name::root();
+        strange.read(b"\x03a.b\x03\x00\"\\\x00", 0).unwrap();
+        assert_eq!(strange.to_string(), r#"a\.b.\x00\"\\"#);
     }
 
     #[test]
