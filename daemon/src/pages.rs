@@ -1,5 +1,5 @@
-//! What `/snapshot` and `/status` of the admin endpoint show, and the pages that only some processes
-//! have.
+//! What `/snapshot` and `/status` of the admin endpoint show, and the pages that only some
+//! processes have.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -154,11 +154,7 @@ fn start(
     }
     let certificate = certificate(config)?;
     if let Some(source) = &certificate {
-        let certificate = match source {
-            CertificateSource::Files(files) => files.certificate(),
-            CertificateSource::Secret(secret) => secret.certificate(),
-        };
-        tcp_listeners.extend(encrypted(config, certificate)?);
+        tcp_listeners.extend(encrypted(config, source.certificate())?);
     }
     let demand = Demand {
         open_files: daemon::descriptors::raise_limit(),
@@ -180,14 +176,7 @@ fn start(
     }
     let shared = Arc::new(shared(config, daemon, metrics, &listeners, budget)?);
     follow_hosts(config, daemon, &shared);
-    let certificate = match certificate {
-        Some(CertificateSource::Files(files)) => {
-            tokio::spawn(files.follow(Looks::new(daemon.shutdown.reloads())));
-            None
-        }
-        Some(CertificateSource::Secret(secret)) => Some(secret),
-        None => None,
-    };
+    let certificate = certificate.and_then(|source| source.follow(daemon));
     let mut threads = Threads::new(daemon.supervisor.clone());
     let setup = Setup {
         shared: shared.clone(),
@@ -228,6 +217,26 @@ fn encrypted(config: &Config, certificate: &Certificate) -> Result<Vec<Listener>
 enum CertificateSource {
     Files(CertificateFiles),
     Secret(CertificateSecret),
+}
+
+impl CertificateSource {
+    fn certificate(&self) -> &Certificate {
+        match self {
+            CertificateSource::Files(files) => files.certificate(),
+            CertificateSource::Secret(secret) => secret.certificate(),
+        }
+    }
+
+    /// Follows the files. A Secret is followed by the updates of the feed.
+    fn follow(self, daemon: &Daemon) -> Option<CertificateSecret> {
+        match self {
+            CertificateSource::Files(files) => {
+                tokio::spawn(files.follow(Looks::new(daemon.shutdown.reloads())));
+                None
+            }
+            CertificateSource::Secret(secret) => Some(secret),
+        }
+    }
 }
 
 /// Opens the certificate, if there is an address that needs one.

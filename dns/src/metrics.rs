@@ -490,9 +490,9 @@ mod tests {
         }
         let text = registry.encode();
         for line in [
-            r#"switchyard_dns_queries_total{proto="udp",qtype="AAAA",rcode="NXDOMAIN",zone="cluster.local."} 2"#,
-            r#"switchyard_dns_queries_total{proto="tcp",qtype="other",rcode="other",zone="corp.example."} 2"#,
-            r#"switchyard_dns_queries_total{proto="udp",qtype="none",rcode="FORMERR",zone="none"} 2"#,
+            r#"{proto="udp",qtype="AAAA",rcode="NXDOMAIN",zone="cluster.local."} 2"#,
+            r#"{proto="tcp",qtype="other",rcode="other",zone="corp.example."} 2"#,
+            r#"{proto="udp",qtype="none",rcode="FORMERR",zone="none"} 2"#,
             r#"switchyard_dns_request_seconds_count{zone="."} 2"#,
             r#"switchyard_dns_request_seconds_bucket{le="0.0008",zone="."} 0"#,
             r#"switchyard_dns_request_seconds_bucket{le="0.0016",zone="."} 2"#,

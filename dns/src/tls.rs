@@ -1,6 +1,6 @@
-//! The certificate of DNS over TLS and over HTTPS, from PEM files or from a Secret of the feed. Both
-//! are followed: a renewed certificate is used by new connections, and while there is none that can
-//! be used the last one stays.
+//! The certificate of DNS over TLS and over HTTPS, from PEM files or from a Secret of the feed.
+//! Both are followed: a renewed certificate is used by new connections, and while there is none
+//! that can be used the last one stays.
 
 use std::hash::BuildHasher;
 use std::path::PathBuf;
