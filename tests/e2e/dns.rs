@@ -1,9 +1,11 @@
 //! The DNS responder as a process: the real binary follows a folder, and answers queries over UDP
 //! and TCP of another codec.
 
+mod cached;
 mod changes;
 mod encrypted;
 mod forwarding;
+mod hostile;
 pub(crate) mod kit;
 mod local;
 mod protocol;
