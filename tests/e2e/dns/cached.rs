@@ -299,12 +299,11 @@ fn an_alias_into_the_cluster_zone_is_continued() {
 #[test]
 fn names_in_use_are_refreshed_before_they_expire() {
     let net = Net::new();
-    let count = Arc::new(AtomicU8::new(0));
-    let counted = count.clone();
+    let count = AtomicU8::new(0);
     let asked = upstream(net.addr(1, 5353), move |query, socket, peer| {
         let mut reply = reply_to(query);
         reply.answers[0].ttl = 3;
-        let number = counted.fetch_add(1, Relaxed);
+        let number = count.fetch_add(1, Relaxed);
         reply.answers[0].data = RData::A(A::new(192, 0, 2, number));
         if number == 2 {
             reply.answers.clear();
