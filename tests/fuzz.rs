@@ -13,6 +13,8 @@ use rand::{RngExt as _, SeedableRng as _};
 
 /// Mutations of seeds for each target, unless `SWITCHYARD_FUZZ_INPUTS` says another number.
 const INPUTS: usize = 4_000;
+/// Where the random numbers begin, unless `SWITCHYARD_FUZZ_SEED` says another number.
+const SEED: usize = 1;
 /// A mutated input is no longer than this.
 const MAX_LENGTH: usize = 16 << 10;
 
@@ -106,17 +108,18 @@ fn mutated(seeds: &[Vec<u8>], random: &mut StdRng) -> Vec<u8> {
     input
 }
 
-fn inputs() -> usize {
-    match std::env::var("SWITCHYARD_FUZZ_INPUTS") {
-        Ok(number) => number.parse().expect("SWITCHYARD_FUZZ_INPUTS is not a number"),
-        Err(_) => INPUTS,
+fn setting(name: &str, usual: usize) -> usize {
+    match std::env::var(name) {
+        Ok(number) => number.parse().unwrap_or_else(|_| panic!("{name} is not a number")),
+        Err(_) => usual,
     }
 }
 
 fn run(target: &str, parse: fn(&[u8])) {
     let seeds = seeds(target);
-    let mut random = StdRng::seed_from_u64(1);
-    let mutations = (0..inputs()).map(|_| mutated(&seeds, &mut random));
+    let mut random = StdRng::seed_from_u64(setting("SWITCHYARD_FUZZ_SEED", SEED) as u64);
+    let inputs = setting("SWITCHYARD_FUZZ_INPUTS", INPUTS);
+    let mutations = (0..inputs).map(|_| mutated(&seeds, &mut random));
     for input in seeds.iter().cloned().chain(mutations) {
         let outcome = catch_unwind(AssertUnwindSafe(|| parse(&input)));
         assert!(outcome.is_ok(), "{target} failed for b\"{}\"", input.escape_ascii());

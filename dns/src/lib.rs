@@ -339,7 +339,7 @@ fn forwarding(
         zones: zones.iter().map(group).collect(),
         allow: config.allow_forward.clone(),
         try_timeout: config.upstream_timeout,
-        quota: quota(budget.forwards, &metrics.forwards_in_flight),
+        quota: quota(config.max_forwards.min(budget.forwards), &metrics.forwards_in_flight),
         metrics: metrics.clone(),
         probes: Probes::default(),
         cache: Cache::new(usize::try_from(config.cache_bytes).unwrap_or(usize::MAX)),

@@ -2,9 +2,11 @@
 //! and TCP of another codec.
 
 mod cache_page;
+mod cached;
 mod changes;
 mod encrypted;
 mod forwarding;
+mod hostile;
 pub(crate) mod kit;
 mod local;
 mod protocol;
