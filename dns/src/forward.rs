@@ -112,7 +112,7 @@ impl Forwarder {
         let Inner { shared, outside, counters, .. } = &*self.0;
         let upstreams = shared.group_at(group);
         if upstreams.servers.is_empty() {
-            return Decision::Refuse;
+            return Decision::NoUpstream;
         }
         let now = Instant::now().into_std();
         let found = shared.look_up(key, &upstreams, now);
@@ -283,12 +283,13 @@ impl Forwarding {
     /// What the cache knows about a client's question.
     #[inline]
     fn look_up(&self, key: &Key, upstreams: &Group, now: std::time::Instant) -> Found {
-        let cached = key.clone().cached();
-        match self.cache.look_up(cached.octets(), upstreams.version, now) {
+        let look_up = |key: &Key| self.cache.look_up(key.octets(), upstreams.version, now);
+        if !key.is_iterative() {
+            return look_up(key);
+        }
+        match look_up(&key.clone().cached()) {
             // A client that wants no recursion has failures of its own.
-            Found::Nothing if key.octets() != cached.octets() => {
-                self.cache.look_up(key.octets(), upstreams.version, now)
-            }
+            Found::Nothing => look_up(key),
             found => found,
         }
     }

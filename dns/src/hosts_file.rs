@@ -63,8 +63,12 @@ impl HostsFile {
 
     fn text(&self) -> Result<String, String> {
         let failed = |error: std::io::Error| format!("cannot be read: {error}");
-        let size = std::fs::metadata(&self.file).map_err(failed)?.len();
-        if size > MAX_FILE {
+        let metadata = std::fs::metadata(&self.file).map_err(failed)?;
+        // A pipe or a device may have no end.
+        if !metadata.is_file() {
+            return Err("is not a file".to_owned());
+        }
+        if metadata.len() > MAX_FILE {
             return Err(format!("is larger than {} MiB", MAX_FILE >> 20));
         }
         let octets = std::fs::read(&self.file).map_err(failed)?;

@@ -206,7 +206,7 @@ impl Counters {
                 add(&self.failed_again, 1);
                 add(&self.forward_failures, 1);
             }
-            Decision::Busy | Decision::Refuse => {}
+            Decision::Busy | Decision::Refuse | Decision::NoUpstream => {}
         }
     }
 

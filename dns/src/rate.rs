@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use crate::wire::Rcode;
 
 /// Networks and answers that are told apart at one time.
-const SLOTS: usize = 1 << 16;
+const SLOTS: usize = 1 << 14;
 /// Of the answers over the limit one in so many is sent, cut, so that an honest client can ask over
 /// TCP; the others are dropped.
 const SLIP: u32 = 2;

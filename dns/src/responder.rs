@@ -300,10 +300,11 @@ impl Responder {
             Decision::Join { permit, .. } => return self.pend(asked, key, buf, zone, permit),
             Decision::Ask(permit) => return self.pend(asked, key, buf, zone, Some(permit)),
             // A server without recursion returns the alias alone.
-            Decision::Refuse if is_alias => {
+            Decision::Refuse | Decision::NoUpstream if is_alias => {
                 ((zone, AnsweredBy::Zone), failed(Rcode::NOERROR, None))
             }
             Decision::Refuse => (nobody, failed(Rcode::REFUSED, Some(ExtendedError::PROHIBITED))),
+            Decision::NoUpstream => (nobody, failed(Rcode::REFUSED, None)),
             Decision::FailAgain(mut failure) => {
                 failure.error = failure.error.or(Some(ExtendedError::of(ExtendedError::CACHED)));
                 ((zone, AnsweredBy::Failure), failure)

@@ -29,6 +29,8 @@ const MAX_OF_CLIENT: usize = 2048;
 pub(crate) enum Decision<P> {
     /// The client may not use the upstreams.
     Refuse,
+    /// There is none for this name.
+    NoUpstream,
     /// The cache has an answer. `refresh` holds a permit if upstreams should be asked for the next.
     Answer { answer: Arc<Stored>, age: Age, refresh: Option<P> },
     /// It failed a moment ago.

@@ -27,6 +27,7 @@ pub(crate) enum Part<'f, T: Clone> {
 pub(crate) struct Lead<'f, T: Clone> {
     flights: &'f Flights<T>,
     question: Question,
+    is_done: bool,
 }
 
 impl<T> Default for Flights<T> {
@@ -45,7 +46,7 @@ impl<T: Clone> Flights<T> {
             return Part::Follow(receiver);
         }
         flights.insert(question.clone(), Vec::new());
-        Part::Lead(Lead { flights: self, question: question.clone() })
+        Part::Lead(Lead { flights: self, question: question.clone(), is_done: false })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Question, Vec<oneshot::Sender<T>>, RandomState>> {
@@ -55,7 +56,8 @@ impl<T: Clone> Flights<T> {
 
 impl<T: Clone> Lead<'_, T> {
     /// Tells those who wait.
-    pub(crate) fn finish(self, learnt: &T) {
+    pub(crate) fn finish(mut self, learnt: &T) {
+        self.is_done = true;
         for follower in self.flights.lock().remove(&self.question).unwrap_or_default() {
             // An error means that its thread has ended.
             let _ = follower.send(learnt.clone());
@@ -65,7 +67,9 @@ impl<T: Clone> Lead<'_, T> {
 
 impl<T: Clone> Drop for Lead<'_, T> {
     fn drop(&mut self) {
-        self.flights.lock().remove(&self.question);
+        if !self.is_done {
+            self.flights.lock().remove(&self.question);
+        }
     }
 }
 

@@ -57,6 +57,12 @@ impl Key {
         &self.octets[..self.len]
     }
 
+    /// Whether an answer to this question may be cached under another key.
+    #[inline]
+    pub(crate) fn is_iterative(&self) -> bool {
+        self.octets[self.len - 1] & bit::ITERATIVE != 0
+    }
+
     /// The key under which an answer to this question may be cached already.
     #[inline]
     pub(crate) fn cached(mut self) -> Key {
