@@ -11,6 +11,7 @@ pub(crate) mod kit;
 mod local;
 mod protocol;
 mod query_log;
+mod replies;
 mod rows;
 mod tools;
 mod upstreams;
