@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use daemon::quota::QuotaPermit;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -45,6 +45,8 @@ const MAX_HEAD: usize = 80 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 10;
 /// The time for a request's body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Octets of a body that is too long that are still read.
+const MAX_DISCARDED: usize = 1 << 20;
 /// Checks of the idle time-out during that time.
 const LOOKS: u32 = 10;
 
@@ -187,15 +189,32 @@ async fn respond(
     Ok(response.map(|body| Full::new(Bytes::from(body))))
 }
 
+/// Reads a body. If it is too long, what is returned is too long as well, but not all of it: the
+/// rest is read and thrown away, because the client may read the refusal only after it has sent
+/// everything.
+async fn read(mut body: Incoming) -> hyper::Result<Vec<u8>> {
+    let (mut octets, mut discarded) = (Vec::new(), 0);
+    while discarded <= MAX_DISCARDED
+        && let Some(frame) = body.frame().await
+    {
+        let data = frame?.into_data().unwrap_or_default();
+        if octets.len() > TCP_LIMIT {
+            discarded += data.len();
+        } else {
+            octets.extend_from_slice(&data);
+        }
+    }
+    Ok(octets)
+}
+
 async fn query_of(request: Request<Incoming>) -> Result<Vec<u8>, Refusal> {
     let (head, body) = request.into_parts();
     if let Place::Target(query) = Place::of(&head)? {
         return Ok(query);
     }
-    let body = timeout(BODY_TIMEOUT, Limited::new(body, TCP_LIMIT).collect()).await;
-    match body {
-        Ok(Ok(body)) => Ok(body.to_bytes().to_vec()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge),
+    match timeout(BODY_TIMEOUT, read(body)).await {
+        Ok(Ok(body)) if body.len() > TCP_LIMIT => Err(Refusal::TooLarge),
+        Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => Err(Refusal::BadRequest("the body is incomplete")),
         Err(_) => Err(Refusal::BadRequest("the body did not arrive in time")),
     }
