@@ -42,7 +42,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use daemon::quota::{Quota, QuotaLimits};
@@ -77,7 +77,7 @@ use local::Local;
 use looks::Looks;
 use metrics::{CountedZone, Metrics};
 use rate::RateLimit;
-use responder::Shared;
+use responder::{Shared, unix_seconds};
 use threads::{Setup, Threads};
 use tls::{Certificate, CertificateFiles, CertificateSecret};
 use zone::{Settings, Zone};
@@ -447,6 +447,5 @@ impl Publisher {
 /// Serials grow with every change, and from one process to the next: a serial is the time, or one
 /// more than the last serial if that is greater.
 fn next_serial(last: u32) -> u32 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    last.wrapping_add(1).max(now as u32)
+    last.wrapping_add(1).max(unix_seconds())
 }

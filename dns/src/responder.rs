@@ -81,17 +81,33 @@ impl Shared {
             len = options::append(buf, len, options_at, options::EXTENDED_ERROR, &[&data]);
         }
         if edns.is_padded && transport.is_encrypted() {
-            len = options::pad(buf, len, options_at);
+            len = options::pad(buf, len, options_at, options::BLOCK);
         }
         len
     }
-}
 
-impl Shared {
-    /// What is done with a reply over UDP to a client that is not exempt: a network that gets the
-    /// same answer too often gets a few that say to ask over TCP, and otherwise nothing.
-    #[cold]
+    /// What is done with a reply of so many octets, and its length: over UDP, a network that gets
+    /// the same answer too often gets a few that say to ask over TCP, and otherwise nothing.
+    #[inline]
     fn limit(
+        &self,
+        query: &Query,
+        buf: &mut [u8],
+        len: usize,
+        transport: Transport,
+        client: impl Fn() -> Option<SocketAddr>,
+    ) -> Option<usize> {
+        let limit = self.rate_limit.as_ref().filter(|_| transport == Transport::Udp);
+        let Some(limit) = limit else { return Some(len) };
+        match client().filter(|client| !limit.is_exempt(client.ip())) {
+            None => Some(len),
+            Some(client) => self.limit_client(limit, query, buf, len, client),
+        }
+    }
+
+    /// [`Shared::limit`] for a client that is not exempt.
+    #[cold]
+    fn limit_client(
         &self,
         limit: &RateLimit,
         query: &Query,
@@ -118,9 +134,9 @@ impl Shared {
     }
 }
 
-fn unix_seconds() -> u32 {
+/// The time, in seconds since 1970; it wraps around in 2106.
+pub(crate) fn unix_seconds() -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    // RFC 9018 section 4.3 compares with the arithmetic of serial numbers.
     now as u32
 }
 
@@ -252,10 +268,7 @@ impl Responder {
         client: impl Fn() -> Option<SocketAddr>,
     ) -> Action {
         let Ready { len, rcode, answered_by, transport } = *ready;
-        let len = match &self.shared.rate_limit {
-            Some(limit) if transport == Transport::Udp => self.limit(limit, buf, len, client()),
-            _ => Some(len),
-        };
+        let len = self.shared.limit(&self.query, buf, len, transport, &client);
         if let Some(log) = &self.query_log {
             let size = len.unwrap_or(0);
             let outcome = LoggedOutcome { rcode, answered_by, size, waited: None };
@@ -395,20 +408,6 @@ impl Responder {
         };
         self.forwarder.wait(&key, client, permit, Box::new(reply));
     }
-
-    /// [`Shared::limit`] for a reply to the last packet, over UDP.
-    fn limit(
-        &self,
-        limit: &RateLimit,
-        buf: &mut [u8],
-        len: usize,
-        client: Option<SocketAddr>,
-    ) -> Option<usize> {
-        match client.filter(|client| !limit.is_exempt(client.ip())) {
-            None => Some(len),
-            Some(client) => self.shared.limit(limit, &self.query, buf, len, client),
-        }
-    }
 }
 
 impl Pending {
@@ -435,17 +434,12 @@ impl Pending {
                 (bytes, replied)
             }
         };
-        let mut len = shared.add_options(&mut bytes, query, &replied, transport, Some(client));
-        if let Some(limit) = &shared.rate_limit
-            && transport == Transport::Udp
-            && !limit.is_exempt(client.ip())
-        {
-            match shared.limit(limit, query, &mut bytes, len, client) {
-                Some(limited) => len = limited,
-                None => return (None, replied.rcode),
-            }
-        }
-        bytes.truncate(len);
-        (Some(bytes), replied.rcode)
+        let len = shared.add_options(&mut bytes, query, &replied, transport, Some(client));
+        let len = shared.limit(query, &mut bytes, len, transport, || Some(client));
+        let bytes = len.map(|len| {
+            bytes.truncate(len);
+            bytes
+        });
+        (bytes, replied.rcode)
     }
 }

@@ -85,7 +85,8 @@ impl Stored {
 
     /// Copies only its answers, to be continued with others.
     pub(crate) fn write_answers(&self, query: &Query, reply: &mut Reply<'_>, age: Age) {
-        let end = self.section(Section::Answer).last().map_or(0, |cut| usize::from(cut.end));
+        let answers = &self.cuts[..usize::from(self.counts[0])];
+        let end = answers.last().map_or(0, |cut| usize::from(cut.end));
         let counts = [self.counts[0], 0, 0];
         self.write_records(query, reply, age, &self.records[..end], counts);
     }
@@ -143,16 +144,6 @@ impl Stored {
                 return;
             }
             start = end;
-        }
-    }
-
-    /// The records of a section.
-    pub(crate) fn section(&self, section: Section) -> &[Cut] {
-        let [answers, authority, _] = self.counts.map(usize::from);
-        match section {
-            Section::Answer => &self.cuts[..answers],
-            Section::Authority => &self.cuts[answers..answers + authority],
-            Section::Additional => &self.cuts[answers + authority..],
         }
     }
 }

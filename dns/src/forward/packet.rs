@@ -5,7 +5,7 @@
 //! whether they have validated the answer (RFC 6840 section 5.7).
 
 use crate::wire::options;
-use crate::wire::{HEADER_LEN, OPT_LEN, u16_at};
+use crate::wire::{HEADER_LEN, u16_at};
 
 use super::question::Question;
 
@@ -92,15 +92,10 @@ impl Packet {
 
 /// Adds the option to the OPT record, with which the message ends.
 fn pad(message: &mut Vec<u8>) {
-    let length_at = message.len() - 2;
-    let padded = (message.len() + options::HEAD_LEN).next_multiple_of(PADDED_TO);
-    let padding = padded - message.len() - options::HEAD_LEN;
-    message[length_at..].copy_from_slice(&((padding + options::HEAD_LEN) as u16).to_be_bytes());
-    message.extend_from_slice(&options::PADDING.to_be_bytes());
-    message.extend_from_slice(&(padding as u16).to_be_bytes());
-    message.resize(padded, 0);
+    let len = message.len();
+    message.resize((len + options::HEAD_LEN).next_multiple_of(PADDED_TO), 0);
+    options::pad(message, len, len, PADDED_TO);
 }
-const _: () = assert!(OPT_LEN == 11, "an OPT record ends with the length of its options");
 
 /// Sets the case of each letter of the name, which makes forged answers harder to guess
 /// (draft-vixie-dnsext-dns0x20).

@@ -73,15 +73,16 @@ impl ExtendedError {
 /// Replies to padded queries have a multiple of this length (RFC 8467 section 4.1).
 pub(crate) const BLOCK: usize = 468;
 
-/// Pads a reply as [`append`] does, so that its length tells little about its content.
-pub(crate) fn pad(buf: &mut [u8], len: usize, options_at: usize) -> usize {
+/// Pads a message to a multiple of `block`, at most [`BLOCK`], as [`append`] does, so that its
+/// length tells little about its content.
+pub(crate) fn pad(buf: &mut [u8], len: usize, options_at: usize, block: usize) -> usize {
     const ZEROS: [u8; BLOCK] = [0; BLOCK];
-    let end = (len + HEAD_LEN).next_multiple_of(BLOCK).min(buf.len());
+    let end = (len + HEAD_LEN).next_multiple_of(block).min(buf.len());
     let padding = end.saturating_sub(len + HEAD_LEN);
     append(buf, len, options_at, PADDING, &[&ZEROS[..padding]])
 }
 
-/// Appends an option to the OPT record at the end of a reply of `len` octets, whose options begin
+/// Appends an option to the OPT record at the end of a message of `len` octets, whose options begin
 /// at `options_at`. The new length; the same if there is no room in `buf`.
 pub(crate) fn append(
     buf: &mut [u8],
