@@ -136,15 +136,6 @@ until same; do
   [ "$waited" -lt 300 ] || { echo "the servers do not start:" >&2; cat "$out"/*.log >&2; exit 1; }
 done
 
-# All processes of a server: nginx has two.
-family() {
-  local pid
-  for pid in "$@"; do
-    echo "$pid"
-    # shellcheck disable=SC2046
-    family $(cat "/proc/$pid/task"/*/children 2>/dev/null)
-  done
-}
 cpu_ticks() {
   local pid sum=0 stat
   for pid in $(family "$1"); do

@@ -164,15 +164,6 @@ for name in $proxies; do
   done
 done
 
-# All processes of a server: nginx has two.
-family() {
-  local pid
-  for pid in "$@"; do
-    echo "$pid"
-    # shellcheck disable=SC2046
-    family $(cat "/proc/$pid/task"/*/children 2>/dev/null)
-  done
-}
 cpu_ns() { # name
   local pid file ns sum=0
   [ "$1" != direct ] || { echo 0; return; }

@@ -25,6 +25,16 @@ build_switchyard() {
   export SWITCHYARD=target/dist/switchyard
 }
 
+# family PID…: these processes and all that they have started; some servers are several.
+family() {
+  local pid
+  for pid in "$@"; do
+    echo "$pid"
+    # shellcheck disable=SC2046
+    family $(cat "/proc/$pid/task"/*/children 2>/dev/null)
+  done
+}
+
 # Makes the folder `out`. At the end it is deleted, and the processes `pids` are ended.
 begin() {
   out=$(mktemp -d)

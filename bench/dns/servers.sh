@@ -134,15 +134,6 @@ start_ours() {
     --tls-cert "$out/cert.pem" --tls-key "$out/key.pem" --admin "$admin" --log info,dns=debug
 }
 
-# All processes of a server: NSD has several.
-family() {
-  local pid
-  for pid in "$@"; do
-    echo "$pid"
-    # shellcheck disable=SC2046
-    family $(cat "/proc/$pid/task"/*/children 2>/dev/null)
-  done
-}
 # User and system time of all its threads, as the kernel counts it.
 cpu_ns() { # server
   local pid file ns sum=0
