@@ -189,16 +189,21 @@ fn replies_that_do_not_match_are_passed_over() {
     }
 }
 
-#[test]
-fn a_reply_that_was_cut_is_fetched_over_tcp() {
-    let net = Net::new();
-    let addr = net.addr(1, 5353);
+/// An upstream whose UDP answers have TC and no records.
+pub(super) fn upstream_that_cuts(addr: SocketAddr) {
     upstream(addr, |query, socket, peer| {
         let mut cut = reply_to(query);
         cut.answers.clear();
         cut.metadata.truncation = true;
         send(socket, peer, &cut);
     });
+}
+
+#[test]
+fn a_reply_that_was_cut_is_fetched_over_tcp() {
+    let net = Net::new();
+    let addr = net.addr(1, 5353);
+    upstream_that_cuts(addr);
     let listener = TcpListener::bind(addr).unwrap();
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {

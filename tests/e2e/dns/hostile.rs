@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 
 use super::forwarding::{
     Asked, OBJECTS, answer, is_probe, listening, reply_to, send, start, upstream,
-    upstream_with_probes,
+    upstream_that_cuts, upstream_with_probes,
 };
 use super::kit::{
     Dns, ONE_SERVICE, PORT, WEB, client_of, exchange, framed, metric_of, question, show, with_edns,
@@ -264,12 +264,7 @@ fn dig_takes_our_cookies() {
 
 /// An upstream whose UDP answers are cut, and that does over TCP what `behave` says.
 fn upstream_over_tcp(addr: SocketAddr, behave: fn(&mut TcpStream, &Message)) {
-    upstream(addr, |query, socket, peer| {
-        let mut cut = reply_to(query);
-        cut.answers.clear();
-        cut.metadata.truncation = true;
-        send(socket, peer, &cut);
-    });
+    upstream_that_cuts(addr);
     let listener = TcpListener::bind(addr).unwrap();
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
