@@ -189,9 +189,9 @@ async fn respond(
     Ok(response.map(|body| Full::new(Bytes::from(body))))
 }
 
-/// Reads a body. If it is too long, what is returned is too long as well, but not all of it: the
-/// rest is read and thrown away, because the client may read the refusal only after it has sent
-/// everything.
+/// Reads a body, that of a request which is refused as well: the client may read the refusal only
+/// after it has sent everything, and loses it if the connection is closed before. If the body is
+/// too long, what is returned is too long as well, but not all of it: the rest is thrown away.
 async fn read(mut body: Incoming) -> hyper::Result<Vec<u8>> {
     let (mut octets, mut discarded) = (Vec::new(), 0);
     while discarded <= MAX_DISCARDED
@@ -209,13 +209,17 @@ async fn read(mut body: Incoming) -> hyper::Result<Vec<u8>> {
 
 async fn query_of(request: Request<Incoming>) -> Result<Vec<u8>, Refusal> {
     let (head, body) = request.into_parts();
-    if let Place::Target(query) = Place::of(&head)? {
-        return Ok(query);
-    }
-    match timeout(BODY_TIMEOUT, read(body)).await {
-        Ok(Ok(body)) if body.len() > TCP_LIMIT => Err(Refusal::TooLarge),
+    let place = Place::of(&head);
+    let body = match timeout(BODY_TIMEOUT, read(body)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(_)) => Err(Refusal::BadRequest("the body is incomplete")),
         Err(_) => Err(Refusal::BadRequest("the body did not arrive in time")),
+    };
+    match place? {
+        Place::Target(query) => Ok(query),
+        Place::Body => body.and_then(|body| match body.len() {
+            0..=TCP_LIMIT => Ok(body),
+            _ => Err(Refusal::TooLarge),
+        }),
     }
 }

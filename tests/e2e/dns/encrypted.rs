@@ -224,6 +224,7 @@ fn requests_that_are_no_queries() {
         response
     };
     check("GET / HTTP/1.1", b"", 404);
+    check("POST / HTTP/1.1", &[0; 65_536], 404);
     check("GET /dns-query HTTP/1.1", b"", 400);
     check("GET /dns-query?dns=!! HTTP/1.1", b"", 400);
     check("GET /dns-query?dns=AAAA HTTP/1.1", b"", 400);
