@@ -67,7 +67,7 @@ pub(crate) async fn over_udp(
     let exchange = async {
         let socket = connected(server.address.socket)?;
         socket.send(packet.bytes()).await?;
-        let mut buffer = vec![0; MAX_UDP_ANSWER];
+        let mut buffer = vec![0; MAX_UDP_ANSWER + 1];
         loop {
             let len = socket.recv(&mut buffer).await?;
             match packet.answered_by(&buffer[..len]) {
@@ -82,6 +82,10 @@ pub(crate) async fn over_udp(
                         server.set_letter_case(LetterCase::Kept);
                     }
                 }
+            }
+            if len > MAX_UDP_ANSWER {
+                // The rest of it is lost, so it is as if the server had cut it.
+                buffer[2] |= flag::TC.to_be_bytes()[0];
             }
             buffer.truncate(len);
             packet.restore_letters(&mut buffer);

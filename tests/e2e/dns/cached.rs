@@ -87,7 +87,7 @@ fn expire() {
     std::thread::sleep(Duration::from_millis(1100));
 }
 
-/// Trial 3: SERVFAIL for a name that was answered just before.
+/// It was SERVFAIL for a name that was answered just before.
 #[test]
 fn a_name_that_was_answered_is_answered_while_upstreams_fail() {
     let net = Net::new();
@@ -272,7 +272,7 @@ fn do_and_cd_are_part_of_the_key() {
     assert_eq!(bits, [(false, false), (false, true), (true, false), (true, true)]);
 }
 
-/// Trial 17: an alias of another zone that leads to a Service.
+/// An alias of another zone that leads to a Service.
 #[test]
 fn an_alias_into_the_cluster_zone_is_continued() {
     let net = Net::new();

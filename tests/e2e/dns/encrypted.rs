@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use hickory_proto::op::Message;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use nix::sys::signal::Signal;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rustls_pki_types::pem::PemObject;
@@ -138,6 +139,30 @@ fn queries_over_tls() {
     assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
     assert_eq!(served.queries("tls", "cluster.local."), 3.0);
     assert_eq!(served.queries("tls", "."), 2.0);
+}
+
+/// Who watches the connection must not learn the name from the length (RFC 7830, RFC 8467).
+#[test]
+fn replies_over_tls_are_padded_for_who_pads() {
+    let served = Encrypted::start(&[]);
+    let mut stream = served.connect(served.tls, "dot");
+    let mut length_of = |name: &str, padding: Option<usize>| {
+        let mut query = with_edns(question(name), 1232, false);
+        if let Some(padding) = padding {
+            let options = query.edns.as_mut().unwrap().options_mut();
+            options.insert(EdnsOption::Unknown(EdnsCode::Padding.into(), vec![0; padding]));
+        }
+        stream.write_all(&framed(&query)).unwrap();
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        let length = usize::from(u16::from_be_bytes(length));
+        stream.read_exact(&mut vec![0; length]).unwrap();
+        length
+    };
+    for name in [WEB, "www.example.com A", "a-longer-name-than-that.ns.svc.Z AAAA"] {
+        assert_eq!(length_of(name, Some(20)), 468, "{name}");
+        assert!(length_of(name, None) < 200, "{name}");
+    }
 }
 
 #[test]

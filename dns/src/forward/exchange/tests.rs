@@ -100,7 +100,6 @@ fn with_edns(seen: &Seen) -> Vec<bool> {
     seen.borrow().iter().map(|query| query.edns.is_some()).collect()
 }
 
-/// Trial 11.
 #[test]
 fn errors_because_of_edns_are_remembered() {
     for code in [ResponseCode::FormErr, ResponseCode::NotImp, ResponseCode::BADVERS] {
@@ -167,7 +166,6 @@ fn silence_because_of_edns() {
     });
 }
 
-/// Trial 9.
 #[test]
 fn answers_that_were_cut() {
     for over_tcp in [OverTcp::Answers, OverTcp::Refuses, OverTcp::IsSilent] {
@@ -189,7 +187,24 @@ fn answers_that_were_cut() {
     }
 }
 
-/// Trial 10.
+/// A server that ignores how much the query accepts.
+#[test]
+fn answers_that_are_longer_than_a_datagram_may_be() {
+    on_a_thread(async |exchange| {
+        let (server, _) = serve(OverTcp::Answers, |query| {
+            let mut reply = reply_to(query);
+            let record = reply.answers[0].clone();
+            reply.answers.resize(300, record);
+            let bytes = reply.to_vec().unwrap();
+            assert!(bytes.len() > 4096);
+            vec![bytes]
+        })
+        .await;
+        let reply = exchange.ask(&server, &asked(), LONG, false).await.unwrap();
+        assert_eq!((reply.kind, reply.answer.counts), (ReplyKind::Answer, [1, 0, 0]));
+    });
+}
+
 #[test]
 fn malformed_answers() {
     on_a_thread(async |exchange| {

@@ -166,7 +166,7 @@ fn loops_are_not_asked() {
     });
 }
 
-/// Trial 2: the first upstream is silent, the second is good.
+/// The first upstream is silent, the second is good.
 #[test]
 fn a_dead_server_costs_at_most_two_questions() {
     for dead in [1, 3] {
