@@ -120,6 +120,11 @@ impl WorkerContext {
         self.stalled.borrow_mut().retain(|streams| streams.watch(tally));
     }
 
+    /// 64 random bits.
+    pub(crate) fn random(&self) -> u64 {
+        self.random.borrow_mut().random()
+    }
+
     /// A new request's id: random, in hexadecimal.
     pub(crate) fn request_id(&self) -> RequestId {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";

@@ -4,7 +4,7 @@
 //! A request looks nothing up but its plan. Where an annotation is not set, the process's own
 //! setting is in its place.
 
-use super::policy::{Policy, RefusedBy};
+use super::policy::{Policy, RefusedBy, Retry};
 use crate::deadline::Ticks;
 
 /// How a route's requests are served.
@@ -19,6 +19,8 @@ pub(crate) struct Plan {
     pub(crate) connect_timeout: Ticks,
     pub(crate) read_timeout: Ticks,
     pub(crate) send_timeout: Ticks,
+    /// When a request is sent again, if the Ingress says so.
+    pub(crate) retry: Option<Retry>,
 }
 
 /// The process's own settings, for routes whose Ingress does not set them.
@@ -60,6 +62,7 @@ impl Plan {
             connect_timeout: timeout(transfer.connect_timeout, defaults.connect_timeout),
             read_timeout: timeout(transfer.read_timeout, defaults.read_timeout),
             send_timeout: timeout(transfer.send_timeout, defaults.send_timeout),
+            retry: policy.retry.retry(),
         }
     }
 }
