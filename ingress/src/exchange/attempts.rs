@@ -66,6 +66,8 @@ impl Drop for Picked {
 pub(crate) enum ConnectFailure {
     /// The connection was refused, or could not be opened for another reason.
     Refused,
+    /// The endpoint does not speak what it is said to speak.
+    BadProtocol,
     /// It was not opened in the time that it had.
     TimedOut(Ticks),
 }
@@ -187,6 +189,7 @@ impl Attempts {
     ) -> Result<(), Refusal> {
         self.last = match failure {
             ConnectFailure::Refused => Refusal::Unreachable,
+            ConnectFailure::BadProtocol => Refusal::BadResponse,
             ConnectFailure::TimedOut(patience) => {
                 let is_whole = patience == self.route.plan.connect_timeout;
                 self.connect_timeouts += usize::from(is_whole);
@@ -286,7 +289,8 @@ impl Attempts {
     fn may_resend(&self, begun: bool, now_ms: u64) -> bool {
         let retry = self.route.plan.retry;
         let is_safe = self.is_idempotent || !begun || retry.is_some_and(|r| r.on.non_idempotent);
-        is_safe && self.resends < MAX_RESENDS && self.has_tries(now_ms)
+        let most = retry.and_then(|retry| retry.tries).map_or(MAX_RESENDS, |tries| tries - 1);
+        is_safe && self.resends < most && self.has_tries(now_ms)
     }
 
     /// Whether another try may begin, as far as the Ingress says.
@@ -361,6 +365,7 @@ mod tests {
             read_timeout: timeout,
             send_timeout: timeout,
             retry: None,
+            protocol: None,
         };
         let ingress = ObjectName::new("default", "web");
         Arc::new(Route { ingress, path: None, backend: backend.clone(), plan: Arc::new(plan) })

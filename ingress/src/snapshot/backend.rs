@@ -19,6 +19,7 @@ use super::endpoint::Endpoint;
 use super::picking::{Draw, Pick, Tables};
 use super::policy::Balancing;
 use super::problem::{Field, Problem};
+use crate::wire::BackendProtocol;
 
 /// What a backend is named by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -74,15 +75,17 @@ impl Backend {
     pub(crate) fn balance(&self, balancing: Balancing) {
         let old = self.endpoints();
         let addresses = old.addresses();
-        self.set(Arc::new(old.replaced_by(&addresses, Some(Arc::new(balancing)))));
+        let protocol = BackendProtocol::default();
+        self.set(Arc::new(old.replaced_by(&addresses, protocol, Some(Arc::new(balancing)))));
     }
 
     /// Replaces the endpoints.
     #[cfg(test)]
     pub(crate) fn replace(&self, addresses: &[SocketAddr]) {
         let old = self.endpoints();
-        self.set(Arc::new(old.replaced_by(addresses, old.balancing.clone())));
-        old.retire(addresses);
+        let protocol = BackendProtocol::default();
+        self.set(Arc::new(old.replaced_by(addresses, protocol, old.balancing.clone())));
+        old.retire(addresses, protocol);
     }
 }
 
@@ -204,6 +207,7 @@ impl Endpoints {
     fn replaced_by(
         &self,
         addresses: &[SocketAddr],
+        protocol: BackendProtocol,
         balancing: Option<Arc<Balancing>>,
     ) -> Endpoints {
         if addresses.is_empty() {
@@ -212,12 +216,13 @@ impl Endpoints {
             // pick from it until the next is published.
             return Endpoints::none(Unserved::NoEndpoints);
         }
-        let known: HashMap<_, _> = self.list().iter().map(|e| (e.address, e)).collect();
+        let same = self.list().iter().filter(|e| e.protocol == protocol);
+        let known: HashMap<_, _> = same.map(|e| (e.address, e)).collect();
         let list: Vec<_> = addresses
             .iter()
             .map(|address| match known.get(address) {
                 Some(endpoint) => Arc::clone(endpoint),
-                None => Arc::new(Endpoint::new(*address)),
+                None => Arc::new(Endpoint::new(*address, protocol)),
             })
             .collect();
         let rotation = self.rotation.succeed(&list);
@@ -225,8 +230,11 @@ impl Endpoints {
     }
 
     /// Marks all but those at `staying`, which is sorted, as gone; says whether there were any.
-    fn retire(&self, staying: &[SocketAddr]) -> bool {
-        let leave = |e: &&Arc<Endpoint>| staying.binary_search(&e.address).is_err();
+    /// One that speaks another protocol now is another endpoint.
+    fn retire(&self, staying: &[SocketAddr], protocol: BackendProtocol) -> bool {
+        let leave = |e: &&Arc<Endpoint>| {
+            e.protocol != protocol || staying.binary_search(&e.address).is_err()
+        };
         let leaving = self.list().iter().filter(leave);
         leaving.map(|endpoint| endpoint.leave()).count() > 0
     }
@@ -246,7 +254,10 @@ impl Removal {
     /// Takes them away. True when any endpoint has left by this or by the update itself: idle
     /// connections to it are to be closed.
     pub(crate) fn apply(self) -> bool {
-        let left = self.unused.iter().fold(false, |left, unused| left | unused.retire(&[]));
+        let left = self
+            .unused
+            .iter()
+            .fold(false, |left, unused| left | unused.retire(&[], BackendProtocol::default()));
         for (backend, endpoints) in self.emptied {
             backend.set(endpoints);
         }
@@ -297,11 +308,13 @@ impl ServicePorts {
                         let old = before.remove(&port.port);
                         let old =
                             old.unwrap_or_else(|| Arc::new(Endpoints::none(Unserved::NoPort)));
-                        let endpoints = Arc::new(old.replaced_by(&addresses, balancing.clone()));
+                        let protocol = protocol_of(port);
+                        let replaced = old.replaced_by(&addresses, protocol, balancing.clone());
+                        let endpoints = Arc::new(replaced);
                         if addresses.is_empty() {
                             removal.unused.push(old);
                         } else {
-                            removal.some_left |= old.retire(&addresses);
+                            removal.some_left |= old.retire(&addresses, protocol);
                         }
                         self.ports.insert(port.port, endpoints.clone());
                         endpoints
@@ -364,8 +377,11 @@ fn addresses_of(entry: &ServiceEntry, port: &ServicePort) -> Vec<SocketAddr> {
     addresses
 }
 
-/// The values of `appProtocol` that are served: plain HTTP/1.1, with WebSockets.
-const APP_PROTOCOLS: [&str; 5] = ["http", "http/1.1", "tcp", "ws", "kubernetes.io/ws"];
+/// What a port's `appProtocol` says that its endpoints speak.
+fn protocol_of(port: &ServicePort) -> BackendProtocol {
+    let protocol = port.app_protocol.as_deref().and_then(BackendProtocol::of_app_protocol);
+    protocol.unwrap_or_default()
+}
 
 /// A problem for each port that backends lead to whose `appProtocol` is not served.
 pub(super) fn app_protocols(entry: &ServiceEntry, backends: &[Arc<Backend>]) -> Vec<Problem> {
@@ -377,7 +393,7 @@ pub(super) fn app_protocols(entry: &ServiceEntry, backends: &[Arc<Backend>]) -> 
         let Some(protocol) = port.app_protocol.as_deref().filter(|_| is_used(port)) else {
             continue;
         };
-        if APP_PROTOCOLS.iter().any(|served| served.eq_ignore_ascii_case(protocol)) {
+        if BackendProtocol::of_app_protocol(protocol).is_some() {
             continue;
         }
         let field = Field::of(&format!("spec.ports[{at}].appProtocol"));
@@ -385,7 +401,7 @@ pub(super) fn app_protocols(entry: &ServiceEntry, backends: &[Arc<Backend>]) -> 
             "appProtocol {protocol:?} is not supported by the ingress: endpoints get plain HTTP/1.1"
         );
         let problem = Problem::new(&entry.service.name, field, message);
-        let help = format!("supported: {}", APP_PROTOCOLS.join(", "));
+        let help = format!("supported: {}", BackendProtocol::APP_PROTOCOLS);
         problems.push(Problem { kind: Kind::Service, ..problem }.help(help));
     }
     problems

@@ -9,11 +9,15 @@ use std::time::Duration;
 use balance::{Failure, Load, Member, Outcomes, Rest, Try};
 use http::StatusCode;
 
+use crate::wire::BackendProtocol;
+
 /// An address that serves. The same `Arc` for as long as the address stays, so that connections
 /// to it are kept over changes of its neighbours.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
+    /// What the Service says that it speaks.
+    pub(crate) protocol: BackendProtocol,
     gone: AtomicBool,
     /// It took no connection the last time, or its requests fail.
     rest: Rest,
@@ -25,9 +29,10 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(crate) fn new(address: SocketAddr) -> Endpoint {
+    pub(crate) fn new(address: SocketAddr, protocol: BackendProtocol) -> Endpoint {
         Endpoint {
             address,
+            protocol,
             gone: AtomicBool::new(false),
             rest: Rest::default(),
             outcomes: Outcomes::default(),
@@ -115,7 +120,7 @@ impl Member for Endpoint {
 
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Endpoint) -> bool {
-        self.address == other.address
+        (self.address, self.protocol) == (other.address, other.protocol)
     }
 }
 
@@ -123,7 +128,7 @@ impl Eq for Endpoint {}
 
 impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.address.hash(state);
+        (self.address, self.protocol).hash(state);
     }
 }
 

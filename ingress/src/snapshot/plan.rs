@@ -6,6 +6,7 @@
 
 use super::policy::{Policy, RefusedBy, Retry};
 use crate::deadline::Ticks;
+use crate::wire::BackendProtocol;
 
 /// How a route's requests are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) send_timeout: Ticks,
     /// When a request is sent again, if the Ingress says so.
     pub(crate) retry: Option<Retry>,
+    /// What endpoints are said to speak, whatever their Service says.
+    pub(crate) protocol: Option<BackendProtocol>,
 }
 
 /// The process's own settings, for routes whose Ingress does not set them.
@@ -63,6 +66,7 @@ impl Plan {
             read_timeout: timeout(transfer.read_timeout, defaults.read_timeout),
             send_timeout: timeout(transfer.send_timeout, defaults.send_timeout),
             retry: policy.retry.retry(),
+            protocol: policy.endpoints.protocol,
         }
     }
 }

@@ -9,6 +9,7 @@
 //! Annotations that belong together are a group, with a file of its own that reads them.
 
 mod balance;
+mod endpoints;
 mod redirect;
 mod retry;
 mod transfer;
@@ -22,6 +23,7 @@ use model::problem::Level;
 
 use self::balance::BalanceAnnotations;
 pub(crate) use self::balance::{Balancing, Method};
+pub(crate) use self::endpoints::Endpoints;
 pub(crate) use self::redirect::{Redirects, ToHttps};
 pub(crate) use self::retry::Retry;
 use self::retry::RetryAnnotations;
@@ -39,6 +41,7 @@ pub(crate) struct Policy {
     pub(crate) transfer: Transfer,
     pub(crate) balance: BalanceAnnotations,
     pub(crate) retry: RetryAnnotations,
+    pub(crate) endpoints: Endpoints,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
     /// The Ingress is a canary of another one, and has no routes of its own.
@@ -178,6 +181,7 @@ impl Policy {
         let read = self.redirects.read(name, value);
         read.or_else(|| self.transfer.read(name, value))
             .or_else(|| self.balance.read(name, value))
+            .or_else(|| self.endpoints.read(name, value))
             .or_else(|| self.retry.read(name, value))
     }
 
@@ -322,7 +326,6 @@ mod tests {
             ("use-regex", "true"),
             ("app-root", "/app"),
             ("upstream-vhost", "internal"),
-            ("backend-protocol", "HTTPS"),
             ("ssl-passthrough", "true"),
         ];
         let snippets =
@@ -361,7 +364,6 @@ mod tests {
     fn an_annotation_that_asks_for_nothing_is_served() {
         let nothing = [
             ("use-regex", "false"),
-            ("backend-protocol", "HTTP"),
             ("auth-tls-verify-client", "off"),
             ("enable-modsecurity", "false"),
             ("limit-rps", "0"),
