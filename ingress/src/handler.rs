@@ -74,6 +74,7 @@ async fn answer(
     let decide = || decided(in_flight, &facts);
     let mut exchange = Exchange::new(in_flight, decide, method).map_err(with_url)?;
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
+    in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
