@@ -89,6 +89,7 @@ const PURE: &[&str] = &[
     "ingress/src/route",
     "ingress/src/serve/frames",
     "ingress/src/snapshot",
+    "ingress/src/template",
     "ingress/src/upstream/codec",
     "ingress/src/upstream/encode",
     "model/src",

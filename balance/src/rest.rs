@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How long an endpoint that refuses connections rests. Trying it again is cheap: the refusal comes
 /// at once, and the client gets another endpoint.
 const REFUSED_MS: u64 = 1_000;
+/// The first rest of an endpoint whose answers fail; it doubles as well.
+const FAILING_MS: u64 = 1_000;
 /// The first rest of an endpoint that does not answer a connect. It doubles with each attempt that
 /// fails, because each makes a client wait.
 const TIMED_OUT_MS: u64 = 1_000;
@@ -26,6 +28,9 @@ pub enum Failure {
     /// It did not answer a connect. It is not picked during its rest, even if all endpoints rest,
     /// because each client would have to wait as long as the first.
     TimedOut,
+    /// It takes connections, and its answers fail. It is still picked while all endpoints rest.
+    /// Only an answer ends the rest, not a connection.
+    Failing,
     /// It did not answer a datagram while others did. This does not prove that it is down: it is
     /// still picked while all endpoints rest.
     Unanswered,
@@ -54,6 +59,7 @@ struct State {
     /// A pick tries it again, and the outcome is not known yet.
     is_tried: bool,
     has_timed_out: bool,
+    is_failing: bool,
     /// How many attempts after the first one failed too, up to [`MAX_ATTEMPTS`].
     attempts: u32,
 }
@@ -64,6 +70,7 @@ const MAX_ATTEMPTS: u32 = 15;
 const PAST_MS: u64 = 1;
 const TRIED: u64 = 1 << 4;
 const HAS_TIMED_OUT: u64 = 1 << 5;
+const FAILING: u64 = 1 << 6;
 
 impl State {
     fn of(word: u64) -> Option<State> {
@@ -71,6 +78,7 @@ impl State {
             until_ms: word >> 8,
             is_tried: word & TRIED != 0,
             has_timed_out: word & HAS_TIMED_OUT != 0,
+            is_failing: word & FAILING != 0,
             attempts: word as u32 & MAX_ATTEMPTS,
         })
     }
@@ -78,7 +86,9 @@ impl State {
     /// Never 0, because a rest ends later than at the clock's first millisecond.
     fn word(self) -> u64 {
         let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
-        let flags = flag(self.is_tried, TRIED) | flag(self.has_timed_out, HAS_TIMED_OUT);
+        let flags = flag(self.is_tried, TRIED)
+            | flag(self.has_timed_out, HAS_TIMED_OUT)
+            | flag(self.is_failing, FAILING);
         self.until_ms << 8 | flags | u64::from(self.attempts)
     }
 
@@ -95,10 +105,12 @@ impl State {
         let rest_ms = match failure {
             Failure::Refused => REFUSED_MS,
             Failure::TimedOut => (TIMED_OUT_MS << attempts).min(MAX_REST_MS),
+            Failure::Failing => (FAILING_MS << attempts).min(MAX_REST_MS),
             Failure::Unanswered => MAX_REST_MS,
         };
         let has_timed_out = failure == Failure::TimedOut;
-        State { until_ms: now_ms + rest_ms, is_tried: false, has_timed_out, attempts }
+        let is_failing = failure == Failure::Failing;
+        State { until_ms: now_ms + rest_ms, is_tried: false, has_timed_out, is_failing, attempts }
     }
 }
 
@@ -117,6 +129,28 @@ impl Rest {
         if self.state().is_some() {
             self.state.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// The endpoint took a connection: ends the rest, unless it is its answers that fail.
+    pub fn connected(&self) {
+        if self.state().is_some_and(|state| !state.is_failing) {
+            self.state.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The endpoint answered well. That ends the rest of one whose answers failed if this was the
+    /// attempt to try it again; an answer to an older request proves nothing.
+    pub fn answered(&self) {
+        let word = self.state.load(Ordering::Relaxed);
+        if State::of(word).is_some_and(|state| state.is_failing && state.is_tried) {
+            let relaxed = Ordering::Relaxed;
+            let _ = self.state.compare_exchange(word, 0, relaxed, relaxed);
+        }
+    }
+
+    /// Whether the endpoint was picked to try its answers again.
+    pub fn is_tried_for_answers(&self) -> bool {
+        self.state().is_some_and(|state| state.is_failing && state.is_tried)
     }
 
     /// Whether picks pass over the endpoint. The clock is read only if it failed.
@@ -168,6 +202,28 @@ impl Rest {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_answer_to_the_pick_that_tries_it_again_ends_the_rest_of_a_failing_endpoint() {
+        let rest = Rest::default();
+        rest.begin(0, Failure::Failing);
+        rest.connected();
+        rest.answered();
+        assert!(rest.lasts(|| 999) && !rest.is_strict(|| 999), "older requests prove nothing");
+        // Each failed attempt doubles the rest.
+        let mut now = 1_000;
+        for rest_ms in [2_000, 4_000, 8_000, 10_000, 10_000] {
+            assert!(rest.try_again(|| now) && rest.is_tried_for_answers());
+            rest.connected();
+            assert!(rest.lasts(|| now), "a connection is no answer");
+            rest.begin(now, Failure::Failing);
+            assert!(rest.lasts(|| now + rest_ms - 1));
+            now += rest_ms;
+        }
+        assert!(rest.try_again(|| now));
+        rest.answered();
+        assert!(!rest.lasts(|| now) && rest.current_try().is_none());
+    }
 
     #[test]
     fn one_pick_tries_an_endpoint_again_and_the_others_wait_for_the_outcome() {

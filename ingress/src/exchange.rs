@@ -102,7 +102,9 @@ where
         headers: &mut HeaderMap,
     ) -> Result<(Upstream, Head), Refusal> {
         loop {
-            let failure = match self.head(&mut upstream, headers).await {
+            let head = self.head(&mut upstream, headers).await;
+            self.note_outcome(&upstream.endpoint, &head);
+            let failure = match head {
                 Ok(head) => return Ok((upstream, head)),
                 Err(failure) => failure,
             };
@@ -193,6 +195,20 @@ where
             record.endpoint = Some(endpoint.clone());
             drop(record);
             self.attempts.not_connected(endpoint, failure)?;
+        }
+    }
+
+    /// Notes whether the endpoint served the request: one that fails too often is ejected.
+    fn note_outcome(&self, endpoint: &Endpoint, outcome: &Result<Head, SendFailure>) {
+        let context = self.in_flight.context();
+        let now_ms = || context.deadlines.now_ms();
+        let is_ejected = match outcome {
+            Ok(head) => endpoint.answered(head.status, now_ms),
+            Err(failure) => failure.is_of_endpoint() && endpoint.did_not_answer(now_ms()),
+        };
+        if is_ejected {
+            tracing::debug!(endpoint = %endpoint.address, "ejected for failing requests");
+            context.shard().upstream_ejections.add(1);
         }
     }
 

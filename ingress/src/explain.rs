@@ -309,11 +309,10 @@ impl Asked<'_> {
 }
 
 fn refused_by(by: RefusedBy, ingress: &ObjectName) -> Trouble {
-    let RefusedBy { name, effect } = by;
-    let words = effect.words();
+    let RefusedBy { name, why } = by;
     Trouble {
-        cause: format!("annotation {name} of Ingress {ingress} {words}, which is not supported"),
-        fix: "remove the annotation if the route may be served without it".to_owned(),
+        cause: format!("annotation {name} of Ingress {ingress} {}", why.words()),
+        fix: why.help().to_owned(),
     }
 }
 

@@ -176,7 +176,7 @@ impl Refusal {
             Refusal::BodyTooLarge => "the request's body is larger than allowed",
             Refusal::ClientTimeout => "the request's body did not come in time",
             Refusal::NotReady => "not ready: the feed has not been listed yet",
-            Refusal::Annotation(_) => "an annotation of this route is not supported",
+            Refusal::Annotation(_) => "an annotation of this route is invalid or not supported",
             Refusal::NoEndpoint(_) => "no endpoint can serve this path at the moment",
             Refusal::Unreachable => "no endpoint could be reached",
             Refusal::Unanswered => "the endpoint closed the connection before it answered",

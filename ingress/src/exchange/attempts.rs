@@ -88,6 +88,20 @@ pub(crate) enum SendFailure {
     BodyTooLarge,
 }
 
+impl SendFailure {
+    /// Whether the endpoint is to blame. A kept connection may have been closed for no other reason
+    /// than its age.
+    pub(crate) fn is_of_endpoint(self) -> bool {
+        match self {
+            SendFailure::Unanswered { reused, .. } => !reused,
+            SendFailure::BadResponse | SendFailure::EndpointTimeout => true,
+            SendFailure::ClientTimeout
+            | SendFailure::BrokenByClient
+            | SendFailure::BodyTooLarge => false,
+        }
+    }
+}
+
 impl Attempts {
     /// For a request that was decided to go by this route, to this endpoint first.
     pub(crate) fn new(route: Arc<Route>, picked: Arc<Endpoint>, is_idempotent: bool) -> Attempts {

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use balance::{Failure, Member, Rest, Rotation, Try};
+use balance::{Failure, Member, Outcomes, Rest, Rotation, Try};
+use http::StatusCode;
 use model::{
     AddressType, BackendPort, Kind, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
@@ -100,18 +101,44 @@ impl Answers {
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     gone: AtomicBool,
-    /// It took no connection the last time.
+    /// It took no connection the last time, or its requests fail.
     rest: Rest,
+    outcomes: Outcomes,
 }
 
 impl Endpoint {
     pub(crate) fn new(address: SocketAddr) -> Endpoint {
-        Endpoint { address, gone: AtomicBool::new(false), rest: Rest::default() }
+        Endpoint {
+            address,
+            gone: AtomicBool::new(false),
+            rest: Rest::default(),
+            outcomes: Outcomes::default(),
+        }
     }
 
     /// It took a connection.
     pub(crate) fn connected(&self) {
-        self.rest.end();
+        self.rest.connected();
+    }
+
+    /// It answered with this status. True if that ejects it.
+    pub(crate) fn answered(&self, status: StatusCode, now_ms: impl Fn() -> u64) -> bool {
+        if matches!(status.as_u16(), 502..=504) {
+            return self.did_not_answer(now_ms());
+        }
+        self.outcomes.succeeded(now_ms);
+        self.rest.answered();
+        false
+    }
+
+    /// It took a request and gave no valid answer, or one that says that it cannot serve. True if
+    /// that ejects it: others are preferred for a while, which grows with each failed try.
+    pub(crate) fn did_not_answer(&self, now_ms: u64) -> bool {
+        let is_ejected = self.outcomes.failed(now_ms) || self.rest.is_tried_for_answers();
+        if is_ejected {
+            self.rest.begin(now_ms, Failure::Failing);
+        }
+        is_ejected
     }
 
     /// It took no connection: others are preferred for a while.

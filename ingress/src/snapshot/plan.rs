@@ -51,14 +51,15 @@ impl Plan {
     /// The plan for routes of one Ingress and host; `redirects` if plain HTTP is redirected.
     pub(super) fn new(policy: &Policy, redirects: bool, defaults: &PlanDefaults) -> Plan {
         let timeout = |of_policy: Option<_>, default| of_policy.map_or(default, Ticks::from);
-        let max_body = policy.max_body.map(|bytes| bytes.unwrap_or(u64::MAX));
+        let transfer = &policy.transfer;
+        let max_body = transfer.max_body.map(|bytes| bytes.unwrap_or(u64::MAX));
         Plan {
             https_redirect: redirects.then_some(defaults.https_port),
             refused: policy.refused,
             max_body: max_body.unwrap_or(defaults.max_body),
-            connect_timeout: timeout(policy.connect_timeout, defaults.connect_timeout),
-            read_timeout: timeout(policy.read_timeout, defaults.read_timeout),
-            send_timeout: timeout(policy.send_timeout, defaults.send_timeout),
+            connect_timeout: timeout(transfer.connect_timeout, defaults.connect_timeout),
+            read_timeout: timeout(transfer.read_timeout, defaults.read_timeout),
+            send_timeout: timeout(transfer.send_timeout, defaults.send_timeout),
         }
     }
 }

@@ -2,17 +2,25 @@
 //!
 //! Pure. Read under our own prefix and under that of ingress-nginx, whose users need a new home;
 //! ours wins where both are set. What is not served is reported, never silently dropped. An
-//! annotation that restricts access or changes where requests go, and is not served, takes its
-//! routes out of service: to serve them without it would open what its author closed.
+//! annotation that restricts access or changes where requests go, and is not served or has an
+//! invalid value, takes its routes out of service: to serve them without it would open what its
+//! author closed.
+//!
+//! Annotations that belong together are a group, with a file of its own that reads them.
+
+mod redirect;
+mod transfer;
+mod value;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use daemon::flags::parse_bytes;
 use model::nearest;
 use model::problem::Level;
 
+pub(crate) use self::redirect::{Redirects, ToHttps};
+pub(crate) use self::transfer::Transfer;
+use self::value::{Read, Unserved};
 use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
 
 const OURS: &str = "switchyard.dev/";
@@ -21,12 +29,8 @@ const NGINX: &str = "nginx.ingress.kubernetes.io/";
 /// How the routes of one Ingress are served.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Policy {
-    pub(crate) redirect: Redirect,
-    /// Bytes of a request body; `Some(None)` is no limit, `None` the process's own.
-    pub(crate) max_body: Option<Option<u64>>,
-    pub(crate) connect_timeout: Option<Duration>,
-    pub(crate) read_timeout: Option<Duration>,
-    pub(crate) send_timeout: Option<Duration>,
+    pub(crate) redirects: Redirects,
+    pub(crate) transfer: Transfer,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
     /// The Ingress is a canary of another one, and has no routes of its own.
@@ -38,17 +42,38 @@ pub(crate) struct Policy {
 pub(crate) struct RefusedBy {
     /// Without its prefix.
     pub(crate) name: &'static str,
-    pub(crate) effect: Effect,
+    pub(crate) why: Refusing,
 }
 
-/// When plain HTTP is answered with a redirect to HTTPS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Redirect {
-    #[default]
-    Never,
-    /// For hosts that the Ingress has a TLS entry for.
-    WhereTls,
-    Always,
+/// Why routes are not served because of an annotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusing {
+    /// It is not supported.
+    Unsupported(Effect),
+    /// Its value is invalid.
+    Invalid,
+}
+
+impl Refusing {
+    /// What is wrong with the annotation.
+    pub(crate) fn words(self) -> String {
+        match self {
+            Refusing::Unsupported(effect) => {
+                format!("{}, which is not supported", effect.words())
+            }
+            Refusing::Invalid => "is invalid".to_owned(),
+        }
+    }
+
+    /// What to do.
+    pub(crate) fn help(self) -> &'static str {
+        match self {
+            Refusing::Unsupported(_) => {
+                "remove the annotation if the routes may be served without it"
+            }
+            Refusing::Invalid => "correct it; see docs/annotations.md",
+        }
+    }
 }
 
 /// An annotation that is not served as its author may expect.
@@ -84,9 +109,9 @@ impl Policy {
     /// Takes one annotation over; `Err` says what of it is not served.
     fn apply(&mut self, name: &str, value: &str) -> Result<(), NotServed> {
         match support(name) {
-            Some((_, Support::Served)) => self
-                .serve(name, value)
-                .map_err(|problem| (Level::Warning, format!("is ignored: {problem}"), None)),
+            Some((name, Support::Served)) => {
+                self.serve(name, value).map_err(|unserved| self.not_served(name, unserved))
+            }
             Some((_, Support::Refused(_, nothing))) if nothing.contains(&value) => Ok(()),
             Some((name, Support::Refused(effect, _))) => Err(self.refuse(name, effect, "")),
             Some((_, Support::Unserved(missing))) => {
@@ -109,10 +134,9 @@ impl Policy {
                 (effect.words(), "none of its routes is served", help)
             }
             _ => {
-                let refused = RefusedBy { name, effect };
-                self.refused.get_or_insert(refused);
-                let help = "remove the annotation if the routes may be served without it";
-                (effect.words(), "its routes answer 503", help)
+                let why = Refusing::Unsupported(effect);
+                self.refused.get_or_insert(RefusedBy { name, why });
+                (effect.words(), "its routes answer 503", why.help())
             }
         };
         let message = format!("{what}{words}, which is not supported: {outcome}");
@@ -136,34 +160,27 @@ impl Policy {
         }
     }
 
-    fn serve(&mut self, name: &str, value: &str) -> Result<(), String> {
-        match name {
-            "ssl-redirect" => self.redirect(Redirect::WhereTls, value),
-            "force-ssl-redirect" => self.redirect(Redirect::Always, value),
-            "proxy-body-size" => {
-                let bytes = parse_bytes(value)?;
-                self.max_body = Some(Some(bytes).filter(|bytes| *bytes > 0));
-                Ok(())
-            }
-            "proxy-connect-timeout" => set(&mut self.connect_timeout, value),
-            "proxy-read-timeout" => set(&mut self.read_timeout, value),
-            "proxy-send-timeout" => set(&mut self.send_timeout, value),
-            _ => unreachable!("every annotation that is served is read here: {name}"),
-        }
+    fn serve(&mut self, name: &str, value: &str) -> Read {
+        let read = self.read(name, value);
+        read.unwrap_or_else(|| unreachable!("every annotation that is served is read: {name}"))
     }
 
-    fn redirect(&mut self, wanted: Redirect, value: &str) -> Result<(), String> {
-        let on = match value {
-            "true" | "1" | "t" | "T" | "TRUE" | "True" => true,
-            "false" | "0" | "f" | "F" | "FALSE" | "False" => false,
-            _ => return Err(format!("{value:?} is not \"true\" or \"false\"")),
-        };
-        if on && self.redirect != Redirect::Always {
-            self.redirect = wanted;
-        } else if !on && self.redirect == wanted {
-            self.redirect = Redirect::Never;
+    /// Takes an annotation over by the group that it belongs to; `None` if no group reads it.
+    fn read(&mut self, name: &str, value: &str) -> Option<Read> {
+        self.redirects.read(name, value).or_else(|| self.transfer.read(name, value))
+    }
+
+    fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {
+        match unserved {
+            Unserved::Ignored(what) => (Level::Warning, format!("is ignored: {what}"), None),
+            Unserved::Partly(what) => (Level::Warning, what, None),
+            Unserved::Refused(what) => {
+                let why = Refusing::Invalid;
+                self.refused.get_or_insert(RefusedBy { name, why });
+                let message = format!("is invalid: {what}: its routes answer 503");
+                (Level::Error, message, Some(why.help().to_owned()))
+            }
         }
-        Ok(())
     }
 }
 
@@ -181,29 +198,15 @@ fn effective(annotations: &BTreeMap<Arc<str>, Arc<str>>) -> BTreeMap<&str, (&Arc
     below(NGINX).chain(below(OURS)).collect()
 }
 
-fn set(timeout: &mut Option<Duration>, value: &str) -> Result<(), String> {
-    *timeout = Some(parse_timeout(value)?);
-    Ok(())
-}
-
-/// Seconds, or a number with `s` or `m`; more than zero and at most a day.
-fn parse_timeout(value: &str) -> Result<Duration, String> {
-    let (digits, scale) = match value.strip_suffix('s') {
-        Some(digits) => (digits, 1),
-        None => value.strip_suffix('m').map_or((value, 1), |digits| (digits, 60)),
-    };
-    let seconds = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(scale));
-    match seconds {
-        Some(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
-        _ => {
-            Err(format!("{value:?} is not a valid timeout (examples: 30, 30s, 5m; at most a day)"))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    fn https(to_https: ToHttps) -> Policy {
+        Policy { redirects: Redirects { to_https }, ..Policy::default() }
+    }
 
     fn check(annotations: &[(&str, &str)], expected: &Policy, problems: &[&str]) {
         let map = annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
@@ -217,7 +220,8 @@ mod tests {
     }
 
     fn refused(name: &'static str, effect: Effect) -> Policy {
-        Policy { refused: Some(RefusedBy { name, effect }), ..Policy::default() }
+        let why = Refusing::Unsupported(effect);
+        Policy { refused: Some(RefusedBy { name, why }), ..Policy::default() }
     }
 
     #[test]
@@ -226,7 +230,7 @@ mod tests {
         check(&[("other.example/ssl-redirect", "true")], &none(), &[]);
         check(
             &[("nginx.ingress.kubernetes.io/ssl-redirect", "true")],
-            &Policy { redirect: Redirect::WhereTls, ..none() },
+            &https(ToHttps::WhereTls),
             &[],
         );
         check(
@@ -234,7 +238,7 @@ mod tests {
                 ("switchyard.dev/force-ssl-redirect", "true"),
                 ("switchyard.dev/ssl-redirect", "true"),
             ],
-            &Policy { redirect: Redirect::Always, ..none() },
+            &https(ToHttps::Always),
             &[],
         );
         check(
@@ -253,17 +257,22 @@ mod tests {
                 ("switchyard.dev/proxy-connect-timeout", "3s"),
             ],
             &Policy {
-                max_body: Some(Some(8 << 20)),
-                read_timeout: Some(Duration::from_secs(90)),
-                send_timeout: Some(Duration::from_secs(120)),
-                connect_timeout: Some(Duration::from_secs(3)),
+                transfer: Transfer {
+                    max_body: Some(Some(8 << 20)),
+                    read_timeout: Some(Duration::from_secs(90)),
+                    send_timeout: Some(Duration::from_secs(120)),
+                    connect_timeout: Some(Duration::from_secs(3)),
+                },
                 ..none()
             },
             &[],
         );
         check(
             &[("switchyard.dev/proxy-body-size", "0")],
-            &Policy { max_body: Some(None), ..none() },
+            &Policy {
+                transfer: Transfer { max_body: Some(None), ..Transfer::default() },
+                ..none()
+            },
             &[],
         );
     }
@@ -355,9 +364,7 @@ mod tests {
     #[test]
     fn every_annotation_that_is_served_is_read() {
         for (name, _) in ANNOTATIONS.iter().filter(|(_, support)| *support == Support::Served) {
-            let of =
-                |value: &str| Policy::of(&[(format!("{OURS}{name}").into(), value.into())].into());
-            assert_ne!(of("true").0, of("7").0, "{name}");
+            assert!(Policy::default().read(name, "7").is_some(), "{name}");
         }
     }
 }

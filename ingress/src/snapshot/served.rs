@@ -11,7 +11,7 @@ use model::{
 
 use super::backend::BackendKey;
 use super::certificate::{self, BadSecret, Certificate};
-use super::policy::{Policy, Redirect, Unmet};
+use super::policy::{Policy, ToHttps, Unmet};
 use super::problem::{About, Field, Problem};
 use crate::route::HostKey;
 
@@ -133,10 +133,10 @@ impl Served {
 
     /// Whether plain HTTP for the host is redirected.
     pub(super) fn redirects(&self, host: &HostKey) -> bool {
-        match self.policy.redirect {
-            Redirect::Never => false,
-            Redirect::Always => true,
-            Redirect::WhereTls => host.covering().any(|key| self.tls_names.contains(&key)),
+        match self.policy.redirects.to_https {
+            ToHttps::Never => false,
+            ToHttps::Always => true,
+            ToHttps::WhereTls => host.covering().any(|key| self.tls_names.contains(&key)),
         }
     }
 }
@@ -308,7 +308,7 @@ mod tests {
             rules: rules.iter().map(rule).collect(),
             tls: tls.iter().map(entry).collect(),
         }));
-        served.policy.redirect = Redirect::WhereTls;
+        served.policy.redirects.to_https = ToHttps::WhereTls;
         served
     }
 
