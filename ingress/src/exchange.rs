@@ -22,6 +22,7 @@ use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
 use crate::snapshot::{Endpoint, Route};
 use crate::upstream::{Failure, Head, Upstream};
+use crate::wire::Wire;
 
 /// One request's exchange.
 pub(crate) struct Exchange<'a, D> {
@@ -76,7 +77,8 @@ where
         let endpoint = self.endpoint()?;
         // What cannot be sent twice is worth a system call to see that it arrives once.
         let must_arrive = framing != Framing::None || !is_idempotent(method);
-        while let Some(upstream) = self.in_flight.context().pool.take(&endpoint) {
+        let wire = self.wire(&endpoint);
+        while let Some(upstream) = self.in_flight.context().pool.take(&endpoint, &wire) {
             if !must_arrive || upstream.is_alive_now() {
                 self.note(&upstream);
                 return Ok(upstream);
@@ -115,7 +117,9 @@ where
             headers.clear();
             upstream = self.new_connection().await?;
             self.in_flight.context().shard().upstream_resends.add(1);
-            upstream.begin_again(unanswered);
+            if !upstream.begin_again(unanswered) {
+                return Err(Refusal::Unanswered);
+            }
         }
     }
 
@@ -144,8 +148,16 @@ where
                 Err(send_failure(&failure, upstream))
             }
             None if upstream.waits_for_client() => Err(SendFailure::ClientTimeout),
-            None => Err(SendFailure::EndpointTimeout),
+            None => {
+                upstream.timed_out();
+                Err(SendFailure::EndpointTimeout)
+            }
         }
+    }
+
+    /// What is spoken to an endpoint of the route.
+    fn wire(&self, endpoint: &Endpoint) -> Wire {
+        Wire::of(self.attempts.route().plan.protocol, endpoint.protocol)
     }
 
     /// A new connection, to the first endpoint in turn that takes one.
@@ -162,7 +174,8 @@ where
             let endpoint = self.endpoint()?;
             let patience = self.attempts.patience();
             in_flight.arm(patience);
-            let mut connecting = std::pin::pin!(Upstream::connect(endpoint.clone()));
+            let wire = self.wire(&endpoint);
+            let mut connecting = std::pin::pin!(context.pool.connect(endpoint.clone(), wire));
             let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
                 Poll::Ready(connected) => Poll::Ready(Some(connected)),
                 Poll::Pending if in_flight.poll_timed_out(cx) => Poll::Ready(None),
@@ -181,7 +194,10 @@ where
                     if let Some(failure) = rest_after(&error) {
                         endpoint.failed(failure, context.deadlines.now_ms());
                     }
-                    ConnectFailure::Refused
+                    match error.kind() {
+                        io::ErrorKind::InvalidData => ConnectFailure::BadProtocol,
+                        _ => ConnectFailure::Refused,
+                    }
                 }
                 None => {
                     tracing::debug!(endpoint = %endpoint.address, "no connection in time");
@@ -238,7 +254,8 @@ fn rest_after(error: &io::Error) -> Option<balance::Failure> {
 fn send_failure(failure: &Failure, upstream: &Upstream) -> SendFailure {
     match failure {
         Failure::Unanswered(_) => {
-            SendFailure::Unanswered { reused: upstream.reused, begun: upstream.is_begun() }
+            let reused = upstream.reused || upstream.is_refused();
+            SendFailure::Unanswered { reused, begun: upstream.is_begun() }
         }
         Failure::TooLarge => SendFailure::BodyTooLarge,
         Failure::Downstream(_) => SendFailure::BrokenByClient,

@@ -62,6 +62,8 @@ impl Drop for Picked {
 pub(crate) enum ConnectFailure {
     /// The connection was refused, or could not be opened for another reason.
     Refused,
+    /// The endpoint does not speak what it is said to speak.
+    BadProtocol,
     /// It was not opened in the time that it had.
     TimedOut(Ticks),
 }
@@ -177,6 +179,7 @@ impl Attempts {
     ) -> Result<(), Refusal> {
         self.last = match failure {
             ConnectFailure::Refused => Refusal::Unreachable,
+            ConnectFailure::BadProtocol => Refusal::BadResponse,
             ConnectFailure::TimedOut(patience) => {
                 let is_whole = patience == self.route.plan.connect_timeout;
                 self.connect_timeouts += usize::from(is_whole);
@@ -260,6 +263,7 @@ mod tests {
             connect_timeout: timeout,
             read_timeout: timeout,
             send_timeout: timeout,
+            protocol: None,
         };
         let ingress = ObjectName::new("default", "web");
         Arc::new(Route { ingress, path: None, backend: backend.clone(), plan: Arc::new(plan) })

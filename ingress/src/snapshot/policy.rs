@@ -8,6 +8,7 @@
 //!
 //! Annotations that belong together are a group, with a file of its own that reads them.
 
+mod endpoints;
 mod redirect;
 mod transfer;
 mod value;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use model::nearest;
 use model::problem::Level;
 
+pub(crate) use self::endpoints::Endpoints;
 pub(crate) use self::redirect::{Redirects, ToHttps};
 pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
@@ -31,6 +33,7 @@ const NGINX: &str = "nginx.ingress.kubernetes.io/";
 pub(crate) struct Policy {
     pub(crate) redirects: Redirects,
     pub(crate) transfer: Transfer,
+    pub(crate) endpoints: Endpoints,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
     /// The Ingress is a canary of another one, and has no routes of its own.
@@ -167,7 +170,10 @@ impl Policy {
 
     /// Takes an annotation over by the group that it belongs to; `None` if no group reads it.
     fn read(&mut self, name: &str, value: &str) -> Option<Read> {
-        self.redirects.read(name, value).or_else(|| self.transfer.read(name, value))
+        self.redirects
+            .read(name, value)
+            .or_else(|| self.transfer.read(name, value))
+            .or_else(|| self.endpoints.read(name, value))
     }
 
     fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {
@@ -311,7 +317,6 @@ mod tests {
             ("use-regex", "true"),
             ("app-root", "/app"),
             ("upstream-vhost", "internal"),
-            ("backend-protocol", "HTTPS"),
             ("ssl-passthrough", "true"),
         ];
         let snippets =
@@ -350,7 +355,6 @@ mod tests {
     fn an_annotation_that_asks_for_nothing_is_served() {
         let nothing = [
             ("use-regex", "false"),
-            ("backend-protocol", "HTTP"),
             ("auth-tls-verify-client", "off"),
             ("enable-modsecurity", "false"),
             ("limit-rps", "0"),
