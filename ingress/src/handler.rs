@@ -86,6 +86,7 @@ async fn answer(
     let decide = |headers: Option<&HeaderMap>| decided(in_flight, &asked, headers);
     let mut exchange = Exchange::new(in_flight, decide, method, headers).map_err(with_url)?;
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
+    in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
