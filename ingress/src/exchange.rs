@@ -48,6 +48,11 @@ where
         Ok(Exchange { in_flight, decide, attempts })
     }
 
+    /// The route that the request goes by.
+    pub(crate) fn route(&self) -> &Arc<Route> {
+        self.attempts.route()
+    }
+
     /// The endpoint to ask: by the newest decision if the one before leads to no other.
     fn endpoint(&mut self) -> Result<Arc<Endpoint>, Refusal> {
         let in_flight = self.in_flight;
@@ -94,23 +99,20 @@ where
         upstream.begin(head, body, self.attempts.route().plan.max_body, source);
     }
 
-    /// Waits for the head of the response, by whatever connection gets it; its fields are put
-    /// into `headers`, which is empty.
+    /// Waits for the head of the response and its fields, by whatever connection gets them.
     pub(crate) async fn response(
         &mut self,
         mut upstream: Upstream,
-        headers: &mut HeaderMap,
-    ) -> Result<(Upstream, Head), Refusal> {
+    ) -> Result<(Upstream, Head, HeaderMap), Refusal> {
         loop {
-            let failure = match self.head(&mut upstream, headers).await {
-                Ok(head) => return Ok((upstream, head)),
+            let failure = match self.head(&mut upstream).await {
+                Ok((head, fields)) => return Ok((upstream, head, fields)),
                 Err(failure) => failure,
             };
             let clock = || self.in_flight.context().deadlines.now_ms();
             self.attempts.not_answered(&upstream.endpoint, failure, clock)?;
             let unanswered = upstream.take_back().ok_or(Refusal::Unanswered)?;
             drop(upstream);
-            headers.clear();
             upstream = self.new_connection().await?;
             self.in_flight.context().shard().upstream_resends.add(1);
             upstream.begin_again(unanswered);
@@ -118,17 +120,16 @@ where
     }
 
     /// Sends the request and waits for the head of its response, over one connection.
-    async fn head(
-        &self,
-        upstream: &mut Upstream,
-        headers: &mut HeaderMap,
-    ) -> Result<Head, SendFailure> {
+    async fn head(&self, upstream: &mut Upstream) -> Result<(Head, HeaderMap), SendFailure> {
         self.in_flight.made_progress(upstream);
         let outcome = poll_fn(|cx| {
             let before = upstream.progress();
-            if let Poll::Ready(head) = upstream.poll_head(cx, headers) {
-                return Poll::Ready(Some(head));
+            // A map is needed only while a head is read into it.
+            let mut fields = self.in_flight.context().take_fields();
+            if let Poll::Ready(head) = upstream.poll_head(cx, &mut fields) {
+                return Poll::Ready(Some(head.map(|head| (head, fields))));
             }
+            self.in_flight.context().keep_fields(fields);
             if upstream.progress() != before {
                 self.in_flight.made_progress(upstream);
             }

@@ -16,7 +16,7 @@ use crate::in_flight::InFlight;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
-use crate::request::decide::{Decision, Facts, decide};
+use crate::request::decide::{Decision, Facts, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::snapshot::{Endpoint, Route, Unserved};
 use crate::upstream::{Head, Upstream};
@@ -68,17 +68,34 @@ async fn answer(
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let query = uri.query();
     let server_name = in_flight.connection.server_name.as_deref();
-    let facts = Facts { authority, path: &path, query, is_https, server_name, framing };
+    let facts = Facts {
+        method,
+        version,
+        authority,
+        written_path: uri.path(),
+        path: &path,
+        query,
+        headers,
+        is_https,
+        server_name,
+        framing,
+        origin,
+        trusted_proxies: &settings.rules.trusted_proxies,
+    };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
     let decide = || decided(in_flight, &facts);
     let mut exchange = Exchange::new(in_flight, decide, method).map_err(with_url)?;
+    let forwarding = exchange.route().plan.special.as_deref().map(|special| {
+        let record = in_flight.record.borrow();
+        Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))
+    });
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
         method: method.as_str(),
-        path: &path,
+        path: forwarding.as_ref().and_then(|f| f.path.as_deref()).unwrap_or(&path),
         query,
         authority,
         headers,
@@ -86,12 +103,14 @@ async fn answer(
         framing,
         upgrade: if may_upgrade { upgrade_of(headers) } else { None },
         is_http2: version == Version::HTTP_2,
+        edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
     exchange.begin(&mut upstream, &head, body);
-    // The request's map serves for the response's fields: it is large enough already.
-    headers.clear();
-    let (upstream, head) = exchange.response(upstream, headers).await.map_err(with_url)?;
-    Ok(respond(in_flight, upstream, head, std::mem::take(headers)))
+    let (upstream, head, fields) = exchange.response(upstream).await.map_err(with_url)?;
+    drop(exchange);
+    // It serves for the fields of a later response: it is large enough already.
+    in_flight.context().keep_fields(std::mem::take(headers));
+    Ok(respond(in_flight, upstream, head, fields))
 }
 
 /// The route that forwards a request, and the endpoint whose turn it is.

@@ -1,6 +1,7 @@
 //! The ingress as a process: the real binary follows a folder, clients of every kind send requests,
 //! and test endpoints record what arrives.
 
+mod annotations;
 mod changes;
 mod frames;
 mod http2;

@@ -9,6 +9,7 @@
 //! Annotations that belong together are a group, with a file of its own that reads them.
 
 mod redirect;
+mod rewrite;
 mod transfer;
 mod value;
 
@@ -19,6 +20,7 @@ use model::nearest;
 use model::problem::Level;
 
 pub(crate) use self::redirect::{Redirects, ToHttps};
+pub(crate) use self::rewrite::Rewriting;
 pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
 use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
@@ -30,6 +32,7 @@ const NGINX: &str = "nginx.ingress.kubernetes.io/";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Policy {
     pub(crate) redirects: Redirects,
+    pub(crate) rewriting: Rewriting,
     pub(crate) transfer: Transfer,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
@@ -109,6 +112,7 @@ impl Policy {
     /// Takes one annotation over; `Err` says what of it is not served.
     fn apply(&mut self, name: &str, value: &str) -> Result<(), NotServed> {
         match support(name) {
+            Some(_) if value.is_empty() => Ok(()),
             Some((name, Support::Served)) => {
                 self.serve(name, value).map_err(|unserved| self.not_served(name, unserved))
             }
@@ -167,7 +171,9 @@ impl Policy {
 
     /// Takes an annotation over by the group that it belongs to; `None` if no group reads it.
     fn read(&mut self, name: &str, value: &str) -> Option<Read> {
-        self.redirects.read(name, value).or_else(|| self.transfer.read(name, value))
+        None.or_else(|| self.redirects.read(name, value))
+            .or_else(|| self.rewriting.read(name, value))
+            .or_else(|| self.transfer.read(name, value))
     }
 
     fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {
@@ -205,7 +211,8 @@ mod tests {
     use super::*;
 
     fn https(to_https: ToHttps) -> Policy {
-        Policy { redirects: Redirects { to_https }, ..Policy::default() }
+        let redirects = Redirects { to_https, ..Redirects::default() };
+        Policy { redirects, ..Policy::default() }
     }
 
     fn check(annotations: &[(&str, &str)], expected: &Policy, problems: &[&str]) {
@@ -304,16 +311,7 @@ mod tests {
             ("satisfy", "any"),
             ("enable-modsecurity", "true"),
         ];
-        let diverting = [
-            ("permanent-redirect", "https://new.example/"),
-            ("temporal-redirect", "https://new.example/"),
-            ("rewrite-target", "/$1"),
-            ("use-regex", "true"),
-            ("app-root", "/app"),
-            ("upstream-vhost", "internal"),
-            ("backend-protocol", "HTTPS"),
-            ("ssl-passthrough", "true"),
-        ];
+        let diverting = [("backend-protocol", "HTTPS"), ("ssl-passthrough", "true")];
         let snippets =
             ["configuration-snippet", "server-snippet", "auth-snippet", "modsecurity-snippet"];
         let snippets = snippets.map(|name| (name, "deny all;"));
@@ -349,7 +347,6 @@ mod tests {
     #[test]
     fn an_annotation_that_asks_for_nothing_is_served() {
         let nothing = [
-            ("use-regex", "false"),
             ("backend-protocol", "HTTP"),
             ("auth-tls-verify-client", "off"),
             ("enable-modsecurity", "false"),
