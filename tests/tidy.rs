@@ -92,6 +92,8 @@ const PURE: &[&str] = &[
     "ingress/src/template",
     "ingress/src/upstream/codec",
     "ingress/src/upstream/encode",
+    "ingress/src/upstream/encode_http2",
+    "ingress/src/wire",
     "model/src",
     "proxy/src/annotations",
     "proxy/src/datapath/userspace/client_shares",

@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn every_size_is_prime() {
-        let is_prime = |n: usize| (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+        let is_prime = |n: usize| (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d));
         assert!(SIZES.into_iter().all(is_prime));
         assert_eq!(Maglev::new(Vec::<u32>::new()).pick(7, |_| true), None);
     }

@@ -22,6 +22,7 @@ use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
 use crate::snapshot::{Endpoint, Route};
 use crate::upstream::{Failure, Head, Upstream};
+use crate::wire::Wire;
 
 /// One request's exchange.
 pub(crate) struct Exchange<'a, D> {
@@ -81,7 +82,8 @@ where
         let endpoint = self.endpoint()?;
         // What cannot be sent twice is worth a system call to see that it arrives once.
         let must_arrive = framing != Framing::None || !is_idempotent(method);
-        while let Some(upstream) = self.in_flight.context().pool.take(&endpoint) {
+        let wire = self.wire(&endpoint);
+        while let Some(upstream) = self.in_flight.context().pool.take(&endpoint, &wire) {
             if !must_arrive || upstream.is_alive_now() {
                 self.note(&upstream);
                 return Ok(upstream);
@@ -105,7 +107,9 @@ where
         mut upstream: Upstream,
     ) -> Result<(Upstream, Head, HeaderMap), Refusal> {
         loop {
-            let failure = match self.head(&mut upstream).await {
+            let head = self.head(&mut upstream).await;
+            self.note_outcome(&upstream.endpoint, &head);
+            let failure = match head {
                 Ok((head, fields)) => return Ok((upstream, head, fields)),
                 Err(failure) => failure,
             };
@@ -115,7 +119,9 @@ where
             drop(upstream);
             upstream = self.new_connection().await?;
             self.in_flight.context().shard().upstream_resends.add(1);
-            upstream.begin_again(unanswered);
+            if !upstream.begin_again(unanswered) {
+                return Err(Refusal::Unanswered);
+            }
         }
     }
 
@@ -143,8 +149,16 @@ where
                 Err(send_failure(&failure, upstream))
             }
             None if upstream.waits_for_client() => Err(SendFailure::ClientTimeout),
-            None => Err(SendFailure::EndpointTimeout),
+            None => {
+                upstream.timed_out();
+                Err(SendFailure::EndpointTimeout)
+            }
         }
+    }
+
+    /// What is spoken to an endpoint of the route.
+    fn wire(&self, endpoint: &Endpoint) -> Wire {
+        Wire::of(self.attempts.route().plan.protocol, endpoint.protocol)
     }
 
     /// A new connection, to the first endpoint in turn that takes one.
@@ -161,7 +175,8 @@ where
             let endpoint = self.endpoint()?;
             let patience = self.attempts.patience();
             in_flight.arm(patience);
-            let mut connecting = std::pin::pin!(Upstream::connect(endpoint.clone()));
+            let wire = self.wire(&endpoint);
+            let mut connecting = std::pin::pin!(context.pool.connect(endpoint.clone(), wire));
             let connected = poll_fn(|cx| match connecting.as_mut().poll(cx) {
                 Poll::Ready(connected) => Poll::Ready(Some(connected)),
                 Poll::Pending if in_flight.poll_timed_out(cx) => Poll::Ready(None),
@@ -180,7 +195,10 @@ where
                     if let Some(failure) = rest_after(&error) {
                         endpoint.failed(failure, context.deadlines.now_ms());
                     }
-                    ConnectFailure::Refused
+                    match error.kind() {
+                        io::ErrorKind::InvalidData => ConnectFailure::BadProtocol,
+                        _ => ConnectFailure::Refused,
+                    }
                 }
                 None => {
                     tracing::debug!(endpoint = %endpoint.address, "no connection in time");
@@ -194,6 +212,20 @@ where
             record.endpoint = Some(endpoint.clone());
             drop(record);
             self.attempts.not_connected(endpoint, failure)?;
+        }
+    }
+
+    /// Notes whether the endpoint served the request: one that fails too often is ejected.
+    fn note_outcome(&self, endpoint: &Endpoint, outcome: &Result<(Head, HeaderMap), SendFailure>) {
+        let context = self.in_flight.context();
+        let now_ms = || context.deadlines.now_ms();
+        let is_ejected = match outcome {
+            Ok((head, _)) => endpoint.answered(head.status, now_ms),
+            Err(failure) => failure.is_of_endpoint() && endpoint.did_not_answer(now_ms()),
+        };
+        if is_ejected {
+            tracing::debug!(endpoint = %endpoint.address, "ejected for failing requests");
+            context.shard().upstream_ejections.add(1);
         }
     }
 
@@ -223,7 +255,8 @@ fn rest_after(error: &io::Error) -> Option<balance::Failure> {
 fn send_failure(failure: &Failure, upstream: &Upstream) -> SendFailure {
     match failure {
         Failure::Unanswered(_) => {
-            SendFailure::Unanswered { reused: upstream.reused, begun: upstream.is_begun() }
+            let reused = upstream.reused || upstream.is_refused();
+            SendFailure::Unanswered { reused, begun: upstream.is_begun() }
         }
         Failure::TooLarge => SendFailure::BodyTooLarge,
         Failure::Downstream(_) => SendFailure::BrokenByClient,

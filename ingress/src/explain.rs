@@ -132,6 +132,10 @@ impl Asked<'_> {
         let endpoints = route.backend.endpoints();
         let list = endpoints.addresses().into_iter().map(|address| address.to_string());
         explanation.endpoints = list.collect();
+        let of_service = endpoints.list().first().map(|e| e.protocol).unwrap_or_default();
+        let protocol = route.plan.protocol.unwrap_or(of_service);
+        let title = protocol.title().map(|title| format!("endpoints are asked over {title}"));
+        explanation.because.extend(title);
         if self.is_https {
             let (because, trouble) = self.certificate(route);
             explanation.because.push(because);

@@ -11,6 +11,7 @@ use hyper::ext::ReasonPhrase;
 
 use crate::body::RequestBody;
 use crate::exchange::Exchange;
+use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
 use crate::in_flight::InFlight;
 use crate::record::EndedBy;
@@ -33,12 +34,18 @@ pub(crate) fn handle(
     async move {
         in_flight.note(&parts);
         let is_http2 = parts.version == Version::HTTP_2;
+        let is_grpc = grpc::is_call(&parts.method, &parts.headers);
         let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {
             Ok(response) => response,
             Err(refused) => {
                 let mut record = in_flight.record.borrow_mut();
                 record.ended_by = EndedBy::Refusal(refused.refusal.reason());
-                refused.into_response(record.request_id(), is_http2)
+                let message = is_grpc.then(|| refused.refusal.explanation());
+                let mut response = refused.into_response(record.request_id(), is_http2);
+                if let Some(message) = message {
+                    grpc::shape(&mut response, &message);
+                }
+                response
             }
         };
         let status = response.status();

@@ -240,6 +240,15 @@ pub(crate) fn is_forbidden_trailer(name: &HeaderName) -> bool {
     ) || name.as_str().starts_with("x-forwarded-")
 }
 
+/// The trailers that are passed on.
+pub(crate) fn without_forbidden(mut trailers: HeaderMap) -> HeaderMap {
+    let forbidden: Names = trailers.keys().filter(|n| is_forbidden_trailer(n)).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+    trailers
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,6 +22,7 @@ mod exchange;
 mod explain;
 mod findings;
 pub mod fuzz;
+mod grpc;
 mod handler;
 mod head;
 mod http2_error;
@@ -45,6 +46,7 @@ mod stalled;
 mod template;
 mod tls;
 mod upstream;
+mod wire;
 mod worker;
 
 pub use explain::Explainer;

@@ -99,6 +99,7 @@ pub(crate) struct Shard {
     pub(crate) upstream_connects: Count,
     pub(crate) upstream_connect_failures: Count,
     pub(crate) upstream_resends: Count,
+    pub(crate) upstream_ejections: Count,
 }
 
 /// All of the process's metrics but those of the feed.
@@ -159,7 +160,7 @@ impl Collector for Scrape {
         let help = "Memory of HTTP/2 streams whose clients do not read their responses";
         encode(&mut encoder, "stalled_bytes", help, &stalled)?;
         type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
-        let counters: [Row; 9] = [
+        let counters: [Row; 10] = [
             ("connections", "Client connections accepted", |s| &s.connections),
             ("refused_connections", "Connections refused because of a limit", |s| {
                 &s.connections_refused
@@ -187,6 +188,11 @@ impl Collector for Scrape {
             ("upstream_resends", "Requests sent again on another connection", |s| {
                 &s.upstream_resends
             }),
+            (
+                "upstream_ejections",
+                "Times that an endpoint was taken out of use because its requests failed",
+                |s| &s.upstream_ejections,
+            ),
         ];
         for (name, help, count) in counters {
             encode(&mut encoder, name, help, &ConstCounter::new(self.0.sum(count)))?;

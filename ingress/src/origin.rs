@@ -6,6 +6,7 @@
 //! ends: the client is the last address that is not a trusted proxy's, because everything before
 //! that address could have been made up by the client.
 
+use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -16,6 +17,7 @@ pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 pub(crate) const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(crate) const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Bytes of a generated request id: 128 random bits in hexadecimal.
@@ -42,6 +44,8 @@ pub(crate) struct Origin {
     pub(crate) port: u16,
     /// The fields for a client that is not trusted, which are the same for all its requests.
     pub(crate) fields: Box<[u8]>,
+    /// The same for HTTP/2 endpoints, once there was a request to one.
+    http2_fields: OnceCell<Box<[(HeaderName, HeaderValue)]>>,
 }
 
 /// What a trusted proxy says of a request's client.
@@ -64,7 +68,22 @@ impl Origin {
              x-forwarded-port: {port}\r\n"
         );
         let fields = fields.into_bytes().into();
-        Origin { peer, trusted, https, port, fields }
+        Origin { peer, trusted, https, port, fields, http2_fields: OnceCell::new() }
+    }
+
+    /// The fields for a client that is not trusted, for HTTP/2 endpoints.
+    pub(crate) fn http2_fields(&self) -> &[(HeaderName, HeaderValue)] {
+        self.http2_fields.get_or_init(|| {
+            let text =
+                |text: String| HeaderValue::try_from(text).expect("an address is plain text");
+            let peer = text(self.peer.to_string());
+            Box::new([
+                (X_FORWARDED_FOR, peer.clone()),
+                (X_REAL_IP, peer),
+                (X_FORWARDED_PROTO, HeaderValue::from_static(scheme_name(self.https))),
+                (X_FORWARDED_PORT, self.port.into()),
+            ])
+        })
     }
 
     /// Whether the client reached us, or the first proxy before us, over TLS.

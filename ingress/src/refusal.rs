@@ -164,7 +164,8 @@ impl Refusal {
         }
     }
 
-    fn explanation(&self) -> String {
+    /// What is wrong, in a few words.
+    pub(crate) fn explanation(&self) -> String {
         let text = match self {
             Refusal::Malformed(what) => what,
             Refusal::HeadTooLarge => "the request's head has too many fields or bytes",

@@ -134,6 +134,7 @@ impl http_body::Body for ResponseBody {
                 in_flight.made_progress(upstream);
             }
             if polled.is_pending() && in_flight.poll_timed_out(cx) {
+                upstream.timed_out();
                 let broken = this.break_off(EndedBy::Timeout, Broken::Timeout);
                 return Poll::Ready(Some(Err(broken)));
             }

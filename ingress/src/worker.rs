@@ -113,7 +113,8 @@ async fn sweep(context: Rc<WorkerContext>) {
         count += 1;
         if count.is_multiple_of(SWEEP_TICKS) {
             let idle = context.settings().upstream_idle_ticks;
-            context.pool.sweep(context.deadlines.now().saturating_sub(idle));
+            let now = context.deadlines.now();
+            context.pool.sweep(now, now.saturating_sub(idle));
             context.sweep_stalled();
         }
     }

@@ -119,7 +119,7 @@ fn mistakes_in_services_are_found_by_check() {
         ("switchyard.dev/proxy-protocl: v2", "", "did you mean switchyard.dev/proxy-protocol?"),
         ("switchyard.dev/proxy-protocol: v9", "", "\"v9\" is not supported (supported: v2)"),
         ("", ", appProtocol: nonsense", "appProtocol \"nonsense\" is not supported"),
-        ("", ", appProtocol: kubernetes.io/h2c", "endpoints get plain HTTP/1.1"),
+        ("", ", appProtocol: fcgi", "endpoints get plain HTTP/1.1"),
     ];
     for (annotations, port, expected) in table {
         let (found, code) = check(&(service(annotations, port) + &led_to));
@@ -129,7 +129,10 @@ fn mistakes_in_services_are_found_by_check() {
             if annotations.is_empty() { ("warning: ", 0) } else { ("error: ", 2) };
         assert!(found[0].contains(level) && code == expected, "{code}: {found:#?}");
     }
-    assert_eq!(check(&(service("", ", appProtocol: http") + &led_to)).0, [""; 0]);
+    for served in ["http", "kubernetes.io/h2c", "grpc"] {
+        let port = format!(", appProtocol: {served}");
+        assert_eq!(check(&(service("", &port) + &led_to)).0, [""; 0], "{served}");
+    }
 }
 
 #[test]

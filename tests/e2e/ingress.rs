@@ -2,9 +2,11 @@
 //! and test endpoints record what arrives.
 
 mod annotations;
+mod balancing;
 mod changes;
 mod frames;
 mod http2;
+mod http2_endpoints;
 mod kit;
 mod limits;
 mod proxy_protocol;

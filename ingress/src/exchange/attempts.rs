@@ -62,6 +62,8 @@ impl Drop for Picked {
 pub(crate) enum ConnectFailure {
     /// The connection was refused, or could not be opened for another reason.
     Refused,
+    /// The endpoint does not speak what it is said to speak.
+    BadProtocol,
     /// It was not opened in the time that it had.
     TimedOut(Ticks),
 }
@@ -86,6 +88,20 @@ pub(crate) enum SendFailure {
     BrokenByClient,
     /// The request's body is larger than allowed.
     BodyTooLarge,
+}
+
+impl SendFailure {
+    /// Whether the endpoint is to blame. A kept connection may have been closed for no other reason
+    /// than its age.
+    pub(crate) fn is_of_endpoint(self) -> bool {
+        match self {
+            SendFailure::Unanswered { reused, .. } => !reused,
+            SendFailure::BadResponse | SendFailure::EndpointTimeout => true,
+            SendFailure::ClientTimeout
+            | SendFailure::BrokenByClient
+            | SendFailure::BodyTooLarge => false,
+        }
+    }
 }
 
 impl Attempts {
@@ -163,6 +179,7 @@ impl Attempts {
     ) -> Result<(), Refusal> {
         self.last = match failure {
             ConnectFailure::Refused => Refusal::Unreachable,
+            ConnectFailure::BadProtocol => Refusal::BadResponse,
             ConnectFailure::TimedOut(patience) => {
                 let is_whole = patience == self.route.plan.connect_timeout;
                 self.connect_timeouts += usize::from(is_whole);
@@ -247,6 +264,7 @@ mod tests {
             connect_timeout: timeout,
             read_timeout: timeout,
             send_timeout: timeout,
+            protocol: None,
         };
         let ingress = ObjectName::new("default", "web");
         Arc::new(Route {

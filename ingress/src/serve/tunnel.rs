@@ -22,7 +22,7 @@ pub(super) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin,
 {
     connection.enter(Phase::Exchange, connection.context.settings().tunnel_timeout);
-    let (mut endpoint, first) = upstream.into_tunnel();
+    let Some((mut endpoint, first)) = upstream.into_tunnel() else { return };
     let copied = async {
         endpoint.write_all(&early).await?;
         stream.write_all(&first).await?;

@@ -47,7 +47,6 @@ const NEVER: &[&str] = &[];
 /// How a boolean is written that is false, as Go reads it.
 pub(super) const FALSE: &[&str] = &["false", "0", "f", "F", "FALSE", "False"];
 const ZERO: &[&str] = &["0"];
-const PLAIN_HTTP: &[&str] = &["HTTP", "http", "AUTO_HTTP", "auto_http"];
 const DENY_LIST: Support = Refused(Restricts, NEVER);
 const AUTH: Support = Refused(Restricts, NEVER);
 const LIMIT: Support = Refused(Restricts, ZERO);
@@ -101,7 +100,7 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("auth-tls-verify-depth", AUTH),
     ("auth-type", AUTH),
     ("auth-url", AUTH),
-    ("backend-protocol", Refused(Diverts, PLAIN_HTTP)),
+    ("backend-protocol", Served),
     ("base-url-scheme", OLD),
     ("canary", Refused(Canary, FALSE)),
     ("canary-by-cookie", CANARY),

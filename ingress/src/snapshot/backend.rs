@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use balance::{Failure, Member, Rest, Rotation, Try};
+use balance::{Failure, Member, Outcomes, Rest, Rotation, Try};
+use http::StatusCode;
 use model::{
     AddressType, BackendPort, Kind, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
 
 use super::problem::{Field, Problem};
+use crate::wire::BackendProtocol;
 
 /// What a backend is named by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,8 +84,9 @@ impl Backend {
     #[cfg(test)]
     pub(crate) fn replace(&self, addresses: &[SocketAddr]) {
         let old = self.endpoints();
-        self.set(Arc::new(old.replaced_by(addresses)));
-        old.retire(addresses);
+        let protocol = BackendProtocol::default();
+        self.set(Arc::new(old.replaced_by(addresses, protocol)));
+        old.retire(addresses, protocol);
     }
 }
 
@@ -110,19 +113,48 @@ impl Answers {
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
+    /// What the Service says that it speaks.
+    pub(crate) protocol: BackendProtocol,
     gone: AtomicBool,
-    /// It took no connection the last time.
+    /// It took no connection the last time, or its requests fail.
     rest: Rest,
+    outcomes: Outcomes,
 }
 
 impl Endpoint {
-    pub(crate) fn new(address: SocketAddr) -> Endpoint {
-        Endpoint { address, gone: AtomicBool::new(false), rest: Rest::default() }
+    pub(crate) fn new(address: SocketAddr, protocol: BackendProtocol) -> Endpoint {
+        Endpoint {
+            address,
+            protocol,
+            gone: AtomicBool::new(false),
+            rest: Rest::default(),
+            outcomes: Outcomes::default(),
+        }
     }
 
     /// It took a connection.
     pub(crate) fn connected(&self) {
-        self.rest.end();
+        self.rest.connected();
+    }
+
+    /// It answered with this status. True if that ejects it.
+    pub(crate) fn answered(&self, status: StatusCode, now_ms: impl Fn() -> u64) -> bool {
+        if matches!(status.as_u16(), 502..=504) {
+            return self.did_not_answer(now_ms());
+        }
+        self.outcomes.succeeded(now_ms);
+        self.rest.answered();
+        false
+    }
+
+    /// It took a request and gave no valid answer, or one that says that it cannot serve. True if
+    /// that ejects it: others are preferred for a while, which grows with each failed try.
+    pub(crate) fn did_not_answer(&self, now_ms: u64) -> bool {
+        let is_ejected = self.outcomes.failed(now_ms) || self.rest.is_tried_for_answers();
+        if is_ejected {
+            self.rest.begin(now_ms, Failure::Failing);
+        }
+        is_ejected
     }
 
     /// It took no connection: others are preferred for a while.
@@ -154,7 +186,7 @@ impl Member for Endpoint {
 
 impl PartialEq for Endpoint {
     fn eq(&self, other: &Endpoint) -> bool {
-        self.address == other.address
+        (self.address, self.protocol) == (other.address, other.protocol)
     }
 }
 
@@ -162,7 +194,7 @@ impl Eq for Endpoint {}
 
 impl Hash for Endpoint {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.address.hash(state);
+        (self.address, self.protocol).hash(state);
     }
 }
 
@@ -230,27 +262,31 @@ impl Endpoints {
 
     /// The endpoints after this list was replaced by `addresses`; those that stay are the same,
     /// and stay in turn.
-    fn replaced_by(&self, addresses: &[SocketAddr]) -> Endpoints {
+    fn replaced_by(&self, addresses: &[SocketAddr], protocol: BackendProtocol) -> Endpoints {
         if addresses.is_empty() {
             // Nobody's turn is left to carry over. A rotation that has handed on to an empty one
             // gives nothing from that moment, but the routes of the snapshot that is served now
             // pick from it until the next is published.
             return Endpoints::none(Unserved::NoEndpoints);
         }
-        let known: HashMap<_, _> = self.list().iter().map(|e| (e.address, e)).collect();
+        let same = self.list().iter().filter(|e| e.protocol == protocol);
+        let known: HashMap<_, _> = same.map(|e| (e.address, e)).collect();
         let list: Vec<_> = addresses
             .iter()
             .map(|address| match known.get(address) {
                 Some(endpoint) => Arc::clone(endpoint),
-                None => Arc::new(Endpoint::new(*address)),
+                None => Arc::new(Endpoint::new(*address, protocol)),
             })
             .collect();
         Endpoints { rotation: self.rotation.succeed(&list), unserved: None }
     }
 
     /// Marks all but those at `staying`, which is sorted, as gone; says whether there were any.
-    fn retire(&self, staying: &[SocketAddr]) -> bool {
-        let leave = |e: &&Arc<Endpoint>| staying.binary_search(&e.address).is_err();
+    /// One that speaks another protocol now is another endpoint.
+    fn retire(&self, staying: &[SocketAddr], protocol: BackendProtocol) -> bool {
+        let leave = |e: &&Arc<Endpoint>| {
+            e.protocol != protocol || staying.binary_search(&e.address).is_err()
+        };
         let leaving = self.list().iter().filter(leave);
         leaving.map(|endpoint| endpoint.gone.store(true, Ordering::Relaxed)).count() > 0
     }
@@ -270,7 +306,10 @@ impl Removal {
     /// Takes them away. True when any endpoint has left by this or by the update itself: idle
     /// connections to it are to be closed.
     pub(crate) fn apply(self) -> bool {
-        let left = self.unused.iter().fold(false, |left, unused| left | unused.retire(&[]));
+        let left = self
+            .unused
+            .iter()
+            .fold(false, |left, unused| left | unused.retire(&[], BackendProtocol::default()));
         for (backend, endpoints) in self.emptied {
             backend.set(endpoints);
         }
@@ -321,11 +360,12 @@ impl ServicePorts {
                         let old = before.remove(&port.port);
                         let old =
                             old.unwrap_or_else(|| Arc::new(Endpoints::none(Unserved::NoPort)));
-                        let endpoints = Arc::new(old.replaced_by(&addresses));
+                        let protocol = protocol_of(port);
+                        let endpoints = Arc::new(old.replaced_by(&addresses, protocol));
                         if addresses.is_empty() {
                             removal.unused.push(old);
                         } else {
-                            removal.some_left |= old.retire(&addresses);
+                            removal.some_left |= old.retire(&addresses, protocol);
                         }
                         self.ports.insert(port.port, endpoints.clone());
                         endpoints
@@ -388,8 +428,11 @@ fn addresses_of(entry: &ServiceEntry, port: &ServicePort) -> Vec<SocketAddr> {
     addresses
 }
 
-/// The values of `appProtocol` that are served: plain HTTP/1.1, with WebSockets.
-const APP_PROTOCOLS: [&str; 5] = ["http", "http/1.1", "tcp", "ws", "kubernetes.io/ws"];
+/// What a port's `appProtocol` says that its endpoints speak.
+fn protocol_of(port: &ServicePort) -> BackendProtocol {
+    let protocol = port.app_protocol.as_deref().and_then(BackendProtocol::of_app_protocol);
+    protocol.unwrap_or_default()
+}
 
 /// A problem for each port that backends lead to whose `appProtocol` is not served.
 pub(super) fn app_protocols(entry: &ServiceEntry, backends: &[Arc<Backend>]) -> Vec<Problem> {
@@ -401,7 +444,7 @@ pub(super) fn app_protocols(entry: &ServiceEntry, backends: &[Arc<Backend>]) -> 
         let Some(protocol) = port.app_protocol.as_deref().filter(|_| is_used(port)) else {
             continue;
         };
-        if APP_PROTOCOLS.iter().any(|served| served.eq_ignore_ascii_case(protocol)) {
+        if BackendProtocol::of_app_protocol(protocol).is_some() {
             continue;
         }
         let field = Field::of(&format!("spec.ports[{at}].appProtocol"));
@@ -409,7 +452,7 @@ pub(super) fn app_protocols(entry: &ServiceEntry, backends: &[Arc<Backend>]) -> 
             "appProtocol {protocol:?} is not supported by the ingress: endpoints get plain HTTP/1.1"
         );
         let problem = Problem::new(&entry.service.name, field, message);
-        let help = format!("supported: {}", APP_PROTOCOLS.join(", "));
+        let help = format!("supported: {}", BackendProtocol::APP_PROTOCOLS);
         problems.push(Problem { kind: Kind::Service, ..problem }.help(help));
     }
     problems

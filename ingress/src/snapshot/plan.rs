@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::policy::{Policy, RefusedBy};
 use super::special::Special;
 use crate::deadline::Ticks;
+use crate::wire::BackendProtocol;
 
 /// How a route's requests are served.
 #[derive(Clone, Debug)]
@@ -24,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) connect_timeout: Ticks,
     pub(crate) read_timeout: Ticks,
     pub(crate) send_timeout: Ticks,
+    /// What endpoints are said to speak, whatever their Service says.
+    pub(crate) protocol: Option<BackendProtocol>,
 }
 
 /// The process's own settings, for routes whose Ingress does not set them.
@@ -66,6 +69,7 @@ impl Plan {
             connect_timeout: timeout(transfer.connect_timeout, defaults.connect_timeout),
             read_timeout: timeout(transfer.read_timeout, defaults.read_timeout),
             send_timeout: timeout(transfer.send_timeout, defaults.send_timeout),
+            protocol: policy.endpoints.protocol,
         }
     }
 }

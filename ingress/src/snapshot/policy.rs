@@ -8,6 +8,7 @@
 //!
 //! Annotations that belong together are a group, with a file of its own that reads them.
 
+mod endpoints;
 mod redirect;
 mod rewrite;
 mod transfer;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use model::nearest;
 use model::problem::Level;
 
+pub(crate) use self::endpoints::Endpoints;
 pub(crate) use self::redirect::{Redirects, ToHttps};
 pub(crate) use self::rewrite::Rewriting;
 pub(crate) use self::transfer::Transfer;
@@ -34,6 +36,7 @@ pub(crate) struct Policy {
     pub(crate) redirects: Redirects,
     pub(crate) rewriting: Rewriting,
     pub(crate) transfer: Transfer,
+    pub(crate) endpoints: Endpoints,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
     /// The Ingress is a canary of another one, and has no routes of its own.
@@ -174,6 +177,7 @@ impl Policy {
         None.or_else(|| self.redirects.read(name, value))
             .or_else(|| self.rewriting.read(name, value))
             .or_else(|| self.transfer.read(name, value))
+            .or_else(|| self.endpoints.read(name, value))
     }
 
     fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {
@@ -311,7 +315,7 @@ mod tests {
             ("satisfy", "any"),
             ("enable-modsecurity", "true"),
         ];
-        let diverting = [("backend-protocol", "HTTPS"), ("ssl-passthrough", "true")];
+        let diverting = [("ssl-passthrough", "true")];
         let snippets =
             ["configuration-snippet", "server-snippet", "auth-snippet", "modsecurity-snippet"];
         let snippets = snippets.map(|name| (name, "deny all;"));
@@ -347,7 +351,6 @@ mod tests {
     #[test]
     fn an_annotation_that_asks_for_nothing_is_served() {
         let nothing = [
-            ("backend-protocol", "HTTP"),
             ("auth-tls-verify-client", "off"),
             ("enable-modsecurity", "false"),
             ("limit-rps", "0"),

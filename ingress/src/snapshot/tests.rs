@@ -682,7 +682,7 @@ fn an_app_protocol_that_is_not_spoken_is_reported_on_its_service() {
         }
         Obj::from(service)
     };
-    for protocol in ["kubernetes.io/h2c", "https", "grpc", "nonsense"] {
+    for protocol in ["https", "fcgi", "nonsense"] {
         world.apply(vec![with(protocol)]);
         let expected = format!("web: appProtocol {protocol:?} is not supported by the ingress");
         let found = world.problems();
@@ -692,7 +692,7 @@ fn an_app_protocol_that_is_not_spoken_is_reported_on_its_service() {
             world.compiler.problems().iter().map(|p| p.field.to_string()).collect();
         assert_eq!(fields, ["spec.ports[0].appProtocol"], "only the port that the Ingress uses");
     }
-    for protocol in ["http", "HTTP", "kubernetes.io/ws", "tcp"] {
+    for protocol in ["http", "HTTP", "kubernetes.io/ws", "tcp", "kubernetes.io/h2c", "grpc"] {
         world.apply(vec![with(protocol)]);
         assert!(world.problems().is_empty(), "{protocol}: {:?}", world.problems());
     }

@@ -1,9 +1,10 @@
-//! A connection to an endpoint, whatever it speaks.
+//! A connection to an endpoint, whatever it speaks; over HTTP/2 the share of one request in it.
 //!
-//! All connections to the endpoints of a Service port speak one protocol. So a request that one
-//! connection could not get answered is sent over another one as it was encoded.
+//! A request that one connection could not get answered is sent over another one as it was
+//! encoded, if that speaks the same.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -12,14 +13,19 @@ use http::header::HeaderMap;
 use http_body::Frame;
 
 use super::codec::{Asked, Head};
+use super::encode_http2::http2_request;
 use super::failure::Failure;
 use super::http1::Http1;
+use super::http2::Http2;
 use super::outgoing::Outgoing;
+use super::shared::{SharedConnections, StreamPermit};
+use super::streamed::Streamed;
 use super::transport::{self, Transport};
 use crate::body::RequestBody;
 use crate::head::RequestHead;
 use crate::origin::{Origin, RequestId, Rules};
 use crate::snapshot::Endpoint;
+use crate::wire::Wire;
 
 /// A connection to an endpoint, and the exchange that it is busy with.
 #[derive(Debug)]
@@ -29,36 +35,53 @@ pub(crate) struct Upstream {
     pub(crate) reused: bool,
     /// The tick at which it was put into the pool.
     pub(super) idle_since: u64,
+    pub(super) wire: Wire,
     protocol: Protocol,
 }
 
 #[derive(Debug)]
 enum Protocol {
     Http1(Box<Http1>),
+    Http2(Box<Http2>),
 }
 
 /// A request as it was encoded for an endpoint that did not answer it.
 #[derive(Debug)]
 pub(crate) enum Unanswered {
     Http1(Outgoing, Asked),
+    Http2(Box<Streamed>),
+}
+
+/// Calls a method of either protocol.
+macro_rules! either {
+    ($protocol:expr, $connection:ident => $call:expr) => {
+        match $protocol {
+            Protocol::Http1($connection) => $call,
+            Protocol::Http2($connection) => $call,
+        }
+    };
 }
 
 impl Upstream {
-    /// Opens a connection.
-    pub(crate) async fn connect(endpoint: Arc<Endpoint>) -> io::Result<Upstream> {
-        let stream = transport::connect(endpoint.address).await?;
+    /// Opens a connection; over HTTP/2 only if there is none with room.
+    pub(super) async fn connect(
+        shared: &Rc<SharedConnections>,
+        endpoint: Arc<Endpoint>,
+        wire: Wire,
+    ) -> io::Result<Upstream> {
+        if wire.is_http2 {
+            let permit = shared.open(&endpoint, &wire).await?;
+            return Ok(Upstream::sharing(permit, endpoint, wire));
+        }
+        let stream = transport::connect(endpoint.address, &wire).await?;
         let protocol = Protocol::Http1(Box::new(Http1::new(stream)));
-        Ok(Upstream { endpoint, reused: false, idle_since: 0, protocol })
+        Ok(Upstream { endpoint, reused: false, idle_since: 0, wire, protocol })
     }
 
-    fn http1(&self) -> &Http1 {
-        let Protocol::Http1(http1) = &self.protocol;
-        http1
-    }
-
-    fn http1_mut(&mut self) -> &mut Http1 {
-        let Protocol::Http1(http1) = &mut self.protocol;
-        http1
+    /// For one request over a connection that others use too.
+    pub(super) fn sharing(permit: StreamPermit, endpoint: Arc<Endpoint>, wire: Wire) -> Upstream {
+        let protocol = Protocol::Http2(Box::new(Http2::new(permit)));
+        Upstream { endpoint, reused: false, idle_since: 0, wire, protocol }
     }
 
     /// Takes a request with a body of so many bytes at most; it is then sent by polling.
@@ -69,20 +92,39 @@ impl Upstream {
         max_body: u64,
         context: (&Origin, &Rules, &RequestId),
     ) {
-        self.http1_mut().begin(head, body, max_body, context);
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.begin(head, body, max_body, context),
+            Protocol::Http2(http2) => {
+                if let Some(request) = http2_request(head, self.wire.scheme(), context) {
+                    http2.begin(Streamed::new(request, body, head.framing, max_body));
+                }
+            }
+        }
     }
 
-    /// Takes a request that another connection did not get answered.
-    pub(crate) fn begin_again(&mut self, unanswered: Unanswered) {
-        let Unanswered::Http1(outgoing, asked) = unanswered;
-        self.http1_mut().begin_again(outgoing, asked);
+    /// Takes a request that another connection did not get answered; false if that was encoded
+    /// for another protocol.
+    pub(crate) fn begin_again(&mut self, unanswered: Unanswered) -> bool {
+        match (&mut self.protocol, unanswered) {
+            (Protocol::Http1(http1), Unanswered::Http1(outgoing, asked)) => {
+                http1.begin_again(outgoing, asked);
+            }
+            (Protocol::Http2(http2), Unanswered::Http2(streamed)) => http2.begin(*streamed),
+            _ => return false,
+        }
+        true
     }
 
     /// Takes the request back, to be sent again over another connection; none when part of it is
     /// no longer there.
     pub(crate) fn take_back(&mut self) -> Option<Unanswered> {
-        let (outgoing, asked) = self.http1_mut().take_back()?;
-        Some(Unanswered::Http1(outgoing, asked))
+        match &mut self.protocol {
+            Protocol::Http1(http1) => {
+                let (outgoing, asked) = http1.take_back()?;
+                Some(Unanswered::Http1(outgoing, asked))
+            }
+            Protocol::Http2(http2) => Some(Unanswered::Http2(Box::new(http2.take_back()?))),
+        }
     }
 
     /// Sends the request and waits for the head of the response, whose fields are put into
@@ -92,7 +134,7 @@ impl Upstream {
         cx: &mut Context<'_>,
         headers: &mut HeaderMap,
     ) -> Poll<Result<Head, Failure>> {
-        self.http1_mut().poll_head(cx, headers)
+        either!(&mut self.protocol, connection => connection.poll_head(cx, headers))
     }
 
     /// The next piece of the response's body; goes on sending the request's body meanwhile.
@@ -100,67 +142,90 @@ impl Upstream {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        self.http1_mut().poll_frame(cx)
+        either!(&mut self.protocol, connection => connection.poll_frame(cx))
     }
 
     /// Goes on sending the request's body after the response has ended.
     pub(crate) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Failure>> {
-        self.http1_mut().poll_upload(cx)
+        either!(&mut self.protocol, connection => connection.poll_upload(cx))
     }
 
     /// The response's body has been read to its end.
     pub(crate) fn is_read(&self) -> bool {
-        self.http1().is_read()
+        either!(&self.protocol, connection => connection.is_read())
     }
 
     /// All of the request has been sent.
     pub(crate) fn is_sent(&self) -> bool {
-        self.http1().is_sent()
+        either!(&self.protocol, connection => connection.is_sent())
     }
 
     /// Whether any byte of the request may have reached the endpoint.
     pub(crate) fn is_begun(&self) -> bool {
-        self.http1().is_begun()
+        either!(&self.protocol, connection => connection.is_begun())
+    }
+
+    /// The endpoint says that it has not looked at the request. That is no failure of a new
+    /// connection: it is the endpoint's word that the request may go to another one.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(&self.protocol, Protocol::Http2(http2) if http2.is_refused())
     }
 
     /// Whether it is the client that has to go on: all that it sent has been sent on.
     pub(crate) fn waits_for_client(&self) -> bool {
-        self.http1().waits_for_client()
+        either!(&self.protocol, connection => connection.waits_for_client())
     }
 
     /// The length of what is left of the response's body, where it is known.
     pub(crate) fn remaining(&self) -> Option<u64> {
-        self.http1().remaining()
+        either!(&self.protocol, connection => connection.remaining())
     }
 
     /// Counts what came and went: an exchange whose count stands still makes no progress.
     pub(crate) fn progress(&self) -> u64 {
-        self.http1().progress()
+        either!(&self.protocol, connection => connection.progress())
     }
 
-    /// Whether both bodies have ended and the connection may serve another request.
+    /// The endpoint did not go on in time: a connection that is shared takes no more requests,
+    /// because the endpoint may have vanished.
+    pub(crate) fn timed_out(&self) {
+        if let Protocol::Http2(http2) = &self.protocol {
+            http2.timed_out();
+        }
+    }
+
+    /// Whether both bodies have ended and the connection may serve another request. One that is
+    /// shared is in the pool all the time.
     pub(super) fn is_reusable(&self) -> bool {
-        self.http1().is_reusable()
+        matches!(&self.protocol, Protocol::Http1(http1) if http1.is_reusable())
     }
 
     /// Whether a kept connection is still as it was left: open and silent.
     pub(super) fn is_alive(&self) -> bool {
-        self.http1().is_alive()
+        matches!(&self.protocol, Protocol::Http1(http1) if http1.is_alive())
     }
 
-    /// The same, asking the kernel: for requests that could not be sent again.
+    /// The same, asking the kernel: for requests that could not be sent again. Over HTTP/2 an
+    /// endpoint tells which requests it has not looked at.
     pub(crate) fn is_alive_now(&self) -> bool {
-        self.http1().is_alive_now()
+        match &self.protocol {
+            Protocol::Http1(http1) => http1.is_alive_now(),
+            Protocol::Http2(_) => true,
+        }
     }
 
     /// Gives memory back that only a large exchange needs: idle connections are many.
     pub(super) fn shrink(&mut self) {
-        self.http1_mut().shrink();
+        if let Protocol::Http1(http1) = &mut self.protocol {
+            http1.shrink();
+        }
     }
 
     /// The stream of a connection that has changed protocols, and what was read beyond that.
-    pub(crate) fn into_tunnel(self) -> (Transport, BytesMut) {
-        let Protocol::Http1(http1) = self.protocol;
-        http1.into_tunnel()
+    pub(crate) fn into_tunnel(self) -> Option<(Transport, BytesMut)> {
+        match self.protocol {
+            Protocol::Http1(http1) => Some(http1.into_tunnel()),
+            Protocol::Http2(_) => None,
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::head::{Framing, Names, RequestHead, named_by_connection, tokens};
 use crate::origin::{Origin, RequestId, Rules, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REQUEST_ID};
 
 /// Writes the head for an endpoint.
-pub(crate) fn write_request(
+pub(super) fn write_request(
     out: &mut Vec<u8>,
     request: &RequestHead<'_>,
     origin: &Origin,
@@ -105,7 +105,7 @@ fn write_framing(out: &mut Vec<u8>, request: &RequestHead<'_>) {
 }
 
 /// Whether the client said `TE: trailers`; we forward no other coding.
-fn accepts_trailers(headers: &HeaderMap) -> bool {
+pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::TE);
     values.iter().any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("trailers")))
 }
@@ -137,7 +137,7 @@ fn write_trusted_origin(
 
 /// Whether a request's field is forwarded as it is. What is not is either for this hop only
 /// (RFC 9110 section 7.6.1), or is written by [`write_request`].
-fn goes_on(name: &HeaderName, trusted: bool, rules: &Rules) -> bool {
+pub(super) fn goes_on(name: &HeaderName, trusted: bool, rules: &Rules) -> bool {
     let name = name.as_str();
     match name {
         "host"

@@ -14,6 +14,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::wire::Wire;
+
 /// An endpoint that sends nothing is probed after this time, so that one that vanished is noticed
 /// even where a time-out is long.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
@@ -25,7 +27,7 @@ pub(crate) enum Transport {
 }
 
 /// Opens a stream.
-pub(crate) async fn connect(address: SocketAddr) -> io::Result<Transport> {
+pub(crate) async fn connect(address: SocketAddr, _wire: &Wire) -> io::Result<Transport> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
