@@ -224,8 +224,8 @@ pub(super) fn patterns(ingress: &Ingress, of: &HostKey) -> Vec<Problem> {
             let is_regex = path.contains(['(', '[', '^', '$', '|', '\\']) || path.contains(".*");
             let (what, help) = match path.strip_suffix('*') {
                 _ if is_regex => {
-                    let help = "set switchyard.dev/use-regex: \"true\", or write the part before the \
-                                pattern with pathType: Prefix";
+                    let help = "set switchyard.dev/use-regex: \"true\", or write the part \
+                                before the pattern with pathType: Prefix";
                     ("a regular expression", help.to_owned())
                 }
                 Some(before) if !before.contains('*') => {
