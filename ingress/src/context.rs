@@ -13,10 +13,12 @@ use http::HeaderMap;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
+use crate::access_log::{AccessLog, WorkerLog};
 use crate::deadline::Deadlines;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Shard};
 use crate::origin::{REQUEST_ID_BYTES, RequestId};
+use crate::record::Record;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::stalled::{StalledStreams, Tally};
@@ -34,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 /// One worker, as its connections and requests see it.
@@ -42,6 +45,7 @@ pub(crate) struct WorkerContext {
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) pool: Pool,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) access_log: Option<WorkerLog>,
     index: usize,
     random: RefCell<SmallRng>,
     /// Maps of fields that requests have left, for responses.
@@ -61,6 +65,7 @@ impl WorkerContext {
         Rc::new(WorkerContext {
             deadlines,
             pool: Pool::default(),
+            access_log: shared.access_log.clone().map(WorkerLog::new),
             shared,
             index,
             random: RefCell::new(rand::make_rng()),
@@ -139,6 +144,14 @@ impl WorkerContext {
         if spare.len() < MAX_SPARE_MAPS && fields.capacity() <= MAX_SPARE_FIELDS {
             fields.clear();
             spare.push(fields);
+        }
+    }
+
+    /// Closes a request's record: it is counted and logged.
+    pub(crate) fn close(&self, record: &Record) {
+        let total = record.close(self.shard());
+        if let Some(log) = &self.access_log {
+            log.log(record, total);
         }
     }
 

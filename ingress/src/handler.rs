@@ -98,6 +98,7 @@ async fn answer(
         Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))
     });
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
+    in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {

@@ -6,6 +6,7 @@ use std::task::Context;
 
 use http::request::Parts;
 
+use crate::access_log::WorkerLog;
 use crate::connection::Connection;
 use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
@@ -43,21 +44,18 @@ impl InFlight {
 
     /// Notes what the record needs of a request.
     pub(crate) fn note(&self, parts: &Parts) {
-        let is_logged = Record::is_logged();
-        if !is_logged && !self.connection.origin.trusted {
+        let origin = &self.connection.origin;
+        let access_log = self.context().access_log.as_ref();
+        let is_logged = access_log.is_some() || Record::is_logged();
+        if !is_logged && !origin.trusted {
             return;
         }
         let mut record = self.record.borrow_mut();
-        record.given_id = self.connection.origin.given_id(&parts.headers).cloned();
+        record.given_id = origin.given_id(&parts.headers).cloned();
         if is_logged {
-            let named = parts.uri.authority().map(|authority| authority.as_str());
-            let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-            record.line = Some(Box::new(Line {
-                method: parts.method.as_str().to_owned(),
-                host: named.or(host).unwrap_or_default().to_owned(),
-                path: parts.uri.path().to_owned(),
-                answered: None,
-            }));
+            let is_sample = access_log.is_some_and(WorkerLog::takes_sample);
+            let client = origin.client(&parts.headers, &self.context().settings().rules);
+            record.line = Some(Box::new(Line::new(is_sample, client, Some(parts))));
         }
     }
 
@@ -107,7 +105,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.record.get_mut().close(self.connection.context.shard());
+        self.connection.context.close(self.record.get_mut());
         self.connection.end_request();
     }
 }

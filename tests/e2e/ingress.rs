@@ -2,6 +2,7 @@
 //! and test endpoints record what arrives.
 
 mod annotations;
+mod access_log;
 mod balancing;
 mod changes;
 mod frames;
