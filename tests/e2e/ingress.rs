@@ -1,8 +1,8 @@
 //! The ingress as a process: the real binary follows a folder, clients of every kind send requests,
 //! and test endpoints record what arrives.
 
-mod annotations;
 mod access_log;
+mod annotations;
 mod balancing;
 mod changes;
 mod frames;
