@@ -10,7 +10,7 @@ use model::problem::Level;
 use model::{Explanation, Model, ObjectName, SlicePort, Trouble, fix_of_slices, nearest};
 
 use crate::head::Framing;
-use crate::origin::Origin;
+use crate::origin::{Origin, Rules};
 use crate::refusal::Refusal;
 use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::route::{HostKey, PathTable, host_of, normalise};
@@ -62,6 +62,7 @@ impl<'a> Explainer<'a> {
         let headers = HeaderMap::new();
         // Of a client that nothing is known of.
         let origin = Origin::new(Ipv4Addr::UNSPECIFIED.into(), is_https, 0, &[]);
+        let rules = Rules::default();
         let facts = Facts {
             method: &Method::GET,
             version: Version::HTTP_11,
@@ -74,7 +75,7 @@ impl<'a> Explainer<'a> {
             server_name: None,
             framing: Framing::None,
             origin: &origin,
-            trusted_proxies: &[],
+            rules: &rules,
         };
         match decide(&self.snapshot, &facts) {
             Decision::Forward { route, .. } => {

@@ -87,7 +87,7 @@ async fn answer(
         server_name,
         framing,
         origin,
-        trusted_proxies: &settings.rules.trusted_proxies,
+        rules: &settings.rules,
     };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 

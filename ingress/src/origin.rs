@@ -94,14 +94,6 @@ impl Origin {
         self.forwarded(headers, trusted_proxies).scheme.eq_ignore_ascii_case("https")
     }
 
-    /// The address of the client, by what trusted proxies say.
-    pub(crate) fn client(&self, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> IpAddr {
-        match self.trusted {
-            true => self.client_of(&list(headers, &X_FORWARDED_FOR), trusted_proxies).0,
-            false => self.peer,
-        }
-    }
-
     /// What the fields of a trusted proxy come to.
     pub(crate) fn forwarded<'a>(
         &self,

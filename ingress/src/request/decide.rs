@@ -10,10 +10,9 @@ use std::sync::Arc;
 use arc_swap::Guard;
 use http::header::HeaderMap;
 use http::{HeaderValue, Method, StatusCode, Version};
-use ipnet::IpNet;
 
 use crate::head::{Framing, HeadEdits};
-use crate::origin::{Origin, scheme_name};
+use crate::origin::{Origin, Rules, scheme_name};
 use crate::refusal::Refusal;
 use crate::route::{host_of, normalise, port_of};
 use crate::snapshot::{Endpoints, Redirect, RedirectTo, Route, Snapshot, Special};
@@ -38,7 +37,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) server_name: Option<&'a str>,
     pub(crate) framing: Framing,
     pub(crate) origin: &'a Origin,
-    pub(crate) trusted_proxies: &'a [IpNet],
+    pub(crate) rules: &'a Rules,
 }
 
 /// What becomes of a request.
@@ -245,7 +244,7 @@ impl<'a> Facts<'a> {
             query: self.query,
             headers: self.headers,
             origin: self.origin,
-            client: self.origin.client(self.headers, self.trusted_proxies),
+            client: self.origin.client(self.headers, self.rules),
             request_id,
             user: None,
             captures,
