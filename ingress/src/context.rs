@@ -147,6 +147,11 @@ impl WorkerContext {
         }
     }
 
+    /// 64 random bits.
+    pub(crate) fn random(&self) -> u64 {
+        self.random.borrow_mut().random()
+    }
+
     /// Closes a request's record: it is counted and logged.
     pub(crate) fn close(&self, record: &Record) {
         let total = record.close(self.shard());

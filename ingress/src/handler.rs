@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
 use crate::body::RequestBody;
-use crate::exchange::Exchange;
+use crate::exchange::{Decided, Exchange};
 use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
 use crate::in_flight::InFlight;
@@ -19,7 +19,8 @@ use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
 use crate::request::decide::{Decision, Facts, decide, forwarding};
 use crate::response::ResponseBody;
-use crate::snapshot::{Endpoint, Route, Unserved};
+use crate::route::host_of;
+use crate::snapshot::{Draw, Endpoints, Route, Unserved};
 use crate::upstream::{Head, Upstream};
 
 /// Answers one request.
@@ -121,21 +122,22 @@ async fn answer(
     Ok(respond(in_flight, upstream, head, fields))
 }
 
-/// The route that forwards a request, and the endpoint whose turn it is.
-fn decided(
-    in_flight: &InFlight,
-    facts: &Facts<'_>,
-) -> Result<(Arc<Route>, Arc<Endpoint>), Refusal> {
+/// The route that forwards a request, and an endpoint.
+fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> {
     let context = in_flight.context();
     let mut snapshot = context.snapshot();
     loop {
         let (refusal, route) = match decide(&snapshot, facts) {
             Decision::Forward { route, endpoints } => {
-                match endpoints.pick(|_| true, || context.deadlines.now_ms()) {
-                    Some(endpoint) => {
+                let key = key_of(in_flight, facts, (route, &endpoints));
+                let random = || context.random();
+                let draw = Draw { now_ms: context.deadlines.now_ms(), random: &random, key };
+                match endpoints.pick(|_| true, &draw) {
+                    Some(pick) => {
                         in_flight.record.borrow_mut().route = Some(route.clone());
-                        return Ok((route.clone(), endpoint));
+                        return Ok(Decided { route: route.clone(), pick, key });
                     }
+                    None if endpoints.is_limited() => (Refusal::Busy, Some(route.clone())),
                     None => (Refusal::NoEndpoint(Unserved::NoEndpoints), Some(route.clone())),
                 }
             }
@@ -151,6 +153,20 @@ fn decided(
         in_flight.record.borrow_mut().route = route;
         return Err(refusal);
     }
+}
+
+/// The hash of what a request is known by, where endpoints are picked by that.
+fn key_of(
+    in_flight: &InFlight,
+    facts: &Facts<'_>,
+    (route, endpoints): (&Route, &Endpoints),
+) -> Option<u64> {
+    let hash_by = endpoints.balancing()?.hash_by.as_ref()?;
+    let host = host_of(facts.authority).unwrap_or_default();
+    let port = route.backend.key.port_text();
+    let record = in_flight.record.borrow();
+    let values = facts.values(route, &host, &port, &[], record.request_id());
+    Some(balance::hash_of(hash_by.render(&values)))
 }
 
 fn respond(

@@ -8,8 +8,10 @@
 //!
 //! Annotations that belong together are a group, with a file of its own that reads them.
 
+mod balance;
 mod endpoints;
 mod redirect;
+mod retry;
 mod rewrite;
 mod transfer;
 mod value;
@@ -20,8 +22,12 @@ use std::sync::Arc;
 use model::nearest;
 use model::problem::Level;
 
+use self::balance::BalanceAnnotations;
+pub(crate) use self::balance::{Balancing, Method};
 pub(crate) use self::endpoints::Endpoints;
 pub(crate) use self::redirect::{Redirects, ToHttps};
+pub(crate) use self::retry::Retry;
+use self::retry::RetryAnnotations;
 pub(crate) use self::rewrite::Rewriting;
 pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
@@ -31,11 +37,13 @@ const OURS: &str = "switchyard.dev/";
 const NGINX: &str = "nginx.ingress.kubernetes.io/";
 
 /// How the routes of one Ingress are served.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) redirects: Redirects,
     pub(crate) rewriting: Rewriting,
     pub(crate) transfer: Transfer,
+    pub(crate) balance: BalanceAnnotations,
+    pub(crate) retry: RetryAnnotations,
     pub(crate) endpoints: Endpoints,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
@@ -177,7 +185,9 @@ impl Policy {
         None.or_else(|| self.redirects.read(name, value))
             .or_else(|| self.rewriting.read(name, value))
             .or_else(|| self.transfer.read(name, value))
+            .or_else(|| self.balance.read(name, value))
             .or_else(|| self.endpoints.read(name, value))
+            .or_else(|| self.retry.read(name, value))
     }
 
     fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {
@@ -364,7 +374,7 @@ mod tests {
     #[test]
     fn every_annotation_that_is_served_is_read() {
         for (name, _) in ANNOTATIONS.iter().filter(|(_, support)| *support == Support::Served) {
-            assert!(Policy::default().read(name, "7").is_some(), "{name}");
+            assert!(Policy::default().read(name, "1").is_some(), "{name}");
         }
     }
 }

@@ -11,7 +11,7 @@ use model::{
 
 use super::backend::BackendKey;
 use super::certificate::{self, BadSecret, Certificate};
-use super::policy::{Policy, ToHttps, Unmet};
+use super::policy::{Balancing, Policy, ToHttps, Unmet};
 use super::problem::{About, Field, Problem};
 use super::special::Special;
 use crate::route::HostKey;
@@ -27,6 +27,8 @@ pub(super) struct Served {
     pub(super) policy: Policy,
     /// What its routes do beside forwarding.
     pub(super) special: Option<Arc<Special>>,
+    /// How requests to its backends are spread, if it says so.
+    pub(super) balancing: Option<Arc<Balancing>>,
     pub(super) problems: Vec<Problem>,
     pub(super) rank: Rank,
     pub(super) hosts: BTreeSet<HostKey>,
@@ -101,7 +103,20 @@ impl Served {
         let tls_names = tls_names(&ingress);
         let special = Special::of(&policy);
         let special = special.is_any().then(|| Arc::new(special));
-        Served { policy, special, problems, rank, hosts, tls, rules_of, tls_of, tls_names, ingress }
+        let balancing = policy.balance.balancing().map(Arc::new);
+        Served {
+            policy,
+            special,
+            balancing,
+            problems,
+            rank,
+            hosts,
+            tls,
+            rules_of,
+            tls_of,
+            tls_names,
+            ingress,
+        }
     }
 
     pub(super) fn tls_hosts(&self) -> BTreeSet<&HostKey> {
