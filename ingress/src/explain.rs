@@ -15,8 +15,8 @@ use crate::refusal::Refusal;
 use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
-    About, Backend, BackendKey, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy, Route,
-    Snapshot, Unserved,
+    About, Backend, BackendKey, Canary, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy,
+    Route, Snapshot, Unserved,
 };
 use crate::tls;
 
@@ -76,6 +76,7 @@ impl<'a> Explainer<'a> {
             framing: Framing::None,
             origin: &origin,
             rules: &rules,
+            turn: |_| false,
         };
         match decide(&self.snapshot, &facts) {
             Decision::Forward { route, .. } => {
@@ -84,6 +85,7 @@ impl<'a> Explainer<'a> {
                     let forwarding = forwarding(special, route, &facts, "");
                     explanation.because.extend(changes(&forwarding));
                 }
+                explanation.because.extend(route.canary.as_deref().map(canary));
                 explanation
             }
             Decision::Answer { refusal, route: Some(route) } => asked.routed(route, Some(&refusal)),
@@ -354,6 +356,23 @@ fn changes(forwarding: &Forwarding) -> Vec<String> {
         changes.push(format!("endpoints get {name}: {}", value.to_str().unwrap_or_default()));
     }
     changes
+}
+
+/// What a canary takes of a route's requests.
+fn canary(canary: &Canary) -> String {
+    let Canary { rules, route, .. } = canary;
+    let what = rules.words();
+    let mut words = format!(
+        "Ingress {} is a canary of it: Service {} gets requests with {what}",
+        route.ingress, route.backend.key
+    );
+    match route.backend.endpoints().unserved() {
+        Some(unserved) => {
+            words.push_str(&format!("; now it gets none, because {}", unserved.reason()));
+        }
+        None => words.push_str("; this request has none of these, and goes to the main Ingress"),
+    }
+    words
 }
 
 fn refused_by(by: RefusedBy, ingress: &ObjectName) -> Trouble {

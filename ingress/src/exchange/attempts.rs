@@ -375,6 +375,7 @@ mod tests {
             pattern: None,
             backend: backend.clone(),
             plan: Arc::new(plan),
+            canary: None,
         })
     }
 

@@ -4,7 +4,7 @@
 //! those that are served do is in `policy`. `docs/annotations.md` shows this table to users; a
 //! test compares both.
 
-use self::Effect::{Canary, Diverts, Restricts, Snippet};
+use self::Effect::{Diverts, Restricts, Snippet};
 use self::Support::{NoEffect, Refused, Served, Unserved};
 
 /// What becomes of an annotation.
@@ -25,8 +25,6 @@ pub(crate) enum Support {
 pub(crate) enum Effect {
     Restricts,
     Diverts,
-    /// The Ingress is an alternative to another one, not to be served beside it.
-    Canary,
     /// Configuration of nginx, whose effect is unknown.
     Snippet,
 }
@@ -37,7 +35,6 @@ impl Effect {
         match self {
             Restricts => "restricts access",
             Diverts => "changes where requests go",
-            Canary => "makes this Ingress a canary of another",
             Snippet => "is nginx configuration, which may restrict access",
         }
     }
@@ -50,13 +47,11 @@ const ZERO: &[&str] = &["0"];
 const DENY_LIST: Support = Refused(Restricts, NEVER);
 const AUTH: Support = Refused(Restricts, NEVER);
 const LIMIT: Support = Refused(Restricts, ZERO);
-const CANARY: Support = Refused(Canary, NEVER);
 const SNIPPET: Support = Refused(Snippet, NEVER);
 const WAF: Support = Refused(Restricts, FALSE);
 
 const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
 const OF_LIMITS: Support = NoEffect("it changes request limits, which are refused");
-const OF_COOKIES: Support = NoEffect("it changes cookie affinity, which is not supported");
 const OF_CORS: Support = NoEffect("it changes CORS, which is not supported");
 const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
 const OF_HTTPS_ENDPOINTS: Support = NoEffect("it is for HTTPS endpoints, which are refused");
@@ -69,9 +64,9 @@ const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciph
 /// Every annotation that is known, by name without its prefix, in order.
 pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("add-base-url", OLD),
-    ("affinity", Unserved("cookie affinity: requests go to endpoints in turn")),
-    ("affinity-canary-behavior", OF_COOKIES),
-    ("affinity-mode", OF_COOKIES),
+    ("affinity", Served),
+    ("affinity-canary-behavior", Served),
+    ("affinity-mode", Served),
     ("allowlist-source-range", DENY_LIST),
     ("app-root", Served),
     ("auth-always-set-cookie", OF_AUTH),
@@ -101,13 +96,13 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("auth-url", AUTH),
     ("backend-protocol", Served),
     ("base-url-scheme", OLD),
-    ("canary", Refused(Canary, FALSE)),
-    ("canary-by-cookie", CANARY),
-    ("canary-by-header", CANARY),
-    ("canary-by-header-pattern", CANARY),
-    ("canary-by-header-value", CANARY),
-    ("canary-weight", CANARY),
-    ("canary-weight-total", CANARY),
+    ("canary", Served),
+    ("canary-by-cookie", Served),
+    ("canary-by-header", Served),
+    ("canary-by-header-pattern", Served),
+    ("canary-by-header-value", Served),
+    ("canary-weight", Served),
+    ("canary-weight-total", Served),
     ("client-body-buffer-size", STREAMS),
     ("configuration-snippet", SNIPPET),
     ("connection-proxy-header", Unserved("setting the Connection header to endpoints")),
@@ -202,16 +197,16 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("server-alias", Served),
     ("server-snippet", SNIPPET),
     ("service-upstream", NoEffect("requests always go to endpoints, never to a ClusterIP")),
-    ("session-cookie-change-on-failure", OF_COOKIES),
-    ("session-cookie-conditional-samesite-none", OF_COOKIES),
-    ("session-cookie-domain", OF_COOKIES),
-    ("session-cookie-expires", OF_COOKIES),
+    ("session-cookie-change-on-failure", Served),
+    ("session-cookie-conditional-samesite-none", Served),
+    ("session-cookie-domain", Served),
+    ("session-cookie-expires", Served),
     ("session-cookie-hash", OLD),
-    ("session-cookie-max-age", OF_COOKIES),
-    ("session-cookie-name", OF_COOKIES),
-    ("session-cookie-path", OF_COOKIES),
-    ("session-cookie-samesite", OF_COOKIES),
-    ("session-cookie-secure", OF_COOKIES),
+    ("session-cookie-max-age", Served),
+    ("session-cookie-name", Served),
+    ("session-cookie-path", Served),
+    ("session-cookie-samesite", Served),
+    ("session-cookie-secure", Served),
     ("slow-start", Served),
     ("ssl-ciphers", CIPHERS),
     ("ssl-passthrough", Refused(Diverts, FALSE)),
@@ -270,7 +265,6 @@ mod tests {
     fn row(name: &str, support: Support) -> String {
         match support {
             Served => format!("| `{name}` | served | |"),
-            Refused(Canary, _) => format!("| `{name}` | not served: the Ingress has no routes | |"),
             Refused(effect, _) => {
                 format!("| `{name}` | not served: its routes answer 503 | it {} |", effect.words())
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::policy::Policy;
+use super::policy::{Affinity, Policy};
 use crate::template::Template;
 
 /// What a route does beside forwarding a request as it is.
@@ -22,6 +22,8 @@ pub(crate) struct Special {
     pub(crate) upstream_host: Option<Template>,
     /// A redirect to HTTPS names our own port to all clients.
     pub(crate) port_in_redirects: bool,
+    /// Clients keep their endpoints by a cookie.
+    pub(crate) affinity: Option<Affinity>,
 }
 
 /// A redirect of requests.
@@ -59,6 +61,7 @@ impl Special {
             forwarded_prefix: prefix.cloned(),
             upstream_host: rewriting.upstream_host.clone(),
             port_in_redirects: redirects.with_port,
+            affinity: policy.affinity.affinity().cloned(),
         }
     }
 
@@ -70,12 +73,19 @@ impl Special {
 
     /// Whether there is anything beside forwarding.
     pub(super) fn is_any(&self) -> bool {
-        let Special { redirect, rewrite, forwarded_prefix, upstream_host, port_in_redirects } =
-            self;
+        let Special {
+            redirect,
+            rewrite,
+            forwarded_prefix,
+            upstream_host,
+            port_in_redirects,
+            affinity,
+        } = self;
         redirect.is_some()
             || rewrite.is_some()
             || forwarded_prefix.is_some()
             || upstream_host.is_some()
             || *port_in_redirects
+            || affinity.is_some()
     }
 }
