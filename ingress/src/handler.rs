@@ -79,7 +79,7 @@ async fn answer(
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
     let decide = || decided(in_flight, &facts);
-    let mut exchange = Exchange::new(in_flight, decide, method).map_err(with_url)?;
+    let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();

@@ -12,6 +12,7 @@ mod compile;
 mod plan;
 mod policy;
 mod problem;
+mod secure;
 mod served;
 #[cfg(test)]
 mod tests;

@@ -264,6 +264,7 @@ mod tests {
             read_timeout: timeout,
             send_timeout: timeout,
             protocol: None,
+            endpoint_tls: None,
         };
         let ingress = ObjectName::new("default", "web");
         Arc::new(Route { ingress, path: None, backend: backend.clone(), plan: Arc::new(plan) })

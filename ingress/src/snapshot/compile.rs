@@ -16,6 +16,7 @@ use super::backend::{
 use super::certificate::{BadSecret, Certificate};
 use super::plan::{Plan, PlanDefaults};
 use super::problem::{About, Field, Problem};
+use super::secure::{secret_of, secure};
 use super::served::{Rank, Served, backend_key, paths};
 use super::{HostRoutes, Route, Snapshot};
 use crate::route::{HostKey, NotAdded, PathTable};
@@ -45,6 +46,8 @@ pub(crate) struct Compiler {
     by_tls_host: HashMap<HostKey, BTreeSet<Rank>>,
     services: HashMap<ObjectName, ServiceUse>,
     secrets: HashMap<ObjectName, SecretUse>,
+    /// Ingresses whose annotations name a Secret.
+    by_secret: HashMap<ObjectName, BTreeSet<ObjectName>>,
     /// Problems that come from several Ingresses meeting at one host.
     conflicts: HashMap<HostKey, Vec<Problem>>,
     tls_problems: HashMap<HostKey, Vec<Problem>>,
@@ -122,6 +125,7 @@ impl Compiler {
             by_tls_host: HashMap::new(),
             services: HashMap::new(),
             secrets: HashMap::new(),
+            by_secret: HashMap::new(),
             conflicts: HashMap::new(),
             tls_problems: HashMap::new(),
         }
@@ -136,6 +140,8 @@ impl Compiler {
         if reclassify {
             names.extend(model.ingresses().map(|ingress| ingress.name.clone()));
         }
+        let users = changes.secrets.iter().filter_map(|secret| self.by_secret.get(secret));
+        names.extend(users.flatten().cloned());
         for name in &names {
             self.replace_ingress(name, model, &mut touched);
         }
@@ -228,10 +234,22 @@ impl Compiler {
 
     fn replace_ingress(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let before = self.served.remove(name);
+        if let Some(secret) = before.as_ref().and_then(secret_of)
+            && let Some(users) = self.by_secret.get_mut(&secret)
+        {
+            users.remove(name);
+            if users.is_empty() {
+                self.by_secret.remove(&secret);
+            }
+        }
         let now = model.ingress(name).filter(|ingress| self.is_ours(ingress, model));
         // What both refer to stays in use, with its endpoints and its parsed certificate.
         if let Some(ingress) = now {
-            let served = Served::of(ingress.clone());
+            let mut served = Served::of(ingress.clone());
+            secure(&mut served, before.as_ref(), model);
+            if let Some(secret) = secret_of(&served) {
+                self.by_secret.entry(secret).or_default().insert(name.clone());
+            }
             for key in served.backend_keys() {
                 self.use_backend(key, touched);
             }

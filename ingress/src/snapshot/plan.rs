@@ -4,8 +4,11 @@
 //! A request looks nothing up but its plan. Where an annotation is not set, the process's own
 //! setting is in its place.
 
+use std::sync::Arc;
+
 use super::policy::{Policy, RefusedBy};
 use crate::deadline::Ticks;
+use crate::endpoint_tls::EndpointTls;
 use crate::wire::BackendProtocol;
 
 /// How a route's requests are served.
@@ -22,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) send_timeout: Ticks,
     /// What endpoints are said to speak, whatever their Service says.
     pub(crate) protocol: Option<BackendProtocol>,
+    /// How TLS to endpoints is, where annotations say it.
+    pub(crate) endpoint_tls: Option<Arc<EndpointTls>>,
 }
 
 /// The process's own settings, for routes whose Ingress does not set them.
@@ -64,6 +69,7 @@ impl Plan {
             read_timeout: timeout(transfer.read_timeout, defaults.read_timeout),
             send_timeout: timeout(transfer.send_timeout, defaults.send_timeout),
             protocol: policy.endpoints.protocol,
+            endpoint_tls: policy.endpoints.tls.clone(),
         }
     }
 }
