@@ -79,6 +79,7 @@ const PURE: &[&str] = &[
     "feed/src/client/weight",
     "feed/src/folder/catalogue",
     "feed/src/hosts/table",
+    "ingress/src/access_log/format",
     "ingress/src/exchange/attempts",
     "ingress/src/head",
     "ingress/src/http2_error",

@@ -20,6 +20,7 @@ pub mod log_limit;
 pub mod logging;
 pub mod metrics;
 mod notify;
+pub mod output;
 mod pages;
 pub mod proxy_protocol;
 mod pulse;

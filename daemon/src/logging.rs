@@ -4,14 +4,11 @@
 //! thread ends or blocks. Lost lines are counted.
 
 use std::io::{self, IsTerminal, Write};
-use std::os::fd::AsFd;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -19,6 +16,7 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::flags::{LogFlags, LogFormat};
 use crate::library_lines::LibraryLimit;
+use crate::output::Output;
 
 /// The process that writes the log. JSON lines always contain it; text lines contain it where
 /// several processes share an output.
@@ -89,7 +87,7 @@ impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         // One write per line, so that lines of several processes do not mix.
         let whole = begun(self.begin, line);
-        if !write_to_reader(io::stderr(), &whole) {
+        if !write_to_reader(&whole) {
             lost().inc();
         }
         // For an error, the subscriber would print to the same output, and panic.
@@ -107,40 +105,14 @@ pub(crate) fn lost() -> &'static Counter {
     &LOST
 }
 
-/// How long a line waits for a slow reader. After one line has waited without success, further
-/// lines do not wait until a line can be written again.
+/// How long a line waits for a slow reader.
 const READER_TIMEOUT: Duration = Duration::from_millis(50);
-/// What a pipe that is ready to be written takes without blocking (pipe(7), PIPE_BUF).
-const PIPE_BUF: usize = 4096;
 
-/// Writes all of `line`, without blocking for longer than [`READER_TIMEOUT`] a piece; whether it
-/// could be written.
-fn write_to_reader(out: impl AsFd, line: &[u8]) -> bool {
-    static STALLED: AtomicBool = AtomicBool::new(false);
-    let mut rest = line;
-    while !rest.is_empty() {
-        let wait = if STALLED.load(Ordering::Relaxed) { Duration::ZERO } else { READER_TIMEOUT };
-        let wait = Timespec::try_from(wait).expect("a short time");
-        let mut fds = [PollFd::new(&out, PollFlags::OUT)];
-        match poll(&mut fds, Some(&wait)) {
-            Ok(0) => {
-                STALLED.store(true, Ordering::Relaxed);
-                return false;
-            }
-            Ok(_) => {}
-            Err(Errno::INTR) => continue,
-            Err(_) => return false,
-        }
-        match rustix::io::write(&out, &rest[..rest.len().min(PIPE_BUF)]) {
-            Ok(0) => return false,
-            Ok(written) => rest = &rest[written..],
-            // Another process took the room: wait for more.
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(_) => return false,
-        }
-    }
-    STALLED.store(false, Ordering::Relaxed);
-    true
+/// Writes all of `line` to standard error; whether it could be written.
+fn write_to_reader(line: &[u8]) -> bool {
+    static OUTPUT: LazyLock<Output<io::Stderr>> =
+        LazyLock::new(|| Output::new(io::stderr(), READER_TIMEOUT).expect("a short time"));
+    OUTPUT.write(line)
 }
 
 /// The line with its prefix; in JSON the prefix replaces the opening brace.
@@ -152,27 +124,6 @@ fn begun(begin: &str, line: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_log_that_cannot_be_written_stops_nobody() {
-        // A device that is always full, like a full disk.
-        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-        assert!(!write_to_reader(&full, b"line\n"));
-        // A reader that is gone.
-        let (reader, writer) = io::pipe().unwrap();
-        assert!(write_to_reader(&writer, b"line\n"));
-        drop(reader);
-        assert!(!write_to_reader(&writer, b"line\n"));
-        // A reader that does not read: it neither blocks, nor does a line of many pages.
-        let (mut reader, writer) = io::pipe().unwrap();
-        let line = [b'a'; 3 * PIPE_BUF];
-        let written = (0..1000).filter(|_| write_to_reader(&writer, &line)).count();
-        assert!((1..100).contains(&written), "{written} of 1000");
-        // It reads again.
-        let mut buf = [0; 8 * PIPE_BUF];
-        let _ = io::Read::read(&mut reader, &mut buf).unwrap();
-        assert!(write_to_reader(&writer, b"line\n"));
-    }
 
     #[test]
     fn lines_say_whose_they_are() {

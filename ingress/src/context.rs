@@ -12,10 +12,12 @@ use arc_swap::{ArcSwap, Guard};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
+use crate::access_log::{AccessLog, WorkerLog};
 use crate::deadline::Deadlines;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Shard};
 use crate::origin::{REQUEST_ID_BYTES, RequestId};
+use crate::record::Record;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::stalled::{StalledStreams, Tally};
@@ -29,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) tls: Arc<rustls::ServerConfig>,
     pub(crate) limits: Arc<Limits>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: Option<AccessLog>,
 }
 
 /// One worker, as its connections and requests see it.
@@ -37,6 +40,7 @@ pub(crate) struct WorkerContext {
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) pool: Pool,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) access_log: Option<WorkerLog>,
     index: usize,
     random: RefCell<SmallRng>,
     draining: Cell<bool>,
@@ -54,6 +58,7 @@ impl WorkerContext {
         Rc::new(WorkerContext {
             deadlines,
             pool: Pool::default(),
+            access_log: shared.access_log.clone().map(WorkerLog::new),
             shared,
             index,
             random: RefCell::new(rand::make_rng()),
@@ -118,6 +123,19 @@ impl WorkerContext {
     pub(crate) fn sweep_stalled(&self) {
         let tally = self.tally();
         self.stalled.borrow_mut().retain(|streams| streams.watch(tally));
+    }
+
+    /// 64 random bits.
+    pub(crate) fn random(&self) -> u64 {
+        self.random.borrow_mut().random()
+    }
+
+    /// Closes a request's record: it is counted and logged.
+    pub(crate) fn close(&self, record: &Record) {
+        let total = record.close(self.shard());
+        if let Some(log) = &self.access_log {
+            log.log(record, total);
+        }
     }
 
     /// A new request's id: random, in hexadecimal.

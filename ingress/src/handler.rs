@@ -1,16 +1,18 @@
 //! From a request to its response: checked, decided, exchanged, and its record closed.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
+use model::BackendPort;
 
 use crate::body::RequestBody;
-use crate::exchange::Exchange;
+use crate::exchange::{Decided, Exchange};
 use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
 use crate::in_flight::InFlight;
@@ -19,7 +21,9 @@ use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
 use crate::request::decide::{Decision, Facts, decide};
 use crate::response::ResponseBody;
-use crate::snapshot::{Endpoint, Route, Unserved};
+use crate::route::host_of;
+use crate::snapshot::{Draw, Endpoints, Route, Unserved};
+use crate::template::{Place, Values};
 use crate::upstream::{Head, Upstream};
 
 /// Answers one request.
@@ -78,9 +82,12 @@ async fn answer(
     let facts = Facts { authority, path: &path, query, is_https, server_name, framing };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
-    let decide = || decided(in_flight, &facts);
-    let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
+    let asked = Asked { facts, method, version, written_path: uri.path(), key: Cell::new(None) };
+    let decide = |headers: Option<&HeaderMap>| decided(in_flight, &asked, headers);
+    let mut exchange =
+        Exchange::new(in_flight, decide, method, headers, authority).map_err(with_url)?;
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
+    in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
@@ -101,21 +108,37 @@ async fn answer(
     Ok(respond(in_flight, upstream, head, std::mem::take(headers)))
 }
 
-/// The route that forwards a request, and the endpoint whose turn it is.
+/// What decides where a request goes.
+struct Asked<'a> {
+    facts: Facts<'a>,
+    method: &'a Method,
+    version: Version,
+    /// The path as the client wrote it.
+    written_path: &'a str,
+    /// What the first decision has found, for later ones: the request's fields are gone then.
+    key: Cell<Option<u64>>,
+}
+
+/// The route that forwards a request, and an endpoint.
 fn decided(
     in_flight: &InFlight,
-    facts: &Facts<'_>,
-) -> Result<(Arc<Route>, Arc<Endpoint>), Refusal> {
+    asked: &Asked<'_>,
+    headers: Option<&HeaderMap>,
+) -> Result<Decided, Refusal> {
     let context = in_flight.context();
     let mut snapshot = context.snapshot();
     loop {
-        let (refusal, route) = match decide(&snapshot, facts) {
+        let (refusal, route) = match decide(&snapshot, &asked.facts) {
             Decision::Forward { route, endpoints } => {
-                match endpoints.pick(|_| true, || context.deadlines.now_ms()) {
-                    Some(endpoint) => {
+                let key = key_of(in_flight, asked, headers, (route, &endpoints));
+                let random = || context.random();
+                let draw = Draw { now_ms: context.deadlines.now_ms(), random: &random, key };
+                match endpoints.pick(|_| true, &draw) {
+                    Some(pick) => {
                         in_flight.record.borrow_mut().route = Some(route.clone());
-                        return Ok((route.clone(), endpoint));
+                        return Ok(Decided { route: route.clone(), pick, key });
                     }
+                    None if endpoints.is_limited() => (Refusal::Busy, Some(route.clone())),
                     None => (Refusal::NoEndpoint(Unserved::NoEndpoints), Some(route.clone())),
                 }
             }
@@ -131,6 +154,53 @@ fn decided(
         in_flight.record.borrow_mut().route = route;
         return Err(refusal);
     }
+}
+
+/// The hash of what a request is known by, where endpoints are picked by that.
+fn key_of(
+    in_flight: &InFlight,
+    asked: &Asked<'_>,
+    headers: Option<&HeaderMap>,
+    (route, endpoints): (&Route, &Endpoints),
+) -> Option<u64> {
+    let hash_by = endpoints.balancing()?.hash_by.as_ref()?;
+    let Some(headers) = headers else { return asked.key.get() };
+    let origin = &in_flight.connection.origin;
+    let networks = &in_flight.context().settings().rules.trusted_proxies;
+    let host = host_of(asked.facts.authority).unwrap_or_default();
+    let (record, key) = (in_flight.record.borrow(), &route.backend.key);
+    let service_port = match &key.port {
+        BackendPort::Number(number) => number.to_string(),
+        BackendPort::Name(name) => name.to_string(),
+    };
+    let values = Values {
+        method: asked.method.as_str(),
+        version: asked.version,
+        is_https: asked.facts.is_https,
+        authority: asked.facts.authority,
+        host: &host,
+        written_path: asked.written_path,
+        path: asked.facts.path,
+        query: asked.facts.query,
+        headers,
+        origin,
+        client: if origin.trusted {
+            origin.forwarded(headers, networks).client
+        } else {
+            origin.peer
+        },
+        request_id: record.request_id(),
+        user: None,
+        captures: &[],
+        place: Place {
+            ingress: &route.ingress,
+            service: &key.service.name,
+            service_port: &service_port,
+            path: route.path.as_ref().map_or("", |(_, path)| path),
+        },
+    };
+    asked.key.set(Some(balance::hash_of(hash_by.render(&values))));
+    asked.key.get()
 }
 
 fn respond(

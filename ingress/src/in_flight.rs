@@ -6,11 +6,12 @@ use std::task::Context;
 
 use http::request::Parts;
 
+use crate::access_log::WorkerLog;
 use crate::connection::Connection;
 use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
 use crate::record::{EndedBy, Line, Record};
-use crate::snapshot::Plan;
+use crate::snapshot::{Counted, Plan};
 use crate::stalled::StreamState;
 use crate::upstream::Upstream;
 
@@ -24,6 +25,8 @@ pub(crate) struct InFlight {
     stream: Option<Rc<StreamState>>,
     read_timeout: Cell<Ticks>,
     send_timeout: Cell<Ticks>,
+    /// Counts the request for its endpoint, where that matters.
+    counted: RefCell<Option<Counted>>,
 }
 
 impl InFlight {
@@ -34,7 +37,14 @@ impl InFlight {
         let read_timeout = Cell::new(defaults.read_timeout);
         let send_timeout = Cell::new(defaults.send_timeout);
         let record = RefCell::new(Record::new(connection.context.request_id()));
-        InFlight { connection, record, stream, read_timeout, send_timeout }
+        InFlight {
+            connection,
+            record,
+            stream,
+            read_timeout,
+            send_timeout,
+            counted: RefCell::new(None),
+        }
     }
 
     pub(crate) fn context(&self) -> &Rc<WorkerContext> {
@@ -43,21 +53,18 @@ impl InFlight {
 
     /// Notes what the record needs of a request.
     pub(crate) fn note(&self, parts: &Parts) {
-        let is_logged = Record::is_logged();
-        if !is_logged && !self.connection.origin.trusted {
+        let origin = &self.connection.origin;
+        let access_log = self.context().access_log.as_ref();
+        let is_logged = access_log.is_some() || Record::is_logged();
+        if !is_logged && !origin.trusted {
             return;
         }
         let mut record = self.record.borrow_mut();
-        record.given_id = self.connection.origin.given_id(&parts.headers).cloned();
+        record.given_id = origin.given_id(&parts.headers).cloned();
         if is_logged {
-            let named = parts.uri.authority().map(|authority| authority.as_str());
-            let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-            record.line = Some(Box::new(Line {
-                method: parts.method.as_str().to_owned(),
-                host: named.or(host).unwrap_or_default().to_owned(),
-                path: parts.uri.path().to_owned(),
-                answered: None,
-            }));
+            let is_sample = access_log.is_some_and(WorkerLog::takes_sample);
+            let client = origin.client(&parts.headers, &self.context().settings().rules);
+            record.line = Some(Box::new(Line::new(is_sample, client, Some(parts))));
         }
     }
 
@@ -72,6 +79,20 @@ impl InFlight {
         let sent = upstream.is_sent();
         let timeout = if sent { self.read_timeout.get() } else { self.send_timeout.get() };
         self.arm(timeout);
+    }
+
+    /// The same, with less time if `most` is less.
+    pub(crate) fn arm_at_most(&self, upstream: &Upstream, most: Ticks) {
+        let sent = upstream.is_sent();
+        let timeout = if sent { self.read_timeout.get() } else { self.send_timeout.get() };
+        self.arm(timeout.min(most));
+    }
+
+    /// Counts the request for its endpoint until it has ended.
+    pub(crate) fn count(&self, counted: Option<Counted>) {
+        if counted.is_some() {
+            self.counted.replace(counted);
+        }
     }
 
     /// The exchange has so long for its next step.
@@ -107,7 +128,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.record.get_mut().close(self.connection.context.shard());
+        self.connection.context.close(self.record.get_mut());
         self.connection.end_request();
     }
 }

@@ -13,6 +13,7 @@
 //! `request` checks and decides; `handler` joins these; `serve` speaks HTTP to clients; `listener`
 //! accepts their connections; `worker` is the thread.
 
+mod access_log;
 mod body;
 mod connection;
 mod context;
@@ -49,6 +50,7 @@ mod upstream;
 mod wire;
 mod worker;
 
+pub use access_log::{AccessLogFormat, AccessLogMode};
 pub use explain::Explainer;
 pub use findings::Judge;
 
@@ -67,6 +69,7 @@ use model::problem::Level;
 use model::{Kinds, Process};
 use tokio::sync::watch;
 
+use crate::access_log::AccessLog;
 use crate::context::Shared;
 use crate::deadline::TICK;
 use crate::limits::Limits;
@@ -129,10 +132,32 @@ pub struct Config {
     pub allow_underscores: bool,
 
     #[command(flatten)]
+    pub access_log: AccessLogFlags,
+
+    #[command(flatten)]
     pub limits: LimitFlags,
 
     #[command(flatten)]
     pub timeouts: TimeoutFlags,
+}
+
+/// The log of requests, on standard output.
+#[derive(Clone, Debug, clap::Args)]
+pub struct AccessLogFlags {
+    /// Requests to write a line about to standard output
+    #[arg(long, env = "SWITCHYARD_ACCESS_LOG", value_name = "WHICH", value_enum, default_value_t)]
+    pub access_log: AccessLogMode,
+
+    /// Format of these lines: the combined format of web servers with fields of our own behind it,
+    /// or JSON
+    #[arg(
+        long,
+        env = "SWITCHYARD_ACCESS_LOG_FORMAT",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t
+    )]
+    pub access_log_format: AccessLogFormat,
 }
 
 /// What a client may use up.
@@ -283,12 +308,17 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let compiler = Compiler::new(class, provider.clone(), self_signed, defaults);
     let compiler = Arc::new(Mutex::new(compiler));
     add_pages(&daemon, &snapshot, &compiler, http, https);
+    let AccessLogFlags { access_log: mode, access_log_format: format } = config.access_log;
+    let lost = &metrics.access_log_lost;
+    let access_log = AccessLog::start(mode, format, lost, &daemon.supervisor)?;
+    let (access_log, log_writer) = access_log.unzip();
     let shared = Arc::new(Shared {
         settings: config.settings(https.port()),
         snapshot: snapshot.clone(),
         tls: tls::server_config(provider, snapshot.clone())?,
         limits,
         metrics: metrics.clone(),
+        access_log,
     });
     let orders = watch::Sender::new(Orders::default());
     let mut workers = Vec::new();
@@ -296,14 +326,16 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         let (shared, orders) = (shared.clone(), orders.subscribe());
         workers.push(worker::start(index, shared, sockets, orders, &daemon.supervisor)?);
     }
+    drop(shared);
     tracing::info!(%http, %https, workers = workers.len(), "listening");
     let publisher = Publisher { compiler, snapshot, metrics, orders };
     publisher.follow(updates, &daemon).await;
-    workers.iter().for_each(SupervisedThread::release);
+    workers.iter().chain(&log_writer).for_each(SupervisedThread::release);
     publisher.orders.send_modify(|orders| orders.drain = true);
     // Threads are joined off the runtime, which answers probes meanwhile.
     let joined = tokio::task::spawn_blocking(move || {
-        workers.into_iter().map(SupervisedThread::join).fold(true, |all, ok| all & ok)
+        let threads = workers.into_iter().chain(log_writer);
+        threads.map(SupervisedThread::join).fold(true, |all, ok| all & ok)
     });
     match joined.await {
         Ok(true) => Ok(()),

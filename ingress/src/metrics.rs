@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 
@@ -106,6 +106,8 @@ pub(crate) struct Shard {
 pub(crate) struct Metrics {
     pub(crate) shards: Box<[Shard]>,
     pub(crate) programming_seconds: Histogram,
+    /// Lines of the access log that could not be written.
+    pub(crate) access_log_lost: Counter,
     limits: Arc<Limits>,
     snapshot: Arc<ArcSwap<Snapshot>>,
 }
@@ -124,7 +126,8 @@ impl Metrics {
     ) -> Metrics {
         let shards = (0..workers).map(|_| Shard::default()).collect();
         let programming_seconds = Histogram::new(PROGRAMMING_SECONDS);
-        Metrics { shards, programming_seconds, limits, snapshot }
+        let access_log_lost = Counter::default();
+        Metrics { shards, programming_seconds, access_log_lost, limits, snapshot }
     }
 
     /// Makes them part of the process's own.
@@ -134,6 +137,11 @@ impl Metrics {
                 "switchyard_programming_seconds",
                 "Time from the arrival of an event until requests are routed with it",
                 self.programming_seconds.clone(),
+            );
+            registry.register(
+                "switchyard_ingress_access_log_lost",
+                "Lines of the access log that could not be written",
+                self.access_log_lost.clone(),
             );
             registry.register_collector(Box::new(Scrape(self.clone())));
         });

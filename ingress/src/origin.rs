@@ -131,6 +131,14 @@ impl Origin {
         (client, position)
     }
 
+    /// The address of the client: the connection's peer, or what trusted proxies say.
+    pub(crate) fn client(&self, headers: &HeaderMap, rules: &Rules) -> IpAddr {
+        match self.trusted {
+            true => self.client_of(&list(headers, &X_FORWARDED_FOR), &rules.trusted_proxies).0,
+            false => self.peer,
+        }
+    }
+
     /// The id that a trusted proxy has given the request.
     pub(crate) fn given_id<'a>(&self, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
         headers.get(X_REQUEST_ID).filter(|_| self.trusted)

@@ -1,10 +1,13 @@
 //! The record of one request, closed when its response has ended or was given up: from it the
 //! metrics are fed, and the request's line in the log is written.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{Method, Uri, Version};
 
 use crate::metrics::Shard;
 use crate::origin::RequestId;
@@ -28,7 +31,7 @@ pub(crate) enum EndedBy {
 }
 
 impl EndedBy {
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             EndedBy::Client => "client",
             EndedBy::Completion => "completion",
@@ -55,19 +58,64 @@ pub(crate) struct Record {
     /// The status that was answered; 0 while there is none.
     pub(crate) status: u16,
     pub(crate) ended_by: EndedBy,
-    /// What only the log needs; absent where no line will be written.
+    /// Bytes of the response's body that were passed on.
+    pub(crate) sent: u64,
+    /// What only the logs need; absent where no line will be written.
     pub(crate) line: Option<Box<Line>>,
 }
 
-/// The part of a record that is copied from the request, for its line in the log.
+/// The part of a record that is taken from the request, for its lines in the logs. Nothing is
+/// copied: these are shares of the bytes that the head was read into.
 #[derive(Debug)]
 pub(crate) struct Line {
-    pub(crate) method: String,
-    pub(crate) host: String,
-    /// Without the query, which may hold secrets.
-    pub(crate) path: String,
+    /// It belongs to the access log, whatever becomes of it.
+    pub(crate) is_sample: bool,
+    pub(crate) client: IpAddr,
+    /// Absent if the request's head could not be read.
+    pub(crate) request: Option<LoggedRequest>,
+    /// The time until there was a connection to the endpoint that answered.
+    pub(crate) connected: Option<Duration>,
     /// The time to the response's head.
     pub(crate) answered: Option<Duration>,
+}
+
+/// What the logs say of a request's head.
+#[derive(Debug)]
+pub(crate) struct LoggedRequest {
+    pub(crate) method: Method,
+    pub(crate) target: Uri,
+    pub(crate) version: Version,
+    /// The field, where the target names no host.
+    host: Option<HeaderValue>,
+    pub(crate) referer: Option<HeaderValue>,
+    pub(crate) user_agent: Option<HeaderValue>,
+}
+
+impl Line {
+    pub(crate) fn new(is_sample: bool, client: IpAddr, request: Option<&Parts>) -> Line {
+        let request = request.map(LoggedRequest::of);
+        Line { is_sample, client, request, connected: None, answered: None }
+    }
+}
+
+impl LoggedRequest {
+    fn of(parts: &Parts) -> LoggedRequest {
+        let field = |name| parts.headers.get(name).cloned();
+        LoggedRequest {
+            method: parts.method.clone(),
+            target: parts.uri.clone(),
+            version: parts.version,
+            host: field(header::HOST),
+            referer: field(header::REFERER),
+            user_agent: field(header::USER_AGENT),
+        }
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        let named = self.target.authority().map(|authority| authority.as_str());
+        let field = self.host.as_ref().and_then(|host| host.to_str().ok());
+        named.or(field).unwrap_or_default()
+    }
 }
 
 impl Record {
@@ -81,6 +129,7 @@ impl Record {
             tries: 0,
             status: 0,
             ended_by: EndedBy::default(),
+            sent: 0,
             line: None,
         }
     }
@@ -91,7 +140,7 @@ impl Record {
         given.or(std::str::from_utf8(&self.id).ok()).unwrap_or_default()
     }
 
-    /// Whether lines of requests are written at all.
+    /// Whether each request is a line of the process's log.
     pub(crate) fn is_logged() -> bool {
         tracing::enabled!(tracing::Level::DEBUG)
     }
@@ -103,8 +152,15 @@ impl Record {
         }
     }
 
-    /// Feeds the metrics and writes the log.
-    pub(crate) fn close(&self, shard: &Shard) {
+    /// There is a connection to an endpoint.
+    pub(crate) fn connected(&mut self) {
+        if let Some(line) = &mut self.line {
+            line.connected = Some(self.begun.elapsed());
+        }
+    }
+
+    /// Feeds the metrics and writes the process's log. The time that the request took.
+    pub(crate) fn close(&self, shard: &Shard) -> Duration {
         let total = self.begun.elapsed();
         shard.seconds.observe(total);
         if self.status > 0 {
@@ -116,21 +172,25 @@ impl Record {
         if let EndedBy::Refusal(reason) = self.ended_by {
             shard.own_answers[reason as usize].add(1);
         }
-        if let Some(line) = &self.line {
+        if let Some(line) = &self.line
+            && Record::is_logged()
+        {
             self.log(line, total);
         }
+        total
     }
 
     fn log(&self, line: &Line, total: Duration) {
-        let route = self.route.as_deref();
+        let (route, request) = (self.route.as_deref(), line.request.as_ref());
         let (path_type, rule_path) = match route.and_then(|route| route.path.as_ref()) {
             Some((path_type, path)) => (Some(tracing::field::debug(path_type)), Some(&**path)),
             None => (None, None),
         };
         tracing::debug!(
-            method = line.method,
-            host = line.host,
-            path = line.path,
+            method = request.map(|request| request.method.as_str()),
+            host = request.map(LoggedRequest::host),
+            // The query may hold secrets.
+            path = request.map(|request| request.target.path()),
             status = self.status,
             ingress = route.map(|route| tracing::field::display(&route.ingress)),
             path_type,

@@ -51,6 +51,8 @@ pub(crate) enum Refusal {
     Annotation(RefusedBy),
     /// The route has no endpoint.
     NoEndpoint(Unserved),
+    /// All endpoints have as many requests as they may have.
+    Busy,
     Unreachable,
     /// The endpoint closed before it answered, and the request must not be sent again.
     Unanswered,
@@ -129,7 +131,7 @@ impl Refusal {
             Refusal::Redirect(_) => StatusCode::PERMANENT_REDIRECT,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::HeadTimeout | Refusal::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
-            Refusal::NotReady | Refusal::Annotation(_) | Refusal::NoEndpoint(_) => {
+            Refusal::NotReady | Refusal::Annotation(_) | Refusal::NoEndpoint(_) | Refusal::Busy => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Refusal::Unreachable | Refusal::Unanswered | Refusal::BadResponse => {
@@ -154,6 +156,7 @@ impl Refusal {
             Refusal::NotReady => Reason::NotReady,
             Refusal::Annotation(_) => Reason::Annotation,
             Refusal::NoEndpoint(_) => Reason::NoEndpoint,
+            Refusal::Busy => Reason::Busy,
             Refusal::Unreachable => Reason::Unreachable,
             Refusal::Unanswered => Reason::Unanswered,
             Refusal::BadResponse => Reason::BadResponse,
@@ -179,6 +182,7 @@ impl Refusal {
             Refusal::NotReady => "not ready: the feed has not been listed yet",
             Refusal::Annotation(_) => "an annotation of this route is invalid or not supported",
             Refusal::NoEndpoint(_) => "no endpoint can serve this path at the moment",
+            Refusal::Busy => "all endpoints are busy",
             Refusal::Unreachable => "no endpoint could be reached",
             Refusal::Unanswered => "the endpoint closed the connection before it answered",
             Refusal::BadResponse => "the endpoint's response could not be read",

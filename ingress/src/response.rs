@@ -74,8 +74,11 @@ impl ResponseBody {
 
     /// A piece is given to the client's connection.
     fn handed_over(&self, bytes: usize) {
-        if let Some(stream) = self.in_flight.as_ref().and_then(InFlight::stream) {
-            stream.handed_over(bytes);
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.record.borrow_mut().sent += bytes as u64;
+            if let Some(stream) = in_flight.stream() {
+                stream.handed_over(bytes);
+            }
         }
     }
 

@@ -9,6 +9,8 @@ mod annotation;
 mod backend;
 mod certificate;
 mod compile;
+mod endpoint;
+mod picking;
 mod plan;
 mod policy;
 mod problem;
@@ -21,9 +23,11 @@ use std::sync::Arc;
 
 use model::{ObjectName, PathType};
 
-pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Endpoints, Unserved};
+pub(crate) use backend::{Answers, Backend, BackendKey, Endpoints, Unserved};
 pub(crate) use certificate::Certificate;
 pub(crate) use compile::Compiler;
+pub(crate) use endpoint::{Counted, Endpoint};
+pub(crate) use picking::{Draw, Pick};
 pub(crate) use plan::{Plan, PlanDefaults};
 pub(crate) use policy::RefusedBy;
 pub(crate) use problem::{About, Problem};

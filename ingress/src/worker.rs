@@ -110,6 +110,9 @@ async fn sweep(context: Rc<WorkerContext>) {
     loop {
         let now = ticks.tick().await;
         context.deadlines.sweep(now.into_std());
+        if let Some(log) = &context.access_log {
+            log.flush();
+        }
         count += 1;
         if count.is_multiple_of(SWEEP_TICKS) {
             let idle = context.settings().upstream_idle_ticks;

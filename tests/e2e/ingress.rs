@@ -1,6 +1,7 @@
 //! The ingress as a process: the real binary follows a folder, clients of every kind send requests,
 //! and test endpoints record what arrives.
 
+mod access_log;
 mod balancing;
 mod changes;
 mod frames;

@@ -13,10 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::stream::Stream;
 use super::tunnel;
+use crate::access_log::WorkerLog;
 use crate::connection::{Connection, Phase};
 use crate::deadline::in_time;
 use crate::handler::handle;
 use crate::in_flight::InFlight;
+use crate::record::{EndedBy, Line, Record};
 use crate::refusal::Refusal;
 use crate::settings::{HTTP1_BUFFER, LINGER, LINGER_BYTES};
 
@@ -113,15 +115,23 @@ async fn end_connection<S>(
     }
 }
 
-/// Counts a request that no handler has seen; gives the answer to it.
+/// Records a request that no handler has seen; gives the answer to it.
 fn refuse(connection: &Connection, refusal: &Refusal) -> Vec<u8> {
-    let (shard, id) = (connection.context.shard(), connection.context.request_id());
-    let id = std::str::from_utf8(&id).unwrap_or_default();
-    let (status, reason) = (refusal.status().as_u16(), refusal.reason());
-    shard.unrouted.count(status);
-    shard.own_answers[reason as usize].add(1);
-    tracing::debug!(status, ended_by = reason.label(), request_id = id, "request");
-    refusal.to_http1(id)
+    let context = &connection.context;
+    let mut record = Record::new(context.request_id());
+    let is_sample = context.access_log.as_ref().is_some_and(WorkerLog::takes_sample);
+    record.line = Some(Box::new(Line::new(is_sample, connection.origin.peer, None)));
+    record.ended_by = EndedBy::Refusal(refusal.reason());
+    record.answered(refusal.status().as_u16());
+    let answer = refusal.to_http1(record.request_id());
+    record.sent = body_of(&answer).len() as u64;
+    context.close(&record);
+    answer
+}
+
+fn body_of(answer: &[u8]) -> &[u8] {
+    const END: &[u8] = b"\r\n\r\n";
+    memchr::memmem::find(answer, END).map_or(&[], |at| &answer[at + END.len()..])
 }
 
 /// Writes the last answer, closes our side, and reads for a while what the client still sends: a

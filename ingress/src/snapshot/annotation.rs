@@ -62,14 +62,13 @@ const OF_COOKIES: Support = NoEffect("it changes cookie affinity, which is not s
 const OF_CORS: Support = NoEffect("it changes CORS, which is not supported");
 const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
-const OF_HASHES: Support = NoEffect("it changes upstream-hash-by, which is not supported");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
 const TRACING: Support = NoEffect("no spans are sent, and traceparent is passed on");
 const OLD: Support = NoEffect("no current ingress-nginx reads it");
 const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciphers");
 
 /// Every annotation that is known, by name without its prefix, in order.
-pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
+pub(crate) const ANNOTATIONS: [(&str, Support); 156] = [
     ("add-base-url", OLD),
     ("affinity", Unserved("cookie affinity: requests go to endpoints in turn")),
     ("affinity-canary-behavior", OF_COOKIES),
@@ -152,7 +151,8 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("limit-rpm", LIMIT),
     ("limit-rps", LIMIT),
     ("limit-whitelist", OF_LIMITS),
-    ("load-balance", Unserved("other balancing methods: round robin is used")),
+    ("load-balance", Served),
+    ("max-connections-per-endpoint", Served),
     ("mirror-host", OF_MIRRORS),
     ("mirror-request-body", OF_MIRRORS),
     ("mirror-target", Unserved("mirroring of requests")),
@@ -161,6 +161,7 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("opentelemetry-operation-name", TRACING),
     ("opentelemetry-trust-incoming-span", TRACING),
     ("opentracing-trust-incoming-span", TRACING),
+    ("per-try-timeout", Served),
     ("permanent-redirect", REDIRECT),
     ("permanent-redirect-code", OF_REDIRECTS),
     ("preserve-trailing-slash", NoEffect("redirects to HTTPS always keep a trailing slash")),
@@ -174,9 +175,9 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("proxy-cookie-path", Unserved("rewriting the path of endpoints' cookies")),
     ("proxy-http-version", Unserved("HTTP/1.0 to endpoints: HTTP/1.1 is used")),
     ("proxy-max-temp-file-size", STREAMS),
-    ("proxy-next-upstream", Unserved("choosing after which failures to retry")),
-    ("proxy-next-upstream-timeout", Unserved("a time limit for retries")),
-    ("proxy-next-upstream-tries", Unserved("a limit on the number of tries")),
+    ("proxy-next-upstream", Served),
+    ("proxy-next-upstream-timeout", Served),
+    ("proxy-next-upstream-tries", Served),
     ("proxy-read-timeout", Served),
     ("proxy-redirect-from", Unserved("rewriting endpoints' Location headers")),
     ("proxy-redirect-to", Unserved("rewriting endpoints' Location headers")),
@@ -206,6 +207,7 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("session-cookie-path", OF_COOKIES),
     ("session-cookie-samesite", OF_COOKIES),
     ("session-cookie-secure", OF_COOKIES),
+    ("slow-start", Served),
     ("ssl-ciphers", CIPHERS),
     ("ssl-passthrough", Refused(Diverts, FALSE)),
     ("ssl-prefer-server-ciphers", CIPHERS),
@@ -214,9 +216,9 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("temporal-redirect", REDIRECT),
     ("temporal-redirect-code", OF_REDIRECTS),
     ("upstream-fail-timeout", OLD),
-    ("upstream-hash-by", Unserved("hashing: requests go to endpoints in turn")),
-    ("upstream-hash-by-subset", OF_HASHES),
-    ("upstream-hash-by-subset-size", OF_HASHES),
+    ("upstream-hash-by", Served),
+    ("upstream-hash-by-subset", Served),
+    ("upstream-hash-by-subset-size", Served),
     ("upstream-vhost", Refused(Diverts, NEVER)),
     ("use-forwarded-headers", OLD),
     ("use-port-in-redirects", OF_REDIRECTS),

@@ -4,7 +4,7 @@
 //! refresh the cells of the backends that name it; a Secret replaces the certificates of the
 //! hosts that use it. Nothing else is looked at.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use model::{BackendPort, Changes, Ingress, IngressBackend, Kind, Model, ObjectName, PathType};
@@ -53,31 +53,35 @@ pub(crate) struct Compiler {
     tls_problems: HashMap<HostKey, Vec<Problem>>,
 }
 
+/// The Ingresses that name a backend, with the number of places in each.
+type Users = BTreeMap<Rank, usize>;
+
 /// A Service that backends name.
 #[derive(Debug, Default)]
 struct ServiceUse {
     answers: Arc<Answers>,
     ports: ServicePorts,
-    /// With the number of places that name each.
-    backends: Vec<(Arc<Backend>, usize)>,
+    /// Each with the Ingresses that name it, in the order in which they win, and the number of
+    /// places in them.
+    backends: Vec<(Arc<Backend>, Users)>,
     /// Where `backends` has that of a port.
     positions: HashMap<BackendPort, usize>,
     problems: Vec<Problem>,
 }
 
 impl ServiceUse {
-    fn add(&mut self, backend: Backend) {
+    fn add(&mut self, backend: Backend, user: Rank) {
         self.positions.insert(backend.key.port.clone(), self.backends.len());
-        self.backends.push((Arc::new(backend), 1));
+        self.backends.push((Arc::new(backend), Users::from([(user, 1)])));
     }
 
-    fn get_mut(&mut self, port: &BackendPort) -> Option<&mut (Arc<Backend>, usize)> {
+    fn get_mut(&mut self, port: &BackendPort) -> Option<&mut (Arc<Backend>, Users)> {
         self.backends.get_mut(*self.positions.get(port)?)
     }
 
     /// Forgets the backends that nothing names.
     fn retain_used(&mut self) {
-        self.backends.retain(|(_, users)| *users > 0);
+        self.backends.retain(|(_, users)| !users.is_empty());
         let backends = self.backends.iter().enumerate();
         self.positions = backends.map(|(at, (b, _))| (b.key.port.clone(), at)).collect();
     }
@@ -251,7 +255,10 @@ impl Compiler {
                 self.by_secret.entry(secret).or_default().insert(name.clone());
             }
             for key in served.backend_keys() {
-                self.use_backend(key, touched);
+                if served.balancing.is_some() {
+                    touched.services.insert(key.service.clone());
+                }
+                self.use_backend(key, &served.rank, touched);
             }
             for tls in &served.tls {
                 self.use_secret(&tls.secret, &tls.host, model);
@@ -273,7 +280,10 @@ impl Compiler {
             unindex(&mut self.by_tls_host, tls_gone, &before.rank);
             touched.tls_hosts.extend(before.tls_hosts().into_iter().cloned());
             for key in before.backend_keys() {
-                self.release_backend(&key, touched);
+                if before.balancing.is_some() {
+                    touched.services.insert(key.service.clone());
+                }
+                self.release_backend(&key, &before.rank, touched);
             }
             for tls in &before.tls {
                 self.release_secret(&tls.secret, &tls.host);
@@ -304,26 +314,30 @@ impl Compiler {
         service.backends.get(*service.positions.get(&key.port)?).map(|(backend, _)| backend)
     }
 
-    fn use_backend(&mut self, key: BackendKey, touched: &mut Touched) {
+    fn use_backend(&mut self, key: BackendKey, user: &Rank, touched: &mut Touched) {
         let service = self.services.entry(key.service.clone()).or_default();
         if service.backends.is_empty() {
             let answers = service.answers.clone();
             self.snapshot.services.insert(key.service.clone(), answers);
         }
         match service.get_mut(&key.port) {
-            Some((_, users)) => *users += 1,
+            Some((_, users)) => *users.entry(user.clone()).or_default() += 1,
             None => {
                 touched.services.insert(key.service.clone());
-                service.add(Backend::new(key, service.answers.clone()));
+                service.add(Backend::new(key, service.answers.clone()), user.clone());
             }
         }
     }
 
-    fn release_backend(&mut self, key: &BackendKey, touched: &mut Touched) {
+    fn release_backend(&mut self, key: &BackendKey, user: &Rank, touched: &mut Touched) {
         let service = self.services.get_mut(&key.service).expect("a used backend has a Service");
         let (_, users) = service.get_mut(&key.port).expect("a used backend is counted");
-        *users -= 1;
-        if *users == 0 {
+        let places = users.get_mut(user).expect("a used backend knows its Ingresses");
+        *places -= 1;
+        if *places == 0 {
+            users.remove(user);
+        }
+        if users.is_empty() {
             touched.services.insert(key.service.clone());
         }
     }
@@ -331,9 +345,14 @@ impl Compiler {
     fn refresh_service(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let Some(service) = self.services.get_mut(name) else { return };
         service.retain_used();
+        let balancing = |users: &Users| {
+            users.keys().find_map(|(_, ingress)| self.served.get(ingress)?.balancing.clone())
+        };
+        let balanced: Vec<_> =
+            service.backends.iter().map(|(b, users)| (b.clone(), balancing(users))).collect();
         let backends: Vec<_> = service.backends.iter().map(|(b, _)| b.clone()).collect();
         let entry = model.service(name);
-        service.ports.refresh(entry.as_ref(), &backends, &mut touched.removal);
+        service.ports.refresh(entry.as_ref(), &balanced, &mut touched.removal);
         let problems = entry.as_ref().map(|entry| app_protocols(entry, &backends));
         let problems = problems.unwrap_or_default();
         touched.note(&service.problems, &problems);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::policy::{Policy, RefusedBy};
+use super::policy::{Policy, RefusedBy, Retry};
 use crate::deadline::Ticks;
 use crate::endpoint_tls::EndpointTls;
 use crate::wire::BackendProtocol;
@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) connect_timeout: Ticks,
     pub(crate) read_timeout: Ticks,
     pub(crate) send_timeout: Ticks,
+    /// When a request is sent again, if the Ingress says so.
+    pub(crate) retry: Option<Retry>,
     /// What endpoints are said to speak, whatever their Service says.
     pub(crate) protocol: Option<BackendProtocol>,
     /// How TLS to endpoints is, where annotations say it.
@@ -68,6 +70,7 @@ impl Plan {
             connect_timeout: timeout(transfer.connect_timeout, defaults.connect_timeout),
             read_timeout: timeout(transfer.read_timeout, defaults.read_timeout),
             send_timeout: timeout(transfer.send_timeout, defaults.send_timeout),
+            retry: policy.retry.retry(),
             protocol: policy.endpoints.protocol,
             endpoint_tls: policy.endpoints.tls.clone(),
         }

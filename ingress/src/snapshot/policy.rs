@@ -8,8 +8,10 @@
 //!
 //! Annotations that belong together are a group, with a file of its own that reads them.
 
+mod balance;
 mod endpoints;
 mod redirect;
+mod retry;
 mod transfer;
 mod value;
 
@@ -19,8 +21,12 @@ use std::sync::Arc;
 use model::nearest;
 use model::problem::Level;
 
+use self::balance::BalanceAnnotations;
+pub(crate) use self::balance::{Balancing, Method};
 pub(crate) use self::endpoints::Endpoints;
 pub(crate) use self::redirect::{Redirects, ToHttps};
+pub(crate) use self::retry::Retry;
+use self::retry::RetryAnnotations;
 pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
 use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
@@ -29,10 +35,12 @@ pub(super) const OURS: &str = "switchyard.dev/";
 pub(super) const NGINX: &str = "nginx.ingress.kubernetes.io/";
 
 /// How the routes of one Ingress are served.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) redirects: Redirects,
     pub(crate) transfer: Transfer,
+    pub(crate) balance: BalanceAnnotations,
+    pub(crate) retry: RetryAnnotations,
     pub(crate) endpoints: Endpoints,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
@@ -170,10 +178,11 @@ impl Policy {
 
     /// Takes an annotation over by the group that it belongs to; `None` if no group reads it.
     fn read(&mut self, name: &str, value: &str) -> Option<Read> {
-        self.redirects
-            .read(name, value)
-            .or_else(|| self.transfer.read(name, value))
+        let read = self.redirects.read(name, value);
+        read.or_else(|| self.transfer.read(name, value))
+            .or_else(|| self.balance.read(name, value))
             .or_else(|| self.endpoints.read(name, value))
+            .or_else(|| self.retry.read(name, value))
     }
 
     fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {
@@ -368,7 +377,7 @@ mod tests {
     #[test]
     fn every_annotation_that_is_served_is_read() {
         for (name, _) in ANNOTATIONS.iter().filter(|(_, support)| *support == Support::Served) {
-            assert!(Policy::default().read(name, "7").is_some(), "{name}");
+            assert!(Policy::default().read(name, "1").is_some(), "{name}");
         }
     }
 }

@@ -11,7 +11,7 @@ use model::{
 
 use super::backend::BackendKey;
 use super::certificate::{self, BadSecret, Certificate};
-use super::policy::{Policy, ToHttps, Unmet};
+use super::policy::{Balancing, Policy, ToHttps, Unmet};
 use super::problem::{About, Field, Problem};
 use crate::route::HostKey;
 
@@ -24,6 +24,8 @@ pub(super) type Rank = (i64, ObjectName);
 pub(super) struct Served {
     pub(super) ingress: Arc<Ingress>,
     pub(super) policy: Policy,
+    /// How requests to its backends are spread, if it says so.
+    pub(super) balancing: Option<Arc<Balancing>>,
     pub(super) problems: Vec<Problem>,
     pub(super) rank: Rank,
     pub(super) hosts: BTreeSet<HostKey>,
@@ -89,7 +91,19 @@ impl Served {
         let rules_of = positions(ingress.rules.iter().map(|r| HostKey::of(r.host.as_ref())));
         let tls_of = positions(tls.iter().map(|tls| tls.host.clone()));
         let tls_names = tls_names(&ingress);
-        Served { policy, problems, rank, hosts, tls, rules_of, tls_of, tls_names, ingress }
+        let balancing = policy.balance.balancing().map(Arc::new);
+        Served {
+            policy,
+            balancing,
+            problems,
+            rank,
+            hosts,
+            tls,
+            rules_of,
+            tls_of,
+            tls_names,
+            ingress,
+        }
     }
 
     pub(super) fn tls_hosts(&self) -> BTreeSet<&HostKey> {

@@ -493,12 +493,12 @@ fn the_rotation_is_strict_over_changes() {
     for _ in 0..300 {
         let backend = world.backend("a.com");
         let endpoints = backend.endpoints();
-        let endpoint = endpoints.pick(|_| true, || 0).unwrap();
-        *seen.entry(endpoint.address).or_insert(0) += 1;
+        let endpoint = endpoints.pick(|_| true, &Draw::FIXED).unwrap();
+        *seen.entry(endpoint.endpoint.address).or_insert(0) += 1;
     }
     assert_eq!(seen.into_values().collect::<Vec<_>>(), [100, 100, 100]);
     world.apply(vec![slice("web", "web", Vec::new()).into()]);
-    assert!(world.backend("a.com").endpoints().pick(|_| true, || 0).is_none());
+    assert!(world.backend("a.com").endpoints().pick(|_| true, &Draw::FIXED).is_none());
 }
 
 /// Clients are routed by the snapshot before until the next is published.
@@ -521,7 +521,7 @@ fn a_backend_is_emptied_only_after_its_routes_have_moved() {
         world.model.apply(object, &mut changes);
     }
     let compiled = world.compiler.update(&world.model, &changes, world.generation + 1);
-    let serves = |endpoints: &backend::Endpoints| endpoints.pick(|_| true, || 0).is_some();
+    let serves = |endpoints: &backend::Endpoints| endpoints.pick(|_| true, &Draw::FIXED).is_some();
     assert!(serves(&held) && serves(&old.endpoints()), "before the next snapshot is published");
     let new = compiled.snapshot.route("a.com", "/").unwrap().backend.clone();
     assert!(serves(&new.endpoints()), "the next snapshot can be published");

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -48,6 +48,16 @@ impl World {
 
     /// The same, with its log in a file, filtered by `filter`.
     pub(crate) fn start_logged(net: Net, manifests: &str, filter: &str) -> (World, PathBuf) {
+        World::start_writing(net, manifests, &["--log", filter], Stdio::null())
+    }
+
+    /// The same, with standard output written to `stdout`.
+    pub(crate) fn start_writing(
+        net: Net,
+        manifests: &str,
+        flags: &[&str],
+        stdout: impl Into<Stdio>,
+    ) -> (World, PathBuf) {
         let folder = Folder::new();
         folder.replace("all.yaml", &net.fill(manifests));
         let (http, https) = (net.addr(1, 8080), net.addr(1, 8443));
@@ -56,8 +66,8 @@ impl World {
         let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
         command.arg("ingress").arg("--feed").arg(folder.path());
         command.args(["--http", &http.to_string(), "--https", &https.to_string()]);
-        command.args(["--admin", &admin.to_string(), "--workers", "1", "--log", filter]);
-        command.stderr(std::fs::File::create(&log).unwrap());
+        command.args(["--admin", &admin.to_string(), "--workers", "1"]).args(flags);
+        command.stderr(std::fs::File::create(&log).unwrap()).stdout(stdout);
         let ingress = Switchyard::spawn(command, admin);
         crate::support::eventually("ready", || {
             (ingress.admin_get("/readyz").0 == 200).then_some(())
