@@ -49,17 +49,16 @@ pub(crate) struct Exchange<'a, D> {
 
 impl<'a, D> Exchange<'a, D>
 where
-    D: Fn(Option<&HeaderMap>) -> Result<Decided, Refusal>,
+    D: Fn() -> Result<Decided, Refusal>,
 {
     /// Decides for the first time.
     pub(crate) fn new(
         in_flight: &'a InFlight,
         decide: D,
         method: &Method,
-        headers: &HeaderMap,
         authority: &'a str,
     ) -> Result<Exchange<'a, D>, Refusal> {
-        let Decided { route, pick, key } = decide(Some(headers))?;
+        let Decided { route, pick, key } = decide()?;
         in_flight.apply(&route.plan);
         let now_ms = in_flight.context().deadlines.now_ms();
         let attempts = Attempts::new((route, pick), is_idempotent(method), now_ms);
@@ -73,6 +72,11 @@ where
         pick(&mut self.attempts, &Draw { now_ms, random: &random, key: self.key })
     }
 
+    /// The route that the request goes by.
+    pub(crate) fn route(&self) -> &Arc<Route> {
+        self.attempts.route()
+    }
+
     /// The endpoint to ask: by the newest decision if the one before leads to no other.
     fn endpoint(&mut self) -> Result<Arc<Endpoint>, Refusal> {
         let in_flight = self.in_flight;
@@ -80,7 +84,7 @@ where
             if let Ok(endpoint) = self.with_draw(Attempts::endpoint) {
                 return Ok(endpoint);
             }
-            let decided = (self.decide)(None);
+            let decided = (self.decide)();
             self.key = decided.as_ref().map_or(self.key, |decided| decided.key);
             let decision = decided.map(|decided| (decided.route, decided.pick));
             let went_on = self.attempts.decided_again(decision);
@@ -122,22 +126,20 @@ where
         upstream.begin(head, body, self.attempts.route().plan.max_body, source);
     }
 
-    /// Waits for the head of the response, by whatever connection gets it; its fields are put
-    /// into `headers`, which is empty.
+    /// Waits for the head of the response and its fields, by whatever connection gets them.
     pub(crate) async fn response(
         &mut self,
         mut upstream: Upstream,
-        headers: &mut HeaderMap,
-    ) -> Result<(Upstream, Head), Refusal> {
+    ) -> Result<(Upstream, Head, HeaderMap), Refusal> {
         loop {
             let since = self.attempts.is_counted().then(Instant::now);
-            let head = self.head(&mut upstream, headers).await;
+            let head = self.head(&mut upstream).await;
             self.note_outcome(&upstream.endpoint, &head, since);
             let again = match head {
-                Ok(head) => match self.answer_to_retry(&mut upstream, head.status) {
+                Ok((head, fields)) => match self.answer_to_retry(&mut upstream, head.status) {
                     None => {
                         self.in_flight.count(self.attempts.take_counted());
-                        return Ok((upstream, head));
+                        return Ok((upstream, head, fields));
                     }
                     again => again,
                 },
@@ -149,7 +151,6 @@ where
             };
             let unanswered = again.ok_or_else(|| self.attempts.given_up())?;
             drop(upstream);
-            headers.clear();
             upstream = self.new_connection().await?;
             self.in_flight.context().shard().upstream_resends.add(1);
             if !upstream.begin_again(unanswered) {
@@ -173,11 +174,7 @@ where
     }
 
     /// Sends the request and waits for the head of its response, over one connection.
-    async fn head(
-        &self,
-        upstream: &mut Upstream,
-        headers: &mut HeaderMap,
-    ) -> Result<Head, SendFailure> {
+    async fn head(&self, upstream: &mut Upstream) -> Result<(Head, HeaderMap), SendFailure> {
         let deadlines = &self.in_flight.context().deadlines;
         let per_try = self.attempts.route().plan.retry.and_then(|retry| retry.per_try);
         let until = per_try.map(|time| Ticks::from(time).after(deadlines.now()));
@@ -190,9 +187,12 @@ where
         made_progress(upstream);
         let outcome = poll_fn(|cx| {
             let before = upstream.progress();
-            if let Poll::Ready(head) = upstream.poll_head(cx, headers) {
-                return Poll::Ready(Some(head));
+            // A map is needed only while a head is read into it.
+            let mut fields = self.in_flight.context().take_fields();
+            if let Poll::Ready(head) = upstream.poll_head(cx, &mut fields) {
+                return Poll::Ready(Some(head.map(|head| (head, fields))));
             }
+            self.in_flight.context().keep_fields(fields);
             if upstream.progress() != before {
                 made_progress(upstream);
             }
@@ -280,7 +280,7 @@ where
     fn note_outcome(
         &self,
         endpoint: &Endpoint,
-        outcome: &Result<Head, SendFailure>,
+        outcome: &Result<(Head, HeaderMap), SendFailure>,
         since: Option<Instant>,
     ) {
         let context = self.in_flight.context();
@@ -291,7 +291,7 @@ where
         }
         let now_ms = || context.deadlines.now_ms();
         let is_ejected = match outcome {
-            Ok(head) => endpoint.answered(head.status, now_ms),
+            Ok((head, _)) => endpoint.answered(head.status, now_ms),
             Err(failure) => failure.is_of_endpoint() && endpoint.did_not_answer(now_ms()),
         };
         if is_ejected {

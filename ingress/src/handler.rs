@@ -1,15 +1,13 @@
 //! From a request to its response: checked, decided, exchanged, and its record closed.
 
-use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
-use model::BackendPort;
 
 use crate::body::RequestBody;
 use crate::exchange::{Decided, Exchange};
@@ -19,11 +17,10 @@ use crate::in_flight::InFlight;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
-use crate::request::decide::{Decision, Facts, decide};
+use crate::request::decide::{Decision, Facts, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
 use crate::snapshot::{Draw, Endpoints, Route, Unserved};
-use crate::template::{Place, Values};
 use crate::upstream::{Head, Upstream};
 
 /// Answers one request.
@@ -79,20 +76,35 @@ async fn answer(
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let query = uri.query();
     let server_name = in_flight.connection.server_name.as_deref();
-    let facts = Facts { authority, path: &path, query, is_https, server_name, framing };
+    let facts = Facts {
+        method,
+        version,
+        authority,
+        written_path: uri.path(),
+        path: &path,
+        query,
+        headers,
+        is_https,
+        server_name,
+        framing,
+        origin,
+        rules: &settings.rules,
+    };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
-    let asked = Asked { facts, method, version, written_path: uri.path(), key: Cell::new(None) };
-    let decide = |headers: Option<&HeaderMap>| decided(in_flight, &asked, headers);
-    let mut exchange =
-        Exchange::new(in_flight, decide, method, headers, authority).map_err(with_url)?;
+    let decide = || decided(in_flight, &facts);
+    let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
+    let forwarding = exchange.route().plan.special.as_deref().map(|special| {
+        let record = in_flight.record.borrow();
+        Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))
+    });
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
         method: method.as_str(),
-        path: &path,
+        path: forwarding.as_ref().and_then(|f| f.path.as_deref()).unwrap_or(&path),
         query,
         authority,
         headers,
@@ -100,37 +112,24 @@ async fn answer(
         framing,
         upgrade: if may_upgrade { upgrade_of(headers) } else { None },
         is_http2: version == Version::HTTP_2,
+        edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
     exchange.begin(&mut upstream, &head, body);
-    // The request's map serves for the response's fields: it is large enough already.
-    headers.clear();
-    let (upstream, head) = exchange.response(upstream, headers).await.map_err(with_url)?;
-    Ok(respond(in_flight, upstream, head, std::mem::take(headers)))
-}
-
-/// What decides where a request goes.
-struct Asked<'a> {
-    facts: Facts<'a>,
-    method: &'a Method,
-    version: Version,
-    /// The path as the client wrote it.
-    written_path: &'a str,
-    /// What the first decision has found, for later ones: the request's fields are gone then.
-    key: Cell<Option<u64>>,
+    let (upstream, head, fields) = exchange.response(upstream).await.map_err(with_url)?;
+    drop(exchange);
+    // It serves for the fields of a later response: it is large enough already.
+    in_flight.context().keep_fields(std::mem::take(headers));
+    Ok(respond(in_flight, upstream, head, fields))
 }
 
 /// The route that forwards a request, and an endpoint.
-fn decided(
-    in_flight: &InFlight,
-    asked: &Asked<'_>,
-    headers: Option<&HeaderMap>,
-) -> Result<Decided, Refusal> {
+fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> {
     let context = in_flight.context();
     let mut snapshot = context.snapshot();
     loop {
-        let (refusal, route) = match decide(&snapshot, &asked.facts) {
+        let (refusal, route) = match decide(&snapshot, facts) {
             Decision::Forward { route, endpoints } => {
-                let key = key_of(in_flight, asked, headers, (route, &endpoints));
+                let key = key_of(in_flight, facts, (route, &endpoints));
                 let random = || context.random();
                 let draw = Draw { now_ms: context.deadlines.now_ms(), random: &random, key };
                 match endpoints.pick(|_| true, &draw) {
@@ -159,48 +158,15 @@ fn decided(
 /// The hash of what a request is known by, where endpoints are picked by that.
 fn key_of(
     in_flight: &InFlight,
-    asked: &Asked<'_>,
-    headers: Option<&HeaderMap>,
+    facts: &Facts<'_>,
     (route, endpoints): (&Route, &Endpoints),
 ) -> Option<u64> {
     let hash_by = endpoints.balancing()?.hash_by.as_ref()?;
-    let Some(headers) = headers else { return asked.key.get() };
-    let origin = &in_flight.connection.origin;
-    let networks = &in_flight.context().settings().rules.trusted_proxies;
-    let host = host_of(asked.facts.authority).unwrap_or_default();
-    let (record, key) = (in_flight.record.borrow(), &route.backend.key);
-    let service_port = match &key.port {
-        BackendPort::Number(number) => number.to_string(),
-        BackendPort::Name(name) => name.to_string(),
-    };
-    let values = Values {
-        method: asked.method.as_str(),
-        version: asked.version,
-        is_https: asked.facts.is_https,
-        authority: asked.facts.authority,
-        host: &host,
-        written_path: asked.written_path,
-        path: asked.facts.path,
-        query: asked.facts.query,
-        headers,
-        origin,
-        client: if origin.trusted {
-            origin.forwarded(headers, networks).client
-        } else {
-            origin.peer
-        },
-        request_id: record.request_id(),
-        user: None,
-        captures: &[],
-        place: Place {
-            ingress: &route.ingress,
-            service: &key.service.name,
-            service_port: &service_port,
-            path: route.path.as_ref().map_or("", |(_, path)| path),
-        },
-    };
-    asked.key.set(Some(balance::hash_of(hash_by.render(&values))));
-    asked.key.get()
+    let host = host_of(facts.authority).unwrap_or_default();
+    let port = route.backend.key.port_text();
+    let record = in_flight.record.borrow();
+    let values = facts.values(route, &host, &port, &[], record.request_id());
+    Some(balance::hash_of(hash_by.render(&values)))
 }
 
 fn respond(

@@ -10,12 +10,14 @@ mod backend;
 mod certificate;
 mod compile;
 mod endpoint;
+mod host;
 mod picking;
 mod plan;
 mod policy;
 mod problem;
 mod secure;
 mod served;
+mod special;
 #[cfg(test)]
 mod tests;
 
@@ -31,7 +33,9 @@ pub(crate) use picking::{Draw, Pick};
 pub(crate) use plan::{Plan, PlanDefaults};
 pub(crate) use policy::RefusedBy;
 pub(crate) use problem::{About, Problem};
+pub(crate) use special::{Redirect, RedirectTo, Special};
 
+use crate::pattern::{Pattern, PatternTable};
 use crate::route::{HostKey, HostTable, PathTable};
 
 /// What the data path serves.
@@ -52,11 +56,20 @@ pub(crate) struct Snapshot {
 /// The routes of one host.
 #[derive(Debug)]
 pub(crate) struct HostRoutes {
-    paths: PathTable<Arc<Route>>,
+    paths: Paths,
+    /// Answers `/` before any path does.
+    root: Option<Arc<Route>>,
     /// The default backend of an Ingress that has a rule for the host.
     default: Option<Arc<Route>>,
     /// All of the above, as they were written, for pages that list them.
     listed: Vec<Arc<Route>>,
+}
+
+/// The paths of one host.
+#[derive(Debug)]
+enum Paths {
+    Table(PathTable<Arc<Route>>),
+    Patterns(PatternTable<Arc<Route>>),
 }
 
 /// A host and path of an Ingress, and where it leads.
@@ -65,6 +78,8 @@ pub(crate) struct Route {
     pub(crate) ingress: ObjectName,
     /// Absent for a default backend.
     pub(crate) path: Option<(PathType, Arc<str>)>,
+    /// The path where it is a regular expression.
+    pub(crate) pattern: Option<Pattern>,
     pub(crate) backend: Arc<Backend>,
     pub(crate) plan: Arc<Plan>,
 }
@@ -86,8 +101,8 @@ impl Snapshot {
     pub(crate) fn route(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
         let own = self.hosts.find(host);
         let any = self.hosts.any();
-        own.and_then(|routes| routes.paths.find(path))
-            .or_else(|| any.and_then(|routes| routes.paths.find(path)))
+        own.and_then(|routes| routes.find(path))
+            .or_else(|| any.and_then(|routes| routes.find(path)))
             .or_else(|| own.and_then(|routes| routes.default.as_ref()))
             .or_else(|| any.and_then(|routes| routes.default.as_ref()))
     }
@@ -137,6 +152,19 @@ impl Snapshot {
 }
 
 impl HostRoutes {
+    /// The route of a normalised path, but for the default backend.
+    fn find(&self, path: &str) -> Option<&Arc<Route>> {
+        if let Some(root) = &self.root
+            && path == "/"
+        {
+            return Some(root);
+        }
+        match &self.paths {
+            Paths::Table(table) => table.find(path),
+            Paths::Patterns(table) => table.find(path),
+        }
+    }
+
     /// All routes, in the order in which their Ingresses are considered.
     pub(crate) fn routes(&self) -> &[Arc<Route>] {
         &self.listed

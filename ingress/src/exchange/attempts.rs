@@ -359,6 +359,7 @@ mod tests {
         let timeout = timeout();
         let plan = Plan {
             https_redirect: None,
+            special: None,
             refused: None,
             max_body: u64::MAX,
             connect_timeout: timeout,
@@ -369,7 +370,13 @@ mod tests {
             endpoint_tls: None,
         };
         let ingress = ObjectName::new("default", "web");
-        Arc::new(Route { ingress, path: None, backend: backend.clone(), plan: Arc::new(plan) })
+        Arc::new(Route {
+            ingress,
+            path: None,
+            pattern: None,
+            backend: backend.clone(),
+            plan: Arc::new(plan),
+        })
     }
 
     fn attempts(backend: &Arc<Backend>, is_idempotent: bool) -> Attempts {

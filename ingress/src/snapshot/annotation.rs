@@ -52,12 +52,10 @@ const AUTH: Support = Refused(Restricts, NEVER);
 const LIMIT: Support = Refused(Restricts, ZERO);
 const CANARY: Support = Refused(Canary, NEVER);
 const SNIPPET: Support = Refused(Snippet, NEVER);
-const REDIRECT: Support = Refused(Diverts, NEVER);
 const WAF: Support = Refused(Restricts, FALSE);
 
 const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
 const OF_LIMITS: Support = NoEffect("it changes request limits, which are refused");
-const OF_REDIRECTS: Support = NoEffect("it changes redirects, which are refused");
 const OF_COOKIES: Support = NoEffect("it changes cookie affinity, which is not supported");
 const OF_CORS: Support = NoEffect("it changes CORS, which is not supported");
 const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
@@ -74,7 +72,7 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 156] = [
     ("affinity-canary-behavior", OF_COOKIES),
     ("affinity-mode", OF_COOKIES),
     ("allowlist-source-range", DENY_LIST),
-    ("app-root", REDIRECT),
+    ("app-root", Served),
     ("auth-always-set-cookie", OF_AUTH),
     ("auth-cache-duration", OF_AUTH),
     ("auth-cache-key", OF_AUTH),
@@ -136,7 +134,7 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 156] = [
     ("fastcgi-index", OF_FASTCGI),
     ("fastcgi-params-configmap", OF_FASTCGI),
     ("force-ssl-redirect", Served),
-    ("from-to-www-redirect", Unserved("the redirect from or to the www host")),
+    ("from-to-www-redirect", Served),
     ("global-rate-limit", LIMIT),
     ("global-rate-limit-ignored-cidrs", OF_LIMITS),
     ("global-rate-limit-key", OF_LIMITS),
@@ -162,8 +160,8 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 156] = [
     ("opentelemetry-trust-incoming-span", TRACING),
     ("opentracing-trust-incoming-span", TRACING),
     ("per-try-timeout", Served),
-    ("permanent-redirect", REDIRECT),
-    ("permanent-redirect-code", OF_REDIRECTS),
+    ("permanent-redirect", Served),
+    ("permanent-redirect-code", Served),
     ("preserve-trailing-slash", NoEffect("redirects to HTTPS always keep a trailing slash")),
     ("proxy-body-size", Served),
     ("proxy-buffer-size", STREAMS),
@@ -190,11 +188,11 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 156] = [
     ("proxy-ssl-server-name", Served),
     ("proxy-ssl-verify", Served),
     ("proxy-ssl-verify-depth", Served),
-    ("relative-redirects", OF_REDIRECTS),
-    ("rewrite-target", Refused(Diverts, NEVER)),
+    ("relative-redirects", Served),
+    ("rewrite-target", Served),
     ("satisfy", Refused(Restricts, &["all"])),
     ("secure-backends", OLD),
-    ("server-alias", Unserved("additional host names")),
+    ("server-alias", Served),
     ("server-snippet", SNIPPET),
     ("service-upstream", NoEffect("requests always go to endpoints, never to a ClusterIP")),
     ("session-cookie-change-on-failure", OF_COOKIES),
@@ -213,18 +211,18 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 156] = [
     ("ssl-prefer-server-ciphers", CIPHERS),
     ("ssl-redirect", Served),
     ("stream-snippet", SNIPPET),
-    ("temporal-redirect", REDIRECT),
-    ("temporal-redirect-code", OF_REDIRECTS),
+    ("temporal-redirect", Served),
+    ("temporal-redirect-code", Served),
     ("upstream-fail-timeout", OLD),
     ("upstream-hash-by", Served),
     ("upstream-hash-by-subset", Served),
     ("upstream-hash-by-subset-size", Served),
-    ("upstream-vhost", Refused(Diverts, NEVER)),
+    ("upstream-vhost", Served),
     ("use-forwarded-headers", OLD),
-    ("use-port-in-redirects", OF_REDIRECTS),
-    ("use-regex", Refused(Diverts, FALSE)),
+    ("use-port-in-redirects", Served),
+    ("use-regex", Served),
     ("whitelist-source-range", DENY_LIST),
-    ("x-forwarded-prefix", Unserved("the header X-Forwarded-Prefix")),
+    ("x-forwarded-prefix", Served),
 ];
 
 /// What becomes of an annotation, by its name without the prefix, with that name.

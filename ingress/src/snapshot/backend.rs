@@ -3,6 +3,7 @@
 //! Routes hold a [`Backend`], which is a cell: a change of endpoints is one store into it and
 //! touches no route. The data path loads the cell once a request.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -26,6 +27,16 @@ use crate::wire::BackendProtocol;
 pub(crate) struct BackendKey {
     pub(crate) service: ObjectName,
     pub(crate) port: BackendPort,
+}
+
+impl BackendKey {
+    /// The number or name of the port.
+    pub(crate) fn port_text(&self) -> Cow<'_, str> {
+        match &self.port {
+            BackendPort::Number(number) => number.to_string().into(),
+            BackendPort::Name(name) => Cow::Borrowed(name),
+        }
+    }
 }
 
 impl std::fmt::Display for BackendKey {

@@ -7,19 +7,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use model::{BackendPort, Changes, Ingress, IngressBackend, Kind, Model, ObjectName, PathType};
+use model::{BackendPort, Changes, Ingress, Kind, Model, ObjectName};
 use rustls::crypto::CryptoProvider;
 
 use super::backend::{
     Answers, Backend, BackendKey, Removal, ServicePorts, Unserved, app_protocols,
 };
 use super::certificate::{BadSecret, Certificate};
-use super::plan::{Plan, PlanDefaults};
+use super::plan::PlanDefaults;
 use super::problem::{About, Field, Problem};
 use super::secure::{secret_of, secure};
-use super::served::{Rank, Served, backend_key, paths};
-use super::{HostRoutes, Route, Snapshot};
-use crate::route::{HostKey, NotAdded, PathTable};
+use super::served::{Alias, Rank, Served, backend_key};
+use super::{Snapshot, host};
+use crate::route::HostKey;
 
 /// `spec.controller` of the IngressClasses that are ours whatever their name.
 pub(crate) const CONTROLLER: &str = "switchyard.dev/ingress";
@@ -44,6 +44,8 @@ pub(crate) struct Compiler {
     /// Ingresses that have something to say of a host, in the order in which they win.
     by_host: HashMap<HostKey, BTreeSet<Rank>>,
     by_tls_host: HashMap<HostKey, BTreeSet<Rank>>,
+    /// Further names of hosts, with the Ingresses that ask for them, of which the oldest wins.
+    by_alias: HashMap<HostKey, BTreeSet<(Rank, Alias)>>,
     services: HashMap<ObjectName, ServiceUse>,
     secrets: HashMap<ObjectName, SecretUse>,
     /// Ingresses whose annotations name a Secret.
@@ -99,6 +101,7 @@ struct SecretUse {
 #[derive(Debug, Default)]
 struct Touched {
     hosts: BTreeSet<HostKey>,
+    aliases: BTreeSet<HostKey>,
     tls_hosts: BTreeSet<HostKey>,
     services: BTreeSet<ObjectName>,
     removal: Removal,
@@ -127,6 +130,7 @@ impl Compiler {
             served: HashMap::new(),
             by_host: HashMap::new(),
             by_tls_host: HashMap::new(),
+            by_alias: HashMap::new(),
             services: HashMap::new(),
             secrets: HashMap::new(),
             by_secret: HashMap::new(),
@@ -158,6 +162,9 @@ impl Compiler {
         }
         for host in std::mem::take(&mut touched.hosts) {
             self.rebuild_host(&host, &mut touched);
+        }
+        for name in std::mem::take(&mut touched.aliases) {
+            self.rebuild_alias(&name);
         }
         for host in std::mem::take(&mut touched.tls_hosts) {
             self.rebuild_certificate(&host, &mut touched);
@@ -238,22 +245,20 @@ impl Compiler {
 
     fn replace_ingress(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let before = self.served.remove(name);
-        if let Some(secret) = before.as_ref().and_then(secret_of)
-            && let Some(users) = self.by_secret.get_mut(&secret)
-        {
-            users.remove(name);
-            if users.is_empty() {
-                self.by_secret.remove(&secret);
+        self.release_policy_secret(name, before.as_ref());
+        for (alias, of) in before.iter().flat_map(Served::aliases) {
+            let rank = before.as_ref().map(|before| before.rank.clone());
+            let asked = self.by_alias.get_mut(&alias);
+            if let (Some(asked), Some(rank)) = (asked, rank) {
+                asked.remove(&(rank, of));
             }
+            touched.aliases.insert(alias);
         }
         let now = model.ingress(name).filter(|ingress| self.is_ours(ingress, model));
         // What both refer to stays in use, with its endpoints and its parsed certificate.
         if let Some(ingress) = now {
             let mut served = Served::of(ingress.clone());
-            secure(&mut served, before.as_ref(), model);
-            if let Some(secret) = secret_of(&served) {
-                self.by_secret.entry(secret).or_default().insert(name.clone());
-            }
+            self.use_policy_secret(&mut served, before.as_ref(), model);
             for key in served.backend_keys() {
                 if served.balancing.is_some() {
                     touched.services.insert(key.service.clone());
@@ -267,6 +272,11 @@ impl Compiler {
             touched.note(known, &served.problems);
             index(&mut self.by_host, &served.hosts, &served.rank, &mut touched.hosts);
             index(&mut self.by_tls_host, served.tls_hosts(), &served.rank, &mut touched.tls_hosts);
+            for (alias, of) in served.aliases() {
+                let asked = self.by_alias.entry(alias.clone()).or_default();
+                asked.insert((served.rank.clone(), of));
+                touched.aliases.insert(alias);
+            }
             self.served.insert(name.clone(), served);
         }
         if let Some(before) = before {
@@ -289,6 +299,24 @@ impl Compiler {
                 self.release_secret(&tls.secret, &tls.host);
             }
             touched.hosts.extend(before.hosts);
+        }
+    }
+
+    /// Looks up the Secret that annotations of an Ingress name.
+    fn use_policy_secret(&mut self, served: &mut Served, before: Option<&Served>, model: &Model) {
+        secure(served, before, model);
+        if let Some(secret) = secret_of(served) {
+            let name = served.ingress.name.clone();
+            self.by_secret.entry(secret).or_default().insert(name);
+        }
+    }
+
+    fn release_policy_secret(&mut self, name: &ObjectName, before: Option<&Served>) {
+        let Some(secret) = before.and_then(secret_of) else { return };
+        let Some(users) = self.by_secret.get_mut(&secret) else { return };
+        users.remove(name);
+        if users.is_empty() {
+            self.by_secret.remove(&secret);
         }
     }
 
@@ -388,76 +416,44 @@ impl Compiler {
     }
 
     fn rebuild_host(&mut self, host: &HostKey, touched: &mut Touched) {
-        let mut routes = HostRoutes { paths: PathTable::new(), default: None, listed: Vec::new() };
-        let mut conflicts = Vec::new();
-        for (_, name) in self.by_host.get(host).into_iter().flatten() {
-            let served = self.served.get(name).expect("an indexed Ingress is served");
-            self.add_routes(host, served, &mut routes, &mut conflicts);
-        }
+        let ranks = self.by_host.get(host).into_iter().flatten();
+        let ingresses: Vec<_> = ranks.map(|(_, name)| self.indexed(name)).collect();
+        let aliases = ingresses.iter().flat_map(|served| served.aliases());
+        touched.aliases.extend(aliases.filter(|(_, of)| of.host == *host).map(|(name, _)| name));
+        touched.aliases.insert(host.clone());
+        let (routes, conflicts) =
+            host::compile(host, &ingresses, &self.defaults, &|key| self.used_backend(key));
         replace_problems(&mut self.conflicts, host, conflicts, touched);
         let routes = (!routes.listed.is_empty()).then(|| Arc::new(routes));
         self.snapshot.hosts.set(host, routes);
     }
 
-    /// Adds what one Ingress has for a host, after those that come before it.
-    fn add_routes(
-        &self,
-        host: &HostKey,
-        served: &Served,
-        routes: &mut HostRoutes,
-        conflicts: &mut Vec<Problem>,
-    ) {
-        let ingress = &served.ingress;
-        let plan = Plan::new(&served.policy, served.redirects(host), &self.defaults);
-        let plan = Arc::new(plan);
-        let route = |path: Option<(PathType, Arc<str>)>, backend: &IngressBackend| {
-            let key = backend_key(ingress, backend);
-            let backend = self.backend(&key).expect("a served Ingress's backends are in use");
-            Arc::new(Route {
-                ingress: ingress.name.clone(),
-                path,
-                backend: backend.clone(),
-                plan: plan.clone(),
-            })
-        };
-        let mut report = |field: &str, message: String, help: &str| {
-            let problem = Problem::new(&ingress.name, Field::of(field), message).help(help);
-            conflicts.push(problem.about(About::Host(host.clone())));
-        };
-        for (field, rule) in served.rules_of(host) {
-            for (field, path_type, path, backend) in paths(ingress, &field, rule) {
-                let new = route(Some((path_type, path.clone())), backend);
-                match routes.paths.add(&path, path_type, new.clone()) {
-                    Ok(()) => routes.listed.push(new),
-                    Err(NotAdded::Taken(by)) => report(
-                        &field,
-                        format!(
-                            "host {host}, {path_type:?} path {path}: Ingress {} has it already",
-                            by.ingress
-                        ),
-                        "the older Ingress wins; at the same age, the first by name",
-                    ),
-                    Err(NotAdded::BadPath) => report(
-                        &field,
-                        format!("host {host}: {path} is not a valid path"),
-                        "write / first, and % as %25",
-                    ),
+    /// Gives a name that no rule has the routes of the host that it is an alias of.
+    fn rebuild_alias(&mut self, name: &HostKey) {
+        if self.by_host.contains_key(name) {
+            return;
+        }
+        let hosts = &self.snapshot.hosts;
+        let routes = self.by_alias.get(name).into_iter().flatten().find_map(|(rank, alias)| {
+            let of_host = hosts.get(&alias.host)?;
+            match &alias.host {
+                HostKey::Exact(host) if alias.redirects => {
+                    let served = self.indexed(&rank.1);
+                    let backends = |key: &BackendKey| self.used_backend(key);
+                    host::redirected_to(host, served, &self.defaults, &backends).map(Arc::new)
                 }
+                _ => Some(of_host.clone()),
             }
-        }
-        let Some(backend) = &ingress.default_backend else { return };
-        let new = route(None, backend);
-        match &routes.default {
-            None => {
-                routes.listed.push(new.clone());
-                routes.default = Some(new);
-            }
-            Some(by) => report(
-                "spec.defaultBackend",
-                format!("host {host}: Ingress {} has the default backend", by.ingress),
-                "the older Ingress wins; at the same age, the first by name",
-            ),
-        }
+        });
+        self.snapshot.hosts.set(name, routes);
+    }
+
+    fn indexed(&self, name: &ObjectName) -> &Served {
+        self.served.get(name).expect("an indexed Ingress is served")
+    }
+
+    fn used_backend(&self, key: &BackendKey) -> Arc<Backend> {
+        self.backend(key).expect("a served Ingress's backends are in use").clone()
     }
 
     fn rebuild_certificate(&mut self, host: &HostKey, touched: &mut Touched) {

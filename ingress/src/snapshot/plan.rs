@@ -7,15 +7,18 @@
 use std::sync::Arc;
 
 use super::policy::{Policy, RefusedBy, Retry};
+use super::special::Special;
 use crate::deadline::Ticks;
 use crate::endpoint_tls::EndpointTls;
 use crate::wire::BackendProtocol;
 
 /// How a route's requests are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Plain HTTP is redirected to HTTPS, at this port of ours for clients that named a port.
     pub(crate) https_redirect: Option<u16>,
+    /// What few routes ask for.
+    pub(crate) special: Option<Arc<Special>>,
     /// The annotation because of which requests are answered with 503.
     pub(crate) refused: Option<RefusedBy>,
     /// Bytes that a request's body may have.
@@ -65,6 +68,7 @@ impl Plan {
         let max_body = transfer.max_body.map(|bytes| bytes.unwrap_or(u64::MAX));
         Plan {
             https_redirect: redirects.then_some(defaults.https_port),
+            special: None,
             refused: policy.refused,
             max_body: max_body.unwrap_or(defaults.max_body),
             connect_timeout: timeout(transfer.connect_timeout, defaults.connect_timeout),

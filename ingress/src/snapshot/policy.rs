@@ -12,6 +12,7 @@ mod balance;
 mod endpoints;
 mod redirect;
 mod retry;
+mod rewrite;
 mod transfer;
 mod value;
 
@@ -27,6 +28,7 @@ pub(crate) use self::endpoints::Endpoints;
 pub(crate) use self::redirect::{Redirects, ToHttps};
 pub(crate) use self::retry::Retry;
 use self::retry::RetryAnnotations;
+pub(crate) use self::rewrite::Rewriting;
 pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
 use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
@@ -38,6 +40,7 @@ pub(super) const NGINX: &str = "nginx.ingress.kubernetes.io/";
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) redirects: Redirects,
+    pub(crate) rewriting: Rewriting,
     pub(crate) transfer: Transfer,
     pub(crate) balance: BalanceAnnotations,
     pub(crate) retry: RetryAnnotations,
@@ -120,6 +123,7 @@ impl Policy {
     /// Takes one annotation over; `Err` says what of it is not served.
     fn apply(&mut self, name: &str, value: &str) -> Result<(), NotServed> {
         match support(name) {
+            Some(_) if value.is_empty() => Ok(()),
             Some((name, Support::Served)) => {
                 self.serve(name, value).map_err(|unserved| self.not_served(name, unserved))
             }
@@ -178,8 +182,9 @@ impl Policy {
 
     /// Takes an annotation over by the group that it belongs to; `None` if no group reads it.
     fn read(&mut self, name: &str, value: &str) -> Option<Read> {
-        let read = self.redirects.read(name, value);
-        read.or_else(|| self.transfer.read(name, value))
+        None.or_else(|| self.redirects.read(name, value))
+            .or_else(|| self.rewriting.read(name, value))
+            .or_else(|| self.transfer.read(name, value))
             .or_else(|| self.balance.read(name, value))
             .or_else(|| self.endpoints.read(name, value))
             .or_else(|| self.retry.read(name, value))
@@ -220,7 +225,8 @@ mod tests {
     use super::*;
 
     fn https(to_https: ToHttps) -> Policy {
-        Policy { redirects: Redirects { to_https }, ..Policy::default() }
+        let redirects = Redirects { to_https, ..Redirects::default() };
+        Policy { redirects, ..Policy::default() }
     }
 
     fn check(annotations: &[(&str, &str)], expected: &Policy, problems: &[&str]) {
@@ -319,15 +325,7 @@ mod tests {
             ("satisfy", "any"),
             ("enable-modsecurity", "true"),
         ];
-        let diverting = [
-            ("permanent-redirect", "https://new.example/"),
-            ("temporal-redirect", "https://new.example/"),
-            ("rewrite-target", "/$1"),
-            ("use-regex", "true"),
-            ("app-root", "/app"),
-            ("upstream-vhost", "internal"),
-            ("ssl-passthrough", "true"),
-        ];
+        let diverting = [("ssl-passthrough", "true")];
         let snippets =
             ["configuration-snippet", "server-snippet", "auth-snippet", "modsecurity-snippet"];
         let snippets = snippets.map(|name| (name, "deny all;"));
@@ -363,7 +361,6 @@ mod tests {
     #[test]
     fn an_annotation_that_asks_for_nothing_is_served() {
         let nothing = [
-            ("use-regex", "false"),
             ("auth-tls-verify-client", "off"),
             ("enable-modsecurity", "false"),
             ("limit-rps", "0"),

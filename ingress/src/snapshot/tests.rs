@@ -659,13 +659,13 @@ fn a_canary_never_takes_the_route_of_its_main_ingress() {
 }
 
 #[test]
-fn routes_that_are_to_be_restricted_or_rewritten_are_refused() {
-    for (name, value) in [("permanent-redirect", "https://x.example"), ("rewrite-target", "/")] {
+fn routes_that_are_to_be_restricted_or_diverted_are_refused() {
+    for (name, value) in [("permanent-redirect", "ftp://x.example"), ("ssl-passthrough", "true")] {
         let world =
             World::of(vec![with_annotation(one_path("i", "a.com", "web"), name, value).into()]);
         let route = world.snapshot.route("a.com", "/").unwrap();
         assert_eq!(route.plan.refused.map(|by| by.name), Some(name));
-        assert!(world.problems()[0].ends_with("which is not supported: its routes answer 503"));
+        assert!(world.problems()[0].ends_with(": its routes answer 503"));
     }
 }
 
