@@ -74,7 +74,8 @@ impl BackendProtocol {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Wire {
     pub(crate) is_http2: bool,
-    pub(crate) tls: Option<TlsWire>,
+    /// Behind a pointer, because most requests have none.
+    pub(crate) tls: Option<Arc<TlsWire>>,
 }
 
 /// TLS to an endpoint.
@@ -115,7 +116,7 @@ impl Wire {
             Some(name) => Arc::from(&**name),
             None => Arc::from(host_part(asking.authority)),
         });
-        Wire { is_http2, tls: Some(TlsWire { settings, name }) }
+        Wire { is_http2, tls: Some(Arc::new(TlsWire { settings, name })) }
     }
 
     /// The scheme of requests over it.

@@ -21,6 +21,7 @@ use super::transport::Transport;
 use crate::body::RequestBody;
 use crate::head::RequestHead;
 use crate::origin::{Origin, RequestId, Rules};
+use crate::wire::Wire;
 
 /// What is read at once: at first, and at most. It grows while reads fill it. The first reads are
 /// small because the rest of a response may wait for long in memory, for a client that takes
@@ -37,6 +38,7 @@ const MIN_ROOM: usize = 1 << 10;
 /// A connection to an endpoint, and the exchange that it is busy with.
 #[derive(Debug)]
 pub(crate) struct Http1 {
+    pub(super) wire: Wire,
     stream: Transport,
     read: BytesMut,
     read_size: usize,
@@ -49,8 +51,9 @@ pub(crate) struct Http1 {
 }
 
 impl Http1 {
-    pub(crate) fn new(stream: Transport) -> Http1 {
+    pub(crate) fn new(stream: Transport, wire: Wire) -> Http1 {
         Http1 {
+            wire,
             stream,
             read: BytesMut::new(),
             read_size: FIRST_READ_BYTES,

@@ -83,7 +83,7 @@ impl Pool {
         if idle.total >= MAX_IDLE {
             return;
         }
-        let list = idle.by_endpoint.entry(key(&upstream.endpoint, &upstream.wire)).or_default();
+        let list = idle.by_endpoint.entry(key(&upstream.endpoint, upstream.wire())).or_default();
         if list.len() < MAX_IDLE_PER_ENDPOINT {
             upstream.idle_since = now;
             upstream.shrink();
