@@ -21,6 +21,8 @@ use crate::record::Record;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::stalled::{StalledStreams, Tally};
+use crate::trace::Tracer;
+use crate::trace::export::Spans;
 use crate::upstream::Pool;
 
 /// What all workers share.
@@ -32,6 +34,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Arc<Limits>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) spans: Option<Spans>,
 }
 
 /// One worker, as its connections and requests see it.
@@ -41,6 +44,7 @@ pub(crate) struct WorkerContext {
     pub(crate) pool: Pool,
     pub(crate) shared: Arc<Shared>,
     pub(crate) access_log: Option<WorkerLog>,
+    pub(crate) tracer: Option<Tracer>,
     index: usize,
     random: RefCell<SmallRng>,
     draining: Cell<bool>,
@@ -59,6 +63,7 @@ impl WorkerContext {
             deadlines,
             pool: Pool::default(),
             access_log: shared.access_log.clone().map(WorkerLog::new),
+            tracer: shared.spans.clone().map(|s| Tracer::new(s, shared.settings.trace_sampling)),
             shared,
             index,
             random: RefCell::new(rand::make_rng()),
@@ -125,11 +130,14 @@ impl WorkerContext {
         self.stalled.borrow_mut().retain(|streams| streams.watch(tally));
     }
 
-    /// Closes a request's record: it is counted and logged.
+    /// Closes a request's record: it is counted, logged and traced.
     pub(crate) fn close(&self, record: &Record) {
         let total = record.close(self.shard());
         if let Some(log) = &self.access_log {
             log.log(record, total);
+        }
+        if let Some(tracer) = &self.tracer {
+            tracer.end(record, total);
         }
     }
 

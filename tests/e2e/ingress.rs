@@ -16,3 +16,4 @@ mod routing;
 mod smuggling;
 mod stalled;
 mod tls;
+mod traces;
