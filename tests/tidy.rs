@@ -84,6 +84,7 @@ const PURE: &[&str] = &[
     "ingress/src/head",
     "ingress/src/http2_error",
     "ingress/src/origin",
+    "ingress/src/pattern",
     "ingress/src/reason",
     "ingress/src/request",
     "ingress/src/route",

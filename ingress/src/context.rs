@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use http::HeaderMap;
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
@@ -24,6 +25,10 @@ use crate::stalled::{StalledStreams, Tally};
 use crate::trace::Tracer;
 use crate::trace::export::Spans;
 use crate::upstream::Pool;
+
+/// Maps of fields that a worker keeps for responses, and the fields that such a map has room for.
+const MAX_SPARE_MAPS: usize = 8;
+const MAX_SPARE_FIELDS: usize = 128;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -47,6 +52,8 @@ pub(crate) struct WorkerContext {
     pub(crate) tracer: Option<Tracer>,
     index: usize,
     random: RefCell<SmallRng>,
+    /// Maps of fields that requests have left, for responses.
+    spare_fields: RefCell<Vec<HeaderMap>>,
     draining: Cell<bool>,
     connections: Cell<usize>,
     /// Of connections that have any, or had a moment ago.
@@ -67,6 +74,7 @@ impl WorkerContext {
             shared,
             index,
             random: RefCell::new(rand::make_rng()),
+            spare_fields: RefCell::default(),
             draining: Cell::new(false),
             connections: Cell::new(0),
             stalled: RefCell::default(),
@@ -128,6 +136,25 @@ impl WorkerContext {
     pub(crate) fn sweep_stalled(&self) {
         let tally = self.tally();
         self.stalled.borrow_mut().retain(|streams| streams.watch(tally));
+    }
+
+    /// An empty map of fields, which has room already if a request has left one.
+    pub(crate) fn take_fields(&self) -> HeaderMap {
+        self.spare_fields.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Keeps the map of a request whose fields are no longer needed.
+    pub(crate) fn keep_fields(&self, mut fields: HeaderMap) {
+        let mut spare = self.spare_fields.borrow_mut();
+        if spare.len() < MAX_SPARE_MAPS && fields.capacity() <= MAX_SPARE_FIELDS {
+            fields.clear();
+            spare.push(fields);
+        }
+    }
+
+    /// 64 random bits.
+    pub(crate) fn random(&self) -> u64 {
+        self.random.borrow_mut().random()
     }
 
     /// Closes a request's record: it is counted, logged and traced.

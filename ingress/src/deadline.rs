@@ -61,6 +61,16 @@ pub(crate) struct Ticks(u64);
 impl Ticks {
     pub(crate) const ZERO: Ticks = Ticks(0);
 
+    /// The tick at which so many have passed since another.
+    pub(crate) fn after(self, tick: u64) -> u64 {
+        tick.saturating_add(self.0)
+    }
+
+    /// What is left until a tick; at least one.
+    pub(crate) fn until(tick: u64, now: u64) -> Ticks {
+        Ticks(tick.saturating_sub(now).max(1))
+    }
+
     /// Whether so many ticks lie between two.
     pub(crate) fn have_passed(self, since: u64, now: u64) -> bool {
         now.saturating_sub(since) >= self.0

@@ -11,22 +11,34 @@ use std::future::{Future as _, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Instant;
 
-use http::Method;
 use http::header::HeaderMap;
+use http::{Method, StatusCode};
 
 use self::attempts::{Attempts, ConnectFailure, SendFailure};
 use crate::body::RequestBody;
+use crate::deadline::Ticks;
 use crate::head::{Framing, RequestHead};
 use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
-use crate::snapshot::{Endpoint, Route};
-use crate::upstream::{Failure, Head, Upstream};
+use crate::snapshot::{Draw, Endpoint, Pick, Route};
+use crate::upstream::{Failure, Head, Unanswered, Upstream};
 use crate::wire::Wire;
+
+/// Where a request goes.
+#[derive(Debug)]
+pub(crate) struct Decided {
+    pub(crate) route: Arc<Route>,
+    pub(crate) pick: Pick,
+    /// The hash of what the request is known by, where it is spread by that.
+    pub(crate) key: Option<u64>,
+}
 
 /// One request's exchange.
 pub(crate) struct Exchange<'a, D> {
     in_flight: &'a InFlight,
+    key: Option<u64>,
     /// Decides by the newest snapshot where the request goes: by which route, and to which
     /// endpoint first.
     decide: D,
@@ -35,7 +47,7 @@ pub(crate) struct Exchange<'a, D> {
 
 impl<'a, D> Exchange<'a, D>
 where
-    D: Fn() -> Result<(Arc<Route>, Arc<Endpoint>), Refusal>,
+    D: Fn() -> Result<Decided, Refusal>,
 {
     /// Decides for the first time.
     pub(crate) fn new(
@@ -43,21 +55,36 @@ where
         decide: D,
         method: &Method,
     ) -> Result<Exchange<'a, D>, Refusal> {
-        let (route, picked) = decide()?;
+        let Decided { route, pick, key } = decide()?;
         in_flight.apply(&route.plan);
-        let attempts = Attempts::new(route, picked, is_idempotent(method));
-        Ok(Exchange { in_flight, decide, attempts })
+        let now_ms = in_flight.context().deadlines.now_ms();
+        let attempts = Attempts::new((route, pick), is_idempotent(method), now_ms);
+        Ok(Exchange { in_flight, key, decide, attempts })
+    }
+
+    /// Calls what picks an endpoint.
+    fn with_draw<T>(&mut self, pick: impl FnOnce(&mut Attempts, &Draw<'_>) -> T) -> T {
+        let context = self.in_flight.context();
+        let (now_ms, random) = (context.deadlines.now_ms(), || context.random());
+        pick(&mut self.attempts, &Draw { now_ms, random: &random, key: self.key })
+    }
+
+    /// The route that the request goes by.
+    pub(crate) fn route(&self) -> &Arc<Route> {
+        self.attempts.route()
     }
 
     /// The endpoint to ask: by the newest decision if the one before leads to no other.
     fn endpoint(&mut self) -> Result<Arc<Endpoint>, Refusal> {
         let in_flight = self.in_flight;
         loop {
-            let clock = || in_flight.context().deadlines.now_ms();
-            if let Ok(endpoint) = self.attempts.endpoint(clock) {
+            if let Ok(endpoint) = self.with_draw(Attempts::endpoint) {
                 return Ok(endpoint);
             }
-            let went_on = self.attempts.decided_again((self.decide)());
+            let decided = (self.decide)();
+            self.key = decided.as_ref().map_or(self.key, |decided| decided.key);
+            let decision = decided.map(|decided| (decided.route, decided.pick));
+            let went_on = self.attempts.decided_again(decision);
             let route = self.attempts.route();
             if let Err(refusal) = went_on {
                 // Where no route is left, the request counts for the one that it went by.
@@ -96,25 +123,31 @@ where
         upstream.begin(head, body, self.attempts.route().plan.max_body, source);
     }
 
-    /// Waits for the head of the response, by whatever connection gets it; its fields are put
-    /// into `headers`, which is empty.
+    /// Waits for the head of the response and its fields, by whatever connection gets them.
     pub(crate) async fn response(
         &mut self,
         mut upstream: Upstream,
-        headers: &mut HeaderMap,
-    ) -> Result<(Upstream, Head), Refusal> {
+    ) -> Result<(Upstream, Head, HeaderMap), Refusal> {
         loop {
-            let head = self.head(&mut upstream, headers).await;
-            self.note_outcome(&upstream.endpoint, &head);
-            let failure = match head {
-                Ok(head) => return Ok((upstream, head)),
-                Err(failure) => failure,
+            let since = self.attempts.is_counted().then(Instant::now);
+            let head = self.head(&mut upstream).await;
+            self.note_outcome(&upstream.endpoint, &head, since);
+            let again = match head {
+                Ok((head, fields)) => match self.answer_to_retry(&mut upstream, head.status) {
+                    None => {
+                        self.in_flight.count(self.attempts.take_counted());
+                        return Ok((upstream, head, fields));
+                    }
+                    again => again,
+                },
+                Err(failure) => {
+                    let endpoint = upstream.endpoint.clone();
+                    self.with_draw(|all, draw| all.not_answered(&endpoint, failure, draw))?;
+                    upstream.take_back()
+                }
             };
-            let clock = || self.in_flight.context().deadlines.now_ms();
-            self.attempts.not_answered(&upstream.endpoint, failure, clock)?;
-            let unanswered = upstream.take_back().ok_or(Refusal::Unanswered)?;
+            let unanswered = again.ok_or_else(|| self.attempts.given_up())?;
             drop(upstream);
-            headers.clear();
             upstream = self.new_connection().await?;
             self.in_flight.context().shard().upstream_resends.add(1);
             if !upstream.begin_again(unanswered) {
@@ -123,20 +156,42 @@ where
         }
     }
 
-    /// Sends the request and waits for the head of its response, over one connection.
-    async fn head(
-        &self,
+    /// The request, to be sent to another endpoint if the Ingress says so for this status.
+    fn answer_to_retry(
+        &mut self,
         upstream: &mut Upstream,
-        headers: &mut HeaderMap,
-    ) -> Result<Head, SendFailure> {
-        self.in_flight.made_progress(upstream);
+        status: StatusCode,
+    ) -> Option<Unanswered> {
+        self.attempts.route().plan.retry?;
+        let endpoint = upstream.endpoint.clone();
+        let is_retried = |all: &mut Attempts, draw: &Draw<'_>| {
+            all.is_answer_retried(&endpoint, status.as_u16(), draw)
+        };
+        if self.with_draw(is_retried) { upstream.take_back() } else { None }
+    }
+
+    /// Sends the request and waits for the head of its response, over one connection.
+    async fn head(&self, upstream: &mut Upstream) -> Result<(Head, HeaderMap), SendFailure> {
+        let deadlines = &self.in_flight.context().deadlines;
+        let per_try = self.attempts.route().plan.retry.and_then(|retry| retry.per_try);
+        let until = per_try.map(|time| Ticks::from(time).after(deadlines.now()));
+        let made_progress = |upstream: &Upstream| {
+            self.in_flight.made_progress(upstream);
+            if let Some(until) = until {
+                self.in_flight.arm_at_most(upstream, Ticks::until(until, deadlines.now()));
+            }
+        };
+        made_progress(upstream);
         let outcome = poll_fn(|cx| {
             let before = upstream.progress();
-            if let Poll::Ready(head) = upstream.poll_head(cx, headers) {
-                return Poll::Ready(Some(head));
+            // A map is needed only while a head is read into it.
+            let mut fields = self.in_flight.context().take_fields();
+            if let Poll::Ready(head) = upstream.poll_head(cx, &mut fields) {
+                return Poll::Ready(Some(head.map(|head| (head, fields))));
             }
+            self.in_flight.context().keep_fields(fields);
             if upstream.progress() != before {
-                self.in_flight.made_progress(upstream);
+                made_progress(upstream);
             }
             if self.in_flight.poll_timed_out(cx) { Poll::Ready(None) } else { Poll::Pending }
         });
@@ -210,16 +265,26 @@ where
             record.tries += 1;
             record.endpoint = Some(endpoint.clone());
             drop(record);
-            self.attempts.not_connected(endpoint, failure)?;
+            self.attempts.not_connected(endpoint, failure, context.deadlines.now_ms())?;
         }
     }
 
     /// Notes whether the endpoint served the request: one that fails too often is ejected.
-    fn note_outcome(&self, endpoint: &Endpoint, outcome: &Result<Head, SendFailure>) {
+    fn note_outcome(
+        &self,
+        endpoint: &Endpoint,
+        outcome: &Result<(Head, HeaderMap), SendFailure>,
+        since: Option<Instant>,
+    ) {
         let context = self.in_flight.context();
+        if let Some(since) = since
+            && matches!(outcome, Ok(_) | Err(SendFailure::EndpointTimeout))
+        {
+            endpoint.measured(since.elapsed(), context.deadlines.now_ms());
+        }
         let now_ms = || context.deadlines.now_ms();
         let is_ejected = match outcome {
-            Ok(head) => endpoint.answered(head.status, now_ms),
+            Ok((head, _)) => endpoint.answered(head.status, now_ms),
             Err(failure) => failure.is_of_endpoint() && endpoint.did_not_answer(now_ms()),
         };
         if is_ejected {

@@ -1,16 +1,18 @@
 //! Why a URL is answered as it is: by the snapshot that requests are routed with.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use daemon::Failure;
 use feed::Update;
-use http::Uri;
+use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use model::problem::Level;
 use model::{Explanation, Model, ObjectName, SlicePort, Trouble, fix_of_slices, nearest};
 
 use crate::head::Framing;
+use crate::origin::{Origin, Rules};
 use crate::refusal::Refusal;
-use crate::request::decide::{Decision, Facts, decide};
+use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
     About, Backend, BackendKey, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy, Route,
@@ -57,16 +59,33 @@ impl<'a> Explainer<'a> {
         };
         let is_https = url.scheme_str() == Some("https");
         let asked = Asked { all: self, target: &target, host: &host, path: &path, is_https };
+        let headers = HeaderMap::new();
+        // Of a client that nothing is known of.
+        let origin = Origin::new(Ipv4Addr::UNSPECIFIED.into(), is_https, 0, &[]);
+        let rules = Rules::default();
         let facts = Facts {
+            method: &Method::GET,
+            version: Version::HTTP_11,
             authority,
+            written_path: url.path(),
             path: &path,
             query: url.query(),
+            headers: &headers,
             is_https,
             server_name: None,
             framing: Framing::None,
+            origin: &origin,
+            rules: &rules,
         };
         match decide(&self.snapshot, &facts) {
-            Decision::Forward { route, .. } => asked.routed(route, None),
+            Decision::Forward { route, .. } => {
+                let mut explanation = asked.routed(route, None);
+                if let Some(special) = &route.plan.special {
+                    let forwarding = forwarding(special, route, &facts, "");
+                    explanation.because.extend(changes(&forwarding));
+                }
+                explanation
+            }
             Decision::Answer { refusal, route: Some(route) } => asked.routed(route, Some(&refusal)),
             Decision::Answer { route: None, .. } => asked.unrouted(),
         }
@@ -98,10 +117,8 @@ impl Asked<'_> {
             explanation.answer = refusal.status().as_str().to_owned();
         }
         match refusal {
-            Some(Refusal::Redirect(_)) => {
-                let why =
-                    format!("plain HTTP is redirected: Ingress {} asks for it", route.ingress);
-                explanation.because.push(why);
+            Some(Refusal::Redirect { location, .. }) => {
+                explanation.because.push(redirected(route, location));
                 return explanation;
             }
             Some(Refusal::Annotation(by)) => {
@@ -312,6 +329,33 @@ impl Asked<'_> {
     }
 }
 
+/// Why a route answers with a redirect.
+fn redirected(route: &Route, location: &HeaderValue) -> String {
+    let special = route.plan.special.as_deref();
+    let by = match special.map(|special| (&special.redirect, &special.rewrite)) {
+        Some((Some(redirect), _)) => redirect.by,
+        Some((None, Some(target))) if target.start().starts_with("http") => "rewrite-target",
+        _ => return format!("plain HTTP is redirected: Ingress {} asks for it", route.ingress),
+    };
+    let location = location.to_str().unwrap_or_default();
+    format!("annotation {by} of Ingress {} redirects to {location}", route.ingress)
+}
+
+/// What a route changes of a request that it forwards.
+fn changes(forwarding: &Forwarding) -> Vec<String> {
+    let mut changes = Vec::new();
+    if let Some(path) = &forwarding.path {
+        changes.push(format!("the path is rewritten to {path}"));
+    }
+    if let Some(host) = &forwarding.edits.host {
+        changes.push(format!("endpoints get Host {host}"));
+    }
+    for (name, value) in &forwarding.edits.added {
+        changes.push(format!("endpoints get {name}: {}", value.to_str().unwrap_or_default()));
+    }
+    changes
+}
+
 fn refused_by(by: RefusedBy, ingress: &ObjectName) -> Trouble {
     let RefusedBy { name, why } = by;
     Trouble {
@@ -346,6 +390,9 @@ fn is_for(host: &str, key: &HostKey) -> bool {
 /// Whether a route by itself would match the path.
 fn matches(route: &Route, path: &str) -> bool {
     let Some((path_type, pattern)) = &route.path else { return true };
+    if let Some(pattern) = &route.pattern {
+        return pattern.is_match(path);
+    }
     let mut table = PathTable::new();
     table.add(pattern, *path_type, ()).is_ok() && table.find(path).is_some()
 }

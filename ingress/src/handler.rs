@@ -10,16 +10,17 @@ use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
 use crate::body::RequestBody;
-use crate::exchange::Exchange;
+use crate::exchange::{Decided, Exchange};
 use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
 use crate::in_flight::InFlight;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
-use crate::request::decide::{Decision, Facts, decide};
+use crate::request::decide::{Decision, Facts, decide, forwarding};
 use crate::response::ResponseBody;
-use crate::snapshot::{Endpoint, Route, Unserved};
+use crate::route::host_of;
+use crate::snapshot::{Draw, Endpoints, Route, Unserved};
 use crate::upstream::{Head, Upstream};
 
 /// Answers one request.
@@ -75,18 +76,35 @@ async fn answer(
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let query = uri.query();
     let server_name = in_flight.connection.server_name.as_deref();
-    let facts = Facts { authority, path: &path, query, is_https, server_name, framing };
+    let facts = Facts {
+        method,
+        version,
+        authority,
+        written_path: uri.path(),
+        path: &path,
+        query,
+        headers,
+        is_https,
+        server_name,
+        framing,
+        origin,
+        rules: &settings.rules,
+    };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
     let decide = || decided(in_flight, &facts);
     let mut exchange = Exchange::new(in_flight, decide, method).map_err(with_url)?;
+    let forwarding = exchange.route().plan.special.as_deref().map(|special| {
+        let record = in_flight.record.borrow();
+        Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))
+    });
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
     let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
         method: method.as_str(),
-        path: &path,
+        path: forwarding.as_ref().and_then(|f| f.path.as_deref()).unwrap_or(&path),
         query,
         authority,
         headers,
@@ -94,29 +112,32 @@ async fn answer(
         framing,
         upgrade: if may_upgrade { upgrade_of(headers) } else { None },
         is_http2: version == Version::HTTP_2,
+        edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
     exchange.begin(&mut upstream, &head, body);
-    // The request's map serves for the response's fields: it is large enough already.
-    headers.clear();
-    let (upstream, head) = exchange.response(upstream, headers).await.map_err(with_url)?;
-    Ok(respond(in_flight, upstream, head, std::mem::take(headers)))
+    let (upstream, head, fields) = exchange.response(upstream).await.map_err(with_url)?;
+    drop(exchange);
+    // It serves for the fields of a later response: it is large enough already.
+    in_flight.context().keep_fields(std::mem::take(headers));
+    Ok(respond(in_flight, upstream, head, fields))
 }
 
-/// The route that forwards a request, and the endpoint whose turn it is.
-fn decided(
-    in_flight: &InFlight,
-    facts: &Facts<'_>,
-) -> Result<(Arc<Route>, Arc<Endpoint>), Refusal> {
+/// The route that forwards a request, and an endpoint.
+fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> {
     let context = in_flight.context();
     let mut snapshot = context.snapshot();
     loop {
         let (refusal, route) = match decide(&snapshot, facts) {
             Decision::Forward { route, endpoints } => {
-                match endpoints.pick(|_| true, || context.deadlines.now_ms()) {
-                    Some(endpoint) => {
+                let key = key_of(in_flight, facts, (route, &endpoints));
+                let random = || context.random();
+                let draw = Draw { now_ms: context.deadlines.now_ms(), random: &random, key };
+                match endpoints.pick(|_| true, &draw) {
+                    Some(pick) => {
                         in_flight.record.borrow_mut().route = Some(route.clone());
-                        return Ok((route.clone(), endpoint));
+                        return Ok(Decided { route: route.clone(), pick, key });
                     }
+                    None if endpoints.is_limited() => (Refusal::Busy, Some(route.clone())),
                     None => (Refusal::NoEndpoint(Unserved::NoEndpoints), Some(route.clone())),
                 }
             }
@@ -132,6 +153,20 @@ fn decided(
         in_flight.record.borrow_mut().route = route;
         return Err(refusal);
     }
+}
+
+/// The hash of what a request is known by, where endpoints are picked by that.
+fn key_of(
+    in_flight: &InFlight,
+    facts: &Facts<'_>,
+    (route, endpoints): (&Route, &Endpoints),
+) -> Option<u64> {
+    let hash_by = endpoints.balancing()?.hash_by.as_ref()?;
+    let host = host_of(facts.authority).unwrap_or_default();
+    let port = route.backend.key.port_text();
+    let record = in_flight.record.borrow();
+    let values = facts.values(route, &host, &port, &[], record.request_id());
+    Some(balance::hash_of(hash_by.render(&values)))
 }
 
 fn respond(

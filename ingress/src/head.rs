@@ -86,6 +86,43 @@ pub(crate) struct RequestHead<'a> {
     pub(crate) upgrade: Option<&'a HeaderValue>,
     /// It came over HTTP/2, where a client may split its Cookie field into several.
     pub(crate) is_http2: bool,
+    /// What its route changes of it; absent for most.
+    pub(crate) edits: Option<&'a HeadEdits>,
+}
+
+/// What a route changes of a request's fields.
+#[derive(Debug, Default)]
+pub(crate) struct HeadEdits {
+    /// The Host that the endpoint gets instead of the client's.
+    pub(crate) host: Option<String>,
+    /// Fields of the client that do not go on.
+    pub(crate) removed: Names,
+    /// Fields that go on beside the client's, whatever is otherwise kept back.
+    pub(crate) added: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl HeadEdits {
+    /// Sets a field in the place of the client's; an empty or impossible value only removes that.
+    pub(crate) fn set(&mut self, name: &'static str, value: &str) {
+        self.replace(HeaderName::from_static(name), value);
+    }
+
+    /// The same for a name that is known at run time.
+    pub(crate) fn replace(&mut self, name: HeaderName, value: &str) {
+        if let Ok(value) = HeaderValue::from_str(value)
+            && !value.is_empty()
+        {
+            self.added.push((name.clone(), value));
+        }
+        self.removed.push(name);
+    }
+}
+
+impl<'a> RequestHead<'a> {
+    /// Host and port that the endpoint is asked for.
+    pub(crate) fn host(&self) -> &'a str {
+        self.edits.and_then(|edits| edits.host.as_deref()).unwrap_or(self.authority)
+    }
 }
 
 impl RequestHead<'_> {

@@ -11,7 +11,7 @@ use crate::connection::Connection;
 use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
 use crate::record::{EndedBy, Line, Record};
-use crate::snapshot::Plan;
+use crate::snapshot::{Counted, Plan};
 use crate::stalled::StreamState;
 use crate::upstream::Upstream;
 
@@ -25,6 +25,8 @@ pub(crate) struct InFlight {
     stream: Option<Rc<StreamState>>,
     read_timeout: Cell<Ticks>,
     send_timeout: Cell<Ticks>,
+    /// Counts the request for its endpoint, where that matters.
+    counted: RefCell<Option<Counted>>,
 }
 
 impl InFlight {
@@ -35,7 +37,14 @@ impl InFlight {
         let read_timeout = Cell::new(defaults.read_timeout);
         let send_timeout = Cell::new(defaults.send_timeout);
         let record = RefCell::new(Record::new(connection.context.request_id()));
-        InFlight { connection, record, stream, read_timeout, send_timeout }
+        InFlight {
+            connection,
+            record,
+            stream,
+            read_timeout,
+            send_timeout,
+            counted: RefCell::new(None),
+        }
     }
 
     pub(crate) fn context(&self) -> &Rc<WorkerContext> {
@@ -73,6 +82,20 @@ impl InFlight {
         let sent = upstream.is_sent();
         let timeout = if sent { self.read_timeout.get() } else { self.send_timeout.get() };
         self.arm(timeout);
+    }
+
+    /// The same, with less time if `most` is less.
+    pub(crate) fn arm_at_most(&self, upstream: &Upstream, most: Ticks) {
+        let sent = upstream.is_sent();
+        let timeout = if sent { self.read_timeout.get() } else { self.send_timeout.get() };
+        self.arm(timeout.min(most));
+    }
+
+    /// Counts the request for its endpoint until it has ended.
+    pub(crate) fn count(&self, counted: Option<Counted>) {
+        if counted.is_some() {
+            self.counted.replace(counted);
+        }
     }
 
     /// The exchange has so long for its next step.

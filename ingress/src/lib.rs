@@ -5,7 +5,8 @@
 //! handshake and request.
 //!
 //! A module uses only what stands below it. From the ground up: `route`, `head` and `origin` hold
-//! what hosts, paths and fields mean, `template` what
+//! what hosts, paths and fields mean, `pattern` and
+//! `template` what regular expressions and
 //! variables in annotations stand for, `snapshot` what is served; `upstream` is a connection to an
 //! endpoint; `stalled` counts what HTTP/2 streams hold whose clients take nothing; `context` what a
 //! worker's requests share; `connection` a client's connection and `in_flight` one request of it,
@@ -32,6 +33,7 @@ mod listener;
 mod metrics;
 mod origin;
 mod pages;
+mod pattern;
 mod reason;
 mod record;
 mod refusal;
@@ -42,7 +44,6 @@ mod serve;
 mod settings;
 mod snapshot;
 mod stalled;
-#[allow(dead_code, reason = "for the annotations whose values have variables")]
 mod template;
 mod tls;
 mod trace;

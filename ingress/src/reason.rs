@@ -17,6 +17,7 @@ pub(crate) enum Reason {
     NotReady,
     Annotation,
     NoEndpoint,
+    Busy,
     Unreachable,
     Unanswered,
     BadResponse,
@@ -24,7 +25,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 16] = [
+    pub(crate) const ALL: [Reason; 17] = [
         Reason::Malformed,
         Reason::HeadTooLarge,
         Reason::HeadTimeout,
@@ -37,6 +38,7 @@ impl Reason {
         Reason::NotReady,
         Reason::Annotation,
         Reason::NoEndpoint,
+        Reason::Busy,
         Reason::Unreachable,
         Reason::Unanswered,
         Reason::BadResponse,
@@ -57,6 +59,7 @@ impl Reason {
             Reason::NotReady => "not_ready",
             Reason::Annotation => "annotation",
             Reason::NoEndpoint => "no_endpoint",
+            Reason::Busy => "busy",
             Reason::Unreachable => "unreachable",
             Reason::Unanswered => "unanswered",
             Reason::BadResponse => "bad_response",

@@ -40,8 +40,11 @@ pub(crate) enum Refusal {
     NoRoute {
         host: Option<String>,
     },
-    /// To the same place over HTTPS.
-    Redirect(HeaderValue),
+    /// To another place.
+    Redirect {
+        status: StatusCode,
+        location: HeaderValue,
+    },
     BodyTooLarge,
     /// The client stopped sending.
     ClientTimeout,
@@ -51,6 +54,8 @@ pub(crate) enum Refusal {
     Annotation(RefusedBy),
     /// The route has no endpoint.
     NoEndpoint(Unserved),
+    /// All endpoints have as many requests as they may have.
+    Busy,
     Unreachable,
     /// The endpoint closed before it answered, and the request must not be sent again.
     Unanswered,
@@ -126,10 +131,10 @@ impl Refusal {
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::NoRoute { .. } => StatusCode::NOT_FOUND,
-            Refusal::Redirect(_) => StatusCode::PERMANENT_REDIRECT,
+            Refusal::Redirect { status, .. } => *status,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::HeadTimeout | Refusal::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
-            Refusal::NotReady | Refusal::Annotation(_) | Refusal::NoEndpoint(_) => {
+            Refusal::NotReady | Refusal::Annotation(_) | Refusal::NoEndpoint(_) | Refusal::Busy => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Refusal::Unreachable | Refusal::Unanswered | Refusal::BadResponse => {
@@ -148,12 +153,13 @@ impl Refusal {
             Refusal::Method => Reason::Method,
             Refusal::Misdirected => Reason::Misdirected,
             Refusal::NoRoute { .. } => Reason::NoRoute,
-            Refusal::Redirect(_) => Reason::Redirect,
+            Refusal::Redirect { .. } => Reason::Redirect,
             Refusal::BodyTooLarge => Reason::BodyTooLarge,
             Refusal::ClientTimeout => Reason::BodyTimeout,
             Refusal::NotReady => Reason::NotReady,
             Refusal::Annotation(_) => Reason::Annotation,
             Refusal::NoEndpoint(_) => Reason::NoEndpoint,
+            Refusal::Busy => Reason::Busy,
             Refusal::Unreachable => Reason::Unreachable,
             Refusal::Unanswered => Reason::Unanswered,
             Refusal::BadResponse => Reason::BadResponse,
@@ -173,12 +179,13 @@ impl Refusal {
             Refusal::NoRoute { host: Some(host) } => {
                 return format!("host {host} has no rule for this path");
             }
-            Refusal::Redirect(_) => "use HTTPS",
+            Refusal::Redirect { .. } => "see the Location field",
             Refusal::BodyTooLarge => "the request's body is larger than allowed",
             Refusal::ClientTimeout => "the request's body did not come in time",
             Refusal::NotReady => "not ready: the feed has not been listed yet",
             Refusal::Annotation(_) => "an annotation of this route is invalid or not supported",
             Refusal::NoEndpoint(_) => "no endpoint can serve this path at the moment",
+            Refusal::Busy => "all endpoints are busy",
             Refusal::Unreachable => "no endpoint could be reached",
             Refusal::Unanswered => "the endpoint closed the connection before it answered",
             Refusal::BadResponse => "the endpoint's response could not be read",
@@ -220,7 +227,7 @@ impl Refusal {
         };
         match self {
             Refusal::Method => add(header::ALLOW, &ALLOW),
-            Refusal::Redirect(location) => add(header::LOCATION, location),
+            Refusal::Redirect { location, .. } => add(header::LOCATION, location),
             _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
                 add(header::RETRY_AFTER, &RETRY_AFTER);
             }
@@ -307,7 +314,13 @@ mod tests {
     fn fields_that_a_status_demands() {
         let table = [
             (Refusal::Method, "allow"),
-            (Refusal::Redirect(HeaderValue::from_static("https://a.com/")), "location"),
+            (
+                Refusal::Redirect {
+                    status: StatusCode::FOUND,
+                    location: HeaderValue::from_static("https://a.com/"),
+                },
+                "location",
+            ),
             (Refusal::NotReady, "retry-after"),
             (Refusal::Malformed("x"), "connection"),
             (Refusal::BodyTooLarge, "connection"),

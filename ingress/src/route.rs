@@ -320,6 +320,15 @@ impl<T: Clone> HostTable<T> {
         self.wildcard.get(above)
     }
 
+    /// What belongs to a host as a rule names it.
+    pub(crate) fn get(&self, key: &HostKey) -> Option<&T> {
+        match key {
+            HostKey::Any => self.any.as_ref(),
+            HostKey::Exact(name) => self.exact.get(name),
+            HostKey::Wildcard(name) => self.wildcard.get(name),
+        }
+    }
+
     /// What belongs to hosts without a name of their own.
     pub(crate) fn any(&self) -> Option<&T> {
         self.any.as_ref()

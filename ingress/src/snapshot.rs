@@ -9,10 +9,14 @@ mod annotation;
 mod backend;
 mod certificate;
 mod compile;
+mod endpoint;
+mod host;
+mod picking;
 mod plan;
 mod policy;
 mod problem;
 mod served;
+mod special;
 #[cfg(test)]
 mod tests;
 
@@ -20,13 +24,17 @@ use std::sync::Arc;
 
 use model::{ObjectName, PathType};
 
-pub(crate) use backend::{Answers, Backend, BackendKey, Endpoint, Endpoints, Unserved};
+pub(crate) use backend::{Answers, Backend, BackendKey, Endpoints, Unserved};
 pub(crate) use certificate::Certificate;
 pub(crate) use compile::Compiler;
+pub(crate) use endpoint::{Counted, Endpoint};
+pub(crate) use picking::{Draw, Pick};
 pub(crate) use plan::{Plan, PlanDefaults};
 pub(crate) use policy::RefusedBy;
 pub(crate) use problem::{About, Problem};
+pub(crate) use special::{Redirect, RedirectTo, Special};
 
+use crate::pattern::{Pattern, PatternTable};
 use crate::route::{HostKey, HostTable, PathTable};
 
 /// What the data path serves.
@@ -47,11 +55,20 @@ pub(crate) struct Snapshot {
 /// The routes of one host.
 #[derive(Debug)]
 pub(crate) struct HostRoutes {
-    paths: PathTable<Arc<Route>>,
+    paths: Paths,
+    /// Answers `/` before any path does.
+    root: Option<Arc<Route>>,
     /// The default backend of an Ingress that has a rule for the host.
     default: Option<Arc<Route>>,
     /// All of the above, as they were written, for pages that list them.
     listed: Vec<Arc<Route>>,
+}
+
+/// The paths of one host.
+#[derive(Debug)]
+enum Paths {
+    Table(PathTable<Arc<Route>>),
+    Patterns(PatternTable<Arc<Route>>),
 }
 
 /// A host and path of an Ingress, and where it leads.
@@ -60,6 +77,8 @@ pub(crate) struct Route {
     pub(crate) ingress: ObjectName,
     /// Absent for a default backend.
     pub(crate) path: Option<(PathType, Arc<str>)>,
+    /// The path where it is a regular expression.
+    pub(crate) pattern: Option<Pattern>,
     pub(crate) backend: Arc<Backend>,
     pub(crate) plan: Arc<Plan>,
 }
@@ -81,8 +100,8 @@ impl Snapshot {
     pub(crate) fn route(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
         let own = self.hosts.find(host);
         let any = self.hosts.any();
-        own.and_then(|routes| routes.paths.find(path))
-            .or_else(|| any.and_then(|routes| routes.paths.find(path)))
+        own.and_then(|routes| routes.find(path))
+            .or_else(|| any.and_then(|routes| routes.find(path)))
             .or_else(|| own.and_then(|routes| routes.default.as_ref()))
             .or_else(|| any.and_then(|routes| routes.default.as_ref()))
     }
@@ -132,6 +151,19 @@ impl Snapshot {
 }
 
 impl HostRoutes {
+    /// The route of a normalised path, but for the default backend.
+    fn find(&self, path: &str) -> Option<&Arc<Route>> {
+        if let Some(root) = &self.root
+            && path == "/"
+        {
+            return Some(root);
+        }
+        match &self.paths {
+            Paths::Table(table) => table.find(path),
+            Paths::Patterns(table) => table.find(path),
+        }
+    }
+
     /// All routes, in the order in which their Ingresses are considered.
     pub(crate) fn routes(&self) -> &[Arc<Route>] {
         &self.listed

@@ -2,6 +2,7 @@
 //! and test endpoints record what arrives.
 
 mod access_log;
+mod annotations;
 mod balancing;
 mod changes;
 mod frames;

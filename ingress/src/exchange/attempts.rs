@@ -10,7 +10,7 @@ use balance::Try;
 use crate::deadline::Ticks;
 use crate::refusal::Refusal;
 use crate::settings::{CONNECT_PATIENCE, MAX_CONNECT_TIMEOUTS, MAX_CONNECT_TRIES, MAX_RESENDS};
-use crate::snapshot::{Endpoint, Route, Unserved};
+use crate::snapshot::{Counted, Draw, Endpoint, Pick, Route, Unserved};
 
 /// The attempts of one request.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub(crate) struct Attempts {
     connect_timeouts: usize,
     resends: usize,
     is_idempotent: bool,
+    /// When the first attempt began.
+    began_ms: u64,
 }
 
 /// An endpoint that was picked just before. If the pick tries it again after a failure and the
@@ -36,12 +38,14 @@ pub(crate) struct Attempts {
 struct Picked {
     endpoint: Arc<Endpoint>,
     attempt: Option<Try>,
+    counted: Option<Counted>,
 }
 
 impl Picked {
-    fn new(endpoint: Arc<Endpoint>) -> Picked {
+    fn new(pick: Pick) -> Picked {
+        let Pick { endpoint, counted } = pick;
         let attempt = endpoint.current_try();
-        Picked { endpoint, attempt }
+        Picked { endpoint, attempt, counted }
     }
 
     fn is(&self, endpoint: &Arc<Endpoint>) -> bool {
@@ -106,7 +110,11 @@ impl SendFailure {
 
 impl Attempts {
     /// For a request that was decided to go by this route, to this endpoint first.
-    pub(crate) fn new(route: Arc<Route>, picked: Arc<Endpoint>, is_idempotent: bool) -> Attempts {
+    pub(crate) fn new(
+        (route, picked): (Arc<Route>, Pick),
+        is_idempotent: bool,
+        began_ms: u64,
+    ) -> Attempts {
         Attempts {
             route,
             picked: Picked::new(picked),
@@ -115,6 +123,7 @@ impl Attempts {
             connect_timeouts: 0,
             resends: 0,
             is_idempotent,
+            began_ms,
         }
     }
 
@@ -125,10 +134,10 @@ impl Attempts {
     /// The endpoint to ask: the one whose turn it is, or the next if that one has failed or left
     /// meanwhile. `Err` when the route has no other: the request is then decided again, by
     /// [`Attempts::decided_again`].
-    pub(crate) fn endpoint(&mut self, now_ms: impl Fn() -> u64) -> Result<Arc<Endpoint>, Refusal> {
+    pub(crate) fn endpoint(&mut self, draw: &Draw<'_>) -> Result<Arc<Endpoint>, Refusal> {
         if self.picked.endpoint.is_gone() || self.has_failed(&self.picked.endpoint) {
             let suits = |e: &Arc<Endpoint>| !e.is_gone() && !self.has_failed(e);
-            let next = self.route.backend.endpoints().pick(suits, now_ms);
+            let next = self.route.backend.endpoints().pick(suits, draw);
             self.picked = Picked::new(next.ok_or_else(|| self.last.clone())?);
         }
         Ok(self.picked.endpoint.clone())
@@ -142,7 +151,7 @@ impl Attempts {
     /// them.
     pub(crate) fn decided_again(
         &mut self,
-        decision: Result<(Arc<Route>, Arc<Endpoint>), Refusal>,
+        decision: Result<(Arc<Route>, Pick), Refusal>,
     ) -> Result<(), Refusal> {
         match decision {
             Ok((route, picked)) if Arc::ptr_eq(&route, &self.route) => {
@@ -176,6 +185,7 @@ impl Attempts {
         &mut self,
         endpoint: Arc<Endpoint>,
         failure: ConnectFailure,
+        now_ms: u64,
     ) -> Result<(), Refusal> {
         self.last = match failure {
             ConnectFailure::Refused => Refusal::Unreachable,
@@ -187,9 +197,17 @@ impl Attempts {
             }
         };
         self.failed.push(endpoint);
+        let is_retried = self.route.plan.retry.is_none_or(|retry| match failure {
+            ConnectFailure::TimedOut(_) => retry.on.timeout,
+            _ => retry.on.error,
+        });
         let is_over =
             self.failed.len() >= MAX_CONNECT_TRIES || self.connect_timeouts >= MAX_CONNECT_TIMEOUTS;
-        if is_over { Err(self.last.clone()) } else { Ok(()) }
+        if is_over || !is_retried || !self.has_tries(now_ms) {
+            Err(self.last.clone())
+        } else {
+            Ok(())
+        }
     }
 
     /// The endpoint got the request and gave no response. `Ok` if the request may be sent again,
@@ -198,33 +216,116 @@ impl Attempts {
         &mut self,
         endpoint: &Arc<Endpoint>,
         failure: SendFailure,
-        now_ms: impl Fn() -> u64,
+        draw: &Draw<'_>,
     ) -> Result<(), Refusal> {
-        let (reused, begun) = match failure {
-            SendFailure::Unanswered { reused, begun } => (reused, begun),
-            SendFailure::BadResponse => return Err(Refusal::BadResponse),
-            SendFailure::EndpointTimeout => return Err(Refusal::EndpointTimeout),
+        let on = self.route.plan.retry.map(|retry| retry.on);
+        let (refusal, is_retried) = match failure {
+            // A kept connection may have been closed for no other reason than its age.
+            SendFailure::Unanswered { reused, .. } => {
+                (Refusal::Unanswered, reused || on.is_none_or(|on| on.error))
+            }
+            SendFailure::BadResponse => {
+                (Refusal::BadResponse, on.is_some_and(|on| on.invalid_header))
+            }
+            SendFailure::EndpointTimeout => {
+                (Refusal::EndpointTimeout, on.is_some_and(|on| on.timeout))
+            }
             SendFailure::ClientTimeout => return Err(Refusal::ClientTimeout),
             SendFailure::BrokenByClient => return Err(Refusal::Malformed("the body ended early")),
             SendFailure::BodyTooLarge => return Err(Refusal::BodyTooLarge),
         };
-        // A kept connection may have been closed for no other reason than its age. A new one was
-        // closed because of the request, or because its endpoint is going away.
+        let (reused, begun) = match failure {
+            SendFailure::Unanswered { reused, begun } => (reused, begun),
+            _ => (false, true),
+        };
+        // A new connection was closed because of the request, or because its endpoint is going
+        // away.
         if !reused {
             self.failed.push(endpoint.clone());
-            self.last = Refusal::Unanswered;
+            self.last = refusal.clone();
         }
-        let is_safe = self.is_idempotent || !begun;
-        if !is_safe || self.resends >= MAX_RESENDS {
-            return Err(Refusal::Unanswered);
+        if !is_retried || !self.may_resend(begun, draw.now_ms) || !self.is_in_budget(reused, draw) {
+            return Err(refusal);
         }
         self.resends += 1;
         // The next in turn, if there is another.
+        self.pick_another(draw);
+        Ok(())
+    }
+
+    /// The endpoint answered with this status. True if the request is to be sent to another one
+    /// instead of passing the answer on.
+    pub(crate) fn is_answer_retried(
+        &mut self,
+        endpoint: &Arc<Endpoint>,
+        status: u16,
+        draw: &Draw<'_>,
+    ) -> bool {
+        let is_retried = self.route.plan.retry.is_some_and(|retry| retry.on.has_status(status));
+        if !is_retried || !self.may_resend(true, draw.now_ms) {
+            return false;
+        }
+        self.failed.push(endpoint.clone());
+        if !self.pick_another(draw) || !self.is_in_budget(false, draw) {
+            return false;
+        }
+        self.last = Refusal::Unanswered;
+        self.resends += 1;
+        true
+    }
+
+    /// Takes the next endpoint in turn; false if there is no other.
+    fn pick_another(&mut self, draw: &Draw<'_>) -> bool {
         let suits = |e: &Arc<Endpoint>| !e.is_gone() && !self.has_failed(e) && !self.picked.is(e);
-        if let Some(next) = self.route.backend.endpoints().pick(suits, now_ms) {
+        let next = self.route.backend.endpoints().pick(suits, draw);
+        let is_other = next.is_some();
+        if let Some(next) = next {
             self.picked = Picked::new(next);
         }
-        Ok(())
+        is_other
+    }
+
+    /// Whether a request that the endpoint may have begun to process may be sent again.
+    fn may_resend(&self, begun: bool, now_ms: u64) -> bool {
+        let retry = self.route.plan.retry;
+        let is_safe = self.is_idempotent || !begun || retry.is_some_and(|r| r.on.non_idempotent);
+        let most = retry.and_then(|retry| retry.tries).map_or(MAX_RESENDS, |tries| tries - 1);
+        is_safe && self.resends < most && self.has_tries(now_ms)
+    }
+
+    /// Whether another try may begin, as far as the Ingress says.
+    fn has_tries(&self, now_ms: u64) -> bool {
+        self.route.plan.retry.is_none_or(|retry| {
+            let tries = self.failed.len().max(self.resends) + 1;
+            let elapsed = u128::from(now_ms.saturating_sub(self.began_ms));
+            retry.tries.is_none_or(|most| tries <= most)
+                && retry.within.is_none_or(|within| elapsed <= within.as_millis())
+        })
+    }
+
+    /// Whether the Service's load allows one more request. What a stale connection has lost never
+    /// reached the endpoint.
+    fn is_in_budget(&self, reused: bool, draw: &Draw<'_>) -> bool {
+        reused || self.route.backend.answers.take_retry(draw.now_ms)
+    }
+
+    /// What a request is answered with that can be sent to no other endpoint, because part of it
+    /// is no longer there.
+    pub(crate) fn given_up(&self) -> Refusal {
+        match &self.last {
+            Refusal::NoEndpoint(_) => Refusal::Unanswered,
+            last => last.clone(),
+        }
+    }
+
+    /// Whether the requests of the picked endpoint are counted.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.picked.counted.is_some()
+    }
+
+    /// The count of the endpoint that answers, which lasts as long as its response.
+    pub(crate) fn take_counted(&mut self) -> Option<Counted> {
+        self.picked.counted.take()
     }
 
     fn has_failed(&self, endpoint: &Arc<Endpoint>) -> bool {
@@ -258,32 +359,40 @@ mod tests {
         let timeout = timeout();
         let plan = Plan {
             https_redirect: None,
+            special: None,
             refused: None,
             max_body: u64::MAX,
             connect_timeout: timeout,
             read_timeout: timeout,
             send_timeout: timeout,
+            retry: None,
             protocol: None,
         };
         let ingress = ObjectName::new("default", "web");
-        Arc::new(Route { ingress, path: None, backend: backend.clone(), plan: Arc::new(plan) })
+        Arc::new(Route {
+            ingress,
+            path: None,
+            pattern: None,
+            backend: backend.clone(),
+            plan: Arc::new(plan),
+        })
     }
 
     fn attempts(backend: &Arc<Backend>, is_idempotent: bool) -> Attempts {
-        let picked = backend.endpoints().pick(|_| true, || 0).unwrap();
-        Attempts::new(route(backend), picked, is_idempotent)
+        let picked = backend.endpoints().pick(|_| true, &Draw::FIXED).unwrap();
+        Attempts::new((route(backend), picked), is_idempotent, 0)
     }
 
     /// Connects to nothing until the machine gives up: what it asked, and what it answers.
     fn refused_by_all(attempts: &mut Attempts) -> (Vec<String>, Refusal) {
         let mut asked = Vec::new();
         loop {
-            let endpoint = match attempts.endpoint(|| 0) {
+            let endpoint = match attempts.endpoint(&Draw::FIXED) {
                 Ok(endpoint) => endpoint,
                 Err(refusal) => return (asked, refusal),
             };
             asked.push(endpoint.address.to_string());
-            if let Err(refusal) = attempts.not_connected(endpoint, ConnectFailure::Refused) {
+            if let Err(refusal) = attempts.not_connected(endpoint, ConnectFailure::Refused, 0) {
                 return (asked, refusal);
             }
         }
@@ -309,15 +418,15 @@ mod tests {
     fn only_the_last_endpoint_has_the_whole_connect_timeout() {
         let backend = backend(2);
         let mut attempts = attempts(&backend, true);
-        let first = attempts.endpoint(|| 0).unwrap();
+        let first = attempts.endpoint(&Draw::FIXED).unwrap();
         assert_eq!(attempts.patience(), CONNECT_PATIENCE.into());
         let failure = ConnectFailure::TimedOut(attempts.patience());
-        assert_eq!(attempts.not_connected(first, failure), Ok(()));
-        let second = attempts.endpoint(|| 0).unwrap();
+        assert_eq!(attempts.not_connected(first, failure, 0), Ok(()));
+        let second = attempts.endpoint(&Draw::FIXED).unwrap();
         assert_eq!(attempts.patience(), timeout());
         let failure = ConnectFailure::TimedOut(attempts.patience());
-        assert_eq!(attempts.not_connected(second, failure), Ok(()));
-        assert_eq!(attempts.endpoint(|| 0), Err(Refusal::EndpointTimeout));
+        assert_eq!(attempts.not_connected(second, failure, 0), Ok(()));
+        assert_eq!(attempts.endpoint(&Draw::FIXED), Err(Refusal::EndpointTimeout));
     }
 
     #[test]
@@ -325,9 +434,9 @@ mod tests {
         let backend = backend(9);
         let mut attempts = attempts(&backend, true);
         for expected in [Ok(()), Err(Refusal::EndpointTimeout)] {
-            let endpoint = attempts.endpoint(|| 0).unwrap();
+            let endpoint = attempts.endpoint(&Draw::FIXED).unwrap();
             let failure = ConnectFailure::TimedOut(timeout());
-            assert_eq!(attempts.not_connected(endpoint, failure), expected);
+            assert_eq!(attempts.not_connected(endpoint, failure, 0), expected);
         }
     }
 
@@ -335,30 +444,30 @@ mod tests {
     fn a_request_does_not_wait_for_endpoints_that_others_wait_for_already() {
         let backend = backend(2);
         let mut attempts = attempts(&backend, true);
-        let first = attempts.endpoint(|| 0).unwrap();
+        let first = attempts.endpoint(&Draw::FIXED).unwrap();
         for endpoint in backend.endpoints().list() {
             endpoint.failed(balance::Failure::TimedOut, 0);
         }
         let failure = ConnectFailure::TimedOut(attempts.patience());
-        assert_eq!(attempts.not_connected(first, failure), Ok(()));
-        assert_eq!(attempts.endpoint(|| 1).unwrap_err(), Refusal::EndpointTimeout);
+        assert_eq!(attempts.not_connected(first, failure, 0), Ok(()));
+        assert_eq!(attempts.endpoint(&Draw::at(1)).unwrap_err(), Refusal::EndpointTimeout);
     }
 
     /// A client left during the one attempt: the only endpoint stayed out of use for ten seconds.
     #[test]
     fn a_client_that_leaves_during_the_attempt_lets_the_next_one_try() {
         let backend = backend(1);
-        let pick = |now_ms| backend.endpoints().pick(|_| true, || now_ms);
-        pick(0).unwrap().failed(balance::Failure::TimedOut, 0);
-        let first = Attempts::new(route(&backend), pick(1_000).unwrap(), true);
+        let pick = |now_ms| backend.endpoints().pick(|_| true, &Draw::at(now_ms));
+        pick(0).unwrap().endpoint.failed(balance::Failure::TimedOut, 0);
+        let first = Attempts::new((route(&backend), pick(1_000).unwrap()), true, 0);
         assert!(pick(1_001).is_none(), "one client tries it, the others do not wait");
         drop(first);
-        let mut second = Attempts::new(route(&backend), pick(1_002).unwrap(), true);
-        let endpoint = second.endpoint(|| 1_002).unwrap();
+        let mut second = Attempts::new((route(&backend), pick(1_002).unwrap()), true, 0);
+        let endpoint = second.endpoint(&Draw::at(1_002)).unwrap();
         endpoint.failed(balance::Failure::TimedOut, 2_000);
         drop(second);
         assert!(pick(3_999).is_none(), "an attempt that failed is not given back");
-        let third = Attempts::new(route(&backend), pick(4_000).unwrap(), true);
+        let third = Attempts::new((route(&backend), pick(4_000).unwrap()), true, 0);
         endpoint.connected();
         drop(third);
         assert!(pick(4_001).is_some() && pick(4_001).is_some());
@@ -384,8 +493,8 @@ mod tests {
         ];
         for (is_idempotent, failure, expected) in table {
             let mut attempts = attempts(&backend, is_idempotent);
-            let endpoint = attempts.endpoint(|| 0).unwrap();
-            let next = attempts.not_answered(&endpoint, failure, || 0);
+            let endpoint = attempts.endpoint(&Draw::FIXED).unwrap();
+            let next = attempts.not_answered(&endpoint, failure, &Draw::FIXED);
             assert_eq!(next, expected, "{is_idempotent} {failure:?}");
         }
     }
@@ -394,12 +503,12 @@ mod tests {
     fn an_endpoint_that_closes_new_connections_is_not_asked_again() {
         let backend = backend(2);
         let mut attempts = attempts(&backend, true);
-        let first = attempts.endpoint(|| 0).unwrap();
-        assert_eq!(attempts.not_answered(&first, UNANSWERED_NEW, || 0), Ok(()));
-        let second = attempts.endpoint(|| 0).unwrap();
+        let first = attempts.endpoint(&Draw::FIXED).unwrap();
+        assert_eq!(attempts.not_answered(&first, UNANSWERED_NEW, &Draw::FIXED), Ok(()));
+        let second = attempts.endpoint(&Draw::FIXED).unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
-        assert_eq!(attempts.not_answered(&second, UNANSWERED_NEW, || 0), Ok(()));
-        assert_eq!(attempts.endpoint(|| 0), Err(Refusal::Unanswered), "there is no other");
+        assert_eq!(attempts.not_answered(&second, UNANSWERED_NEW, &Draw::FIXED), Ok(()));
+        assert_eq!(attempts.endpoint(&Draw::FIXED), Err(Refusal::Unanswered), "there is no other");
     }
 
     #[test]
@@ -407,8 +516,8 @@ mod tests {
         let backend = backend(1);
         let mut attempts = attempts(&backend, true);
         for resend in 0..=MAX_RESENDS {
-            let endpoint = attempts.endpoint(|| 0).unwrap();
-            let next = attempts.not_answered(&endpoint, UNANSWERED_KEPT, || 0);
+            let endpoint = attempts.endpoint(&Draw::FIXED).unwrap();
+            let next = attempts.not_answered(&endpoint, UNANSWERED_KEPT, &Draw::FIXED);
             assert_eq!(next.is_ok(), resend < MAX_RESENDS, "{resend}");
         }
     }
@@ -417,13 +526,13 @@ mod tests {
     fn an_endpoint_that_left_before_it_was_asked_is_not_asked() {
         let backend = backend(2);
         let mut attempts = attempts(&backend, true);
-        let address = attempts.endpoint(|| 0).unwrap().address;
+        let address = attempts.endpoint(&Draw::FIXED).unwrap().address;
         let stays = backend.endpoints().addresses().into_iter().find(|a| *a != address).unwrap();
         backend.replace(&[stays]);
-        assert_eq!(attempts.endpoint(|| 0).unwrap().address, stays);
+        assert_eq!(attempts.endpoint(&Draw::FIXED).unwrap().address, stays);
         backend.replace(&[]);
         let none = Refusal::NoEndpoint(Unserved::NoEndpoints);
-        assert_eq!(attempts.endpoint(|| 0).unwrap_err(), none);
+        assert_eq!(attempts.endpoint(&Draw::FIXED).unwrap_err(), none);
     }
 
     /// What happens to a request by the route of `old`, whose endpoints have all left after
@@ -434,15 +543,16 @@ mod tests {
     ) -> Result<SocketAddr, Refusal> {
         let old = backend(1);
         let mut attempts = attempts(&old, true);
-        let first = attempts.endpoint(|| 0).unwrap();
+        let first = attempts.endpoint(&Draw::FIXED).unwrap();
         if let Some(failure) = failure {
-            attempts.not_answered(&first, failure, || 0)?;
+            attempts.not_answered(&first, failure, &Draw::FIXED)?;
         }
         old.replace(&[]);
-        attempts.endpoint(|| 0).unwrap_err();
-        let picked = |backend: &Arc<Backend>| backend.endpoints().pick(|_| true, || 0).unwrap();
+        attempts.endpoint(&Draw::FIXED).unwrap_err();
+        let picked =
+            |backend: &Arc<Backend>| backend.endpoints().pick(|_| true, &Draw::FIXED).unwrap();
         attempts.decided_again(decision.map(|new| (route(new), picked(new))))?;
-        attempts.endpoint(|| 0).map(|endpoint| endpoint.address)
+        attempts.endpoint(&Draw::FIXED).map(|endpoint| endpoint.address)
     }
 
     /// A request that began before its route moved was answered 503 if a later attempt found the
@@ -472,7 +582,7 @@ mod tests {
         let mut attempts = attempts(&backend, true);
         let (_, refusal) = refused_by_all(&mut attempts);
         assert_eq!(refusal, Refusal::Unreachable);
-        let picked = backend.endpoints().pick(|_| true, || 0).unwrap();
+        let picked = backend.endpoints().pick(|_| true, &Draw::FIXED).unwrap();
         let same = attempts.route().clone();
         assert_eq!(attempts.decided_again(Ok((same, picked))), Err(Refusal::Unreachable));
     }
@@ -482,7 +592,7 @@ mod tests {
         let mut attempts = attempts(&backend(5), true);
         let (first, _) = refused_by_all(&mut attempts);
         let next = backend(5);
-        let picked = next.endpoints().pick(|_| true, || 0).unwrap();
+        let picked = next.endpoints().pick(|_| true, &Draw::FIXED).unwrap();
         assert_eq!(attempts.decided_again(Ok((route(&next), picked))), Ok(()));
         let (second, _) = refused_by_all(&mut attempts);
         assert_eq!((first.len(), first.len() + second.len()), (5, MAX_CONNECT_TRIES));

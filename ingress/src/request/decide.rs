@@ -4,29 +4,40 @@
 //! Pure. `explain` calls the same function, so that it cannot tell anything else than what
 //! requests meet.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arc_swap::Guard;
-use http::HeaderValue;
+use http::header::HeaderMap;
+use http::{HeaderValue, Method, StatusCode, Version};
 
-use crate::head::Framing;
+use crate::head::{Framing, HeadEdits};
+use crate::origin::{Origin, Rules, scheme_name};
 use crate::refusal::Refusal;
-use crate::route::{host_of, port_of};
-use crate::snapshot::{Endpoints, Route, Snapshot};
+use crate::route::{host_of, normalise, port_of};
+use crate::snapshot::{Endpoints, Redirect, RedirectTo, Route, Snapshot, Special};
+use crate::template::{Captures, Place, Template, Values};
 
 /// What of a request decides where it goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) version: Version,
     /// Host and port, as the client wrote them.
     pub(crate) authority: &'a str,
+    /// The path as the client wrote it.
+    pub(crate) written_path: &'a str,
     /// The normalised path.
     pub(crate) path: &'a str,
     pub(crate) query: Option<&'a str>,
+    pub(crate) headers: &'a HeaderMap,
     /// The client reached us, or the first proxy before us, over TLS.
     pub(crate) is_https: bool,
     /// The host that the client named in its TLS hello.
     pub(crate) server_name: Option<&'a str>,
     pub(crate) framing: Framing,
+    pub(crate) origin: &'a Origin,
+    pub(crate) rules: &'a Rules,
 }
 
 /// What becomes of a request.
@@ -37,6 +48,14 @@ pub(crate) enum Decision<'s> {
     Forward { route: &'s Arc<Route>, endpoints: Guard<Arc<Endpoints>> },
     /// It is answered here, by a route or because there is none.
     Answer { refusal: Refusal, route: Option<&'s Arc<Route>> },
+}
+
+/// How a request reaches its endpoint, where that is not as it came.
+#[derive(Debug, Default)]
+pub(crate) struct Forwarding {
+    /// The path instead of the normalised one.
+    pub(crate) path: Option<String>,
+    pub(crate) edits: HeadEdits,
 }
 
 /// Decides by a snapshot.
@@ -62,7 +81,7 @@ pub(crate) fn decide<'s>(snapshot: &'s Snapshot, facts: &Facts<'_>) -> Decision<
     }
 }
 
-/// Why the route does not forward the request.
+/// Why the route does not forward the request. The order is that of ingress-nginx.
 fn refusal_by_plan(
     route: &Route,
     endpoints: &Endpoints,
@@ -70,31 +89,201 @@ fn refusal_by_plan(
     host: &str,
 ) -> Option<Refusal> {
     let plan = &route.plan;
+    if let Some(annotation) = plan.refused {
+        return Some(Refusal::Annotation(annotation));
+    }
+    let special = plan.special.as_deref();
+    if let Some(special) = special
+        && let Some(refusal) = redirect_by_special(special, route, facts, host)
+    {
+        return Some(refusal);
+    }
     if let Some(https_port) = plan.https_redirect
         && !facts.is_https
     {
-        return Some(redirect(host, https_port, facts));
+        let with_port = special.is_some_and(|special| special.port_in_redirects);
+        return Some(to_https(host, https_port, with_port, facts));
     }
-    if let Some(annotation) = plan.refused {
-        return Some(Refusal::Annotation(annotation));
+    if let Some(unserved) = endpoints.unserved() {
+        return Some(Refusal::NoEndpoint(unserved));
     }
     if matches!(facts.framing, Framing::Length(length) if length > plan.max_body) {
         return Some(Refusal::BodyTooLarge);
     }
-    endpoints.unserved().map(Refusal::NoEndpoint)
+    None
 }
 
 /// To the same place over HTTPS: at our own port for a client that named a port, because it
 /// reached us directly; at the default port for one that did not, whatever maps that to us.
-fn redirect(host: &str, https_port: u16, facts: &Facts<'_>) -> Refusal {
-    let port = match port_of(facts.authority) {
-        Some(_) if https_port != 443 => format!(":{https_port}"),
+fn to_https(host: &str, https_port: u16, with_port: bool, facts: &Facts<'_>) -> Refusal {
+    let port = match port_of(facts.authority).is_some() || with_port {
+        true if https_port != 443 => format!(":{https_port}"),
         _ => String::new(),
     };
     let query = facts.query.map(|query| format!("?{query}")).unwrap_or_default();
     let location = format!("https://{host}{port}{}{query}", facts.path);
+    redirect(StatusCode::PERMANENT_REDIRECT, location)
+}
+
+fn redirect(status: StatusCode, location: String) -> Refusal {
     match HeaderValue::try_from(location) {
-        Ok(location) => Refusal::Redirect(location),
+        Ok(location) => Refusal::Redirect { status, location },
         Err(_) => Refusal::Malformed("bad path"),
+    }
+}
+
+/// The redirect that an annotation asks for.
+fn redirect_by_special(
+    special: &Special,
+    route: &Route,
+    facts: &Facts<'_>,
+    host: &str,
+) -> Option<Refusal> {
+    let origin_form =
+        |path: &str| format!("{}://{}{path}", scheme_name(facts.is_https), facts.authority);
+    if let Some(Redirect { status, to, relative, .. }) = &special.redirect {
+        let location = match to {
+            RedirectTo::Url(url) => match facts.render(url, route, host) {
+                path if path.starts_with('/') && !*relative => origin_form(&path),
+                url => url.into_owned(),
+            },
+            RedirectTo::Host(host) => facts.at_host(host),
+        };
+        return Some(redirect(*status, location));
+    }
+    let url = special.rewrite.as_ref().filter(|target| target.start().starts_with("http"))?;
+    let captures = captures(route, facts.path);
+    let mut location = url.render_captures(&captures);
+    if !["http://", "https://"].iter().any(|scheme| location.starts_with(scheme)) {
+        return None;
+    }
+    if let Some(query) = facts.query {
+        location.push('?');
+        location.push_str(query);
+    }
+    Some(redirect(StatusCode::FOUND, location))
+}
+
+/// How a request that is forwarded by such a route reaches the endpoint.
+pub(crate) fn forwarding(
+    special: &Special,
+    route: &Route,
+    facts: &Facts<'_>,
+    request_id: &str,
+) -> Forwarding {
+    let mut forwarding = Forwarding::default();
+    let captures = captures(route, facts.path);
+    if let Some(target) = &special.rewrite {
+        forwarding.path = Some(rewritten(target, &captures));
+    }
+    let host = host_of(facts.authority).unwrap_or_default();
+    let port = route.backend.key.port_text();
+    let mut values = facts.values(route, &host, &port, &captures, request_id);
+    if let Some(path) = &forwarding.path {
+        values.path = path;
+    }
+    let edits = &mut forwarding.edits;
+    if let Some(prefix) = &special.forwarded_prefix {
+        edits.set("x-forwarded-prefix", &prefix.render_captures(&captures));
+    }
+    edits.host = special.upstream_host.as_ref().map(|host| host.render(&values));
+    forwarding
+}
+
+/// The path that a target and what the path's pattern matched come to. Dot segments, which captures
+/// may be joined to, are resolved here, so that endpoints do not leave the target's folder.
+fn rewritten(target: &Template, captures: &[&str]) -> String {
+    let mut path = target.render_captures(captures);
+    if !path.starts_with('/') {
+        path.insert(0, '/');
+    }
+    let has_dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+    match has_dots.then(|| normalise(&path)) {
+        Some(Ok(normal)) => normal.into_owned(),
+        Some(Err(_)) => "/".to_owned(),
+        None => path,
+    }
+}
+
+fn captures<'p>(route: &Route, path: &'p str) -> Captures<'p> {
+    route.pattern.as_ref().map(|pattern| pattern.captures(path)).unwrap_or_default()
+}
+
+impl<'a> Facts<'a> {
+    /// A text with variables, for this request.
+    fn render<'t>(&self, template: &'t Template, route: &Route, host: &str) -> Cow<'t, str> {
+        if let Some(text) = template.as_text() {
+            return Cow::Borrowed(text);
+        }
+        let captures = captures(route, self.path);
+        let port = route.backend.key.port_text();
+        Cow::Owned(template.render(&self.values(route, host, &port, &captures, "")))
+    }
+
+    /// What variables stand for.
+    pub(crate) fn values<'v>(
+        &self,
+        route: &'v Route,
+        host: &'v str,
+        service_port: &'v str,
+        captures: &'v [&'v str],
+        request_id: &'v str,
+    ) -> Values<'v>
+    where
+        'a: 'v,
+    {
+        let key = &route.backend.key;
+        Values {
+            method: self.method.as_str(),
+            version: self.version,
+            is_https: self.is_https,
+            authority: self.authority,
+            host,
+            written_path: self.written_path,
+            path: self.path,
+            query: self.query,
+            headers: self.headers,
+            origin: self.origin,
+            client: self.origin.client(self.headers, self.rules),
+            request_id,
+            user: None,
+            captures,
+            place: Place {
+                ingress: &route.ingress,
+                service: &key.service.name,
+                service_port,
+                path: route.path.as_ref().map_or("/", |(_, path)| path),
+            },
+        }
+    }
+
+    /// The same place at another host, at the port that the client named.
+    fn at_host(&self, host: &str) -> String {
+        let scheme = scheme_name(self.is_https);
+        let port = port_of(self.authority).map(|port| format!(":{port}")).unwrap_or_default();
+        let query = self.query.map(|query| format!("?{query}")).unwrap_or_default();
+        let target = format!("{}{query}", self.path);
+        format!("{scheme}://{host}{port}{}", target.strip_suffix('/').unwrap_or(&target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captures_do_not_leave_the_folder_of_the_target() {
+        let table = [
+            ("/", &["/x"][..], "/"),
+            ("/new/$1", &["/foo/bar", "bar"], "/new/bar"),
+            ("/$1", &["/foo", ""], "/"),
+            ("/a/$1", &["/x//y", "/y"], "/a//y"),
+            ("$1", &["/foo", "foo"], "/foo"),
+            ("/a/b/$1/secret", &["/...x", ".."], "/a/secret"),
+        ];
+        for (target, captures, expected) in table {
+            let target = Template::parse(target).unwrap();
+            assert_eq!(rewritten(&target, captures), expected, "{target:?} {captures:?}");
+        }
     }
 }

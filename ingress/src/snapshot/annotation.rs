@@ -52,31 +52,28 @@ const AUTH: Support = Refused(Restricts, NEVER);
 const LIMIT: Support = Refused(Restricts, ZERO);
 const CANARY: Support = Refused(Canary, NEVER);
 const SNIPPET: Support = Refused(Snippet, NEVER);
-const REDIRECT: Support = Refused(Diverts, NEVER);
 const WAF: Support = Refused(Restricts, FALSE);
 
 const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
 const OF_LIMITS: Support = NoEffect("it changes request limits, which are refused");
-const OF_REDIRECTS: Support = NoEffect("it changes redirects, which are refused");
 const OF_COOKIES: Support = NoEffect("it changes cookie affinity, which is not supported");
 const OF_CORS: Support = NoEffect("it changes CORS, which is not supported");
 const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
 const OF_HTTPS_ENDPOINTS: Support = NoEffect("it is for HTTPS endpoints, which are refused");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
-const OF_HASHES: Support = NoEffect("it changes upstream-hash-by, which is not supported");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
 const TRACING: Support = NoEffect("no spans are sent, and traceparent is passed on");
 const OLD: Support = NoEffect("no current ingress-nginx reads it");
 const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciphers");
 
 /// Every annotation that is known, by name without its prefix, in order.
-pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
+pub(crate) const ANNOTATIONS: [(&str, Support); 156] = [
     ("add-base-url", OLD),
     ("affinity", Unserved("cookie affinity: requests go to endpoints in turn")),
     ("affinity-canary-behavior", OF_COOKIES),
     ("affinity-mode", OF_COOKIES),
     ("allowlist-source-range", DENY_LIST),
-    ("app-root", REDIRECT),
+    ("app-root", Served),
     ("auth-always-set-cookie", OF_AUTH),
     ("auth-cache-duration", OF_AUTH),
     ("auth-cache-key", OF_AUTH),
@@ -138,7 +135,7 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("fastcgi-index", OF_FASTCGI),
     ("fastcgi-params-configmap", OF_FASTCGI),
     ("force-ssl-redirect", Served),
-    ("from-to-www-redirect", Unserved("the redirect from or to the www host")),
+    ("from-to-www-redirect", Served),
     ("global-rate-limit", LIMIT),
     ("global-rate-limit-ignored-cidrs", OF_LIMITS),
     ("global-rate-limit-key", OF_LIMITS),
@@ -153,7 +150,8 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("limit-rpm", LIMIT),
     ("limit-rps", LIMIT),
     ("limit-whitelist", OF_LIMITS),
-    ("load-balance", Unserved("other balancing methods: round robin is used")),
+    ("load-balance", Served),
+    ("max-connections-per-endpoint", Served),
     ("mirror-host", OF_MIRRORS),
     ("mirror-request-body", OF_MIRRORS),
     ("mirror-target", Unserved("mirroring of requests")),
@@ -162,8 +160,9 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("opentelemetry-operation-name", TRACING),
     ("opentelemetry-trust-incoming-span", TRACING),
     ("opentracing-trust-incoming-span", TRACING),
-    ("permanent-redirect", REDIRECT),
-    ("permanent-redirect-code", OF_REDIRECTS),
+    ("per-try-timeout", Served),
+    ("permanent-redirect", Served),
+    ("permanent-redirect-code", Served),
     ("preserve-trailing-slash", NoEffect("redirects to HTTPS always keep a trailing slash")),
     ("proxy-body-size", Served),
     ("proxy-buffer-size", STREAMS),
@@ -175,9 +174,9 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("proxy-cookie-path", Unserved("rewriting the path of endpoints' cookies")),
     ("proxy-http-version", Unserved("HTTP/1.0 to endpoints: HTTP/1.1 is used")),
     ("proxy-max-temp-file-size", STREAMS),
-    ("proxy-next-upstream", Unserved("choosing after which failures to retry")),
-    ("proxy-next-upstream-timeout", Unserved("a time limit for retries")),
-    ("proxy-next-upstream-tries", Unserved("a limit on the number of tries")),
+    ("proxy-next-upstream", Served),
+    ("proxy-next-upstream-timeout", Served),
+    ("proxy-next-upstream-tries", Served),
     ("proxy-read-timeout", Served),
     ("proxy-redirect-from", Unserved("rewriting endpoints' Location headers")),
     ("proxy-redirect-to", Unserved("rewriting endpoints' Location headers")),
@@ -190,11 +189,11 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("proxy-ssl-server-name", OF_HTTPS_ENDPOINTS),
     ("proxy-ssl-verify", OF_HTTPS_ENDPOINTS),
     ("proxy-ssl-verify-depth", OF_HTTPS_ENDPOINTS),
-    ("relative-redirects", OF_REDIRECTS),
-    ("rewrite-target", Refused(Diverts, NEVER)),
+    ("relative-redirects", Served),
+    ("rewrite-target", Served),
     ("satisfy", Refused(Restricts, &["all"])),
     ("secure-backends", OLD),
-    ("server-alias", Unserved("additional host names")),
+    ("server-alias", Served),
     ("server-snippet", SNIPPET),
     ("service-upstream", NoEffect("requests always go to endpoints, never to a ClusterIP")),
     ("session-cookie-change-on-failure", OF_COOKIES),
@@ -207,23 +206,24 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 153] = [
     ("session-cookie-path", OF_COOKIES),
     ("session-cookie-samesite", OF_COOKIES),
     ("session-cookie-secure", OF_COOKIES),
+    ("slow-start", Served),
     ("ssl-ciphers", CIPHERS),
     ("ssl-passthrough", Refused(Diverts, FALSE)),
     ("ssl-prefer-server-ciphers", CIPHERS),
     ("ssl-redirect", Served),
     ("stream-snippet", SNIPPET),
-    ("temporal-redirect", REDIRECT),
-    ("temporal-redirect-code", OF_REDIRECTS),
+    ("temporal-redirect", Served),
+    ("temporal-redirect-code", Served),
     ("upstream-fail-timeout", OLD),
-    ("upstream-hash-by", Unserved("hashing: requests go to endpoints in turn")),
-    ("upstream-hash-by-subset", OF_HASHES),
-    ("upstream-hash-by-subset-size", OF_HASHES),
-    ("upstream-vhost", Refused(Diverts, NEVER)),
+    ("upstream-hash-by", Served),
+    ("upstream-hash-by-subset", Served),
+    ("upstream-hash-by-subset-size", Served),
+    ("upstream-vhost", Served),
     ("use-forwarded-headers", OLD),
-    ("use-port-in-redirects", OF_REDIRECTS),
-    ("use-regex", Refused(Diverts, FALSE)),
+    ("use-port-in-redirects", Served),
+    ("use-regex", Served),
     ("whitelist-source-range", DENY_LIST),
-    ("x-forwarded-prefix", Unserved("the header X-Forwarded-Prefix")),
+    ("x-forwarded-prefix", Served),
 ];
 
 /// What becomes of an annotation, by its name without the prefix, with that name.

@@ -3,20 +3,22 @@
 //! Routes hold a [`Backend`], which is a cell: a change of endpoints is one store into it and
 //! touches no route. The data path loads the cell once a request.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
-use balance::{Failure, Member, Outcomes, Rest, Rotation, Try};
-use http::StatusCode;
+use balance::{RetryBudget, Rotation};
 use model::{
     AddressType, BackendPort, Kind, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
 
+use super::endpoint::Endpoint;
+use super::picking::{Draw, Pick, Tables};
+use super::policy::Balancing;
 use super::problem::{Field, Problem};
 use crate::wire::BackendProtocol;
 
@@ -25,6 +27,16 @@ use crate::wire::BackendProtocol;
 pub(crate) struct BackendKey {
     pub(crate) service: ObjectName,
     pub(crate) port: BackendPort,
+}
+
+impl BackendKey {
+    /// The number or name of the port.
+    pub(crate) fn port_text(&self) -> Cow<'_, str> {
+        match &self.port {
+            BackendPort::Number(number) => number.to_string().into(),
+            BackendPort::Name(name) => Cow::Borrowed(name),
+        }
+    }
 }
 
 impl std::fmt::Display for BackendKey {
@@ -69,121 +81,49 @@ impl Backend {
         backend
     }
 
+    /// Spreads requests in another way.
+    #[cfg(test)]
+    pub(crate) fn balance(&self, balancing: Balancing) {
+        let old = self.endpoints();
+        let addresses = old.addresses();
+        let protocol = BackendProtocol::default();
+        self.set(Arc::new(old.replaced_by(&addresses, protocol, Some(Arc::new(balancing)))));
+    }
+
     /// Replaces the endpoints.
     #[cfg(test)]
     pub(crate) fn replace(&self, addresses: &[SocketAddr]) {
         let old = self.endpoints();
         let protocol = BackendProtocol::default();
-        self.set(Arc::new(old.replaced_by(addresses, protocol)));
+        self.set(Arc::new(old.replaced_by(addresses, protocol, old.balancing.clone())));
         old.retire(addresses, protocol);
     }
 }
 
-/// Requests of one Service by the class of the status that was answered, since its first route.
+/// Requests of one Service by the class of the status that was answered, since its first route,
+/// and the retries that they allow.
 #[derive(Debug, Default)]
-pub(crate) struct Answers([AtomicU64; Answers::CLASSES.len()]);
+pub(crate) struct Answers {
+    by_class: [AtomicU64; Answers::CLASSES.len()],
+    retries: RetryBudget,
+}
 
 impl Answers {
     pub(crate) const CLASSES: [&'static str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
     pub(crate) fn count(&self, status: u16) {
         let class = usize::from(status / 100).clamp(1, Answers::CLASSES.len()) - 1;
-        self.0[class].fetch_add(1, Ordering::Relaxed);
+        self.by_class[class].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether one more request may be sent again, as far as the load of the Service goes.
+    pub(crate) fn take_retry(&self, now_ms: u64) -> bool {
+        self.retries.take(self.counts().map(|(_, count)| count).sum(), now_ms)
     }
 
     /// Each class with its count.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        Answers::CLASSES.into_iter().zip(self.0.iter().map(|n| n.load(Ordering::Relaxed)))
-    }
-}
-
-/// An address that serves. The same `Arc` for as long as the address stays, so that connections
-/// to it are kept over changes of its neighbours.
-#[derive(Debug)]
-pub(crate) struct Endpoint {
-    pub(crate) address: SocketAddr,
-    /// What the Service says that it speaks.
-    pub(crate) protocol: BackendProtocol,
-    gone: AtomicBool,
-    /// It took no connection the last time, or its requests fail.
-    rest: Rest,
-    outcomes: Outcomes,
-}
-
-impl Endpoint {
-    pub(crate) fn new(address: SocketAddr, protocol: BackendProtocol) -> Endpoint {
-        Endpoint {
-            address,
-            protocol,
-            gone: AtomicBool::new(false),
-            rest: Rest::default(),
-            outcomes: Outcomes::default(),
-        }
-    }
-
-    /// It took a connection.
-    pub(crate) fn connected(&self) {
-        self.rest.connected();
-    }
-
-    /// It answered with this status. True if that ejects it.
-    pub(crate) fn answered(&self, status: StatusCode, now_ms: impl Fn() -> u64) -> bool {
-        if matches!(status.as_u16(), 502..=504) {
-            return self.did_not_answer(now_ms());
-        }
-        self.outcomes.succeeded(now_ms);
-        self.rest.answered();
-        false
-    }
-
-    /// It took a request and gave no valid answer, or one that says that it cannot serve. True if
-    /// that ejects it: others are preferred for a while, which grows with each failed try.
-    pub(crate) fn did_not_answer(&self, now_ms: u64) -> bool {
-        let is_ejected = self.outcomes.failed(now_ms) || self.rest.is_tried_for_answers();
-        if is_ejected {
-            self.rest.begin(now_ms, Failure::Failing);
-        }
-        is_ejected
-    }
-
-    /// It took no connection: others are preferred for a while.
-    pub(crate) fn failed(&self, failure: Failure, now_ms: u64) {
-        self.rest.begin(now_ms, failure);
-    }
-
-    /// The attempt that tries it again after a failure, right after a pick.
-    pub(crate) fn current_try(&self) -> Option<Try> {
-        self.rest.current_try()
-    }
-
-    /// The attempt has ended without an outcome: the next pick may try it.
-    pub(crate) fn give_back(&self, attempt: Try) {
-        self.rest.give_back(attempt);
-    }
-
-    /// It takes no new requests: kept connections to it are to be closed.
-    pub(crate) fn is_gone(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
-    }
-}
-
-impl Member for Endpoint {
-    fn rest(&self) -> &Rest {
-        &self.rest
-    }
-}
-
-impl PartialEq for Endpoint {
-    fn eq(&self, other: &Endpoint) -> bool {
-        (self.address, self.protocol) == (other.address, other.protocol)
-    }
-}
-
-impl Eq for Endpoint {}
-
-impl Hash for Endpoint {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.address, self.protocol).hash(state);
+        Answers::CLASSES.into_iter().zip(self.by_class.iter().map(|n| n.load(Ordering::Relaxed)))
     }
 }
 
@@ -191,6 +131,9 @@ impl Hash for Endpoint {
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     rotation: Arc<Rotation<Arc<Endpoint>>>,
+    /// How requests are spread over them; absent for turns without limits, which is the default.
+    balancing: Option<Arc<Balancing>>,
+    tables: Tables,
     /// Why there is none.
     unserved: Option<Unserved>,
 }
@@ -220,7 +163,12 @@ impl Unserved {
 
 impl Endpoints {
     pub(crate) fn none(unserved: Unserved) -> Endpoints {
-        Endpoints { rotation: Arc::default(), unserved: Some(unserved) }
+        Endpoints {
+            rotation: Arc::default(),
+            balancing: None,
+            tables: Tables::default(),
+            unserved: Some(unserved),
+        }
     }
 
     /// In the order of their turns.
@@ -239,19 +187,40 @@ impl Endpoints {
         self.unserved
     }
 
-    /// The endpoint whose turn it is, of those that suit; one that rests only if all do, and if it
-    /// does not let clients wait.
+    /// How requests are spread, unless by turns.
+    pub(crate) fn balancing(&self) -> Option<&Balancing> {
+        self.balancing.as_deref()
+    }
+
+    /// Whether each takes a limited number of requests at one time.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.balancing().is_some_and(|balancing| balancing.max_in_flight.is_some())
+    }
+
+    /// The endpoint for a request, of those that suit: the one whose turn it is, or the choice of
+    /// another method; one that rests only if all do, and if it does not let clients wait.
     pub(crate) fn pick(
         &self,
         suits: impl Fn(&Arc<Endpoint>) -> bool,
-        now_ms: impl Fn() -> u64,
-    ) -> Option<Arc<Endpoint>> {
-        self.rotation.pick(suits, now_ms).cloned()
+        draw: &Draw<'_>,
+    ) -> Option<Pick> {
+        match &self.balancing {
+            None => {
+                let picked = self.rotation.pick(suits, || draw.now_ms)?;
+                Some(Pick { endpoint: picked.clone(), counted: None })
+            }
+            Some(balancing) => self.tables.pick(&self.rotation, balancing, suits, draw),
+        }
     }
 
     /// The endpoints after this list was replaced by `addresses`; those that stay are the same,
     /// and stay in turn.
-    fn replaced_by(&self, addresses: &[SocketAddr], protocol: BackendProtocol) -> Endpoints {
+    fn replaced_by(
+        &self,
+        addresses: &[SocketAddr],
+        protocol: BackendProtocol,
+        balancing: Option<Arc<Balancing>>,
+    ) -> Endpoints {
         if addresses.is_empty() {
             // Nobody's turn is left to carry over. A rotation that has handed on to an empty one
             // gives nothing from that moment, but the routes of the snapshot that is served now
@@ -267,7 +236,8 @@ impl Endpoints {
                 None => Arc::new(Endpoint::new(*address, protocol)),
             })
             .collect();
-        Endpoints { rotation: self.rotation.succeed(&list), unserved: None }
+        let rotation = self.rotation.succeed(&list);
+        Endpoints { rotation, balancing, tables: Tables::default(), unserved: None }
     }
 
     /// Marks all but those at `staying`, which is sorted, as gone; says whether there were any.
@@ -277,7 +247,7 @@ impl Endpoints {
             e.protocol != protocol || staying.binary_search(&e.address).is_err()
         };
         let leaving = self.list().iter().filter(leave);
-        leaving.map(|endpoint| endpoint.gone.store(true, Ordering::Relaxed)).count() > 0
+        leaving.map(|endpoint| endpoint.leave()).count() > 0
     }
 }
 
@@ -324,17 +294,17 @@ impl ServicePorts {
     }
 
     /// Makes all of the Service's backends serve what the model says now. Backends that name one
-    /// port by number and by name share its endpoints and its rotation. What would leave a
-    /// backend without an endpoint is put into `removal`.
+    /// port by number and by name share its endpoints and its rotation; the first of them says how
+    /// requests are spread. What would leave a backend without an endpoint is put into `removal`.
     pub(super) fn refresh(
         &mut self,
         entry: Option<&ServiceEntry>,
-        backends: &[Arc<Backend>],
+        backends: &[(Arc<Backend>, Option<Arc<Balancing>>)],
         removal: &mut Removal,
     ) {
         let mut before = std::mem::take(&mut self.ports);
         self.alternatives.clear();
-        for backend in backends {
+        for (backend, balancing) in backends {
             let endpoints = match resolve(entry, &backend.key.port) {
                 Err(unserved) => {
                     if matches!(unserved, Unserved::NoPort | Unserved::NotTcp) {
@@ -350,7 +320,8 @@ impl ServicePorts {
                         let old =
                             old.unwrap_or_else(|| Arc::new(Endpoints::none(Unserved::NoPort)));
                         let protocol = protocol_of(port);
-                        let endpoints = Arc::new(old.replaced_by(&addresses, protocol));
+                        let replaced = old.replaced_by(&addresses, protocol, balancing.clone());
+                        let endpoints = Arc::new(replaced);
                         if addresses.is_empty() {
                             removal.unused.push(old);
                         } else {

@@ -4,21 +4,21 @@
 //! refresh the cells of the backends that name it; a Secret replaces the certificates of the
 //! hosts that use it. Nothing else is looked at.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use model::{BackendPort, Changes, Ingress, IngressBackend, Kind, Model, ObjectName, PathType};
+use model::{BackendPort, Changes, Ingress, Kind, Model, ObjectName};
 use rustls::crypto::CryptoProvider;
 
 use super::backend::{
     Answers, Backend, BackendKey, Removal, ServicePorts, Unserved, app_protocols,
 };
 use super::certificate::{BadSecret, Certificate};
-use super::plan::{Plan, PlanDefaults};
+use super::plan::PlanDefaults;
 use super::problem::{About, Field, Problem};
-use super::served::{Rank, Served, backend_key, paths};
-use super::{HostRoutes, Route, Snapshot};
-use crate::route::{HostKey, NotAdded, PathTable};
+use super::served::{Alias, Rank, Served, backend_key};
+use super::{Snapshot, host};
+use crate::route::HostKey;
 
 /// `spec.controller` of the IngressClasses that are ours whatever their name.
 pub(crate) const CONTROLLER: &str = "switchyard.dev/ingress";
@@ -43,6 +43,8 @@ pub(crate) struct Compiler {
     /// Ingresses that have something to say of a host, in the order in which they win.
     by_host: HashMap<HostKey, BTreeSet<Rank>>,
     by_tls_host: HashMap<HostKey, BTreeSet<Rank>>,
+    /// Further names of hosts, with the Ingresses that ask for them, of which the oldest wins.
+    by_alias: HashMap<HostKey, BTreeSet<(Rank, Alias)>>,
     services: HashMap<ObjectName, ServiceUse>,
     secrets: HashMap<ObjectName, SecretUse>,
     /// Problems that come from several Ingresses meeting at one host.
@@ -50,31 +52,35 @@ pub(crate) struct Compiler {
     tls_problems: HashMap<HostKey, Vec<Problem>>,
 }
 
+/// The Ingresses that name a backend, with the number of places in each.
+type Users = BTreeMap<Rank, usize>;
+
 /// A Service that backends name.
 #[derive(Debug, Default)]
 struct ServiceUse {
     answers: Arc<Answers>,
     ports: ServicePorts,
-    /// With the number of places that name each.
-    backends: Vec<(Arc<Backend>, usize)>,
+    /// Each with the Ingresses that name it, in the order in which they win, and the number of
+    /// places in them.
+    backends: Vec<(Arc<Backend>, Users)>,
     /// Where `backends` has that of a port.
     positions: HashMap<BackendPort, usize>,
     problems: Vec<Problem>,
 }
 
 impl ServiceUse {
-    fn add(&mut self, backend: Backend) {
+    fn add(&mut self, backend: Backend, user: Rank) {
         self.positions.insert(backend.key.port.clone(), self.backends.len());
-        self.backends.push((Arc::new(backend), 1));
+        self.backends.push((Arc::new(backend), Users::from([(user, 1)])));
     }
 
-    fn get_mut(&mut self, port: &BackendPort) -> Option<&mut (Arc<Backend>, usize)> {
+    fn get_mut(&mut self, port: &BackendPort) -> Option<&mut (Arc<Backend>, Users)> {
         self.backends.get_mut(*self.positions.get(port)?)
     }
 
     /// Forgets the backends that nothing names.
     fn retain_used(&mut self) {
-        self.backends.retain(|(_, users)| *users > 0);
+        self.backends.retain(|(_, users)| !users.is_empty());
         let backends = self.backends.iter().enumerate();
         self.positions = backends.map(|(at, (b, _))| (b.key.port.clone(), at)).collect();
     }
@@ -92,6 +98,7 @@ struct SecretUse {
 #[derive(Debug, Default)]
 struct Touched {
     hosts: BTreeSet<HostKey>,
+    aliases: BTreeSet<HostKey>,
     tls_hosts: BTreeSet<HostKey>,
     services: BTreeSet<ObjectName>,
     removal: Removal,
@@ -120,6 +127,7 @@ impl Compiler {
             served: HashMap::new(),
             by_host: HashMap::new(),
             by_tls_host: HashMap::new(),
+            by_alias: HashMap::new(),
             services: HashMap::new(),
             secrets: HashMap::new(),
             conflicts: HashMap::new(),
@@ -148,6 +156,9 @@ impl Compiler {
         }
         for host in std::mem::take(&mut touched.hosts) {
             self.rebuild_host(&host, &mut touched);
+        }
+        for name in std::mem::take(&mut touched.aliases) {
+            self.rebuild_alias(&name);
         }
         for host in std::mem::take(&mut touched.tls_hosts) {
             self.rebuild_certificate(&host, &mut touched);
@@ -228,12 +239,23 @@ impl Compiler {
 
     fn replace_ingress(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let before = self.served.remove(name);
+        for (alias, of) in before.iter().flat_map(Served::aliases) {
+            let rank = before.as_ref().map(|before| before.rank.clone());
+            let asked = self.by_alias.get_mut(&alias);
+            if let (Some(asked), Some(rank)) = (asked, rank) {
+                asked.remove(&(rank, of));
+            }
+            touched.aliases.insert(alias);
+        }
         let now = model.ingress(name).filter(|ingress| self.is_ours(ingress, model));
         // What both refer to stays in use, with its endpoints and its parsed certificate.
         if let Some(ingress) = now {
             let served = Served::of(ingress.clone());
             for key in served.backend_keys() {
-                self.use_backend(key, touched);
+                if served.balancing.is_some() {
+                    touched.services.insert(key.service.clone());
+                }
+                self.use_backend(key, &served.rank, touched);
             }
             for tls in &served.tls {
                 self.use_secret(&tls.secret, &tls.host, model);
@@ -242,6 +264,11 @@ impl Compiler {
             touched.note(known, &served.problems);
             index(&mut self.by_host, &served.hosts, &served.rank, &mut touched.hosts);
             index(&mut self.by_tls_host, served.tls_hosts(), &served.rank, &mut touched.tls_hosts);
+            for (alias, of) in served.aliases() {
+                let asked = self.by_alias.entry(alias.clone()).or_default();
+                asked.insert((served.rank.clone(), of));
+                touched.aliases.insert(alias);
+            }
             self.served.insert(name.clone(), served);
         }
         if let Some(before) = before {
@@ -255,7 +282,10 @@ impl Compiler {
             unindex(&mut self.by_tls_host, tls_gone, &before.rank);
             touched.tls_hosts.extend(before.tls_hosts().into_iter().cloned());
             for key in before.backend_keys() {
-                self.release_backend(&key, touched);
+                if before.balancing.is_some() {
+                    touched.services.insert(key.service.clone());
+                }
+                self.release_backend(&key, &before.rank, touched);
             }
             for tls in &before.tls {
                 self.release_secret(&tls.secret, &tls.host);
@@ -286,26 +316,30 @@ impl Compiler {
         service.backends.get(*service.positions.get(&key.port)?).map(|(backend, _)| backend)
     }
 
-    fn use_backend(&mut self, key: BackendKey, touched: &mut Touched) {
+    fn use_backend(&mut self, key: BackendKey, user: &Rank, touched: &mut Touched) {
         let service = self.services.entry(key.service.clone()).or_default();
         if service.backends.is_empty() {
             let answers = service.answers.clone();
             self.snapshot.services.insert(key.service.clone(), answers);
         }
         match service.get_mut(&key.port) {
-            Some((_, users)) => *users += 1,
+            Some((_, users)) => *users.entry(user.clone()).or_default() += 1,
             None => {
                 touched.services.insert(key.service.clone());
-                service.add(Backend::new(key, service.answers.clone()));
+                service.add(Backend::new(key, service.answers.clone()), user.clone());
             }
         }
     }
 
-    fn release_backend(&mut self, key: &BackendKey, touched: &mut Touched) {
+    fn release_backend(&mut self, key: &BackendKey, user: &Rank, touched: &mut Touched) {
         let service = self.services.get_mut(&key.service).expect("a used backend has a Service");
         let (_, users) = service.get_mut(&key.port).expect("a used backend is counted");
-        *users -= 1;
-        if *users == 0 {
+        let places = users.get_mut(user).expect("a used backend knows its Ingresses");
+        *places -= 1;
+        if *places == 0 {
+            users.remove(user);
+        }
+        if users.is_empty() {
             touched.services.insert(key.service.clone());
         }
     }
@@ -313,9 +347,14 @@ impl Compiler {
     fn refresh_service(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let Some(service) = self.services.get_mut(name) else { return };
         service.retain_used();
+        let balancing = |users: &Users| {
+            users.keys().find_map(|(_, ingress)| self.served.get(ingress)?.balancing.clone())
+        };
+        let balanced: Vec<_> =
+            service.backends.iter().map(|(b, users)| (b.clone(), balancing(users))).collect();
         let backends: Vec<_> = service.backends.iter().map(|(b, _)| b.clone()).collect();
         let entry = model.service(name);
-        service.ports.refresh(entry.as_ref(), &backends, &mut touched.removal);
+        service.ports.refresh(entry.as_ref(), &balanced, &mut touched.removal);
         let problems = entry.as_ref().map(|entry| app_protocols(entry, &backends));
         let problems = problems.unwrap_or_default();
         touched.note(&service.problems, &problems);
@@ -351,76 +390,44 @@ impl Compiler {
     }
 
     fn rebuild_host(&mut self, host: &HostKey, touched: &mut Touched) {
-        let mut routes = HostRoutes { paths: PathTable::new(), default: None, listed: Vec::new() };
-        let mut conflicts = Vec::new();
-        for (_, name) in self.by_host.get(host).into_iter().flatten() {
-            let served = self.served.get(name).expect("an indexed Ingress is served");
-            self.add_routes(host, served, &mut routes, &mut conflicts);
-        }
+        let ranks = self.by_host.get(host).into_iter().flatten();
+        let ingresses: Vec<_> = ranks.map(|(_, name)| self.indexed(name)).collect();
+        let aliases = ingresses.iter().flat_map(|served| served.aliases());
+        touched.aliases.extend(aliases.filter(|(_, of)| of.host == *host).map(|(name, _)| name));
+        touched.aliases.insert(host.clone());
+        let (routes, conflicts) =
+            host::compile(host, &ingresses, &self.defaults, &|key| self.used_backend(key));
         replace_problems(&mut self.conflicts, host, conflicts, touched);
         let routes = (!routes.listed.is_empty()).then(|| Arc::new(routes));
         self.snapshot.hosts.set(host, routes);
     }
 
-    /// Adds what one Ingress has for a host, after those that come before it.
-    fn add_routes(
-        &self,
-        host: &HostKey,
-        served: &Served,
-        routes: &mut HostRoutes,
-        conflicts: &mut Vec<Problem>,
-    ) {
-        let ingress = &served.ingress;
-        let plan = Plan::new(&served.policy, served.redirects(host), &self.defaults);
-        let plan = Arc::new(plan);
-        let route = |path: Option<(PathType, Arc<str>)>, backend: &IngressBackend| {
-            let key = backend_key(ingress, backend);
-            let backend = self.backend(&key).expect("a served Ingress's backends are in use");
-            Arc::new(Route {
-                ingress: ingress.name.clone(),
-                path,
-                backend: backend.clone(),
-                plan: plan.clone(),
-            })
-        };
-        let mut report = |field: &str, message: String, help: &str| {
-            let problem = Problem::new(&ingress.name, Field::of(field), message).help(help);
-            conflicts.push(problem.about(About::Host(host.clone())));
-        };
-        for (field, rule) in served.rules_of(host) {
-            for (field, path_type, path, backend) in paths(ingress, &field, rule) {
-                let new = route(Some((path_type, path.clone())), backend);
-                match routes.paths.add(&path, path_type, new.clone()) {
-                    Ok(()) => routes.listed.push(new),
-                    Err(NotAdded::Taken(by)) => report(
-                        &field,
-                        format!(
-                            "host {host}, {path_type:?} path {path}: Ingress {} has it already",
-                            by.ingress
-                        ),
-                        "the older Ingress wins; at the same age, the first by name",
-                    ),
-                    Err(NotAdded::BadPath) => report(
-                        &field,
-                        format!("host {host}: {path} is not a valid path"),
-                        "write / first, and % as %25",
-                    ),
+    /// Gives a name that no rule has the routes of the host that it is an alias of.
+    fn rebuild_alias(&mut self, name: &HostKey) {
+        if self.by_host.contains_key(name) {
+            return;
+        }
+        let hosts = &self.snapshot.hosts;
+        let routes = self.by_alias.get(name).into_iter().flatten().find_map(|(rank, alias)| {
+            let of_host = hosts.get(&alias.host)?;
+            match &alias.host {
+                HostKey::Exact(host) if alias.redirects => {
+                    let served = self.indexed(&rank.1);
+                    let backends = |key: &BackendKey| self.used_backend(key);
+                    host::redirected_to(host, served, &self.defaults, &backends).map(Arc::new)
                 }
+                _ => Some(of_host.clone()),
             }
-        }
-        let Some(backend) = &ingress.default_backend else { return };
-        let new = route(None, backend);
-        match &routes.default {
-            None => {
-                routes.listed.push(new.clone());
-                routes.default = Some(new);
-            }
-            Some(by) => report(
-                "spec.defaultBackend",
-                format!("host {host}: Ingress {} has the default backend", by.ingress),
-                "the older Ingress wins; at the same age, the first by name",
-            ),
-        }
+        });
+        self.snapshot.hosts.set(name, routes);
+    }
+
+    fn indexed(&self, name: &ObjectName) -> &Served {
+        self.served.get(name).expect("an indexed Ingress is served")
+    }
+
+    fn used_backend(&self, key: &BackendKey) -> Arc<Backend> {
+        self.backend(key).expect("a served Ingress's backends are in use").clone()
     }
 
     fn rebuild_certificate(&mut self, host: &HostKey, touched: &mut Touched) {

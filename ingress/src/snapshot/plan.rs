@@ -4,15 +4,20 @@
 //! A request looks nothing up but its plan. Where an annotation is not set, the process's own
 //! setting is in its place.
 
-use super::policy::{Policy, RefusedBy};
+use std::sync::Arc;
+
+use super::policy::{Policy, RefusedBy, Retry};
+use super::special::Special;
 use crate::deadline::Ticks;
 use crate::wire::BackendProtocol;
 
 /// How a route's requests are served.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Plan {
     /// Plain HTTP is redirected to HTTPS, at this port of ours for clients that named a port.
     pub(crate) https_redirect: Option<u16>,
+    /// What few routes ask for.
+    pub(crate) special: Option<Arc<Special>>,
     /// The annotation because of which requests are answered with 503.
     pub(crate) refused: Option<RefusedBy>,
     /// Bytes that a request's body may have.
@@ -20,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) connect_timeout: Ticks,
     pub(crate) read_timeout: Ticks,
     pub(crate) send_timeout: Ticks,
+    /// When a request is sent again, if the Ingress says so.
+    pub(crate) retry: Option<Retry>,
     /// What endpoints are said to speak, whatever their Service says.
     pub(crate) protocol: Option<BackendProtocol>,
 }
@@ -58,11 +65,13 @@ impl Plan {
         let max_body = transfer.max_body.map(|bytes| bytes.unwrap_or(u64::MAX));
         Plan {
             https_redirect: redirects.then_some(defaults.https_port),
+            special: None,
             refused: policy.refused,
             max_body: max_body.unwrap_or(defaults.max_body),
             connect_timeout: timeout(transfer.connect_timeout, defaults.connect_timeout),
             read_timeout: timeout(transfer.read_timeout, defaults.read_timeout),
             send_timeout: timeout(transfer.send_timeout, defaults.send_timeout),
+            retry: policy.retry.retry(),
             protocol: policy.endpoints.protocol,
         }
     }

@@ -8,8 +8,11 @@
 //!
 //! Annotations that belong together are a group, with a file of its own that reads them.
 
+mod balance;
 mod endpoints;
 mod redirect;
+mod retry;
+mod rewrite;
 mod transfer;
 mod value;
 
@@ -19,8 +22,13 @@ use std::sync::Arc;
 use model::nearest;
 use model::problem::Level;
 
+use self::balance::BalanceAnnotations;
+pub(crate) use self::balance::{Balancing, Method};
 pub(crate) use self::endpoints::Endpoints;
 pub(crate) use self::redirect::{Redirects, ToHttps};
+pub(crate) use self::retry::Retry;
+use self::retry::RetryAnnotations;
+pub(crate) use self::rewrite::Rewriting;
 pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
 use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
@@ -29,10 +37,13 @@ const OURS: &str = "switchyard.dev/";
 const NGINX: &str = "nginx.ingress.kubernetes.io/";
 
 /// How the routes of one Ingress are served.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Policy {
     pub(crate) redirects: Redirects,
+    pub(crate) rewriting: Rewriting,
     pub(crate) transfer: Transfer,
+    pub(crate) balance: BalanceAnnotations,
+    pub(crate) retry: RetryAnnotations,
     pub(crate) endpoints: Endpoints,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
@@ -112,6 +123,7 @@ impl Policy {
     /// Takes one annotation over; `Err` says what of it is not served.
     fn apply(&mut self, name: &str, value: &str) -> Result<(), NotServed> {
         match support(name) {
+            Some(_) if value.is_empty() => Ok(()),
             Some((name, Support::Served)) => {
                 self.serve(name, value).map_err(|unserved| self.not_served(name, unserved))
             }
@@ -170,10 +182,12 @@ impl Policy {
 
     /// Takes an annotation over by the group that it belongs to; `None` if no group reads it.
     fn read(&mut self, name: &str, value: &str) -> Option<Read> {
-        self.redirects
-            .read(name, value)
+        None.or_else(|| self.redirects.read(name, value))
+            .or_else(|| self.rewriting.read(name, value))
             .or_else(|| self.transfer.read(name, value))
+            .or_else(|| self.balance.read(name, value))
             .or_else(|| self.endpoints.read(name, value))
+            .or_else(|| self.retry.read(name, value))
     }
 
     fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {
@@ -211,7 +225,8 @@ mod tests {
     use super::*;
 
     fn https(to_https: ToHttps) -> Policy {
-        Policy { redirects: Redirects { to_https }, ..Policy::default() }
+        let redirects = Redirects { to_https, ..Redirects::default() };
+        Policy { redirects, ..Policy::default() }
     }
 
     fn check(annotations: &[(&str, &str)], expected: &Policy, problems: &[&str]) {
@@ -310,15 +325,7 @@ mod tests {
             ("satisfy", "any"),
             ("enable-modsecurity", "true"),
         ];
-        let diverting = [
-            ("permanent-redirect", "https://new.example/"),
-            ("temporal-redirect", "https://new.example/"),
-            ("rewrite-target", "/$1"),
-            ("use-regex", "true"),
-            ("app-root", "/app"),
-            ("upstream-vhost", "internal"),
-            ("ssl-passthrough", "true"),
-        ];
+        let diverting = [("ssl-passthrough", "true")];
         let snippets =
             ["configuration-snippet", "server-snippet", "auth-snippet", "modsecurity-snippet"];
         let snippets = snippets.map(|name| (name, "deny all;"));
@@ -354,7 +361,6 @@ mod tests {
     #[test]
     fn an_annotation_that_asks_for_nothing_is_served() {
         let nothing = [
-            ("use-regex", "false"),
             ("auth-tls-verify-client", "off"),
             ("enable-modsecurity", "false"),
             ("limit-rps", "0"),
@@ -368,7 +374,7 @@ mod tests {
     #[test]
     fn every_annotation_that_is_served_is_read() {
         for (name, _) in ANNOTATIONS.iter().filter(|(_, support)| *support == Support::Served) {
-            assert!(Policy::default().read(name, "7").is_some(), "{name}");
+            assert!(Policy::default().read(name, "1").is_some(), "{name}");
         }
     }
 }

@@ -11,8 +11,9 @@ use model::{
 
 use super::backend::BackendKey;
 use super::certificate::{self, BadSecret, Certificate};
-use super::policy::{Policy, ToHttps, Unmet};
+use super::policy::{Balancing, Policy, ToHttps, Unmet};
 use super::problem::{About, Field, Problem};
+use super::special::Special;
 use crate::route::HostKey;
 
 /// The oldest Ingress wins, then the first by namespace and name; one without a creation time
@@ -24,6 +25,10 @@ pub(super) type Rank = (i64, ObjectName);
 pub(super) struct Served {
     pub(super) ingress: Arc<Ingress>,
     pub(super) policy: Policy,
+    /// What its routes do beside forwarding.
+    pub(super) special: Option<Arc<Special>>,
+    /// How requests to its backends are spread, if it says so.
+    pub(super) balancing: Option<Arc<Balancing>>,
     pub(super) problems: Vec<Problem>,
     pub(super) rank: Rank,
     pub(super) hosts: BTreeSet<HostKey>,
@@ -34,6 +39,14 @@ pub(super) struct Served {
     tls_of: HashMap<HostKey, Vec<usize>>,
     /// The hosts that TLS entries name; an entry without hosts names all.
     tls_names: HashSet<HostKey>,
+}
+
+/// What a further name of a host stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Alias {
+    pub(super) host: HostKey,
+    /// Requests are redirected to the host.
+    pub(super) redirects: bool,
 }
 
 /// A host and Secret of an Ingress's TLS entry.
@@ -67,7 +80,6 @@ impl Served {
                 Problem::new(name, Field::of(&field), what).about(About::Host(host))
             }));
         }
-        problems.extend(patterns(&ingress));
         let mut tls = Vec::new();
         for (at, entry) in ingress.tls.iter().enumerate() {
             let Some(secret) = &entry.secret_name else { continue };
@@ -89,7 +101,22 @@ impl Served {
         let rules_of = positions(ingress.rules.iter().map(|r| HostKey::of(r.host.as_ref())));
         let tls_of = positions(tls.iter().map(|tls| tls.host.clone()));
         let tls_names = tls_names(&ingress);
-        Served { policy, problems, rank, hosts, tls, rules_of, tls_of, tls_names, ingress }
+        let special = Special::of(&policy);
+        let special = special.is_any().then(|| Arc::new(special));
+        let balancing = policy.balance.balancing().map(Arc::new);
+        Served {
+            policy,
+            special,
+            balancing,
+            problems,
+            rank,
+            hosts,
+            tls,
+            rules_of,
+            tls_of,
+            tls_names,
+            ingress,
+        }
     }
 
     pub(super) fn tls_hosts(&self) -> BTreeSet<&HostKey> {
@@ -129,6 +156,26 @@ impl Served {
     /// A key for each place in the Ingress that names a backend.
     pub(super) fn backend_keys(&self) -> Vec<BackendKey> {
         self.backends().map(|(_, backend)| backend_key(&self.ingress, backend)).collect()
+    }
+
+    /// Names that are served like hosts of the Ingress, or redirected to them.
+    pub(super) fn aliases(&self) -> Vec<(HostKey, Alias)> {
+        let mut aliases = Vec::new();
+        for host in self.hosts.iter().filter(|host| **host != HostKey::Any) {
+            let of = |redirects| Alias { host: host.clone(), redirects };
+            let names = self.policy.rewriting.aliases.iter();
+            aliases.extend(names.map(|name| (name.clone(), of(false))));
+            if self.policy.redirects.www
+                && let HostKey::Exact(name) = host
+            {
+                let other = match name.strip_prefix("www.") {
+                    Some(short) => short.into(),
+                    None => format!("www.{name}").into(),
+                };
+                aliases.push((HostKey::Exact(other), of(true)));
+            }
+        }
+        aliases
     }
 
     /// Whether plain HTTP for the host is redirected.
@@ -183,15 +230,17 @@ pub(super) fn paths<'a>(
     rule.paths.iter().enumerate().map(of).chain(whole)
 }
 
-/// Paths that look like patterns: each character of a path stands for itself.
-fn patterns(ingress: &Ingress) -> Vec<Problem> {
+/// Paths of a host that look like patterns where each character of a path stands for itself.
+pub(super) fn patterns(ingress: &Ingress, of: &HostKey) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for (field, rule) in rules(ingress) {
+    let rules = rules(ingress).filter(|(_, rule)| HostKey::of(rule.host.as_ref()) == *of);
+    for (field, rule) in rules {
         for (field, _, path, _) in paths(ingress, &field, rule) {
             let is_regex = path.contains(['(', '[', '^', '$', '|', '\\']) || path.contains(".*");
             let (what, help) = match path.strip_suffix('*') {
                 _ if is_regex => {
-                    let help = "write the part before the pattern with pathType: Prefix";
+                    let help = "set switchyard.dev/use-regex: \"true\", or write the part \
+                                before the pattern with pathType: Prefix";
                     ("a regular expression", help.to_owned())
                 }
                 Some(before) if !before.contains('*') => {

@@ -26,12 +26,15 @@ pub(super) fn write_request(
         out.extend_from_slice(query.as_bytes());
     }
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
-    out.extend_from_slice(request.authority.as_bytes());
+    out.extend_from_slice(request.host().as_bytes());
     out.extend_from_slice(b"\r\n");
-    let named = match request.survey.has_connection {
+    let mut named = match request.survey.has_connection {
         true => named_by_connection(request.headers),
         false => Names::new(),
     };
+    if let Some(edits) = request.edits {
+        named.extend(edits.removed.iter().cloned());
+    }
     let mut after_cookie = false;
     for (name, value) in request.headers {
         if !goes_on(name, origin.trusted, rules) || named.contains(name) {
@@ -57,6 +60,9 @@ pub(super) fn write_request(
         out.extend_from_slice(&origin.fields);
         write_field(out, "x-forwarded-host", request.authority.as_bytes());
         write_field(out, "x-request-id", request_id);
+    }
+    for (name, value) in request.edits.iter().flat_map(|edits| &edits.added) {
+        write_field(out, name.as_str(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -158,7 +164,7 @@ pub(super) fn goes_on(name: &HeaderName, trusted: bool, rules: &Rules) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::head::{Survey, upgrade_of};
+    use crate::head::{HeadEdits, Survey, upgrade_of};
 
     const ID: &[u8; 32] = b"0123456789abcdef0123456789abcdef";
 
@@ -178,6 +184,18 @@ mod tests {
     }
 
     fn forwarded_from(peer: &str, lines: &[(&str, &str)], is_http2: bool) -> Vec<String> {
+        let text = written(peer, lines, is_http2, None);
+        let rest = text.strip_prefix("GET /a?b=c HTTP/1.1\r\nhost: Foo.com:8443\r\n").unwrap();
+        let rest = rest.strip_suffix("\r\n\r\n").unwrap();
+        rest.split("\r\n").map(str::to_owned).collect()
+    }
+
+    fn written(
+        peer: &str,
+        lines: &[(&str, &str)],
+        is_http2: bool,
+        edits: Option<&HeadEdits>,
+    ) -> String {
         let trusted_proxies = vec!["10.0.0.0/8".parse().unwrap()];
         let origin = Origin::new(peer.parse().unwrap(), true, 8443, &trusted_proxies);
         let rules = Rules { trusted_proxies, allow_underscores: false };
@@ -192,13 +210,27 @@ mod tests {
             framing: Framing::None,
             upgrade: upgrade_of(&headers),
             is_http2,
+            edits,
         };
         let mut out = Vec::new();
         write_request(&mut out, &request, &origin, &rules, ID);
-        let text = String::from_utf8(out).unwrap();
-        let rest = text.strip_prefix("GET /a?b=c HTTP/1.1\r\nhost: Foo.com:8443\r\n").unwrap();
-        let rest = rest.strip_suffix("\r\n\r\n").unwrap();
-        rest.split("\r\n").map(str::to_owned).collect()
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_a_route_changes() {
+        let mut edits = HeadEdits { host: Some("b.com".to_owned()), ..HeadEdits::default() };
+        edits.set("x-forwarded-prefix", "/p");
+        edits.set("accept", "");
+        edits.replace(HeaderName::from_static("x-a"), "2");
+        let given = [("accept", "*/*"), ("x-a", "1"), ("x-forwarded-prefix", "/evil"), ("b", "c")];
+        let text = written("192.0.2.1", &given, false, Some(&edits));
+        assert!(text.starts_with("GET /a?b=c HTTP/1.1\r\nhost: b.com\r\nb: c\r\nx-forwarded-for"));
+        assert!(text.contains("\r\nx-forwarded-host: Foo.com:8443\r\n"), "{text}");
+        assert!(text.ends_with("\r\nx-forwarded-prefix: /p\r\nx-a: 2\r\n\r\n"), "{text}");
+        // A trusted proxy's own prefix is replaced too.
+        let text = written("10.0.0.1", &given, false, Some(&edits));
+        assert_eq!(text.matches("x-forwarded-prefix").count(), 1, "{text}");
     }
 
     const OWN: [&str; 6] = [

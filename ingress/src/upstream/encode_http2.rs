@@ -26,10 +26,13 @@ pub(super) fn http2_request(
     *head.uri_mut() = uri(request, scheme)?;
     let headers = head.headers_mut();
     headers.reserve(request.headers.len() + 8);
-    let named = match request.survey.has_connection {
+    let mut named = match request.survey.has_connection {
         true => named_by_connection(request.headers),
         false => Names::new(),
     };
+    if let Some(edits) = request.edits {
+        named.extend(edits.removed.iter().cloned());
+    }
     for (name, value) in request.headers {
         if goes_on(name, origin.trusted, rules) && !named.contains(name) {
             headers.append(name, value.clone());
@@ -45,6 +48,9 @@ pub(super) fn http2_request(
         insert(headers, X_FORWARDED_HOST, request.authority.as_bytes());
         insert(headers, X_REQUEST_ID, request_id);
     }
+    for (name, value) in request.edits.iter().flat_map(|edits| &edits.added) {
+        headers.append(name, value.clone());
+    }
     Some(head)
 }
 
@@ -55,7 +61,7 @@ fn uri(request: &RequestHead<'_>, scheme: &str) -> Option<Uri> {
     };
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::try_from(scheme).ok()?);
-    parts.authority = Some(Authority::try_from(request.authority).ok()?);
+    parts.authority = Some(Authority::try_from(request.host()).ok()?);
     parts.path_and_query = Some(target);
     Uri::from_parts(parts).ok()
 }
@@ -139,6 +145,7 @@ mod tests {
             framing,
             upgrade: None,
             is_http2: true,
+            edits: None,
         };
         let head = http2_request(&request, "http", (&origin, &rules, ID)).unwrap();
         assert_eq!(head.uri(), "http://Foo.com:8443/a?b=c");

@@ -1,5 +1,6 @@
 //! Which endpoints get requests: those that fail are ejected, and return.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,7 +11,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use super::kit::{
-    Answer, Client, Endpoint, Speaks, World, eventually, get, ingress, read_request, service,
+    Answer, Client, Endpoint, Speaks, World, annotated, eventually, get, ingress, read_request,
+    service,
 };
 use crate::support::Net;
 
@@ -92,4 +94,173 @@ async fn endpoints_that_all_fail_are_all_asked() {
     let seen = endpoints.each_ref().map(|endpoint| endpoint.seen().len());
     assert_eq!(seen.iter().sum::<usize>(), 40);
     assert!(seen.iter().all(|count| *count >= 10), "{seen:?}");
+}
+
+const SIX: [&str; 6] =
+    ["127.N.N.2", "127.N.N.3", "127.N.N.4", "127.N.N.5", "127.N.N.6", "127.N.N.7"];
+
+async fn echoes(net: &Net, count: u8) -> Vec<Endpoint> {
+    let mut endpoints = Vec::new();
+    for last in 2..2 + count {
+        endpoints.push(Endpoint::echo(net.addr(last, 9000), &format!("e{last}")).await);
+    }
+    endpoints
+}
+
+fn annotated_world(net: Net, endpoints: &[&str], annotations: &[(&str, &str)]) -> World {
+    let manifests = service("web", endpoints) + &annotated("web", "t.test", "web", annotations);
+    World::start_in(net, &manifests, &["--workers", "2"])
+}
+
+/// The names of the endpoints that answered, without repetitions.
+async fn names(world: &World, path: &str, count: usize) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for at in 0..count {
+        let answer = get(world, Speaks::Http1, "t.test", path).await;
+        assert_eq!(answer.status, 200, "request {at}: {}", answer.body);
+        names.insert(answer.name().to_owned());
+    }
+    names
+}
+
+#[tokio::test]
+async fn requests_with_one_text_go_to_one_endpoint_or_to_one_group() {
+    let net = Net::new();
+    let _endpoints = echoes(&net, 6).await;
+    let by_uri = ("nginx.ingress.kubernetes.io/upstream-hash-by", "$request_uri");
+    let world = annotated_world(net, &SIX, &[by_uri]);
+    let mut all = BTreeSet::new();
+    for number in 0..40 {
+        let path = format!("/{number}?a=b");
+        let one = names(&world, &path, 4).await;
+        assert_eq!(one.len(), 1, "{path}: {one:?}");
+        all.extend(one);
+    }
+    assert_eq!(all.len(), 6, "{all:?}");
+    assert_eq!(world.problems(), Vec::<String>::new());
+
+    let subset = ("nginx.ingress.kubernetes.io/upstream-hash-by-subset", "true");
+    let size = ("nginx.ingress.kubernetes.io/upstream-hash-by-subset-size", "3");
+    world.replace(
+        &(service("web", &SIX) + &annotated("web", "t.test", "web", &[by_uri, subset, size])),
+    );
+    eventually("a group of three", || async {
+        (names(&world, "/x", 40).await.len() == 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn methods_that_measure_use_all_endpoints() {
+    for method in ["ewma", "least-requests"] {
+        let net = Net::new();
+        let _endpoints = echoes(&net, 3).await;
+        let balance = ("switchyard.dev/load-balance", method);
+        let world = annotated_world(net, &SIX[..3], &[balance]);
+        assert_eq!(names(&world, "/", 60).await.len(), 3, "{method}");
+    }
+}
+
+/// The default stays strict where an annotation only names it.
+#[tokio::test]
+async fn turns_are_strict_by_default() {
+    let net = Net::new();
+    let _endpoints = echoes(&net, 3).await;
+    let world = annotated_world(
+        net,
+        &SIX[..3],
+        &[("nginx.ingress.kubernetes.io/load-balance", "round_robin")],
+    );
+    let mut counts = std::collections::BTreeMap::new();
+    for _ in 0..30 {
+        let answer = get(&world, Speaks::Http1, "t.test", "/").await;
+        *counts.entry(answer.name().to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(counts.into_values().collect::<Vec<_>>(), [10, 10, 10]);
+}
+
+/// The status of one request when one endpoint answers as given, and the other well.
+async fn retried(annotations: &[(&str, &str)], method: &str, bad: &'static str) -> Vec<u16> {
+    let net = Net::new();
+    let _bad = Endpoint::answering(net.addr(2, 9000), |_| bad.to_owned()).await;
+    let _good = Endpoint::echo(net.addr(3, 9000), "good").await;
+    let world = annotated_world(net, TWO, annotations);
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        let mut client = Client::connect(&world, Speaks::Http1, "t.test").await;
+        let request = Request::builder().method(method).uri("http://t.test/");
+        let request = request.body(Full::new(Bytes::from_static(b"body"))).unwrap();
+        statuses.push(Answer::read(client.send(request).await.unwrap()).await.status);
+    }
+    statuses.sort_unstable();
+    statuses
+}
+
+#[tokio::test]
+async fn a_status_is_retried_where_the_ingress_says_so() {
+    const NO: &str = "HTTP/1.1 404 No\r\ncontent-length: 2\r\n\r\nno";
+    const INVALID: &str = "nonsense\r\n\r\n";
+    let next = "nginx.ingress.kubernetes.io/proxy-next-upstream";
+    assert_eq!(retried(&[], "PUT", NO).await, [200, 200, 404, 404]);
+    assert_eq!(retried(&[(next, "error http_404")], "PUT", NO).await, [200; 4]);
+    assert_eq!(retried(&[(next, "error http_404")], "POST", NO).await, [200, 200, 404, 404]);
+    assert_eq!(retried(&[(next, "http_404 non_idempotent")], "POST", NO).await, [200; 4]);
+    let tries = "nginx.ingress.kubernetes.io/proxy-next-upstream-tries";
+    assert_eq!(
+        retried(&[(next, "error http_404"), (tries, "1")], "PUT", NO).await,
+        [200, 200, 404, 404]
+    );
+    assert_eq!(retried(&[(next, "invalid_header")], "GET", INVALID).await, [200; 4]);
+    assert_eq!(retried(&[], "GET", INVALID).await, [200, 200, 502, 502]);
+}
+
+#[tokio::test]
+async fn a_try_that_takes_too_long_goes_to_another_endpoint() {
+    let net = Net::new();
+    let _silent = Endpoint::raw(net.addr(2, 9000), |stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let _good = Endpoint::echo(net.addr(3, 9000), "good").await;
+    let world = annotated_world(net, TWO, &[("switchyard.dev/per-try-timeout", "1s")]);
+    assert_eq!(names(&world, "/", 4).await.len(), 1);
+}
+
+#[tokio::test]
+async fn requests_beyond_the_limit_of_all_endpoints_get_503() {
+    let net = Net::new();
+    let (release, wait) = tokio::sync::watch::channel(false);
+    let serve = move |mut stream: TcpStream| {
+        let mut wait = wait.clone();
+        async move {
+            let mut buffer = Vec::new();
+            while read_request(&mut stream, &mut buffer).await.is_some() {
+                let _ = wait.wait_for(|released| *released).await;
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow";
+                if stream.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    let endpoint = Endpoint::raw(net.addr(2, 9000), serve).await;
+    let limit = ("switchyard.dev/max-connections-per-endpoint", "2");
+    let world = Arc::new(annotated_world(net, &TWO[..1], &[limit]));
+    let slow: Vec<_> = (0..2)
+        .map(|_| {
+            let world = world.clone();
+            tokio::spawn(async move { get(&world, Speaks::Http1, "t.test", "/").await })
+        })
+        .collect();
+    eventually("two requests in flight", || async { (endpoint.connections() == 2).then_some(()) })
+        .await;
+    let refused = get(&world, Speaks::Http1, "t.test", "/").await;
+    assert_eq!((refused.status, refused.headers["retry-after"].as_bytes()), (503, &b"1"[..]));
+    assert!(world.metric("switchyard_ingress_own_answers_total{reason=\"busy\"}") >= 1.0);
+    release.send(true).unwrap();
+    for request in slow {
+        assert_eq!(request.await.unwrap().status, 200);
+    }
+    assert_eq!(get(&world, Speaks::Http1, "t.test", "/").await.status, 200);
 }

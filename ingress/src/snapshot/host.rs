@@ -1,0 +1,252 @@
+//! The routes of one host, from the Ingresses that have rules for it.
+//!
+//! Pure. An Ingress that asks for regular expressions makes patterns of all paths of its hosts, of
+//! every Ingress, as in ingress-nginx.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use model::problem::Level;
+use model::{IngressBackend, PathType};
+
+use super::backend::{Backend, BackendKey};
+use super::plan::{Plan, PlanDefaults};
+use super::policy::{RefusedBy, Refusing};
+use super::problem::{About, Field, Problem};
+use super::served::{Served, backend_key, paths, patterns};
+use super::special::{RedirectTo, Special};
+use super::{HostRoutes, Paths, Route};
+use crate::pattern::{Pattern, PatternTable};
+use crate::route::{HostKey, NotAdded, PathTable};
+use crate::template::Template;
+
+/// Paths of Ingresses by which certificates are issued (RFC 8555 section 8.3): they are neither
+/// redirected to HTTPS nor asked for credentials.
+const ACME_CHALLENGE: &str = "/.well-known/acme-challenge";
+
+const OLDER_WINS: &str = "the older Ingress wins; at the same age, the first by name";
+
+/// Gives the backend of a key.
+pub(super) type Backends<'a> = &'a dyn Fn(&BackendKey) -> Arc<Backend>;
+
+/// The routes of a host while they are put together.
+struct Builder<'a> {
+    host: &'a HostKey,
+    defaults: &'a PlanDefaults,
+    backends: Backends<'a>,
+    routes: HostRoutes,
+    problems: Vec<Problem>,
+}
+
+/// Compiles the routes of a host from its Ingresses, in the order in which they win.
+pub(super) fn compile(
+    host: &HostKey,
+    ingresses: &[&Served],
+    defaults: &PlanDefaults,
+    backends: Backends<'_>,
+) -> (HostRoutes, Vec<Problem>) {
+    let by_patterns = ingresses.iter().find(|served| served.policy.rewriting.needs_patterns());
+    let paths = match by_patterns {
+        Some(_) => Paths::Patterns(PatternTable::new()),
+        None => Paths::Table(PathTable::new()),
+    };
+    let routes = HostRoutes { paths, root: None, default: None, listed: Vec::new() };
+    let mut builder = Builder { host, defaults, backends, routes, problems: Vec::new() };
+    for served in ingresses {
+        match by_patterns {
+            Some(by) => builder.note_patterns(served, by),
+            None => builder.problems.extend(patterns(&served.ingress, host)),
+        }
+        builder.add(served);
+        builder.add_root(served);
+    }
+    (builder.routes, builder.problems)
+}
+
+/// The routes of a name that is redirected to a host which has rules: `www.name` to `name`, or the
+/// other way round.
+pub(super) fn redirected_to(
+    host: &Arc<str>,
+    served: &Served,
+    defaults: &PlanDefaults,
+    backends: Backends<'_>,
+) -> Option<HostRoutes> {
+    let to = RedirectTo::Host(host.clone());
+    let special = Special::redirect(StatusCode::PERMANENT_REDIRECT, to, "from-to-www-redirect");
+    let route = answering(served, special, PathType::Prefix, defaults, backends)?;
+    let mut paths = PathTable::new();
+    paths.add("/", PathType::Prefix, route.clone()).ok()?;
+    let paths = Paths::Table(paths);
+    Some(HostRoutes { paths, root: None, default: None, listed: vec![route] })
+}
+
+/// A route for `/` of an Ingress that answers by itself. It counts for the Ingress's first backend.
+fn answering(
+    served: &Served,
+    special: Special,
+    path_type: PathType,
+    defaults: &PlanDefaults,
+    backends: Backends<'_>,
+) -> Option<Arc<Route>> {
+    let (_, backend) = served.backends().next()?;
+    let special = Some(Arc::new(special));
+    let plan = Plan { special, refused: None, ..Plan::new(&served.policy, false, defaults) };
+    Some(Arc::new(Route {
+        ingress: served.ingress.name.clone(),
+        path: Some((path_type, "/".into())),
+        pattern: None,
+        backend: backends(&backend_key(&served.ingress, backend)),
+        plan: Arc::new(plan),
+    }))
+}
+
+impl Builder<'_> {
+    fn report(&mut self, served: &Served, field: &str, message: String, help: &str) {
+        let name = &served.ingress.name;
+        let problem = Problem::new(name, Field::of(field), message).help(help);
+        self.problems.push(problem.about(About::Host(self.host.clone())));
+    }
+
+    /// Says that the paths of an Ingress are patterns because another one asks for it.
+    fn note_patterns(&mut self, served: &Served, by: &Served) {
+        if served.policy.rewriting.needs_patterns() {
+            return;
+        }
+        let message = format!(
+            "host {}: paths match as regular expressions, which ignore case and the path's end, \
+             because Ingress {} asks for it",
+            self.host, by.ingress.name
+        );
+        let help = "use-regex and rewrite-target are for all paths of a host, as in ingress-nginx";
+        let name = &served.ingress.name;
+        let problem = Problem::new(name, Field::of("spec.rules"), message).help(help);
+        self.problems.push(problem.at(Level::Note).about(About::Host(self.host.clone())));
+    }
+
+    /// Adds what one Ingress has for the host, after those that come before it.
+    fn add(&mut self, served: &Served) {
+        let plan = Plan {
+            special: served.special.clone(),
+            ..Plan::new(&served.policy, served.redirects(self.host), self.defaults)
+        };
+        let plan = Arc::new(plan);
+        let exempt = Arc::new(Plan { https_redirect: None, ..(*plan).clone() });
+        let ingress = &served.ingress;
+        for (field, rule) in served.rules_of(self.host) {
+            for (field, path_type, path, backend) in paths(ingress, &field, rule) {
+                let plan = if path.starts_with(ACME_CHALLENGE) { &exempt } else { &plan };
+                let route = self.route(served, Some((path_type, path)), backend, plan);
+                match &self.routes.paths {
+                    Paths::Table(_) => self.add_path(served, &field, route),
+                    Paths::Patterns(_) => self.add_pattern(served, &field, route),
+                }
+            }
+        }
+        let Some(backend) = &ingress.default_backend else { return };
+        let route = self.route(served, None, backend, &plan);
+        match &self.routes.default {
+            None => {
+                self.routes.listed.push(Arc::new(route));
+                self.routes.default = self.routes.listed.last().cloned();
+            }
+            Some(by) => {
+                let host = self.host;
+                let message =
+                    format!("host {host}: Ingress {} has the default backend", by.ingress);
+                self.report(served, "spec.defaultBackend", message, OLDER_WINS);
+            }
+        }
+    }
+
+    fn route(
+        &self,
+        served: &Served,
+        path: Option<(PathType, Arc<str>)>,
+        backend: &IngressBackend,
+        plan: &Arc<Plan>,
+    ) -> Route {
+        Route {
+            ingress: served.ingress.name.clone(),
+            path,
+            pattern: None,
+            backend: (self.backends)(&backend_key(&served.ingress, backend)),
+            plan: plan.clone(),
+        }
+    }
+
+    fn add_path(&mut self, served: &Served, field: &str, route: Route) {
+        let Paths::Table(table) = &mut self.routes.paths else { return };
+        let Some((path_type, path)) = route.path.clone() else { return };
+        let route = Arc::new(route);
+        let host = self.host;
+        let (message, help) = match table.add(&path, path_type, route.clone()) {
+            Ok(()) => return self.routes.listed.push(route),
+            Err(NotAdded::Taken(by)) => (
+                format!(
+                    "host {host}, {path_type:?} path {path}: Ingress {} has it already",
+                    by.ingress
+                ),
+                OLDER_WINS,
+            ),
+            Err(NotAdded::BadPath) => {
+                (format!("host {host}: {path} is not a valid path"), "write / first, and % as %25")
+            }
+        };
+        self.report(served, field, message, help);
+    }
+
+    fn add_pattern(&mut self, served: &Served, field: &str, route: Route) {
+        let Paths::Patterns(table) = &mut self.routes.paths else { return };
+        let Some((_, path)) = route.path.clone() else { return };
+        let host = self.host;
+        let mut problem = None;
+        let (pattern, plan) = match Pattern::new(&path) {
+            Ok(pattern) => (pattern, route.plan.clone()),
+            Err(bad) => {
+                // Requests that it may have been for must not go by a shorter path.
+                let start = Pattern::certain_start(&path);
+                problem = Some((
+                    format!(
+                        "host {host}: path {path} is not a valid regular expression: {bad}; what \
+                         begins with {start} and matches no longer path answers 503"
+                    ),
+                    "write it without look-around and back-references",
+                ));
+                let by = RefusedBy { name: "use-regex", why: Refusing::Invalid };
+                let refused = Plan { refused: Some(by), ..(*route.plan).clone() };
+                let pattern = Pattern::new(start).or_else(|_| Pattern::new("/"));
+                (pattern.expect("a path without special characters is one"), Arc::new(refused))
+            }
+        };
+        let route = Arc::new(Route { pattern: Some(pattern.clone()), plan, ..route });
+        match table.add(&path, pattern, route.clone()) {
+            Ok(()) => self.routes.listed.push(route),
+            Err(by) => {
+                let by = &by.ingress;
+                problem = Some((
+                    format!("host {host}, path {path}: Ingress {by} has it already"),
+                    OLDER_WINS,
+                ));
+            }
+        }
+        if let Some((message, help)) = problem {
+            self.report(served, field, message, help);
+        }
+    }
+
+    /// The redirect of `/` to where an application begins.
+    fn add_root(&mut self, served: &Served) {
+        let Some(app_root) = &served.policy.rewriting.app_root else { return };
+        if let Some(by) = &self.routes.root {
+            let host = self.host;
+            let message = format!("host {host}: Ingress {} has an app-root already", by.ingress);
+            self.report(served, "metadata.annotations", message, OLDER_WINS);
+            return;
+        }
+        let to = RedirectTo::Url(Template::literal(app_root));
+        let special = Special::redirect(StatusCode::FOUND, to, "app-root");
+        let root = answering(served, special, PathType::Exact, self.defaults, self.backends);
+        self.routes.listed.extend(root.clone());
+        self.routes.root = root;
+    }
+}

@@ -1,0 +1,81 @@
+//! What few routes ask for, compiled once for all routes of an Ingress. A plain route has none.
+//!
+//! Pure.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::policy::Policy;
+use crate::template::Template;
+
+/// What a route does beside forwarding a request as it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Special {
+    /// Answers every request.
+    pub(crate) redirect: Option<Redirect>,
+    /// What the path is replaced by.
+    pub(crate) rewrite: Option<Template>,
+    /// X-Forwarded-Prefix for endpoints.
+    pub(crate) forwarded_prefix: Option<Template>,
+    /// The Host that endpoints get.
+    pub(crate) upstream_host: Option<Template>,
+    /// A redirect to HTTPS names our own port to all clients.
+    pub(crate) port_in_redirects: bool,
+}
+
+/// A redirect of requests.
+#[derive(Clone, Debug)]
+pub(crate) struct Redirect {
+    pub(crate) status: StatusCode,
+    pub(crate) to: RedirectTo,
+    /// A path stays without scheme and host.
+    pub(crate) relative: bool,
+    /// The annotation that asks for it, without its prefix.
+    pub(crate) by: &'static str,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum RedirectTo {
+    Url(Template),
+    /// To the same path of this host.
+    Host(Arc<str>),
+}
+
+impl Special {
+    /// What the annotations of one Ingress ask for.
+    pub(super) fn of(policy: &Policy) -> Special {
+        let (redirects, rewriting) = (&policy.redirects, &policy.rewriting);
+        let redirect = redirects.of_all().map(|(to, status, by)| Redirect {
+            status,
+            to: RedirectTo::Url(to.clone()),
+            relative: redirects.relative,
+            by,
+        });
+        let prefix = rewriting.forwarded_prefix.as_ref().filter(|_| rewriting.target.is_some());
+        Special {
+            redirect,
+            rewrite: rewriting.target.clone(),
+            forwarded_prefix: prefix.cloned(),
+            upstream_host: rewriting.upstream_host.clone(),
+            port_in_redirects: redirects.with_port,
+        }
+    }
+
+    /// Only a redirect.
+    pub(super) fn redirect(status: StatusCode, to: RedirectTo, by: &'static str) -> Special {
+        let redirect = Some(Redirect { status, to, relative: false, by });
+        Special { redirect, ..Special::default() }
+    }
+
+    /// Whether there is anything beside forwarding.
+    pub(super) fn is_any(&self) -> bool {
+        let Special { redirect, rewrite, forwarded_prefix, upstream_host, port_in_redirects } =
+            self;
+        redirect.is_some()
+            || rewrite.is_some()
+            || forwarded_prefix.is_some()
+            || upstream_host.is_some()
+            || *port_in_redirects
+    }
+}

@@ -1,0 +1,5 @@
+//! Annotations: what requests meet, by the behaviour that ingress-nginx documents.
+
+mod kit;
+mod paths;
+mod redirects;
