@@ -37,8 +37,8 @@ impl Tracer {
         Tracer { spans, sampling, random: RefCell::new(rand::make_rng()) }
     }
 
-    /// Takes a request into its trace, and makes what is sent on a part of it. `None` if the request
-    /// belongs to no trace.
+    /// Takes a request into its trace, and makes what is sent on a part of it. `None` if the
+    /// request belongs to no trace.
     pub(crate) fn begin(&self, headers: &mut HeaderMap) -> Option<TraceContext> {
         let mut fields = headers.get_all(TRACEPARENT).iter();
         let parent = match (fields.next(), fields.next()) {

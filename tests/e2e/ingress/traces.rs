@@ -167,7 +167,8 @@ async fn fields_that_are_not_valid_begin_no_trace() {
     assert_eq!(passed_on(&answer), (vec!["anything"], vec!["a=b"]));
 }
 
-/// A collector that is away delays no request, and no end of the process; spans are counted as lost.
+/// A collector that is away delays no request, and no end of the process; spans are lost and
+/// counted.
 #[tokio::test]
 async fn a_collector_that_is_away_delays_nothing() {
     let net = Net::new();
