@@ -26,6 +26,7 @@ pub mod fuzz;
 mod grpc;
 mod handler;
 mod head;
+mod health;
 mod http2_error;
 mod in_flight;
 mod limits;
@@ -74,6 +75,7 @@ use tokio::sync::watch;
 use crate::access_log::AccessLog;
 use crate::context::Shared;
 use crate::deadline::TICK;
+use crate::health::Checks;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::origin::Rules;
@@ -361,7 +363,8 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     }
     drop(shared);
     tracing::info!(%http, %https, workers = workers.len(), "listening");
-    let publisher = Publisher { compiler, snapshot, metrics, orders };
+    let checks = Mutex::new(Checks::new());
+    let publisher = Publisher { compiler, snapshot, metrics, orders, checks };
     publisher.follow(updates, &daemon).await;
     workers.iter().chain(&log_writer).for_each(SupervisedThread::release);
     publisher.orders.send_modify(|orders| orders.drain = true);
@@ -446,6 +449,7 @@ struct Publisher {
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
     orders: watch::Sender<Orders>,
+    checks: Mutex<Checks>,
 }
 
 impl Publisher {
@@ -482,7 +486,9 @@ impl Publisher {
         self.snapshot.store(Arc::new(compiled.snapshot));
         // No route of this snapshot leads to them any more, or the model has no others.
         let endpoints_left = compiled.removal.apply();
+        let targets = compiler.health_targets();
         drop(compiler);
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).set(targets);
         log(&compiled.news);
         if endpoints_left {
             self.orders.send_modify(|orders| orders.endpoints_left += 1);

@@ -67,7 +67,7 @@ const OLD: Support = NoEffect("no current ingress-nginx reads it");
 const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciphers");
 
 /// Every annotation that is known, by name without its prefix, in order.
-pub(crate) const ANNOTATIONS: [(&str, Support); 156] = [
+pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("add-base-url", OLD),
     ("affinity", Unserved("cookie affinity: requests go to endpoints in turn")),
     ("affinity-canary-behavior", OF_COOKIES),
@@ -141,6 +141,12 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 156] = [
     ("global-rate-limit-key", OF_LIMITS),
     ("global-rate-limit-window", OF_LIMITS),
     ("grpc-backend", OLD),
+    ("health-check-healthy-threshold", Served),
+    ("health-check-interval", Served),
+    ("health-check-path", Served),
+    ("health-check-protocol", Served),
+    ("health-check-timeout", Served),
+    ("health-check-unhealthy-threshold", Served),
     ("http2-push-preload", NoEffect("browsers no longer accept HTTP/2 push")),
     ("limit-allowlist", OF_LIMITS),
     ("limit-burst-multiplier", OF_LIMITS),

@@ -14,7 +14,9 @@ use super::backend::{
     Answers, Backend, BackendKey, Removal, ServicePorts, Unserved, app_protocols,
 };
 use super::certificate::{BadSecret, Certificate};
+use super::endpoint::Endpoint;
 use super::plan::PlanDefaults;
+use super::policy::HealthCheck;
 use super::problem::{About, Field, Problem};
 use super::served::{Alias, Rank, Served, backend_key};
 use super::{Snapshot, host};
@@ -30,6 +32,15 @@ pub(crate) struct Compiled {
     pub(crate) removal: Removal,
     /// Problems that were not there before, but for those of endpoints, which come and go.
     pub(crate) news: Vec<Problem>,
+}
+
+/// An endpoint that is to be checked.
+#[derive(Debug)]
+pub(crate) struct HealthTarget {
+    /// The Service port, for people.
+    pub(crate) service: String,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) check: HealthCheck,
 }
 
 /// Makes snapshots; holds what the next one is made from.
@@ -50,6 +61,8 @@ pub(crate) struct Compiler {
     /// Problems that come from several Ingresses meeting at one host.
     conflicts: HashMap<HostKey, Vec<Problem>>,
     tls_problems: HashMap<HostKey, Vec<Problem>>,
+    /// Ingresses that ask for health checks.
+    checking: usize,
 }
 
 /// The Ingresses that name a backend, with the number of places in each.
@@ -132,6 +145,7 @@ impl Compiler {
             secrets: HashMap::new(),
             conflicts: HashMap::new(),
             tls_problems: HashMap::new(),
+            checking: 0,
         }
     }
 
@@ -166,6 +180,28 @@ impl Compiler {
         self.snapshot.generation = generation;
         let Touched { removal, news, .. } = touched;
         Compiled { snapshot: self.snapshot.clone(), removal, news }
+    }
+
+    /// The endpoints that are to be checked. Costs nothing if no Ingress asks for checks.
+    pub(crate) fn health_targets(&self) -> Vec<HealthTarget> {
+        if self.checking == 0 {
+            return Vec::new();
+        }
+        let mut targets = Vec::new();
+        for served in self.served.values().filter(|served| served.asks_for_checks()) {
+            for backend in served.backend_keys().iter().filter_map(|key| self.backend(key)) {
+                let endpoints = backend.endpoints();
+                let Some(check) = endpoints.balancing().and_then(|b| b.health.clone()) else {
+                    continue;
+                };
+                targets.extend(endpoints.list().iter().map(|endpoint| HealthTarget {
+                    service: backend.key.to_string(),
+                    endpoint: endpoint.clone(),
+                    check: check.clone(),
+                }));
+            }
+        }
+        targets
     }
 
     /// The number of Ingresses that are served.
@@ -264,6 +300,7 @@ impl Compiler {
             touched.note(known, &served.problems);
             index(&mut self.by_host, &served.hosts, &served.rank, &mut touched.hosts);
             index(&mut self.by_tls_host, served.tls_hosts(), &served.rank, &mut touched.tls_hosts);
+            self.checking += usize::from(served.asks_for_checks());
             for (alias, of) in served.aliases() {
                 let asked = self.by_alias.entry(alias.clone()).or_default();
                 asked.insert((served.rank.clone(), of));
@@ -272,6 +309,7 @@ impl Compiler {
             self.served.insert(name.clone(), served);
         }
         if let Some(before) = before {
+            self.checking -= usize::from(before.asks_for_checks());
             let stays = self.served.get(name).filter(|now| now.rank == before.rank);
             let gone = before.hosts.iter().filter(|h| stays.is_none_or(|s| !s.hosts.contains(h)));
             unindex(&mut self.by_host, gone, &before.rank);

@@ -10,6 +10,7 @@
 
 mod balance;
 mod endpoints;
+mod health;
 mod redirect;
 mod retry;
 mod rewrite;
@@ -25,6 +26,7 @@ use model::problem::Level;
 use self::balance::BalanceAnnotations;
 pub(crate) use self::balance::{Balancing, Method};
 pub(crate) use self::endpoints::Endpoints;
+pub(crate) use self::health::{HealthCheck, Probe};
 pub(crate) use self::redirect::{Redirects, ToHttps};
 pub(crate) use self::retry::Retry;
 use self::retry::RetryAnnotations;
