@@ -93,7 +93,7 @@ async fn answer(
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
     let decide = || decided(in_flight, &facts);
-    let mut exchange = Exchange::new(in_flight, decide, method).map_err(with_url)?;
+    let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
     let forwarding = exchange.route().plan.special.as_deref().map(|special| {
         let record = in_flight.record.borrow();
         Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))

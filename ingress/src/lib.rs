@@ -19,6 +19,7 @@ mod body;
 mod connection;
 mod context;
 mod deadline;
+mod endpoint_tls;
 mod exchange;
 mod explain;
 mod findings;

@@ -8,6 +8,7 @@ mod changes;
 mod frames;
 mod http2;
 mod http2_endpoints;
+mod https_endpoints;
 mod kit;
 mod limits;
 mod proxy_protocol;

@@ -201,14 +201,17 @@ impl Upstream {
     }
 
     /// Whether a kept connection is still as it was left: open and silent.
-    pub(super) fn is_alive(&self) -> bool {
-        matches!(&self.protocol, Protocol::Http1(http1) if http1.is_alive())
+    pub(super) fn is_alive(&mut self) -> bool {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.is_alive(),
+            Protocol::Http2(_) => false,
+        }
     }
 
     /// The same, asking the kernel: for requests that could not be sent again. Over HTTP/2 an
     /// endpoint tells which requests it has not looked at.
-    pub(crate) fn is_alive_now(&self) -> bool {
-        match &self.protocol {
+    pub(crate) fn is_alive_now(&mut self) -> bool {
+        match &mut self.protocol {
             Protocol::Http1(http1) => http1.is_alive_now(),
             Protocol::Http2(_) => true,
         }

@@ -191,12 +191,12 @@ impl Http1 {
     }
 
     /// Whether a kept connection is still as it was left: open and silent.
-    pub(crate) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&mut self) -> bool {
         self.stream.is_idle()
     }
 
     /// The same, asking the kernel: for requests that could not be sent again.
-    pub(crate) fn is_alive_now(&self) -> bool {
+    pub(crate) fn is_alive_now(&mut self) -> bool {
         self.stream.is_idle_now()
     }
 
