@@ -33,7 +33,7 @@ pub(crate) fn handle(
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
     let (mut parts, body) = request.into_parts();
     async move {
-        in_flight.note(&parts);
+        in_flight.note(&mut parts);
         let is_http2 = parts.version == Version::HTTP_2;
         let is_grpc = grpc::is_call(&parts.method, &parts.headers);
         let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {

@@ -18,3 +18,4 @@ mod routing;
 mod smuggling;
 mod stalled;
 mod tls;
+mod traces;
