@@ -19,6 +19,7 @@ mod body;
 mod connection;
 mod context;
 mod deadline;
+mod endpoint_tls;
 mod exchange;
 mod explain;
 mod findings;
@@ -47,6 +48,7 @@ mod snapshot;
 mod stalled;
 mod template;
 mod tls;
+mod trace;
 mod upstream;
 mod wire;
 mod worker;
@@ -54,6 +56,7 @@ mod worker;
 pub use access_log::{AccessLogFormat, AccessLogMode};
 pub use explain::Explainer;
 pub use findings::Judge;
+pub use trace::export::Collector;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -79,6 +82,7 @@ use crate::metrics::Metrics;
 use crate::origin::Rules;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, PlanDefaults, Problem, Snapshot};
+use crate::trace::export::Exporter;
 use crate::worker::{Orders, Sockets};
 
 /// The kinds of object that this process follows.
@@ -137,6 +141,9 @@ pub struct Config {
     pub access_log: AccessLogFlags,
 
     #[command(flatten)]
+    pub tracing: TracingFlags,
+
+    #[command(flatten)]
     pub limits: LimitFlags,
 
     #[command(flatten)]
@@ -160,6 +167,27 @@ pub struct AccessLogFlags {
         default_value_t
     )]
     pub access_log_format: AccessLogFormat,
+}
+
+/// Traces of requests.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TracingFlags {
+    /// Collector to send spans to, by OTLP over HTTP: http or https, a host and a port; /v1/traces
+    /// is added to its path. Without it, traceparent is passed on as it is
+    #[arg(long, env = "SWITCHYARD_OTLP_ENDPOINT", value_name = "URL",
+        value_parser = Collector::parse)]
+    pub otlp_endpoint: Option<Collector>,
+
+    /// Part of the requests that begin a trace, 0 to 1; a request with a traceparent is sampled if
+    /// that says so
+    #[arg(long, env = "SWITCHYARD_TRACE_SAMPLING", value_name = "RATE",
+        default_value = "0.01", value_parser = parse_rate)]
+    pub trace_sampling: f64,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.0..=1.0).contains(rate));
+    rate.ok_or_else(|| "is not a rate from 0 to 1 (examples: 0.01, 1)".to_owned())
 }
 
 /// What a client may use up.
@@ -267,6 +295,7 @@ impl Config {
             tunnel_timeout: timeouts.tunnel_timeout.into(),
             upstream_idle_ticks: u64::try_from(idle_ticks).unwrap_or(u64::MAX),
             drain_timeout: timeouts.drain_timeout,
+            trace_sampling: self.tracing.trace_sampling,
         }
     }
 
@@ -314,6 +343,10 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let lost = &metrics.access_log_lost;
     let access_log = AccessLog::start(mode, format, lost, &daemon.supervisor)?;
     let (access_log, log_writer) = access_log.unzip();
+    let collector = config.tracing.otlp_endpoint.clone();
+    let exporter = collector.map(|to| Exporter::new(to, &metrics.spans)).transpose()?;
+    let (spans, exporter) = exporter.unzip();
+    let exported = exporter.map(|exporter| daemon.supervisor.task("exporter", exporter.run()));
     let shared = Arc::new(Shared {
         settings: config.settings(https.port()),
         snapshot: snapshot.clone(),
@@ -321,6 +354,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         limits,
         metrics: metrics.clone(),
         access_log,
+        spans,
     });
     let orders = watch::Sender::new(Orders::default());
     let mut workers = Vec::new();
@@ -340,7 +374,12 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         let threads = workers.into_iter().chain(log_writer);
         threads.map(SupervisedThread::join).fold(true, |all, ok| all & ok)
     });
-    match joined.await {
+    let joined = joined.await;
+    if let Some(exported) = exported {
+        // It ends when all spans are sent, or given up.
+        let _ = exported.await;
+    }
+    match joined {
         Ok(true) => Ok(()),
         _ => Err(Failure::Failed { what: "a worker has panicked".to_owned(), source: None }),
     }

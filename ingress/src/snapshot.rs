@@ -15,6 +15,7 @@ mod picking;
 mod plan;
 mod policy;
 mod problem;
+mod secure;
 mod served;
 mod special;
 mod sticky;

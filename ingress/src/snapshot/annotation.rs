@@ -54,7 +54,6 @@ const OF_AUTH: Support = NoEffect("it changes authentication, which is refused")
 const OF_LIMITS: Support = NoEffect("it changes request limits, which are refused");
 const OF_CORS: Support = NoEffect("it changes CORS, which is not supported");
 const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
-const OF_HTTPS_ENDPOINTS: Support = NoEffect("it is for HTTPS endpoints, which are refused");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
 const TRACING: Support = NoEffect("no spans are sent, and traceparent is passed on");
@@ -183,13 +182,13 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("proxy-redirect-to", Unserved("rewriting endpoints' Location headers")),
     ("proxy-request-buffering", STREAMS),
     ("proxy-send-timeout", Served),
-    ("proxy-ssl-ciphers", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-name", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-protocols", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-secret", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-server-name", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-verify", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-verify-depth", OF_HTTPS_ENDPOINTS),
+    ("proxy-ssl-ciphers", CIPHERS),
+    ("proxy-ssl-name", Served),
+    ("proxy-ssl-protocols", Served),
+    ("proxy-ssl-secret", Served),
+    ("proxy-ssl-server-name", Served),
+    ("proxy-ssl-verify", Served),
+    ("proxy-ssl-verify-depth", Served),
     ("relative-redirects", Served),
     ("rewrite-target", Served),
     ("satisfy", Refused(Restricts, &["all"])),

@@ -18,6 +18,7 @@ use super::endpoint::Endpoint;
 use super::plan::PlanDefaults;
 use super::policy::HealthCheck;
 use super::problem::{About, Field, Problem};
+use super::secure::{secret_of, secure};
 use super::served::{Alias, Rank, Served, backend_key};
 use super::{Snapshot, host};
 use crate::route::HostKey;
@@ -58,6 +59,8 @@ pub(crate) struct Compiler {
     by_alias: HashMap<HostKey, BTreeSet<(Rank, Alias)>>,
     services: HashMap<ObjectName, ServiceUse>,
     secrets: HashMap<ObjectName, SecretUse>,
+    /// Ingresses whose annotations name a Secret.
+    by_secret: HashMap<ObjectName, BTreeSet<ObjectName>>,
     /// Problems that come from several Ingresses meeting at one host.
     conflicts: HashMap<HostKey, Vec<Problem>>,
     tls_problems: HashMap<HostKey, Vec<Problem>>,
@@ -143,6 +146,7 @@ impl Compiler {
             by_alias: HashMap::new(),
             services: HashMap::new(),
             secrets: HashMap::new(),
+            by_secret: HashMap::new(),
             conflicts: HashMap::new(),
             tls_problems: HashMap::new(),
             checking: 0,
@@ -158,6 +162,8 @@ impl Compiler {
         if reclassify {
             names.extend(model.ingresses().map(|ingress| ingress.name.clone()));
         }
+        let users = changes.secrets.iter().filter_map(|secret| self.by_secret.get(secret));
+        names.extend(users.flatten().cloned());
         for name in &names {
             self.replace_ingress(name, model, &mut touched);
         }
@@ -275,6 +281,7 @@ impl Compiler {
 
     fn replace_ingress(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let before = self.served.remove(name);
+        self.release_policy_secret(name, before.as_ref());
         for (alias, of) in before.iter().flat_map(Served::aliases) {
             let rank = before.as_ref().map(|before| before.rank.clone());
             let asked = self.by_alias.get_mut(&alias);
@@ -286,7 +293,8 @@ impl Compiler {
         let now = model.ingress(name).filter(|ingress| self.is_ours(ingress, model));
         // What both refer to stays in use, with its endpoints and its parsed certificate.
         if let Some(ingress) = now {
-            let served = Served::of(ingress.clone());
+            let mut served = Served::of(ingress.clone());
+            self.use_policy_secret(&mut served, before.as_ref(), model);
             for key in served.backend_keys() {
                 if served.balancing.is_some() {
                     touched.services.insert(key.service.clone());
@@ -329,6 +337,24 @@ impl Compiler {
                 self.release_secret(&tls.secret, &tls.host);
             }
             touched.hosts.extend(before.hosts);
+        }
+    }
+
+    /// Looks up the Secret that annotations of an Ingress name.
+    fn use_policy_secret(&mut self, served: &mut Served, before: Option<&Served>, model: &Model) {
+        secure(served, before, model);
+        if let Some(secret) = secret_of(served) {
+            let name = served.ingress.name.clone();
+            self.by_secret.entry(secret).or_default().insert(name);
+        }
+    }
+
+    fn release_policy_secret(&mut self, name: &ObjectName, before: Option<&Served>) {
+        let Some(secret) = before.and_then(secret_of) else { return };
+        let Some(users) = self.by_secret.get_mut(&secret) else { return };
+        users.remove(name);
+        if users.is_empty() {
+            self.by_secret.remove(&secret);
         }
     }
 

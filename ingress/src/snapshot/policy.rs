@@ -41,8 +41,8 @@ pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
 use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
 
-const OURS: &str = "switchyard.dev/";
-const NGINX: &str = "nginx.ingress.kubernetes.io/";
+pub(super) const OURS: &str = "switchyard.dev/";
+pub(super) const NGINX: &str = "nginx.ingress.kubernetes.io/";
 
 /// How the routes of one Ingress are served.
 #[derive(Clone, Debug, Default, PartialEq)]
