@@ -9,6 +9,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
+use crate::admission::admit;
 use crate::body::RequestBody;
 use crate::exchange::{Decided, Exchange};
 use crate::grpc;
@@ -20,7 +21,7 @@ use crate::request::check::{Checked, check};
 use crate::request::decide::{Decision, Facts, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
-use crate::snapshot::{Draw, Endpoints, Route, Unserved};
+use crate::snapshot::{Draw, Endpoints, ResponseEdits, Route, Unserved};
 use crate::upstream::{Head, Upstream};
 
 /// Answers one request.
@@ -49,6 +50,9 @@ pub(crate) fn handle(
                 response
             }
         };
+        if let Some(edits) = in_flight.take_edits() {
+            edits.apply(response.headers_mut());
+        }
         let status = response.status();
         in_flight.record.borrow_mut().answered(status.as_u16());
         let is_last = in_flight.connection.is_ending() && !is_http2;
@@ -98,6 +102,12 @@ async fn answer(
         let record = in_flight.record.borrow();
         Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))
     });
+    if let Some(special) = &exchange.route().plan.special
+        && special.is_asked()
+    {
+        let admitted = admit(in_flight, special, exchange.route(), &facts);
+        Box::pin(admitted).await.map_err(with_url)?;
+    }
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
@@ -134,7 +144,7 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> 
                 let draw = Draw { now_ms: context.deadlines.now_ms(), random: &random, key };
                 match endpoints.pick(|_| true, &draw) {
                     Some(pick) => {
-                        in_flight.record.borrow_mut().route = Some(route.clone());
+                        note_route(in_flight, Some(route), facts);
                         return Ok(Decided { route: route.clone(), pick, key });
                     }
                     None if endpoints.is_limited() => (Refusal::Busy, Some(route.clone())),
@@ -150,8 +160,17 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> 
             snapshot = newest;
             continue;
         }
-        in_flight.record.borrow_mut().route = route;
+        note_route(in_flight, route.as_ref(), facts);
         return Err(refusal);
+    }
+}
+
+/// Notes the route that a request has come to, and what that changes of the response.
+fn note_route(in_flight: &InFlight, route: Option<&Arc<Route>>, facts: &Facts<'_>) {
+    in_flight.record.borrow_mut().route = route.cloned();
+    if let Some(special) = route.and_then(|route| route.plan.special.as_ref()) {
+        let rules = special.response.as_ref();
+        in_flight.set_edits(rules.map(|rules| ResponseEdits::new(rules, facts.headers)));
     }
 }
 
@@ -186,9 +205,15 @@ fn respond(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
         in_flight.ended_by(EndedBy::Completion);
+        in_flight.hold_for_tunnel();
         in_flight.connection.tunnel_to(upstream);
     } else {
         *response.body_mut() = ResponseBody::of(upstream);
+        let record = in_flight.record.borrow();
+        let special = record.route.as_ref().and_then(|route| route.plan.special.as_ref());
+        if let Some((rate, after)) = special.and_then(|special| special.pace) {
+            response.body_mut().pace(rate, after);
+        }
     }
     response
 }

@@ -11,9 +11,10 @@ use crate::connection::Connection;
 use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
 use crate::record::{EndedBy, Line, Record};
-use crate::snapshot::{Counted, Plan};
+use crate::snapshot::{Counted, Plan, ResponseEdits};
 use crate::stalled::StreamState;
 use crate::upstream::Upstream;
+use crate::zone::ZonePermit;
 
 /// A request in flight, with its time-outs and its record.
 #[derive(Debug)]
@@ -27,6 +28,10 @@ pub(crate) struct InFlight {
     send_timeout: Cell<Ticks>,
     /// Counts the request for its endpoint, where that matters.
     counted: RefCell<Option<Counted>>,
+    /// What is changed of the response, and what counts the request for its client: for routes that
+    /// few have.
+    edits: RefCell<Option<Box<ResponseEdits>>>,
+    permit: RefCell<Option<Box<ZonePermit>>>,
 }
 
 impl InFlight {
@@ -44,6 +49,8 @@ impl InFlight {
             read_timeout,
             send_timeout,
             counted: RefCell::new(None),
+            edits: RefCell::new(None),
+            permit: RefCell::new(None),
         }
     }
 
@@ -104,6 +111,26 @@ impl InFlight {
     /// Whether the exchange has made no progress in its time.
     pub(crate) fn poll_timed_out(&self, cx: &Context<'_>) -> bool {
         self.deadline().poll_fired(cx)
+    }
+
+    /// Notes what is to be changed of the response.
+    pub(crate) fn set_edits(&self, edits: Option<ResponseEdits>) {
+        *self.edits.borrow_mut() = edits.map(Box::new);
+    }
+
+    /// What is to be changed of the response.
+    pub(crate) fn take_edits(&self) -> Option<Box<ResponseEdits>> {
+        self.edits.borrow_mut().take()
+    }
+
+    /// Counts the request as long as it is in flight.
+    pub(crate) fn hold(&self, permit: ZonePermit) {
+        *self.permit.borrow_mut() = Some(Box::new(permit));
+    }
+
+    /// The same for as long as the tunnel is open that the connection becomes.
+    pub(crate) fn hold_for_tunnel(&self) {
+        self.connection.hold(self.permit.borrow_mut().take());
     }
 
     /// Gives an endpoint's connection back to the worker's pool.

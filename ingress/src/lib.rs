@@ -15,9 +15,12 @@
 //! accepts their connections; `worker` is the thread.
 
 mod access_log;
+mod addresses;
+mod admission;
 mod body;
 mod connection;
 mod context;
+mod credentials;
 mod deadline;
 mod exchange;
 mod explain;
@@ -25,6 +28,7 @@ mod findings;
 pub mod fuzz;
 mod grpc;
 mod handler;
+mod hashing;
 mod head;
 mod http2_error;
 mod in_flight;
@@ -32,6 +36,7 @@ mod limits;
 mod listener;
 mod metrics;
 mod origin;
+mod pace;
 mod pages;
 mod pattern;
 mod reason;
@@ -49,6 +54,7 @@ mod tls;
 mod upstream;
 mod wire;
 mod worker;
+mod zone;
 
 pub use access_log::{AccessLogFormat, AccessLogMode};
 pub use explain::Explainer;
@@ -72,6 +78,7 @@ use tokio::sync::watch;
 use crate::access_log::AccessLog;
 use crate::context::Shared;
 use crate::deadline::TICK;
+use crate::hashing::Hashing;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::origin::Rules;
@@ -319,6 +326,8 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         limits,
         metrics: metrics.clone(),
         access_log,
+        hashing: Hashing::default(),
+        begun: Instant::now(),
     });
     let orders = watch::Sender::new(Orders::default());
     let mut workers = Vec::new();

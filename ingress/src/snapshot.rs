@@ -15,6 +15,7 @@ mod picking;
 mod plan;
 mod policy;
 mod problem;
+mod response_rules;
 mod served;
 mod special;
 #[cfg(test)]
@@ -32,7 +33,8 @@ pub(crate) use picking::{Draw, Pick};
 pub(crate) use plan::{Plan, PlanDefaults};
 pub(crate) use policy::RefusedBy;
 pub(crate) use problem::{About, Problem};
-pub(crate) use special::{Redirect, RedirectTo, Special};
+pub(crate) use response_rules::ResponseEdits;
+pub(crate) use special::{BasicRules, LimitRules, Redirect, RedirectTo, Special};
 
 use crate::pattern::{Pattern, PatternTable};
 use crate::route::{HostKey, HostTable, PathTable};

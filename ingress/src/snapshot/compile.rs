@@ -45,6 +45,8 @@ pub(crate) struct Compiler {
     by_tls_host: HashMap<HostKey, BTreeSet<Rank>>,
     /// Further names of hosts, with the Ingresses that ask for them, of which the oldest wins.
     by_alias: HashMap<HostKey, BTreeSet<(Rank, Alias)>>,
+    /// The Ingresses that ask for credentials of a Secret.
+    by_auth_secret: HashMap<ObjectName, BTreeSet<ObjectName>>,
     services: HashMap<ObjectName, ServiceUse>,
     secrets: HashMap<ObjectName, SecretUse>,
     /// Problems that come from several Ingresses meeting at one host.
@@ -128,6 +130,7 @@ impl Compiler {
             by_host: HashMap::new(),
             by_tls_host: HashMap::new(),
             by_alias: HashMap::new(),
+            by_auth_secret: HashMap::new(),
             services: HashMap::new(),
             secrets: HashMap::new(),
             conflicts: HashMap::new(),
@@ -143,6 +146,9 @@ impl Compiler {
         let mut names = changes.ingresses.clone();
         if reclassify {
             names.extend(model.ingresses().map(|ingress| ingress.name.clone()));
+        }
+        for secret in &changes.secrets {
+            names.extend(self.by_auth_secret.get(secret).into_iter().flatten().cloned());
         }
         for name in &names {
             self.replace_ingress(name, model, &mut touched);
@@ -247,15 +253,26 @@ impl Compiler {
             }
             touched.aliases.insert(alias);
         }
+        if let Some(secret) = before.as_ref().and_then(Served::auth_secret)
+            && let Some(users) = self.by_auth_secret.get_mut(&secret)
+        {
+            users.remove(name);
+            if users.is_empty() {
+                self.by_auth_secret.remove(&secret);
+            }
+        }
         let now = model.ingress(name).filter(|ingress| self.is_ours(ingress, model));
         // What both refer to stays in use, with its endpoints and its parsed certificate.
         if let Some(ingress) = now {
-            let served = Served::of(ingress.clone());
+            let served = Served::of(ingress.clone(), before.as_ref(), model);
             for key in served.backend_keys() {
                 if served.balancing.is_some() {
                     touched.services.insert(key.service.clone());
                 }
                 self.use_backend(key, &served.rank, touched);
+            }
+            if let Some(secret) = served.auth_secret() {
+                self.by_auth_secret.entry(secret).or_default().insert(name.clone());
             }
             for tls in &served.tls {
                 self.use_secret(&tls.secret, &tls.host, model);

@@ -130,7 +130,8 @@ impl Builder<'_> {
             ..Plan::new(&served.policy, served.redirects(self.host), self.defaults)
         };
         let plan = Arc::new(plan);
-        let exempt = Arc::new(Plan { https_redirect: None, ..(*plan).clone() });
+        let special = plan.special.as_ref().map(|all| Arc::new(all.without_credentials()));
+        let exempt = Arc::new(Plan { https_redirect: None, special, ..(*plan).clone() });
         let ingress = &served.ingress;
         for (field, rule) in served.rules_of(self.host) {
             for (field, path_type, path, backend) in paths(ingress, &field, rule) {
