@@ -297,7 +297,8 @@ mod tests {
         ssha:{SSHA}aTajYe2SJsRWrbKsIV9ZttXLp9RzYWx0\n\
         plain:{PLAIN}bar\n\
         sha256:$5$saltsalt$/CnP1OkUPI/YYxBjMGRYh.bV5VNRz1I7OKD4GRMrHm4\n\
-        sha512:$6$saltsalt$13ZWs86TCGWlKvPnoiZ5uGRk0I6FWQWsoBjy.0NUb9IUt/pnMWcsVBWPeXm2zbrm1/3NvnFsJFn2dIliX8SAJ/\n\
+        sha512:$6$saltsalt$13ZWs86TCGWlKvPnoiZ5uGRk0I6FWQWsoBjy.0NUb9I\
+        Ut/pnMWcsVBWPeXm2zbrm1/3NvnFsJFn2dIliX8SAJ/\n\
         des:rqXexS6ZhobKA\n\
         none:\n";
 

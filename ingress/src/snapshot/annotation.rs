@@ -223,8 +223,8 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 158] = [
     ("x-forwarded-prefix", Served),
 ];
 
-/// Annotations that are served and restrict access. A misspelling of one of these must not leave the
-/// routes open.
+/// Annotations that are served and restrict access. A misspelling of one of these must not leave
+/// the routes open.
 const RESTRICTING: [&str; 13] = [
     "allowlist-source-range",
     "auth-realm",

@@ -3,5 +3,6 @@
 mod access;
 mod fields;
 mod kit;
+mod migration;
 mod paths;
 mod redirects;
