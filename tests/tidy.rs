@@ -92,6 +92,8 @@ const PURE: &[&str] = &[
     "ingress/src/serve/frames",
     "ingress/src/snapshot",
     "ingress/src/template",
+    "ingress/src/trace/context",
+    "ingress/src/trace/span",
     "ingress/src/upstream/codec",
     "ingress/src/upstream/encode",
     "ingress/src/upstream/encode_http2",

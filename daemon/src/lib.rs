@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod bind_error;
+pub mod client_tls;
 pub mod descriptors;
 mod failure;
 pub mod flags;

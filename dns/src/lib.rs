@@ -45,6 +45,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use daemon::client_tls::system_tls;
 use daemon::quota::{Quota, QuotaLimits};
 use daemon::{Daemon, Failure, bind_error};
 use feed::{Update, Updates};
@@ -71,7 +72,7 @@ use forward::routes::Routes;
 use forward::server::{Group, Server};
 use forward::server_metrics::ServerMetrics;
 use forward::upstreams::Forwarding;
-use forward::{Sockets, connect, health, loops};
+use forward::{Sockets, health, loops};
 use hosts_file::HostsFile;
 use local::Local;
 use looks::Looks;
@@ -330,7 +331,7 @@ fn forwarding(
     budget: Budget,
 ) -> Result<Forwarding, Failure> {
     let mut all = servers.iter().chain(zones.iter().flatten());
-    let tls = all.any(|server| server.tls_name.is_some()).then(connect::system_tls);
+    let tls = all.any(|server| server.tls_name.is_some()).then(system_tls);
     let tls = tls.transpose().map_err(|error| Failure::failed("--upstream tls://", error))?;
     let group = |servers: &Vec<ServerAddress>| Arc::new(Group::new(servers, Instant::now()));
     Ok(Forwarding {

@@ -24,6 +24,8 @@ use crate::record::Record;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::stalled::{StalledStreams, Tally};
+use crate::trace::Tracer;
+use crate::trace::export::Spans;
 use crate::upstream::Pool;
 
 /// Maps of fields that a worker keeps for responses, and the fields that such a map has room for.
@@ -42,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) hashing: Hashing,
     /// When the process began, from which limits of requests count time.
     pub(crate) begun: Instant,
+    pub(crate) spans: Option<Spans>,
 }
 
 /// One worker, as its connections and requests see it.
@@ -51,6 +54,7 @@ pub(crate) struct WorkerContext {
     pub(crate) pool: Pool,
     pub(crate) shared: Arc<Shared>,
     pub(crate) access_log: Option<WorkerLog>,
+    pub(crate) tracer: Option<Tracer>,
     index: usize,
     random: RefCell<SmallRng>,
     /// Maps of fields that requests have left, for responses.
@@ -71,6 +75,7 @@ impl WorkerContext {
             deadlines,
             pool: Pool::default(),
             access_log: shared.access_log.clone().map(WorkerLog::new),
+            tracer: shared.spans.clone().map(|s| Tracer::new(s, shared.settings.trace_sampling)),
             shared,
             index,
             random: RefCell::new(rand::make_rng()),
@@ -162,11 +167,14 @@ impl WorkerContext {
         self.random.borrow_mut().random()
     }
 
-    /// Closes a request's record: it is counted and logged.
+    /// Closes a request's record: it is counted, logged and traced.
     pub(crate) fn close(&self, record: &Record) {
         let total = record.close(self.shard());
         if let Some(log) = &self.access_log {
             log.log(record, total);
+        }
+        if let Some(tracer) = &self.tracer {
+            tracer.end(record, total);
         }
     }
 

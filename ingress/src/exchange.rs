@@ -24,7 +24,7 @@ use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
 use crate::snapshot::{Draw, Endpoint, Pick, Route};
 use crate::upstream::{Failure, Head, Unanswered, Upstream};
-use crate::wire::Wire;
+use crate::wire::{Asking, Wire};
 
 /// Where a request goes.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub(crate) struct Exchange<'a, D> {
     /// endpoint first.
     decide: D,
     attempts: Attempts,
+    /// Host and port that the request is for, as its client wrote them.
+    authority: &'a str,
 }
 
 impl<'a, D> Exchange<'a, D>
@@ -54,12 +56,13 @@ where
         in_flight: &'a InFlight,
         decide: D,
         method: &Method,
+        authority: &'a str,
     ) -> Result<Exchange<'a, D>, Refusal> {
         let Decided { route, pick, key } = decide()?;
         in_flight.apply(&route.plan);
         let now_ms = in_flight.context().deadlines.now_ms();
         let attempts = Attempts::new((route, pick), is_idempotent(method), now_ms);
-        Ok(Exchange { in_flight, key, decide, attempts })
+        Ok(Exchange { in_flight, key, decide, attempts, authority })
     }
 
     /// Calls what picks an endpoint.
@@ -105,7 +108,7 @@ where
         // What cannot be sent twice is worth a system call to see that it arrives once.
         let must_arrive = framing != Framing::None || !is_idempotent(method);
         let wire = self.wire(&endpoint);
-        while let Some(upstream) = self.in_flight.context().pool.take(&endpoint, &wire) {
+        while let Some(mut upstream) = self.in_flight.context().pool.take(&endpoint, &wire) {
             if !must_arrive || upstream.is_alive_now() {
                 self.note(&upstream);
                 return Ok(upstream);
@@ -212,7 +215,11 @@ where
 
     /// What is spoken to an endpoint of the route.
     fn wire(&self, endpoint: &Endpoint) -> Wire {
-        Wire::of(self.attempts.route().plan.protocol, endpoint.protocol)
+        let plan = &self.attempts.route().plan;
+        let protocol = plan.protocol.unwrap_or(endpoint.protocol);
+        let over_tls = self.in_flight.connection.origin.https;
+        let asking = Asking { over_tls, authority: self.authority };
+        Wire::new(protocol, plan.endpoint_tls.as_ref(), asking)
     }
 
     /// A new connection, to the first endpoint in turn that takes one.

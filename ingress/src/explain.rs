@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 use model::problem::Level;
 use model::{Explanation, Model, ObjectName, SlicePort, Trouble, fix_of_slices, nearest};
 
+use crate::endpoint_tls::EndpointTls;
 use crate::head::Framing;
 use crate::origin::{Origin, Rules};
 use crate::refusal::Refusal;
@@ -19,6 +20,7 @@ use crate::snapshot::{
     Snapshot, Special, Unserved,
 };
 use crate::tls;
+use crate::wire::BackendProtocol;
 
 /// Explains URLs by what an ingress would serve of a model.
 #[derive(Debug)]
@@ -93,6 +95,18 @@ impl<'a> Explainer<'a> {
     }
 }
 
+/// What endpoints are asked over, if not plain HTTP/1.1, and what is expected of them.
+fn asked_over(protocol: BackendProtocol, tls: Option<&EndpointTls>) -> Option<String> {
+    let mut text = format!("endpoints are asked over {}", protocol.title()?);
+    if protocol.uses_tls() {
+        text.push_str(match tls.is_some_and(|tls| tls.spec.verifies) {
+            true => "; their certificates are verified",
+            false => "; their certificates are not verified",
+        });
+    }
+    Some(text)
+}
+
 /// A request, with what it is looked up in.
 struct Asked<'a> {
     all: &'a Explainer<'a>,
@@ -136,8 +150,7 @@ impl Asked<'_> {
         explanation.endpoints = list.collect();
         let of_service = endpoints.list().first().map(|e| e.protocol).unwrap_or_default();
         let protocol = route.plan.protocol.unwrap_or(of_service);
-        let title = protocol.title().map(|title| format!("endpoints are asked over {title}"));
-        explanation.because.extend(title);
+        explanation.because.extend(asked_over(protocol, route.plan.endpoint_tls.as_deref()));
         if self.is_https {
             let (because, trouble) = self.certificate(route);
             explanation.because.push(because);

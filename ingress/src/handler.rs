@@ -34,7 +34,7 @@ pub(crate) fn handle(
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
     let (mut parts, body) = request.into_parts();
     async move {
-        in_flight.note(&parts);
+        in_flight.note(&mut parts);
         let is_http2 = parts.version == Version::HTTP_2;
         let is_grpc = grpc::is_call(&parts.method, &parts.headers);
         let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {
@@ -97,7 +97,7 @@ async fn answer(
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
     let decide = || decided(in_flight, &facts);
-    let mut exchange = Exchange::new(in_flight, decide, method).map_err(with_url)?;
+    let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
     let forwarding = exchange.route().plan.special.as_deref().map(|special| {
         let record = in_flight.record.borrow();
         Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))

@@ -58,19 +58,22 @@ impl InFlight {
         &self.connection.context
     }
 
-    /// Notes what the record needs of a request.
-    pub(crate) fn note(&self, parts: &Parts) {
-        let origin = &self.connection.origin;
-        let access_log = self.context().access_log.as_ref();
-        let is_logged = access_log.is_some() || Record::is_logged();
-        if !is_logged && !origin.trusted {
+    /// Notes what the record needs of a request, and takes the request into its trace.
+    pub(crate) fn note(&self, parts: &mut Parts) {
+        let (context, origin) = (self.context(), &self.connection.origin);
+        let trace = context.tracer.as_ref().and_then(|t| t.begin(&mut parts.headers));
+        let access_log = context.access_log.as_ref();
+        let is_traced = trace.as_ref().is_some_and(|trace| trace.is_sampled);
+        let has_line = is_traced || access_log.is_some() || Record::is_logged();
+        if !has_line && trace.is_none() && !origin.trusted {
             return;
         }
         let mut record = self.record.borrow_mut();
+        record.trace = trace.map(Box::new);
         record.given_id = origin.given_id(&parts.headers).cloned();
-        if is_logged {
+        if has_line {
             let is_sample = access_log.is_some_and(WorkerLog::takes_sample);
-            let client = origin.client(&parts.headers, &self.context().settings().rules);
+            let client = origin.client(&parts.headers, &context.settings().rules);
             record.line = Some(Box::new(Line::new(is_sample, client, Some(parts))));
         }
     }

@@ -22,6 +22,7 @@ mod connection;
 mod context;
 mod credentials;
 mod deadline;
+mod endpoint_tls;
 mod exchange;
 mod explain;
 mod findings;
@@ -30,6 +31,7 @@ mod grpc;
 mod handler;
 mod hashing;
 mod head;
+mod health;
 mod http2_error;
 mod in_flight;
 mod limits;
@@ -51,6 +53,7 @@ mod snapshot;
 mod stalled;
 mod template;
 mod tls;
+mod trace;
 mod upstream;
 mod wire;
 mod worker;
@@ -59,6 +62,7 @@ mod zone;
 pub use access_log::{AccessLogFormat, AccessLogMode};
 pub use explain::Explainer;
 pub use findings::Judge;
+pub use trace::export::Collector;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -79,11 +83,13 @@ use crate::access_log::AccessLog;
 use crate::context::Shared;
 use crate::deadline::TICK;
 use crate::hashing::Hashing;
+use crate::health::Checks;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::origin::Rules;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, PlanDefaults, Problem, Snapshot};
+use crate::trace::export::Exporter;
 use crate::worker::{Orders, Sockets};
 
 /// The kinds of object that this process follows.
@@ -142,6 +148,9 @@ pub struct Config {
     pub access_log: AccessLogFlags,
 
     #[command(flatten)]
+    pub tracing: TracingFlags,
+
+    #[command(flatten)]
     pub limits: LimitFlags,
 
     #[command(flatten)]
@@ -165,6 +174,27 @@ pub struct AccessLogFlags {
         default_value_t
     )]
     pub access_log_format: AccessLogFormat,
+}
+
+/// Traces of requests.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TracingFlags {
+    /// Collector to send spans to, by OTLP over HTTP: http or https, a host and a port; /v1/traces
+    /// is added to its path. Without it, traceparent is passed on as it is
+    #[arg(long, env = "SWITCHYARD_OTLP_ENDPOINT", value_name = "URL",
+        value_parser = Collector::parse)]
+    pub otlp_endpoint: Option<Collector>,
+
+    /// Part of the requests that begin a trace, 0 to 1; a request with a traceparent is sampled if
+    /// that says so
+    #[arg(long, env = "SWITCHYARD_TRACE_SAMPLING", value_name = "RATE",
+        default_value = "0.01", value_parser = parse_rate)]
+    pub trace_sampling: f64,
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.0..=1.0).contains(rate));
+    rate.ok_or_else(|| "is not a rate from 0 to 1 (examples: 0.01, 1)".to_owned())
 }
 
 /// What a client may use up.
@@ -272,6 +302,7 @@ impl Config {
             tunnel_timeout: timeouts.tunnel_timeout.into(),
             upstream_idle_ticks: u64::try_from(idle_ticks).unwrap_or(u64::MAX),
             drain_timeout: timeouts.drain_timeout,
+            trace_sampling: self.tracing.trace_sampling,
         }
     }
 
@@ -319,6 +350,10 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let lost = &metrics.access_log_lost;
     let access_log = AccessLog::start(mode, format, lost, &daemon.supervisor)?;
     let (access_log, log_writer) = access_log.unzip();
+    let collector = config.tracing.otlp_endpoint.clone();
+    let exporter = collector.map(|to| Exporter::new(to, &metrics.spans)).transpose()?;
+    let (spans, exporter) = exporter.unzip();
+    let exported = exporter.map(|exporter| daemon.supervisor.task("exporter", exporter.run()));
     let shared = Arc::new(Shared {
         settings: config.settings(https.port()),
         snapshot: snapshot.clone(),
@@ -328,6 +363,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         access_log,
         hashing: Hashing::default(),
         begun: Instant::now(),
+        spans,
     });
     let orders = watch::Sender::new(Orders::default());
     let mut workers = Vec::new();
@@ -337,7 +373,8 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     }
     drop(shared);
     tracing::info!(%http, %https, workers = workers.len(), "listening");
-    let publisher = Publisher { compiler, snapshot, metrics, orders };
+    let checks = Mutex::new(Checks::new());
+    let publisher = Publisher { compiler, snapshot, metrics, orders, checks };
     publisher.follow(updates, &daemon).await;
     workers.iter().chain(&log_writer).for_each(SupervisedThread::release);
     publisher.orders.send_modify(|orders| orders.drain = true);
@@ -346,7 +383,12 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         let threads = workers.into_iter().chain(log_writer);
         threads.map(SupervisedThread::join).fold(true, |all, ok| all & ok)
     });
-    match joined.await {
+    let joined = joined.await;
+    if let Some(exported) = exported {
+        // It ends when all spans are sent, or given up.
+        let _ = exported.await;
+    }
+    match joined {
         Ok(true) => Ok(()),
         _ => Err(Failure::Failed { what: "a worker has panicked".to_owned(), source: None }),
     }
@@ -417,6 +459,7 @@ struct Publisher {
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
     orders: watch::Sender<Orders>,
+    checks: Mutex<Checks>,
 }
 
 impl Publisher {
@@ -453,7 +496,9 @@ impl Publisher {
         self.snapshot.store(Arc::new(compiled.snapshot));
         // No route of this snapshot leads to them any more, or the model has no others.
         let endpoints_left = compiled.removal.apply();
+        let targets = compiler.health_targets();
         drop(compiler);
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner).set(targets);
         log(&compiled.news);
         if endpoints_left {
             self.orders.send_modify(|orders| orders.endpoints_left += 1);

@@ -102,12 +102,20 @@ pub(crate) struct Shard {
     pub(crate) upstream_ejections: Count,
 }
 
+/// What became of spans.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SpanCounters {
+    pub(crate) sent: Counter,
+    pub(crate) lost: Counter,
+}
+
 /// All of the process's metrics but those of the feed.
 pub(crate) struct Metrics {
     pub(crate) shards: Box<[Shard]>,
     pub(crate) programming_seconds: Histogram,
     /// Lines of the access log that could not be written.
     pub(crate) access_log_lost: Counter,
+    pub(crate) spans: SpanCounters,
     limits: Arc<Limits>,
     snapshot: Arc<ArcSwap<Snapshot>>,
 }
@@ -127,7 +135,8 @@ impl Metrics {
         let shards = (0..workers).map(|_| Shard::default()).collect();
         let programming_seconds = Histogram::new(PROGRAMMING_SECONDS);
         let access_log_lost = Counter::default();
-        Metrics { shards, programming_seconds, access_log_lost, limits, snapshot }
+        let spans = SpanCounters::default();
+        Metrics { shards, programming_seconds, access_log_lost, spans, limits, snapshot }
     }
 
     /// Makes them part of the process's own.
@@ -142,6 +151,16 @@ impl Metrics {
                 "switchyard_ingress_access_log_lost",
                 "Lines of the access log that could not be written",
                 self.access_log_lost.clone(),
+            );
+            registry.register(
+                "switchyard_ingress_spans_sent",
+                "Spans that the collector has accepted",
+                self.spans.sent.clone(),
+            );
+            registry.register(
+                "switchyard_ingress_spans_lost",
+                "Spans that could not be sent to the collector",
+                self.spans.lost.clone(),
             );
             registry.register_collector(Box::new(Scrape(self.clone())));
         });

@@ -53,9 +53,12 @@ fn backends(snapshot: &Snapshot) -> Vec<Value> {
 fn backend(name: &str, backend: &Backend) -> Value {
     let endpoints = backend.endpoints();
     let addresses: Vec<_> = endpoints.addresses().iter().map(ToString::to_string).collect();
+    let unhealthy = endpoints.list().iter().filter(|endpoint| !endpoint.is_healthy());
+    let unhealthy: Vec<_> = unhealthy.map(|endpoint| endpoint.address.to_string()).collect();
     json!({
         "backend": name,
         "endpoints": addresses,
+        "unhealthy": unhealthy,
         "unserved": endpoints.unserved().map(|unserved| unserved.reason()),
     })
 }

@@ -13,6 +13,7 @@ use crate::metrics::Shard;
 use crate::origin::RequestId;
 use crate::reason::Reason;
 use crate::snapshot::{Endpoint, Route};
+use crate::trace::context::TraceContext;
 
 /// What ended an exchange.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +61,9 @@ pub(crate) struct Record {
     pub(crate) ended_by: EndedBy,
     /// Bytes of the response's body that were passed on.
     pub(crate) sent: u64,
-    /// What only the logs need; absent where no line will be written.
+    /// Its place in a trace, if it belongs to one.
+    pub(crate) trace: Option<Box<TraceContext>>,
+    /// What only logs and traces need; absent where no line will be written.
     pub(crate) line: Option<Box<Line>>,
 }
 
@@ -130,6 +133,7 @@ impl Record {
             status: 0,
             ended_by: EndedBy::default(),
             sent: 0,
+            trace: None,
             line: None,
         }
     }

@@ -67,4 +67,6 @@ pub(crate) struct Settings {
     pub(crate) tunnel_timeout: Ticks,
     pub(crate) upstream_idle_ticks: u64,
     pub(crate) drain_timeout: Duration,
+    /// Of requests that begin a trace, the part whose spans are sent: 0 to 1.
+    pub(crate) trace_sampling: f64,
 }

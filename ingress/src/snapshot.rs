@@ -16,6 +16,7 @@ mod plan;
 mod policy;
 mod problem;
 mod response_rules;
+mod secure;
 mod served;
 mod special;
 #[cfg(test)]
@@ -27,11 +28,11 @@ use model::{ObjectName, PathType};
 
 pub(crate) use backend::{Answers, Backend, BackendKey, Endpoints, Unserved};
 pub(crate) use certificate::Certificate;
-pub(crate) use compile::Compiler;
+pub(crate) use compile::{Compiler, HealthTarget};
 pub(crate) use endpoint::{Counted, Endpoint};
 pub(crate) use picking::{Draw, Pick};
 pub(crate) use plan::{Plan, PlanDefaults};
-pub(crate) use policy::RefusedBy;
+pub(crate) use policy::{HealthCheck, Probe, RefusedBy};
 pub(crate) use problem::{About, Problem};
 pub(crate) use response_rules::ResponseEdits;
 pub(crate) use special::{BasicRules, LimitRules, Redirect, RedirectTo, Special};

@@ -4,8 +4,8 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::sync::Arc;
 
+use rustls::ClientConfig;
 use rustls::client::Resumption;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -21,51 +21,6 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 pub(crate) type Connection = Box<dyn Duplex>;
-
-/// Why there is no TLS.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsSetupError {
-    #[error(
-        "no root certificate was found on this system: install them (package ca-certificates) or \
-         name a file with them in SSL_CERT_FILE"
-    )]
-    NoRoots,
-    #[error("cannot set up TLS")]
-    Setup(#[from] rustls::Error),
-}
-
-/// The TLS settings, which trust the system's root certificates, or those of SSL_CERT_FILE.
-/// Blocking: it reads files.
-///
-/// # Errors
-///
-/// When there are no root certificates.
-pub(crate) fn system_tls() -> Result<Arc<ClientConfig>, TlsSetupError> {
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "cannot read root certificates");
-    }
-    let mut roots = RootCertStore::empty();
-    let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        return Err(TlsSetupError::NoRoots);
-    }
-    Ok(tls_with(roots)?)
-}
-
-/// The TLS settings, which trust these root certificates.
-///
-/// # Errors
-///
-/// Never with the algorithms that are built in.
-pub(crate) fn tls_with(roots: RootCertStore) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
 
 /// The same settings for one thread: its sessions are its own, because a store of sessions has a
 /// lock.

@@ -367,6 +367,7 @@ mod tests {
             send_timeout: timeout,
             retry: None,
             protocol: None,
+            endpoint_tls: None,
         };
         let ingress = ObjectName::new("default", "web");
         Arc::new(Route {

@@ -54,7 +54,6 @@ const WAF: Support = Refused(Restricts, FALSE);
 const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
 const OF_COOKIES: Support = NoEffect("it changes cookie affinity, which is not supported");
 const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
-const OF_HTTPS_ENDPOINTS: Support = NoEffect("it is for HTTPS endpoints, which are refused");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
 const TRACING: Support = NoEffect("no spans are sent, and traceparent is passed on");
@@ -62,7 +61,7 @@ const OLD: Support = NoEffect("no current ingress-nginx reads it");
 const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciphers");
 
 /// Every annotation that is known, by name without its prefix, in order.
-pub(crate) const ANNOTATIONS: [(&str, Support); 158] = [
+pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("add-base-url", OLD),
     ("affinity", Unserved("cookie affinity: requests go to endpoints in turn")),
     ("affinity-canary-behavior", OF_COOKIES),
@@ -136,6 +135,12 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 158] = [
     ("global-rate-limit-key", Served),
     ("global-rate-limit-window", Served),
     ("grpc-backend", OLD),
+    ("health-check-healthy-threshold", Served),
+    ("health-check-interval", Served),
+    ("health-check-path", Served),
+    ("health-check-protocol", Served),
+    ("health-check-timeout", Served),
+    ("health-check-unhealthy-threshold", Served),
     ("http2-push-preload", NoEffect("browsers no longer accept HTTP/2 push")),
     ("limit-allowlist", Served),
     ("limit-burst-multiplier", Served),
@@ -177,13 +182,13 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 158] = [
     ("proxy-redirect-to", Served),
     ("proxy-request-buffering", STREAMS),
     ("proxy-send-timeout", Served),
-    ("proxy-ssl-ciphers", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-name", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-protocols", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-secret", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-server-name", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-verify", OF_HTTPS_ENDPOINTS),
-    ("proxy-ssl-verify-depth", OF_HTTPS_ENDPOINTS),
+    ("proxy-ssl-ciphers", CIPHERS),
+    ("proxy-ssl-name", Served),
+    ("proxy-ssl-protocols", Served),
+    ("proxy-ssl-secret", Served),
+    ("proxy-ssl-server-name", Served),
+    ("proxy-ssl-verify", Served),
+    ("proxy-ssl-verify-depth", Served),
     ("relative-redirects", Served),
     ("request-headers", Served),
     ("response-headers", Served),

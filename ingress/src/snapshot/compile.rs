@@ -14,8 +14,11 @@ use super::backend::{
     Answers, Backend, BackendKey, Removal, ServicePorts, Unserved, app_protocols,
 };
 use super::certificate::{BadSecret, Certificate};
+use super::endpoint::Endpoint;
 use super::plan::PlanDefaults;
+use super::policy::HealthCheck;
 use super::problem::{About, Field, Problem};
+use super::secure::{secret_of, secure};
 use super::served::{Alias, Rank, Served, backend_key};
 use super::{Snapshot, host};
 use crate::route::HostKey;
@@ -30,6 +33,15 @@ pub(crate) struct Compiled {
     pub(crate) removal: Removal,
     /// Problems that were not there before, but for those of endpoints, which come and go.
     pub(crate) news: Vec<Problem>,
+}
+
+/// An endpoint that is to be checked.
+#[derive(Debug)]
+pub(crate) struct HealthTarget {
+    /// The Service port, for people.
+    pub(crate) service: String,
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) check: HealthCheck,
 }
 
 /// Makes snapshots; holds what the next one is made from.
@@ -49,9 +61,13 @@ pub(crate) struct Compiler {
     by_auth_secret: HashMap<ObjectName, BTreeSet<ObjectName>>,
     services: HashMap<ObjectName, ServiceUse>,
     secrets: HashMap<ObjectName, SecretUse>,
+    /// Ingresses whose annotations name a Secret.
+    by_secret: HashMap<ObjectName, BTreeSet<ObjectName>>,
     /// Problems that come from several Ingresses meeting at one host.
     conflicts: HashMap<HostKey, Vec<Problem>>,
     tls_problems: HashMap<HostKey, Vec<Problem>>,
+    /// Ingresses that ask for health checks.
+    checking: usize,
 }
 
 /// The Ingresses that name a backend, with the number of places in each.
@@ -133,8 +149,10 @@ impl Compiler {
             by_auth_secret: HashMap::new(),
             services: HashMap::new(),
             secrets: HashMap::new(),
+            by_secret: HashMap::new(),
             conflicts: HashMap::new(),
             tls_problems: HashMap::new(),
+            checking: 0,
         }
     }
 
@@ -150,6 +168,8 @@ impl Compiler {
         for secret in &changes.secrets {
             names.extend(self.by_auth_secret.get(secret).into_iter().flatten().cloned());
         }
+        let users = changes.secrets.iter().filter_map(|secret| self.by_secret.get(secret));
+        names.extend(users.flatten().cloned());
         for name in &names {
             self.replace_ingress(name, model, &mut touched);
         }
@@ -172,6 +192,28 @@ impl Compiler {
         self.snapshot.generation = generation;
         let Touched { removal, news, .. } = touched;
         Compiled { snapshot: self.snapshot.clone(), removal, news }
+    }
+
+    /// The endpoints that are to be checked. Costs nothing if no Ingress asks for checks.
+    pub(crate) fn health_targets(&self) -> Vec<HealthTarget> {
+        if self.checking == 0 {
+            return Vec::new();
+        }
+        let mut targets = Vec::new();
+        for served in self.served.values().filter(|served| served.asks_for_checks()) {
+            for backend in served.backend_keys().iter().filter_map(|key| self.backend(key)) {
+                let endpoints = backend.endpoints();
+                let Some(check) = endpoints.balancing().and_then(|b| b.health.clone()) else {
+                    continue;
+                };
+                targets.extend(endpoints.list().iter().map(|endpoint| HealthTarget {
+                    service: backend.key.to_string(),
+                    endpoint: endpoint.clone(),
+                    check: check.clone(),
+                }));
+            }
+        }
+        targets
     }
 
     /// The number of Ingresses that are served.
@@ -245,6 +287,7 @@ impl Compiler {
 
     fn replace_ingress(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let before = self.served.remove(name);
+        self.release_policy_secret(name, before.as_ref());
         for (alias, of) in before.iter().flat_map(Served::aliases) {
             let rank = before.as_ref().map(|before| before.rank.clone());
             let asked = self.by_alias.get_mut(&alias);
@@ -264,7 +307,8 @@ impl Compiler {
         let now = model.ingress(name).filter(|ingress| self.is_ours(ingress, model));
         // What both refer to stays in use, with its endpoints and its parsed certificate.
         if let Some(ingress) = now {
-            let served = Served::of(ingress.clone(), before.as_ref(), model);
+            let mut served = Served::of(ingress.clone(), before.as_ref(), model);
+            self.use_policy_secret(&mut served, before.as_ref(), model);
             for key in served.backend_keys() {
                 if served.balancing.is_some() {
                     touched.services.insert(key.service.clone());
@@ -281,6 +325,7 @@ impl Compiler {
             touched.note(known, &served.problems);
             index(&mut self.by_host, &served.hosts, &served.rank, &mut touched.hosts);
             index(&mut self.by_tls_host, served.tls_hosts(), &served.rank, &mut touched.tls_hosts);
+            self.checking += usize::from(served.asks_for_checks());
             for (alias, of) in served.aliases() {
                 let asked = self.by_alias.entry(alias.clone()).or_default();
                 asked.insert((served.rank.clone(), of));
@@ -289,6 +334,7 @@ impl Compiler {
             self.served.insert(name.clone(), served);
         }
         if let Some(before) = before {
+            self.checking -= usize::from(before.asks_for_checks());
             let stays = self.served.get(name).filter(|now| now.rank == before.rank);
             let gone = before.hosts.iter().filter(|h| stays.is_none_or(|s| !s.hosts.contains(h)));
             unindex(&mut self.by_host, gone, &before.rank);
@@ -308,6 +354,24 @@ impl Compiler {
                 self.release_secret(&tls.secret, &tls.host);
             }
             touched.hosts.extend(before.hosts);
+        }
+    }
+
+    /// Looks up the Secret that annotations of an Ingress name.
+    fn use_policy_secret(&mut self, served: &mut Served, before: Option<&Served>, model: &Model) {
+        secure(served, before, model);
+        if let Some(secret) = secret_of(served) {
+            let name = served.ingress.name.clone();
+            self.by_secret.entry(secret).or_default().insert(name);
+        }
+    }
+
+    fn release_policy_secret(&mut self, name: &ObjectName, before: Option<&Served>) {
+        let Some(secret) = before.and_then(secret_of) else { return };
+        let Some(users) = self.by_secret.get_mut(&secret) else { return };
+        users.remove(name);
+        if users.is_empty() {
+            self.by_secret.remove(&secret);
         }
     }
 

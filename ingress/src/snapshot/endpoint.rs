@@ -19,6 +19,8 @@ pub(crate) struct Endpoint {
     /// What the Service says that it speaks.
     pub(crate) protocol: BackendProtocol,
     gone: AtomicBool,
+    /// Active health checks fail.
+    unhealthy: AtomicBool,
     /// It took no connection the last time, or its requests fail.
     rest: Rest,
     outcomes: Outcomes,
@@ -34,6 +36,7 @@ impl Endpoint {
             address,
             protocol,
             gone: AtomicBool::new(false),
+            unhealthy: AtomicBool::new(false),
             rest: Rest::default(),
             outcomes: Outcomes::default(),
             load: Load::default(),
@@ -99,6 +102,15 @@ impl Endpoint {
             Ok(_) => 0,
             Err(began_ms) => now_ms.saturating_sub(began_ms),
         }
+    }
+
+    /// What active health checks say; they are the only ones to change it.
+    pub(crate) fn set_healthy(&self, is_healthy: bool) {
+        self.unhealthy.store(!is_healthy, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_healthy(&self) -> bool {
+        !self.unhealthy.load(Ordering::Relaxed)
     }
 
     /// It takes no new requests from now on.

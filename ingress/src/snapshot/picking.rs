@@ -93,16 +93,16 @@ impl Tables {
     ) -> Option<Pick> {
         let max = balancing.max_in_flight.unwrap_or(u32::MAX);
         let has_room = |e: &Arc<Endpoint>| suits(e) && e.load().in_flight() < max;
-        let is_warm = |e: &Arc<Endpoint>| has_room(e) && takes_turn(e, balancing, draw);
+        let is_preferred =
+            |e: &Arc<Endpoint>| has_room(e) && e.is_healthy() && takes_turn(e, balancing, draw);
         // Another thread may take the last room of the endpoint that is picked.
         for _ in 0..=rotation.members().len() {
-            let picked = match balancing.slow_start {
-                Some(_) => self
-                    .by_method(rotation, balancing, is_warm, draw)
-                    .or_else(|| self.by_method(rotation, balancing, has_room, draw)),
-                None => self.by_method(rotation, balancing, has_room, draw),
-            };
-            let endpoint = picked?;
+            let mut picked = None;
+            if balancing.slow_start.is_some() || balancing.health.is_some() {
+                picked = self.by_method(rotation, balancing, is_preferred, draw);
+            }
+            let by_all = || self.by_method(rotation, balancing, has_room, draw);
+            let endpoint = picked.or_else(by_all)?;
             if let Some(counted) = Counted::begin(&endpoint, max) {
                 return Some(Pick { endpoint, counted: Some(counted) });
             }
@@ -186,6 +186,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::backend::Backend;
+    use super::super::policy::{HealthCheck, Probe};
     use super::*;
 
     fn backend(count: u8, balancing: Balancing) -> Backend {
@@ -266,6 +267,28 @@ mod tests {
             let freed = busy.pop().unwrap().endpoint.address;
             let next = backend.endpoints().pick(|_| true, &draw).unwrap();
             assert_eq!(next.endpoint.address, freed);
+        }
+    }
+
+    #[test]
+    fn unhealthy_endpoints_are_used_only_if_all_are() {
+        let check = HealthCheck {
+            probe: Probe::Tcp,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            healthy_threshold: 1,
+            unhealthy_threshold: 1,
+        };
+        for method in [Method::RoundRobin, Method::PeakEwma] {
+            let health = Some(check.clone());
+            let backend = backend(3, Balancing { method, health, ..Balancing::default() });
+            let endpoints = backend.endpoints();
+            let used = || picks(&backend, None, 0, 60).into_iter().collect::<HashSet<_>>();
+            endpoints.list()[0].set_healthy(false);
+            assert_eq!(used().len(), 2);
+            assert!(!used().contains(&endpoints.list()[0].address));
+            endpoints.list().iter().for_each(|endpoint| endpoint.set_healthy(false));
+            assert_eq!(used().len(), 3);
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::policy::{Policy, RefusedBy, Retry};
 use super::special::Special;
 use crate::deadline::Ticks;
+use crate::endpoint_tls::EndpointTls;
 use crate::wire::BackendProtocol;
 
 /// How a route's requests are served.
@@ -29,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) retry: Option<Retry>,
     /// What endpoints are said to speak, whatever their Service says.
     pub(crate) protocol: Option<BackendProtocol>,
+    /// How TLS to endpoints is, where annotations say it.
+    pub(crate) endpoint_tls: Option<Arc<EndpointTls>>,
 }
 
 /// The process's own settings, for routes whose Ingress does not set them.
@@ -73,6 +76,7 @@ impl Plan {
             send_timeout: timeout(transfer.send_timeout, defaults.send_timeout),
             retry: policy.retry.retry(),
             protocol: policy.endpoints.protocol,
+            endpoint_tls: policy.endpoints.tls.clone(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod cors;
 mod credentials;
 mod endpoints;
 mod headers;
+mod health;
 mod redirect;
 mod retry;
 mod rewrite;
@@ -33,6 +34,7 @@ pub(crate) use self::cors::{Cors, Origins};
 pub(crate) use self::credentials::BasicAuth;
 pub(crate) use self::endpoints::Endpoints;
 pub(crate) use self::headers::Headers;
+pub(crate) use self::health::{HealthCheck, Probe};
 pub(crate) use self::redirect::{Redirects, ToHttps};
 pub(crate) use self::retry::Retry;
 use self::retry::RetryAnnotations;
@@ -41,8 +43,8 @@ pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
 use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, restricts, support};
 
-const OURS: &str = "switchyard.dev/";
-const NGINX: &str = "nginx.ingress.kubernetes.io/";
+pub(super) const OURS: &str = "switchyard.dev/";
+pub(super) const NGINX: &str = "nginx.ingress.kubernetes.io/";
 
 /// How the routes of one Ingress are served.
 #[derive(Clone, Debug, Default, PartialEq)]

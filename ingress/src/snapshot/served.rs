@@ -129,6 +129,11 @@ impl Served {
         auth_secret(&self.ingress, &self.policy)
     }
 
+    /// Whether endpoints of its backends are to be checked.
+    pub(super) fn asks_for_checks(&self) -> bool {
+        self.balancing.as_ref().is_some_and(|balancing| balancing.health.is_some())
+    }
+
     pub(super) fn tls_hosts(&self) -> BTreeSet<&HostKey> {
         self.tls_of.keys().collect()
     }

@@ -35,7 +35,6 @@ pub(crate) struct Upstream {
     pub(crate) reused: bool,
     /// The tick at which it was put into the pool.
     pub(super) idle_since: u64,
-    pub(super) wire: Wire,
     protocol: Protocol,
 }
 
@@ -74,14 +73,19 @@ impl Upstream {
             return Ok(Upstream::sharing(permit, endpoint, wire));
         }
         let stream = transport::connect(endpoint.address, &wire).await?;
-        let protocol = Protocol::Http1(Box::new(Http1::new(stream)));
-        Ok(Upstream { endpoint, reused: false, idle_since: 0, wire, protocol })
+        let protocol = Protocol::Http1(Box::new(Http1::new(stream, wire)));
+        Ok(Upstream { endpoint, reused: false, idle_since: 0, protocol })
     }
 
     /// For one request over a connection that others use too.
     pub(super) fn sharing(permit: StreamPermit, endpoint: Arc<Endpoint>, wire: Wire) -> Upstream {
-        let protocol = Protocol::Http2(Box::new(Http2::new(permit)));
-        Upstream { endpoint, reused: false, idle_since: 0, wire, protocol }
+        let protocol = Protocol::Http2(Box::new(Http2::new(permit, wire)));
+        Upstream { endpoint, reused: false, idle_since: 0, protocol }
+    }
+
+    /// What is spoken over it.
+    pub(super) fn wire(&self) -> &Wire {
+        either!(&self.protocol, connection => &connection.wire)
     }
 
     /// Takes a request with a body of so many bytes at most; it is then sent by polling.
@@ -95,7 +99,7 @@ impl Upstream {
         match &mut self.protocol {
             Protocol::Http1(http1) => http1.begin(head, body, max_body, context),
             Protocol::Http2(http2) => {
-                if let Some(request) = http2_request(head, self.wire.scheme(), context) {
+                if let Some(request) = http2_request(head, http2.wire.scheme(), context) {
                     http2.begin(Streamed::new(request, body, head.framing, max_body));
                 }
             }
@@ -201,14 +205,17 @@ impl Upstream {
     }
 
     /// Whether a kept connection is still as it was left: open and silent.
-    pub(super) fn is_alive(&self) -> bool {
-        matches!(&self.protocol, Protocol::Http1(http1) if http1.is_alive())
+    pub(super) fn is_alive(&mut self) -> bool {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.is_alive(),
+            Protocol::Http2(_) => false,
+        }
     }
 
     /// The same, asking the kernel: for requests that could not be sent again. Over HTTP/2 an
     /// endpoint tells which requests it has not looked at.
-    pub(crate) fn is_alive_now(&self) -> bool {
-        match &self.protocol {
+    pub(crate) fn is_alive_now(&mut self) -> bool {
+        match &mut self.protocol {
             Protocol::Http1(http1) => http1.is_alive_now(),
             Protocol::Http2(_) => true,
         }

@@ -21,6 +21,7 @@ use super::transport::Transport;
 use crate::body::RequestBody;
 use crate::head::RequestHead;
 use crate::origin::{Origin, RequestId, Rules};
+use crate::wire::Wire;
 
 /// What is read at once: at first, and at most. It grows while reads fill it. The first reads are
 /// small because the rest of a response may wait for long in memory, for a client that takes
@@ -37,6 +38,7 @@ const MIN_ROOM: usize = 1 << 10;
 /// A connection to an endpoint, and the exchange that it is busy with.
 #[derive(Debug)]
 pub(crate) struct Http1 {
+    pub(super) wire: Wire,
     stream: Transport,
     read: BytesMut,
     read_size: usize,
@@ -49,8 +51,9 @@ pub(crate) struct Http1 {
 }
 
 impl Http1 {
-    pub(crate) fn new(stream: Transport) -> Http1 {
+    pub(crate) fn new(stream: Transport, wire: Wire) -> Http1 {
         Http1 {
+            wire,
             stream,
             read: BytesMut::new(),
             read_size: FIRST_READ_BYTES,
@@ -191,12 +194,12 @@ impl Http1 {
     }
 
     /// Whether a kept connection is still as it was left: open and silent.
-    pub(crate) fn is_alive(&self) -> bool {
+    pub(crate) fn is_alive(&mut self) -> bool {
         self.stream.is_idle()
     }
 
     /// The same, asking the kernel: for requests that could not be sent again.
-    pub(crate) fn is_alive_now(&self) -> bool {
+    pub(crate) fn is_alive_now(&mut self) -> bool {
         self.stream.is_idle_now()
     }
 

@@ -21,10 +21,12 @@ use super::failure::Failure;
 use super::shared::StreamPermit;
 use super::streamed::{Streamed, Unsendable};
 use crate::head::{is_hop_by_hop, without_forbidden};
+use crate::wire::Wire;
 
 /// A request over a shared connection.
 #[derive(Debug)]
 pub(crate) struct Http2 {
+    pub(super) wire: Wire,
     permit: StreamPermit,
     outgoing: Option<Streamed>,
     send: Option<SendStream<Bytes>>,
@@ -47,8 +49,9 @@ enum Receiving {
 }
 
 impl Http2 {
-    pub(super) fn new(permit: StreamPermit) -> Http2 {
+    pub(super) fn new(permit: StreamPermit, wire: Wire) -> Http2 {
         Http2 {
+            wire,
             permit,
             outgoing: None,
             send: None,

@@ -264,6 +264,9 @@ impl Outgoing {
             self.progress += written as u64;
             self.advance(written);
         }
+        if self.begun && stream.holds_back() {
+            return Pin::new(stream).poll_flush(cx);
+        }
         Poll::Ready(Ok(()))
     }
 

@@ -33,12 +33,14 @@ pub(crate) struct Pool {
 struct Idle {
     /// By the address of the endpoint's `Arc`, which a connection in the list keeps from being
     /// used again for another, and by what is spoken over it.
-    by_endpoint: HashMap<(usize, usize), Vec<Upstream>, RandomState>,
+    by_endpoint: HashMap<Key, Vec<Upstream>, RandomState>,
     total: usize,
 }
 
-fn key(endpoint: &Arc<Endpoint>, wire: &Wire) -> (usize, usize) {
-    (Arc::as_ptr(endpoint) as usize, wire.key())
+type Key = (usize, Wire);
+
+fn key(endpoint: &Arc<Endpoint>, wire: &Wire) -> Key {
+    (Arc::as_ptr(endpoint) as usize, wire.clone())
 }
 
 impl Pool {
@@ -81,7 +83,7 @@ impl Pool {
         if idle.total >= MAX_IDLE {
             return;
         }
-        let list = idle.by_endpoint.entry(key(&upstream.endpoint, &upstream.wire)).or_default();
+        let list = idle.by_endpoint.entry(key(&upstream.endpoint, upstream.wire())).or_default();
         if list.len() < MAX_IDLE_PER_ENDPOINT {
             upstream.idle_since = now;
             upstream.shrink();
@@ -109,11 +111,11 @@ impl Pool {
         self.retain(|_| false);
     }
 
-    fn retain(&self, keep: impl Fn(&Upstream) -> bool) {
+    fn retain(&self, keep: impl Fn(&mut Upstream) -> bool) {
         let mut idle = self.idle.borrow_mut();
         let mut total = 0;
         idle.by_endpoint.retain(|_, list| {
-            list.retain(|upstream| !upstream.endpoint.is_gone() && keep(upstream));
+            list.retain_mut(|upstream| !upstream.endpoint.is_gone() && keep(upstream));
             total += list.len();
             !list.is_empty()
         });

@@ -49,7 +49,7 @@ pub(crate) struct SharedConnections(RefCell<HashMap<Key, Target, RandomState>>);
 
 /// The address of the endpoint's `Arc`, and what is spoken to it. A connection in the list keeps
 /// the address from being used again for another endpoint.
-type Key = (usize, usize);
+type Key = (usize, Wire);
 
 /// The connections to one endpoint.
 #[derive(Debug)]
@@ -238,7 +238,7 @@ impl SharedConnections {
 }
 
 fn key(endpoint: &Arc<Endpoint>, wire: &Wire) -> Key {
-    (Arc::as_ptr(endpoint) as usize, wire.key())
+    (Arc::as_ptr(endpoint) as usize, wire.clone())
 }
 
 /// Opens a connection, up to the endpoint's SETTINGS.

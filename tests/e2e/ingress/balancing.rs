@@ -264,3 +264,53 @@ async fn requests_beyond_the_limit_of_all_endpoints_get_503() {
     }
     assert_eq!(get(&world, Speaks::Http1, "t.test", "/").await.status, 200);
 }
+
+#[tokio::test]
+async fn an_endpoint_whose_health_check_fails_gets_no_requests_until_it_is_healthy_again() {
+    for protocol in ["http", "tcp"] {
+        let net = Net::new();
+        let is_well = Arc::new(AtomicBool::new(true));
+        let well = is_well.clone();
+        let answer = move |seen: &str| {
+            let status = if well.load(Ordering::Relaxed) || !seen.starts_with("GET /up ") {
+                "200 OK"
+            } else {
+                "500 Sick"
+            };
+            format!("HTTP/1.1 {status}\r\ncontent-length: 4\r\n\r\nsick")
+        };
+        let mut sick = Some(Endpoint::answering(net.addr(2, 9000), answer.clone()).await);
+        let _good = Endpoint::echo(net.addr(3, 9000), "good").await;
+        let annotations = [
+            ("switchyard.dev/health-check-path", "/up"),
+            ("switchyard.dev/health-check-protocol", protocol),
+            ("switchyard.dev/health-check-interval", "1s"),
+            ("switchyard.dev/health-check-unhealthy-threshold", "1"),
+            ("switchyard.dev/health-check-healthy-threshold", "1"),
+        ];
+        let address = net.addr(2, 9000);
+        let world = annotated_world(net, TWO, &annotations);
+        let unhealthy = || {
+            let shown = world.ingress.admin_get("/snapshot").1;
+            let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+            shown["backends"][0]["unhealthy"].as_array().unwrap().len()
+        };
+        assert_eq!(names(&world, "/", 4).await.len(), 2);
+        match protocol {
+            "http" => is_well.store(false, Ordering::Relaxed),
+            _ => sick.take().unwrap().stop().await,
+        }
+        eventually("it is unhealthy", || async { (unhealthy() == 1).then_some(()) }).await;
+        assert_eq!(names(&world, "/", 10).await, BTreeSet::from(["good".to_owned()]));
+        match protocol {
+            "http" => is_well.store(true, Ordering::Relaxed),
+            _ => sick = Some(Endpoint::answering(address, answer).await),
+        }
+        eventually("it is healthy", || async { (unhealthy() == 0).then_some(()) }).await;
+        eventually("it is used again", || async {
+            (names(&world, "/", 4).await.len() == 2).then_some(())
+        })
+        .await;
+        drop(sick);
+    }
+}

@@ -29,7 +29,7 @@ fn with_app_protocol(protocol: &str, endpoints: &[&str]) -> String {
         + &ingress("i", &[("a.com", "Prefix", "/", "web")])
 }
 
-type Exchange = (Request<RecvStream>, SendResponse<Bytes>);
+pub(crate) type Exchange = (Request<RecvStream>, SendResponse<Bytes>);
 
 /// An HTTP/2 server that gives each of its requests, with the number of the connection, to `serve`.
 async fn endpoint<S, F>(address: SocketAddr, max_streams: u32, serve: S) -> Endpoint
@@ -68,7 +68,7 @@ async fn read(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
 }
 
 /// Answers with the request as text and the trailers of a gRPC call.
-async fn echo((request, mut respond): Exchange) {
+pub(crate) async fn echo((request, mut respond): Exchange) {
     let (parts, body) = request.into_parts();
     let (data, trailers) = read(body).await;
     let mut text = format!("{} {} {:?}\n", parts.method, parts.uri, parts.version);

@@ -12,7 +12,9 @@ use tokio::task::LocalSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::forward::connect::{for_thread, tls_with};
+use daemon::client_tls::tls_with;
+
+use crate::forward::connect::for_thread;
 use crate::forward::packet::Form;
 use crate::forward::server::ServerAddress;
 

@@ -429,10 +429,12 @@ impl Connection {
             return self.write("0\r\n\r\n").await;
         }
         loop {
-            let lines = {
+            let (lines, is_gone) = {
                 let state = self.state.lock().unwrap();
                 let mut lines = String::new();
-                if !state.frozen && state.version > from {
+                // What happened since then is no longer known: to say nothing would hide it.
+                let is_gone = !state.frozen && from < state.oldest;
+                if !state.frozen && !is_gone && state.version > from {
                     let new = state.history.iter().filter(|(v, ..)| services && *v > from);
                     lines.extend(new.map(|(v, event, name)| line(event, name, *v)));
                     from = state.version;
@@ -440,8 +442,12 @@ impl Connection {
                         lines += &bookmark(from, false);
                     }
                 }
-                lines
+                (lines, is_gone)
             };
+            if is_gone {
+                self.chunk(&error(410)).await?;
+                return self.write("0\r\n\r\n").await;
+            }
             if !lines.is_empty() {
                 self.chunk(&lines).await?;
             }

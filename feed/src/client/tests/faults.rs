@@ -262,8 +262,6 @@ async fn a_frozen_server_is_left_and_found_again() {
     world.until("lost", |world| world.page()["connected"] == false).await;
     assert_eq!(world.here().len(), 2, "it is still served");
     world.fake.put_untold(&["third"], &["second"]);
-    // The watch of another kind may have been given up first: this one would not be told.
-    world.fake.act(Act::Break);
     world.fake.state().frozen = false;
     world.fake.wake();
     world.in_sync(RECOVERY).await;

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::health::{HealthAnnotations, HealthCheck};
 use super::value::{OrElse as _, Read, Unserved, boolean, number, timeout};
 use crate::template::Template;
 
@@ -22,6 +23,7 @@ pub(crate) struct Balancing {
     pub(crate) slow_start: Option<Duration>,
     /// Requests in flight at one time to each endpoint.
     pub(crate) max_in_flight: Option<u32>,
+    pub(crate) health: Option<HealthCheck>,
 }
 
 /// Which endpoint is picked.
@@ -47,6 +49,7 @@ pub(crate) struct BalanceAnnotations {
     subset_size: Option<usize>,
     slow_start: Option<Duration>,
     max_in_flight: Option<u32>,
+    health: HealthAnnotations,
 }
 
 impl BalanceAnnotations {
@@ -65,7 +68,7 @@ impl BalanceAnnotations {
             "max-connections-per-endpoint" => {
                 number(value, 1..=1_000_000).or_default().map(|max| self.max_in_flight = Some(max))
             }
-            _ => return None,
+            _ => return self.health.read(name, value),
         })
     }
 
@@ -111,6 +114,7 @@ impl BalanceAnnotations {
             hash_by: self.hash_by.clone(),
             slow_start: self.slow_start,
             max_in_flight: self.max_in_flight,
+            health: self.health.check(),
         };
         (balancing != Balancing::default()).then_some(balancing)
     }
