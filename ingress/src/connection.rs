@@ -42,7 +42,7 @@ pub(crate) struct Connection {
     /// The endpoint's connection, from its 101 until the client's connection has changed too.
     tunnel: RefCell<Option<Upstream>>,
     /// Counts the tunnel for the route that limits requests.
-    tunnel_permit: RefCell<Option<Box<ZonePermit>>>,
+    tunnel_permit: RefCell<Option<ZonePermit>>,
     _permit: Permit,
 }
 
@@ -177,7 +177,7 @@ impl Connection {
     }
 
     /// Holds a permit until the connection ends.
-    pub(crate) fn hold(&self, permit: Option<Box<ZonePermit>>) {
+    pub(crate) fn hold(&self, permit: Option<ZonePermit>) {
         self.tunnel_permit.replace(permit);
     }
 

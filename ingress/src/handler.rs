@@ -78,15 +78,13 @@ async fn answer(
     let Checked { survey, framing, authority, path } = checked;
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
-    let query = uri.query();
     let server_name = in_flight.connection.server_name.as_deref();
     let facts = Facts {
         method,
         version,
         authority,
-        written_path: uri.path(),
+        uri,
         path: &path,
-        query,
         headers,
         is_https,
         server_name,
@@ -115,7 +113,7 @@ async fn answer(
     let head = RequestHead {
         method: method.as_str(),
         path: forwarding.as_ref().and_then(|f| f.path.as_deref()).unwrap_or(&path),
-        query,
+        query: uri.query(),
         authority,
         headers,
         survey,

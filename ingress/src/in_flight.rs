@@ -28,10 +28,17 @@ pub(crate) struct InFlight {
     send_timeout: Cell<Ticks>,
     /// Counts the request for its endpoint, where that matters.
     counted: RefCell<Option<Counted>>,
-    /// What is changed of the response, and what counts the request for its client: for routes that
-    /// few have.
-    edits: RefCell<Option<Box<ResponseEdits>>>,
-    permit: RefCell<Option<Box<ZonePermit>>>,
+    /// What few routes ask for.
+    rare: RefCell<Option<Box<Rare>>>,
+}
+
+/// What few routes ask for.
+#[derive(Debug, Default)]
+struct Rare {
+    /// What is changed of the response.
+    edits: Option<ResponseEdits>,
+    /// Counts the request for its client.
+    permit: Option<ZonePermit>,
 }
 
 impl InFlight {
@@ -49,8 +56,7 @@ impl InFlight {
             read_timeout,
             send_timeout,
             counted: RefCell::new(None),
-            edits: RefCell::new(None),
-            permit: RefCell::new(None),
+            rare: RefCell::new(None),
         }
     }
 
@@ -118,22 +124,25 @@ impl InFlight {
 
     /// Notes what is to be changed of the response.
     pub(crate) fn set_edits(&self, edits: Option<ResponseEdits>) {
-        *self.edits.borrow_mut() = edits.map(Box::new);
+        if edits.is_some() || self.rare.borrow().is_some() {
+            self.rare.borrow_mut().get_or_insert_default().edits = edits;
+        }
     }
 
     /// What is to be changed of the response.
-    pub(crate) fn take_edits(&self) -> Option<Box<ResponseEdits>> {
-        self.edits.borrow_mut().take()
+    pub(crate) fn take_edits(&self) -> Option<ResponseEdits> {
+        self.rare.borrow_mut().as_mut()?.edits.take()
     }
 
     /// Counts the request as long as it is in flight.
     pub(crate) fn hold(&self, permit: ZonePermit) {
-        *self.permit.borrow_mut() = Some(Box::new(permit));
+        self.rare.borrow_mut().get_or_insert_default().permit = Some(permit);
     }
 
     /// The same for as long as the tunnel is open that the connection becomes.
     pub(crate) fn hold_for_tunnel(&self) {
-        self.connection.hold(self.permit.borrow_mut().take());
+        let permit = self.rare.borrow_mut().as_mut().and_then(|rare| rare.permit.take());
+        self.connection.hold(permit);
     }
 
     /// Gives an endpoint's connection back to the worker's pool.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::Guard;
 use http::header::{self, HeaderMap};
-use http::{HeaderValue, Method, StatusCode, Version};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::addresses::AddressSet;
 use crate::head::{Framing, HeadEdits};
@@ -25,13 +25,12 @@ use crate::template::{Captures, Place, Template, Values};
 pub(crate) struct Facts<'a> {
     pub(crate) method: &'a Method,
     pub(crate) version: Version,
+    /// As the client wrote it.
+    pub(crate) uri: &'a Uri,
     /// Host and port, as the client wrote them.
     pub(crate) authority: &'a str,
-    /// The path as the client wrote it.
-    pub(crate) written_path: &'a str,
     /// The normalised path.
     pub(crate) path: &'a str,
-    pub(crate) query: Option<&'a str>,
     pub(crate) headers: &'a HeaderMap,
     /// The client reached us, or the first proxy before us, over TLS.
     pub(crate) is_https: bool,
@@ -151,7 +150,7 @@ fn to_https(host: &str, https_port: u16, with_port: bool, facts: &Facts<'_>) -> 
         true if https_port != 443 => format!(":{https_port}"),
         _ => String::new(),
     };
-    let query = facts.query.map(|query| format!("?{query}")).unwrap_or_default();
+    let query = facts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let location = format!("https://{host}{port}{}{query}", facts.path);
     redirect(StatusCode::PERMANENT_REDIRECT, location)
 }
@@ -194,7 +193,7 @@ fn answer_by_special(
     if !["http://", "https://"].iter().any(|scheme| location.starts_with(scheme)) {
         return None;
     }
-    if let Some(query) = facts.query {
+    if let Some(query) = facts.uri.query() {
         location.push('?');
         location.push_str(query);
     }
@@ -300,9 +299,9 @@ impl<'a> Facts<'a> {
             is_https: self.is_https,
             authority: self.authority,
             host,
-            written_path: self.written_path,
+            written_path: self.uri.path(),
             path: self.path,
-            query: self.query,
+            query: self.uri.query(),
             headers: self.headers,
             origin: self.origin,
             client: self.client(),
@@ -322,7 +321,7 @@ impl<'a> Facts<'a> {
     fn at_host(&self, host: &str) -> String {
         let scheme = scheme_name(self.is_https);
         let port = port_of(self.authority).map(|port| format!(":{port}")).unwrap_or_default();
-        let query = self.query.map(|query| format!("?{query}")).unwrap_or_default();
+        let query = self.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let target = format!("{}{query}", self.path);
         format!("{scheme}://{host}{port}{}", target.strip_suffix('/').unwrap_or(&target))
     }

@@ -288,14 +288,7 @@ impl Compiler {
     fn replace_ingress(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let before = self.served.remove(name);
         self.release_policy_secret(name, before.as_ref());
-        for (alias, of) in before.iter().flat_map(Served::aliases) {
-            let rank = before.as_ref().map(|before| before.rank.clone());
-            let asked = self.by_alias.get_mut(&alias);
-            if let (Some(asked), Some(rank)) = (asked, rank) {
-                asked.remove(&(rank, of));
-            }
-            touched.aliases.insert(alias);
-        }
+        self.release_aliases(before.as_ref(), touched);
         if let Some(secret) = before.as_ref().and_then(Served::auth_secret)
             && let Some(users) = self.by_auth_secret.get_mut(&secret)
         {
@@ -363,6 +356,19 @@ impl Compiler {
         if let Some(secret) = secret_of(served) {
             let name = served.ingress.name.clone();
             self.by_secret.entry(secret).or_default().insert(name);
+        }
+    }
+
+    fn release_aliases(&mut self, before: Option<&Served>, touched: &mut Touched) {
+        let Some(before) = before else { return };
+        for (alias, of) in before.aliases() {
+            if let Some(asked) = self.by_alias.get_mut(&alias) {
+                asked.remove(&(before.rank.clone(), of));
+                if asked.is_empty() {
+                    self.by_alias.remove(&alias);
+                }
+            }
+            touched.aliases.insert(alias);
         }
     }
 
