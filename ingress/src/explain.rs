@@ -16,8 +16,8 @@ use crate::refusal::Refusal;
 use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
-    About, Backend, BackendKey, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy, Route,
-    Snapshot, Special, Unserved,
+    About, Backend, BackendKey, Canary, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy,
+    Route, Snapshot, Special, Unserved,
 };
 use crate::tls;
 use crate::wire::BackendProtocol;
@@ -77,6 +77,7 @@ impl<'a> Explainer<'a> {
             framing: Framing::None,
             origin: &origin,
             rules: &rules,
+            turn: |_| false,
         };
         match decide(&self.snapshot, &facts) {
             Decision::Forward { route, .. } => {
@@ -86,6 +87,7 @@ impl<'a> Explainer<'a> {
                     explanation.because.extend(changes(&forwarding));
                     explanation.because.extend(conditions(special));
                 }
+                explanation.because.extend(route.canary.as_deref().map(canary));
                 explanation
             }
             Decision::Answer { refusal, route: Some(route) } => asked.routed(route, Some(&refusal)),
@@ -389,6 +391,23 @@ fn changes(forwarding: &Forwarding) -> Vec<String> {
         changes.push(format!("endpoints get {name}: {}", value.to_str().unwrap_or_default()));
     }
     changes
+}
+
+/// What a canary takes of a route's requests.
+fn canary(canary: &Canary) -> String {
+    let Canary { rules, route, .. } = canary;
+    let what = rules.words();
+    let mut words = format!(
+        "Ingress {} is a canary of it: Service {} gets requests with {what}",
+        route.ingress, route.backend.key
+    );
+    match route.backend.endpoints().unserved() {
+        Some(unserved) => {
+            words.push_str(&format!("; now it gets none, because {}", unserved.reason()));
+        }
+        None => words.push_str("; this request has none of these, and goes to the main Ingress"),
+    }
+    words
 }
 
 fn refused_by(by: RefusedBy, ingress: &ObjectName) -> Trouble {

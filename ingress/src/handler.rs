@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -18,10 +19,12 @@ use crate::in_flight::InFlight;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
-use crate::request::decide::{Decision, Facts, decide, forwarding};
+use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
-use crate::snapshot::{Draw, Endpoints, ResponseEdits, Route, Unserved};
+use crate::snapshot::{
+    Affinity, CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
+};
 use crate::upstream::{Head, Upstream};
 
 /// Answers one request.
@@ -91,15 +94,13 @@ async fn answer(
         framing,
         origin,
         rules: &settings.rules,
+        turn: |split| split.pick() == Some(1),
     };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
     let decide = || decided(in_flight, &facts);
     let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
-    let forwarding = exchange.route().plan.special.as_deref().map(|special| {
-        let record = in_flight.record.borrow();
-        Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))
-    });
+    let forwarding = changes(in_flight, exchange.route(), &facts);
     if let Some(special) = &exchange.route().plan.special
         && special.is_asked()
     {
@@ -123,7 +124,14 @@ async fn answer(
         edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
     exchange.begin(&mut upstream, &head, body);
-    let (upstream, head, fields) = exchange.response(upstream).await.map_err(with_url)?;
+    let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
+    if let Some(affinity) = exchange.route().affinity()
+        && !exchange.is_own(&upstream.endpoint)
+        && let Some(cookie) =
+            session_cookie(in_flight, affinity, &facts, exchange.route(), &upstream)
+    {
+        fields.append(header::SET_COOKIE, cookie);
+    }
     drop(exchange);
     // It serves for the fields of a later response: it is large enough already.
     in_flight.context().keep_fields(std::mem::take(headers));
@@ -139,11 +147,13 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> 
             Decision::Forward { route, endpoints } => {
                 let key = key_of(in_flight, facts, (route, &endpoints));
                 let random = || context.random();
-                let draw = Draw { now_ms: context.deadlines.now_ms(), random: &random, key };
+                let now_ms = context.deadlines.now_ms();
+                let own = own_endpoint(route, &endpoints, facts, now_ms);
+                let draw = Draw { now_ms, random: &random, key, only: own.as_ref() };
                 match endpoints.pick(|_| true, &draw) {
                     Some(pick) => {
                         note_route(in_flight, Some(route), facts);
-                        return Ok(Decided { route: route.clone(), pick, key });
+                        return Ok(Decided { route: route.clone(), pick, key, own });
                     }
                     None if endpoints.is_limited() => (Refusal::Busy, Some(route.clone())),
                     None => (Refusal::NoEndpoint(Unserved::NoEndpoints), Some(route.clone())),
@@ -163,6 +173,13 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> 
     }
 }
 
+/// What the route changes of the request.
+fn changes(in_flight: &InFlight, route: &Route, facts: &Facts<'_>) -> Option<Box<Forwarding>> {
+    let special = route.plan.special.as_deref()?;
+    let record = in_flight.record.borrow();
+    Some(Box::new(forwarding(special, route, facts, record.request_id())))
+}
+
 /// Notes the route that a request has come to, and what that changes of the response.
 fn note_route(in_flight: &InFlight, route: Option<&Arc<Route>>, facts: &Facts<'_>) {
     in_flight.record.borrow_mut().route = route.cloned();
@@ -170,6 +187,39 @@ fn note_route(in_flight: &InFlight, route: Option<&Arc<Route>>, facts: &Facts<'_
         let rules = special.response.as_ref();
         in_flight.set_edits(rules.map(|rules| ResponseEdits::new(rules, facts.headers)));
     }
+}
+
+/// The endpoint that the client's cookie leads to, unless it has failed and another one is to take
+/// its place.
+fn own_endpoint(
+    route: &Route,
+    endpoints: &Endpoints,
+    facts: &Facts<'_>,
+    now_ms: u64,
+) -> Option<Arc<Endpoint>> {
+    let affinity = route.affinity()?;
+    let own = affinity.endpoint(facts.headers, &route.backend.key, endpoints)?;
+    (!affinity.changes_on_failure || !own.is_resting(now_ms)).then_some(own)
+}
+
+/// The field that gives a client the endpoint that has answered it.
+fn session_cookie(
+    in_flight: &InFlight,
+    affinity: &Affinity,
+    facts: &Facts<'_>,
+    route: &Route,
+    upstream: &Upstream,
+) -> Option<HeaderValue> {
+    let cookie_facts = CookieFacts {
+        path: route.path.as_ref().map_or("/", |(_, path)| path),
+        is_https: facts.is_https,
+        user_agent: user_agent(facts.headers),
+        now: SystemTime::now(),
+    };
+    let endpoints = route.backend.endpoints();
+    let random = || in_flight.context().random();
+    let backend = (&route.backend.key, &**endpoints);
+    affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random)
 }
 
 /// The hash of what a request is known by, where endpoints are picked by that.

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::Guard;
+use balance::Split;
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
@@ -17,7 +18,7 @@ use crate::head::{Framing, HeadEdits};
 use crate::origin::{Origin, Rules, scheme_name};
 use crate::refusal::Refusal;
 use crate::route::{host_of, normalise, port_of};
-use crate::snapshot::{Endpoints, Redirect, RedirectTo, Route, Snapshot, Special};
+use crate::snapshot::{Endpoints, Redirect, RedirectTo, Route, Side, Snapshot, Special};
 use crate::template::{Captures, Place, Template, Values};
 
 /// What of a request decides where it goes.
@@ -39,6 +40,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) framing: Framing,
     pub(crate) origin: &'a Origin,
     pub(crate) rules: &'a Rules,
+    /// Takes a turn of a canary and its main route: whether it is the canary's.
+    pub(crate) turn: fn(&Split) -> bool,
 }
 
 /// What becomes of a request.
@@ -101,8 +104,33 @@ pub(crate) fn decide<'s>(snapshot: &'s Snapshot, facts: &Facts<'_>) -> Decision<
     let endpoints = route.backend.endpoints();
     match refusal_by_plan(route, &endpoints, facts, &host) {
         Some(refusal) => Decision::Answer { refusal, route: Some(route) },
-        None => Decision::Forward { route, endpoints },
+        None => match canary_of(route, facts) {
+            Some(route) => Decision::Forward { route, endpoints: route.backend.endpoints() },
+            None => Decision::Forward { route, endpoints },
+        },
     }
+}
+
+/// The route by a canary, if the request goes there.
+fn canary_of<'r>(route: &'r Route, facts: &Facts<'_>) -> Option<&'r Arc<Route>> {
+    let canary = route.canary.as_deref()?;
+    let alternative = Some(&canary.route).filter(|r| r.backend.endpoints().unserved().is_none())?;
+    if canary.is_sticky
+        && let Some(affinity) = route.affinity()
+    {
+        if affinity.is_of(facts.headers, &route.backend.key) {
+            return None;
+        }
+        if affinity.is_of(facts.headers, &alternative.backend.key) {
+            return Some(alternative);
+        }
+    }
+    let is_canary = match canary.rules.side(facts.headers) {
+        Side::Main(_) => false,
+        Side::Canary(_) => true,
+        Side::Turns { .. } => (facts.turn)(&canary.split),
+    };
+    is_canary.then_some(alternative)
 }
 
 /// Why the route does not forward the request. The order is that of ingress-nginx.

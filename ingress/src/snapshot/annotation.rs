@@ -4,7 +4,7 @@
 //! those that are served do is in `policy`. `docs/annotations.md` shows this table to users; a
 //! test compares both.
 
-use self::Effect::{Canary, Diverts, Restricts, Snippet};
+use self::Effect::{Diverts, Restricts, Snippet};
 use self::Support::{NoEffect, Refused, Served, Unserved};
 
 /// What becomes of an annotation.
@@ -25,8 +25,6 @@ pub(crate) enum Support {
 pub(crate) enum Effect {
     Restricts,
     Diverts,
-    /// The Ingress is an alternative to another one, not to be served beside it.
-    Canary,
     /// Configuration of nginx, whose effect is unknown.
     Snippet,
 }
@@ -37,7 +35,6 @@ impl Effect {
         match self {
             Restricts => "restricts access",
             Diverts => "changes where requests go",
-            Canary => "makes this Ingress a canary of another",
             Snippet => "is nginx configuration, which may restrict access",
         }
     }
@@ -47,12 +44,10 @@ const NEVER: &[&str] = &[];
 /// How a boolean is written that is false, as Go reads it.
 pub(super) const FALSE: &[&str] = &["false", "0", "f", "F", "FALSE", "False"];
 const AUTH: Support = Refused(Restricts, NEVER);
-const CANARY: Support = Refused(Canary, NEVER);
 const SNIPPET: Support = Refused(Snippet, NEVER);
 const WAF: Support = Refused(Restricts, FALSE);
 
 const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
-const OF_COOKIES: Support = NoEffect("it changes cookie affinity, which is not supported");
 const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
@@ -63,9 +58,9 @@ const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciph
 /// Every annotation that is known, by name without its prefix, in order.
 pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("add-base-url", OLD),
-    ("affinity", Unserved("cookie affinity: requests go to endpoints in turn")),
-    ("affinity-canary-behavior", OF_COOKIES),
-    ("affinity-mode", OF_COOKIES),
+    ("affinity", Served),
+    ("affinity-canary-behavior", Served),
+    ("affinity-mode", Served),
     ("allowlist-source-range", Served),
     ("app-root", Served),
     ("auth-always-set-cookie", OF_AUTH),
@@ -95,13 +90,13 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("auth-url", AUTH),
     ("backend-protocol", Served),
     ("base-url-scheme", OLD),
-    ("canary", Refused(Canary, FALSE)),
-    ("canary-by-cookie", CANARY),
-    ("canary-by-header", CANARY),
-    ("canary-by-header-pattern", CANARY),
-    ("canary-by-header-value", CANARY),
-    ("canary-weight", CANARY),
-    ("canary-weight-total", CANARY),
+    ("canary", Served),
+    ("canary-by-cookie", Served),
+    ("canary-by-header", Served),
+    ("canary-by-header-pattern", Served),
+    ("canary-by-header-value", Served),
+    ("canary-weight", Served),
+    ("canary-weight-total", Served),
     ("client-body-buffer-size", STREAMS),
     ("configuration-snippet", SNIPPET),
     ("connection-proxy-header", Served),
@@ -198,16 +193,16 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("server-alias", Served),
     ("server-snippet", SNIPPET),
     ("service-upstream", NoEffect("requests always go to endpoints, never to a ClusterIP")),
-    ("session-cookie-change-on-failure", OF_COOKIES),
-    ("session-cookie-conditional-samesite-none", OF_COOKIES),
-    ("session-cookie-domain", OF_COOKIES),
-    ("session-cookie-expires", OF_COOKIES),
+    ("session-cookie-change-on-failure", Served),
+    ("session-cookie-conditional-samesite-none", Served),
+    ("session-cookie-domain", Served),
+    ("session-cookie-expires", Served),
     ("session-cookie-hash", OLD),
-    ("session-cookie-max-age", OF_COOKIES),
-    ("session-cookie-name", OF_COOKIES),
-    ("session-cookie-path", OF_COOKIES),
-    ("session-cookie-samesite", OF_COOKIES),
-    ("session-cookie-secure", OF_COOKIES),
+    ("session-cookie-max-age", Served),
+    ("session-cookie-name", Served),
+    ("session-cookie-path", Served),
+    ("session-cookie-samesite", Served),
+    ("session-cookie-secure", Served),
     ("slow-start", Served),
     ("ssl-ciphers", CIPHERS),
     ("ssl-passthrough", Refused(Diverts, FALSE)),
@@ -289,7 +284,6 @@ mod tests {
     fn row(name: &str, support: Support) -> String {
         match support {
             Served => format!("| `{name}` | served | |"),
-            Refused(Canary, _) => format!("| `{name}` | not served: the Ingress has no routes | |"),
             Refused(effect, _) => {
                 format!("| `{name}` | not served: its routes answer 503 | it {} |", effect.words())
             }

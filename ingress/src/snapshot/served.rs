@@ -95,8 +95,8 @@ impl Served {
             let of = |host| TlsUse { host, secret: secret.clone(), field: field.clone() };
             tls.extend(keys.into_iter().map(of));
         }
-        if policy.is_canary {
-            hosts.clear();
+        if policy.canary.is_canary {
+            // Those of the main Ingress hold.
             tls.clear();
         }
         let rank = (ingress.created_unix.unwrap_or(i64::MAX), name.clone());
@@ -153,19 +153,16 @@ impl Served {
         self.tls_of.get(host).into_iter().flatten().map(|at| &self.tls[*at])
     }
 
-    /// Each backend of the Ingress with its field; none of a canary, which has no routes.
+    /// Each backend of the Ingress with its field.
     pub(super) fn backends(&self) -> impl Iterator<Item = (String, &IngressBackend)> {
-        let ingress = if self.policy.is_canary { None } else { Some(&*self.ingress) };
-        ingress.into_iter().flat_map(|ingress| {
-            let of_rules = rules(ingress).flat_map(|(field, rule)| {
-                let paths = rule.paths.iter().enumerate();
-                paths.map(move |(at, path)| {
-                    (format!("{field}.http.paths[{at}].backend"), &path.backend)
-                })
-            });
-            let default = ingress.default_backend.iter();
-            of_rules.chain(default.map(|backend| ("spec.defaultBackend".to_owned(), backend)))
-        })
+        let ingress = &*self.ingress;
+        let of_rules = rules(ingress).flat_map(|(field, rule)| {
+            let paths = rule.paths.iter().enumerate();
+            paths
+                .map(move |(at, path)| (format!("{field}.http.paths[{at}].backend"), &path.backend))
+        });
+        let default = ingress.default_backend.iter();
+        of_rules.chain(default.map(|backend| ("spec.defaultBackend".to_owned(), backend)))
     }
 
     /// A key for each place in the Ingress that names a backend.
@@ -176,6 +173,9 @@ impl Served {
     /// Names that are served like hosts of the Ingress, or redirected to them.
     pub(super) fn aliases(&self) -> Vec<(HostKey, Alias)> {
         let mut aliases = Vec::new();
+        if self.policy.canary.is_canary {
+            return aliases;
+        }
         for host in self.hosts.iter().filter(|host| **host != HostKey::Any) {
             let of = |redirects| Alias { host: host.clone(), redirects };
             let names = self.policy.rewriting.aliases.iter();
@@ -302,9 +302,9 @@ fn positions(hosts: impl Iterator<Item = HostKey>) -> HashMap<HostKey, Vec<usize
 
 /// The paths of a rule, with their fields. A rule without paths sends all of its host to the
 /// default backend.
-pub(super) fn paths<'a>(
+pub(super) fn paths<'a, 'f>(
     ingress: &'a Ingress,
-    field: &'a str,
+    field: &'f str,
     rule: &'a IngressRule,
 ) -> impl Iterator<Item = (String, PathType, Arc<str>, &'a IngressBackend)> {
     let of = move |(at, path): (usize, &'a IngressPath)| {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::policy::Policy;
+use super::policy::{Affinity, Policy};
 use super::response_rules::ResponseRules;
 use crate::addresses::AddressSet;
 use crate::credentials::Credentials;
@@ -40,6 +40,8 @@ pub(crate) struct Special {
     pub(crate) response: Option<Arc<ResponseRules>>,
     /// Bytes a second of each response's body, and those that are sent before.
     pub(crate) pace: Option<(u64, u64)>,
+    /// Clients keep their endpoints by a cookie.
+    pub(crate) affinity: Option<Affinity>,
 }
 
 /// A redirect of requests.
@@ -116,6 +118,7 @@ impl Special {
             close: headers.close,
             response: ResponseRules::of(policy),
             pace: access.body_rate.map(|rate| (rate, access.body_rate_after)),
+            affinity: policy.affinity.affinity().cloned(),
         }
     }
 
@@ -143,6 +146,7 @@ impl Special {
             || self.close
             || self.response.is_some()
             || self.pace.is_some()
+            || self.affinity.is_some()
     }
 
     /// Whether a request is let in only after it was counted, or its credentials were compared.
