@@ -56,6 +56,8 @@ pub(crate) struct WorkerContext {
     spare_fields: RefCell<Vec<HeaderMap>>,
     draining: Cell<bool>,
     connections: Cell<usize>,
+    /// Copies of requests that are being sent.
+    copies: Rc<Cell<usize>>,
     /// Of connections that have any, or had a moment ago.
     stalled: RefCell<Vec<Rc<StalledStreams>>>,
 }
@@ -77,6 +79,7 @@ impl WorkerContext {
             spare_fields: RefCell::default(),
             draining: Cell::new(false),
             connections: Cell::new(0),
+            copies: Rc::default(),
             stalled: RefCell::default(),
         })
     }
@@ -152,6 +155,15 @@ impl WorkerContext {
         }
     }
 
+    /// Counts a copy of a request until the guard is dropped; `None` if there are `max` already.
+    pub(crate) fn mirror_copy(&self, max: usize) -> Option<MirrorCopy> {
+        let copies = self.copies.get();
+        (copies < max).then(|| {
+            self.copies.set(copies + 1);
+            MirrorCopy(self.copies.clone())
+        })
+    }
+
     /// 64 random bits.
     pub(crate) fn random(&self) -> u64 {
         self.random.borrow_mut().random()
@@ -178,6 +190,16 @@ impl WorkerContext {
             random >>= 4;
         }
         id
+    }
+}
+
+/// A copy of a request that is being sent.
+#[derive(Debug)]
+pub(crate) struct MirrorCopy(Rc<Cell<usize>>);
+
+impl Drop for MirrorCopy {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

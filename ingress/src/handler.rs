@@ -15,6 +15,7 @@ use crate::exchange::{Decided, Exchange};
 use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
 use crate::in_flight::InFlight;
+use crate::mirror::mirrored;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
@@ -118,6 +119,8 @@ async fn answer(
         is_http2: version == Version::HTTP_2,
         edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
+    let is_upgrade = head.upgrade.is_some();
+    let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
     if let Some(affinity) = exchange.route().affinity()
@@ -131,6 +134,24 @@ async fn answer(
     // It serves for the fields of a later response: it is large enough already.
     in_flight.context().keep_fields(std::mem::take(headers));
     Ok(respond(in_flight, upstream, head, fields))
+}
+
+/// The request's body, of which another server gets a copy if the route has a mirror.
+fn copied(
+    in_flight: &InFlight,
+    facts: &Facts<'_>,
+    route: &Route,
+    body: RequestBody,
+) -> RequestBody {
+    let Some(mirroring) = route.plan.special.as_deref().and_then(|s| s.mirror.as_deref()) else {
+        return body;
+    };
+    let host = host_of(facts.authority).unwrap_or_default();
+    let port = route.backend.key.port_text();
+    let record = in_flight.record.borrow();
+    let values = facts.values(route, &host, &port, &[], record.request_id());
+    let url = mirroring.mirror.target.render(&values);
+    mirrored(in_flight.context(), mirroring, (facts.method, &url), facts.headers, body)
 }
 
 /// The route that forwards a request, and an endpoint.

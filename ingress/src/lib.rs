@@ -33,6 +33,7 @@ mod in_flight;
 mod limits;
 mod listener;
 mod metrics;
+mod mirror;
 mod origin;
 mod pages;
 mod pattern;

@@ -35,7 +35,7 @@ pub(crate) use picking::{Draw, Pick};
 pub(crate) use plan::{Plan, PlanDefaults};
 pub(crate) use policy::{Affinity, CanaryRules, HealthCheck, Probe, RefusedBy, Side};
 pub(crate) use problem::{About, Problem};
-pub(crate) use special::{Redirect, RedirectTo, Special};
+pub(crate) use special::{Mirroring, Redirect, RedirectTo, Special};
 pub(crate) use sticky::{CookieFacts, user_agent};
 
 use crate::pattern::{Pattern, PatternTable};

@@ -13,6 +13,7 @@ mod http2_endpoints;
 mod https_endpoints;
 mod kit;
 mod limits;
+mod mirror;
 mod proxy_protocol;
 mod proxying;
 mod records;

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::policy::{Affinity, Policy};
+use super::policy::{Affinity, Mirror, Policy};
+use crate::endpoint_tls::{EndpointTls, TlsSpec};
 use crate::template::Template;
+use crate::wire::{TlsWire, Wire};
 
 /// What a route does beside forwarding a request as it is.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +26,31 @@ pub(crate) struct Special {
     pub(crate) port_in_redirects: bool,
     /// Clients keep their endpoints by a cookie.
     pub(crate) affinity: Option<Affinity>,
+    /// A second server gets a copy of each request.
+    pub(crate) mirror: Option<Arc<Mirroring>>,
+}
+
+/// Where copies of requests go, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Mirroring {
+    pub(crate) mirror: Mirror,
+    pub(crate) wire: Wire,
+}
+
+impl Mirroring {
+    fn of(mirror: Mirror) -> Option<Mirroring> {
+        let name: Box<str> = mirror.authority.host().into();
+        let tls = match mirror.is_https {
+            true => {
+                let spec =
+                    TlsSpec { name: Some(name.clone()), tells_name: true, ..TlsSpec::default() };
+                let settings = Arc::new(EndpointTls::new(spec, None).ok()?);
+                Some(Arc::new(TlsWire { settings, name: Some(name.into()) }))
+            }
+            false => None,
+        };
+        Some(Mirroring { mirror, wire: Wire { is_http2: false, tls } })
+    }
 }
 
 /// A redirect of requests.
@@ -62,6 +89,7 @@ impl Special {
             upstream_host: rewriting.upstream_host.clone(),
             port_in_redirects: redirects.with_port,
             affinity: policy.affinity.affinity().cloned(),
+            mirror: policy.mirror.mirror().and_then(Mirroring::of).map(Arc::new),
         }
     }
 
@@ -80,6 +108,7 @@ impl Special {
             upstream_host,
             port_in_redirects,
             affinity,
+            mirror,
         } = self;
         redirect.is_some()
             || rewrite.is_some()
@@ -87,5 +116,6 @@ impl Special {
             || upstream_host.is_some()
             || *port_in_redirects
             || affinity.is_some()
+            || mirror.is_some()
     }
 }
