@@ -15,6 +15,7 @@ use crate::origin::Origin;
 use crate::settings::{DRAIN_LINGER, LINGER};
 use crate::stalled::{StalledStreams, StreamState};
 use crate::upstream::Upstream;
+use crate::zone::ZonePermit;
 
 static FLOODS: LogLimit = LogLimit::new("HTTP/2 floods of control frames");
 
@@ -40,6 +41,8 @@ pub(crate) struct Connection {
     is_flooded: Cell<bool>,
     /// The endpoint's connection, from its 101 until the client's connection has changed too.
     tunnel: RefCell<Option<Upstream>>,
+    /// Counts the tunnel for the route that limits requests.
+    tunnel_permit: RefCell<Option<ZonePermit>>,
     _permit: Permit,
 }
 
@@ -76,6 +79,7 @@ impl Connection {
             stalled: Rc::default(),
             is_flooded: Cell::new(false),
             tunnel: RefCell::new(None),
+            tunnel_permit: RefCell::new(None),
             _permit: permit,
         })
     }
@@ -170,6 +174,11 @@ impl Connection {
     /// Keeps the endpoint's connection for when the client's has changed protocols.
     pub(crate) fn tunnel_to(&self, upstream: Upstream) {
         self.tunnel.replace(Some(upstream));
+    }
+
+    /// Holds a permit until the connection ends.
+    pub(crate) fn hold(&self, permit: Option<ZonePermit>) {
+        self.tunnel_permit.replace(permit);
     }
 
     pub(crate) fn take_tunnel(&self) -> Option<Upstream> {

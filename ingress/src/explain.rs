@@ -17,7 +17,7 @@ use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
     About, Backend, BackendKey, Canary, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy,
-    Route, Snapshot, Unserved,
+    Route, Snapshot, Special, Unserved,
 };
 use crate::tls;
 use crate::wire::BackendProtocol;
@@ -69,9 +69,8 @@ impl<'a> Explainer<'a> {
             method: &Method::GET,
             version: Version::HTTP_11,
             authority,
-            written_path: url.path(),
+            uri: url,
             path: &path,
-            query: url.query(),
             headers: &headers,
             is_https,
             server_name: None,
@@ -86,6 +85,7 @@ impl<'a> Explainer<'a> {
                 if let Some(special) = &route.plan.special {
                     let forwarding = forwarding(special, route, &facts, "");
                     explanation.because.extend(changes(&forwarding));
+                    explanation.because.extend(conditions(special));
                 }
                 explanation.because.extend(route.canary.as_deref().map(canary));
                 explanation
@@ -354,6 +354,28 @@ fn redirected(route: &Route, location: &HeaderValue) -> String {
     };
     let location = location.to_str().unwrap_or_default();
     format!("annotation {by} of Ingress {} redirects to {location}", route.ingress)
+}
+
+/// Which requests a route lets in.
+fn conditions(special: &Special) -> Vec<String> {
+    let mut conditions = Vec::new();
+    if special.deny.is_some() {
+        conditions.push("clients of denylist-source-range get 403".to_owned());
+    }
+    if special.allow.is_some() {
+        conditions.push("clients that are not in allowlist-source-range get 403".to_owned());
+    }
+    if let Some(limits) = &special.limits {
+        conditions.push(format!("a client may send {}, others get 503", limits.words));
+    }
+    if let Some(basic) = &special.basic {
+        let secret = &basic.credentials.secret.name;
+        conditions.push(format!("requests without a password of Secret {secret} get 401"));
+    }
+    if special.any {
+        conditions.push("an address or a password is enough (satisfy: any)".to_owned());
+    }
+    conditions
 }
 
 /// What a route changes of a request that it forwards.

@@ -10,6 +10,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
+use crate::admission::admit;
 use crate::body::RequestBody;
 use crate::exchange::{Decided, Exchange};
 use crate::grpc;
@@ -19,11 +20,11 @@ use crate::mirror::mirrored;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
-use crate::request::decide::{Decision, Facts, decide, forwarding};
+use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
 use crate::snapshot::{
-    Affinity, CookieFacts, Draw, Endpoint, Endpoints, Route, Unserved, user_agent,
+    Affinity, CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
 };
 use crate::upstream::{Head, Upstream};
 
@@ -53,6 +54,9 @@ pub(crate) fn handle(
                 response
             }
         };
+        if let Some(edits) = in_flight.take_edits() {
+            edits.apply(response.headers_mut());
+        }
         let status = response.status();
         in_flight.record.borrow_mut().answered(status.as_u16());
         let is_last = in_flight.connection.is_ending() && !is_http2;
@@ -78,15 +82,13 @@ async fn answer(
     let Checked { survey, framing, authority, path } = checked;
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
-    let query = uri.query();
     let server_name = in_flight.connection.server_name.as_deref();
     let facts = Facts {
         method,
         version,
         authority,
-        written_path: uri.path(),
+        uri,
         path: &path,
-        query,
         headers,
         is_https,
         server_name,
@@ -99,10 +101,13 @@ async fn answer(
 
     let decide = || decided(in_flight, &facts);
     let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
-    let forwarding = exchange.route().plan.special.as_deref().map(|special| {
-        let record = in_flight.record.borrow();
-        Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))
-    });
+    let forwarding = changes(in_flight, exchange.route(), &facts);
+    if let Some(special) = &exchange.route().plan.special
+        && special.is_asked()
+    {
+        let admitted = admit(in_flight, special, exchange.route(), &facts);
+        Box::pin(admitted).await.map_err(with_url)?;
+    }
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
@@ -110,7 +115,7 @@ async fn answer(
     let head = RequestHead {
         method: method.as_str(),
         path: forwarding.as_ref().and_then(|f| f.path.as_deref()).unwrap_or(&path),
-        query,
+        query: uri.query(),
         authority,
         headers,
         survey,
@@ -168,7 +173,7 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> 
                 let draw = Draw { now_ms, random: &random, key, only: own.as_ref() };
                 match endpoints.pick(|_| true, &draw) {
                     Some(pick) => {
-                        in_flight.record.borrow_mut().route = Some(route.clone());
+                        note_route(in_flight, Some(route), facts);
                         return Ok(Decided { route: route.clone(), pick, key, own });
                     }
                     None if endpoints.is_limited() => (Refusal::Busy, Some(route.clone())),
@@ -184,8 +189,24 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> 
             snapshot = newest;
             continue;
         }
-        in_flight.record.borrow_mut().route = route;
+        note_route(in_flight, route.as_ref(), facts);
         return Err(refusal);
+    }
+}
+
+/// What the route changes of the request.
+fn changes(in_flight: &InFlight, route: &Route, facts: &Facts<'_>) -> Option<Box<Forwarding>> {
+    let special = route.plan.special.as_deref()?;
+    let record = in_flight.record.borrow();
+    Some(Box::new(forwarding(special, route, facts, record.request_id())))
+}
+
+/// Notes the route that a request has come to, and what that changes of the response.
+fn note_route(in_flight: &InFlight, route: Option<&Arc<Route>>, facts: &Facts<'_>) {
+    in_flight.record.borrow_mut().route = route.cloned();
+    if let Some(special) = route.and_then(|route| route.plan.special.as_ref()) {
+        let rules = special.response.as_ref();
+        in_flight.set_edits(rules.map(|rules| ResponseEdits::new(rules, facts.headers)));
     }
 }
 
@@ -253,9 +274,15 @@ fn respond(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
         in_flight.ended_by(EndedBy::Completion);
+        in_flight.hold_for_tunnel();
         in_flight.connection.tunnel_to(upstream);
     } else {
         *response.body_mut() = ResponseBody::of(upstream);
+        let record = in_flight.record.borrow();
+        let special = record.route.as_ref().and_then(|route| route.plan.special.as_ref());
+        if let Some((rate, after)) = special.and_then(|special| special.pace) {
+            response.body_mut().pace(rate, after);
+        }
     }
     response
 }

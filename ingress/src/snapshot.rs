@@ -15,6 +15,7 @@ mod picking;
 mod plan;
 mod policy;
 mod problem;
+mod response_rules;
 mod secure;
 mod served;
 mod special;
@@ -35,7 +36,8 @@ pub(crate) use picking::{Draw, Pick};
 pub(crate) use plan::{Plan, PlanDefaults};
 pub(crate) use policy::{Affinity, CanaryRules, HealthCheck, Probe, RefusedBy, Side};
 pub(crate) use problem::{About, Problem};
-pub(crate) use special::{Mirroring, Redirect, RedirectTo, Special};
+pub(crate) use response_rules::ResponseEdits;
+pub(crate) use special::{BasicRules, LimitRules, Mirroring, Redirect, RedirectTo, Special};
 pub(crate) use sticky::{CookieFacts, user_agent};
 
 use crate::pattern::{Pattern, PatternTable};

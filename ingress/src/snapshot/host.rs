@@ -165,7 +165,8 @@ impl Builder<'_> {
             ..Plan::new(&served.policy, served.redirects(self.host), self.defaults)
         };
         let plan = Arc::new(plan);
-        let exempt = Arc::new(Plan { https_redirect: None, ..(*plan).clone() });
+        let special = plan.special.as_ref().map(|all| Arc::new(all.without_credentials()));
+        let exempt = Arc::new(Plan { https_redirect: None, special, ..(*plan).clone() });
         let ingress = &served.ingress;
         if matches!(self.routes.paths, Paths::Patterns(_)) && served.policy.affinity.needs_path() {
             let host = self.host;

@@ -8,10 +8,14 @@
 //!
 //! Annotations that belong together are a group, with a file of its own that reads them.
 
+mod access;
 mod affinity;
 mod balance;
 mod canary;
+mod cors;
+mod credentials;
 mod endpoints;
+mod headers;
 mod health;
 mod mirror;
 mod redirect;
@@ -26,13 +30,17 @@ use std::sync::Arc;
 use model::nearest;
 use model::problem::Level;
 
+pub(crate) use self::access::Access;
 use self::affinity::AffinityAnnotations;
 pub(crate) use self::affinity::{Affinity, SameSite};
 use self::balance::BalanceAnnotations;
 pub(crate) use self::balance::{Balancing, Method};
 use self::canary::CanaryAnnotations;
 pub(crate) use self::canary::{CanaryRules, Side};
+pub(crate) use self::cors::{Cors, Origins};
+pub(crate) use self::credentials::BasicAuth;
 pub(crate) use self::endpoints::Endpoints;
+pub(crate) use self::headers::Headers;
 pub(crate) use self::health::{HealthCheck, Probe};
 pub(crate) use self::mirror::Mirror;
 use self::mirror::MirrorAnnotations;
@@ -42,7 +50,7 @@ use self::retry::RetryAnnotations;
 pub(crate) use self::rewrite::Rewriting;
 pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
-use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
+use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, restricts, support};
 
 pub(super) const OURS: &str = "switchyard.dev/";
 pub(super) const NGINX: &str = "nginx.ingress.kubernetes.io/";
@@ -52,6 +60,10 @@ pub(super) const NGINX: &str = "nginx.ingress.kubernetes.io/";
 pub(crate) struct Policy {
     pub(crate) redirects: Redirects,
     pub(crate) rewriting: Rewriting,
+    pub(crate) access: Access,
+    pub(crate) basic: BasicAuth,
+    pub(crate) cors: Cors,
+    pub(crate) headers: Headers,
     pub(crate) transfer: Transfer,
     pub(crate) balance: BalanceAnnotations,
     pub(crate) retry: RetryAnnotations,
@@ -78,6 +90,8 @@ pub(crate) enum Refusing {
     Unsupported(Effect),
     /// Its value is invalid.
     Invalid,
+    /// What it names does not exist, or cannot be used.
+    Unusable,
 }
 
 impl Refusing {
@@ -88,6 +102,7 @@ impl Refusing {
                 format!("{}, which is not supported", effect.words())
             }
             Refusing::Invalid => "is invalid".to_owned(),
+            Refusing::Unusable => "names what does not exist or cannot be used".to_owned(),
         }
     }
 
@@ -98,6 +113,7 @@ impl Refusing {
                 "remove the annotation if the routes may be served without it"
             }
             Refusing::Invalid => "correct it; see docs/annotations.md",
+            Refusing::Unusable => "see the problems of the Ingress in /status",
         }
     }
 }
@@ -186,6 +202,15 @@ impl Policy {
                 let (level, message, _) = self.refuse(like, effect, &what);
                 (level, message, help)
             }
+            Some((like, Support::Served)) if restricts(like) => {
+                let why = Refusing::Unsupported(Effect::Restricts);
+                self.refused.get_or_insert(RefusedBy { name: like, why });
+                let message = format!(
+                    "is unknown, and similar to {like}, which restricts access: its routes answer \
+                     503"
+                );
+                (Level::Error, message, help)
+            }
             // An Ingress that may have been meant to be a canary is never a plain one.
             Some(("canary", _)) => {
                 self.canary.is_canary = true;
@@ -205,6 +230,10 @@ impl Policy {
     fn read(&mut self, name: &str, value: &str) -> Option<Read> {
         None.or_else(|| self.redirects.read(name, value))
             .or_else(|| self.rewriting.read(name, value))
+            .or_else(|| self.access.read(name, value))
+            .or_else(|| self.basic.read(name, value))
+            .or_else(|| self.cors.read(name, value))
+            .or_else(|| self.headers.read(name, value))
             .or_else(|| self.transfer.read(name, value))
             .or_else(|| self.balance.read(name, value))
             .or_else(|| self.endpoints.read(name, value))
@@ -350,11 +379,7 @@ mod tests {
     fn an_annotation_that_restricts_or_diverts_never_leaves_a_plain_route() {
         let restricting = [
             ("auth-url", "http://auth.example/"),
-            ("auth-type", "basic"),
             ("auth-tls-match-cn", "CN=me"),
-            ("denylist-source-range", "10.0.0.0/8"),
-            ("limit-rps", "5"),
-            ("satisfy", "any"),
             ("enable-modsecurity", "true"),
         ];
         let diverting = [("ssl-passthrough", "true")];
@@ -398,12 +423,7 @@ mod tests {
 
     #[test]
     fn an_annotation_that_asks_for_nothing_is_served() {
-        let nothing = [
-            ("auth-tls-verify-client", "off"),
-            ("enable-modsecurity", "false"),
-            ("limit-rps", "0"),
-            ("satisfy", "all"),
-        ];
+        let nothing = [("auth-tls-verify-client", "off"), ("enable-modsecurity", "false")];
         for (name, value) in nothing {
             check(&[(&format!("{NGINX}{name}"), value)], &Policy::default(), &[]);
         }

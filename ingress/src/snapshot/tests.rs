@@ -738,7 +738,7 @@ fn problems_name_their_fields_and_are_told_once() {
             rule("a.com", &[(PathType::Exact, "/x", "web"), (PathType::Prefix, "/", "none")]),
         ],
     );
-    let second = with_tls(with_annotation(second, "limit-rps", "5"), &["b.com"], "s");
+    let second = with_tls(with_annotation(second, "auth-snippet", "x"), &["b.com"], "s");
     let mut objects = ready("web", &["10.0.0.1"]);
     objects.extend([Obj::from(first), second.clone().into()]);
     let mut world = World::of(objects);
@@ -746,7 +746,7 @@ fn problems_name_their_fields_and_are_told_once() {
     assert_eq!(
         fields,
         [
-            "metadata.annotations[nginx.ingress.kubernetes.io/limit-rps]",
+            "metadata.annotations[nginx.ingress.kubernetes.io/auth-snippet]",
             "spec.tls[0].secretName",
             "spec.rules[1].http.paths[1].backend.service.name",
             "spec.rules[1].http.paths[1].path",
