@@ -24,7 +24,7 @@ use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
 use crate::snapshot::{
-    Affinity, CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
+    CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
 };
 use crate::upstream::{Head, Upstream};
 
@@ -128,12 +128,8 @@ async fn answer(
     let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
-    if let Some(affinity) = exchange.route().affinity()
-        && !exchange.is_own(&upstream.endpoint)
-        && let Some(cookie) =
-            session_cookie(in_flight, affinity, &facts, exchange.route(), &upstream)
-    {
-        fields.append(header::SET_COOKIE, cookie);
+    if !exchange.is_own(&upstream.endpoint) {
+        keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }
     drop(exchange);
     // It serves for the fields of a later response: it is large enough already.
@@ -223,14 +219,15 @@ fn own_endpoint(
     (!affinity.changes_on_failure || !own.is_resting(now_ms)).then_some(own)
 }
 
-/// The field that gives a client the endpoint that has answered it.
-fn session_cookie(
+/// Gives a client the endpoint that has answered it by a cookie, if the route asks for that.
+fn keep_endpoint(
     in_flight: &InFlight,
-    affinity: &Affinity,
     facts: &Facts<'_>,
     route: &Route,
     upstream: &Upstream,
-) -> Option<HeaderValue> {
+    fields: &mut HeaderMap,
+) {
+    let Some(affinity) = route.affinity() else { return };
     let cookie_facts = CookieFacts {
         path: route.path.as_ref().map_or("/", |(_, path)| path),
         is_https: facts.is_https,
@@ -240,7 +237,10 @@ fn session_cookie(
     let endpoints = route.backend.endpoints();
     let random = || in_flight.context().random();
     let backend = (&route.backend.key, &**endpoints);
-    affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random)
+    let cookie = affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random);
+    if let Some(cookie) = cookie {
+        fields.append(header::SET_COOKIE, cookie);
+    }
 }
 
 /// The hash of what a request is known by, where endpoints are picked by that.
