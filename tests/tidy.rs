@@ -80,6 +80,7 @@ const PURE: &[&str] = &[
     "feed/src/folder/catalogue",
     "feed/src/hosts/table",
     "ingress/src/access_log/format",
+    "ingress/src/addresses",
     "ingress/src/exchange/attempts",
     "ingress/src/head",
     "ingress/src/http2_error",

@@ -17,6 +17,7 @@ use crate::origin::Origin;
 use crate::settings::{DRAIN_LINGER, LINGER};
 use crate::stalled::{StalledStreams, StreamState};
 use crate::upstream::Upstream;
+use crate::zone::ZonePermit;
 
 static FLOODS: LogLimit = LogLimit::new("HTTP/2 floods of control frames");
 
@@ -46,6 +47,8 @@ pub(crate) struct Connection {
     takes_interim: Cell<bool>,
     /// An interim response for the client, and the task that waits until it is written.
     interim: RefCell<Option<(Vec<u8>, Waker)>>,
+    /// Counts the tunnel for the route that limits requests.
+    tunnel_permit: RefCell<Option<ZonePermit>>,
     _permit: Permit,
 }
 
@@ -84,6 +87,7 @@ impl Connection {
             tunnel: RefCell::new(None),
             takes_interim: Cell::new(false),
             interim: RefCell::new(None),
+            tunnel_permit: RefCell::new(None),
             _permit: permit,
         })
     }
@@ -178,6 +182,11 @@ impl Connection {
     /// Keeps the endpoint's connection for when the client's has changed protocols.
     pub(crate) fn tunnel_to(&self, upstream: Upstream) {
         self.tunnel.replace(Some(upstream));
+    }
+
+    /// Holds a permit until the connection ends.
+    pub(crate) fn hold(&self, permit: Option<ZonePermit>) {
+        self.tunnel_permit.replace(permit);
     }
 
     pub(crate) fn take_tunnel(&self) -> Option<Upstream> {

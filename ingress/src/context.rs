@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderMap;
@@ -15,6 +16,7 @@ use rand::rngs::SmallRng;
 
 use crate::access_log::{AccessLog, WorkerLog};
 use crate::deadline::Deadlines;
+use crate::hashing::Hashing;
 use crate::limits::Limits;
 use crate::metrics::{Metrics, Shard};
 use crate::origin::{REQUEST_ID_BYTES, RequestId};
@@ -39,6 +41,9 @@ pub(crate) struct Shared {
     pub(crate) limits: Arc<Limits>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<AccessLog>,
+    pub(crate) hashing: Hashing,
+    /// When the process began, from which limits of requests count time.
+    pub(crate) begun: Instant,
     pub(crate) spans: Option<Spans>,
 }
 
@@ -150,6 +155,11 @@ impl WorkerContext {
             fields.clear();
             spare.push(fields);
         }
+    }
+
+    /// Microseconds since the process began.
+    pub(crate) fn micros(&self) -> u64 {
+        u64::try_from(self.shared.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
     /// 64 random bits.

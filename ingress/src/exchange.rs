@@ -34,12 +34,15 @@ pub(crate) struct Decided {
     pub(crate) pick: Pick,
     /// The hash of what the request is known by, where it is spread by that.
     pub(crate) key: Option<u64>,
+    /// The endpoint that the client's cookie leads to.
+    pub(crate) own: Option<Arc<Endpoint>>,
 }
 
 /// One request's exchange.
 pub(crate) struct Exchange<'a, D> {
     in_flight: &'a InFlight,
     key: Option<u64>,
+    own: Option<Arc<Endpoint>>,
     /// Decides by the newest snapshot where the request goes: by which route, and to which
     /// endpoint first.
     decide: D,
@@ -59,18 +62,25 @@ where
         method: &Method,
         authority: &'a str,
     ) -> Result<Exchange<'a, D>, Refusal> {
-        let Decided { route, pick, key } = decide()?;
+        let Decided { route, pick, key, own } = decide()?;
         in_flight.apply(&route.plan);
         let now_ms = in_flight.context().deadlines.now_ms();
         let attempts = Attempts::new((route, pick), is_idempotent(method), now_ms);
-        Ok(Exchange { in_flight, key, decide, attempts, authority })
+        Ok(Exchange { in_flight, key, own, decide, attempts, authority })
     }
 
     /// Calls what picks an endpoint.
     fn with_draw<T>(&mut self, pick: impl FnOnce(&mut Attempts, &Draw<'_>) -> T) -> T {
         let context = self.in_flight.context();
         let (now_ms, random) = (context.deadlines.now_ms(), || context.random());
-        pick(&mut self.attempts, &Draw { now_ms, random: &random, key: self.key })
+        let changes = self.route().affinity().is_some_and(|affinity| affinity.changes_on_failure);
+        let only = self.own.as_ref().filter(|_| !changes);
+        pick(&mut self.attempts, &Draw { now_ms, random: &random, key: self.key, only })
+    }
+
+    /// Whether an endpoint is the one that the client's cookie leads to.
+    pub(crate) fn is_own(&self, endpoint: &Arc<Endpoint>) -> bool {
+        self.own.as_ref().is_some_and(|own| Arc::ptr_eq(own, endpoint))
     }
 
     /// The route that the request goes by.
@@ -86,7 +96,9 @@ where
                 return Ok(endpoint);
             }
             let decided = (self.decide)();
-            self.key = decided.as_ref().map_or(self.key, |decided| decided.key);
+            if let Ok(Decided { key, own, .. }) = &decided {
+                (self.key, self.own) = (*key, own.clone());
+            }
             let decision = decided.map(|decided| (decided.route, decided.pick));
             let went_on = self.attempts.decided_again(decision);
             let route = self.attempts.route();

@@ -16,8 +16,8 @@ use crate::refusal::Refusal;
 use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
-    About, Backend, BackendKey, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy, Route,
-    Snapshot, Unserved,
+    About, Backend, BackendKey, Canary, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy,
+    Route, Snapshot, Special, Unserved,
 };
 use crate::tls;
 use crate::wire::BackendProtocol;
@@ -69,15 +69,15 @@ impl<'a> Explainer<'a> {
             method: &Method::GET,
             version: Version::HTTP_11,
             authority,
-            written_path: url.path(),
+            uri: url,
             path: &path,
-            query: url.query(),
             headers: &headers,
             is_https,
             server_name: None,
             framing: Framing::None,
             origin: &origin,
             rules: &rules,
+            turn: |_| false,
         };
         match decide(&self.snapshot, &facts) {
             Decision::Forward { route, .. } => {
@@ -85,7 +85,9 @@ impl<'a> Explainer<'a> {
                 if let Some(special) = &route.plan.special {
                     let forwarding = forwarding(special, route, &facts, "");
                     explanation.because.extend(changes(&forwarding));
+                    explanation.because.extend(conditions(special));
                 }
+                explanation.because.extend(route.canary.as_deref().map(canary));
                 explanation
             }
             Decision::Answer { refusal, route: Some(route) } => asked.routed(route, Some(&refusal)),
@@ -354,6 +356,28 @@ fn redirected(route: &Route, location: &HeaderValue) -> String {
     format!("annotation {by} of Ingress {} redirects to {location}", route.ingress)
 }
 
+/// Which requests a route lets in.
+fn conditions(special: &Special) -> Vec<String> {
+    let mut conditions = Vec::new();
+    if special.deny.is_some() {
+        conditions.push("clients of denylist-source-range get 403".to_owned());
+    }
+    if special.allow.is_some() {
+        conditions.push("clients that are not in allowlist-source-range get 403".to_owned());
+    }
+    if let Some(limits) = &special.limits {
+        conditions.push(format!("a client may send {}, others get 503", limits.words));
+    }
+    if let Some(basic) = &special.basic {
+        let secret = &basic.credentials.secret.name;
+        conditions.push(format!("requests without a password of Secret {secret} get 401"));
+    }
+    if special.any {
+        conditions.push("an address or a password is enough (satisfy: any)".to_owned());
+    }
+    conditions
+}
+
 /// What a route changes of a request that it forwards.
 fn changes(forwarding: &Forwarding) -> Vec<String> {
     let mut changes = Vec::new();
@@ -367,6 +391,23 @@ fn changes(forwarding: &Forwarding) -> Vec<String> {
         changes.push(format!("endpoints get {name}: {}", value.to_str().unwrap_or_default()));
     }
     changes
+}
+
+/// What a canary takes of a route's requests.
+fn canary(canary: &Canary) -> String {
+    let Canary { rules, route, .. } = canary;
+    let what = rules.words();
+    let mut words = format!(
+        "Ingress {} is a canary of it: Service {} gets requests with {what}",
+        route.ingress, route.backend.key
+    );
+    match route.backend.endpoints().unserved() {
+        Some(unserved) => {
+            words.push_str(&format!("; now it gets none, because {}", unserved.reason()));
+        }
+        None => words.push_str("; this request has none of these, and goes to the main Ingress"),
+    }
+    words
 }
 
 fn refused_by(by: RefusedBy, ingress: &ObjectName) -> Trouble {

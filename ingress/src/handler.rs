@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -9,6 +10,7 @@ use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 
+use crate::admission::admit;
 use crate::body::RequestBody;
 use crate::exchange::{Decided, Exchange};
 use crate::grpc;
@@ -17,10 +19,12 @@ use crate::in_flight::InFlight;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
-use crate::request::decide::{Decision, Facts, decide, forwarding};
+use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
-use crate::snapshot::{Draw, Endpoints, Route, Unserved};
+use crate::snapshot::{
+    Affinity, CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
+};
 use crate::upstream::{Head, Upstream};
 
 /// Answers one request.
@@ -50,6 +54,9 @@ pub(crate) fn handle(
                 response
             }
         };
+        if let Some(edits) = in_flight.take_edits() {
+            edits.apply(response.headers_mut());
+        }
         let status = response.status();
         in_flight.record.borrow_mut().answered(status.as_u16());
         let is_last = in_flight.connection.is_ending() && !is_http2;
@@ -75,30 +82,32 @@ async fn answer(
     let Checked { survey, framing, authority, path } = checked;
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
-    let query = uri.query();
     let server_name = in_flight.connection.server_name.as_deref();
     let facts = Facts {
         method,
         version,
         authority,
-        written_path: uri.path(),
+        uri,
         path: &path,
-        query,
         headers,
         is_https,
         server_name,
         framing,
         origin,
         rules: &settings.rules,
+        turn: |split| split.pick() == Some(1),
     };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
     let decide = || decided(in_flight, &facts);
     let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
-    let forwarding = exchange.route().plan.special.as_deref().map(|special| {
-        let record = in_flight.record.borrow();
-        Box::new(forwarding(special, exchange.route(), &facts, record.request_id()))
-    });
+    let forwarding = changes(in_flight, exchange.route(), &facts);
+    if let Some(special) = &exchange.route().plan.special
+        && special.is_asked()
+    {
+        let admitted = admit(in_flight, special, exchange.route(), &facts);
+        Box::pin(admitted).await.map_err(with_url)?;
+    }
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
@@ -106,7 +115,7 @@ async fn answer(
     let head = RequestHead {
         method: method.as_str(),
         path: forwarding.as_ref().and_then(|f| f.path.as_deref()).unwrap_or(&path),
-        query,
+        query: uri.query(),
         authority,
         headers,
         survey,
@@ -116,7 +125,14 @@ async fn answer(
         edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
     exchange.begin(&mut upstream, &head, body);
-    let (upstream, head, fields) = exchange.response(upstream).await.map_err(with_url)?;
+    let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
+    if let Some(affinity) = exchange.route().affinity()
+        && !exchange.is_own(&upstream.endpoint)
+        && let Some(cookie) =
+            session_cookie(in_flight, affinity, &facts, exchange.route(), &upstream)
+    {
+        fields.append(header::SET_COOKIE, cookie);
+    }
     drop(exchange);
     // It serves for the fields of a later response: it is large enough already.
     in_flight.context().keep_fields(std::mem::take(headers));
@@ -132,11 +148,13 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> 
             Decision::Forward { route, endpoints } => {
                 let key = key_of(in_flight, facts, (route, &endpoints));
                 let random = || context.random();
-                let draw = Draw { now_ms: context.deadlines.now_ms(), random: &random, key };
+                let now_ms = context.deadlines.now_ms();
+                let own = own_endpoint(route, &endpoints, facts, now_ms);
+                let draw = Draw { now_ms, random: &random, key, only: own.as_ref() };
                 match endpoints.pick(|_| true, &draw) {
                     Some(pick) => {
-                        in_flight.record.borrow_mut().route = Some(route.clone());
-                        return Ok(Decided { route: route.clone(), pick, key });
+                        note_route(in_flight, Some(route), facts);
+                        return Ok(Decided { route: route.clone(), pick, key, own });
                     }
                     None if endpoints.is_limited() => (Refusal::Busy, Some(route.clone())),
                     None => (Refusal::NoEndpoint(Unserved::NoEndpoints), Some(route.clone())),
@@ -151,9 +169,58 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> 
             snapshot = newest;
             continue;
         }
-        in_flight.record.borrow_mut().route = route;
+        note_route(in_flight, route.as_ref(), facts);
         return Err(refusal);
     }
+}
+
+/// What the route changes of the request.
+fn changes(in_flight: &InFlight, route: &Route, facts: &Facts<'_>) -> Option<Box<Forwarding>> {
+    let special = route.plan.special.as_deref()?;
+    let record = in_flight.record.borrow();
+    Some(Box::new(forwarding(special, route, facts, record.request_id())))
+}
+
+/// Notes the route that a request has come to, and what that changes of the response.
+fn note_route(in_flight: &InFlight, route: Option<&Arc<Route>>, facts: &Facts<'_>) {
+    in_flight.record.borrow_mut().route = route.cloned();
+    if let Some(special) = route.and_then(|route| route.plan.special.as_ref()) {
+        let rules = special.response.as_ref();
+        in_flight.set_edits(rules.map(|rules| ResponseEdits::new(rules, facts.headers)));
+    }
+}
+
+/// The endpoint that the client's cookie leads to, unless it has failed and another one is to take
+/// its place.
+fn own_endpoint(
+    route: &Route,
+    endpoints: &Endpoints,
+    facts: &Facts<'_>,
+    now_ms: u64,
+) -> Option<Arc<Endpoint>> {
+    let affinity = route.affinity()?;
+    let own = affinity.endpoint(facts.headers, &route.backend.key, endpoints)?;
+    (!affinity.changes_on_failure || !own.is_resting(now_ms)).then_some(own)
+}
+
+/// The field that gives a client the endpoint that has answered it.
+fn session_cookie(
+    in_flight: &InFlight,
+    affinity: &Affinity,
+    facts: &Facts<'_>,
+    route: &Route,
+    upstream: &Upstream,
+) -> Option<HeaderValue> {
+    let cookie_facts = CookieFacts {
+        path: route.path.as_ref().map_or("/", |(_, path)| path),
+        is_https: facts.is_https,
+        user_agent: user_agent(facts.headers),
+        now: SystemTime::now(),
+    };
+    let endpoints = route.backend.endpoints();
+    let random = || in_flight.context().random();
+    let backend = (&route.backend.key, &**endpoints);
+    affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random)
 }
 
 /// The hash of what a request is known by, where endpoints are picked by that.
@@ -187,6 +254,7 @@ fn respond(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
         in_flight.ended_by(EndedBy::Completion);
+        in_flight.hold_for_tunnel();
         in_flight.connection.tunnel_to(upstream);
     } else {
         // A client may send the body that it was not asked for, or its next request: which of them
@@ -196,6 +264,11 @@ fn respond(
             response.headers_mut().insert(header::CONNECTION, close);
         }
         *response.body_mut() = ResponseBody::of(upstream);
+        let record = in_flight.record.borrow();
+        let special = record.route.as_ref().and_then(|route| route.plan.special.as_ref());
+        if let Some((rate, after)) = special.and_then(|special| special.pace) {
+            response.body_mut().pace(rate, after);
+        }
     }
     response
 }

@@ -101,6 +101,8 @@ pub(crate) struct HeadEdits {
     pub(crate) removed: Names,
     /// Fields that go on beside the client's, whatever is otherwise kept back.
     pub(crate) added: Vec<(HeaderName, HeaderValue)>,
+    /// The connection is used once.
+    pub(crate) close: bool,
 }
 
 impl HeadEdits {

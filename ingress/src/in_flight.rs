@@ -11,9 +11,10 @@ use crate::connection::Connection;
 use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
 use crate::record::{EndedBy, Line, Record};
-use crate::snapshot::{Counted, Plan};
+use crate::snapshot::{Counted, Plan, ResponseEdits};
 use crate::stalled::StreamState;
 use crate::upstream::Upstream;
+use crate::zone::ZonePermit;
 
 /// A request in flight, with its time-outs and its record.
 #[derive(Debug)]
@@ -27,6 +28,17 @@ pub(crate) struct InFlight {
     send_timeout: Cell<Ticks>,
     /// Counts the request for its endpoint, where that matters.
     counted: RefCell<Option<Counted>>,
+    /// What few routes ask for.
+    rare: RefCell<Option<Box<Rare>>>,
+}
+
+/// What few routes ask for.
+#[derive(Debug, Default)]
+struct Rare {
+    /// What is changed of the response.
+    edits: Option<ResponseEdits>,
+    /// Counts the request for its client.
+    permit: Option<ZonePermit>,
 }
 
 impl InFlight {
@@ -44,6 +56,7 @@ impl InFlight {
             read_timeout,
             send_timeout,
             counted: RefCell::new(None),
+            rare: RefCell::new(None),
         }
     }
 
@@ -107,6 +120,29 @@ impl InFlight {
     /// Whether the exchange has made no progress in its time.
     pub(crate) fn poll_timed_out(&self, cx: &Context<'_>) -> bool {
         self.deadline().poll_fired(cx)
+    }
+
+    /// Notes what is to be changed of the response.
+    pub(crate) fn set_edits(&self, edits: Option<ResponseEdits>) {
+        if edits.is_some() || self.rare.borrow().is_some() {
+            self.rare.borrow_mut().get_or_insert_default().edits = edits;
+        }
+    }
+
+    /// What is to be changed of the response.
+    pub(crate) fn take_edits(&self) -> Option<ResponseEdits> {
+        self.rare.borrow_mut().as_mut()?.edits.take()
+    }
+
+    /// Counts the request as long as it is in flight.
+    pub(crate) fn hold(&self, permit: ZonePermit) {
+        self.rare.borrow_mut().get_or_insert_default().permit = Some(permit);
+    }
+
+    /// The same for as long as the tunnel is open that the connection becomes.
+    pub(crate) fn hold_for_tunnel(&self) {
+        let permit = self.rare.borrow_mut().as_mut().and_then(|rare| rare.permit.take());
+        self.connection.hold(permit);
     }
 
     /// Gives an endpoint's connection back to the worker's pool.

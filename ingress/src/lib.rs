@@ -15,9 +15,12 @@
 //! accepts their connections; `worker` is the thread.
 
 mod access_log;
+mod addresses;
+mod admission;
 mod body;
 mod connection;
 mod context;
+mod credentials;
 mod deadline;
 mod endpoint_tls;
 mod exchange;
@@ -26,6 +29,7 @@ mod findings;
 pub mod fuzz;
 mod grpc;
 mod handler;
+mod hashing;
 mod head;
 mod health;
 mod http2_error;
@@ -34,6 +38,7 @@ mod limits;
 mod listener;
 mod metrics;
 mod origin;
+mod pace;
 mod pages;
 mod pattern;
 mod reason;
@@ -52,6 +57,7 @@ mod trace;
 mod upstream;
 mod wire;
 mod worker;
+mod zone;
 
 pub use access_log::{AccessLogFormat, AccessLogMode};
 pub use explain::Explainer;
@@ -76,6 +82,7 @@ use tokio::sync::watch;
 use crate::access_log::AccessLog;
 use crate::context::Shared;
 use crate::deadline::TICK;
+use crate::hashing::Hashing;
 use crate::health::Checks;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -354,6 +361,8 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
         limits,
         metrics: metrics.clone(),
         access_log,
+        hashing: Hashing::default(),
+        begun: Instant::now(),
         spans,
     });
     let orders = watch::Sender::new(Orders::default());

@@ -32,6 +32,7 @@ fn route(route: &Route) -> Value {
         "path": path.map(|(_, path)| &**path),
         "ingress": route.ingress.to_string(),
         "backend": route.backend.key.to_string(),
+        "canary": route.canary.as_ref().map(|canary| canary.route.backend.key.to_string()),
         "redirectToHttps": route.plan.https_redirect.is_some(),
     })
 }
@@ -41,9 +42,12 @@ fn backends(snapshot: &Snapshot) -> Vec<Value> {
     let mut backends = Vec::new();
     for (_, routes) in snapshot.routes() {
         for route in routes.routes() {
-            let name = route.backend.key.to_string();
-            if seen.insert(name.clone()) {
-                backends.push(backend(&name, &route.backend));
+            let canary = route.canary.iter().map(|canary| &canary.route.backend);
+            for of_route in std::iter::once(&route.backend).chain(canary) {
+                let name = of_route.key.to_string();
+                if seen.insert(name.clone()) {
+                    backends.push(backend(&name, of_route));
+                }
             }
         }
     }

@@ -12,6 +12,10 @@ pub(crate) enum Reason {
     Misdirected,
     NoRoute,
     Redirect,
+    Preflight,
+    Forbidden,
+    Unauthorized,
+    Limited,
     BodyTooLarge,
     BodyTimeout,
     NotReady,
@@ -25,7 +29,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 17] = [
+    pub(crate) const ALL: [Reason; 21] = [
         Reason::Malformed,
         Reason::HeadTooLarge,
         Reason::HeadTimeout,
@@ -33,6 +37,10 @@ impl Reason {
         Reason::Misdirected,
         Reason::NoRoute,
         Reason::Redirect,
+        Reason::Preflight,
+        Reason::Forbidden,
+        Reason::Unauthorized,
+        Reason::Limited,
         Reason::BodyTooLarge,
         Reason::BodyTimeout,
         Reason::NotReady,
@@ -54,6 +62,10 @@ impl Reason {
             Reason::Misdirected => "misdirected",
             Reason::NoRoute => "no_route",
             Reason::Redirect => "redirect",
+            Reason::Preflight => "preflight",
+            Reason::Forbidden => "forbidden",
+            Reason::Unauthorized => "unauthorized",
+            Reason::Limited => "limited",
             Reason::BodyTooLarge => "body_too_large",
             Reason::BodyTimeout => "body_timeout",
             Reason::NotReady => "not_ready",

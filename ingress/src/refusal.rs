@@ -45,6 +45,16 @@ pub(crate) enum Refusal {
         status: StatusCode,
         location: HeaderValue,
     },
+    /// To a browser that asks what pages of another origin may do.
+    Preflight,
+    /// The client's address is not let in.
+    Forbidden,
+    /// Credentials are missing or wrong: the value of WWW-Authenticate.
+    Unauthorized(HeaderValue),
+    /// More requests than the client may send.
+    TooManyRequests,
+    /// More requests than fit into a window of time.
+    TooManyInWindow,
     BodyTooLarge,
     /// The client stopped sending.
     ClientTimeout,
@@ -80,7 +90,11 @@ impl Refused {
     /// The answer; over HTTP/1.1 also whether the connection ends with it.
     pub(crate) fn into_response(self, request_id: &str, is_http2: bool) -> Response<ResponseBody> {
         let Refused { refusal, url } = self;
-        let text = refusal.text(url.as_deref(), request_id);
+        let text = match refusal {
+            // Without a body, as its status says.
+            Refusal::Preflight => String::new(),
+            _ => refusal.text(url.as_deref(), request_id),
+        };
         let mut response = Response::new(ResponseBody::text(Bytes::from(text)));
         *response.status_mut() = refusal.status();
         let headers = response.headers_mut();
@@ -132,6 +146,11 @@ impl Refusal {
             Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::NoRoute { .. } => StatusCode::NOT_FOUND,
             Refusal::Redirect { status, .. } => *status,
+            Refusal::Preflight => StatusCode::NO_CONTENT,
+            Refusal::Forbidden => StatusCode::FORBIDDEN,
+            Refusal::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Refusal::TooManyInWindow => StatusCode::TOO_MANY_REQUESTS,
+            Refusal::TooManyRequests => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Refusal::HeadTimeout | Refusal::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Refusal::NotReady | Refusal::Annotation(_) | Refusal::NoEndpoint(_) | Refusal::Busy => {
@@ -154,6 +173,10 @@ impl Refusal {
             Refusal::Misdirected => Reason::Misdirected,
             Refusal::NoRoute { .. } => Reason::NoRoute,
             Refusal::Redirect { .. } => Reason::Redirect,
+            Refusal::Preflight => Reason::Preflight,
+            Refusal::Forbidden => Reason::Forbidden,
+            Refusal::Unauthorized(_) => Reason::Unauthorized,
+            Refusal::TooManyRequests | Refusal::TooManyInWindow => Reason::Limited,
             Refusal::BodyTooLarge => Reason::BodyTooLarge,
             Refusal::ClientTimeout => Reason::BodyTimeout,
             Refusal::NotReady => Reason::NotReady,
@@ -180,6 +203,10 @@ impl Refusal {
                 return format!("host {host} has no rule for this path");
             }
             Refusal::Redirect { .. } => "see the Location field",
+            Refusal::Preflight => "allowed",
+            Refusal::Forbidden => "the client's address is not allowed",
+            Refusal::Unauthorized(_) => "user and password are needed",
+            Refusal::TooManyRequests | Refusal::TooManyInWindow => "too many requests",
             Refusal::BodyTooLarge => "the request's body is larger than allowed",
             Refusal::ClientTimeout => "the request's body did not come in time",
             Refusal::NotReady => "not ready: the feed has not been listed yet",
@@ -197,6 +224,9 @@ impl Refusal {
     /// Whether `switchyard explain` says more.
     fn is_explained(&self) -> bool {
         let status = self.status();
+        if *self == Refusal::TooManyRequests {
+            return false;
+        }
         let unserved = [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE];
         status == StatusCode::NOT_FOUND || unserved.contains(&status)
     }
@@ -227,6 +257,8 @@ impl Refusal {
         };
         match self {
             Refusal::Method => add(header::ALLOW, &ALLOW),
+            Refusal::Unauthorized(challenge) => add(header::WWW_AUTHENTICATE, challenge),
+            Refusal::TooManyInWindow => add(header::RETRY_AFTER, &RETRY_AFTER),
             Refusal::Redirect { location, .. } => add(header::LOCATION, location),
             _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => {
                 add(header::RETRY_AFTER, &RETRY_AFTER);

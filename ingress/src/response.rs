@@ -3,12 +3,13 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use crate::in_flight::InFlight;
+use crate::pace::Pace;
 use crate::record::EndedBy;
 use crate::upstream::{Failure, Upstream};
 
@@ -26,6 +27,8 @@ pub(crate) enum Broken {
 pub(crate) struct ResponseBody {
     source: Source,
     in_flight: Option<InFlight>,
+    /// How fast it may be, where that is limited.
+    pace: Option<Box<Pace>>,
 }
 
 #[derive(Debug)]
@@ -37,16 +40,21 @@ enum Source {
 
 impl ResponseBody {
     pub(crate) fn empty() -> ResponseBody {
-        ResponseBody { source: Source::Empty, in_flight: None }
+        ResponseBody { source: Source::Empty, in_flight: None, pace: None }
     }
 
     pub(crate) fn text(text: Bytes) -> ResponseBody {
-        ResponseBody { source: Source::Text(text), in_flight: None }
+        ResponseBody { source: Source::Text(text), in_flight: None, pace: None }
     }
 
     /// The body that follows a head that was read from this connection.
     pub(crate) fn of(upstream: Upstream) -> ResponseBody {
-        ResponseBody { source: Source::Upstream(upstream), in_flight: None }
+        ResponseBody { source: Source::Upstream(upstream), in_flight: None, pace: None }
+    }
+
+    /// Limits how fast it is sent: bytes a second, and those that are sent at once before.
+    pub(crate) fn pace(&mut self, rate: u64, after: u64) {
+        self.pace = Some(Box::new(Pace::new(rate, after)));
     }
 
     /// Ties the request to the body.
@@ -130,6 +138,13 @@ impl http_body::Body for ResponseBody {
                 return Poll::Ready(Some(Ok(Frame::data(text))));
             }
         };
+        if let Some(pace) = &mut this.pace
+            && ready!(pace.poll_ready(cx))
+            && let Some(in_flight) = &this.in_flight
+        {
+            // The endpoint was not asked for more meanwhile.
+            in_flight.made_progress(upstream);
+        }
         let before = upstream.progress();
         let polled = upstream.poll_frame(cx);
         if let Some(in_flight) = &this.in_flight {
@@ -145,7 +160,11 @@ impl http_body::Body for ResponseBody {
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 let is_read = upstream.is_read();
-                this.handed_over(frame.data_ref().map_or(0, Bytes::len));
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                if let Some(pace) = &mut this.pace {
+                    pace.sent(bytes);
+                }
+                this.handed_over(bytes);
                 if is_read {
                     this.release();
                 }

@@ -15,14 +15,17 @@ mod picking;
 mod plan;
 mod policy;
 mod problem;
+mod response_rules;
 mod secure;
 mod served;
 mod special;
+mod sticky;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
+use balance::Split;
 use model::{ObjectName, PathType};
 
 pub(crate) use backend::{Answers, Backend, BackendKey, Endpoints, Unserved};
@@ -31,9 +34,11 @@ pub(crate) use compile::{Compiler, HealthTarget};
 pub(crate) use endpoint::{Counted, Endpoint};
 pub(crate) use picking::{Draw, Pick};
 pub(crate) use plan::{Plan, PlanDefaults};
-pub(crate) use policy::{HealthCheck, Probe, RefusedBy};
+pub(crate) use policy::{Affinity, CanaryRules, HealthCheck, Probe, RefusedBy, Side};
 pub(crate) use problem::{About, Problem};
-pub(crate) use special::{Redirect, RedirectTo, Special};
+pub(crate) use response_rules::ResponseEdits;
+pub(crate) use special::{BasicRules, LimitRules, Redirect, RedirectTo, Special};
+pub(crate) use sticky::{CookieFacts, user_agent};
 
 use crate::pattern::{Pattern, PatternTable};
 use crate::route::{HostKey, HostTable, PathTable};
@@ -73,7 +78,7 @@ enum Paths {
 }
 
 /// A host and path of an Ingress, and where it leads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) ingress: ObjectName,
     /// Absent for a default backend.
@@ -82,6 +87,27 @@ pub(crate) struct Route {
     pub(crate) pattern: Option<Pattern>,
     pub(crate) backend: Arc<Backend>,
     pub(crate) plan: Arc<Plan>,
+    /// An alternative for some of its requests.
+    pub(crate) canary: Option<Arc<Canary>>,
+}
+
+/// An alternative to a route, by a canary Ingress.
+#[derive(Debug)]
+pub(crate) struct Canary {
+    pub(crate) rules: CanaryRules,
+    /// Turns of requests that no other rule is about: first the main route's, then the canary's.
+    pub(crate) split: Split,
+    /// A client stays on the side that its cookie is of.
+    pub(crate) is_sticky: bool,
+    /// The same route, to the canary's backend.
+    pub(crate) route: Arc<Route>,
+}
+
+impl Route {
+    /// How its clients keep their endpoints.
+    pub(crate) fn affinity(&self) -> Option<&Affinity> {
+        self.plan.special.as_deref()?.affinity.as_ref()
+    }
 }
 
 impl Snapshot {

@@ -2,8 +2,10 @@
 //! and test endpoints record what arrives.
 
 mod access_log;
+mod affinity;
 mod annotations;
 mod balancing;
+mod canary;
 mod changes;
 mod frames;
 mod http2;

@@ -376,6 +376,7 @@ mod tests {
             pattern: None,
             backend: backend.clone(),
             plan: Arc::new(plan),
+            canary: None,
         })
     }
 

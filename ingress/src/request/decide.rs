@@ -5,17 +5,20 @@
 //! requests meet.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::Guard;
-use http::header::HeaderMap;
-use http::{HeaderValue, Method, StatusCode, Version};
+use balance::Split;
+use http::header::{self, HeaderMap};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
+use crate::addresses::AddressSet;
 use crate::head::{Framing, HeadEdits};
 use crate::origin::{Origin, Rules, scheme_name};
 use crate::refusal::Refusal;
 use crate::route::{host_of, normalise, port_of};
-use crate::snapshot::{Endpoints, Redirect, RedirectTo, Route, Snapshot, Special};
+use crate::snapshot::{Endpoints, Redirect, RedirectTo, Route, Side, Snapshot, Special};
 use crate::template::{Captures, Place, Template, Values};
 
 /// What of a request decides where it goes.
@@ -23,13 +26,12 @@ use crate::template::{Captures, Place, Template, Values};
 pub(crate) struct Facts<'a> {
     pub(crate) method: &'a Method,
     pub(crate) version: Version,
+    /// As the client wrote it.
+    pub(crate) uri: &'a Uri,
     /// Host and port, as the client wrote them.
     pub(crate) authority: &'a str,
-    /// The path as the client wrote it.
-    pub(crate) written_path: &'a str,
     /// The normalised path.
     pub(crate) path: &'a str,
-    pub(crate) query: Option<&'a str>,
     pub(crate) headers: &'a HeaderMap,
     /// The client reached us, or the first proxy before us, over TLS.
     pub(crate) is_https: bool,
@@ -38,6 +40,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) framing: Framing,
     pub(crate) origin: &'a Origin,
     pub(crate) rules: &'a Rules,
+    /// Takes a turn of a canary and its main route: whether it is the canary's.
+    pub(crate) turn: fn(&Split) -> bool,
 }
 
 /// What becomes of a request.
@@ -56,6 +60,29 @@ pub(crate) struct Forwarding {
     /// The path instead of the normalised one.
     pub(crate) path: Option<String>,
     pub(crate) edits: HeadEdits,
+}
+
+/// What lists of addresses say of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AddressAccess {
+    /// Nothing: there are none.
+    Open,
+    Allowed,
+    Denied,
+}
+
+/// Decides by the route's lists of addresses. Those that are denied come first.
+pub(crate) fn address_access(special: &Special, facts: &Facts<'_>) -> AddressAccess {
+    if special.allow.is_none() && special.deny.is_none() {
+        return AddressAccess::Open;
+    }
+    // Where nothing is known of the client, what a client meets that is let in.
+    let Some(client) = facts.known_client() else { return AddressAccess::Allowed };
+    let is_in = |set: &Option<AddressSet>| set.as_ref().map(|set| set.contains(client));
+    match (is_in(&special.deny), is_in(&special.allow)) {
+        (Some(true), _) | (_, Some(false)) => AddressAccess::Denied,
+        _ => AddressAccess::Allowed,
+    }
 }
 
 /// Decides by a snapshot.
@@ -77,8 +104,33 @@ pub(crate) fn decide<'s>(snapshot: &'s Snapshot, facts: &Facts<'_>) -> Decision<
     let endpoints = route.backend.endpoints();
     match refusal_by_plan(route, &endpoints, facts, &host) {
         Some(refusal) => Decision::Answer { refusal, route: Some(route) },
-        None => Decision::Forward { route, endpoints },
+        None => match canary_of(route, facts) {
+            Some(route) => Decision::Forward { route, endpoints: route.backend.endpoints() },
+            None => Decision::Forward { route, endpoints },
+        },
     }
+}
+
+/// The route by a canary, if the request goes there.
+fn canary_of<'r>(route: &'r Route, facts: &Facts<'_>) -> Option<&'r Arc<Route>> {
+    let canary = route.canary.as_deref()?;
+    let alternative = Some(&canary.route).filter(|r| r.backend.endpoints().unserved().is_none())?;
+    if canary.is_sticky
+        && let Some(affinity) = route.affinity()
+    {
+        if affinity.is_of(facts.headers, &route.backend.key) {
+            return None;
+        }
+        if affinity.is_of(facts.headers, &alternative.backend.key) {
+            return Some(alternative);
+        }
+    }
+    let is_canary = match canary.rules.side(facts.headers) {
+        Side::Main(_) => false,
+        Side::Canary(_) => true,
+        Side::Turns { .. } => (facts.turn)(&canary.split),
+    };
+    is_canary.then_some(alternative)
 }
 
 /// Why the route does not forward the request. The order is that of ingress-nginx.
@@ -94,7 +146,7 @@ fn refusal_by_plan(
     }
     let special = plan.special.as_deref();
     if let Some(special) = special
-        && let Some(refusal) = redirect_by_special(special, route, facts, host)
+        && let Some(refusal) = answer_by_special(special, route, facts, host)
     {
         return Some(refusal);
     }
@@ -103,6 +155,12 @@ fn refusal_by_plan(
     {
         let with_port = special.is_some_and(|special| special.port_in_redirects);
         return Some(to_https(host, https_port, with_port, facts));
+    }
+    if let Some(special) = special
+        && address_access(special, facts) == AddressAccess::Denied
+        && !(special.any && special.asks_credentials())
+    {
+        return Some(Refusal::Forbidden);
     }
     if let Some(unserved) = endpoints.unserved() {
         return Some(Refusal::NoEndpoint(unserved));
@@ -120,7 +178,7 @@ fn to_https(host: &str, https_port: u16, with_port: bool, facts: &Facts<'_>) -> 
         true if https_port != 443 => format!(":{https_port}"),
         _ => String::new(),
     };
-    let query = facts.query.map(|query| format!("?{query}")).unwrap_or_default();
+    let query = facts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let location = format!("https://{host}{port}{}{query}", facts.path);
     redirect(StatusCode::PERMANENT_REDIRECT, location)
 }
@@ -132,8 +190,8 @@ fn redirect(status: StatusCode, location: String) -> Refusal {
     }
 }
 
-/// The redirect that an annotation asks for.
-fn redirect_by_special(
+/// What a route that few have answers whatever its endpoints are: preflights and redirects.
+fn answer_by_special(
     special: &Special,
     route: &Route,
     facts: &Facts<'_>,
@@ -141,6 +199,12 @@ fn redirect_by_special(
 ) -> Option<Refusal> {
     let origin_form =
         |path: &str| format!("{}://{}{path}", scheme_name(facts.is_https), facts.authority);
+    if *facts.method == Method::OPTIONS
+        && let Some(cors) = special.response.as_ref().and_then(|response| response.cors.as_ref())
+        && cors.allowed(facts.headers).is_some()
+    {
+        return Some(Refusal::Preflight);
+    }
     if let Some(Redirect { status, to, relative, .. }) = &special.redirect {
         let location = match to {
             RedirectTo::Url(url) => match facts.render(url, route, host) {
@@ -157,7 +221,7 @@ fn redirect_by_special(
     if !["http://", "https://"].iter().any(|scheme| location.starts_with(scheme)) {
         return None;
     }
-    if let Some(query) = facts.query {
+    if let Some(query) = facts.uri.query() {
         location.push('?');
         location.push_str(query);
     }
@@ -186,6 +250,14 @@ pub(crate) fn forwarding(
     if let Some(prefix) = &special.forwarded_prefix {
         edits.set("x-forwarded-prefix", &prefix.render_captures(&captures));
     }
+    for (name, text) in &special.request_fields {
+        let value = text.as_ref().map(|text| text.render(&values)).unwrap_or_default();
+        edits.replace(name.clone(), &value);
+    }
+    if special.basic.is_some() {
+        edits.removed.push(header::AUTHORIZATION);
+    }
+    edits.close = special.close;
     edits.host = special.upstream_host.as_ref().map(|host| host.render(&values));
     forwarding
 }
@@ -220,6 +292,22 @@ impl<'a> Facts<'a> {
         Cow::Owned(template.render(&self.values(route, host, &port, &captures, "")))
     }
 
+    /// The address of the client, by what trusted proxies say.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.origin.client(self.headers, self.rules)
+    }
+
+    /// The same; `None` if the request is only imagined.
+    fn known_client(&self) -> Option<IpAddr> {
+        Some(self.client()).filter(|client| !client.is_unspecified())
+    }
+
+    /// A text with variables, for this request.
+    pub(crate) fn text(&self, template: &Template, route: &Route) -> String {
+        let host = host_of(self.authority).unwrap_or_default();
+        self.render(template, route, &host).into_owned()
+    }
+
     /// What variables stand for.
     pub(crate) fn values<'v>(
         &self,
@@ -239,12 +327,12 @@ impl<'a> Facts<'a> {
             is_https: self.is_https,
             authority: self.authority,
             host,
-            written_path: self.written_path,
+            written_path: self.uri.path(),
             path: self.path,
-            query: self.query,
+            query: self.uri.query(),
             headers: self.headers,
             origin: self.origin,
-            client: self.origin.client(self.headers, self.rules),
+            client: self.client(),
             request_id,
             user: None,
             captures,
@@ -261,7 +349,7 @@ impl<'a> Facts<'a> {
     fn at_host(&self, host: &str) -> String {
         let scheme = scheme_name(self.is_https);
         let port = port_of(self.authority).map(|port| format!(":{port}")).unwrap_or_default();
-        let query = self.query.map(|query| format!("?{query}")).unwrap_or_default();
+        let query = self.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
         let target = format!("{}{query}", self.path);
         format!("{scheme}://{host}{port}{}", target.strip_suffix('/').unwrap_or(&target))
     }

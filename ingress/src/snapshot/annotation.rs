@@ -4,7 +4,7 @@
 //! those that are served do is in `policy`. `docs/annotations.md` shows this table to users; a
 //! test compares both.
 
-use self::Effect::{Canary, Diverts, Restricts, Snippet};
+use self::Effect::{Diverts, Restricts, Snippet};
 use self::Support::{NoEffect, Refused, Served, Unserved};
 
 /// What becomes of an annotation.
@@ -25,8 +25,6 @@ pub(crate) enum Support {
 pub(crate) enum Effect {
     Restricts,
     Diverts,
-    /// The Ingress is an alternative to another one, not to be served beside it.
-    Canary,
     /// Configuration of nginx, whose effect is unknown.
     Snippet,
 }
@@ -37,7 +35,6 @@ impl Effect {
         match self {
             Restricts => "restricts access",
             Diverts => "changes where requests go",
-            Canary => "makes this Ingress a canary of another",
             Snippet => "is nginx configuration, which may restrict access",
         }
     }
@@ -46,18 +43,11 @@ impl Effect {
 const NEVER: &[&str] = &[];
 /// How a boolean is written that is false, as Go reads it.
 pub(super) const FALSE: &[&str] = &["false", "0", "f", "F", "FALSE", "False"];
-const ZERO: &[&str] = &["0"];
-const DENY_LIST: Support = Refused(Restricts, NEVER);
 const AUTH: Support = Refused(Restricts, NEVER);
-const LIMIT: Support = Refused(Restricts, ZERO);
-const CANARY: Support = Refused(Canary, NEVER);
 const SNIPPET: Support = Refused(Snippet, NEVER);
 const WAF: Support = Refused(Restricts, FALSE);
 
 const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
-const OF_LIMITS: Support = NoEffect("it changes request limits, which are refused");
-const OF_COOKIES: Support = NoEffect("it changes cookie affinity, which is not supported");
-const OF_CORS: Support = NoEffect("it changes CORS, which is not supported");
 const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
@@ -66,12 +56,12 @@ const OLD: Support = NoEffect("no current ingress-nginx reads it");
 const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciphers");
 
 /// Every annotation that is known, by name without its prefix, in order.
-pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
+pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("add-base-url", OLD),
-    ("affinity", Unserved("cookie affinity: requests go to endpoints in turn")),
-    ("affinity-canary-behavior", OF_COOKIES),
-    ("affinity-mode", OF_COOKIES),
-    ("allowlist-source-range", DENY_LIST),
+    ("affinity", Served),
+    ("affinity-canary-behavior", Served),
+    ("affinity-mode", Served),
+    ("allowlist-source-range", Served),
     ("app-root", Served),
     ("auth-always-set-cookie", OF_AUTH),
     ("auth-cache-duration", OF_AUTH),
@@ -82,11 +72,11 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("auth-keepalive-timeout", OF_AUTH),
     ("auth-method", OF_AUTH),
     ("auth-proxy-set-headers", OF_AUTH),
-    ("auth-realm", AUTH),
+    ("auth-realm", Served),
     ("auth-request-redirect", OF_AUTH),
     ("auth-response-headers", OF_AUTH),
-    ("auth-secret", AUTH),
-    ("auth-secret-type", AUTH),
+    ("auth-secret", Served),
+    ("auth-secret-type", Served),
     ("auth-signin", AUTH),
     ("auth-signin-redirect-param", OF_AUTH),
     ("auth-snippet", SNIPPET),
@@ -96,33 +86,33 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("auth-tls-secret", AUTH),
     ("auth-tls-verify-client", Refused(Restricts, &["off"])),
     ("auth-tls-verify-depth", AUTH),
-    ("auth-type", AUTH),
+    ("auth-type", Served),
     ("auth-url", AUTH),
     ("backend-protocol", Served),
     ("base-url-scheme", OLD),
-    ("canary", Refused(Canary, FALSE)),
-    ("canary-by-cookie", CANARY),
-    ("canary-by-header", CANARY),
-    ("canary-by-header-pattern", CANARY),
-    ("canary-by-header-value", CANARY),
-    ("canary-weight", CANARY),
-    ("canary-weight-total", CANARY),
+    ("canary", Served),
+    ("canary-by-cookie", Served),
+    ("canary-by-header", Served),
+    ("canary-by-header-pattern", Served),
+    ("canary-by-header-value", Served),
+    ("canary-weight", Served),
+    ("canary-weight-total", Served),
     ("client-body-buffer-size", STREAMS),
     ("configuration-snippet", SNIPPET),
-    ("connection-proxy-header", Unserved("setting the Connection header to endpoints")),
-    ("cors-allow-credentials", OF_CORS),
-    ("cors-allow-headers", OF_CORS),
-    ("cors-allow-methods", OF_CORS),
-    ("cors-allow-origin", OF_CORS),
-    ("cors-expose-headers", OF_CORS),
-    ("cors-max-age", OF_CORS),
+    ("connection-proxy-header", Served),
+    ("cors-allow-credentials", Served),
+    ("cors-allow-headers", Served),
+    ("cors-allow-methods", Served),
+    ("cors-allow-origin", Served),
+    ("cors-expose-headers", Served),
+    ("cors-max-age", Served),
     ("custom-headers", Unserved("custom response headers")),
     ("custom-http-errors", Unserved("custom error pages")),
     ("default-backend", Unserved("a fallback backend for errors")),
-    ("denylist-source-range", DENY_LIST),
+    ("denylist-source-range", Served),
     ("disable-proxy-intercept-errors", NoEffect("it changes error pages, which are not served")),
     ("enable-access-log", NoEffect("requests are logged at level debug only")),
-    ("enable-cors", Unserved("CORS headers, which endpoints may send themselves")),
+    ("enable-cors", Served),
     ("enable-global-auth", NoEffect("there is no global authentication")),
     ("enable-influxdb", OLD),
     ("enable-modsecurity", WAF),
@@ -135,10 +125,10 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("fastcgi-params-configmap", OF_FASTCGI),
     ("force-ssl-redirect", Served),
     ("from-to-www-redirect", Served),
-    ("global-rate-limit", LIMIT),
-    ("global-rate-limit-ignored-cidrs", OF_LIMITS),
-    ("global-rate-limit-key", OF_LIMITS),
-    ("global-rate-limit-window", OF_LIMITS),
+    ("global-rate-limit", Served),
+    ("global-rate-limit-ignored-cidrs", Served),
+    ("global-rate-limit-key", Served),
+    ("global-rate-limit-window", Served),
     ("grpc-backend", OLD),
     ("health-check-healthy-threshold", Served),
     ("health-check-interval", Served),
@@ -147,14 +137,14 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("health-check-timeout", Served),
     ("health-check-unhealthy-threshold", Served),
     ("http2-push-preload", NoEffect("browsers no longer accept HTTP/2 push")),
-    ("limit-allowlist", OF_LIMITS),
-    ("limit-burst-multiplier", OF_LIMITS),
-    ("limit-connections", LIMIT),
-    ("limit-rate", Unserved("a bandwidth limit for responses")),
-    ("limit-rate-after", NoEffect("it changes limit-rate, which is not supported")),
-    ("limit-rpm", LIMIT),
-    ("limit-rps", LIMIT),
-    ("limit-whitelist", OF_LIMITS),
+    ("limit-allowlist", Served),
+    ("limit-burst-multiplier", Served),
+    ("limit-connections", Served),
+    ("limit-rate", Served),
+    ("limit-rate-after", Served),
+    ("limit-rpm", Served),
+    ("limit-rps", Served),
+    ("limit-whitelist", Served),
     ("load-balance", Served),
     ("max-connections-per-endpoint", Served),
     ("mirror-host", OF_MIRRORS),
@@ -175,16 +165,16 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("proxy-buffers-number", STREAMS),
     ("proxy-busy-buffers-size", STREAMS),
     ("proxy-connect-timeout", Served),
-    ("proxy-cookie-domain", Unserved("rewriting the domain of endpoints' cookies")),
-    ("proxy-cookie-path", Unserved("rewriting the path of endpoints' cookies")),
+    ("proxy-cookie-domain", Served),
+    ("proxy-cookie-path", Served),
     ("proxy-http-version", Unserved("HTTP/1.0 to endpoints: HTTP/1.1 is used")),
     ("proxy-max-temp-file-size", STREAMS),
     ("proxy-next-upstream", Served),
     ("proxy-next-upstream-timeout", Served),
     ("proxy-next-upstream-tries", Served),
     ("proxy-read-timeout", Served),
-    ("proxy-redirect-from", Unserved("rewriting endpoints' Location headers")),
-    ("proxy-redirect-to", Unserved("rewriting endpoints' Location headers")),
+    ("proxy-redirect-from", Served),
+    ("proxy-redirect-to", Served),
     ("proxy-request-buffering", STREAMS),
     ("proxy-send-timeout", Served),
     ("proxy-ssl-ciphers", CIPHERS),
@@ -195,22 +185,24 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("proxy-ssl-verify", Served),
     ("proxy-ssl-verify-depth", Served),
     ("relative-redirects", Served),
+    ("request-headers", Served),
+    ("response-headers", Served),
     ("rewrite-target", Served),
-    ("satisfy", Refused(Restricts, &["all"])),
+    ("satisfy", Served),
     ("secure-backends", OLD),
     ("server-alias", Served),
     ("server-snippet", SNIPPET),
     ("service-upstream", NoEffect("requests always go to endpoints, never to a ClusterIP")),
-    ("session-cookie-change-on-failure", OF_COOKIES),
-    ("session-cookie-conditional-samesite-none", OF_COOKIES),
-    ("session-cookie-domain", OF_COOKIES),
-    ("session-cookie-expires", OF_COOKIES),
+    ("session-cookie-change-on-failure", Served),
+    ("session-cookie-conditional-samesite-none", Served),
+    ("session-cookie-domain", Served),
+    ("session-cookie-expires", Served),
     ("session-cookie-hash", OLD),
-    ("session-cookie-max-age", OF_COOKIES),
-    ("session-cookie-name", OF_COOKIES),
-    ("session-cookie-path", OF_COOKIES),
-    ("session-cookie-samesite", OF_COOKIES),
-    ("session-cookie-secure", OF_COOKIES),
+    ("session-cookie-max-age", Served),
+    ("session-cookie-name", Served),
+    ("session-cookie-path", Served),
+    ("session-cookie-samesite", Served),
+    ("session-cookie-secure", Served),
     ("slow-start", Served),
     ("ssl-ciphers", CIPHERS),
     ("ssl-passthrough", Refused(Diverts, FALSE)),
@@ -227,9 +219,32 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 162] = [
     ("use-forwarded-headers", OLD),
     ("use-port-in-redirects", Served),
     ("use-regex", Served),
-    ("whitelist-source-range", DENY_LIST),
+    ("whitelist-source-range", Served),
     ("x-forwarded-prefix", Served),
 ];
+
+/// Annotations that are served and restrict access. A misspelling of one of these must not leave
+/// the routes open.
+const RESTRICTING: [&str; 13] = [
+    "allowlist-source-range",
+    "auth-realm",
+    "auth-secret",
+    "auth-secret-type",
+    "auth-type",
+    "denylist-source-range",
+    "global-rate-limit",
+    "limit-connections",
+    "limit-rpm",
+    "limit-rps",
+    "request-headers",
+    "satisfy",
+    "whitelist-source-range",
+];
+
+/// Whether an annotation that is served restricts access.
+pub(crate) fn restricts(name: &str) -> bool {
+    RESTRICTING.contains(&name)
+}
 
 /// What becomes of an annotation, by its name without the prefix, with that name.
 pub(crate) fn support(name: &str) -> Option<(&'static str, Support)> {
@@ -269,7 +284,6 @@ mod tests {
     fn row(name: &str, support: Support) -> String {
         match support {
             Served => format!("| `{name}` | served | |"),
-            Refused(Canary, _) => format!("| `{name}` | not served: the Ingress has no routes | |"),
             Refused(effect, _) => {
                 format!("| `{name}` | not served: its routes answer 503 | it {} |", effect.words())
             }

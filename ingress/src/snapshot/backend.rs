@@ -16,7 +16,7 @@ use model::{
     AddressType, BackendPort, Kind, ObjectName, Protocol, ServiceEntry, ServicePort, ServiceType,
 };
 
-use super::endpoint::Endpoint;
+use super::endpoint::{Counted, Endpoint};
 use super::picking::{Draw, Pick, Tables};
 use super::policy::Balancing;
 use super::problem::{Field, Problem};
@@ -192,6 +192,20 @@ impl Endpoints {
         self.balancing.as_deref()
     }
 
+    /// The endpoint of a key by consistent hashing, whatever its state.
+    pub(crate) fn of_key(&self, key: u64) -> Option<Arc<Endpoint>> {
+        self.tables.of_key(self.list(), key)
+    }
+
+    /// The endpoint that a client keeps, unless it has as many requests as it may have.
+    pub(crate) fn pick_own(&self, endpoint: &Arc<Endpoint>) -> Option<Pick> {
+        let counted = match self.balancing() {
+            Some(balancing) => Some(Counted::begin(endpoint, balancing.most_in_flight())?),
+            None => None,
+        };
+        Some(Pick { endpoint: endpoint.clone(), counted })
+    }
+
     /// Whether each takes a limited number of requests at one time.
     pub(crate) fn is_limited(&self) -> bool {
         self.balancing().is_some_and(|balancing| balancing.max_in_flight.is_some())
@@ -204,6 +218,9 @@ impl Endpoints {
         suits: impl Fn(&Arc<Endpoint>) -> bool,
         draw: &Draw<'_>,
     ) -> Option<Pick> {
+        if let Some(only) = draw.only {
+            return if suits(only) { self.pick_own(only) } else { None };
+        }
         match &self.balancing {
             None => {
                 let picked = self.rotation.pick(suits, || draw.now_ms)?;

@@ -57,6 +57,8 @@ pub(crate) struct Compiler {
     by_tls_host: HashMap<HostKey, BTreeSet<Rank>>,
     /// Further names of hosts, with the Ingresses that ask for them, of which the oldest wins.
     by_alias: HashMap<HostKey, BTreeSet<(Rank, Alias)>>,
+    /// The Ingresses that ask for credentials of a Secret.
+    by_auth_secret: HashMap<ObjectName, BTreeSet<ObjectName>>,
     services: HashMap<ObjectName, ServiceUse>,
     secrets: HashMap<ObjectName, SecretUse>,
     /// Ingresses whose annotations name a Secret.
@@ -144,6 +146,7 @@ impl Compiler {
             by_host: HashMap::new(),
             by_tls_host: HashMap::new(),
             by_alias: HashMap::new(),
+            by_auth_secret: HashMap::new(),
             services: HashMap::new(),
             secrets: HashMap::new(),
             by_secret: HashMap::new(),
@@ -161,6 +164,9 @@ impl Compiler {
         let mut names = changes.ingresses.clone();
         if reclassify {
             names.extend(model.ingresses().map(|ingress| ingress.name.clone()));
+        }
+        for secret in &changes.secrets {
+            names.extend(self.by_auth_secret.get(secret).into_iter().flatten().cloned());
         }
         let users = changes.secrets.iter().filter_map(|secret| self.by_secret.get(secret));
         names.extend(users.flatten().cloned());
@@ -282,24 +288,28 @@ impl Compiler {
     fn replace_ingress(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let before = self.served.remove(name);
         self.release_policy_secret(name, before.as_ref());
-        for (alias, of) in before.iter().flat_map(Served::aliases) {
-            let rank = before.as_ref().map(|before| before.rank.clone());
-            let asked = self.by_alias.get_mut(&alias);
-            if let (Some(asked), Some(rank)) = (asked, rank) {
-                asked.remove(&(rank, of));
+        self.release_aliases(before.as_ref(), touched);
+        if let Some(secret) = before.as_ref().and_then(Served::auth_secret)
+            && let Some(users) = self.by_auth_secret.get_mut(&secret)
+        {
+            users.remove(name);
+            if users.is_empty() {
+                self.by_auth_secret.remove(&secret);
             }
-            touched.aliases.insert(alias);
         }
         let now = model.ingress(name).filter(|ingress| self.is_ours(ingress, model));
         // What both refer to stays in use, with its endpoints and its parsed certificate.
         if let Some(ingress) = now {
-            let mut served = Served::of(ingress.clone());
+            let mut served = Served::of(ingress.clone(), before.as_ref(), model);
             self.use_policy_secret(&mut served, before.as_ref(), model);
             for key in served.backend_keys() {
                 if served.balancing.is_some() {
                     touched.services.insert(key.service.clone());
                 }
                 self.use_backend(key, &served.rank, touched);
+            }
+            if let Some(secret) = served.auth_secret() {
+                self.by_auth_secret.entry(secret).or_default().insert(name.clone());
             }
             for tls in &served.tls {
                 self.use_secret(&tls.secret, &tls.host, model);
@@ -346,6 +356,19 @@ impl Compiler {
         if let Some(secret) = secret_of(served) {
             let name = served.ingress.name.clone();
             self.by_secret.entry(secret).or_default().insert(name);
+        }
+    }
+
+    fn release_aliases(&mut self, before: Option<&Served>, touched: &mut Touched) {
+        let Some(before) = before else { return };
+        for (alias, of) in before.aliases() {
+            if let Some(asked) = self.by_alias.get_mut(&alias) {
+                asked.remove(&(before.rank.clone(), of));
+                if asked.is_empty() {
+                    self.by_alias.remove(&alias);
+                }
+            }
+            touched.aliases.insert(alias);
         }
     }
 

@@ -75,6 +75,11 @@ impl Endpoint {
         self.rest.begin(now_ms, failure);
     }
 
+    /// It failed a short time ago.
+    pub(crate) fn is_resting(&self, now_ms: u64) -> bool {
+        self.rest.lasts(|| now_ms)
+    }
+
     /// The attempt that tries it again after a failure, right after a pick.
     pub(crate) fn current_try(&self) -> Option<Try> {
         self.rest.current_try()

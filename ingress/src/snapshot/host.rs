@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use balance::Split;
 use http::StatusCode;
 use model::problem::Level;
 use model::{IngressBackend, PathType};
@@ -15,7 +16,7 @@ use super::policy::{RefusedBy, Refusing};
 use super::problem::{About, Field, Problem};
 use super::served::{Served, backend_key, paths, patterns};
 use super::special::{RedirectTo, Special};
-use super::{HostRoutes, Paths, Route};
+use super::{Canary, HostRoutes, Paths, Route};
 use crate::pattern::{Pattern, PatternTable};
 use crate::route::{HostKey, NotAdded, PathTable};
 use crate::template::Template;
@@ -35,7 +36,19 @@ struct Builder<'a> {
     defaults: &'a PlanDefaults,
     backends: Backends<'a>,
     routes: HostRoutes,
+    /// What canaries have for the host, in the order in which they win.
+    canaries: Vec<CanaryPath<'a>>,
     problems: Vec<Problem>,
+}
+
+/// A path of a canary Ingress.
+struct CanaryPath<'a> {
+    served: &'a Served,
+    field: String,
+    path_type: PathType,
+    path: Arc<str>,
+    backend: &'a IngressBackend,
+    is_used: bool,
 }
 
 /// Compiles the routes of a host from its Ingresses, in the order in which they win.
@@ -45,14 +58,17 @@ pub(super) fn compile(
     defaults: &PlanDefaults,
     backends: Backends<'_>,
 ) -> (HostRoutes, Vec<Problem>) {
-    let by_patterns = ingresses.iter().find(|served| served.policy.rewriting.needs_patterns());
+    let is_canary = |served: &&Served| served.policy.canary.is_canary;
+    let (canaries, mains): (Vec<&Served>, Vec<_>) = ingresses.iter().copied().partition(is_canary);
+    let by_patterns = mains.iter().copied().find(|served| served.policy.rewriting.needs_patterns());
     let paths = match by_patterns {
         Some(_) => Paths::Patterns(PatternTable::new()),
         None => Paths::Table(PathTable::new()),
     };
     let routes = HostRoutes { paths, root: None, default: None, listed: Vec::new() };
-    let mut builder = Builder { host, defaults, backends, routes, problems: Vec::new() };
-    for served in ingresses {
+    let canaries = canaries.into_iter().flat_map(|served| canary_paths(served, host)).collect();
+    let mut builder = Builder { host, defaults, backends, routes, canaries, problems: Vec::new() };
+    for served in mains {
         match by_patterns {
             Some(by) => builder.note_patterns(served, by),
             None => builder.problems.extend(patterns(&served.ingress, host)),
@@ -60,7 +76,25 @@ pub(super) fn compile(
         builder.add(served);
         builder.add_root(served);
     }
+    builder.note_unused_canaries();
     (builder.routes, builder.problems)
+}
+
+/// The paths that a canary Ingress has for a host.
+fn canary_paths<'a>(served: &'a Served, host: &HostKey) -> Vec<CanaryPath<'a>> {
+    let mut found = Vec::new();
+    for (field, rule) in served.rules_of(host) {
+        let of_rule = paths(&served.ingress, &field, rule);
+        found.extend(of_rule.map(|(field, path_type, path, backend)| CanaryPath {
+            served,
+            field,
+            path_type,
+            path,
+            backend,
+            is_used: false,
+        }));
+    }
+    found
 }
 
 /// The routes of a name that is redirected to a host which has rules: `www.name` to `name`, or the
@@ -97,6 +131,7 @@ fn answering(
         pattern: None,
         backend: backends(&backend_key(&served.ingress, backend)),
         plan: Arc::new(plan),
+        canary: None,
     }))
 }
 
@@ -130,8 +165,17 @@ impl Builder<'_> {
             ..Plan::new(&served.policy, served.redirects(self.host), self.defaults)
         };
         let plan = Arc::new(plan);
-        let exempt = Arc::new(Plan { https_redirect: None, ..(*plan).clone() });
+        let special = plan.special.as_ref().map(|all| Arc::new(all.without_credentials()));
+        let exempt = Arc::new(Plan { https_redirect: None, special, ..(*plan).clone() });
         let ingress = &served.ingress;
+        if matches!(self.routes.paths, Paths::Patterns(_)) && served.policy.affinity.needs_path() {
+            let host = self.host;
+            let message = format!(
+                "host {host}: the path of the session cookie is a regular expression, so no client \
+                 sends it back"
+            );
+            self.report(served, "metadata.annotations", message, "set session-cookie-path");
+        }
         for (field, rule) in served.rules_of(self.host) {
             for (field, path_type, path, backend) in paths(ingress, &field, rule) {
                 let plan = if path.starts_with(ACME_CHALLENGE) { &exempt } else { &plan };
@@ -171,13 +215,78 @@ impl Builder<'_> {
             pattern: None,
             backend: (self.backends)(&backend_key(&served.ingress, backend)),
             plan: plan.clone(),
+            canary: None,
+        }
+    }
+
+    /// The route, with the canary for its path if there is one.
+    fn with_canary(&mut self, mut route: Route) -> Arc<Route> {
+        let Some((path_type, path)) = &route.path else { return Arc::new(route) };
+        let is_of = |canary: &&mut CanaryPath<'_>| {
+            canary.path_type == *path_type && canary.path == *path && !canary.is_used
+        };
+        let Some(canary) = self.canaries.iter_mut().find(is_of) else { return Arc::new(route) };
+        canary.is_used = true;
+        let (served, backend) = (canary.served, canary.backend);
+        let annotations = &served.policy.canary;
+        let mut plan = route.plan.clone();
+        if annotations.is_legacy
+            && let Some(special) = plan.special.as_deref()
+        {
+            let special = Special { affinity: None, ..special.clone() };
+            plan = Arc::new(Plan { special: Some(Arc::new(special)), ..(*plan).clone() });
+        }
+        let (weight, total) = annotations.rules.weights();
+        let twin = Route {
+            ingress: served.ingress.name.clone(),
+            backend: (self.backends)(&backend_key(&served.ingress, backend)),
+            plan,
+            ..route.clone()
+        };
+        route.canary = Some(Arc::new(Canary {
+            rules: annotations.rules.clone(),
+            split: Split::new(&[total - weight, weight]),
+            is_sticky: !annotations.is_legacy,
+            route: Arc::new(twin),
+        }));
+        Arc::new(route)
+    }
+
+    /// Reports what canaries have that no requests come to.
+    fn note_unused_canaries(&mut self) {
+        for canary in std::mem::take(&mut self.canaries) {
+            if canary.is_used {
+                continue;
+            }
+            let (host, path, path_type) = (self.host, &canary.path, canary.path_type);
+            let is_main = |route: &&Arc<Route>| {
+                route.path.as_ref().is_some_and(|(t, p)| *t == path_type && p == path)
+            };
+            let of_main = self.routes.listed.iter().find(is_main).and_then(|r| r.canary.as_ref());
+            let (message, help) = match of_main {
+                Some(by) => (
+                    format!(
+                        "host {host}, {path_type:?} path {path}: Ingress {} is its canary already",
+                        by.route.ingress
+                    ),
+                    OLDER_WINS,
+                ),
+                None => (
+                    format!(
+                        "host {host}, {path_type:?} path {path}: no main Ingress has it, so the \
+                         canary gets no requests"
+                    ),
+                    "write an Ingress without canary for the same host, path and pathType",
+                ),
+            };
+            self.report(canary.served, &canary.field, message, help);
         }
     }
 
     fn add_path(&mut self, served: &Served, field: &str, route: Route) {
+        let route = self.with_canary(route);
         let Paths::Table(table) = &mut self.routes.paths else { return };
         let Some((path_type, path)) = route.path.clone() else { return };
-        let route = Arc::new(route);
         let host = self.host;
         let (message, help) = match table.add(&path, path_type, route.clone()) {
             Ok(()) => return self.routes.listed.push(route),
@@ -196,7 +305,6 @@ impl Builder<'_> {
     }
 
     fn add_pattern(&mut self, served: &Served, field: &str, route: Route) {
-        let Paths::Patterns(table) = &mut self.routes.paths else { return };
         let Some((_, path)) = route.path.clone() else { return };
         let host = self.host;
         let mut problem = None;
@@ -218,7 +326,8 @@ impl Builder<'_> {
                 (pattern.expect("a path without special characters is one"), Arc::new(refused))
             }
         };
-        let route = Arc::new(Route { pattern: Some(pattern.clone()), plan, ..route });
+        let route = self.with_canary(Route { pattern: Some(pattern.clone()), plan, ..route });
+        let Paths::Patterns(table) = &mut self.routes.paths else { return };
         match table.add(&path, pattern, route.clone()) {
             Ok(()) => self.routes.listed.push(route),
             Err(by) => {

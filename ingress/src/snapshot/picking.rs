@@ -21,6 +21,8 @@ pub(crate) struct Draw<'a> {
     pub(crate) random: &'a dyn Fn() -> u64,
     /// The hash of what the request is known by, where it is spread by that.
     pub(crate) key: Option<u64>,
+    /// The endpoint that the client keeps, if it is to have no other.
+    pub(crate) only: Option<&'a Arc<Endpoint>>,
 }
 
 #[cfg(test)]
@@ -29,7 +31,7 @@ impl Draw<'_> {
     pub(crate) const FIXED: Draw<'static> = Draw::at(0);
 
     pub(crate) const fn at(now_ms: u64) -> Draw<'static> {
-        Draw { now_ms, random: &|| 0, key: None }
+        Draw { now_ms, random: &|| 0, key: None, only: None }
     }
 }
 
@@ -91,7 +93,7 @@ impl Tables {
         suits: impl Fn(&Arc<Endpoint>) -> bool,
         draw: &Draw<'_>,
     ) -> Option<Pick> {
-        let max = balancing.max_in_flight.unwrap_or(u32::MAX);
+        let max = balancing.most_in_flight();
         let has_room = |e: &Arc<Endpoint>| suits(e) && e.load().in_flight() < max;
         let is_preferred =
             |e: &Arc<Endpoint>| has_room(e) && e.is_healthy() && takes_turn(e, balancing, draw);
@@ -135,8 +137,14 @@ impl Tables {
         picked.cloned()
     }
 
+    /// The endpoint of a key, whatever its state.
+    pub(super) fn of_key(&self, list: &[Arc<Endpoint>], key: u64) -> Option<Arc<Endpoint>> {
+        let table = self.single.get_or_init(|| Table::new(list, 1));
+        table.find(key, 0, |_| true).map(|at| list[at].clone())
+    }
+
     /// The endpoint of a key, alone or as a member of a group of this size.
-    pub(super) fn by_key(
+    fn by_key(
         &self,
         list: &[Arc<Endpoint>],
         (key, subset): (u64, Option<usize>),
@@ -211,7 +219,7 @@ mod tests {
 
     fn picks(backend: &Backend, key: Option<u64>, now_ms: u64, count: usize) -> Vec<SocketAddr> {
         let random = random();
-        let draw = Draw { now_ms, random: &random, key };
+        let draw = Draw { now_ms, random: &random, key, only: None };
         let pick = |_| backend.endpoints().pick(|_| true, &draw).map(|pick| pick.endpoint.address);
         (0..count).filter_map(pick).collect()
     }
@@ -260,7 +268,7 @@ mod tests {
             let limited = Balancing { method, max_in_flight: Some(2), ..Balancing::default() };
             let backend = backend(3, limited);
             let random = random();
-            let draw = Draw { now_ms: 0, random: &random, key: None };
+            let draw = Draw { now_ms: 0, random: &random, key: None, only: None };
             let mut busy: Vec<Pick> =
                 (0..9).filter_map(|_| backend.endpoints().pick(|_| true, &draw)).collect();
             assert_eq!(busy.len(), 6, "{method:?}");

@@ -8,8 +8,14 @@
 //!
 //! Annotations that belong together are a group, with a file of its own that reads them.
 
+mod access;
+mod affinity;
 mod balance;
+mod canary;
+mod cors;
+mod credentials;
 mod endpoints;
+mod headers;
 mod health;
 mod redirect;
 mod retry;
@@ -23,9 +29,17 @@ use std::sync::Arc;
 use model::nearest;
 use model::problem::Level;
 
+pub(crate) use self::access::Access;
+use self::affinity::AffinityAnnotations;
+pub(crate) use self::affinity::{Affinity, SameSite};
 use self::balance::BalanceAnnotations;
 pub(crate) use self::balance::{Balancing, Method};
+use self::canary::CanaryAnnotations;
+pub(crate) use self::canary::{CanaryRules, Side};
+pub(crate) use self::cors::{Cors, Origins};
+pub(crate) use self::credentials::BasicAuth;
 pub(crate) use self::endpoints::Endpoints;
+pub(crate) use self::headers::Headers;
 pub(crate) use self::health::{HealthCheck, Probe};
 pub(crate) use self::redirect::{Redirects, ToHttps};
 pub(crate) use self::retry::Retry;
@@ -33,7 +47,7 @@ use self::retry::RetryAnnotations;
 pub(crate) use self::rewrite::Rewriting;
 pub(crate) use self::transfer::Transfer;
 use self::value::{Read, Unserved};
-use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, support};
+use super::annotation::{ANNOTATIONS, Effect, FALSE, Support, restricts, support};
 
 pub(super) const OURS: &str = "switchyard.dev/";
 pub(super) const NGINX: &str = "nginx.ingress.kubernetes.io/";
@@ -43,14 +57,18 @@ pub(super) const NGINX: &str = "nginx.ingress.kubernetes.io/";
 pub(crate) struct Policy {
     pub(crate) redirects: Redirects,
     pub(crate) rewriting: Rewriting,
+    pub(crate) access: Access,
+    pub(crate) basic: BasicAuth,
+    pub(crate) cors: Cors,
+    pub(crate) headers: Headers,
     pub(crate) transfer: Transfer,
     pub(crate) balance: BalanceAnnotations,
     pub(crate) retry: RetryAnnotations,
+    pub(crate) affinity: AffinityAnnotations,
+    pub(crate) canary: CanaryAnnotations,
     pub(crate) endpoints: Endpoints,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
-    /// The Ingress is a canary of another one, and has no routes of its own.
-    pub(crate) is_canary: bool,
 }
 
 /// An annotation because of which routes are not served.
@@ -68,6 +86,8 @@ pub(crate) enum Refusing {
     Unsupported(Effect),
     /// Its value is invalid.
     Invalid,
+    /// What it names does not exist, or cannot be used.
+    Unusable,
 }
 
 impl Refusing {
@@ -78,6 +98,7 @@ impl Refusing {
                 format!("{}, which is not supported", effect.words())
             }
             Refusing::Invalid => "is invalid".to_owned(),
+            Refusing::Unusable => "names what does not exist or cannot be used".to_owned(),
         }
     }
 
@@ -88,6 +109,7 @@ impl Refusing {
                 "remove the annotation if the routes may be served without it"
             }
             Refusing::Invalid => "correct it; see docs/annotations.md",
+            Refusing::Unusable => "see the problems of the Ingress in /status",
         }
     }
 }
@@ -110,8 +132,19 @@ impl Policy {
         // Explicitly none, whatever the settings of the canary that it may have been.
         let is_off = |(_, value): &(_, &Arc<str>)| FALSE.contains(&&***value);
         let no_canary = annotations.get("canary").is_some_and(is_off);
+        // It decides what becomes of all others.
+        policy.canary.is_canary = annotations.contains_key("canary") && !no_canary;
         for (name, (key, value)) in annotations {
             if no_canary && name.starts_with("canary") {
+                continue;
+            }
+            if policy.canary.is_canary && !is_read_of_canaries(name, value) {
+                unmet.push(Unmet {
+                    key: key.clone(),
+                    level: Level::Note,
+                    message: format!("annotation {key} has no effect on a canary"),
+                    help: Some("the annotations of the main Ingress hold for it".to_owned()),
+                });
                 continue;
             }
             if let Err((level, message, help)) = policy.apply(name, value) {
@@ -143,18 +176,10 @@ impl Policy {
     }
 
     fn refuse(&mut self, name: &'static str, effect: Effect, what: &str) -> NotServed {
-        let (words, outcome, help) = match effect {
-            Effect::Canary => {
-                self.is_canary = true;
-                let help = "remove this Ingress, or set switchyard.dev/canary: \"false\" to serve \
-                            it in addition to the main Ingress";
-                (effect.words(), "none of its routes is served", help)
-            }
-            _ => {
-                let why = Refusing::Unsupported(effect);
-                self.refused.get_or_insert(RefusedBy { name, why });
-                (effect.words(), "its routes answer 503", why.help())
-            }
+        let (words, outcome, help) = {
+            let why = Refusing::Unsupported(effect);
+            self.refused.get_or_insert(RefusedBy { name, why });
+            (effect.words(), "its routes answer 503", why.help())
         };
         let message = format!("{what}{words}, which is not supported: {outcome}");
         (Level::Error, message, Some(help.to_owned()))
@@ -173,6 +198,21 @@ impl Policy {
                 let (level, message, _) = self.refuse(like, effect, &what);
                 (level, message, help)
             }
+            Some((like, Support::Served)) if restricts(like) => {
+                let why = Refusing::Unsupported(Effect::Restricts);
+                self.refused.get_or_insert(RefusedBy { name: like, why });
+                let message = format!(
+                    "is unknown, and similar to {like}, which restricts access: its routes answer \
+                     503"
+                );
+                (Level::Error, message, help)
+            }
+            // An Ingress that may have been meant to be a canary is never a plain one.
+            Some(("canary", _)) => {
+                self.canary.is_canary = true;
+                let message = "is unknown, and similar to canary: the Ingress is taken for one";
+                (Level::Error, message.to_owned(), help)
+            }
             _ => (Level::Warning, "is unknown and ignored".to_owned(), help),
         }
     }
@@ -186,10 +226,16 @@ impl Policy {
     fn read(&mut self, name: &str, value: &str) -> Option<Read> {
         None.or_else(|| self.redirects.read(name, value))
             .or_else(|| self.rewriting.read(name, value))
+            .or_else(|| self.access.read(name, value))
+            .or_else(|| self.basic.read(name, value))
+            .or_else(|| self.cors.read(name, value))
+            .or_else(|| self.headers.read(name, value))
             .or_else(|| self.transfer.read(name, value))
             .or_else(|| self.balance.read(name, value))
             .or_else(|| self.endpoints.read(name, value))
             .or_else(|| self.retry.read(name, value))
+            .or_else(|| self.affinity.read(name, value))
+            .or_else(|| self.canary.read(name, value))
     }
 
     fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {
@@ -204,6 +250,14 @@ impl Policy {
             }
         }
     }
+}
+
+/// Whether an annotation has its effect on a canary too. The others of the main Ingress hold for
+/// both.
+fn is_read_of_canaries(name: &str, value: &str) -> bool {
+    let is_known = support(name).is_some();
+    let is_of_backend = BalanceAnnotations::default().read(name, value).is_some();
+    !is_known || is_of_backend || name.starts_with("canary") || name == "affinity-canary-behavior"
 }
 
 /// How bad it is, what happens, and what to do or what is missing.
@@ -310,8 +364,8 @@ mod tests {
         check(&[("switchyard.dev/proxy-read-timeout", "0")], &none(), &["not a valid timeout"]);
         check(&[("switchyard.dev/sl-redirect", "true")], &none(), &["warning: annotation"]);
         check(&[("switchyard.dev/colour", "red")], &none(), &["is unknown and ignored"]);
-        let nginx = "nginx.ingress.kubernetes.io/affinity";
-        check(&[(nginx, "cookie")], &none(), &["warning: annotation nginx"]);
+        let nginx = "nginx.ingress.kubernetes.io/proxy-http-version";
+        check(&[(nginx, "1.0")], &none(), &["warning: annotation nginx"]);
         check(&[("switchyard.dev/proxy-buffering", "on")], &none(), &["note: annotation"]);
     }
 
@@ -320,11 +374,7 @@ mod tests {
     fn an_annotation_that_restricts_or_diverts_never_leaves_a_plain_route() {
         let restricting = [
             ("auth-url", "http://auth.example/"),
-            ("auth-type", "basic"),
             ("auth-tls-match-cn", "CN=me"),
-            ("denylist-source-range", "10.0.0.0/8"),
-            ("limit-rps", "5"),
-            ("satisfy", "any"),
             ("enable-modsecurity", "true"),
         ];
         let diverting = [("ssl-passthrough", "true")];
@@ -348,26 +398,27 @@ mod tests {
 
     #[test]
     fn a_canary_is_no_plain_route_and_one_that_is_off_is() {
-        let canary = Policy { is_canary: true, ..Policy::default() };
-        let key = "nginx.ingress.kubernetes.io/canary";
-        let weight = "nginx.ingress.kubernetes.io/canary-weight";
-        check(&[(key, "true")], &canary, &["none of its routes is served"]);
-        check(&[(key, "true"), (weight, "0")], &canary, &["canary", "canary-weight"]);
-        // Without `canary`, ingress-nginx would take it for an ordinary Ingress.
-        check(&[(weight, "0")], &canary, &["none of its routes is served"]);
-        check(&[(key, "false")], &Policy::default(), &[]);
-        let off = ("switchyard.dev/canary", "false");
-        check(&[(key, "true"), (weight, "20"), off], &Policy::default(), &[]);
+        let key = |name: &str| format!("{NGINX}{name}");
+        let canary = |annotations: &[(&str, &str)]| {
+            let map = annotations.iter().map(|(k, v)| (key(k).into(), (*v).into())).collect();
+            let (policy, unmet) = Policy::of(&map);
+            (policy.canary.is_canary, unmet.len())
+        };
+        assert_eq!(canary(&[("canary", "true"), ("canary-weight", "0")]), (true, 0));
+        assert_eq!(canary(&[("canary", "yes")]), (true, 1));
+        assert_eq!(canary(&[("canry", "true")]), (true, 1));
+        // As for ingress-nginx, an ordinary Ingress.
+        assert_eq!(canary(&[("canary-weight", "0")]), (false, 1));
+        assert_eq!(canary(&[("canary", "false"), ("canary-weight", "20")]), (false, 0));
+        // What the main Ingress decides for both.
+        assert_eq!(canary(&[("canary", "true"), ("auth-type", "basic")]), (true, 1));
+        assert_eq!(canary(&[("canary", "true"), ("affinity", "cookie")]), (true, 1));
+        assert_eq!(canary(&[("canary", "true"), ("load-balance", "ewma")]), (true, 0));
     }
 
     #[test]
     fn an_annotation_that_asks_for_nothing_is_served() {
-        let nothing = [
-            ("auth-tls-verify-client", "off"),
-            ("enable-modsecurity", "false"),
-            ("limit-rps", "0"),
-            ("satisfy", "all"),
-        ];
+        let nothing = [("auth-tls-verify-client", "off"), ("enable-modsecurity", "false")];
         for (name, value) in nothing {
             check(&[(&format!("{NGINX}{name}"), value)], &Policy::default(), &[]);
         }

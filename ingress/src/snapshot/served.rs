@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use model::problem::Level;
 use model::{
-    Ingress, IngressBackend, IngressPath, IngressRule, IngressTls, Kind, ObjectName, PathType,
+    Ingress, IngressBackend, IngressPath, IngressRule, IngressTls, Kind, Model, ObjectName,
+    PathType,
 };
 
 use super::backend::BackendKey;
 use super::certificate::{self, BadSecret, Certificate};
-use super::policy::{Balancing, Policy, ToHttps, Unmet};
+use super::policy::{Balancing, Policy, RefusedBy, Refusing, ToHttps, Unmet};
 use super::problem::{About, Field, Problem};
 use super::special::Special;
+use crate::credentials::Credentials;
 use crate::route::HostKey;
 
 /// The oldest Ingress wins, then the first by namespace and name; one without a creation time
@@ -59,7 +61,7 @@ pub(super) struct TlsUse {
 }
 
 impl Served {
-    pub(super) fn of(ingress: Arc<Ingress>) -> Served {
+    pub(super) fn of(ingress: Arc<Ingress>, before: Option<&Served>, model: &Model) -> Served {
         let (policy, unmet) = Policy::of(&ingress.annotations);
         let name = &ingress.name;
         let problem = |unmet: Unmet| {
@@ -93,15 +95,18 @@ impl Served {
             let of = |host| TlsUse { host, secret: secret.clone(), field: field.clone() };
             tls.extend(keys.into_iter().map(of));
         }
-        if policy.is_canary {
-            hosts.clear();
+        if policy.canary.is_canary {
+            // Those of the main Ingress hold.
             tls.clear();
         }
         let rank = (ingress.created_unix.unwrap_or(i64::MAX), name.clone());
         let rules_of = positions(ingress.rules.iter().map(|r| HostKey::of(r.host.as_ref())));
         let tls_of = positions(tls.iter().map(|tls| tls.host.clone()));
         let tls_names = tls_names(&ingress);
-        let special = Special::of(&policy);
+        let before = before.and_then(|before| before.special.as_deref());
+        let mut policy = policy;
+        let credentials = credentials(&ingress, &mut policy, before, model, &mut problems);
+        let special = Special::of(&policy, credentials, before);
         let special = special.is_any().then(|| Arc::new(special));
         let balancing = policy.balance.balancing().map(Arc::new);
         Served {
@@ -117,6 +122,11 @@ impl Served {
             tls_names,
             ingress,
         }
+    }
+
+    /// The Secret that its credentials are in.
+    pub(super) fn auth_secret(&self) -> Option<ObjectName> {
+        auth_secret(&self.ingress, &self.policy)
     }
 
     /// Whether endpoints of its backends are to be checked.
@@ -143,19 +153,16 @@ impl Served {
         self.tls_of.get(host).into_iter().flatten().map(|at| &self.tls[*at])
     }
 
-    /// Each backend of the Ingress with its field; none of a canary, which has no routes.
+    /// Each backend of the Ingress with its field.
     pub(super) fn backends(&self) -> impl Iterator<Item = (String, &IngressBackend)> {
-        let ingress = if self.policy.is_canary { None } else { Some(&*self.ingress) };
-        ingress.into_iter().flat_map(|ingress| {
-            let of_rules = rules(ingress).flat_map(|(field, rule)| {
-                let paths = rule.paths.iter().enumerate();
-                paths.map(move |(at, path)| {
-                    (format!("{field}.http.paths[{at}].backend"), &path.backend)
-                })
-            });
-            let default = ingress.default_backend.iter();
-            of_rules.chain(default.map(|backend| ("spec.defaultBackend".to_owned(), backend)))
-        })
+        let ingress = &*self.ingress;
+        let of_rules = rules(ingress).flat_map(|(field, rule)| {
+            let paths = rule.paths.iter().enumerate();
+            paths
+                .map(move |(at, path)| (format!("{field}.http.paths[{at}].backend"), &path.backend))
+        });
+        let default = ingress.default_backend.iter();
+        of_rules.chain(default.map(|backend| ("spec.defaultBackend".to_owned(), backend)))
     }
 
     /// A key for each place in the Ingress that names a backend.
@@ -166,6 +173,9 @@ impl Served {
     /// Names that are served like hosts of the Ingress, or redirected to them.
     pub(super) fn aliases(&self) -> Vec<(HostKey, Alias)> {
         let mut aliases = Vec::new();
+        if self.policy.canary.is_canary {
+            return aliases;
+        }
         for host in self.hosts.iter().filter(|host| **host != HostKey::Any) {
             let of = |redirects| Alias { host: host.clone(), redirects };
             let names = self.policy.rewriting.aliases.iter();
@@ -189,6 +199,77 @@ impl Served {
             ToHttps::Never => false,
             ToHttps::Always => true,
             ToHttps::WhereTls => host.covering().any(|key| self.tls_names.contains(&key)),
+        }
+    }
+}
+
+/// The Secret with the credentials that an Ingress asks for.
+fn auth_secret(ingress: &Ingress, policy: &Policy) -> Option<ObjectName> {
+    let (namespace, name) = policy.basic.secret.as_ref().filter(|_| policy.basic.on)?;
+    let namespace = namespace.as_ref().unwrap_or(&ingress.name.namespace);
+    Some(ObjectName { namespace: namespace.clone(), name: name.clone() })
+}
+
+/// The credentials that an Ingress asks for. Without them its routes answer 503.
+fn credentials(
+    ingress: &Ingress,
+    policy: &mut Policy,
+    before: Option<&Special>,
+    model: &Model,
+    problems: &mut Vec<Problem>,
+) -> Option<Arc<Credentials>> {
+    if !policy.basic.on {
+        return None;
+    }
+    let is_map = policy.basic.is_map;
+    let named = auth_secret(ingress, policy);
+    let found = match &named {
+        None => Err("auth-type needs auth-secret".to_owned()),
+        Some(name) if name.namespace != ingress.name.namespace => {
+            Err(format!("Secret {name} is in another namespace"))
+        }
+        Some(name) => match model.secret(name) {
+            None => Err(format!("Secret {name} does not exist")),
+            Some(secret) => {
+                let kept = before.and_then(|before| before.basic.as_ref());
+                let kept = kept.filter(|basic| basic.credentials.is_of(secret, is_map));
+                match kept {
+                    Some(basic) => Ok(basic.credentials.clone()),
+                    None => Credentials::of(secret, is_map)
+                        .map(Arc::new)
+                        .map_err(|what| format!("Secret {name}: {what}")),
+                }
+            }
+        },
+    };
+    let field = Field::of("metadata.annotations");
+    match found {
+        Ok(credentials) => {
+            if let [first, ..] = &*credentials.unsupported {
+                let count = credentials.unsupported.len();
+                let message = format!(
+                    "{count} users of Secret {} have a password hash that is not supported and \
+                     cannot log in: {first}, …",
+                    credentials.secret.name
+                );
+                let help = "write bcrypt hashes: htpasswd -B";
+                problems.push(Problem::new(&ingress.name, field, message).help(help));
+            }
+            Some(credentials)
+        }
+        Err(what) => {
+            let by = RefusedBy { name: "auth-secret", why: Refusing::Unusable };
+            policy.refused.get_or_insert(by);
+            let message = format!("{what}: its routes answer 503");
+            let problem = Problem::new(&ingress.name, field, message).at(Level::Error);
+            let help = "write a Secret with the key auth, as htpasswd writes it, in the namespace \
+                        of the Ingress";
+            let problem = problem.help(help);
+            problems.push(match &named {
+                Some(name) if model.secret(name).is_none() => problem.missing(Kind::Secret, name),
+                _ => problem,
+            });
+            None
         }
     }
 }
@@ -221,9 +302,9 @@ fn positions(hosts: impl Iterator<Item = HostKey>) -> HashMap<HostKey, Vec<usize
 
 /// The paths of a rule, with their fields. A rule without paths sends all of its host to the
 /// default backend.
-pub(super) fn paths<'a>(
+pub(super) fn paths<'a, 'f>(
     ingress: &'a Ingress,
-    field: &'a str,
+    field: &'f str,
     rule: &'a IngressRule,
 ) -> impl Iterator<Item = (String, PathType, Arc<str>, &'a IngressBackend)> {
     let of = move |(at, path): (usize, &'a IngressPath)| {
@@ -353,15 +434,19 @@ mod tests {
             hosts: vec![(*host).into()],
             secret_name: Some(format!("of-{}", host.len()).into()),
         };
-        let mut served = Served::of(Arc::new(Ingress {
-            name: ObjectName::new("default", "web"),
-            class: None,
-            annotations: BTreeMap::default(),
-            created_unix: None,
-            default_backend: None,
-            rules: rules.iter().map(rule).collect(),
-            tls: tls.iter().map(entry).collect(),
-        }));
+        let mut served = Served::of(
+            Arc::new(Ingress {
+                name: ObjectName::new("default", "web"),
+                class: None,
+                annotations: BTreeMap::default(),
+                created_unix: None,
+                default_backend: None,
+                rules: rules.iter().map(rule).collect(),
+                tls: tls.iter().map(entry).collect(),
+            }),
+            None,
+            &Model::default(),
+        );
         served.policy.redirects.to_https = ToHttps::WhereTls;
         served
     }

@@ -4,10 +4,14 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
+use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::policy::Policy;
+use super::policy::{Affinity, Policy};
+use super::response_rules::ResponseRules;
+use crate::addresses::AddressSet;
+use crate::credentials::Credentials;
 use crate::template::Template;
+use crate::zone::Zone;
 
 /// What a route does beside forwarding a request as it is.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +26,22 @@ pub(crate) struct Special {
     pub(crate) upstream_host: Option<Template>,
     /// A redirect to HTTPS names our own port to all clients.
     pub(crate) port_in_redirects: bool,
+    /// The addresses that are let in, and those that are not.
+    pub(crate) allow: Option<AddressSet>,
+    pub(crate) deny: Option<AddressSet>,
+    /// Lists of addresses and credentials are alternatives.
+    pub(crate) any: bool,
+    pub(crate) limits: Option<LimitRules>,
+    pub(crate) basic: Option<BasicRules>,
+    /// Fields for endpoints; without a text, the client's is left out.
+    pub(crate) request_fields: Vec<(HeaderName, Option<Template>)>,
+    /// Connections to endpoints are used once.
+    pub(crate) close: bool,
+    pub(crate) response: Option<Arc<ResponseRules>>,
+    /// Bytes a second of each response's body, and those that are sent before.
+    pub(crate) pace: Option<(u64, u64)>,
+    /// Clients keep their endpoints by a cookie.
+    pub(crate) affinity: Option<Affinity>,
 }
 
 /// A redirect of requests.
@@ -42,10 +62,36 @@ pub(crate) enum RedirectTo {
     Host(Arc<str>),
 }
 
+/// How requests are limited.
+#[derive(Clone, Debug)]
+pub(crate) struct LimitRules {
+    pub(crate) zone: Arc<Zone>,
+    /// Clients that are not limited.
+    pub(crate) unlimited: Option<AddressSet>,
+    pub(crate) window_unlimited: Option<AddressSet>,
+    /// What requests are counted by in a window, if not by the client's address.
+    pub(crate) window_key: Option<Template>,
+    /// The limits in words.
+    pub(crate) words: String,
+}
+
+/// How credentials are asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct BasicRules {
+    /// The value of WWW-Authenticate.
+    pub(crate) challenge: HeaderValue,
+    pub(crate) credentials: Arc<Credentials>,
+}
+
 impl Special {
-    /// What the annotations of one Ingress ask for.
-    pub(super) fn of(policy: &Policy) -> Special {
+    /// What the annotations of one Ingress ask for. Counts go on in the zone of `before`.
+    pub(super) fn of(
+        policy: &Policy,
+        credentials: Option<Arc<Credentials>>,
+        before: Option<&Special>,
+    ) -> Special {
         let (redirects, rewriting) = (&policy.redirects, &policy.rewriting);
+        let (access, headers) = (&policy.access, &policy.headers);
         let redirect = redirects.of_all().map(|(to, status, by)| Redirect {
             status,
             to: RedirectTo::Url(to.clone()),
@@ -53,12 +99,26 @@ impl Special {
             by,
         });
         let prefix = rewriting.forwarded_prefix.as_ref().filter(|_| rewriting.target.is_some());
+        let challenge = format!("Basic realm=\"{}\"", policy.basic.realm);
+        let challenge = HeaderValue::try_from(challenge);
         Special {
             redirect,
             rewrite: rewriting.target.clone(),
             forwarded_prefix: prefix.cloned(),
             upstream_host: rewriting.upstream_host.clone(),
             port_in_redirects: redirects.with_port,
+            allow: access.allow.clone(),
+            deny: access.deny.clone(),
+            any: access.any,
+            limits: limits(policy, before),
+            basic: credentials
+                .zip(challenge.ok())
+                .map(|(credentials, challenge)| BasicRules { challenge, credentials }),
+            request_fields: headers.request.clone(),
+            close: headers.close,
+            response: ResponseRules::of(policy),
+            pace: access.body_rate.map(|rate| (rate, access.body_rate_after)),
+            affinity: policy.affinity.affinity().cloned(),
         }
     }
 
@@ -68,14 +128,49 @@ impl Special {
         Special { redirect, ..Special::default() }
     }
 
+    /// The same without a question for credentials.
+    pub(super) fn without_credentials(&self) -> Special {
+        Special { basic: None, ..self.clone() }
+    }
+
     /// Whether there is anything beside forwarding.
     pub(super) fn is_any(&self) -> bool {
-        let Special { redirect, rewrite, forwarded_prefix, upstream_host, port_in_redirects } =
-            self;
-        redirect.is_some()
-            || rewrite.is_some()
-            || forwarded_prefix.is_some()
-            || upstream_host.is_some()
-            || *port_in_redirects
+        self.redirect.is_some()
+            || self.rewrite.is_some()
+            || self.upstream_host.is_some()
+            || self.port_in_redirects
+            || self.allow.is_some()
+            || self.deny.is_some()
+            || self.is_asked()
+            || !self.request_fields.is_empty()
+            || self.close
+            || self.response.is_some()
+            || self.pace.is_some()
+            || self.affinity.is_some()
     }
+
+    /// Whether a request is let in only after it was counted, or its credentials were compared.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.limits.is_some() || self.asks_credentials()
+    }
+
+    /// Whether there is another way in than an address.
+    pub(crate) fn asks_credentials(&self) -> bool {
+        self.basic.is_some()
+    }
+}
+
+fn limits(policy: &Policy, before: Option<&Special>) -> Option<LimitRules> {
+    let access = &policy.access;
+    let rules = access.zone_rules()?;
+    let kept = before.and_then(|before| before.limits.as_ref());
+    let kept = kept.filter(|limits| *limits.zone.rules() == rules);
+    let zone = kept.map(|limits| limits.zone.clone());
+    Some(LimitRules {
+        zone: zone.unwrap_or_else(|| Arc::new(Zone::new(rules))),
+        unlimited: access.unlimited.clone(),
+        window_unlimited: access.window_unlimited.clone(),
+        window_key: access.window_key.clone(),
+        words: access.limits().join(", "),
+    })
 }

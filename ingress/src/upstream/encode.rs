@@ -53,6 +53,8 @@ pub(super) fn write_request(
     if let Some(protocol) = request.upgrade {
         write_field(out, "connection", b"upgrade");
         write_field(out, "upgrade", protocol.as_bytes());
+    } else if request.edits.is_some_and(|edits| edits.close) {
+        write_field(out, "connection", b"close");
     }
     if origin.trusted {
         write_trusted_origin(out, request, origin, rules, request_id);

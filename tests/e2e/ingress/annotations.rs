@@ -1,5 +1,8 @@
 //! Annotations: what requests meet, by the behaviour that ingress-nginx documents.
 
+mod access;
+mod fields;
 mod kit;
+mod migration;
 mod paths;
 mod redirects;

@@ -26,6 +26,13 @@ pub(crate) struct Balancing {
     pub(crate) health: Option<HealthCheck>,
 }
 
+impl Balancing {
+    /// Requests that each endpoint may have in flight.
+    pub(crate) fn most_in_flight(&self) -> u32 {
+        self.max_in_flight.unwrap_or(u32::MAX)
+    }
+}
+
 /// Which endpoint is picked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Method {

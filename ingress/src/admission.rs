@@ -1,0 +1,123 @@
+//! Whether a request is let in by a route that limits requests or asks for credentials.
+//!
+//! What can be said from the request alone, such as lists of addresses, is decided before.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use daemon::quota::Client;
+use http::header::{self, HeaderMap};
+
+use crate::credentials::Known;
+use crate::in_flight::InFlight;
+use crate::refusal::Refusal;
+use crate::request::decide::{AddressAccess, Facts, address_access};
+use crate::snapshot::{BasicRules, LimitRules, Route, Special};
+use crate::zone::TooMany;
+
+/// Lets a request in, or says why not. Counts that hold while it is in flight are tied to it.
+pub(crate) async fn admit(
+    in_flight: &InFlight,
+    special: &Special,
+    route: &Route,
+    facts: &Facts<'_>,
+) -> Result<(), Refusal> {
+    if let Some(limits) = &special.limits {
+        limit(in_flight, limits, route, facts)?;
+    }
+    let Some(basic) = &special.basic else { return Ok(()) };
+    if special.any && address_access(special, facts) == AddressAccess::Allowed {
+        return Ok(());
+    }
+    authenticate(in_flight, basic, facts.headers).await
+}
+
+fn limit(
+    in_flight: &InFlight,
+    limits: &LimitRules,
+    route: &Route,
+    facts: &Facts<'_>,
+) -> Result<(), Refusal> {
+    let client = facts.client();
+    let now = in_flight.context().micros();
+    if !limits.unlimited.as_ref().is_some_and(|set| set.contains(client)) {
+        let permit = limits.zone.admit(Client::of(client), now).map_err(too_many)?;
+        if let Some(permit) = permit {
+            in_flight.hold(permit);
+        }
+    }
+    let is_unlimited = limits.window_unlimited.as_ref().is_some_and(|set| set.contains(client));
+    if limits.zone.rules().window.is_none() || is_unlimited {
+        return Ok(());
+    }
+    let key = match &limits.window_key {
+        Some(key) => facts.text(key, route),
+        None => client.to_string(),
+    };
+    limits.zone.admit_key(&key, now).map_err(too_many)
+}
+
+fn too_many(too_many: TooMany) -> Refusal {
+    match too_many {
+        TooMany::OfClient => Refusal::TooManyRequests,
+        TooMany::InWindow => Refusal::TooManyInWindow,
+    }
+}
+
+async fn authenticate(
+    in_flight: &InFlight,
+    basic: &BasicRules,
+    headers: &HeaderMap,
+) -> Result<(), Refusal> {
+    let refused = || Refusal::Unauthorized(basic.challenge.clone());
+    let given = credentials(headers).ok_or_else(refused)?;
+    let (user, password) = given.split_once(':').ok_or_else(refused)?;
+    let is_right = match basic.credentials.look_up(user, password) {
+        Known::Right => true,
+        Known::Wrong => false,
+        Known::Unknown => {
+            let hashing = &in_flight.context().shared.hashing;
+            let compared = hashing.compare(&basic.credentials, user, password).await;
+            compared.map_err(|_| Refusal::TooManyRequests)?
+        }
+    };
+    if is_right { Ok(()) } else { Err(refused()) }
+}
+
+/// `user:password` of a request's Authorization field (RFC 7617).
+fn credentials(headers: &HeaderMap) -> Option<String> {
+    let mut fields = headers.get_all(header::AUTHORIZATION).iter();
+    let field = fields.next()?.to_str().ok()?;
+    // Which of several counts is not certain.
+    if fields.next().is_some() {
+        return None;
+    }
+    let (scheme, encoded) = field.split_once(' ')?;
+    let decoded = BASE64_STANDARD.decode(encoded.trim()).ok()?;
+    scheme.eq_ignore_ascii_case("basic").then(|| String::from_utf8(decoded).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_of_a_request() {
+        let table: [(&[&str], Option<&str>); 8] = [
+            (&["Basic Zm9vOmJhcg=="], Some("foo:bar")),
+            (&["basic  Zm9vOmJhcg== "], Some("foo:bar")),
+            (&["Basic Zm9vOmI6YXI="], Some("foo:b:ar")),
+            (&["Bearer Zm9vOmJhcg=="], None),
+            (&["Basic Zm9vOmJhcg"], None),
+            (&["Basic"], None),
+            (&["Basic Zm9vOmJhcg==", "Basic Zm9vOmJhcg=="], None),
+            (&[], None),
+        ];
+        for (fields, expected) in table {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(header::AUTHORIZATION, field.parse().unwrap());
+            }
+            assert_eq!(credentials(&headers).as_deref(), expected, "{fields:?}");
+        }
+    }
+}
