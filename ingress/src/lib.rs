@@ -62,6 +62,7 @@ mod zone;
 pub use access_log::{AccessLogFormat, AccessLogMode};
 pub use explain::Explainer;
 pub use findings::Judge;
+pub use tls::{TlsChoice, TlsVersion};
 pub use trace::export::Collector;
 
 use std::io;
@@ -149,6 +150,9 @@ pub struct Config {
 
     #[command(flatten)]
     pub tracing: TracingFlags,
+
+    #[command(flatten)]
+    pub tls: TlsChoice,
 
     #[command(flatten)]
     pub limits: LimitFlags,
@@ -357,7 +361,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let shared = Arc::new(Shared {
         settings: config.settings(https.port()),
         snapshot: snapshot.clone(),
-        tls: tls::server_config(provider, snapshot.clone())?,
+        tls: tls::server_config(&provider, &config.tls, snapshot.clone())?,
         limits,
         metrics: metrics.clone(),
         access_log,

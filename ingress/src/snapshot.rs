@@ -51,11 +51,39 @@ pub(crate) struct Snapshot {
     /// Every kind has been listed. Until then nothing is taken for absent.
     pub(crate) synced: bool,
     hosts: HostTable<Arc<HostRoutes>>,
-    certificates: HostTable<Arc<Certificate>>,
+    certificates: HostTable<HostCertificates>,
     /// Served where no other certificate is.
     self_signed: Arc<Certificate>,
     /// The Services that routes refer to.
     services: imbl::OrdMap<ObjectName, Arc<Answers>>,
+}
+
+/// The certificates of one host: clients that cannot use the one may be able to use the other.
+#[derive(Clone, Debug)]
+struct HostCertificates {
+    first: Arc<Certificate>,
+    /// One whose key is of another kind: RSA beside ECDSA.
+    second: Option<Arc<Certificate>>,
+}
+
+impl HostCertificates {
+    fn new(first: Arc<Certificate>) -> HostCertificates {
+        HostCertificates { first, second: None }
+    }
+
+    /// Takes a further certificate if it can be the second one.
+    fn takes(&mut self, further: &Arc<Certificate>) -> bool {
+        let is_second = self.second.is_none() && self.first.is_rsa() != further.is_rsa();
+        if is_second {
+            self.second = Some(further.clone());
+        }
+        is_second
+    }
+
+    fn contains(&self, certificate: &Certificate) -> bool {
+        let both = [Some(&self.first), self.second.as_ref()].into_iter().flatten();
+        both.into_iter().any(|other| other.secret == certificate.secret)
+    }
 }
 
 /// The routes of one host.
@@ -140,9 +168,28 @@ impl Snapshot {
 
     /// The certificate for a host name; without a name the one for all hosts.
     pub(crate) fn certificate(&self, host: Option<&str>) -> &Arc<Certificate> {
-        host.and_then(|host| self.certificates.find(host))
-            .or_else(|| self.certificates.any())
-            .unwrap_or(&self.self_signed)
+        self.certificates_of(host).map_or(&self.self_signed, |found| &found.first)
+    }
+
+    /// The certificate for a host name that a client can use, of two that the host may have.
+    pub(crate) fn certificate_for(
+        &self,
+        host: Option<&str>,
+        can_use: impl Fn(&Certificate) -> bool,
+    ) -> &Arc<Certificate> {
+        match self.certificates_of(host) {
+            None => &self.self_signed,
+            Some(HostCertificates { first, second: None }) => first,
+            Some(HostCertificates { first, second: Some(second) }) => {
+                let (rsa, other) = if first.is_rsa() { (first, second) } else { (second, first) };
+                // Signing with RSA takes many times as long.
+                if can_use(other) || !can_use(rsa) { other } else { rsa }
+            }
+        }
+    }
+
+    fn certificates_of(&self, host: Option<&str>) -> Option<&HostCertificates> {
+        host.and_then(|host| self.certificates.find(host)).or_else(|| self.certificates.any())
     }
 
     /// Whether a request for `host` came over a connection that was made for another host whose
@@ -166,7 +213,11 @@ impl Snapshot {
 
     /// The certificates of all hosts, ordered by host.
     pub(crate) fn certificates(&self) -> Vec<(HostKey, Arc<Certificate>)> {
-        let mut all: Vec<_> = self.certificates.iter().map(|(host, c)| (host, c.clone())).collect();
+        let each = self.certificates.iter().flat_map(|(host, of_host)| {
+            let both = [Some(&of_host.first), of_host.second.as_ref()].into_iter().flatten();
+            both.map(|certificate| (host.clone(), certificate.clone())).collect::<Vec<_>>()
+        });
+        let mut all: Vec<_> = each.collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use model::{ObjectName, Secret};
+use rustls::SignatureAlgorithm;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
@@ -97,6 +98,11 @@ impl Certificate {
             (validity.not_before.timestamp(), validity.not_after.timestamp());
         let key = Arc::new(CertifiedKey::new(chain, key));
         Ok(Certificate { secret, key, names, has_alt_names, not_before_unix, not_after_unix })
+    }
+
+    /// Whether its key is an RSA key.
+    pub(crate) fn is_rsa(&self) -> bool {
+        self.key.key.algorithm() == SignatureAlgorithm::RSA
     }
 
     /// Whether the names of the certificate are for this host (RFC 9525 section 6.3).

@@ -20,7 +20,7 @@ use super::policy::HealthCheck;
 use super::problem::{About, Field, Problem};
 use super::secure::{secret_of, secure};
 use super::served::{Alias, Rank, Served, backend_key};
-use super::{Snapshot, host};
+use super::{HostCertificates, Snapshot, host};
 use crate::route::HostKey;
 
 /// `spec.controller` of the IngressClasses that are ours whatever their name.
@@ -518,30 +518,36 @@ impl Compiler {
     }
 
     fn rebuild_certificate(&mut self, host: &HostKey, touched: &mut Touched) {
-        let mut chosen: Option<(&ObjectName, &Arc<Certificate>)> = None;
+        let mut chosen: Option<(&ObjectName, HostCertificates)> = None;
         let mut problems = Vec::new();
         for (_, name) in self.by_tls_host.get(host).into_iter().flatten() {
             let served = self.served.get(name).expect("an indexed Ingress is served");
             for tls in served.tls_of(host) {
                 let secret = self.secrets.get(&tls.secret);
                 let uses = secret.expect("a served Ingress's Secrets are in use");
-                match (&uses.certificate, chosen) {
-                    (Err(bad), _) => problems.push(tls.bad_secret(name, bad)),
-                    (Ok(certificate), None) => {
-                        problems.extend(tls.unfit(name, certificate));
-                        chosen = Some((name, certificate));
+                let certificate = match &uses.certificate {
+                    Ok(certificate) => certificate,
+                    Err(bad) => {
+                        problems.push(tls.bad_secret(name, bad));
+                        continue;
                     }
-                    (Ok(other), Some((by, first))) if other.secret != first.secret => {
-                        let what = format!("Ingress {by} names another Secret");
-                        let help = "the older Ingress wins; at the same age, the first by name";
-                        problems.push(tls.problem(name, &what).help(help));
-                    }
-                    (Ok(_), Some(_)) => {}
+                };
+                let Some((by, of_host)) = &mut chosen else {
+                    problems.extend(tls.unfit(name, certificate));
+                    chosen = Some((name, HostCertificates::new(certificate.clone())));
+                    continue;
+                };
+                if of_host.takes(certificate) {
+                    problems.extend(tls.unfit(name, certificate));
+                } else if !of_host.contains(certificate) {
+                    let what = format!("Ingress {by} names another Secret");
+                    let help = "the older Ingress wins; at the same age, the first by name. A host \
+                                can have two certificates if one of them has an RSA key";
+                    problems.push(tls.problem(name, &what).help(help));
                 }
             }
         }
-        let chosen = chosen.map(|(_, certificate)| certificate.clone());
-        self.snapshot.certificates.set(host, chosen);
+        self.snapshot.certificates.set(host, chosen.map(|(_, of_host)| of_host));
         replace_problems(&mut self.tls_problems, host, problems, touched);
     }
 }

@@ -230,7 +230,7 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
         "fifth",
         "closed.com",
         "web",
-        &[("nginx.ingress.kubernetes.io/whitelist-source-range", "10.0.0.0/8")],
+        &[("nginx.ingress.kubernetes.io/whitelist-source-range", "10.0.0.0/80")],
     );
     let plain = ingress("sixth", &[("plain.com", "Prefix", "/", "web")]);
     let all = services + &first + &second + &third + &empty + &closed + &plain;
@@ -254,7 +254,7 @@ async fn conflicts_and_missing_things_are_reported_and_cost_nobody_else() {
         "default/second: annotation nginx.ingress.kubernetes.io/server-snippet is nginx",
         "default/third: backend default/missing:80: the Service does not exist",
         "default/fourth: backend default/empty:80: the Service has no ready endpoint",
-        "default/fifth: annotation nginx.ingress.kubernetes.io/whitelist-source-range restricts",
+        "default/fifth: annotation nginx.ingress.kubernetes.io/whitelist-source-range is invalid",
     ] {
         assert!(problems.iter().any(|p| p.starts_with(expected)), "{expected}: {problems:#?}");
     }

@@ -26,6 +26,13 @@ impl Pair {
         Pair { certificate: made.cert.pem(), key: made.signing_key.serialize_pem() }
     }
 
+    fn rsa(names: &[&str]) -> Pair {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let certificate = rcgen::CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+        Pair { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+
     fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
     }
@@ -235,6 +242,116 @@ async fn versions_are_agreed_on_and_sessions_resumed_at_any_worker() {
             assert_eq!(client.get("a.example", "/").await.name(), "web");
         }
         assert_eq!(resumed, 9, "{version:?}");
+    }
+}
+
+/// A client of one version of TLS that can only verify signatures of these kinds of key.
+fn client_with(
+    version: &'static rustls::SupportedProtocolVersion,
+    kinds: &[&str],
+    trusted: [&Pair; 2],
+) -> Arc<rustls::ClientConfig> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    let is_of = |name: &str| kinds.iter().any(|kind| name.contains(kind));
+    provider.cipher_suites.retain(|suite| {
+        let name = suite.suite().as_str().unwrap();
+        name.starts_with("TLS13_") || is_of(name)
+    });
+    let schemes = provider.signature_verification_algorithms.mapping.iter();
+    let schemes = schemes.filter(|(scheme, _)| is_of(scheme.as_str().unwrap()));
+    let schemes: Vec<_> = schemes.copied().collect();
+    provider.signature_verification_algorithms.mapping = Box::leak(schemes.into_boxed_slice());
+    let mut roots = rustls::RootCertStore::empty();
+    for pair in trusted {
+        roots.add(pair.der()).unwrap();
+    }
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+#[tokio::test]
+async fn a_host_has_an_rsa_and_an_ecdsa_certificate() {
+    let net = Net::new();
+    let (services, _endpoint) = web(net).await;
+    let (ecdsa, rsa) = (Pair::new(&["a.example"]), Pair::rsa(&["a.example"]));
+    let third = Pair::new(&["a.example"]);
+    let secrets = ecdsa.secret("ecdsa") + &rsa.secret("rsa") + &third.secret("third");
+    let of = |names: [&str; 2]| {
+        let [first, second] =
+            names.map(|name| format!("{{hosts: [a.example], secretName: {name}}}"));
+        let rules = ingress("i", &[("a.example", "Prefix", "/", "web")]);
+        services.clone() + &secrets + &rules + &format!("  tls: [{first}, {second}]\n")
+    };
+    let world = World::start_in(net, &of(["ecdsa", "rsa"]), &[]);
+    let shown = async |version, kinds: &[&str]| {
+        let config = client_with(version, kinds, [&ecdsa, &rsa]);
+        let stream = handshake(world.https, "a.example", config).await.unwrap();
+        let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+        match shown {
+            shown if shown == ecdsa.der() => "ecdsa",
+            shown if shown == rsa.der() => "rsa",
+            _ => "another",
+        }
+    };
+    for names in [["ecdsa", "rsa"], ["rsa", "ecdsa"]] {
+        world.replace(&of(names));
+        eventually("both", || {
+            let both = world.ingress.admin_get("/snapshot").1;
+            let is_there = names.iter().all(|name| both.contains(&format!("default/{name}")));
+            async move { is_there.then_some(()) }
+        })
+        .await;
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            for (kinds, expected) in
+                [(&["ECDSA", "RSA"][..], "ecdsa"), (&["ECDSA"], "ecdsa"), (&["RSA"], "rsa")]
+            {
+                assert_eq!(shown(version, kinds).await, expected, "{names:?} {kinds:?}");
+            }
+        }
+        assert_eq!(world.problems(), Vec::<String>::new());
+    }
+    // Two of one kind: the first one is served.
+    world.replace(&of(["ecdsa", "third"]));
+    eventually("the problem", || {
+        let problems = world.problems().join("\n");
+        async move { problems.contains("names another Secret").then_some(()) }
+    })
+    .await;
+    assert_eq!(shown(&rustls::version::TLS13, &["ECDSA"]).await, "ecdsa");
+}
+
+#[tokio::test]
+async fn flags_choose_versions_and_cipher_suites() {
+    let pair = Pair::new(&["a.example"]);
+    let tls = [&rustls::version::TLS12, &rustls::version::TLS13];
+    for (flags, expected) in [
+        (&["--tls-min-version", "1.3"][..], [None, Some("TLS13_")]),
+        (&["--tls-ciphers", "ECDHE-ECDSA-AES256-GCM-SHA384"], [Some("_AES_256_"), None]),
+        (
+            &["--tls-ciphers", "TLS_CHACHA20_POLY1305_SHA256,ECDHE-ECDSA-AES128-GCM-SHA256"],
+            [Some("_AES_128_"), Some("_CHACHA20_")],
+        ),
+    ] {
+        let net = Net::new();
+        let (services, _endpoint) = web(net).await;
+        let manifests = services + &pair.secret("s") + &with_tls("i", &["a.example"], "s");
+        let world = World::start_in(net, &manifests, flags);
+        for (version, expected) in tls.into_iter().zip(expected) {
+            let config = client_with(version, &["ECDSA", "RSA"], [&pair, &pair]);
+            let stream = handshake(world.https, "a.example", config).await;
+            let suite = stream.ok().map(|stream| {
+                let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap();
+                suite.suite().as_str().unwrap().to_owned()
+            });
+            match (&suite, expected) {
+                (Some(suite), Some(part)) => assert!(suite.contains(part), "{flags:?} {suite}"),
+                (suite, expected) => assert_eq!(suite.is_some(), expected.is_some(), "{flags:?}"),
+            }
+        }
     }
 }
 

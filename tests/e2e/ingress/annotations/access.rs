@@ -276,8 +276,8 @@ async fn users_and_passwords() {
 async fn a_slow_hash_delays_nobody_else() {
     let net = Net::new();
     let (mut yaml, _running) = services(net, &["a"]).await;
-    // A second or more each.
-    let slow = BCRYPT.replace("$05$", "$14$");
+    // 64 times as slow as the others.
+    let slow = BCRYPT.replace("$05$", "$11$");
     yaml += &secret("slow", "auth", &format!("foo:{slow}"));
     let annotations = [("auth-type", "basic"), ("auth-secret", "slow")];
     yaml += &with("slow", &annotations, &[("slow.test", "Prefix", "/", "a")]);
@@ -300,5 +300,5 @@ async fn a_slow_hash_delays_nobody_else() {
             }
         }
     }
-    assert!(served > 20, "only {served} requests beside one slow hash");
+    assert!(served > 3, "only {served} requests beside one slow hash");
 }
