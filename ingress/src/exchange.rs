@@ -22,6 +22,7 @@ use crate::deadline::Ticks;
 use crate::head::{Framing, RequestHead};
 use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
+use crate::settings::CONTINUE_PATIENCE;
 use crate::snapshot::{Draw, Endpoint, Pick, Route};
 use crate::upstream::{Failure, Head, Unanswered, Upstream};
 use crate::wire::{Asking, Wire};
@@ -40,7 +41,9 @@ pub(crate) struct Decided {
 /// One request's exchange.
 pub(crate) struct Exchange<'a, D> {
     in_flight: &'a InFlight,
-    key: Option<u64>,
+    /// The hash of what the request is known by; 0 where it is spread in another way. Not an
+    /// `Option`, because each request in flight holds it.
+    key: u64,
     own: Option<Arc<Endpoint>>,
     /// Decides by the newest snapshot where the request goes: by which route, and to which
     /// endpoint first.
@@ -65,6 +68,7 @@ where
         in_flight.apply(&route.plan);
         let now_ms = in_flight.context().deadlines.now_ms();
         let attempts = Attempts::new((route, pick), is_idempotent(method), now_ms);
+        let key = key.unwrap_or(0);
         Ok(Exchange { in_flight, key, own, decide, attempts, authority })
     }
 
@@ -74,7 +78,8 @@ where
         let (now_ms, random) = (context.deadlines.now_ms(), || context.random());
         let changes = self.route().affinity().is_some_and(|affinity| affinity.changes_on_failure);
         let only = self.own.as_ref().filter(|_| !changes);
-        pick(&mut self.attempts, &Draw { now_ms, random: &random, key: self.key, only })
+        let key = (self.key != 0).then_some(self.key);
+        pick(&mut self.attempts, &Draw { now_ms, random: &random, key, only })
     }
 
     /// Whether an endpoint is the one that the client's cookie leads to.
@@ -96,7 +101,7 @@ where
             }
             let decided = (self.decide)();
             if let Ok(Decided { key, own, .. }) = &decided {
-                (self.key, self.own) = (*key, own.clone());
+                (self.key, self.own) = (key.unwrap_or(0), own.clone());
             }
             let decision = decided.map(|decided| (decided.route, decided.pick));
             let went_on = self.attempts.decided_again(decision);
@@ -192,12 +197,23 @@ where
         let until = per_try.map(|time| Ticks::from(time).after(deadlines.now()));
         let made_progress = |upstream: &Upstream| {
             self.in_flight.made_progress(upstream);
+            if upstream.holds_body() {
+                self.in_flight.arm(CONTINUE_PATIENCE.into());
+            }
             if let Some(until) = until {
                 self.in_flight.arm_at_most(upstream, Ticks::until(until, deadlines.now()));
             }
         };
         made_progress(upstream);
+        let connection = &self.in_flight.connection;
         let outcome = poll_fn(|cx| {
+            if connection.is_passing_on() {
+                return if self.in_flight.poll_timed_out(cx) {
+                    Poll::Ready(None)
+                } else {
+                    Poll::Pending
+                };
+            }
             let before = upstream.progress();
             // A map is needed only while a head is read into it.
             let mut fields = self.in_flight.context().take_fields();
@@ -205,10 +221,25 @@ where
                 return Poll::Ready(Some(head.map(|head| (head, fields))));
             }
             self.in_flight.context().keep_fields(fields);
+            if let Some(interim) = upstream.take_interim() {
+                match connection.takes_interim() {
+                    true => connection.pass_on(interim, cx.waker()),
+                    false => cx.waker().wake_by_ref(),
+                }
+            }
             if upstream.progress() != before {
                 made_progress(upstream);
             }
-            if self.in_flight.poll_timed_out(cx) { Poll::Ready(None) } else { Poll::Pending }
+            match self.in_flight.poll_timed_out(cx) {
+                true if upstream.holds_body() => {
+                    upstream.send_body();
+                    made_progress(upstream);
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            }
         });
         match outcome.await {
             Some(Ok(head)) => Ok(head),

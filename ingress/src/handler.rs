@@ -16,6 +16,7 @@ use crate::exchange::{Decided, Exchange};
 use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
 use crate::in_flight::InFlight;
+use crate::mirror::mirrored;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
@@ -23,7 +24,7 @@ use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
 use crate::snapshot::{
-    Affinity, CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
+    CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
 };
 use crate::upstream::{Head, Upstream};
 
@@ -39,6 +40,7 @@ pub(crate) fn handle(
     async move {
         in_flight.note(&mut parts);
         let is_http2 = parts.version == Version::HTTP_2;
+        in_flight.connection.set_takes_interim(parts.version == Version::HTTP_11);
         let is_grpc = grpc::is_call(&parts.method, &parts.headers);
         let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {
             Ok(response) => response,
@@ -125,19 +127,35 @@ async fn answer(
         is_http2: version == Version::HTTP_2,
         edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
+    let is_upgrade = head.upgrade.is_some();
+    let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
-    if let Some(affinity) = exchange.route().affinity()
-        && !exchange.is_own(&upstream.endpoint)
-        && let Some(cookie) =
-            session_cookie(in_flight, affinity, &facts, exchange.route(), &upstream)
-    {
-        fields.append(header::SET_COOKIE, cookie);
+    if !exchange.is_own(&upstream.endpoint) {
+        keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }
     drop(exchange);
     // It serves for the fields of a later response: it is large enough already.
     in_flight.context().keep_fields(std::mem::take(headers));
     Ok(respond(in_flight, upstream, head, fields))
+}
+
+/// The request's body, of which another server gets a copy if the route has a mirror.
+fn copied(
+    in_flight: &InFlight,
+    facts: &Facts<'_>,
+    route: &Route,
+    body: RequestBody,
+) -> RequestBody {
+    let Some(mirroring) = route.plan.special.as_deref().and_then(|s| s.mirror.as_deref()) else {
+        return body;
+    };
+    let host = host_of(facts.authority).unwrap_or_default();
+    let port = route.backend.key.port_text();
+    let record = in_flight.record.borrow();
+    let values = facts.values(route, &host, &port, &[], record.request_id());
+    let url = mirroring.mirror.target.render(&values);
+    mirrored(in_flight.context(), mirroring, (facts.method, &url), facts.headers, body)
 }
 
 /// The route that forwards a request, and an endpoint.
@@ -204,14 +222,15 @@ fn own_endpoint(
     (!affinity.changes_on_failure || !own.is_resting(now_ms)).then_some(own)
 }
 
-/// The field that gives a client the endpoint that has answered it.
-fn session_cookie(
+/// Gives a client the endpoint that has answered it by a cookie, if the route asks for that.
+fn keep_endpoint(
     in_flight: &InFlight,
-    affinity: &Affinity,
     facts: &Facts<'_>,
     route: &Route,
     upstream: &Upstream,
-) -> Option<HeaderValue> {
+    fields: &mut HeaderMap,
+) {
+    let Some(affinity) = route.affinity() else { return };
     let cookie_facts = CookieFacts {
         path: route.path.as_ref().map_or("/", |(_, path)| path),
         is_https: facts.is_https,
@@ -221,7 +240,10 @@ fn session_cookie(
     let endpoints = route.backend.endpoints();
     let random = || in_flight.context().random();
     let backend = (&route.backend.key, &**endpoints);
-    affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random)
+    let cookie = affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random);
+    if let Some(cookie) = cookie {
+        fields.append(header::SET_COOKIE, cookie);
+    }
 }
 
 /// The hash of what a request is known by, where endpoints are picked by that.
@@ -258,6 +280,12 @@ fn respond(
         in_flight.hold_for_tunnel();
         in_flight.connection.tunnel_to(upstream);
     } else {
+        // A client may send the body that it was not asked for, or its next request: which of them
+        // comes next would not be certain.
+        if upstream.refuses_body() && !in_flight.connection.is_http2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         *response.body_mut() = ResponseBody::of(upstream);
         let record = in_flight.record.borrow();
         let special = record.route.as_ref().and_then(|route| route.plan.special.as_ref());
