@@ -140,7 +140,7 @@ impl WorkerLog {
     /// Logs a request that has ended, if it is to be logged.
     pub(crate) fn log(&self, record: &Record, total: Duration) {
         let Some(line) = record.line.as_deref() else { return };
-        if !line.is_sample && !is_error(record) {
+        if !line.is_sample && !is_error(record) || record.is_unlogged() {
             return;
         }
         let mut clock = self.clock.get();

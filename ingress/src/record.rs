@@ -156,6 +156,12 @@ impl Record {
         }
     }
 
+    /// Whether an annotation leaves it out of the access log.
+    pub(crate) fn is_unlogged(&self) -> bool {
+        let special = self.route.as_ref().and_then(|route| route.plan.special.as_ref());
+        special.is_some_and(|special| special.recording.is_unlogged)
+    }
+
     /// There is a connection to an endpoint.
     pub(crate) fn connected(&mut self) {
         if let Some(line) = &mut self.line {

@@ -50,7 +50,7 @@ const WAF: Support = Refused(Restricts, FALSE);
 const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
-const TRACING: Support = NoEffect("no spans are sent, and traceparent is passed on");
+const TRACING: Support = NoEffect("all requests are traced with --otlp-endpoint, and none without");
 const OLD: Support = NoEffect("no current ingress-nginx reads it");
 const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciphers");
 
@@ -110,7 +110,7 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("default-backend", Unserved("a fallback backend for errors")),
     ("denylist-source-range", Served),
     ("disable-proxy-intercept-errors", NoEffect("it changes error pages, which are not served")),
-    ("enable-access-log", NoEffect("requests are logged at level debug only")),
+    ("enable-access-log", Served),
     ("enable-cors", Served),
     ("enable-global-auth", NoEffect("there is no global authentication")),
     ("enable-influxdb", OLD),

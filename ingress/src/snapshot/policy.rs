@@ -18,6 +18,7 @@ mod endpoints;
 mod headers;
 mod health;
 mod mirror;
+mod recording;
 mod redirect;
 mod retry;
 mod rewrite;
@@ -44,6 +45,7 @@ pub(crate) use self::headers::Headers;
 pub(crate) use self::health::{HealthCheck, Probe};
 pub(crate) use self::mirror::Mirror;
 use self::mirror::MirrorAnnotations;
+pub(crate) use self::recording::Recording;
 pub(crate) use self::redirect::{Redirects, ToHttps};
 pub(crate) use self::retry::Retry;
 use self::retry::RetryAnnotations;
@@ -71,6 +73,7 @@ pub(crate) struct Policy {
     pub(crate) canary: CanaryAnnotations,
     pub(crate) mirror: MirrorAnnotations,
     pub(crate) endpoints: Endpoints,
+    pub(crate) recording: Recording,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
 }
@@ -241,6 +244,7 @@ impl Policy {
             .or_else(|| self.affinity.read(name, value))
             .or_else(|| self.canary.read(name, value))
             .or_else(|| self.mirror.read(name, value))
+            .or_else(|| self.recording.read(name, value))
     }
 
     fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::policy::{Affinity, Mirror, Policy};
+use super::policy::{Affinity, Mirror, Policy, Recording};
 use super::response_rules::ResponseRules;
 use crate::addresses::AddressSet;
 use crate::credentials::Credentials;
@@ -46,6 +46,7 @@ pub(crate) struct Special {
     pub(crate) affinity: Option<Affinity>,
     /// A second server gets a copy of each request.
     pub(crate) mirror: Option<Arc<Mirroring>>,
+    pub(crate) recording: Recording,
 }
 
 /// Where copies of requests go, and how.
@@ -147,6 +148,7 @@ impl Special {
             pace: access.body_rate.map(|rate| (rate, access.body_rate_after)),
             affinity: policy.affinity.affinity().cloned(),
             mirror: policy.mirror.mirror().and_then(Mirroring::of).map(Arc::new),
+            recording: policy.recording,
         }
     }
 
@@ -176,6 +178,7 @@ impl Special {
             || self.pace.is_some()
             || self.affinity.is_some()
             || self.mirror.is_some()
+            || self.recording != Recording::default()
     }
 
     /// Whether a request is let in only after it was counted, or its credentials were compared.

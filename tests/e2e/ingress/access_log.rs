@@ -6,7 +6,8 @@ use nix::sys::signal::Signal;
 use tempfile::NamedTempFile;
 
 use super::kit::{
-    ALL, Client, Endpoint, Speaks, World, eventually, get, ingress, raw, service, status_of,
+    ALL, Client, Endpoint, Speaks, World, annotated, eventually, get, ingress, raw, service,
+    status_of,
 };
 use crate::support::{Net, PATIENCE};
 
@@ -185,6 +186,21 @@ async fn errors_and_samples() {
     let samples = text.lines().filter(|line| line.contains(" 200 ")).count();
     assert!((1..200).contains(&samples), "{samples} of 1500");
     assert_eq!(text.lines().filter(|line| line.contains(" 502 ")).count(), 1);
+}
+
+#[tokio::test]
+async fn an_ingress_is_left_out_by_its_annotation() {
+    let net = Net::new();
+    let _endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
+    let file = NamedTempFile::new().unwrap();
+    let quiet = [("nginx.ingress.kubernetes.io/enable-access-log", "false")];
+    let manifests = manifests() + &annotated("quiet", "quiet.com", "web", &quiet);
+    let flags = ["--log", "warn", "--access-log", "all"];
+    let (world, _) = World::start_writing(net, &manifests, &flags, file.reopen().unwrap());
+    let mut client = Client::connect(&world, Speaks::Http1, "a.com").await;
+    assert_eq!(client.get("quiet.com", "/first").await.status, 200);
+    assert_eq!(client.get("a.com", "/shop/last").await.status, 200);
+    assert!(lines(&file, 1).await[0].contains("/shop/last"));
 }
 
 /// A reader that reads nothing delays no request, and no end of the process.
