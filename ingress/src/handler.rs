@@ -54,6 +54,14 @@ pub(crate) fn handle(
                 response
             }
         };
+        if let Some((cookies, always)) = in_flight.take_cookies()
+            && (always || takes_cookies(response.status()))
+        {
+            let cookies = cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie));
+            cookies.for_each(|(name, value)| {
+                response.headers_mut().append(name, value);
+            });
+        }
         if let Some(edits) = in_flight.take_edits() {
             edits.apply(response.headers_mut());
         }
@@ -101,13 +109,9 @@ async fn answer(
 
     let decide = || decided(in_flight, &facts);
     let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
-    let forwarding = changes(in_flight, exchange.route(), &facts);
-    if let Some(special) = &exchange.route().plan.special
-        && special.is_asked()
-    {
-        let admitted = admit(in_flight, special, exchange.route(), &facts);
-        Box::pin(admitted).await.map_err(with_url)?;
-    }
+    let mut forwarding = changes(in_flight, exchange.route(), &facts);
+    let admitted = let_in(in_flight, exchange.route(), &facts, forwarding.as_deref_mut());
+    admitted.await.map_err(with_url)?;
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
@@ -137,6 +141,26 @@ async fn answer(
     // It serves for the fields of a later response: it is large enough already.
     in_flight.context().keep_fields(std::mem::take(headers));
     Ok(respond(in_flight, upstream, head, fields))
+}
+
+/// Lets a request in if its route asks for anything first, with what that changes of it.
+async fn let_in(
+    in_flight: &InFlight,
+    route: &Route,
+    facts: &Facts<'_>,
+    forwarding: Option<&mut Forwarding>,
+) -> Result<(), Refusal> {
+    let Some(special) = route.plan.special.as_ref().filter(|s| s.is_asked()) else { return Ok(()) };
+    let permission = Box::pin(admit(in_flight, special, route, facts)).await?;
+    if let (Some(permission), Some(forwarding)) = (permission, forwarding) {
+        permission.apply(&mut forwarding.edits);
+    }
+    Ok(())
+}
+
+/// Whether a response gets the cookies of an authentication server unasked, as with ingress-nginx.
+fn takes_cookies(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
 }
 
 /// The route that forwards a request, and an endpoint.

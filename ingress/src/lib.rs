@@ -17,6 +17,7 @@
 mod access_log;
 mod addresses;
 mod admission;
+mod auth_server;
 mod body;
 mod connection;
 mod context;
@@ -25,6 +26,7 @@ mod deadline;
 mod endpoint_tls;
 mod exchange;
 mod explain;
+mod external_auth;
 mod findings;
 pub mod fuzz;
 mod grpc;

@@ -15,6 +15,7 @@ pub(crate) enum Reason {
     Preflight,
     Forbidden,
     Unauthorized,
+    AuthFailed,
     Limited,
     BodyTooLarge,
     BodyTimeout,
@@ -29,7 +30,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 21] = [
+    pub(crate) const ALL: [Reason; 22] = [
         Reason::Malformed,
         Reason::HeadTooLarge,
         Reason::HeadTimeout,
@@ -40,6 +41,7 @@ impl Reason {
         Reason::Preflight,
         Reason::Forbidden,
         Reason::Unauthorized,
+        Reason::AuthFailed,
         Reason::Limited,
         Reason::BodyTooLarge,
         Reason::BodyTimeout,
@@ -65,6 +67,7 @@ impl Reason {
             Reason::Preflight => "preflight",
             Reason::Forbidden => "forbidden",
             Reason::Unauthorized => "unauthorized",
+            Reason::AuthFailed => "auth_failed",
             Reason::Limited => "limited",
             Reason::BodyTooLarge => "body_too_large",
             Reason::BodyTimeout => "body_timeout",

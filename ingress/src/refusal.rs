@@ -51,6 +51,8 @@ pub(crate) enum Refusal {
     Forbidden,
     /// Credentials are missing or wrong: the value of WWW-Authenticate.
     Unauthorized(HeaderValue),
+    /// The authentication server has not said whether the request is let in.
+    AuthFailed,
     /// More requests than the client may send.
     TooManyRequests,
     /// More requests than fit into a window of time.
@@ -149,6 +151,7 @@ impl Refusal {
             Refusal::Preflight => StatusCode::NO_CONTENT,
             Refusal::Forbidden => StatusCode::FORBIDDEN,
             Refusal::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Refusal::AuthFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::TooManyInWindow => StatusCode::TOO_MANY_REQUESTS,
             Refusal::TooManyRequests => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -176,6 +179,7 @@ impl Refusal {
             Refusal::Preflight => Reason::Preflight,
             Refusal::Forbidden => Reason::Forbidden,
             Refusal::Unauthorized(_) => Reason::Unauthorized,
+            Refusal::AuthFailed => Reason::AuthFailed,
             Refusal::TooManyRequests | Refusal::TooManyInWindow => Reason::Limited,
             Refusal::BodyTooLarge => Reason::BodyTooLarge,
             Refusal::ClientTimeout => Reason::BodyTimeout,
@@ -204,8 +208,9 @@ impl Refusal {
             }
             Refusal::Redirect { .. } => "see the Location field",
             Refusal::Preflight => "allowed",
-            Refusal::Forbidden => "the client's address is not allowed",
-            Refusal::Unauthorized(_) => "user and password are needed",
+            Refusal::Forbidden => "the client is not allowed",
+            Refusal::Unauthorized(_) => "credentials are needed",
+            Refusal::AuthFailed => "the authentication server gave no answer that can be used",
             Refusal::TooManyRequests | Refusal::TooManyInWindow => "too many requests",
             Refusal::BodyTooLarge => "the request's body is larger than allowed",
             Refusal::ClientTimeout => "the request's body did not come in time",
@@ -257,7 +262,9 @@ impl Refusal {
         };
         match self {
             Refusal::Method => add(header::ALLOW, &ALLOW),
-            Refusal::Unauthorized(challenge) => add(header::WWW_AUTHENTICATE, challenge),
+            Refusal::Unauthorized(challenge) if !challenge.is_empty() => {
+                add(header::WWW_AUTHENTICATE, challenge);
+            }
             Refusal::TooManyInWindow => add(header::RETRY_AFTER, &RETRY_AFTER),
             Refusal::Redirect { location, .. } => add(header::LOCATION, location),
             _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => {

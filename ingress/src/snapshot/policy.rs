@@ -15,6 +15,7 @@ mod canary;
 mod cors;
 mod credentials;
 mod endpoints;
+mod external_auth;
 mod headers;
 mod health;
 mod redirect;
@@ -39,6 +40,7 @@ pub(crate) use self::canary::{CanaryRules, Side};
 pub(crate) use self::cors::{Cors, Origins};
 pub(crate) use self::credentials::BasicAuth;
 pub(crate) use self::endpoints::Endpoints;
+pub(crate) use self::external_auth::{AuthUrl, ExternalAuth};
 pub(crate) use self::headers::Headers;
 pub(crate) use self::health::{HealthCheck, Probe};
 pub(crate) use self::redirect::{Redirects, ToHttps};
@@ -59,6 +61,7 @@ pub(crate) struct Policy {
     pub(crate) rewriting: Rewriting,
     pub(crate) access: Access,
     pub(crate) basic: BasicAuth,
+    pub(crate) external_auth: ExternalAuth,
     pub(crate) cors: Cors,
     pub(crate) headers: Headers,
     pub(crate) transfer: Transfer,
@@ -228,6 +231,7 @@ impl Policy {
             .or_else(|| self.rewriting.read(name, value))
             .or_else(|| self.access.read(name, value))
             .or_else(|| self.basic.read(name, value))
+            .or_else(|| self.external_auth.read(name, value))
             .or_else(|| self.cors.read(name, value))
             .or_else(|| self.headers.read(name, value))
             .or_else(|| self.transfer.read(name, value))
@@ -372,11 +376,7 @@ mod tests {
     /// Each of these was served as if the annotation were not there.
     #[test]
     fn an_annotation_that_restricts_or_diverts_never_leaves_a_plain_route() {
-        let restricting = [
-            ("auth-url", "http://auth.example/"),
-            ("auth-tls-match-cn", "CN=me"),
-            ("enable-modsecurity", "true"),
-        ];
+        let restricting = [("auth-tls-match-cn", "CN=me"), ("enable-modsecurity", "true")];
         let diverting = [("ssl-passthrough", "true")];
         let snippets =
             ["configuration-snippet", "server-snippet", "auth-snippet", "modsecurity-snippet"];

@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::policy::{Affinity, Policy};
+use super::policy::{Affinity, AuthUrl, ExternalAuth, Policy};
 use super::response_rules::ResponseRules;
 use crate::addresses::AddressSet;
+use crate::auth_server::AuthServer;
 use crate::credentials::Credentials;
 use crate::template::Template;
 use crate::zone::Zone;
@@ -33,6 +34,7 @@ pub(crate) struct Special {
     pub(crate) any: bool,
     pub(crate) limits: Option<LimitRules>,
     pub(crate) basic: Option<BasicRules>,
+    pub(crate) external: Option<AuthRules>,
     /// Fields for endpoints; without a text, the client's is left out.
     pub(crate) request_fields: Vec<(HeaderName, Option<Template>)>,
     /// Connections to endpoints are used once.
@@ -75,6 +77,42 @@ pub(crate) struct LimitRules {
     pub(crate) words: String,
 }
 
+/// How another server is asked about requests.
+#[derive(Clone, Debug)]
+pub(crate) struct AuthRules {
+    pub(crate) server: Arc<AuthServer>,
+    /// Path and query.
+    pub(crate) target: Template,
+    pub(crate) method: Option<Method>,
+    pub(crate) signin: Option<Template>,
+    pub(crate) signin_param: Box<str>,
+    pub(crate) response_fields: Arc<[HeaderName]>,
+    pub(crate) request_redirect: Option<Template>,
+    pub(crate) always_sets_cookie: bool,
+}
+
+impl AuthRules {
+    /// Connections are kept while the server stays where it is.
+    fn of(policy: &ExternalAuth, before: Option<&AuthRules>) -> Option<AuthRules> {
+        let AuthUrl { is_https, host, port, target } = policy.url.as_ref()?;
+        let kept = before.filter(|rules| rules.server.is_at(*is_https, host, *port));
+        let server = match kept {
+            Some(kept) => kept.server.clone(),
+            None => Arc::new(AuthServer::new(*is_https, host, *port).ok()?),
+        };
+        Some(AuthRules {
+            server,
+            target: target.clone(),
+            method: policy.method.clone(),
+            signin: policy.signin.clone(),
+            signin_param: policy.signin_param.clone().unwrap_or_else(|| "rd".into()),
+            response_fields: policy.response_fields.clone().into(),
+            request_redirect: policy.request_redirect.clone(),
+            always_sets_cookie: policy.always_sets_cookie,
+        })
+    }
+}
+
 /// How credentials are asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct BasicRules {
@@ -114,6 +152,10 @@ impl Special {
             basic: credentials
                 .zip(challenge.ok())
                 .map(|(credentials, challenge)| BasicRules { challenge, credentials }),
+            external: AuthRules::of(
+                &policy.external_auth,
+                before.and_then(|before| before.external.as_ref()),
+            ),
             request_fields: headers.request.clone(),
             close: headers.close,
             response: ResponseRules::of(policy),
@@ -130,7 +172,7 @@ impl Special {
 
     /// The same without a question for credentials.
     pub(super) fn without_credentials(&self) -> Special {
-        Special { basic: None, ..self.clone() }
+        Special { basic: None, external: None, ..self.clone() }
     }
 
     /// Whether there is anything beside forwarding.
@@ -156,7 +198,7 @@ impl Special {
 
     /// Whether there is another way in than an address.
     pub(crate) fn asks_credentials(&self) -> bool {
-        self.basic.is_some()
+        self.basic.is_some() || self.external.is_some()
     }
 }
 
