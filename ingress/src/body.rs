@@ -3,12 +3,16 @@
 //! Hyper's type stands nowhere else. Left out: how a body is framed for an endpoint, which is the
 //! upstream connection's to decide.
 
+mod copy;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
+
+pub(crate) use self::copy::{BodyCopy, CopiedBody, copy};
 
 /// The client ended the body early, or broke its framing.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +24,8 @@ pub(crate) struct BodyBroken(#[source] hyper::Error);
 pub(crate) enum RequestBody {
     /// A client's HTTP/1.1 connection or HTTP/2 stream, which hyper reads.
     Hyper(Incoming),
+    /// The same, of which a second server gets a copy.
+    Copied(Box<(Incoming, BodyCopy)>),
     /// None.
     Empty,
 }
@@ -29,6 +35,7 @@ impl RequestBody {
     pub(crate) fn is_ended(&self) -> bool {
         match self {
             RequestBody::Hyper(incoming) => incoming.is_end_stream(),
+            RequestBody::Copied(copied) => copied.0.is_end_stream(),
             RequestBody::Empty => true,
         }
     }
@@ -41,6 +48,19 @@ impl RequestBody {
         match self {
             RequestBody::Hyper(incoming) => {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyBroken)))
+            }
+            RequestBody::Copied(copied) => {
+                let (incoming, copy) = &mut **copied;
+                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    copy.push(data);
+                }
+                if frame.is_none() || incoming.is_end_stream() {
+                    copy.finish();
+                }
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyBroken)))
             }
             RequestBody::Empty => Poll::Ready(None),

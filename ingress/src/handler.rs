@@ -16,6 +16,7 @@ use crate::exchange::{Decided, Exchange};
 use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
 use crate::in_flight::InFlight;
+use crate::mirror::mirrored;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
@@ -23,7 +24,7 @@ use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
 use crate::snapshot::{
-    Affinity, CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
+    CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
 };
 use crate::upstream::{Head, Upstream};
 
@@ -88,6 +89,8 @@ async fn answer(
     let origin = &in_flight.connection.origin;
     let checked = check(method, uri, version, headers, &body, settings.max_header_bytes)?;
     let Checked { survey, framing, authority, path } = checked;
+    let is_complete = framing == Framing::None && survey.asks_to_close(headers);
+    in_flight.connection.set_complete(is_complete);
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let server_name = in_flight.connection.server_name.as_deref();
@@ -128,14 +131,12 @@ async fn answer(
         is_http2: version == Version::HTTP_2,
         edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
+    let is_upgrade = head.upgrade.is_some();
+    let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
-    if let Some(affinity) = exchange.route().affinity()
-        && !exchange.is_own(&upstream.endpoint)
-        && let Some(cookie) =
-            session_cookie(in_flight, affinity, &facts, exchange.route(), &upstream)
-    {
-        fields.append(header::SET_COOKIE, cookie);
+    if !exchange.is_own(&upstream.endpoint) {
+        keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }
     drop(exchange);
     // It serves for the fields of a later response: it is large enough already.
@@ -161,6 +162,24 @@ async fn let_in(
 /// Whether a response gets the cookies of an authentication server unasked, as with ingress-nginx.
 fn takes_cookies(status: StatusCode) -> bool {
     matches!(status.as_u16(), 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
+}
+
+/// The request's body, of which another server gets a copy if the route has a mirror.
+fn copied(
+    in_flight: &InFlight,
+    facts: &Facts<'_>,
+    route: &Route,
+    body: RequestBody,
+) -> RequestBody {
+    let Some(mirroring) = route.plan.special.as_deref().and_then(|s| s.mirror.as_deref()) else {
+        return body;
+    };
+    let host = host_of(facts.authority).unwrap_or_default();
+    let port = route.backend.key.port_text();
+    let record = in_flight.record.borrow();
+    let values = facts.values(route, &host, &port, &[], record.request_id());
+    let url = mirroring.mirror.target.render(&values);
+    mirrored(in_flight.context(), mirroring, (facts.method, &url), facts.headers, body)
 }
 
 /// The route that forwards a request, and an endpoint.
@@ -227,14 +246,15 @@ fn own_endpoint(
     (!affinity.changes_on_failure || !own.is_resting(now_ms)).then_some(own)
 }
 
-/// The field that gives a client the endpoint that has answered it.
-fn session_cookie(
+/// Gives a client the endpoint that has answered it by a cookie, if the route asks for that.
+fn keep_endpoint(
     in_flight: &InFlight,
-    affinity: &Affinity,
     facts: &Facts<'_>,
     route: &Route,
     upstream: &Upstream,
-) -> Option<HeaderValue> {
+    fields: &mut HeaderMap,
+) {
+    let Some(affinity) = route.affinity() else { return };
     let cookie_facts = CookieFacts {
         path: route.path.as_ref().map_or("/", |(_, path)| path),
         is_https: facts.is_https,
@@ -244,7 +264,10 @@ fn session_cookie(
     let endpoints = route.backend.endpoints();
     let random = || in_flight.context().random();
     let backend = (&route.backend.key, &**endpoints);
-    affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random)
+    let cookie = affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random);
+    if let Some(cookie) = cookie {
+        fields.append(header::SET_COOKIE, cookie);
+    }
 }
 
 /// The hash of what a request is known by, where endpoints are picked by that.

@@ -15,6 +15,7 @@ mod https_endpoints;
 mod interim;
 mod kit;
 mod limits;
+mod mirror;
 mod proxy_protocol;
 mod proxying;
 mod records;

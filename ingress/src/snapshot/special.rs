@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::policy::{Affinity, AuthUrl, ExternalAuth, Policy};
+use super::policy::{Affinity, AuthUrl, ExternalAuth, Mirror, Policy};
 use super::response_rules::ResponseRules;
 use crate::addresses::AddressSet;
 use crate::auth_server::AuthServer;
 use crate::credentials::Credentials;
+use crate::endpoint_tls::{EndpointTls, TlsSpec};
 use crate::template::Template;
+use crate::wire::{TlsWire, Wire};
 use crate::zone::Zone;
 
 /// What a route does beside forwarding a request as it is.
@@ -44,6 +46,31 @@ pub(crate) struct Special {
     pub(crate) pace: Option<(u64, u64)>,
     /// Clients keep their endpoints by a cookie.
     pub(crate) affinity: Option<Affinity>,
+    /// A second server gets a copy of each request.
+    pub(crate) mirror: Option<Arc<Mirroring>>,
+}
+
+/// Where copies of requests go, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Mirroring {
+    pub(crate) mirror: Mirror,
+    pub(crate) wire: Wire,
+}
+
+impl Mirroring {
+    fn of(mirror: Mirror) -> Option<Mirroring> {
+        let name: Box<str> = mirror.authority.host().into();
+        let tls = match mirror.is_https {
+            true => {
+                let spec =
+                    TlsSpec { name: Some(name.clone()), tells_name: true, ..TlsSpec::default() };
+                let settings = Arc::new(EndpointTls::new(spec, None).ok()?);
+                Some(Arc::new(TlsWire { settings, name: Some(name.into()) }))
+            }
+            false => None,
+        };
+        Some(Mirroring { mirror, wire: Wire { is_http2: false, tls } })
+    }
 }
 
 /// A redirect of requests.
@@ -161,6 +188,7 @@ impl Special {
             response: ResponseRules::of(policy),
             pace: access.body_rate.map(|rate| (rate, access.body_rate_after)),
             affinity: policy.affinity.affinity().cloned(),
+            mirror: policy.mirror.mirror().and_then(Mirroring::of).map(Arc::new),
         }
     }
 
@@ -189,6 +217,7 @@ impl Special {
             || self.response.is_some()
             || self.pace.is_some()
             || self.affinity.is_some()
+            || self.mirror.is_some()
     }
 
     /// Whether a request is let in only after it was counted, or its credentials were compared.
