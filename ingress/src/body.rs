@@ -20,6 +20,8 @@ pub(crate) struct BodyBroken(#[source] hyper::Error);
 pub(crate) enum RequestBody {
     /// A client's HTTP/1.1 connection or HTTP/2 stream, which hyper reads.
     Hyper(Incoming),
+    /// Of a request that has none.
+    Empty,
 }
 
 impl RequestBody {
@@ -27,6 +29,7 @@ impl RequestBody {
     pub(crate) fn is_ended(&self) -> bool {
         match self {
             RequestBody::Hyper(incoming) => incoming.is_end_stream(),
+            RequestBody::Empty => true,
         }
     }
 
@@ -40,6 +43,7 @@ impl RequestBody {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyBroken)))
             }
+            RequestBody::Empty => Poll::Ready(None),
         }
     }
 }

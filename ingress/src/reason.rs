@@ -16,6 +16,7 @@ pub(crate) enum Reason {
     Forbidden,
     Unauthorized,
     Limited,
+    ErrorPage,
     BodyTooLarge,
     BodyTimeout,
     NotReady,
@@ -29,7 +30,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 21] = [
+    pub(crate) const ALL: [Reason; 22] = [
         Reason::Malformed,
         Reason::HeadTooLarge,
         Reason::HeadTimeout,
@@ -41,6 +42,7 @@ impl Reason {
         Reason::Forbidden,
         Reason::Unauthorized,
         Reason::Limited,
+        Reason::ErrorPage,
         Reason::BodyTooLarge,
         Reason::BodyTimeout,
         Reason::NotReady,
@@ -66,6 +68,7 @@ impl Reason {
             Reason::Forbidden => "forbidden",
             Reason::Unauthorized => "unauthorized",
             Reason::Limited => "limited",
+            Reason::ErrorPage => "error_page",
             Reason::BodyTooLarge => "body_too_large",
             Reason::BodyTimeout => "body_timeout",
             Reason::NotReady => "not_ready",

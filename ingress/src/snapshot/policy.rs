@@ -15,6 +15,7 @@ mod canary;
 mod cors;
 mod credentials;
 mod endpoints;
+mod errors;
 mod headers;
 mod health;
 mod redirect;
@@ -39,6 +40,7 @@ pub(crate) use self::canary::{CanaryRules, Side};
 pub(crate) use self::cors::{Cors, Origins};
 pub(crate) use self::credentials::BasicAuth;
 pub(crate) use self::endpoints::Endpoints;
+pub(crate) use self::errors::Errors;
 pub(crate) use self::headers::Headers;
 pub(crate) use self::health::{HealthCheck, Probe};
 pub(crate) use self::redirect::{Redirects, ToHttps};
@@ -61,6 +63,7 @@ pub(crate) struct Policy {
     pub(crate) basic: BasicAuth,
     pub(crate) cors: Cors,
     pub(crate) headers: Headers,
+    pub(crate) errors: Errors,
     pub(crate) transfer: Transfer,
     pub(crate) balance: BalanceAnnotations,
     pub(crate) retry: RetryAnnotations,
@@ -105,6 +108,10 @@ impl Refusing {
     /// What to do.
     pub(crate) fn help(self) -> &'static str {
         match self {
+            Refusing::Unsupported(Effect::Snippet) => {
+                "write fields as switchyard.dev/request-headers and response-headers, and \
+                 redirects as permanent-redirect; see docs/migrate-ingress-nginx.md"
+            }
             Refusing::Unsupported(_) => {
                 "remove the annotation if the routes may be served without it"
             }
@@ -230,6 +237,7 @@ impl Policy {
             .or_else(|| self.basic.read(name, value))
             .or_else(|| self.cors.read(name, value))
             .or_else(|| self.headers.read(name, value))
+            .or_else(|| self.errors.read(name, value))
             .or_else(|| self.transfer.read(name, value))
             .or_else(|| self.balance.read(name, value))
             .or_else(|| self.endpoints.read(name, value))
