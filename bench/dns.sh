@@ -200,7 +200,7 @@ for round in $(seq 0 "$rounds"); do
   [ "$round" != 0 ] || rm -f "$out/measured"
 done
 missed=0
-awk -f bench/dns/table.awk <(echo "$bounds") "$out/measured" || missed=1
+awk -f bench/table.awk -v unit=query <(echo "$bounds") "$out/measured" || missed=1
 for server in nsd knot unbound dnsdist ours; do
   [ -n "${pid_of[$server]:-}" ] || continue
   printf 'resident: %s %s kB\n' "$server" "$(resident_kb "$server")"

@@ -1,212 +1,172 @@
 #!/usr/bin/env bash
-# CPU time a proxied request takes, beside nginx in front of the same endpoint.
+# CPU time that a proxied request takes, beside nginx and HAProxy in front of the same endpoint.
 #
-#   bench/ingress.sh [ROUNDS] [SECONDS]        default: 7 rounds of 4 seconds
+#   bench/ingress.sh [ROUNDS] [SECONDS]        default: 7 rounds of 2 seconds for each load and server
 #
 # One core serves; the other asks (wrk, h2load) and is the endpoint, an nginx that answers from
-# memory. Rounds alternate between the two servers, so that what else the machine does falls on
-# both; what counts is user and system time of the server's processes for each answered request,
-# as a median of the rounds. Both keep connections on either side, set the same X-Forwarded
-# fields, and write no access log. Three kinds of load: kept HTTP/1.1 connections, which the goal
-# is for; then, to know, the same over TLS, and HTTP/2 over TLS.
+# memory. Each round gives each load to each server in turn, so that what else the machine does falls
+# on all; what counts is user and system time of all threads of the server for each answered request,
+# as a median of the rounds. Ours has metrics on. The loads:
 #
-# Needs nginx, wrk, h2load, openssl, curl and two cores. SWITCHYARD=path takes a binary that is
-# built already. Exit 1 when the ratio for HTTP/1.1 is above 1.05.
+#   kept        HTTP/1.1, 64 connections that are kept
+#   new         HTTP/1.1, a new connection for each request
+#   tls         as kept, over TLS
+#   handshakes  as new, over TLS: a full handshake for each request
+#   http2       HTTP/2 over TLS, 8 connections with 16 requests at a time
+#   grpc        unary calls over HTTP/2 without TLS, to an endpoint that speaks it as well
+#   64k, 10m    responses of 64 KiB and 10 MiB
+#   routes      as kept, with 10,000 Ingresses
+#   plan        as kept, on a route with rewrite, CORS, limits and lists of addresses
+#   log         as kept, with an access log of all requests
+#
+# Needs nginx, wrk, h2load, openssl, curl and two cores; HAProxy is left out if it is missing.
+# SWITCHYARD=path takes a binary that is built already; LOADS="kept new" runs only these loads. Exit 1
+# if a bound is missed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . bench/prepare.sh
 
 rounds=${1:-7}
-seconds=${2:-4}
-connections=64
-http2_connections=8
-http2_streams=16
+seconds=${2:-2}
 host=app.example
-port_endpoint=18000
-port_nginx=18001
-port_nginx_tls=18002
-port_ours=18003
-port_ours_tls=18004
-admin=127.0.0.1:17421
+
+# What is measured: load, tool, scheme of its port, host, path, servers in turn.
+loads="kept wrk http $host / ours nginx haproxy
+new close http $host / ours nginx haproxy
+tls wrk https $host / ours nginx haproxy
+handshakes close https $host / ours nginx haproxy
+http2 h2load https $host / ours nginx haproxy
+grpc call h2c grpc.example / ours nginx haproxy
+64k wrk http $host /64k ours nginx haproxy
+10m few http $host /10m ours nginx haproxy
+routes wrk http $host / ours-routes
+plan wrk http plan.example /old/path ours
+log wrk http $host / ours-log nginx-log"
+# What is wanted: load, most that ours may take of the best peer's time, peers.
+bounds='kept 0.92 nginx
+kept - haproxy
+new 1.00 nginx
+new - haproxy
+tls 0.72 nginx
+tls - haproxy
+handshakes 0.60 nginx
+handshakes - haproxy
+http2 0.70 nginx
+http2 0.92 haproxy
+grpc 0.85 nginx haproxy
+64k 1.00 nginx
+64k - haproxy
+10m 1.00 nginx
+10m - haproxy
+routes 1.05 =kept
+plan 1.05 =kept
+log 1.10 =kept
+log - nginx'
 
 needs nginx wrk h2load openssl curl taskset
 needs_two_cores
 build_switchyard
 
 begin
-
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 \
   -subj "/CN=$host" -addext "subjectAltName=DNS:$host" \
   -keyout "$out/tls.key" -out "$out/tls.crt" 2>/dev/null
+# A message of five octets, as gRPC frames it.
+printf '\0\0\0\0\005hello' >"$out/call"
+. bench/ingress/servers.sh
+start_endpoint
+start_nginx nginx off
+start_nginx nginx-log "$out/nginx.access"
+! command -v haproxy >/dev/null || start_haproxy
+start_ours ours 0
+start_ours ours-routes 10000
+start_ours ours-log 0 --access-log all
 
-common="daemon off; worker_processes 1; error_log $out/nginx.log crit;
-events { worker_connections 4096; }"
-http="access_log off; keepalive_timeout 600s; keepalive_requests 1000000000; tcp_nodelay on;
-  client_body_temp_path $out; proxy_temp_path $out; fastcgi_temp_path $out; uwsgi_temp_path $out;
-  scgi_temp_path $out;"
-cat >"$out/endpoint.conf" <<CONF
-pid $out/endpoint.pid; $common
-http { $http
-  server { listen 127.0.0.1:$port_endpoint; location / { return 200 "hello from the endpoint\n"; } }
+# All must say the same, or a comparison means nothing.
+ask() { # server scheme host path
+  local -a how=(--http1.1)
+  [ "$2" != h2c ] || how=(--http2-prior-knowledge -X POST --data-binary "@$out/call"
+    -H 'content-type: application/grpc' -H 'te: trailers')
+  local scheme=${2/h2c/http}
+  curl -sSk --max-time 5 "${how[@]}" --connect-to "::127.0.0.1:${port[$1/$2]}" "$scheme://$3$4" 2>&1
 }
-CONF
-cat >"$out/nginx.conf" <<CONF
-pid $out/nginx.pid; $common
-http { $http
-  upstream web { server 127.0.0.1:$port_endpoint; keepalive 256; keepalive_requests 1000000000; }
-  server {
-    listen 127.0.0.1:$port_nginx;
-    listen 127.0.0.1:$port_nginx_tls ssl http2;
-    server_name $host;
-    ssl_certificate $out/tls.crt;
-    ssl_certificate_key $out/tls.key;
-    location / {
-      proxy_pass http://web;
-      proxy_http_version 1.1;
-      proxy_set_header Connection "";
-      proxy_set_header Host \$http_host;
-      proxy_set_header X-Forwarded-For \$remote_addr;
-      proxy_set_header X-Forwarded-Proto \$scheme;
-      proxy_set_header X-Forwarded-Host \$http_host;
-      proxy_set_header X-Forwarded-Port \$server_port;
-      proxy_set_header X-Real-IP \$remote_addr;
-      proxy_set_header X-Request-Id \$request_id;
-    }
-  }
+answers() { # server scheme host path
+  case $4 in
+    /64k) [ "$(ask "$@" | wc -c)" = 65536 ] ;;
+    /10m) [ "$(ask "$@" | wc -c)" = 10485760 ] ;;
+    *) [ "$(ask "$@")" = "$([ "$2" = h2c ] && echo 12345 || echo hello from the endpoint)" ] ;;
+  esac
 }
-CONF
-mkdir "$out/folder"
-cat >"$out/folder/all.yaml" <<YAML
-apiVersion: v1
-kind: Service
-metadata: { name: web, namespace: default }
-spec: { ports: [{ name: http, port: 80 }] }
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: { name: web-1, namespace: default, labels: { kubernetes.io/service-name: web } }
-addressType: IPv4
-ports: [{ name: http, port: $port_endpoint }]
-endpoints: [{ addresses: [127.0.0.1] }]
----
-apiVersion: v1
-kind: Secret
-metadata: { name: tls, namespace: default }
-type: kubernetes.io/tls
-data: { tls.crt: $(base64 -w0 "$out/tls.crt"), tls.key: $(base64 -w0 "$out/tls.key") }
----
-apiVersion: networking.k8s.io/v1
-kind: Ingress
-metadata: { name: web, namespace: default }
-spec:
-  ingressClassName: switchyard
-  tls: [{ hosts: [$host], secretName: tls }]
-  rules:
-  - host: $host
-    http:
-      paths:
-      - { path: /, pathType: Prefix, backend: { service: { name: web, port: { number: 80 } } } }
-YAML
+is_wanted() { case " ${LOADS:-$1} " in *" $1 "*) ;; *) return 1 ;; esac; }
+while read -r what _ scheme of_host path servers; do
+  is_wanted "$what" || continue
+  for server in $servers; do
+    [ -n "${pid_of[$server]:-}" ] || continue
+    waited=0
+    until answers "$server" "$scheme" "$of_host" "$path" 2>/dev/null; do
+      sleep 0.1
+      waited=$((waited + 1))
+      [ "$waited" -lt 300 ] || {
+        echo "$server does not answer for the load $what:" >&2
+        ask "$server" "$scheme" "$of_host" "$path" | head -c 300 >&2
+        tail -n 5 "$out/$server.log" >&2
+        exit 1
+      }
+    done
+  done
+done <<<"$loads"
 
-taskset -c "${cores[1]}" nginx -c "$out/endpoint.conf" &
-pids+=($!)
-taskset -c "${cores[0]}" nginx -c "$out/nginx.conf" &
-pids+=($!)
-nginx_pid=$!
-taskset -c "${cores[0]}" "$SWITCHYARD" ingress --feed "$out/folder" --workers 1 \
-  --http "127.0.0.1:$port_ours" --https "127.0.0.1:$port_ours_tls" --admin "$admin" \
-  --log warn,feed=error 2>"$out/ours.log" &
-pids+=($!)
-ours_pid=$!
+load() { # server tool scheme host path
+  local at="127.0.0.1:${port[$1/$3]}"
+  local -a command
+  case $2 in
+    wrk) command=(wrk -t1 -c64 -d"${seconds}s" -H "Host: $4" "$3://$at$5") ;;
+    few) command=(wrk -t1 -c4 -d"${seconds}s" -H "Host: $4" "$3://$at$5") ;;
+    close) command=(wrk -t1 -c64 -d"${seconds}s" -H "Host: $4" -H 'Connection: close' "$3://$at$5") ;;
+    h2load) command=(h2load -t1 -c8 -m16 -D "$seconds" --connect-to="$at" "https://$4$5") ;;
+    call) command=(h2load -t1 -c8 -m16 -D "$seconds" --connect-to="$at" -d "$out/call"
+      -H 'content-type: application/grpc' -H 'te: trailers' "http://$4$5") ;;
+  esac
+  timeout 60 taskset -c "${cores[1]}" "${command[@]}" >"$out/load" 2>&1 ||
+    { echo "failed for $1: ${command[*]}" >&2; cat "$out/load" >&2; exit 1; }
+}
+# Adds "load, server, CPU microseconds a request, requests a second, lost, failed" to `measured`.
+# wrk counts a connection that its server closes, as it was asked to, as a read error.
+measure() { # load server tool scheme host path
+  local before after
+  before=$(cpu_ns "$2")
+  load "${@:2}"
+  after=$(cpu_ns "$2")
+  awk -v what="$1 ${2%%-*}" -v ns=$((after - before)) '
+    /requests in/ { done = $1 } /^Requests\/sec:/ { rate = $2 } /Non-2xx/ { failed += $NF }
+    /Socket errors:/ { gsub(",", ""); lost += $4 + $8 + $10 }
+    /^finished in/ { rate = $4 } /^requests:/ { done = $6; lost += $12 + $14 }
+    /^status codes:/ { failed += $5 + $7 + $9 }
+    END {
+      if (!done) { print what ": no request was answered" > "/dev/stderr"; exit 1 }
+      printf "%s %.3f %d %d %d\n", what, ns / 1000 / done, rate, lost, failed
+    }' "$out/load" >>"$out/measured"
+}
 
-# Both must say the same, or a comparison means nothing.
-ask() {
-  curl -sk --max-time 2 --cacert "$out/tls.crt" --resolve "$host:$1:127.0.0.1" "$2://$host:$1/x?y"
-}
-expected="hello from the endpoint"
-same() {
-  [ "$(ask "$port_nginx" http)" = "$expected" ] && [ "$(ask "$port_ours" http)" = "$expected" ] &&
-    [ "$(ask "$port_nginx_tls" https)" = "$expected" ] &&
-    [ "$(ask "$port_ours_tls" https)" = "$expected" ]
-}
-waited=0
-until same; do
-  sleep 0.1
-  waited=$((waited + 1))
-  [ "$waited" -lt 300 ] || { echo "the servers do not start:" >&2; cat "$out"/*.log >&2; exit 1; }
+printf '%s rounds of %s s, servers on core %s, load and endpoint on core %s\n' \
+  "$rounds" "$seconds" "${cores[0]}" "${cores[1]}"
+# Round 0 is not counted: it fills pools and the memory of all servers.
+for round in $(seq 0 "$rounds"); do
+  while read -r what tool scheme of_host path servers; do
+    is_wanted "$what" || continue
+    for server in $servers; do
+      [ -n "${pid_of[$server]:-}" ] || continue
+      measure "$what" "$server" "$tool" "$scheme" "$of_host" "$path"
+    done
+  done <<<"$loads"
+  [ "$round" != 0 ] || rm -f "$out/measured"
+  : >"$out/ours-log.access"
+  : >"$out/nginx.access"
 done
-
-cpu_ticks() {
-  local pid sum=0 stat
-  for pid in $(family "$1"); do
-    stat=$(cat "/proc/$pid/stat" 2>/dev/null) || continue
-    # shellcheck disable=SC2086
-    set -- ${stat##*) }
-    sum=$((sum + ${12} + ${13}))
-  done
-  echo "$sum"
-}
-resident_kb() {
-  local pid sum=0
-  for pid in $(family "$1"); do
-    sum=$((sum + $(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status")))
-  done
-  echo "$sum"
-}
-ticks=$(getconf CLK_TCK)
-
-# The loads: each prints the requests that were answered with 200.
-load() {
-  local kind=$1 port=$2
-  case $kind in
-  http1) wrk -t1 -c"$connections" -d"${seconds}s" -H "Host: $host" "http://127.0.0.1:$port/" ;;
-  tls) wrk -t1 -c"$connections" -d"${seconds}s" -H "Host: $host" "https://127.0.0.1:$port/" ;;
-  http2) h2load -t1 -c"$http2_connections" -m"$http2_streams" -D "$seconds" \
-    --connect-to="127.0.0.1:$port" "https://$host:$port/" ;;
-  esac >"$out/load" 2>&1
-  if grep -qE 'Non-2xx|Socket errors|[1-9][0-9]* (failed|errored|timeout)' "$out/load"; then
-    echo "the load had errors:" >&2
-    cat "$out/load" >&2
-    exit 1
-  fi
-  awk '/requests in/ { print $1 } /^requests:/ { print $8 }' "$out/load"
-}
-export -f load
-export seconds connections http2_connections http2_streams host out
-
-# One round: "CPU microseconds a request, requests a second".
-round() {
-  local kind=$1 port=$2 pid=$3 before after done
-  before=$(cpu_ticks "$pid")
-  done=$(taskset -c "${cores[1]}" bash -c "load $kind $port")
-  after=$(cpu_ticks "$pid")
-  awk -v ticks=$((after - before)) -v hz="$ticks" -v done="$done" -v seconds="$seconds" \
-    'BEGIN { printf "%.3f %d\n", ticks / hz * 1e6 / done, done / seconds }'
-}
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
-
-# All rounds of one kind; prints the ratio of the medians last.
-compare() {
-  local kind=$1 nginx_port=$2 ours_port=$3 number nginx_us nginx_rate ours_us ours_rate
-  printf '\n%-6s %30s %32s\n' "$kind" "nginx: µs/request (req/s)" "switchyard: µs/request (req/s)"
-  for number in $(seq "$rounds"); do
-    read -r nginx_us nginx_rate < <(round "$kind" "$nginx_port" "$nginx_pid")
-    read -r ours_us ours_rate < <(round "$kind" "$ours_port" "$ours_pid")
-    echo "$nginx_us" >>"$out/$kind.nginx"
-    echo "$ours_us" >>"$out/$kind.ours"
-    printf '%-6s %29s %31s\n' "$number" "$nginx_us ($nginx_rate)" "$ours_us ($ours_rate)"
-  done
-  nginx_us=$(median <"$out/$kind.nginx")
-  ours_us=$(median <"$out/$kind.ours")
-  ratio=$(awk -v a="$ours_us" -v b="$nginx_us" 'BEGIN { printf "%.3f", a / b }')
-  echo "CPU a request, median: nginx $nginx_us µs, switchyard $ours_us µs, ratio $ratio"
-}
-
-echo "$rounds rounds of $seconds s, server on core ${cores[0]}, load and endpoint on ${cores[1]}"
-compare tls "$port_nginx_tls" "$port_ours_tls"
-compare http2 "$port_nginx_tls" "$port_ours_tls"
-compare http1 "$port_nginx" "$port_ours"
-echo
-echo "resident: nginx $(resident_kb "$nginx_pid") kB, switchyard $(resident_kb "$ours_pid") kB"
-echo "kept HTTP/1.1 connections: ratio $ratio (at most 1.05)"
-awk -v ratio="$ratio" 'BEGIN { exit ratio > 1.05 }'
+missed=0
+awk -f bench/table.awk -v unit=request <(echo "$bounds") "$out/measured" || missed=1
+for server in nginx haproxy ours; do
+  [ -n "${pid_of[$server]:-}" ] || continue
+  printf 'resident: %s %s kB\n' "$server" "$(resident_kb "$server")"
+done
+exit "$missed"

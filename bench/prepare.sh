@@ -48,3 +48,28 @@ finish() {
   wait 2>/dev/null || true
   rm -rf "$out"
 }
+
+# Starts a server of a test; `pid_of[SERVER]` is its process then, and `declare -A pid_of` is needed.
+start() { # server core command…
+  taskset -c "$2" "${@:3}" >"$out/$1.log" 2>&1 &
+  pid_of[$1]=$!
+  pids+=($!)
+}
+
+# User and system time of all its threads, as the kernel counts it.
+cpu_ns() { # server
+  local pid file ns sum=0
+  for pid in $(family "${pid_of[$1]}"); do
+    for file in "/proc/$pid/task"/*/schedstat; do
+      read -r ns _ <"$file" && sum=$((sum + ns))
+    done
+  done
+  echo "$sum"
+}
+resident_kb() { # server
+  local pid sum=0
+  for pid in $(family "${pid_of[$1]}"); do
+    sum=$((sum + $(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status")))
+  done
+  echo "$sum"
+}

@@ -11,12 +11,6 @@ for server in upstream nsd knot unbound dnsdist ours; do
 done
 admin=127.0.0.1:$((next_port++))
 
-start() { # server core command…
-  taskset -c "$2" "${@:3}" >"$out/$1.log" 2>&1 &
-  pid_of[$1]=$!
-  pids+=($!)
-}
-
 # minimal-responses: nothing in the authority section that was not asked for.
 start_nsd() { # server core zone file
   mkdir "$out/$1"
@@ -134,20 +128,3 @@ start_ours() {
     --tls-cert "$out/cert.pem" --tls-key "$out/key.pem" --admin "$admin" --log info,dns=debug
 }
 
-# User and system time of all its threads, as the kernel counts it.
-cpu_ns() { # server
-  local pid file ns sum=0
-  for pid in $(family "${pid_of[$1]}"); do
-    for file in "/proc/$pid/task"/*/schedstat; do
-      read -r ns _ <"$file" && sum=$((sum + ns))
-    done
-  done
-  echo "$sum"
-}
-resident_kb() { # server
-  local pid sum=0
-  for pid in $(family "${pid_of[$1]}"); do
-    sum=$((sum + $(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status")))
-  done
-  echo "$sum"
-}

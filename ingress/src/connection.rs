@@ -4,7 +4,9 @@
 //! Left out: how its bytes are read and written, which is in `serve`.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
+use std::task::{Poll, Waker, ready};
 
 use daemon::LogLimit;
 
@@ -41,6 +43,10 @@ pub(crate) struct Connection {
     is_flooded: Cell<bool>,
     /// The endpoint's connection, from its 101 until the client's connection has changed too.
     tunnel: RefCell<Option<Upstream>>,
+    /// The request in flight is of HTTP/1.1: interim responses are passed on.
+    takes_interim: Cell<bool>,
+    /// An interim response for the client, and the task that waits until it is written.
+    interim: RefCell<Option<(Vec<u8>, Waker)>>,
     /// Counts the tunnel for the route that limits requests.
     tunnel_permit: RefCell<Option<ZonePermit>>,
     _permit: Permit,
@@ -79,6 +85,8 @@ impl Connection {
             stalled: Rc::default(),
             is_flooded: Cell::new(false),
             tunnel: RefCell::new(None),
+            takes_interim: Cell::new(false),
+            interim: RefCell::new(None),
             tunnel_permit: RefCell::new(None),
             _permit: permit,
         })
@@ -183,6 +191,46 @@ impl Connection {
 
     pub(crate) fn take_tunnel(&self) -> Option<Upstream> {
         self.tunnel.take()
+    }
+
+    pub(crate) fn takes_interim(&self) -> bool {
+        self.takes_interim.get()
+    }
+
+    /// Whether the request that has begun is of HTTP/1.1.
+    pub(crate) fn set_takes_interim(&self, takes_interim: bool) {
+        self.takes_interim.set(takes_interim);
+    }
+
+    /// Passes an interim response on to an HTTP/1.1 client; wakes the task once it is written.
+    pub(crate) fn pass_on(&self, interim: Vec<u8>, waker: &Waker) {
+        self.interim.replace(Some((interim, waker.clone())));
+    }
+
+    /// Whether an interim response is not written yet.
+    pub(crate) fn is_passing_on(&self) -> bool {
+        self.interim.borrow().is_some()
+    }
+
+    /// Gives the bytes of an interim response to a writer, which takes as many as it can.
+    pub(crate) fn write_interim(
+        &self,
+        mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
+        let mut interim = self.interim.borrow_mut();
+        while let Some((bytes, _)) = &mut *interim {
+            let written = ready!(write(bytes))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            bytes.drain(..written);
+            if bytes.is_empty()
+                && let Some((_, waker)) = interim.take()
+            {
+                waker.wake();
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Whether this response is to be the connection's last.

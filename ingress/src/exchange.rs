@@ -22,6 +22,7 @@ use crate::deadline::Ticks;
 use crate::head::{Framing, RequestHead};
 use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
+use crate::settings::CONTINUE_PATIENCE;
 use crate::snapshot::{Draw, Endpoint, Pick, Route};
 use crate::upstream::{Failure, Head, Unanswered, Upstream};
 use crate::wire::{Asking, Wire};
@@ -192,12 +193,23 @@ where
         let until = per_try.map(|time| Ticks::from(time).after(deadlines.now()));
         let made_progress = |upstream: &Upstream| {
             self.in_flight.made_progress(upstream);
+            if upstream.holds_body() {
+                self.in_flight.arm(CONTINUE_PATIENCE.into());
+            }
             if let Some(until) = until {
                 self.in_flight.arm_at_most(upstream, Ticks::until(until, deadlines.now()));
             }
         };
         made_progress(upstream);
+        let connection = &self.in_flight.connection;
         let outcome = poll_fn(|cx| {
+            if connection.is_passing_on() {
+                return if self.in_flight.poll_timed_out(cx) {
+                    Poll::Ready(None)
+                } else {
+                    Poll::Pending
+                };
+            }
             let before = upstream.progress();
             // A map is needed only while a head is read into it.
             let mut fields = self.in_flight.context().take_fields();
@@ -205,10 +217,25 @@ where
                 return Poll::Ready(Some(head.map(|head| (head, fields))));
             }
             self.in_flight.context().keep_fields(fields);
+            if let Some(interim) = upstream.take_interim() {
+                match connection.takes_interim() {
+                    true => connection.pass_on(interim, cx.waker()),
+                    false => cx.waker().wake_by_ref(),
+                }
+            }
             if upstream.progress() != before {
                 made_progress(upstream);
             }
-            if self.in_flight.poll_timed_out(cx) { Poll::Ready(None) } else { Poll::Pending }
+            match self.in_flight.poll_timed_out(cx) {
+                true if upstream.holds_body() => {
+                    upstream.send_body();
+                    made_progress(upstream);
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                true => Poll::Ready(None),
+                false => Poll::Pending,
+            }
         });
         match outcome.await {
             Some(Ok(head)) => Ok(head),

@@ -12,13 +12,13 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::route::{HostKey, HostTable, host_of, name_covers, normalise, port_of};
 use crate::tls::server_name;
-use crate::upstream::{Asked, BadResponse, Decoded, Decoder, read_head};
+use crate::upstream::{Asked, BadResponse, Decoded, Decoder, Interim, read_head};
 
 /// The response of an endpoint: however its bytes are cut into pieces, they mean the same, and what
 /// is behind the response is not part of it.
 pub fn response(data: &[u8]) {
     for (is_head, upgrade) in [(false, false), (true, false), (false, true)] {
-        let asked = Asked { is_head, upgrade };
+        let asked = Asked { is_head, upgrade, interim: false };
         let whole = read_response([data], asked);
         for cut in [1, data.len() / 3, data.len() / 2, data.len().saturating_sub(1)] {
             let (first, second) = data.split_at(cut.min(data.len()));
@@ -59,7 +59,7 @@ fn read_response<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     asked: Asked,
 ) -> Result<Read, BadResponse> {
-    let (mut buffer, mut interim) = (BytesMut::new(), 0);
+    let (mut buffer, mut interim) = (BytesMut::new(), Interim::default());
     let mut decoder: Option<Decoder> = None;
     let mut read = Read::default();
     for piece in pieces {

@@ -40,6 +40,7 @@ pub(crate) fn handle(
     async move {
         in_flight.note(&mut parts);
         let is_http2 = parts.version == Version::HTTP_2;
+        in_flight.connection.set_takes_interim(parts.version == Version::HTTP_11);
         let is_grpc = grpc::is_call(&parts.method, &parts.headers);
         let mut errors = None;
         let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {
@@ -299,6 +300,12 @@ fn respond(
         in_flight.hold_for_tunnel();
         in_flight.connection.tunnel_to(upstream);
     } else {
+        // A client may send the body that it was not asked for, or its next request: which of them
+        // comes next would not be certain.
+        if upstream.refuses_body() && !in_flight.connection.is_http2 {
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        }
         *response.body_mut() = ResponseBody::of(upstream);
         let record = in_flight.record.borrow();
         let special = record.route.as_ref().and_then(|route| route.plan.special.as_ref());

@@ -17,6 +17,7 @@ pub(crate) struct Survey<'a> {
     has_upgrade: bool,
     pub(crate) has_te: bool,
     pub(crate) has_trailer: bool,
+    has_expect: bool,
 }
 
 /// How often a field occurs.
@@ -49,6 +50,7 @@ impl<'a> Survey<'a> {
                 header::UPGRADE => survey.has_upgrade = true,
                 header::TE => survey.has_te = true,
                 header::TRAILER => survey.has_trailer = true,
+                header::EXPECT => survey.has_expect = true,
                 _ => {}
             }
         }
@@ -130,6 +132,17 @@ impl<'a> RequestHead<'a> {
 impl RequestHead<'_> {
     pub(crate) fn is_head(&self) -> bool {
         self.method == "HEAD"
+    }
+
+    /// Whether the client waits for 100 (Continue) before it sends the body. Over HTTP/2 a client
+    /// is not waited for: the body is read at once.
+    pub(crate) fn expects_continue(&self) -> bool {
+        let has_body = matches!(self.framing, Framing::Length(_) | Framing::Chunked);
+        let asked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+        !self.is_http2
+            && has_body
+            && self.survey.has_expect
+            && self.headers.get(header::EXPECT).is_some_and(asked)
     }
 }
 

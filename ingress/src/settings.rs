@@ -35,6 +35,10 @@ pub(crate) const LINGER_BYTES: usize = 1 << 20;
 /// answered with `Connection: close` instead of a reset.
 pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
 
+/// How long an endpoint may take to ask for a body that its client holds back (`Expect:
+/// 100-continue`). Some never do, and wait for it.
+pub(crate) const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Endpoints that are tried for one request when connections cannot be opened.
 pub(crate) const MAX_CONNECT_TRIES: usize = 8;
 

@@ -21,7 +21,7 @@ mod shared;
 mod streamed;
 mod transport;
 
-pub(crate) use self::codec::{Asked, BadResponse, Decoded, Decoder, Head, read_head};
+pub(crate) use self::codec::{Asked, BadResponse, Decoded, Decoder, Head, Interim, read_head};
 pub(crate) use self::connection::{Unanswered, Upstream};
 pub(crate) use self::failure::Failure;
 pub(crate) use self::pool::Pool;

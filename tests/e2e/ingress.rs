@@ -11,6 +11,7 @@ mod frames;
 mod http2;
 mod http2_endpoints;
 mod https_endpoints;
+mod interim;
 mod kit;
 mod limits;
 mod proxy_protocol;

@@ -305,6 +305,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         if self.is_flooded() {
             return Poll::Ready(Ok(()));
         }
+        // Everything before it has been written: hyper flushes its own bytes first.
+        if self.connection.is_passing_on() {
+            let Stream { stream, connection, .. } = &mut *self;
+            let write = |bytes: &[u8]| Pin::new(&mut *stream).poll_write(cx, bytes);
+            ready!(connection.write_interim(write))?;
+        }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

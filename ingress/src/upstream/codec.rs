@@ -19,9 +19,6 @@ pub(crate) const MAX_HEAD_BYTES: usize = 64 << 10;
 /// Fields of a head or of trailers; the same as for requests.
 const MAX_FIELDS: usize = 100;
 
-/// Interim responses (1xx) before the final one: more is an endpoint that goes in circles.
-const MAX_INTERIM: usize = 16;
-
 /// The line before a chunk: sixteen digits of size, and extensions that nobody uses.
 const MAX_CHUNK_LINE: usize = 1024;
 
@@ -38,8 +35,6 @@ pub(crate) enum BadResponse {
     Coding,
     #[error("the response changes protocols unasked")]
     Unasked,
-    #[error("too many interim responses")]
-    Interim,
     #[error("the response's chunks are malformed")]
     Chunk,
     #[error("the response ended early")]
@@ -64,15 +59,30 @@ pub(crate) struct Head {
 pub(crate) struct Asked {
     pub(crate) is_head: bool,
     pub(crate) upgrade: bool,
+    /// The client takes interim responses.
+    pub(crate) interim: bool,
 }
 
-/// Reads the head of a final response from the front of `buffer`, past interim ones; `None` when
-/// it is not all there. Fields that are forwarded are put into `headers`, which is empty.
+/// The interim responses (1xx) that came before the final one. There may be any number: the time of
+/// the final one is limited.
+#[derive(Debug, Default)]
+pub(crate) struct Interim {
+    /// Any came.
+    pub(crate) is_any: bool,
+    /// The endpoint wants the request's body.
+    pub(crate) is_continued: bool,
+    /// The last one, as it is to be passed on.
+    pub(crate) passed: Option<Vec<u8>>,
+}
+
+/// Reads the head of a final response from the front of `buffer`; `None` when it is not all there,
+/// or there is an interim one to be passed on first. Fields that are forwarded are put into
+/// `headers`, which is empty.
 pub(crate) fn read_head(
     buffer: &mut BytesMut,
     headers: &mut HeaderMap,
     asked: Asked,
-    interim: &mut usize,
+    interim: &mut Interim,
 ) -> Result<Option<Head>, BadResponse> {
     loop {
         let Some(end) = head_end(buffer) else {
@@ -86,11 +96,53 @@ pub(crate) fn read_head(
         if let Some(head) = parse_head(&bytes, headers, asked)? {
             return Ok(Some(head));
         }
-        *interim += 1;
-        if *interim > MAX_INTERIM {
-            return Err(BadResponse::Interim);
+        interim.is_any = true;
+        match passed_on(&bytes)? {
+            None => interim.is_continued = true,
+            Some(passed) if asked.interim => {
+                interim.passed = Some(passed);
+                return Ok(None);
+            }
+            Some(_) => {}
         }
     }
+}
+
+/// An interim response as a client gets it; `None` for 100 (Continue), which each hop sends for
+/// itself.
+fn passed_on(bytes: &Bytes) -> Result<Option<Vec<u8>>, BadResponse> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    if !matches!(response.parse(bytes), Ok(httparse::Status::Complete(_))) {
+        return Err(BadResponse::Head);
+    }
+    let code = response.code.unwrap_or_default();
+    let status = StatusCode::from_u16(code).map_err(|_| BadResponse::Head)?;
+    if status == StatusCode::CONTINUE {
+        return Ok(None);
+    }
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut out = format!("HTTP/1.1 {code} {reason}\r\n").into_bytes();
+    for field in response.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BadResponse::Head)?;
+        let frames = matches!(
+            name,
+            header::CONNECTION
+                | header::CONTENT_LENGTH
+                | header::TRANSFER_ENCODING
+                | header::UPGRADE
+        );
+        if frames || is_hop_by_hop(&name) {
+            continue;
+        }
+        // The parser has let no line break pass.
+        out.extend_from_slice(name.as_str().as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(field.value);
+        out.extend_from_slice(b"\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(Some(out))
 }
 
 /// Where the head ends: behind its first empty line.
@@ -410,7 +462,7 @@ mod tests {
 
     use super::*;
 
-    const GET: Asked = Asked { is_head: false, upgrade: false };
+    const GET: Asked = Asked { is_head: false, upgrade: false, interim: false };
 
     /// The response as lines: status, fields, then the pieces of its body and what was left.
     fn read(bytes: &[u8], asked: Asked, step: usize) -> Result<Vec<String>, BadResponse> {
@@ -418,7 +470,7 @@ mod tests {
         let mut buffer = BytesMut::new();
         let mut headers = HeaderMap::new();
         let mut steps = bytes.chunks(step);
-        let mut interim = 0;
+        let mut interim = Interim::default();
         let mut head = loop {
             match read_head(&mut buffer, &mut headers, asked, &mut interim)? {
                 Some(head) => break head,
@@ -525,7 +577,7 @@ mod tests {
 
     #[test]
     fn responses_without_a_body() {
-        let head = Asked { is_head: true, upgrade: false };
+        let head = Asked { is_head: true, ..GET };
         check(
             head,
             "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n",
@@ -573,13 +625,33 @@ mod tests {
              HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
             &["200 keep-alive true", "content-length: 0", "body "],
         );
-        refuse(GET, &"HTTP/1.1 100 Continue\r\n\r\n".repeat(17), BadResponse::Interim);
+        let many = "HTTP/1.1 102 Processing\r\n\r\n".repeat(1000);
+        let last = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        check(GET, &(many + last), &["200 keep-alive true", "content-length: 0", "body "]);
+    }
+
+    #[test]
+    fn an_interim_response_is_passed_on_without_what_frames_a_message() {
+        let early = "HTTP/1.1 103 Whatever\r\nLink: </a>; rel=preload\r\nConnection: x\r\n\
+                     Content-Length: 7\r\nKeep-Alive: 5\r\n\r\n";
+        let all = format!("HTTP/1.1 100 Continue\r\n\r\n{early}HTTP/1.1 200 OK\r\n\r\n");
+        let (mut buffer, mut interim) = (BytesMut::from(&*all), Interim::default());
+        let asked = Asked { interim: true, ..GET };
+        let mut headers = HeaderMap::new();
+        let mut read =
+            |interim: &mut Interim| read_head(&mut buffer, &mut headers, asked, interim).unwrap();
+        assert!(read(&mut interim).is_none());
+        assert!(interim.is_any && interim.is_continued);
+        let passed = String::from_utf8(interim.passed.take().unwrap()).unwrap();
+        let expected = "HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n";
+        assert_eq!(passed, expected);
+        assert_eq!(read(&mut interim).unwrap().status, 200);
     }
 
     #[test]
     fn protocols_change_only_when_asked() {
         let response = "HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nbytes";
-        let asked = Asked { is_head: false, upgrade: true };
+        let asked = Asked { upgrade: true, ..GET };
         check(asked, response, &["101 keep-alive false", "body ", "left bytes"]);
         refuse(GET, response, BadResponse::Unasked);
         refuse(asked, "HTTP/1.1 101 X\r\nUpgrade: websocket\r\n\r\n", BadResponse::Unasked);

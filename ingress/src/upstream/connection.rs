@@ -141,6 +141,31 @@ impl Upstream {
         either!(&mut self.protocol, connection => connection.poll_head(cx, headers))
     }
 
+    /// An interim response that has come, to be passed on before the rest is read.
+    pub(crate) fn take_interim(&mut self) -> Option<Vec<u8>> {
+        match &mut self.protocol {
+            Protocol::Http1(http1) => http1.take_interim(),
+            Protocol::Http2(_) => None,
+        }
+    }
+
+    /// Whether the request's body is held back until the endpoint asks for it.
+    pub(crate) fn holds_body(&self) -> bool {
+        matches!(&self.protocol, Protocol::Http1(http1) if http1.holds_body())
+    }
+
+    /// Whether the rest of the request's body is not read, because the endpoint does not want it.
+    pub(crate) fn refuses_body(&self) -> bool {
+        matches!(&self.protocol, Protocol::Http1(http1) if http1.refuses_body())
+    }
+
+    /// Sends a body that was held back although the endpoint has not asked for it.
+    pub(crate) fn send_body(&mut self) {
+        if let Protocol::Http1(http1) = &mut self.protocol {
+            http1.send_body();
+        }
+    }
+
     /// The next piece of the response's body; goes on sending the request's body meanwhile.
     pub(crate) fn poll_frame(
         &mut self,

@@ -101,6 +101,9 @@ fn write_framing(out: &mut Vec<u8>, request: &RequestHead<'_>) {
             }
         }
     }
+    if request.expects_continue() {
+        write_field(out, "expect", b"100-continue");
+    }
     if request.survey.has_te && accepts_trailers(request.headers) {
         write_field(out, "te", b"trailers");
     }

@@ -13,7 +13,7 @@ use http::header::HeaderMap;
 use http_body::Frame;
 use tokio::io::AsyncReadExt as _;
 
-use super::codec::{self, Asked, BadResponse, Decoded, Decoder, Head};
+use super::codec::{self, Asked, BadResponse, Decoded, Decoder, Head, Interim};
 use super::encode::write_request;
 use super::failure::Failure;
 use super::outgoing::{Outgoing, Unsent};
@@ -46,7 +46,7 @@ pub(crate) struct Http1 {
     decoder: Decoder,
     keep_alive: bool,
     asked: Asked,
-    interim: usize,
+    interim: Interim,
     received: u64,
 }
 
@@ -60,8 +60,8 @@ impl Http1 {
             outgoing: Outgoing::default(),
             decoder: Decoder::ENDED,
             keep_alive: false,
-            asked: Asked { is_head: false, upgrade: false },
-            interim: 0,
+            asked: Asked { is_head: false, upgrade: false, interim: false },
+            interim: Interim::default(),
             received: 0,
         }
     }
@@ -77,7 +77,11 @@ impl Http1 {
         let (origin, rules, id) = context;
         write_request(self.outgoing.head(), head, origin, rules, id);
         self.outgoing.set_body(body, head.framing, max_body);
-        self.expect(Asked { is_head: head.is_head(), upgrade: head.upgrade.is_some() });
+        if head.expects_continue() {
+            self.outgoing.hold_body();
+        }
+        let (is_head, upgrade) = (head.is_head(), head.upgrade.is_some());
+        self.expect(Asked { is_head, upgrade, interim: !head.is_http2 });
     }
 
     /// Takes a request that another connection did not get answered.
@@ -88,7 +92,7 @@ impl Http1 {
 
     fn expect(&mut self, asked: Asked) {
         self.asked = asked;
-        self.interim = 0;
+        self.interim = Interim::default();
         self.decoder = Decoder::ENDED;
         self.keep_alive = false;
     }
@@ -100,30 +104,73 @@ impl Http1 {
         cx: &mut Context<'_>,
         headers: &mut HeaderMap,
     ) -> Poll<Result<Head, Failure>> {
+        // Interim responses are no progress: any number may come, in the time of the final one.
+        let received = self.received;
+        let polled = self.poll_final_head(cx, headers);
+        if polled.is_pending() {
+            self.received = received;
+        }
+        polled
+    }
+
+    fn poll_final_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        headers: &mut HeaderMap,
+    ) -> Poll<Result<Head, Failure>> {
         // An endpoint may answer before it has read all, so reading does not wait for sending.
-        let unsent = self.poll_send(cx)?;
+        let mut unsent = self.poll_send(cx)?;
         loop {
             if !self.read.is_empty() {
                 let found =
                     codec::read_head(&mut self.read, headers, self.asked, &mut self.interim)?;
+                if found.is_none() && std::mem::take(&mut self.interim.is_continued) {
+                    self.outgoing.send_body();
+                    unsent = self.poll_send(cx)?;
+                }
+                if self.interim.passed.is_some() {
+                    return Poll::Pending;
+                }
                 if let Some(mut head) = found {
+                    // An endpoint that has answered instead of asking for the body wants none.
+                    self.outgoing.refuse_held_body();
                     self.keep_alive = head.keep_alive;
                     self.decoder = std::mem::replace(&mut head.body, Decoder::ENDED);
                     return Poll::Ready(Ok(head));
                 }
             }
             match ready!(self.poll_read(cx)) {
-                Ok(0) if self.read.is_empty() && self.interim == 0 => {
+                Ok(0) if self.read.is_empty() && !self.interim.is_any => {
                     return Poll::Ready(Err(Failure::Unanswered(unsent)));
                 }
                 Ok(0) => return Poll::Ready(Err(BadResponse::Truncated.into())),
                 Ok(_) => {}
-                Err(error) if self.read.is_empty() && self.interim == 0 => {
+                Err(error) if self.read.is_empty() && !self.interim.is_any => {
                     return Poll::Ready(Err(Failure::Unanswered(Some(error))));
                 }
                 Err(error) => return Poll::Ready(Err(Failure::Broken(error))),
             }
         }
+    }
+
+    /// An interim response that has come. While it is here, the rest of the response is not read.
+    pub(crate) fn take_interim(&mut self) -> Option<Vec<u8>> {
+        self.interim.passed.take()
+    }
+
+    /// Whether the body is held back until the endpoint asks for it.
+    pub(crate) fn holds_body(&self) -> bool {
+        self.outgoing.holds_body()
+    }
+
+    /// Whether the rest of the body is not read, because the endpoint does not want it.
+    pub(crate) fn refuses_body(&self) -> bool {
+        self.outgoing.refuses_body()
+    }
+
+    /// Sends a body that was held back although the endpoint has not asked for it.
+    pub(crate) fn send_body(&mut self) {
+        self.outgoing.send_body();
     }
 
     /// The next piece of the response's body; goes on sending the request's body meanwhile.

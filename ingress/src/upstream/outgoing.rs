@@ -44,6 +44,8 @@ pub(crate) struct Outgoing {
     piece: Bytes,
     piece_end: &'static [u8],
     body: Source,
+    /// The body is held back until the endpoint asks for it.
+    held: bool,
     /// Everything taken from the client is in `buffer`.
     whole: bool,
     /// Anything has been sent.
@@ -76,7 +78,35 @@ impl Outgoing {
         self.body = Source::Ended;
         self.whole = true;
         self.begun = false;
+        self.held = false;
         &mut self.buffer
+    }
+
+    /// Holds the body back: the client does not send it before it is asked for (RFC 9110 section
+    /// 10.1.1), and reading it is what asks.
+    pub(super) fn hold_body(&mut self) {
+        self.held = true;
+    }
+
+    pub(super) fn holds_body(&self) -> bool {
+        self.held
+    }
+
+    /// Sends the body from now on.
+    pub(super) fn send_body(&mut self) {
+        self.held = false;
+    }
+
+    /// Whether the rest of the body is not read, because the endpoint does not want it.
+    pub(super) fn refuses_body(&self) -> bool {
+        matches!(self.body, Source::Refused)
+    }
+
+    /// Lets go of a body that is still held back: the endpoint does not want it.
+    pub(super) fn refuse_held_body(&mut self) {
+        if std::mem::take(&mut self.held) {
+            self.body = Source::Refused;
+        }
     }
 
     /// Lets go of a buffer that grew.
@@ -107,7 +137,7 @@ impl Outgoing {
 
     /// Whether it is the client that has to go on: all that it sent has been sent on.
     pub(crate) fn waits_for_client(&self) -> bool {
-        matches!(self.body, Source::Client { .. }) && self.is_flushed()
+        matches!(self.body, Source::Client { .. }) && self.is_flushed() && !self.held
     }
 
     /// Whether any byte may have reached the endpoint.
@@ -157,6 +187,10 @@ impl Outgoing {
     /// Takes of the body what fits behind what is not sent yet; ready when nothing more fits, or
     /// nothing more comes.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        if self.held {
+            // Reading the response tells when to go on.
+            return Poll::Pending;
+        }
         while self.piece.is_empty() && self.buffer.len() - self.sent < COPIED_BYTES {
             let Source::Client { body, .. } = &mut self.body else { break };
             // Hyper gives the end of a body that outlasts its response only when the client's next

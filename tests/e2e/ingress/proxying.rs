@@ -298,7 +298,7 @@ async fn a_client_that_expects_to_be_told_to_continue_is() {
         assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
     }
     assert_eq!(status_of(&String::from_utf8_lossy(&answer)), 200);
-    assert_eq!(field(&endpoint.seen()[0], "expect"), None);
+    assert_eq!(field(&endpoint.seen()[0], "expect"), Some("100-continue"));
     let refused = raw(world.http, format!("{head}11\r\n\r\n").as_bytes()).await;
     assert_eq!(status_of(&refused), 413, "without a body ever sent: {refused}");
     assert!(!refused.contains("100 Continue"), "{refused}");

@@ -1,6 +1,7 @@
 # Reads the bounds (load, peers, most that ours may take of the best peer's time), then the
-# measurements (load, server, CPU microseconds a query, queries a second, lost, failed). A peer is
-# SERVER, or =LOAD for our own answers to another load. Exit 1 if a bound is missed.
+# measurements (load, server, CPU microseconds a query or request, their number a second, how many
+# were lost, how many failed). `unit` says which. A peer is SERVER, or =LOAD for our own time for
+# another load. Exit 1 if a bound is missed.
 function sorted(values, n,    i, j, v) {
   for (i = 2; i <= n; i++) {
     v = values[i]
@@ -26,8 +27,8 @@ NR == FNR { bounds[++rows] = $0; next }
   rate[key] += $4; lost[key] += $5; failed[key] += $6
 }
 END {
-  print "CPU microseconds a query: median (least-most) of the rounds"
-  printf "%-9s %-20s %-50s %6s %6s\n", "load", "switchyard", "peers", "ratio", "bound"
+  print "CPU microseconds a " unit ": median (least-most) of the rounds"
+  printf "%-10s %-20s %-50s %6s %6s\n", "load", "switchyard", "peers", "ratio", "bound"
   for (r = 1; r <= rows; r++) {
     n = split(bounds[r], part, " ")
     ours = part[1] "/ours"; bound = part[2]
@@ -43,11 +44,10 @@ END {
     ratio = best ? sprintf("%.2f", median(ours) / best) : "-"
     verdict = ""
     if (best && bound != "-" && median(ours) / best > bound) { verdict = " missed"; missed++ }
-    printf "%-9s %-20s %-50s %6s %6s%s\n", part[1], cell(ours), peers, ratio, bound, verdict
+    printf "%-10s %-20s %-50s %6s %6s%s\n", part[1], cell(ours), peers, ratio, bound, verdict
   }
   for (key in count) if (lost[key] + failed[key]) {
-    printf "%s: %d queries lost, ", key, lost[key]
-    printf "%d not answered with NOERROR or NXDOMAIN\n", failed[key]
+    printf "%s: %d lost, %d failed\n", key, lost[key], failed[key]
     if (key ~ /ours$/ && failed[key]) missed++
   }
   exit missed > 0

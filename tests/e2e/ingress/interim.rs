@@ -1,0 +1,154 @@
+//! Interim responses (1xx), and bodies that a client sends only once it is asked for them.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::kit::{Endpoint, Speaks, World, find, get, ingress, read_request, service};
+use crate::support::{Net, PATIENCE};
+
+fn manifests() -> String {
+    service("web", &["127.N.N.10"]) + &ingress("i", &[("a.com", "Prefix", "/", "web")])
+}
+
+/// Reads until the bytes end with these, and gives them as text.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    let reading = async {
+        while find(&read, end.as_bytes()).is_none() {
+            assert!(stream.read_buf(&mut read).await.unwrap() > 0, "closed after {read:?}");
+        }
+    };
+    tokio::time::timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("no {end:?}"));
+    String::from_utf8(read).unwrap()
+}
+
+/// Early hints were dropped, and a response after 16 of any kind was a bad gateway.
+#[tokio::test]
+async fn interim_responses_are_passed_on_as_they_come() {
+    let net = Net::new();
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let held = gate.clone();
+    let _endpoint = Endpoint::raw(net.addr(10, 9000), move |mut stream| {
+        let held = held.clone();
+        async move {
+            let mut buffer = Vec::new();
+            while let Some(request) = read_request(&mut stream, &mut buffer).await {
+                let mut answer = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n".to_owned();
+                answer += &"HTTP/1.1 102 Processing\r\nConnection: x\r\n\r\n".repeat(20);
+                let _ = stream.write_all(answer.as_bytes()).await;
+                if request.starts_with(b"GET /wait ") {
+                    let _open = held.acquire().await.unwrap();
+                }
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+            }
+        }
+    })
+    .await;
+    let world = World::start_in(net, &manifests(), &[]);
+    let mut stream = TcpStream::connect(world.http).await.unwrap();
+    let request = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a.com\r\n\r\n");
+    // They arrive before the endpoint has answered.
+    stream.write_all(request("/wait").as_bytes()).await.unwrap();
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+    let early = read_until(&mut stream, hints).await;
+    assert!(early.starts_with(hints), "{early}");
+    gate.add_permits(1);
+    let rest = read_until(&mut stream, "\r\n\r\nok").await;
+    let all = early + &rest;
+    assert_eq!(all.matches("HTTP/1.1 102 Processing\r\n\r\n").count(), 20, "{all}");
+    // Of pipelined requests each has its own, before its own response.
+    let both = request("/a") + &request("/b");
+    stream.write_all(both.as_bytes()).await.unwrap();
+    let first = read_until(&mut stream, "\r\n\r\nok").await;
+    let second = match first.matches("\r\n\r\nok").count() {
+        2 => first.clone(),
+        _ => first.clone() + &read_until(&mut stream, "\r\n\r\nok").await,
+    };
+    let order: Vec<_> = second
+        .split("HTTP/1.1 ")
+        .filter_map(|message| message.get(..3))
+        .filter(|status| *status != "102")
+        .collect();
+    assert_eq!(order, ["103", "200", "103", "200"], "{second}");
+    // Nor is a client disturbed that does not know them.
+    let old = super::kit::raw(world.http, b"GET / HTTP/1.0\r\nHost: a.com\r\n\r\n").await;
+    assert!(old.contains(" 200 OK\r\n") && !old.contains(" 103 "), "{old}");
+    assert_eq!(get(&world, Speaks::Http2, "a.com", "/").await.status, 200);
+}
+
+/// An endpoint that goes on and on without an answer has the same time as a silent one.
+#[tokio::test]
+async fn interim_responses_do_not_extend_the_time_of_the_final_one() {
+    let net = Net::new();
+    let _endpoint = Endpoint::raw(net.addr(10, 9000), |mut stream| async move {
+        let _ = read_request(&mut stream, &mut Vec::new()).await;
+        while stream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    let world = World::start_in(net, &manifests(), &["--read-timeout", "1s"]);
+    let request = b"GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n";
+    let answer = super::kit::raw(world.http, request).await;
+    assert!(answer.contains("HTTP/1.1 504 "), "{answer}");
+}
+
+const HEAD: &str = "POST /upload HTTP/1.1\r\nHost: a.com\r\nExpect: 100-continue\r\n\
+                    Content-Length: 5\r\n\r\n";
+
+/// The client was asked for the body before the endpoint had been.
+#[tokio::test]
+async fn the_endpoint_decides_whether_a_body_is_sent() {
+    let net = Net::new();
+    let _endpoint = Endpoint::raw(net.addr(10, 9000), |mut stream| async move {
+        let mut head = Vec::new();
+        while find(&head, b"\r\n\r\n").is_none() {
+            if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let text = String::from_utf8_lossy(&head).into_owned();
+        assert!(text.contains("\r\nexpect: 100-continue\r\n"), "{text}");
+        assert!(text.ends_with("\r\n\r\n"), "nothing of the body has come: {text}");
+        if text.starts_with("POST /refused ") {
+            let refusal = b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\n\r\nno!";
+            let _ = stream.write_all(refusal).await;
+            let _ = stream.read_to_end(&mut head).await;
+            return;
+        }
+        let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+        let mut body = [0; 5];
+        let _ = stream.read_exact(&mut body).await;
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\nconnection: close\r\n\r\n";
+        let _ = stream.write_all(&[answer, &body[..]].concat()).await;
+    })
+    .await;
+    let world = World::start_in(net, &manifests(), &[]);
+    let mut stream = TcpStream::connect(world.http).await.unwrap();
+    stream.write_all(HEAD.as_bytes()).await.unwrap();
+    let asked = read_until(&mut stream, "\r\n\r\n").await;
+    assert_eq!(asked, "HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hello").await.unwrap();
+    let answer = read_until(&mut stream, "hello").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let refused = HEAD.replace("/upload", "/refused");
+    let answer = super::kit::raw(world.http, refused.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.ends_with("no!"), "{answer}");
+}
+
+/// Some endpoints never ask, and wait for the body.
+#[tokio::test]
+async fn an_endpoint_that_does_not_ask_gets_the_body_after_a_moment() {
+    let net = Net::new();
+    let _endpoint = Endpoint::echo(net.addr(10, 9000), "web").await;
+    let world = World::start_in(net, &manifests(), &[]);
+    let mut stream = TcpStream::connect(world.http).await.unwrap();
+    stream.write_all(HEAD.as_bytes()).await.unwrap();
+    let asked = read_until(&mut stream, "\r\n\r\n").await;
+    assert_eq!(asked, "HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hello").await.unwrap();
+    let answer = read_until(&mut stream, "hello").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+}
