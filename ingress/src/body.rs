@@ -3,12 +3,16 @@
 //! Hyper's type stands nowhere else. Left out: how a body is framed for an endpoint, which is the
 //! upstream connection's to decide.
 
+mod copy;
+
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
+
+pub(crate) use self::copy::{BodyCopy, CopiedBody, copy};
 
 /// The client ended the body early, or broke its framing.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +26,8 @@ pub(crate) enum RequestBody {
     Hyper(Incoming),
     /// Of a request that has none.
     Empty,
+    /// The same, of which a second server gets a copy.
+    Copied(Box<(Incoming, BodyCopy)>),
 }
 
 impl RequestBody {
@@ -30,6 +36,7 @@ impl RequestBody {
         match self {
             RequestBody::Hyper(incoming) => incoming.is_end_stream(),
             RequestBody::Empty => true,
+            RequestBody::Copied(copied) => copied.0.is_end_stream(),
         }
     }
 
@@ -44,6 +51,19 @@ impl RequestBody {
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyBroken)))
             }
             RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Copied(copied) => {
+                let (incoming, copy) = &mut **copied;
+                let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    copy.push(data);
+                }
+                if frame.is_none() || incoming.is_end_stream() {
+                    copy.finish();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(BodyBroken)))
+            }
         }
     }
 }

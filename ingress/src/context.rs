@@ -61,6 +61,8 @@ pub(crate) struct WorkerContext {
     spare_fields: RefCell<Vec<HeaderMap>>,
     draining: Cell<bool>,
     connections: Cell<usize>,
+    /// Copies of requests that are being sent.
+    copies: Rc<Cell<usize>>,
     /// Of connections that have any, or had a moment ago.
     stalled: RefCell<Vec<Rc<StalledStreams>>>,
 }
@@ -82,6 +84,7 @@ impl WorkerContext {
             spare_fields: RefCell::default(),
             draining: Cell::new(false),
             connections: Cell::new(0),
+            copies: Rc::default(),
             stalled: RefCell::default(),
         })
     }
@@ -157,6 +160,15 @@ impl WorkerContext {
         }
     }
 
+    /// Counts a copy of a request until the guard is dropped; `None` if there are `max` already.
+    pub(crate) fn mirror_copy(&self, max: usize) -> Option<MirrorCopy> {
+        let copies = self.copies.get();
+        (copies < max).then(|| {
+            self.copies.set(copies + 1);
+            MirrorCopy(self.copies.clone())
+        })
+    }
+
     /// Microseconds since the process began.
     pub(crate) fn micros(&self) -> u64 {
         u64::try_from(self.shared.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
@@ -188,6 +200,16 @@ impl WorkerContext {
             random >>= 4;
         }
         id
+    }
+}
+
+/// A copy of a request that is being sent.
+#[derive(Debug)]
+pub(crate) struct MirrorCopy(Rc<Cell<usize>>);
+
+impl Drop for MirrorCopy {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

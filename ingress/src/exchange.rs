@@ -41,7 +41,9 @@ pub(crate) struct Decided {
 /// One request's exchange.
 pub(crate) struct Exchange<'a, D> {
     in_flight: &'a InFlight,
-    key: Option<u64>,
+    /// The hash of what the request is known by; 0 where it is spread in another way. Not an
+    /// `Option`, because each request in flight holds it.
+    key: u64,
     own: Option<Arc<Endpoint>>,
     /// Decides by the newest snapshot where the request goes: by which route, and to which
     /// endpoint first.
@@ -66,6 +68,7 @@ where
         in_flight.apply(&route.plan);
         let now_ms = in_flight.context().deadlines.now_ms();
         let attempts = Attempts::new((route, pick), is_idempotent(method), now_ms);
+        let key = key.unwrap_or(0);
         Ok(Exchange { in_flight, key, own, decide, attempts, authority })
     }
 
@@ -75,7 +78,8 @@ where
         let (now_ms, random) = (context.deadlines.now_ms(), || context.random());
         let changes = self.route().affinity().is_some_and(|affinity| affinity.changes_on_failure);
         let only = self.own.as_ref().filter(|_| !changes);
-        pick(&mut self.attempts, &Draw { now_ms, random: &random, key: self.key, only })
+        let key = (self.key != 0).then_some(self.key);
+        pick(&mut self.attempts, &Draw { now_ms, random: &random, key, only })
     }
 
     /// Whether an endpoint is the one that the client's cookie leads to.
@@ -97,7 +101,7 @@ where
             }
             let decided = (self.decide)();
             if let Ok(Decided { key, own, .. }) = &decided {
-                (self.key, self.own) = (*key, own.clone());
+                (self.key, self.own) = (key.unwrap_or(0), own.clone());
             }
             let decision = decided.map(|decided| (decided.route, decided.pick));
             let went_on = self.attempts.decided_again(decision);

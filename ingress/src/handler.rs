@@ -17,6 +17,7 @@ use crate::exchange::{Decided, Exchange};
 use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
 use crate::in_flight::InFlight;
+use crate::mirror::mirrored;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
@@ -24,7 +25,7 @@ use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
 use crate::snapshot::{
-    Affinity, CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
+    CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
 };
 use crate::upstream::{Head, Upstream};
 
@@ -166,20 +167,36 @@ async fn answer(
         is_http2: version == Version::HTTP_2,
         edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
+    let is_upgrade = head.upgrade.is_some();
+    let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
     intercepted(exchange.route(), head.status).map_err(with_url)?;
-    if let Some(affinity) = exchange.route().affinity()
-        && !exchange.is_own(&upstream.endpoint)
-        && let Some(cookie) =
-            session_cookie(in_flight, affinity, &facts, exchange.route(), &upstream)
-    {
-        fields.append(header::SET_COOKIE, cookie);
+    if !exchange.is_own(&upstream.endpoint) {
+        keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }
     drop(exchange);
     // It serves for the fields of a later response: it is large enough already.
     in_flight.context().keep_fields(std::mem::take(headers));
     Ok(respond(in_flight, upstream, head, fields))
+}
+
+/// The request's body, of which another server gets a copy if the route has a mirror.
+fn copied(
+    in_flight: &InFlight,
+    facts: &Facts<'_>,
+    route: &Route,
+    body: RequestBody,
+) -> RequestBody {
+    let Some(mirroring) = route.plan.special.as_deref().and_then(|s| s.mirror.as_deref()) else {
+        return body;
+    };
+    let host = host_of(facts.authority).unwrap_or_default();
+    let port = route.backend.key.port_text();
+    let record = in_flight.record.borrow();
+    let values = facts.values(route, &host, &port, &[], record.request_id());
+    let url = mirroring.mirror.target.render(&values);
+    mirrored(in_flight.context(), mirroring, (facts.method, &url), facts.headers, body)
 }
 
 /// The route that forwards a request, and an endpoint.
@@ -246,14 +263,15 @@ fn own_endpoint(
     (!affinity.changes_on_failure || !own.is_resting(now_ms)).then_some(own)
 }
 
-/// The field that gives a client the endpoint that has answered it.
-fn session_cookie(
+/// Gives a client the endpoint that has answered it by a cookie, if the route asks for that.
+fn keep_endpoint(
     in_flight: &InFlight,
-    affinity: &Affinity,
     facts: &Facts<'_>,
     route: &Route,
     upstream: &Upstream,
-) -> Option<HeaderValue> {
+    fields: &mut HeaderMap,
+) {
+    let Some(affinity) = route.affinity() else { return };
     let cookie_facts = CookieFacts {
         path: route.path.as_ref().map_or("/", |(_, path)| path),
         is_https: facts.is_https,
@@ -263,7 +281,10 @@ fn session_cookie(
     let endpoints = route.backend.endpoints();
     let random = || in_flight.context().random();
     let backend = (&route.backend.key, &**endpoints);
-    affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random)
+    let cookie = affinity.set_cookie(backend, &upstream.endpoint, &cookie_facts, random);
+    if let Some(cookie) = cookie {
+        fields.append(header::SET_COOKIE, cookie);
+    }
 }
 
 /// The hash of what a request is known by, where endpoints are picked by that.

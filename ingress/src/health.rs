@@ -183,3 +183,65 @@ async fn grpc_health(stream: TcpStream, authority: &str) -> io::Result<()> {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A health service that answers one call with this message, after the five bytes of its frame.
+    async fn grpc_server(message: &'static [u8]) -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                assert_eq!(request.headers()["content-type"], "application/grpc");
+                let response = http::Response::builder().header("content-type", "application/grpc");
+                let mut body = respond.send_response(response.body(()).unwrap(), false).unwrap();
+                body.send_data(Bytes::from_static(message), false).unwrap();
+                let trailers = [("grpc-status".parse().unwrap(), "0".parse().unwrap())];
+                body.send_trailers(trailers.into_iter().collect()).unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_grpc_server_is_healthy_if_it_says_serving() {
+        let table: [(&[u8], bool); 3] = [
+            (&[0, 0, 0, 0, 2, 0x08, 1], true),
+            (&[0, 0, 0, 0, 2, 0x08, 2], false),
+            (&[0, 0, 0, 0, 0], false),
+        ];
+        for (message, is_healthy) in table {
+            let address = grpc_server(message).await;
+            let stream = TcpStream::connect(address).await.unwrap();
+            let asked = grpc_health(stream, &address.to_string()).await;
+            assert_eq!(asked.is_ok(), is_healthy, "{message:?}: {asked:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_status_below_400_is_healthy() {
+        let table = [
+            ("HTTP/1.1 200 OK\r\n\r\n", true),
+            ("HTTP/1.0 302 Found\r\n\r\n", true),
+            ("HTTP/1.1 404 No\r\n\r\n", false),
+            ("HTTP/1.1 503 No\r\n\r\n", false),
+            ("SSH-2.0\r\n", false),
+            ("", false),
+        ];
+        for (answer, is_healthy) in table {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut server, _) = listener.accept().await.unwrap();
+            server.write_all(answer.as_bytes()).await.unwrap();
+            drop(server);
+            assert_eq!(http_status(stream).await.is_ok(), is_healthy, "{answer:?}");
+        }
+    }
+}

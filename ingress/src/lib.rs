@@ -38,6 +38,7 @@ mod in_flight;
 mod limits;
 mod listener;
 mod metrics;
+mod mirror;
 mod origin;
 mod pace;
 mod pages;

@@ -100,6 +100,8 @@ pub(crate) struct Shard {
     pub(crate) upstream_connect_failures: Count,
     pub(crate) upstream_resends: Count,
     pub(crate) upstream_ejections: Count,
+    pub(crate) mirrored: Count,
+    pub(crate) mirror_failures: Count,
 }
 
 /// What became of spans.
@@ -187,7 +189,7 @@ impl Collector for Scrape {
         let help = "Memory of HTTP/2 streams whose clients do not read their responses";
         encode(&mut encoder, "stalled_bytes", help, &stalled)?;
         type Row = (&'static str, &'static str, fn(&Shard) -> &Count);
-        let counters: [Row; 10] = [
+        let counters: [Row; 12] = [
             ("connections", "Client connections accepted", |s| &s.connections),
             ("refused_connections", "Connections refused because of a limit", |s| {
                 &s.connections_refused
@@ -215,6 +217,8 @@ impl Collector for Scrape {
             ("upstream_resends", "Requests sent again on another connection", |s| {
                 &s.upstream_resends
             }),
+            ("mirrored_requests", "Copies of requests that a mirror has answered", |s| &s.mirrored),
+            ("mirror_failures", "Copies of requests that were given up", |s| &s.mirror_failures),
             (
                 "upstream_ejections",
                 "Times that an endpoint was taken out of use because its requests failed",

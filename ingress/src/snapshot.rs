@@ -38,7 +38,9 @@ pub(crate) use plan::{Plan, PlanDefaults};
 pub(crate) use policy::{Affinity, CanaryRules, HealthCheck, Probe, RefusedBy, Side};
 pub(crate) use problem::{About, Problem};
 pub(crate) use response_rules::ResponseEdits;
-pub(crate) use special::{BasicRules, LimitRules, Redirect, RedirectTo, Special, X_CODE};
+pub(crate) use special::{
+    BasicRules, LimitRules, Mirroring, Redirect, RedirectTo, Special, X_CODE,
+};
 pub(crate) use sticky::{CookieFacts, user_agent};
 
 use crate::pattern::{Pattern, PatternTable};

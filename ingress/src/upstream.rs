@@ -25,3 +25,4 @@ pub(crate) use self::codec::{Asked, BadResponse, Decoded, Decoder, Head, Interim
 pub(crate) use self::connection::{Unanswered, Upstream};
 pub(crate) use self::failure::Failure;
 pub(crate) use self::pool::Pool;
+pub(crate) use self::transport::connect as open_transport;

@@ -86,11 +86,8 @@ fn annotations_that_are_not_served_are_found_by_check() {
     };
     let refused = "which is not supported: its routes answer 503";
     let table = [
-        ("auth-type: basic", "error: annotation nginx.ingress.kubernetes.io/auth-type restricts"),
-        ("rewrite-target: /", refused),
-        ("permanent-redirect: 'https://b.example/'", refused),
-        ("whitelist-source-range: 10.0.0.0/8", refused),
-        ("satisfy: any", refused),
+        ("enable-modsecurity: 'true'", refused),
+        ("whitelist-source-range: everywhere", "whitelist-source-range is invalid"),
         ("server-snippet: 'deny all;'", refused),
         ("affinity: ip", "affinity is ignored: \"ip\" is not \"cookie\""),
         ("ssl-redirect: 'yes'", "warning: annotation nginx.ingress.kubernetes.io/ssl-redirect"),

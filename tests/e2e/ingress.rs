@@ -14,6 +14,7 @@ mod https_endpoints;
 mod interim;
 mod kit;
 mod limits;
+mod mirror;
 mod proxy_protocol;
 mod proxying;
 mod records;

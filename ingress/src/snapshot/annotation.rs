@@ -48,7 +48,6 @@ const SNIPPET: Support = Refused(Snippet, NEVER);
 const WAF: Support = Refused(Restricts, FALSE);
 
 const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
-const OF_MIRRORS: Support = NoEffect("it changes mirroring, which is not supported");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
 const TRACING: Support = NoEffect("no spans are sent, and traceparent is passed on");
@@ -147,9 +146,9 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("limit-whitelist", Served),
     ("load-balance", Served),
     ("max-connections-per-endpoint", Served),
-    ("mirror-host", OF_MIRRORS),
-    ("mirror-request-body", OF_MIRRORS),
-    ("mirror-target", Unserved("mirroring of requests")),
+    ("mirror-host", Served),
+    ("mirror-request-body", Served),
+    ("mirror-target", Served),
     ("modsecurity-snippet", SNIPPET),
     ("modsecurity-transaction-id", NoEffect("there is no web application firewall")),
     ("opentelemetry-operation-name", TRACING),

@@ -18,6 +18,7 @@ mod endpoints;
 mod errors;
 mod headers;
 mod health;
+mod mirror;
 mod redirect;
 mod retry;
 mod rewrite;
@@ -43,6 +44,8 @@ pub(crate) use self::endpoints::Endpoints;
 pub(crate) use self::errors::Errors;
 pub(crate) use self::headers::Headers;
 pub(crate) use self::health::{HealthCheck, Probe};
+pub(crate) use self::mirror::Mirror;
+use self::mirror::MirrorAnnotations;
 pub(crate) use self::redirect::{Redirects, ToHttps};
 pub(crate) use self::retry::Retry;
 use self::retry::RetryAnnotations;
@@ -69,6 +72,7 @@ pub(crate) struct Policy {
     pub(crate) retry: RetryAnnotations,
     pub(crate) affinity: AffinityAnnotations,
     pub(crate) canary: CanaryAnnotations,
+    pub(crate) mirror: MirrorAnnotations,
     pub(crate) endpoints: Endpoints,
     /// Why the routes answer 503.
     pub(crate) refused: Option<RefusedBy>,
@@ -244,6 +248,7 @@ impl Policy {
             .or_else(|| self.retry.read(name, value))
             .or_else(|| self.affinity.read(name, value))
             .or_else(|| self.canary.read(name, value))
+            .or_else(|| self.mirror.read(name, value))
     }
 
     fn not_served(&mut self, name: &'static str, unserved: Unserved) -> NotServed {

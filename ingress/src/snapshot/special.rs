@@ -8,11 +8,13 @@ use http::{HeaderName, HeaderValue, StatusCode};
 
 use model::ObjectName;
 
-use super::policy::{Affinity, Policy};
+use super::policy::{Affinity, Mirror, Policy};
 use super::response_rules::ResponseRules;
 use crate::addresses::AddressSet;
 use crate::credentials::Credentials;
+use crate::endpoint_tls::{EndpointTls, TlsSpec};
 use crate::template::Template;
+use crate::wire::{TlsWire, Wire};
 use crate::zone::Zone;
 
 /// The status that is replaced, for what serves in its place.
@@ -47,6 +49,31 @@ pub(crate) struct Special {
     pub(crate) pace: Option<(u64, u64)>,
     /// Clients keep their endpoints by a cookie.
     pub(crate) affinity: Option<Affinity>,
+    /// A second server gets a copy of each request.
+    pub(crate) mirror: Option<Arc<Mirroring>>,
+}
+
+/// Where copies of requests go, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Mirroring {
+    pub(crate) mirror: Mirror,
+    pub(crate) wire: Wire,
+}
+
+impl Mirroring {
+    fn of(mirror: Mirror) -> Option<Mirroring> {
+        let name: Box<str> = mirror.authority.host().into();
+        let tls = match mirror.is_https {
+            true => {
+                let spec =
+                    TlsSpec { name: Some(name.clone()), tells_name: true, ..TlsSpec::default() };
+                let settings = Arc::new(EndpointTls::new(spec, None).ok()?);
+                Some(Arc::new(TlsWire { settings, name: Some(name.into()) }))
+            }
+            false => None,
+        };
+        Some(Mirroring { mirror, wire: Wire { is_http2: false, tls } })
+    }
 }
 
 /// A redirect of requests.
@@ -124,6 +151,7 @@ impl Special {
             response: ResponseRules::of(policy),
             pace: access.body_rate.map(|rate| (rate, access.body_rate_after)),
             affinity: policy.affinity.affinity().cloned(),
+            mirror: policy.mirror.mirror().and_then(Mirroring::of).map(Arc::new),
         }
     }
 
@@ -170,6 +198,7 @@ impl Special {
             || self.response.is_some()
             || self.pace.is_some()
             || self.affinity.is_some()
+            || self.mirror.is_some()
     }
 
     /// Whether a request is let in only after it was counted, or its credentials were compared.
