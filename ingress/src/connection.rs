@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     /// The client's socket takes no more bytes.
     /// The client has sent a flood of control frames.
     is_flooded: Cell<bool>,
+    /// The client sends nothing more.
+    is_complete: Cell<bool>,
     /// The endpoint's connection, from its 101 until the client's connection has changed too.
     tunnel: RefCell<Option<Upstream>>,
     /// The request in flight is of HTTP/1.1: interim responses are passed on.
@@ -84,12 +86,23 @@ impl Connection {
             begun_stream: RefCell::new(None),
             stalled: Rc::default(),
             is_flooded: Cell::new(false),
+            is_complete: Cell::new(false),
             tunnel: RefCell::new(None),
             takes_interim: Cell::new(false),
             interim: RefCell::new(None),
             tunnel_permit: RefCell::new(None),
             _permit: permit,
         })
+    }
+
+    /// Whether the client sends nothing after the request that is in flight: it has no body, and
+    /// its client has asked for the connection to be closed.
+    pub(crate) fn set_complete(&self, is_complete: bool) {
+        self.is_complete.set(is_complete);
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete.get()
     }
 
     pub(crate) fn deadline(&self) -> &Deadline {

@@ -57,6 +57,15 @@ impl<'a> Survey<'a> {
         survey
     }
 
+    /// Whether the client asks for the connection to be closed after the response.
+    pub(crate) fn asks_to_close(&self, headers: &HeaderMap) -> bool {
+        self.has_connection
+            && headers
+                .get_all(header::CONNECTION)
+                .iter()
+                .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("close")))
+    }
+
     /// Whether the request could ask for another protocol, by [`upgrade_of`].
     pub(crate) fn may_upgrade(&self) -> bool {
         self.has_connection && self.has_upgrade

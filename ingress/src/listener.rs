@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::context::WorkerContext;
 use crate::limits::Permit;
 use crate::refusal::TOO_MANY_CONNECTIONS;
-use crate::serve::{serve, turn_away};
+use crate::serve::{Service, serve, turn_away};
 
 /// A client that sends nothing is probed after this time: tunnels and streams may be silent for
 /// long, and clients vanish.
@@ -58,14 +58,17 @@ pub(crate) fn start(
     tls: Option<TlsAcceptor>,
 ) -> Accepting {
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::task::spawn_local(accept(context.clone(), socket, tls, stopped));
+    // Asked once, and not for each connection.
+    let port = socket.local_addr().map_or(0, |address| address.port());
+    let service = Service { tls, port };
+    let task = tokio::task::spawn_local(accept(context.clone(), socket, service, stopped));
     Accepting { stop, task }
 }
 
 async fn accept(
     context: Rc<WorkerContext>,
     socket: TcpListener,
-    tls: Option<TlsAcceptor>,
+    service: Service,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let listener = tokio::net::TcpListener::from_std(socket)
@@ -79,7 +82,7 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => {
                 failing = false;
-                admit(&context, stream, peer, tls.as_ref());
+                admit(&context, stream, peer, &service);
             }
             // The client closed its connection before it was accepted.
             Err(error) if is_closed_by_client(&error) => {}
@@ -93,13 +96,13 @@ async fn accept(
         }
     }
     let Ok(socket) = listener.into_std() else { return };
-    accept_rest(&context, &socket, tls.as_ref());
+    accept_rest(&context, &socket, &service);
 }
 
 /// Takes what the kernel has accepted for this socket: closing it would reset those connections.
 /// A backlog of nothing makes the kernel take no more meanwhile, so that clients which come now
 /// are refused, or find the socket of the process that follows.
-fn accept_rest(context: &Rc<WorkerContext>, socket: &TcpListener, tls: Option<&TlsAcceptor>) {
+fn accept_rest(context: &Rc<WorkerContext>, socket: &TcpListener, service: &Service) {
     let closed = SockRef::from(socket).listen(0);
     let limit = BACKLOG as usize;
     for _ in 0..limit {
@@ -107,7 +110,7 @@ fn accept_rest(context: &Rc<WorkerContext>, socket: &TcpListener, tls: Option<&T
         let stream =
             stream.set_nonblocking(true).and_then(|()| tokio::net::TcpStream::from_std(stream));
         if let Ok(stream) = stream {
-            admit(context, stream, peer, tls);
+            admit(context, stream, peer, service);
         }
     }
     if let Err(error) = closed {
@@ -124,13 +127,13 @@ fn admit(
     context: &Rc<WorkerContext>,
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
-    tls: Option<&TlsAcceptor>,
+    service: &Service,
 ) {
     match context.limits().admit(peer.ip()) {
-        Some(permit) => spawn(context, stream, peer, tls.cloned(), permit),
+        Some(permit) => spawn(context, stream, peer, service.clone(), permit),
         None => {
             context.shard().connections_refused.add(1);
-            if tls.is_none() {
+            if service.tls.is_none() {
                 turn_away(stream, TOO_MANY_CONNECTIONS);
             }
         }
@@ -142,12 +145,12 @@ fn spawn(
     context: &Rc<WorkerContext>,
     stream: tokio::net::TcpStream,
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    service: Service,
     permit: Permit,
 ) {
     let (open, context) = (context.count_connection(), context.clone());
     tokio::task::spawn_local(async move {
-        serve(context, stream, peer, tls, permit).await;
+        serve(context, stream, peer, service, permit).await;
         drop(open);
     });
 }

@@ -34,6 +34,14 @@ use crate::tls;
 /// What is read to tell HTTP/1.1 from HTTP/2 on a plain connection, and goes on to either.
 const FIRST_READ: usize = 4 << 10;
 
+/// What the connections of a listener get.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) tls: Option<TlsAcceptor>,
+    /// The port that their clients reached.
+    pub(crate) port: u16,
+}
+
 /// Who is at the other end of a connection.
 struct Peer<'a> {
     client: IpAddr,
@@ -48,11 +56,12 @@ pub(crate) async fn serve(
     context: Rc<WorkerContext>,
     mut stream: TcpStream,
     peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
+    Service { tls, port }: Service,
     mut permit: Permit,
 ) {
     let settings = context.settings();
     let deadline = context.deadlines.add();
+    let peer = (peer.ip(), port);
     let peer = match identify(&context, &mut stream, peer, &mut permit, &deadline).await {
         Ok(peer) => peer,
         Err(answer) => {
@@ -95,15 +104,14 @@ pub(crate) async fn serve(
 async fn identify<'a>(
     context: &'a WorkerContext,
     stream: &mut TcpStream,
-    peer: SocketAddr,
+    (client, port): (IpAddr, u16),
     permit: &mut Permit,
     deadline: &Deadline,
 ) -> Result<Peer<'a>, &'static [u8]> {
     let settings = context.settings();
     let trusted_proxies = &settings.rules.trusted_proxies[..];
-    let port = stream.local_addr().map_or(0, |address| address.port());
-    let itself = Peer { client: peer.ip(), port, trusted_proxies };
-    if !settings.proxy_protocol || !is_trusted(peer.ip().to_canonical(), trusted_proxies) {
+    let itself = Peer { client, port, trusted_proxies };
+    if !settings.proxy_protocol || !is_trusted(client.to_canonical(), trusted_proxies) {
         return Ok(itself);
     }
     deadline.arm(settings.header_timeout);

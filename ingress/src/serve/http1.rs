@@ -110,6 +110,9 @@ async fn end_connection<S>(
             let answer = refuse(connection, &Refusal::HeadTimeout);
             finish(connection, stream, Some(answer)).await;
         }
+        (End::Finished, None) if connection.is_complete() && early.is_empty() => {
+            close(connection, stream).await;
+        }
         (End::Finished, None) => finish(connection, stream, kept).await,
         (End::Abandoned, _) => {}
     }
@@ -132,6 +135,18 @@ fn refuse(connection: &Connection, refusal: &Refusal) -> Vec<u8> {
 fn body_of(answer: &[u8]) -> &[u8] {
     const END: &[u8] = b"\r\n\r\n";
     memchr::memmem::find(answer, END).map_or(&[], |at| &answer[at + END.len()..])
+}
+
+/// Closes a connection on which the client has said all.
+async fn close<S>(connection: &Connection, mut stream: Stream<S>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    // Closing the socket says the same as a shutdown before it. TLS has an end of its own.
+    if connection.origin.https {
+        connection.enter(Phase::Head, LINGER.into());
+        let _ = in_time(stream.shutdown(), connection.deadline()).await;
+    }
 }
 
 /// Writes the last answer, closes our side, and reads for a while what the client still sends: a
