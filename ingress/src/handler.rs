@@ -12,6 +12,7 @@ use hyper::ext::ReasonPhrase;
 
 use crate::admission::admit;
 use crate::body::RequestBody;
+use crate::error_page;
 use crate::exchange::{Decided, Exchange};
 use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
@@ -42,19 +43,19 @@ pub(crate) fn handle(
         let is_http2 = parts.version == Version::HTTP_2;
         in_flight.connection.set_takes_interim(parts.version == Version::HTTP_11);
         let is_grpc = grpc::is_call(&parts.method, &parts.headers);
+        let mut errors = None;
         let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {
             Ok(response) => response,
             Err(refused) => {
-                let mut record = in_flight.record.borrow_mut();
-                record.ended_by = EndedBy::Refusal(refused.refusal.reason());
-                let message = is_grpc.then(|| refused.refusal.explanation());
-                let mut response = refused.into_response(record.request_id(), is_http2);
-                if let Some(message) = message {
-                    grpc::shape(&mut response, &message);
-                }
-                response
+                let status = refused.refusal.status();
+                errors = if is_grpc { None } else { error_page::replacing(&in_flight, status) };
+                own_answer(&in_flight, refused, is_grpc, is_http2)
             }
         };
+        if let Some(errors) = errors {
+            // Seldom needed, and large.
+            Box::pin(replace(&in_flight, &parts, &mut response, &errors.route)).await;
+        }
         if let Some((cookies, always)) = in_flight.take_cookies()
             && (always || takes_cookies(response.status()))
         {
@@ -76,6 +77,47 @@ pub(crate) fn handle(
         response.body_mut().hold(in_flight);
         Ok(response)
     }
+}
+
+/// Whether an endpoint's answer is passed on, and not replaced.
+fn intercepted(route: &Route, status: StatusCode) -> Result<(), Refusal> {
+    match &route.errors {
+        Some(errors) if !errors.passes_on && errors.replaces(status) => {
+            Err(Refusal::Replaced(status))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An answer of our own.
+fn own_answer(
+    in_flight: &InFlight,
+    refused: Refused,
+    is_grpc: bool,
+    is_http2: bool,
+) -> Response<ResponseBody> {
+    let mut record = in_flight.record.borrow_mut();
+    record.ended_by = EndedBy::Refusal(refused.refusal.reason());
+    let message = is_grpc.then(|| refused.refusal.explanation());
+    let mut response = refused.into_response(record.request_id(), is_http2);
+    if let Some(message) = message {
+        grpc::shape(&mut response, &message);
+    }
+    response
+}
+
+/// Replaces an error by the page for it, unless that cannot be had.
+async fn replace(
+    in_flight: &InFlight,
+    parts: &Parts,
+    response: &mut Response<ResponseBody>,
+    errors: &Arc<Route>,
+) {
+    let page = error_page::fetch(in_flight, parts, response.status(), errors).await;
+    let Ok((upstream, head, fields)) = page else { return };
+    let close = response.headers_mut().remove(header::CONNECTION);
+    *response = respond(in_flight, upstream, head, fields);
+    response.headers_mut().extend(close.map(|close| (header::CONNECTION, close)));
 }
 
 async fn answer(
@@ -135,6 +177,7 @@ async fn answer(
     let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
+    intercepted(exchange.route(), head.status).map_err(with_url)?;
     if !exchange.is_own(&upstream.endpoint) {
         keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }

@@ -24,6 +24,7 @@ mod context;
 mod credentials;
 mod deadline;
 mod endpoint_tls;
+mod error_page;
 mod exchange;
 mod explain;
 mod external_auth;

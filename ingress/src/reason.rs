@@ -17,6 +17,7 @@ pub(crate) enum Reason {
     Unauthorized,
     AuthFailed,
     Limited,
+    ErrorPage,
     BodyTooLarge,
     BodyTimeout,
     NotReady,
@@ -30,7 +31,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 22] = [
+    pub(crate) const ALL: [Reason; 23] = [
         Reason::Malformed,
         Reason::HeadTooLarge,
         Reason::HeadTimeout,
@@ -43,6 +44,7 @@ impl Reason {
         Reason::Unauthorized,
         Reason::AuthFailed,
         Reason::Limited,
+        Reason::ErrorPage,
         Reason::BodyTooLarge,
         Reason::BodyTimeout,
         Reason::NotReady,
@@ -69,6 +71,7 @@ impl Reason {
             Reason::Unauthorized => "unauthorized",
             Reason::AuthFailed => "auth_failed",
             Reason::Limited => "limited",
+            Reason::ErrorPage => "error_page",
             Reason::BodyTooLarge => "body_too_large",
             Reason::BodyTimeout => "body_timeout",
             Reason::NotReady => "not_ready",

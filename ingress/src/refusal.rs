@@ -45,6 +45,8 @@ pub(crate) enum Refusal {
         status: StatusCode,
         location: HeaderValue,
     },
+    /// An error of the endpoint that another Service was to replace, and could not.
+    Replaced(StatusCode),
     /// To a browser that asks what pages of another origin may do.
     Preflight,
     /// The client's address is not let in.
@@ -148,6 +150,7 @@ impl Refusal {
             Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::NoRoute { .. } => StatusCode::NOT_FOUND,
             Refusal::Redirect { status, .. } => *status,
+            Refusal::Replaced(status) => *status,
             Refusal::Preflight => StatusCode::NO_CONTENT,
             Refusal::Forbidden => StatusCode::FORBIDDEN,
             Refusal::Unauthorized(_) => StatusCode::UNAUTHORIZED,
@@ -176,6 +179,7 @@ impl Refusal {
             Refusal::Misdirected => Reason::Misdirected,
             Refusal::NoRoute { .. } => Reason::NoRoute,
             Refusal::Redirect { .. } => Reason::Redirect,
+            Refusal::Replaced(_) => Reason::ErrorPage,
             Refusal::Preflight => Reason::Preflight,
             Refusal::Forbidden => Reason::Forbidden,
             Refusal::Unauthorized(_) => Reason::Unauthorized,
@@ -207,6 +211,7 @@ impl Refusal {
                 return format!("host {host} has no rule for this path");
             }
             Refusal::Redirect { .. } => "see the Location field",
+            Refusal::Replaced(_) => "no error page could be had",
             Refusal::Preflight => "allowed",
             Refusal::Forbidden => "the client is not allowed",
             Refusal::Unauthorized(_) => "credentials are needed",

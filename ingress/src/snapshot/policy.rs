@@ -15,6 +15,7 @@ mod canary;
 mod cors;
 mod credentials;
 mod endpoints;
+mod errors;
 mod external_auth;
 mod headers;
 mod health;
@@ -41,6 +42,7 @@ pub(crate) use self::canary::{CanaryRules, Side};
 pub(crate) use self::cors::{Cors, Origins};
 pub(crate) use self::credentials::BasicAuth;
 pub(crate) use self::endpoints::Endpoints;
+pub(crate) use self::errors::Errors;
 pub(crate) use self::external_auth::{AuthUrl, ExternalAuth};
 pub(crate) use self::headers::Headers;
 pub(crate) use self::health::{HealthCheck, Probe};
@@ -67,6 +69,7 @@ pub(crate) struct Policy {
     pub(crate) external_auth: ExternalAuth,
     pub(crate) cors: Cors,
     pub(crate) headers: Headers,
+    pub(crate) errors: Errors,
     pub(crate) transfer: Transfer,
     pub(crate) balance: BalanceAnnotations,
     pub(crate) retry: RetryAnnotations,
@@ -112,6 +115,10 @@ impl Refusing {
     /// What to do.
     pub(crate) fn help(self) -> &'static str {
         match self {
+            Refusing::Unsupported(Effect::Snippet) => {
+                "write fields as switchyard.dev/request-headers and response-headers, and \
+                 redirects as permanent-redirect; see docs/migrate-ingress-nginx.md"
+            }
             Refusing::Unsupported(_) => {
                 "remove the annotation if the routes may be served without it"
             }
@@ -238,6 +245,7 @@ impl Policy {
             .or_else(|| self.external_auth.read(name, value))
             .or_else(|| self.cors.read(name, value))
             .or_else(|| self.headers.read(name, value))
+            .or_else(|| self.errors.read(name, value))
             .or_else(|| self.transfer.read(name, value))
             .or_else(|| self.balance.read(name, value))
             .or_else(|| self.endpoints.read(name, value))

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
+use model::ObjectName;
+
 use super::policy::{Affinity, AuthUrl, ExternalAuth, Mirror, Policy};
 use super::response_rules::ResponseRules;
 use crate::addresses::AddressSet;
@@ -15,6 +17,9 @@ use crate::endpoint_tls::{EndpointTls, TlsSpec};
 use crate::template::Template;
 use crate::wire::{TlsWire, Wire};
 use crate::zone::Zone;
+
+/// The status that is replaced, for what serves in its place.
+pub(crate) const X_CODE: &str = "x-code";
 
 /// What a route does beside forwarding a request as it is.
 #[derive(Clone, Debug, Default)]
@@ -196,6 +201,24 @@ impl Special {
     pub(super) fn redirect(status: StatusCode, to: RedirectTo, by: &'static str) -> Special {
         let redirect = Some(Redirect { status, to, relative: false, by });
         Special { redirect, ..Special::default() }
+    }
+
+    /// What a Service is told that serves in the place of another one's errors: by default that
+    /// it had no endpoint.
+    pub(super) fn of_errors(ingress: &ObjectName, service: &str, port: &str) -> Special {
+        let field = |name: &'static str, text: &str| {
+            (HeaderName::from_static(name), Template::parse(text).ok())
+        };
+        let request_fields = vec![
+            field(X_CODE, "503"),
+            field("x-format", "$http_accept"),
+            field("x-original-uri", "$request_uri"),
+            field("x-namespace", &ingress.namespace),
+            field("x-ingress-name", &ingress.name),
+            field("x-service-name", service),
+            field("x-service-port", port),
+        ];
+        Special { request_fields, ..Special::default() }
     }
 
     /// The same without a question for credentials.
