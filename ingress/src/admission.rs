@@ -8,6 +8,7 @@ use daemon::quota::Client;
 use http::header::{self, HeaderMap};
 
 use crate::credentials::Known;
+use crate::external_auth::{Permission, ask, signin};
 use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
 use crate::request::decide::{AddressAccess, Facts, address_access};
@@ -20,15 +21,28 @@ pub(crate) async fn admit(
     special: &Special,
     route: &Route,
     facts: &Facts<'_>,
-) -> Result<(), Refusal> {
+) -> Result<Option<Permission>, Refusal> {
     if let Some(limits) = &special.limits {
         limit(in_flight, limits, route, facts)?;
     }
-    let Some(basic) = &special.basic else { return Ok(()) };
     if special.any && address_access(special, facts) == AddressAccess::Allowed {
-        return Ok(());
+        return Ok(None);
     }
-    authenticate(in_flight, basic, facts.headers).await
+    let signin = |refusal| match (&refusal, &special.external) {
+        (Refusal::Unauthorized(_), Some(rules)) => signin(rules, route, facts).unwrap_or(refusal),
+        _ => refusal,
+    };
+    if let Some(basic) = &special.basic {
+        match authenticate(in_flight, basic, facts.headers).await {
+            Ok(()) if special.any => return Ok(None),
+            Ok(()) => {}
+            // The other way in is still to be tried.
+            Err(_) if special.any && special.external.is_some() => {}
+            Err(refusal) => return Err(signin(refusal)),
+        }
+    }
+    let Some(rules) = &special.external else { return Ok(None) };
+    Box::pin(ask(in_flight, rules, route, facts)).await.map(Some).map_err(signin)
 }
 
 fn limit(

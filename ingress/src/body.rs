@@ -24,6 +24,8 @@ pub(crate) struct BodyBroken(#[source] hyper::Error);
 pub(crate) enum RequestBody {
     /// A client's HTTP/1.1 connection or HTTP/2 stream, which hyper reads.
     Hyper(Incoming),
+    /// Of a request that has none.
+    Empty,
     /// The same, of which a second server gets a copy.
     Copied(Box<(Incoming, BodyCopy)>),
 }
@@ -33,6 +35,7 @@ impl RequestBody {
     pub(crate) fn is_ended(&self) -> bool {
         match self {
             RequestBody::Hyper(incoming) => incoming.is_end_stream(),
+            RequestBody::Empty => true,
             RequestBody::Copied(copied) => copied.0.is_end_stream(),
         }
     }
@@ -47,6 +50,7 @@ impl RequestBody {
                 let frame = ready!(Pin::new(incoming).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(BodyBroken)))
             }
+            RequestBody::Empty => Poll::Ready(None),
             RequestBody::Copied(copied) => {
                 let (incoming, copy) = &mut **copied;
                 let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));

@@ -12,6 +12,7 @@ use hyper::ext::ReasonPhrase;
 
 use crate::admission::admit;
 use crate::body::RequestBody;
+use crate::error_page;
 use crate::exchange::{Decided, Exchange};
 use crate::grpc;
 use crate::head::{Framing, RequestHead, upgrade_of};
@@ -42,19 +43,27 @@ pub(crate) fn handle(
         let is_http2 = parts.version == Version::HTTP_2;
         in_flight.connection.set_takes_interim(parts.version == Version::HTTP_11);
         let is_grpc = grpc::is_call(&parts.method, &parts.headers);
+        let mut errors = None;
         let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {
             Ok(response) => response,
             Err(refused) => {
-                let mut record = in_flight.record.borrow_mut();
-                record.ended_by = EndedBy::Refusal(refused.refusal.reason());
-                let message = is_grpc.then(|| refused.refusal.explanation());
-                let mut response = refused.into_response(record.request_id(), is_http2);
-                if let Some(message) = message {
-                    grpc::shape(&mut response, &message);
-                }
-                response
+                let status = refused.refusal.status();
+                errors = if is_grpc { None } else { error_page::replacing(&in_flight, status) };
+                own_answer(&in_flight, refused, is_grpc, is_http2)
             }
         };
+        if let Some(errors) = errors {
+            // Seldom needed, and large.
+            Box::pin(replace(&in_flight, &parts, &mut response, &errors.route)).await;
+        }
+        if let Some((cookies, always)) = in_flight.take_cookies()
+            && (always || takes_cookies(response.status()))
+        {
+            let cookies = cookies.into_iter().map(|cookie| (header::SET_COOKIE, cookie));
+            cookies.for_each(|(name, value)| {
+                response.headers_mut().append(name, value);
+            });
+        }
         if let Some(edits) = in_flight.take_edits() {
             edits.apply(response.headers_mut());
         }
@@ -68,6 +77,47 @@ pub(crate) fn handle(
         response.body_mut().hold(in_flight);
         Ok(response)
     }
+}
+
+/// Whether an endpoint's answer is passed on, and not replaced.
+fn intercepted(route: &Route, status: StatusCode) -> Result<(), Refusal> {
+    match &route.errors {
+        Some(errors) if !errors.passes_on && errors.replaces(status) => {
+            Err(Refusal::Replaced(status))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An answer of our own.
+fn own_answer(
+    in_flight: &InFlight,
+    refused: Refused,
+    is_grpc: bool,
+    is_http2: bool,
+) -> Response<ResponseBody> {
+    let mut record = in_flight.record.borrow_mut();
+    record.ended_by = EndedBy::Refusal(refused.refusal.reason());
+    let message = is_grpc.then(|| refused.refusal.explanation());
+    let mut response = refused.into_response(record.request_id(), is_http2);
+    if let Some(message) = message {
+        grpc::shape(&mut response, &message);
+    }
+    response
+}
+
+/// Replaces an error by the page for it, unless that cannot be had.
+async fn replace(
+    in_flight: &InFlight,
+    parts: &Parts,
+    response: &mut Response<ResponseBody>,
+    errors: &Arc<Route>,
+) {
+    let page = error_page::fetch(in_flight, parts, response.status(), errors).await;
+    let Ok((upstream, head, fields)) = page else { return };
+    let close = response.headers_mut().remove(header::CONNECTION);
+    *response = respond(in_flight, upstream, head, fields);
+    response.headers_mut().extend(close.map(|close| (header::CONNECTION, close)));
 }
 
 async fn answer(
@@ -104,13 +154,9 @@ async fn answer(
 
     let decide = || decided(in_flight, &facts);
     let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
-    let forwarding = changes(in_flight, exchange.route(), &facts);
-    if let Some(special) = &exchange.route().plan.special
-        && special.is_asked()
-    {
-        let admitted = admit(in_flight, special, exchange.route(), &facts);
-        Box::pin(admitted).await.map_err(with_url)?;
-    }
+    let mut forwarding = changes(in_flight, exchange.route(), &facts);
+    let admitted = let_in(in_flight, exchange.route(), &facts, forwarding.as_deref_mut());
+    admitted.await.map_err(with_url)?;
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     in_flight.record.borrow_mut().connected();
     let is_plain = version == Version::HTTP_11 && framing == Framing::None;
@@ -131,6 +177,7 @@ async fn answer(
     let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
+    intercepted(exchange.route(), head.status).map_err(with_url)?;
     if !exchange.is_own(&upstream.endpoint) {
         keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }
@@ -138,6 +185,26 @@ async fn answer(
     // It serves for the fields of a later response: it is large enough already.
     in_flight.context().keep_fields(std::mem::take(headers));
     Ok(respond(in_flight, upstream, head, fields))
+}
+
+/// Lets a request in if its route asks for anything first, with what that changes of it.
+async fn let_in(
+    in_flight: &InFlight,
+    route: &Route,
+    facts: &Facts<'_>,
+    forwarding: Option<&mut Forwarding>,
+) -> Result<(), Refusal> {
+    let Some(special) = route.plan.special.as_ref().filter(|s| s.is_asked()) else { return Ok(()) };
+    let permission = Box::pin(admit(in_flight, special, route, facts)).await?;
+    if let (Some(permission), Some(forwarding)) = (permission, forwarding) {
+        permission.apply(&mut forwarding.edits);
+    }
+    Ok(())
+}
+
+/// Whether a response gets the cookies of an authentication server unasked, as with ingress-nginx.
+fn takes_cookies(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 201 | 204 | 206 | 301 | 302 | 303 | 304 | 307 | 308)
 }
 
 /// The request's body, of which another server gets a copy if the route has a mirror.

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Context;
 
+use http::HeaderValue;
 use http::request::Parts;
 
 use crate::access_log::WorkerLog;
@@ -39,6 +40,8 @@ struct Rare {
     edits: Option<ResponseEdits>,
     /// Counts the request for its client.
     permit: Option<ZonePermit>,
+    /// Cookies of an authentication server for the client, and whether for every status.
+    cookies: Option<(Vec<HeaderValue>, bool)>,
 }
 
 impl InFlight {
@@ -132,6 +135,17 @@ impl InFlight {
     /// What is to be changed of the response.
     pub(crate) fn take_edits(&self) -> Option<ResponseEdits> {
         self.rare.borrow_mut().as_mut()?.edits.take()
+    }
+
+    /// Notes the cookies that an authentication server sets; `always` for every status.
+    pub(crate) fn set_cookies(&self, cookies: Vec<HeaderValue>, always: bool) {
+        if !cookies.is_empty() {
+            self.rare.borrow_mut().get_or_insert_default().cookies = Some((cookies, always));
+        }
+    }
+
+    pub(crate) fn take_cookies(&self) -> Option<(Vec<HeaderValue>, bool)> {
+        self.rare.borrow_mut().as_mut()?.cookies.take()
     }
 
     /// Counts the request as long as it is in flight.

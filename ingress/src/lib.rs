@@ -17,14 +17,17 @@
 mod access_log;
 mod addresses;
 mod admission;
+mod auth_server;
 mod body;
 mod connection;
 mod context;
 mod credentials;
 mod deadline;
 mod endpoint_tls;
+mod error_page;
 mod exchange;
 mod explain;
+mod external_auth;
 mod findings;
 pub mod fuzz;
 mod grpc;

@@ -15,7 +15,9 @@ pub(crate) enum Reason {
     Preflight,
     Forbidden,
     Unauthorized,
+    AuthFailed,
     Limited,
+    ErrorPage,
     BodyTooLarge,
     BodyTimeout,
     NotReady,
@@ -29,7 +31,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 21] = [
+    pub(crate) const ALL: [Reason; 23] = [
         Reason::Malformed,
         Reason::HeadTooLarge,
         Reason::HeadTimeout,
@@ -40,7 +42,9 @@ impl Reason {
         Reason::Preflight,
         Reason::Forbidden,
         Reason::Unauthorized,
+        Reason::AuthFailed,
         Reason::Limited,
+        Reason::ErrorPage,
         Reason::BodyTooLarge,
         Reason::BodyTimeout,
         Reason::NotReady,
@@ -65,7 +69,9 @@ impl Reason {
             Reason::Preflight => "preflight",
             Reason::Forbidden => "forbidden",
             Reason::Unauthorized => "unauthorized",
+            Reason::AuthFailed => "auth_failed",
             Reason::Limited => "limited",
+            Reason::ErrorPage => "error_page",
             Reason::BodyTooLarge => "body_too_large",
             Reason::BodyTimeout => "body_timeout",
             Reason::NotReady => "not_ready",

@@ -45,12 +45,16 @@ pub(crate) enum Refusal {
         status: StatusCode,
         location: HeaderValue,
     },
+    /// An error of the endpoint that another Service was to replace, and could not.
+    Replaced(StatusCode),
     /// To a browser that asks what pages of another origin may do.
     Preflight,
     /// The client's address is not let in.
     Forbidden,
     /// Credentials are missing or wrong: the value of WWW-Authenticate.
     Unauthorized(HeaderValue),
+    /// The authentication server has not said whether the request is let in.
+    AuthFailed,
     /// More requests than the client may send.
     TooManyRequests,
     /// More requests than fit into a window of time.
@@ -146,9 +150,11 @@ impl Refusal {
             Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Refusal::NoRoute { .. } => StatusCode::NOT_FOUND,
             Refusal::Redirect { status, .. } => *status,
+            Refusal::Replaced(status) => *status,
             Refusal::Preflight => StatusCode::NO_CONTENT,
             Refusal::Forbidden => StatusCode::FORBIDDEN,
             Refusal::Unauthorized(_) => StatusCode::UNAUTHORIZED,
+            Refusal::AuthFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Refusal::TooManyInWindow => StatusCode::TOO_MANY_REQUESTS,
             Refusal::TooManyRequests => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -173,9 +179,11 @@ impl Refusal {
             Refusal::Misdirected => Reason::Misdirected,
             Refusal::NoRoute { .. } => Reason::NoRoute,
             Refusal::Redirect { .. } => Reason::Redirect,
+            Refusal::Replaced(_) => Reason::ErrorPage,
             Refusal::Preflight => Reason::Preflight,
             Refusal::Forbidden => Reason::Forbidden,
             Refusal::Unauthorized(_) => Reason::Unauthorized,
+            Refusal::AuthFailed => Reason::AuthFailed,
             Refusal::TooManyRequests | Refusal::TooManyInWindow => Reason::Limited,
             Refusal::BodyTooLarge => Reason::BodyTooLarge,
             Refusal::ClientTimeout => Reason::BodyTimeout,
@@ -203,9 +211,11 @@ impl Refusal {
                 return format!("host {host} has no rule for this path");
             }
             Refusal::Redirect { .. } => "see the Location field",
+            Refusal::Replaced(_) => "no error page could be had",
             Refusal::Preflight => "allowed",
-            Refusal::Forbidden => "the client's address is not allowed",
-            Refusal::Unauthorized(_) => "user and password are needed",
+            Refusal::Forbidden => "the client is not allowed",
+            Refusal::Unauthorized(_) => "credentials are needed",
+            Refusal::AuthFailed => "the authentication server gave no answer that can be used",
             Refusal::TooManyRequests | Refusal::TooManyInWindow => "too many requests",
             Refusal::BodyTooLarge => "the request's body is larger than allowed",
             Refusal::ClientTimeout => "the request's body did not come in time",
@@ -257,7 +267,9 @@ impl Refusal {
         };
         match self {
             Refusal::Method => add(header::ALLOW, &ALLOW),
-            Refusal::Unauthorized(challenge) => add(header::WWW_AUTHENTICATE, challenge),
+            Refusal::Unauthorized(challenge) if !challenge.is_empty() => {
+                add(header::WWW_AUTHENTICATE, challenge);
+            }
             Refusal::TooManyInWindow => add(header::RETRY_AFTER, &RETRY_AFTER),
             Refusal::Redirect { location, .. } => add(header::LOCATION, location),
             _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => {

@@ -26,6 +26,7 @@ mod tests;
 use std::sync::Arc;
 
 use balance::Split;
+use http::StatusCode;
 use model::{ObjectName, PathType};
 
 pub(crate) use backend::{Answers, Backend, BackendKey, Endpoints, Unserved};
@@ -37,7 +38,9 @@ pub(crate) use plan::{Plan, PlanDefaults};
 pub(crate) use policy::{Affinity, CanaryRules, HealthCheck, Probe, RefusedBy, Side};
 pub(crate) use problem::{About, Problem};
 pub(crate) use response_rules::ResponseEdits;
-pub(crate) use special::{BasicRules, LimitRules, Mirroring, Redirect, RedirectTo, Special};
+pub(crate) use special::{
+    AuthRules, BasicRules, LimitRules, Mirroring, Redirect, RedirectTo, Special, X_CODE,
+};
 pub(crate) use sticky::{CookieFacts, user_agent};
 
 use crate::pattern::{Pattern, PatternTable};
@@ -114,6 +117,8 @@ pub(crate) struct Route {
     /// The path where it is a regular expression.
     pub(crate) pattern: Option<Pattern>,
     pub(crate) backend: Arc<Backend>,
+    /// What serves in the place of errors.
+    pub(crate) errors: Option<Arc<ErrorRoute>>,
     pub(crate) plan: Arc<Plan>,
     /// An alternative for some of its requests.
     pub(crate) canary: Option<Arc<Canary>>,
@@ -135,6 +140,24 @@ impl Route {
     /// How its clients keep their endpoints.
     pub(crate) fn affinity(&self) -> Option<&Affinity> {
         self.plan.special.as_deref()?.affinity.as_ref()
+    }
+}
+
+/// What serves in the place of errors of a route.
+#[derive(Debug)]
+pub(crate) struct ErrorRoute {
+    /// The statuses that are replaced.
+    pub(crate) codes: Box<[u16]>,
+    /// Errors of endpoints are passed on.
+    pub(crate) passes_on: bool,
+    /// To what serves, also where the route has no endpoint.
+    pub(crate) route: Arc<Route>,
+}
+
+impl ErrorRoute {
+    /// Whether responses with that status are replaced.
+    pub(crate) fn replaces(&self, status: StatusCode) -> bool {
+        self.codes.contains(&status.as_u16())
     }
 }
 

@@ -374,6 +374,7 @@ mod tests {
             ingress,
             path: None,
             pattern: None,
+            errors: None,
             backend: backend.clone(),
             plan: Arc::new(plan),
             canary: None,

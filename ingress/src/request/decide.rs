@@ -103,7 +103,10 @@ pub(crate) fn decide<'s>(snapshot: &'s Snapshot, facts: &Facts<'_>) -> Decision<
     }
     let endpoints = route.backend.endpoints();
     match refusal_by_plan(route, &endpoints, facts, &host) {
-        Some(refusal) => Decision::Answer { refusal, route: Some(route) },
+        Some(refusal) => match instead(route, &refusal) {
+            Some((route, endpoints)) => Decision::Forward { route, endpoints },
+            None => Decision::Answer { refusal, route: Some(route) },
+        },
         None => match canary_of(route, facts) {
             Some(route) => Decision::Forward { route, endpoints: route.backend.endpoints() },
             None => Decision::Forward { route, endpoints },
@@ -131,6 +134,16 @@ fn canary_of<'r>(route: &'r Route, facts: &Facts<'_>) -> Option<&'r Arc<Route>> 
         Side::Turns { .. } => (facts.turn)(&canary.split),
     };
     is_canary.then_some(alternative)
+}
+
+/// What serves in the place of a route that has no endpoint.
+fn instead<'s>(
+    route: &'s Route,
+    refusal: &Refusal,
+) -> Option<(&'s Arc<Route>, Guard<Arc<Endpoints>>)> {
+    let errors = route.errors.as_deref().filter(|_| matches!(refusal, Refusal::NoEndpoint(_)))?;
+    let endpoints = errors.route.backend.endpoints();
+    endpoints.unserved().is_none().then_some((&errors.route, endpoints))
 }
 
 /// Why the route does not forward the request. The order is that of ingress-nginx.

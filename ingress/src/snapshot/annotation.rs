@@ -47,6 +47,7 @@ const AUTH: Support = Refused(Restricts, NEVER);
 const SNIPPET: Support = Refused(Snippet, NEVER);
 const WAF: Support = Refused(Restricts, FALSE);
 
+const KEPT: Support = NoEffect("connections to the authentication server are always kept");
 const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
@@ -62,22 +63,22 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("affinity-mode", Served),
     ("allowlist-source-range", Served),
     ("app-root", Served),
-    ("auth-always-set-cookie", OF_AUTH),
-    ("auth-cache-duration", OF_AUTH),
-    ("auth-cache-key", OF_AUTH),
-    ("auth-keepalive", OF_AUTH),
-    ("auth-keepalive-requests", OF_AUTH),
-    ("auth-keepalive-share-vars", OF_AUTH),
-    ("auth-keepalive-timeout", OF_AUTH),
-    ("auth-method", OF_AUTH),
-    ("auth-proxy-set-headers", OF_AUTH),
+    ("auth-always-set-cookie", Served),
+    ("auth-cache-duration", NoEffect("the authentication server is asked about every request")),
+    ("auth-cache-key", NoEffect("the authentication server is asked about every request")),
+    ("auth-keepalive", KEPT),
+    ("auth-keepalive-requests", KEPT),
+    ("auth-keepalive-share-vars", KEPT),
+    ("auth-keepalive-timeout", KEPT),
+    ("auth-method", Served),
+    ("auth-proxy-set-headers", Unserved("more headers for the authentication server")),
     ("auth-realm", Served),
-    ("auth-request-redirect", OF_AUTH),
-    ("auth-response-headers", OF_AUTH),
+    ("auth-request-redirect", Served),
+    ("auth-response-headers", Served),
     ("auth-secret", Served),
     ("auth-secret-type", Served),
-    ("auth-signin", AUTH),
-    ("auth-signin-redirect-param", OF_AUTH),
+    ("auth-signin", Served),
+    ("auth-signin-redirect-param", Served),
     ("auth-snippet", SNIPPET),
     ("auth-tls-error-page", OF_AUTH),
     ("auth-tls-match-cn", AUTH),
@@ -86,7 +87,7 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("auth-tls-verify-client", Refused(Restricts, &["off"])),
     ("auth-tls-verify-depth", AUTH),
     ("auth-type", Served),
-    ("auth-url", AUTH),
+    ("auth-url", Served),
     ("backend-protocol", Served),
     ("base-url-scheme", OLD),
     ("canary", Served),
@@ -105,11 +106,11 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("cors-allow-origin", Served),
     ("cors-expose-headers", Served),
     ("cors-max-age", Served),
-    ("custom-headers", Unserved("custom response headers")),
-    ("custom-http-errors", Unserved("custom error pages")),
-    ("default-backend", Unserved("a fallback backend for errors")),
+    ("custom-headers", Unserved("fields from a ConfigMap: use switchyard.dev/response-headers")),
+    ("custom-http-errors", Served),
+    ("default-backend", Served),
     ("denylist-source-range", Served),
-    ("disable-proxy-intercept-errors", NoEffect("it changes error pages, which are not served")),
+    ("disable-proxy-intercept-errors", Served),
     ("enable-access-log", Served),
     ("enable-cors", Served),
     ("enable-global-auth", NoEffect("there is no global authentication")),
@@ -224,12 +225,13 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
 
 /// Annotations that are served and restrict access. A misspelling of one of these must not leave
 /// the routes open.
-const RESTRICTING: [&str; 13] = [
+const RESTRICTING: [&str; 14] = [
     "allowlist-source-range",
     "auth-realm",
     "auth-secret",
     "auth-secret-type",
     "auth-type",
+    "auth-url",
     "denylist-source-range",
     "global-rate-limit",
     "limit-connections",

@@ -59,6 +59,8 @@ pub(crate) struct Compiler {
     by_alias: HashMap<HostKey, BTreeSet<(Rank, Alias)>>,
     /// The Ingresses that ask for credentials of a Secret.
     by_auth_secret: HashMap<ObjectName, BTreeSet<ObjectName>>,
+    /// The Ingresses whose errors a Service serves.
+    by_error_service: HashMap<ObjectName, BTreeSet<ObjectName>>,
     services: HashMap<ObjectName, ServiceUse>,
     secrets: HashMap<ObjectName, SecretUse>,
     /// Ingresses whose annotations name a Secret.
@@ -147,6 +149,7 @@ impl Compiler {
             by_tls_host: HashMap::new(),
             by_alias: HashMap::new(),
             by_auth_secret: HashMap::new(),
+            by_error_service: HashMap::new(),
             services: HashMap::new(),
             secrets: HashMap::new(),
             by_secret: HashMap::new(),
@@ -167,6 +170,9 @@ impl Compiler {
         }
         for secret in &changes.secrets {
             names.extend(self.by_auth_secret.get(secret).into_iter().flatten().cloned());
+        }
+        for service in &changes.services {
+            names.extend(self.by_error_service.get(service).into_iter().flatten().cloned());
         }
         let users = changes.secrets.iter().filter_map(|secret| self.by_secret.get(secret));
         names.extend(users.flatten().cloned());
@@ -289,13 +295,9 @@ impl Compiler {
         let before = self.served.remove(name);
         self.release_policy_secret(name, before.as_ref());
         self.release_aliases(before.as_ref(), touched);
-        if let Some(secret) = before.as_ref().and_then(Served::auth_secret)
-            && let Some(users) = self.by_auth_secret.get_mut(&secret)
-        {
-            users.remove(name);
-            if users.is_empty() {
-                self.by_auth_secret.remove(&secret);
-            }
+        if let Some(before) = &before {
+            forget_use(&mut self.by_auth_secret, before.auth_secret(), name);
+            forget_use(&mut self.by_error_service, before.error_service(), name);
         }
         let now = model.ingress(name).filter(|ingress| self.is_ours(ingress, model));
         // What both refer to stays in use, with its endpoints and its parsed certificate.
@@ -307,6 +309,9 @@ impl Compiler {
                     touched.services.insert(key.service.clone());
                 }
                 self.use_backend(key, &served.rank, touched);
+            }
+            if let Some(service) = served.error_service() {
+                self.by_error_service.entry(service).or_default().insert(name.clone());
             }
             if let Some(secret) = served.auth_secret() {
                 self.by_auth_secret.entry(secret).or_default().insert(name.clone());
@@ -549,6 +554,21 @@ impl Compiler {
         }
         self.snapshot.certificates.set(host, chosen.map(|(_, of_host)| of_host));
         replace_problems(&mut self.tls_problems, host, problems, touched);
+    }
+}
+
+/// An Ingress no longer uses an object.
+fn forget_use(
+    users: &mut HashMap<ObjectName, BTreeSet<ObjectName>>,
+    object: Option<ObjectName>,
+    ingress: &ObjectName,
+) {
+    let Some(object) = object else { return };
+    if let Some(of_object) = users.get_mut(&object) {
+        of_object.remove(ingress);
+        if of_object.is_empty() {
+            users.remove(&object);
+        }
     }
 }
 

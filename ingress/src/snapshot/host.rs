@@ -16,7 +16,7 @@ use super::policy::{RefusedBy, Refusing};
 use super::problem::{About, Field, Problem};
 use super::served::{Served, backend_key, paths, patterns};
 use super::special::{RedirectTo, Special};
-use super::{Canary, HostRoutes, Paths, Route};
+use super::{Canary, ErrorRoute, HostRoutes, Paths, Route};
 use crate::pattern::{Pattern, PatternTable};
 use crate::route::{HostKey, NotAdded, PathTable};
 use crate::template::Template;
@@ -129,6 +129,7 @@ fn answering(
         ingress: served.ingress.name.clone(),
         path: Some((path_type, "/".into())),
         pattern: None,
+        errors: None,
         backend: backends(&backend_key(&served.ingress, backend)),
         plan: Arc::new(plan),
         canary: None,
@@ -209,14 +210,36 @@ impl Builder<'_> {
         backend: &IngressBackend,
         plan: &Arc<Plan>,
     ) -> Route {
-        Route {
-            ingress: served.ingress.name.clone(),
+        let backend = (self.backends)(&backend_key(&served.ingress, backend));
+        let errors = self.errors(served, path.clone(), &backend);
+        let ingress = served.ingress.name.clone();
+        Route { ingress, path, pattern: None, backend, errors, plan: plan.clone(), canary: None }
+    }
+
+    /// What serves in the place of errors of a route to that backend.
+    fn errors(
+        &self,
+        served: &Served,
+        path: Option<(PathType, Arc<str>)>,
+        of: &Backend,
+    ) -> Option<Arc<ErrorRoute>> {
+        let key = served.error_backend.as_ref()?;
+        let ingress = &served.ingress.name;
+        let special = Special::of_errors(ingress, &of.key.service.name, &of.key.port_text());
+        let plan = Plan::new(&served.policy, false, self.defaults);
+        let plan = Plan { special: Some(Arc::new(special)), refused: None, ..plan };
+        let route = Route {
+            ingress: ingress.clone(),
             path,
             pattern: None,
-            backend: (self.backends)(&backend_key(&served.ingress, backend)),
-            plan: plan.clone(),
+            backend: (self.backends)(key),
+            errors: None,
+            plan: Arc::new(plan),
             canary: None,
-        }
+        };
+        let errors = &served.policy.errors;
+        let (codes, passes_on) = (errors.codes.clone().into(), errors.passes_on);
+        Some(Arc::new(ErrorRoute { codes, passes_on, route: Arc::new(route) }))
     }
 
     /// The route, with the canary for its path if there is one.

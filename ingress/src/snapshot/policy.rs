@@ -15,6 +15,8 @@ mod canary;
 mod cors;
 mod credentials;
 mod endpoints;
+mod errors;
+mod external_auth;
 mod headers;
 mod health;
 mod mirror;
@@ -41,6 +43,8 @@ pub(crate) use self::canary::{CanaryRules, Side};
 pub(crate) use self::cors::{Cors, Origins};
 pub(crate) use self::credentials::BasicAuth;
 pub(crate) use self::endpoints::Endpoints;
+pub(crate) use self::errors::Errors;
+pub(crate) use self::external_auth::{AuthUrl, ExternalAuth};
 pub(crate) use self::headers::Headers;
 pub(crate) use self::health::{HealthCheck, Probe};
 pub(crate) use self::mirror::Mirror;
@@ -64,8 +68,10 @@ pub(crate) struct Policy {
     pub(crate) rewriting: Rewriting,
     pub(crate) access: Access,
     pub(crate) basic: BasicAuth,
+    pub(crate) external_auth: ExternalAuth,
     pub(crate) cors: Cors,
     pub(crate) headers: Headers,
+    pub(crate) errors: Errors,
     pub(crate) transfer: Transfer,
     pub(crate) balance: BalanceAnnotations,
     pub(crate) retry: RetryAnnotations,
@@ -112,6 +118,10 @@ impl Refusing {
     /// What to do.
     pub(crate) fn help(self) -> &'static str {
         match self {
+            Refusing::Unsupported(Effect::Snippet) => {
+                "write fields as switchyard.dev/request-headers and response-headers, and \
+                 redirects as permanent-redirect; see docs/migrate-ingress-nginx.md"
+            }
             Refusing::Unsupported(_) => {
                 "remove the annotation if the routes may be served without it"
             }
@@ -235,8 +245,10 @@ impl Policy {
             .or_else(|| self.rewriting.read(name, value))
             .or_else(|| self.access.read(name, value))
             .or_else(|| self.basic.read(name, value))
+            .or_else(|| self.external_auth.read(name, value))
             .or_else(|| self.cors.read(name, value))
             .or_else(|| self.headers.read(name, value))
+            .or_else(|| self.errors.read(name, value))
             .or_else(|| self.transfer.read(name, value))
             .or_else(|| self.balance.read(name, value))
             .or_else(|| self.endpoints.read(name, value))
@@ -381,11 +393,7 @@ mod tests {
     /// Each of these was served as if the annotation were not there.
     #[test]
     fn an_annotation_that_restricts_or_diverts_never_leaves_a_plain_route() {
-        let restricting = [
-            ("auth-url", "http://auth.example/"),
-            ("auth-tls-match-cn", "CN=me"),
-            ("enable-modsecurity", "true"),
-        ];
+        let restricting = [("auth-tls-match-cn", "CN=me"), ("enable-modsecurity", "true")];
         let diverting = [("ssl-passthrough", "true")];
         let snippets =
             ["configuration-snippet", "server-snippet", "auth-snippet", "modsecurity-snippet"];

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use model::problem::Level;
 use model::{
-    Ingress, IngressBackend, IngressPath, IngressRule, IngressTls, Kind, Model, ObjectName,
-    PathType,
+    BackendPort, Ingress, IngressBackend, IngressPath, IngressRule, IngressTls, Kind, Model,
+    ObjectName, PathType,
 };
 
 use super::backend::BackendKey;
@@ -31,6 +31,8 @@ pub(super) struct Served {
     pub(super) special: Option<Arc<Special>>,
     /// How requests to its backends are spread, if it says so.
     pub(super) balancing: Option<Arc<Balancing>>,
+    /// The Service port that serves in the place of errors.
+    pub(super) error_backend: Option<BackendKey>,
     pub(super) problems: Vec<Problem>,
     pub(super) rank: Rank,
     pub(super) hosts: BTreeSet<HostKey>,
@@ -108,10 +110,12 @@ impl Served {
         let credentials = credentials(&ingress, &mut policy, before, model, &mut problems);
         let special = Special::of(&policy, credentials, before);
         let special = special.is_any().then(|| Arc::new(special));
+        let error_backend = error_backend(&ingress, &policy, model, &mut problems);
         let balancing = policy.balance.balancing().map(Arc::new);
         Served {
             policy,
             special,
+            error_backend,
             balancing,
             problems,
             rank,
@@ -122,6 +126,11 @@ impl Served {
             tls_names,
             ingress,
         }
+    }
+
+    /// The Service that serves in the place of errors.
+    pub(super) fn error_service(&self) -> Option<ObjectName> {
+        error_service(&self.ingress, &self.policy)
     }
 
     /// The Secret that its credentials are in.
@@ -167,7 +176,8 @@ impl Served {
 
     /// A key for each place in the Ingress that names a backend.
     pub(super) fn backend_keys(&self) -> Vec<BackendKey> {
-        self.backends().map(|(_, backend)| backend_key(&self.ingress, backend)).collect()
+        let of_rules = self.backends().map(|(_, backend)| backend_key(&self.ingress, backend));
+        of_rules.chain(self.error_backend.clone()).collect()
     }
 
     /// Names that are served like hosts of the Ingress, or redirected to them.
@@ -201,6 +211,38 @@ impl Served {
             ToHttps::WhereTls => host.covering().any(|key| self.tls_names.contains(&key)),
         }
     }
+}
+
+fn error_service(ingress: &Ingress, policy: &Policy) -> Option<ObjectName> {
+    let name = policy.errors.backend.clone()?;
+    Some(ObjectName { namespace: ingress.name.namespace.clone(), name })
+}
+
+/// The first port of the Service that serves in the place of errors.
+fn error_backend(
+    ingress: &Ingress,
+    policy: &Policy,
+    model: &Model,
+    problems: &mut Vec<Problem>,
+) -> Option<BackendKey> {
+    if policy.canary.is_canary {
+        return None;
+    }
+    let field = Field::of("metadata.annotations");
+    let Some(service) = error_service(ingress, policy) else {
+        if !policy.errors.codes.is_empty() {
+            let message = "custom-http-errors needs default-backend: errors are passed on";
+            problems.push(Problem::new(&ingress.name, field, message.to_owned()));
+        }
+        return None;
+    };
+    let port = model.service(&service).and_then(|entry| entry.service.ports.first().cloned());
+    if port.is_none() {
+        let message = format!("default-backend: Service {service} does not exist or has no port");
+        let problem = Problem::new(&ingress.name, field, message);
+        problems.push(problem.help("errors are passed on").missing(Kind::Service, &service));
+    }
+    port.map(|port| BackendKey { service, port: BackendPort::Number(port.port) })
 }
 
 /// The Secret with the credentials that an Ingress asks for.

@@ -4,16 +4,22 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
-use super::policy::{Affinity, Mirror, Policy, Recording};
+use model::ObjectName;
+
+use super::policy::{Affinity, AuthUrl, ExternalAuth, Mirror, Policy, Recording};
 use super::response_rules::ResponseRules;
 use crate::addresses::AddressSet;
+use crate::auth_server::AuthServer;
 use crate::credentials::Credentials;
 use crate::endpoint_tls::{EndpointTls, TlsSpec};
 use crate::template::Template;
 use crate::wire::{TlsWire, Wire};
 use crate::zone::Zone;
+
+/// The status that is replaced, for what serves in its place.
+pub(crate) const X_CODE: &str = "x-code";
 
 /// What a route does beside forwarding a request as it is.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +41,7 @@ pub(crate) struct Special {
     pub(crate) any: bool,
     pub(crate) limits: Option<LimitRules>,
     pub(crate) basic: Option<BasicRules>,
+    pub(crate) external: Option<AuthRules>,
     /// Fields for endpoints; without a text, the client's is left out.
     pub(crate) request_fields: Vec<(HeaderName, Option<Template>)>,
     /// Connections to endpoints are used once.
@@ -103,6 +110,42 @@ pub(crate) struct LimitRules {
     pub(crate) words: String,
 }
 
+/// How another server is asked about requests.
+#[derive(Clone, Debug)]
+pub(crate) struct AuthRules {
+    pub(crate) server: Arc<AuthServer>,
+    /// Path and query.
+    pub(crate) target: Template,
+    pub(crate) method: Option<Method>,
+    pub(crate) signin: Option<Template>,
+    pub(crate) signin_param: Box<str>,
+    pub(crate) response_fields: Arc<[HeaderName]>,
+    pub(crate) request_redirect: Option<Template>,
+    pub(crate) always_sets_cookie: bool,
+}
+
+impl AuthRules {
+    /// Connections are kept while the server stays where it is.
+    fn of(policy: &ExternalAuth, before: Option<&AuthRules>) -> Option<AuthRules> {
+        let AuthUrl { is_https, host, port, target } = policy.url.as_ref()?;
+        let kept = before.filter(|rules| rules.server.is_at(*is_https, host, *port));
+        let server = match kept {
+            Some(kept) => kept.server.clone(),
+            None => Arc::new(AuthServer::new(*is_https, host, *port).ok()?),
+        };
+        Some(AuthRules {
+            server,
+            target: target.clone(),
+            method: policy.method.clone(),
+            signin: policy.signin.clone(),
+            signin_param: policy.signin_param.clone().unwrap_or_else(|| "rd".into()),
+            response_fields: policy.response_fields.clone().into(),
+            request_redirect: policy.request_redirect.clone(),
+            always_sets_cookie: policy.always_sets_cookie,
+        })
+    }
+}
+
 /// How credentials are asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct BasicRules {
@@ -142,6 +185,10 @@ impl Special {
             basic: credentials
                 .zip(challenge.ok())
                 .map(|(credentials, challenge)| BasicRules { challenge, credentials }),
+            external: AuthRules::of(
+                &policy.external_auth,
+                before.and_then(|before| before.external.as_ref()),
+            ),
             request_fields: headers.request.clone(),
             close: headers.close,
             response: ResponseRules::of(policy),
@@ -158,9 +205,27 @@ impl Special {
         Special { redirect, ..Special::default() }
     }
 
+    /// What a Service is told that serves in the place of another one's errors: by default that
+    /// it had no endpoint.
+    pub(super) fn of_errors(ingress: &ObjectName, service: &str, port: &str) -> Special {
+        let field = |name: &'static str, text: &str| {
+            (HeaderName::from_static(name), Template::parse(text).ok())
+        };
+        let request_fields = vec![
+            field(X_CODE, "503"),
+            field("x-format", "$http_accept"),
+            field("x-original-uri", "$request_uri"),
+            field("x-namespace", &ingress.namespace),
+            field("x-ingress-name", &ingress.name),
+            field("x-service-name", service),
+            field("x-service-port", port),
+        ];
+        Special { request_fields, ..Special::default() }
+    }
+
     /// The same without a question for credentials.
     pub(super) fn without_credentials(&self) -> Special {
-        Special { basic: None, ..self.clone() }
+        Special { basic: None, external: None, ..self.clone() }
     }
 
     /// Whether there is anything beside forwarding.
@@ -188,7 +253,7 @@ impl Special {
 
     /// Whether there is another way in than an address.
     pub(crate) fn asks_credentials(&self) -> bool {
-        self.basic.is_some()
+        self.basic.is_some() || self.external.is_some()
     }
 }
 

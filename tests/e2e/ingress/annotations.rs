@@ -1,6 +1,7 @@
 //! Annotations: what requests meet, by the behaviour that ingress-nginx documents.
 
 mod access;
+mod errors;
 mod fields;
 mod kit;
 mod migration;
