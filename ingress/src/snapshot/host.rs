@@ -211,7 +211,7 @@ impl Builder<'_> {
         plan: &Arc<Plan>,
     ) -> Route {
         let backend = (self.backends)(&backend_key(&served.ingress, backend));
-        let errors = self.errors(served, path.clone(), &backend);
+        let errors = self.errors(served, path.clone(), &backend, plan.special.as_deref());
         let ingress = served.ingress.name.clone();
         Route { ingress, path, pattern: None, backend, errors, plan: plan.clone(), canary: None }
     }
@@ -222,10 +222,12 @@ impl Builder<'_> {
         served: &Served,
         path: Option<(PathType, Arc<str>)>,
         of: &Backend,
+        special: Option<&Special>,
     ) -> Option<Arc<ErrorRoute>> {
         let key = served.error_backend.as_ref()?;
         let ingress = &served.ingress.name;
-        let special = Special::of_errors(ingress, &of.key.service.name, &of.key.port_text());
+        let (service, port) = (&of.key.service.name, of.key.port_text());
+        let special = Special::of_errors(special, ingress, service, &port);
         let plan = Plan::new(&served.policy, false, self.defaults);
         let plan = Plan { special: Some(Arc::new(special)), refused: None, ..plan };
         let route = Route {

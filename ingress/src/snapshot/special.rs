@@ -206,8 +206,13 @@ impl Special {
     }
 
     /// What a Service is told that serves in the place of another one's errors: by default that
-    /// it had no endpoint.
-    pub(super) fn of_errors(ingress: &ObjectName, service: &str, port: &str) -> Special {
+    /// it had no endpoint. Who is not let in to `of` is not let in there either.
+    pub(super) fn of_errors(
+        of: Option<&Special>,
+        ingress: &ObjectName,
+        service: &str,
+        port: &str,
+    ) -> Special {
         let field = |name: &'static str, text: &str| {
             (HeaderName::from_static(name), Template::parse(text).ok())
         };
@@ -220,7 +225,17 @@ impl Special {
             field("x-service-name", service),
             field("x-service-port", port),
         ];
-        Special { request_fields, ..Special::default() }
+        let Some(of) = of else { return Special { request_fields, ..Special::default() } };
+        Special {
+            request_fields,
+            allow: of.allow.clone(),
+            deny: of.deny.clone(),
+            any: of.any,
+            limits: of.limits.clone(),
+            basic: of.basic.clone(),
+            external: of.external.clone(),
+            ..Special::default()
+        }
     }
 
     /// The same without a question for credentials.

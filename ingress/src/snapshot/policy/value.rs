@@ -6,7 +6,6 @@ use std::time::Duration;
 
 /// A value that is not served as its author may expect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "for the groups to come")]
 pub(crate) enum Unserved {
     /// The value is wrong; the default holds in its place.
     Ignored(String),
@@ -20,7 +19,6 @@ pub(crate) enum Unserved {
 pub(crate) type Read = Result<(), Unserved>;
 
 /// The outcomes of invalid values: of those that do not matter to access, and of those that do.
-#[allow(dead_code, reason = "for the groups to come")]
 pub(crate) trait OrElse<T> {
     /// The default holds.
     fn or_default(self) -> Result<T, Unserved>;
@@ -48,7 +46,6 @@ pub(crate) fn boolean(value: &str) -> Result<bool, String> {
 }
 
 /// `on` or `off`, or a boolean.
-#[allow(dead_code, reason = "for the switches of endpoints' protocols")]
 pub(crate) fn switch(value: &str) -> Result<bool, String> {
     match value {
         "on" => Ok(true),
@@ -58,7 +55,6 @@ pub(crate) fn switch(value: &str) -> Result<bool, String> {
 }
 
 /// A plain decimal number within bounds, without a unit.
-#[allow(dead_code, reason = "for numbers of the groups to come")]
 pub(crate) fn number<T>(value: &str, range: std::ops::RangeInclusive<T>) -> Result<T, String>
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display,
@@ -70,7 +66,6 @@ where
 
 /// The entries of a list that is separated by commas, without spaces around them and without
 /// empty ones.
-#[allow(dead_code, reason = "for lists of the groups to come")]
 pub(crate) fn list(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|entry| !entry.is_empty())
 }

@@ -71,3 +71,47 @@ async fn errors_are_replaced() {
     assert!(has("default/nowhere: custom-http-errors needs default-backend"), "{problems:#?}");
     assert!(has("default/noback: default-backend: Service default/nothing does"), "{problems:#?}");
 }
+
+/// Who is not let in was served by the default backend of a route without an endpoint.
+#[tokio::test]
+async fn a_default_backend_asks_as_its_route_does() {
+    let net = Net::new();
+    let (mut yaml, _running) = services(net, &["pages"]).await;
+    yaml += &service("empty", &[]);
+    yaml += "---\napiVersion: v1\nkind: Secret\nmetadata: {name: users, namespace: default}\n\
+             stringData: {auth: 'foo:{PLAIN}bar'}\n";
+    let backend = ("default-backend", "pages");
+    let basic = ("auth-type", "basic");
+    let secret = ("auth-secret", "users");
+    let allow = ("whitelist-source-range", "192.0.2.0/24");
+    let any = ("satisfy", "any");
+    // Nobody answers there, so that nobody is let in.
+    let nobody = ("auth-url", "http://127.0.0.1:9/");
+    for (name, annotations) in [
+        ("basic", &[backend, basic, secret][..]),
+        ("any", &[backend, basic, secret, allow, any]),
+        ("listed", &[backend, allow]),
+        ("asked", &[backend, nobody]),
+    ] {
+        yaml += &with(name, annotations, &[(&format!("{name}.test"), "Prefix", "/", "empty")]);
+    }
+    let world = World::start_in(net, &yaml, &[]);
+    let right = [("authorization", "Basic Zm9vOmJhcg==")];
+    for speaks in PLAIN {
+        for (host, without, with) in [
+            ("basic.test", 401, 200),
+            ("any.test", 401, 200),
+            ("listed.test", 403, 403),
+            ("asked.test", 500, 500),
+        ] {
+            let answer = send(&world, speaks, "GET", host, &[]).await;
+            assert_eq!(answer.status, without, "{host}: {answer:?}");
+            let answer = send(&world, speaks, "GET", host, &right).await;
+            assert_eq!(answer.status, with, "{host}: {answer:?}");
+            if with == 200 {
+                assert_eq!(seen(&answer, "x-code"), Some("503"));
+                assert_eq!(seen(&answer, "authorization"), None);
+            }
+        }
+    }
+}
