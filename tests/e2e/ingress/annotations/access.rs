@@ -81,7 +81,8 @@ async fn limits_of_requests() {
         yaml += &with(name, annotations, &[(&format!("{name}.test"), "Prefix", "/", "a")]);
     }
     let world = World::start_in(net, &yaml, &TRUSTED);
-    let rows: [(&str, &str, &[(u16, usize)]); 8] = [
+    type Row = (&'static str, &'static str, &'static [(u16, usize)]);
+    let rows: [Row; 8] = [
         ("rpm.test", "1.2.3.4", &[(200, 6), (503, 4)]),
         ("rpm.test", "1.2.3.5", &[(200, 6), (503, 4)]),
         ("burst.test", "1.2.3.4", &[(200, 3), (503, 7)]),
@@ -217,7 +218,8 @@ async fn users_and_passwords() {
     let right = ("authorization", "Basic Zm9vOmJhcg==");
     let wrong = ("authorization", "Basic Zm9vOmJheg==");
     let inside = ("x-forwarded-for", "10.1.1.1");
-    let rows: [(&str, &[(&str, &str)], u16); 24] = [
+    type Row = (&'static str, &'static [(&'static str, &'static str)], u16);
+    let rows: [Row; 24] = [
         ("file", &[], 401),
         ("file", &[wrong], 401),
         ("file", &[right], 200),

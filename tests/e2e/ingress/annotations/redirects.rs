@@ -11,7 +11,8 @@ async fn the_table_of_redirects() {
     let permanent = ("permanent-redirect", "http://r.example.com");
     let temporal = ("temporal-redirect", "http://t.example.com");
     let ssl = ("force-ssl-redirect", "true");
-    let table: [(&str, &[(&str, &str)], &str); 14] = [
+    type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+    let table: [Row; 14] = [
         ("app", &[("app-root", "/foo")], "/"),
         ("app2", &[("app-root", "foo")], "/"),
         ("perm", &[permanent], "/something"),
