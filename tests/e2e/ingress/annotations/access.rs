@@ -81,7 +81,7 @@ async fn limits_of_requests() {
         yaml += &with(name, annotations, &[(&format!("{name}.test"), "Prefix", "/", "a")]);
     }
     let world = World::start_in(net, &yaml, &TRUSTED);
-    type Row = (&'static str, &'static str, &'static [(u16, usize)]);
+    type Row<'r> = (&'r str, &'r str, &'r [(u16, usize)]);
     let rows: [Row; 8] = [
         ("rpm.test", "1.2.3.4", &[(200, 6), (503, 4)]),
         ("rpm.test", "1.2.3.5", &[(200, 6), (503, 4)]),
@@ -218,7 +218,7 @@ async fn users_and_passwords() {
     let right = ("authorization", "Basic Zm9vOmJhcg==");
     let wrong = ("authorization", "Basic Zm9vOmJheg==");
     let inside = ("x-forwarded-for", "10.1.1.1");
-    type Row = (&'static str, &'static [(&'static str, &'static str)], u16);
+    type Row<'r> = (&'r str, &'r [(&'r str, &'r str)], u16);
     let rows: [Row; 24] = [
         ("file", &[], 401),
         ("file", &[wrong], 401),

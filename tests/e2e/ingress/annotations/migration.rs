@@ -17,7 +17,7 @@ async fn manifests_of_ingress_nginx() {
     let outside = ("x-forwarded-for", "192.0.2.1");
     let office = ("x-forwarded-for", "10.1.1.1");
     let ada = ("authorization", "Basic YWRhOnNlY3JldA==");
-    type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+    type Row<'r> = (&'r str, &'r [(&'r str, &'r str)], &'r str);
     let rows: [Row; 8] = [
         ("shop.example.com/api/carts?id=1", &[], "web /carts?id=1"),
         ("shop.example.com/apis", &[], "404"),

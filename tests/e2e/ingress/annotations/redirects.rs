@@ -11,7 +11,7 @@ async fn the_table_of_redirects() {
     let permanent = ("permanent-redirect", "http://r.example.com");
     let temporal = ("temporal-redirect", "http://t.example.com");
     let ssl = ("force-ssl-redirect", "true");
-    type Row = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+    type Row<'r> = (&'r str, &'r [(&'r str, &'r str)], &'r str);
     let table: [Row; 14] = [
         ("app", &[("app-root", "/foo")], "/"),
         ("app2", &[("app-root", "foo")], "/"),
