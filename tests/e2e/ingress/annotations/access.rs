@@ -82,7 +82,7 @@ async fn limits_of_requests() {
     }
     let world = World::start_in(net, &yaml, &TRUSTED);
     type Row<'r> = (&'r str, &'r str, &'r [(u16, usize)]);
-    let rows: [Row; 8] = [
+    let rows: [Row<'_>; 8] = [
         ("rpm.test", "1.2.3.4", &[(200, 6), (503, 4)]),
         ("rpm.test", "1.2.3.5", &[(200, 6), (503, 4)]),
         ("burst.test", "1.2.3.4", &[(200, 3), (503, 7)]),
@@ -219,7 +219,7 @@ async fn users_and_passwords() {
     let wrong = ("authorization", "Basic Zm9vOmJheg==");
     let inside = ("x-forwarded-for", "10.1.1.1");
     type Row<'r> = (&'r str, &'r [(&'r str, &'r str)], u16);
-    let rows: [Row; 24] = [
+    let rows: [Row<'_>; 24] = [
         ("file", &[], 401),
         ("file", &[wrong], 401),
         ("file", &[right], 200),

@@ -18,7 +18,7 @@ async fn manifests_of_ingress_nginx() {
     let office = ("x-forwarded-for", "10.1.1.1");
     let ada = ("authorization", "Basic YWRhOnNlY3JldA==");
     type Row<'r> = (&'r str, &'r [(&'r str, &'r str)], &'r str);
-    let rows: [Row; 8] = [
+    let rows: [Row<'_>; 8] = [
         ("shop.example.com/api/carts?id=1", &[], "web /carts?id=1"),
         ("shop.example.com/apis", &[], "404"),
         ("admin.example.com/", &[outside], "401"),

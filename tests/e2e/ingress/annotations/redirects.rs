@@ -12,7 +12,7 @@ async fn the_table_of_redirects() {
     let temporal = ("temporal-redirect", "http://t.example.com");
     let ssl = ("force-ssl-redirect", "true");
     type Row<'r> = (&'r str, &'r [(&'r str, &'r str)], &'r str);
-    let table: [Row; 14] = [
+    let table: [Row<'_>; 14] = [
         ("app", &[("app-root", "/foo")], "/"),
         ("app2", &[("app-root", "foo")], "/"),
         ("perm", &[permanent], "/something"),
