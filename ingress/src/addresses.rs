@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// A set of addresses of both families.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,7 +44,15 @@ impl AddressSet {
 }
 
 fn network(entry: &str) -> Option<IpNet> {
-    entry.parse().ok().or_else(|| entry.parse::<IpAddr>().ok().map(IpNet::from))
+    let network = entry.parse().ok().or_else(|| entry.parse::<IpAddr>().ok().map(IpNet::from))?;
+    // Clients are compared by their IPv4 addresses.
+    match network {
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.addr().to_ipv4_mapped() {
+            Some(v4) => Ipv4Net::new(v4, v6.prefix_len() - 96).ok().map(IpNet::V4),
+            None => Some(network),
+        },
+        _ => Some(network),
+    }
 }
 
 fn merged<T: Copy + Ord>(mut ranges: Vec<(T, T)>) -> Box<[(T, T)]> {
@@ -78,6 +86,10 @@ mod tests {
         }
         for outside in ["17.255.255.255", "19.0.0.0", "56.0.0.2", "::2", "2001:db9::"] {
             assert!(!set.contains(outside.parse().unwrap()), "{outside}");
+        }
+        let mapped = AddressSet::parse("::ffff:1.2.3.4, ::ffff:10.0.0.0/104").unwrap();
+        for (ip, is_in) in [("1.2.3.4", true), ("10.9.9.9", true), ("1.2.3.5", false)] {
+            assert_eq!(mapped.contains(ip.parse().unwrap()), is_in, "{ip}");
         }
         let all = AddressSet::parse("0.0.0.0/0,::/0").unwrap();
         assert!(

@@ -32,17 +32,26 @@ pub(crate) async fn admit(
         (Refusal::Unauthorized(_), Some(rules)) => signin(rules, route, facts).unwrap_or(refusal),
         _ => refusal,
     };
+    let mut unauthorized = None;
     if let Some(basic) = &special.basic {
         match authenticate(in_flight, basic, facts.headers).await {
             Ok(()) if special.any => return Ok(None),
             Ok(()) => {}
             // The other way in is still to be tried.
-            Err(_) if special.any && special.external.is_some() => {}
+            Err(refusal) if special.any && special.external.is_some() => {
+                unauthorized = Some(refusal);
+            }
             Err(refusal) => return Err(signin(refusal)),
         }
     }
     let Some(rules) = &special.external else { return Ok(None) };
-    Box::pin(ask(in_flight, rules, route, facts)).await.map(Some).map_err(signin)
+    let asked = Box::pin(ask(in_flight, rules, route, facts)).await;
+    // 401 comes before 403, so that the client is asked for a password.
+    let asked = asked.map_err(|refusal| match (refusal, unauthorized) {
+        (Refusal::Forbidden | Refusal::Unauthorized(_), Some(unauthorized)) => unauthorized,
+        (refusal, _) => refusal,
+    });
+    asked.map(Some).map_err(signin)
 }
 
 fn limit(

@@ -1,7 +1,7 @@
 //! Where an authentication server is: its name, and the addresses that it has at the moment.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::endpoint_tls::{EndpointTls, TlsSpec};
@@ -10,6 +10,9 @@ use crate::wire::{BackendProtocol, TlsWire, Wire};
 
 /// How long addresses of a server's name are used before they are looked up again.
 const LOOKED_UP_FOR: Duration = Duration::from_secs(10);
+
+/// How long it is remembered that a name has no address.
+const FAILED_FOR: Duration = Duration::from_secs(1);
 
 /// An authentication server.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ struct Known {
     endpoints: Vec<Arc<Endpoint>>,
     next: usize,
     looked_up: Option<Instant>,
+    /// When the last look-up failed.
+    failed: Option<Instant>,
 }
 
 impl AuthServer {
@@ -47,33 +52,56 @@ impl AuthServer {
         self.wire.tls.is_some() == is_https && *self.host == *host && self.port == port
     }
 
-    /// The address whose turn it is.
-    pub(crate) async fn endpoint(&self) -> io::Result<Arc<Endpoint>> {
-        if let Some(endpoint) = self.next(|known| {
-            known.looked_up.is_some_and(|looked_up| looked_up.elapsed() < LOOKED_UP_FOR)
-        }) {
-            return Ok(endpoint);
-        }
-        let addresses: Vec<_> = tokio::net::lookup_host((&*self.host, self.port)).await?.collect();
-        {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = std::mem::take(&mut known.endpoints);
-            let endpoint = |address| match before.iter().find(|e| e.address == address) {
-                Some(endpoint) => endpoint.clone(),
-                None => Arc::new(Endpoint::new(address, BackendProtocol::Http1)),
-            };
-            known.endpoints = addresses.into_iter().map(endpoint).collect();
-            known.looked_up = Some(Instant::now());
-        }
-        self.next(|_| true).ok_or_else(|| io::ErrorKind::NotFound.into())
+    /// How many addresses are known.
+    pub(crate) fn addresses(&self) -> usize {
+        self.lock().endpoints.len()
     }
 
-    fn next(&self, is_fresh: impl Fn(&Known) -> bool) -> Option<Arc<Endpoint>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.endpoints.is_empty() || !is_fresh(&known) {
-            return None;
+    /// The address whose turn it is. While addresses are looked up, and when that fails, those that
+    /// were known before are used.
+    pub(crate) async fn endpoint(&self) -> io::Result<Arc<Endpoint>> {
+        {
+            let mut known = self.lock();
+            let is_within = |at: Option<Instant>, time| at.is_some_and(|at| at.elapsed() < time);
+            if is_within(known.failed, FAILED_FOR) && known.endpoints.is_empty() {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            if is_within(known.looked_up, LOOKED_UP_FOR)
+                && let Some(endpoint) = known.next()
+            {
+                return Ok(endpoint);
+            }
+            // Others do not look up the same at the same time.
+            known.looked_up = Some(Instant::now());
         }
-        known.next = (known.next + 1) % known.endpoints.len();
-        Some(known.endpoints[known.next].clone())
+        let found = tokio::net::lookup_host((&*self.host, self.port)).await;
+        let mut known = self.lock();
+        match found {
+            Ok(addresses) => {
+                let before = std::mem::take(&mut known.endpoints);
+                let endpoint = |address| match before.iter().find(|e| e.address == address) {
+                    Some(endpoint) => endpoint.clone(),
+                    None => Arc::new(Endpoint::new(address, BackendProtocol::Http1)),
+                };
+                known.endpoints = addresses.map(endpoint).collect();
+                known.failed = None;
+            }
+            Err(error) => {
+                known.failed = Some(Instant::now());
+                tracing::debug!(host = &*self.host, %error, "cannot look up");
+            }
+        }
+        known.next().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    fn next(&mut self) -> Option<Arc<Endpoint>> {
+        self.next = (self.next + 1) % self.endpoints.len().max(1);
+        self.endpoints.get(self.next).cloned()
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
@@ -21,6 +22,11 @@ const MAX_USERS: usize = 10_000;
 /// Passwords that were right and are remembered, of each Secret.
 const MAX_REMEMBERED: usize = 4096;
 
+/// The work that a hash may take: about a second. Whoever may write a Secret could otherwise keep
+/// the passwords of all others waiting.
+const MAX_BCRYPT_COST: u32 = 14;
+const MAX_SHA_ROUNDS: u32 = 1_000_000;
+
 /// Bytes of a user and password that are looked at.
 const MAX_BYTES: usize = 1024;
 
@@ -34,6 +40,8 @@ pub(crate) struct Credentials {
     pub(crate) unsupported: Vec<String>,
     key: hmac::Key,
     remembered: Mutex<HashMap<[u8; 32], ()>>,
+    /// Requests that wait for a comparison.
+    pub(crate) waiting: AtomicUsize,
 }
 
 /// A password's hash.
@@ -82,6 +90,7 @@ impl Credentials {
             unsupported: Vec::new(),
             key: hmac::Key::new(hmac::HMAC_SHA256, &seed),
             remembered: Mutex::default(),
+            waiting: AtomicUsize::new(0),
         };
         if is_map {
             for (user, hash) in &secret.data {
@@ -168,12 +177,13 @@ impl Credentials {
 }
 
 impl Hash {
-    /// `None` for the DES of old crypt and what else is not supported.
+    /// `None` for the DES of old crypt, what takes too long, and what else is not supported.
     fn parse(text: &str) -> Option<Hash> {
         let text = text.trim();
         let start = |prefixes: &[&str]| prefixes.iter().any(|prefix| text.starts_with(prefix));
         if start(&["$2a$", "$2b$", "$2x$", "$2y$"]) {
-            return text.parse::<bcrypt::HashParts>().is_ok().then(|| Hash::Bcrypt(text.into()));
+            let parts = text.parse::<bcrypt::HashParts>().ok()?;
+            return (parts.get_cost() <= MAX_BCRYPT_COST).then(|| Hash::Bcrypt(text.into()));
         }
         for magic in ["$apr1$", "$1$"] {
             if let Some(rest) = text.strip_prefix(magic) {
@@ -183,7 +193,9 @@ impl Hash {
             }
         }
         if start(&["$5$", "$6$"]) {
-            return Some(Hash::ShaCrypt(text.into()));
+            let rounds = text[3..].strip_prefix("rounds=").and_then(|rest| rest.split_once('$'));
+            let rounds = rounds.map_or(Ok(0), |(rounds, _)| rounds.parse::<u32>()).ok()?;
+            return (rounds <= MAX_SHA_ROUNDS).then(|| Hash::ShaCrypt(text.into()));
         }
         if let Some(encoded) = text.strip_prefix("{SHA}") {
             let digest: Box<[u8]> = BASE64_STANDARD.decode(encoded).ok()?.into();
@@ -317,6 +329,18 @@ mod tests {
             assert!(!check(&credentials, user, "bar") && !check(&credentials, user, ""), "{user}");
         }
         assert_eq!(credentials.unsupported, ["des"]);
+    }
+
+    /// Two of them kept all other passwords waiting for days.
+    #[test]
+    fn hashes_that_take_too_long_are_not_compared() {
+        let (_, hash) = FILE.lines().next().unwrap().split_at("bcrypt:$2y$05".len());
+        let file = format!(
+            "slow:$2y$31{hash}\nfast:$2y$14{hash}\nmany:$6$rounds=999999999$a$b\n\
+             few:$6$rounds=1000000$a$b\n"
+        );
+        let credentials = Credentials::of(&secret(&[("auth", &file)]), false).unwrap();
+        assert_eq!(credentials.unsupported, ["slow", "many"]);
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub(crate) async fn fetch(
         framing: Framing::None,
         origin,
         rules: &settings.rules,
+        is_imagined: false,
         turn: |_| false,
     };
     let mut edits = forwarded(in_flight, errors, &facts);
@@ -68,7 +69,12 @@ pub(crate) async fn fetch(
 /// What replaces the errors of the route that a request has come to, if it is about this status.
 pub(crate) fn replacing(in_flight: &InFlight, status: StatusCode) -> Option<Arc<ErrorRoute>> {
     let record = in_flight.record.borrow();
-    let errors = record.route.as_ref()?.errors.as_ref()?;
+    let route = record.route.as_ref()?;
+    // What endpoints may be told was not understood: the request goes nowhere.
+    if route.plan.refused.is_some() {
+        return None;
+    }
+    let errors = route.errors.as_ref()?;
     errors.replaces(status).then(|| errors.clone())
 }
 

@@ -23,7 +23,7 @@ use crate::head::{Framing, RequestHead};
 use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
 use crate::settings::CONTINUE_PATIENCE;
-use crate::snapshot::{Draw, Endpoint, Pick, Route};
+use crate::snapshot::{Draw, Endpoint, Pick, Route, Special};
 use crate::upstream::{Failure, Head, Unanswered, Upstream};
 use crate::wire::{Asking, Wire};
 
@@ -104,8 +104,12 @@ where
                 (self.key, self.own) = (key.unwrap_or(0), own.clone());
             }
             let decision = decided.map(|decided| (decided.route, decided.pick));
-            let went_on = self.attempts.decided_again(decision);
+            let before = self.attempts.route().plan.special.clone();
+            let mut went_on = self.attempts.decided_again(decision);
             let route = self.attempts.route();
+            if went_on.is_ok() && asks_anew(before.as_ref(), route) {
+                went_on = Err(self.attempts.given_up());
+            }
             if let Err(refusal) = went_on {
                 // Where no route is left, the request counts for the one that it went by.
                 in_flight.record.borrow_mut().route.get_or_insert_with(|| route.clone());
@@ -349,6 +353,14 @@ where
         record.tries += 1;
         record.endpoint = Some(upstream.endpoint.clone());
     }
+}
+
+/// Whether a route lets in only whom it has asked, when a request comes to it that another one has
+/// let in.
+fn asks_anew(before: Option<&Arc<Special>>, route: &Route) -> bool {
+    let Some(special) = &route.plan.special else { return false };
+    let is_same = before.is_some_and(|before| Arc::ptr_eq(before, special));
+    !is_same && special.restricts()
 }
 
 /// How an endpoint that cannot be connected to failed; `None` if the error is this machine's.

@@ -77,6 +77,7 @@ impl<'a> Explainer<'a> {
             framing: Framing::None,
             origin: &origin,
             rules: &rules,
+            is_imagined: true,
             turn: |_| false,
         };
         match decide(&self.snapshot, &facts) {

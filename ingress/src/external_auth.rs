@@ -12,7 +12,9 @@ use std::pin::pin;
 use std::task::Poll;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode, Version};
+use http::{Method, StatusCode, Uri, Version};
+
+use tokio::time::timeout;
 
 use crate::body::RequestBody;
 use crate::head::{Framing, HeadEdits, RequestHead, Survey};
@@ -20,8 +22,12 @@ use crate::in_flight::InFlight;
 use crate::origin::scheme_name;
 use crate::refusal::Refusal;
 use crate::request::decide::Facts;
+use crate::settings::CONNECT_PATIENCE;
 use crate::snapshot::{AuthRules, Route};
 use crate::upstream::{Failure, Upstream};
+
+/// Addresses of a server that are tried for one request.
+const MAX_ADDRESSES: usize = 3;
 
 /// Bytes of an answer's body that are read, so that the connection can be used again.
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
@@ -51,6 +57,9 @@ pub(crate) async fn ask(
     facts: &Facts<'_>,
 ) -> Result<Permission, Refusal> {
     in_flight.arm(route.plan.read_timeout);
+    // The server judges what the endpoint gets, and not what the client made of it.
+    let uri = normal_uri(facts).ok_or(Refusal::AuthFailed)?;
+    let facts = &Facts { uri: &uri, ..*facts };
     let mut asking = pin!(answer(in_flight, rules, route, facts));
     let answer = poll_fn(|cx| match asking.as_mut().poll(cx) {
         Poll::Ready(answer) => Poll::Ready(Some(answer)),
@@ -102,6 +111,14 @@ pub(crate) fn signin(rules: &AuthRules, route: &Route, facts: &Facts<'_>) -> Opt
     Some(Refusal::Redirect { status: StatusCode::FOUND, location })
 }
 
+/// The target of a request with its path in normal form.
+fn normal_uri(facts: &Facts<'_>) -> Option<Uri> {
+    match facts.uri.query() {
+        Some(query) => Uri::try_from(format!("{}?{query}", facts.path)).ok(),
+        None => Uri::try_from(facts.path).ok(),
+    }
+}
+
 fn request_uri<'a>(facts: &Facts<'a>) -> &'a str {
     facts.uri.path_and_query().map_or("/", |target| target.as_str())
 }
@@ -130,14 +147,28 @@ async fn answer(
     facts: &Facts<'_>,
 ) -> io::Result<(StatusCode, HeaderMap)> {
     let (pool, server) = (&in_flight.context().pool, &rules.server);
-    let endpoint = server.endpoint().await?;
-    if let Some(upstream) = pool.take(&endpoint, &server.wire) {
-        match exchange(in_flight, rules, route, facts, upstream).await {
-            Err(Failure::Unanswered(_)) => {}
-            answer => return answer.map_err(io::Error::other),
+    let mut tries = 1;
+    let (endpoint, new) = loop {
+        let endpoint = server.endpoint().await?;
+        if let Some(upstream) = pool.take(&endpoint, &server.wire) {
+            break (endpoint, Err(upstream));
         }
-    }
-    let upstream = pool.connect(endpoint, server.wire.clone()).await?;
+        let connected = pool.connect(endpoint.clone(), server.wire.clone());
+        match timeout(CONNECT_PATIENCE, connected).await {
+            Ok(Ok(upstream)) => break (endpoint, Ok(upstream)),
+            // Another of its addresses may answer.
+            _ if tries < server.addresses().min(MAX_ADDRESSES) => tries += 1,
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        }
+    };
+    let upstream = match new {
+        Ok(upstream) => upstream,
+        Err(kept) => match exchange(in_flight, rules, route, facts, kept).await {
+            Err(Failure::Unanswered(_)) => pool.connect(endpoint, server.wire.clone()).await?,
+            answer => return answer.map_err(io::Error::other),
+        },
+    };
     exchange(in_flight, rules, route, facts, upstream).await.map_err(io::Error::other)
 }
 

@@ -148,6 +148,7 @@ async fn answer(
         framing,
         origin,
         rules: &settings.rules,
+        is_imagined: false,
         turn: |split| split.pick() == Some(1),
     };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);

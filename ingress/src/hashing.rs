@@ -16,6 +16,9 @@ const MAX_COMPUTED: usize = 2;
 /// Requests that wait for one. More are answered at once.
 const MAX_WAITING: usize = 256;
 
+/// The same, for the passwords of one Secret: wrong ones of one Ingress leave room for others.
+const MAX_WAITING_EACH: usize = 32;
+
 /// The threads that compute, as a number of permits.
 #[derive(Debug)]
 pub(crate) struct Hashing {
@@ -41,7 +44,8 @@ impl Hashing {
         user: &str,
         password: &str,
     ) -> Result<bool, Overloaded> {
-        let _waiting = Waiting::begin(&self.waiting).ok_or(Overloaded)?;
+        let _own = Waiting::begin(&credentials.waiting, MAX_WAITING_EACH).ok_or(Overloaded)?;
+        let _waiting = Waiting::begin(&self.waiting, MAX_WAITING).ok_or(Overloaded)?;
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| Overloaded)?;
         // Another request may have asked the same meanwhile.
         match credentials.look_up(user, password) {
@@ -64,9 +68,9 @@ impl Hashing {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Waiting<'_> {
-    fn begin(count: &AtomicUsize) -> Option<Waiting<'_>> {
+    fn begin(count: &AtomicUsize, limit: usize) -> Option<Waiting<'_>> {
         let waiting = Waiting(count);
-        (count.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(waiting)
+        (count.fetch_add(1, Ordering::Relaxed) < limit).then_some(waiting)
     }
 }
 

@@ -39,13 +39,15 @@ pub(crate) struct Checks {
 struct Task {
     check: HealthCheck,
     /// Keeps its address from being used again for another endpoint.
-    _endpoint: Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
     task: JoinHandle<()>,
 }
 
 impl Drop for Task {
     fn drop(&mut self) {
         self.task.abort();
+        // What is not checked is not unhealthy.
+        self.endpoint.set_healthy(true);
     }
 }
 
@@ -68,10 +70,14 @@ impl Checks {
         self.is_full = is_full;
         for HealthTarget { service, endpoint, check } in targets.into_iter().take(MAX_CHECKED) {
             let key = Arc::as_ptr(&endpoint) as usize;
+            // Several routes lead to it.
+            if self.tasks.contains_key(&key) {
+                continue;
+            }
             let same = before.remove(&key).filter(|task| task.check == check);
             let task = same.unwrap_or_else(|| {
                 let run = run(service, endpoint.clone(), check.clone(), self.probes.clone());
-                Task { check, _endpoint: endpoint, task: tokio::spawn(run) }
+                Task { check, endpoint, task: tokio::spawn(run) }
             });
             self.tasks.insert(key, task);
         }

@@ -154,7 +154,10 @@ impl Attempts {
         decision: Result<(Arc<Route>, Pick), Refusal>,
     ) -> Result<(), Refusal> {
         match decision {
-            Ok((route, picked)) if Arc::ptr_eq(&route, &self.route) => {
+            Ok((route, picked))
+                if Arc::ptr_eq(&route, &self.route)
+                    && (picked.endpoint.is_gone() || self.has_failed(&picked.endpoint)) =>
+            {
                 drop(Picked::new(picked));
                 Err(self.last.clone())
             }

@@ -40,6 +40,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) framing: Framing,
     pub(crate) origin: &'a Origin,
     pub(crate) rules: &'a Rules,
+    /// There is no such request: nothing is known of its client.
+    pub(crate) is_imagined: bool,
     /// Takes a turn of a canary and its main route: whether it is the canary's.
     pub(crate) turn: fn(&Split) -> bool,
 }
@@ -312,7 +314,7 @@ impl<'a> Facts<'a> {
 
     /// The same; `None` if the request is only imagined.
     fn known_client(&self) -> Option<IpAddr> {
-        Some(self.client()).filter(|client| !client.is_unspecified())
+        (!self.is_imagined).then(|| self.client())
     }
 
     /// A text with variables, for this request.

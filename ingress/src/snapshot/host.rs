@@ -248,7 +248,12 @@ impl Builder<'_> {
     fn with_canary(&mut self, mut route: Route) -> Arc<Route> {
         let Some((path_type, path)) = &route.path else { return Arc::new(route) };
         let is_of = |canary: &&mut CanaryPath<'_>| {
-            canary.path_type == *path_type && canary.path == *path && !canary.is_used
+            let namespace = &canary.served.ingress.name.namespace;
+            // Another namespace's canary would take what is not its own.
+            canary.path_type == *path_type
+                && canary.path == *path
+                && *namespace == route.ingress.namespace
+                && !canary.is_used
         };
         let Some(canary) = self.canaries.iter_mut().find(is_of) else { return Arc::new(route) };
         canary.is_used = true;
@@ -298,8 +303,8 @@ impl Builder<'_> {
                 ),
                 None => (
                     format!(
-                        "host {host}, {path_type:?} path {path}: no main Ingress has it, so the \
-                         canary gets no requests"
+                        "host {host}, {path_type:?} path {path}: no main Ingress of its namespace \
+                         has it, so the canary gets no requests"
                     ),
                     "write an Ingress without canary for the same host, path and pathType",
                 ),

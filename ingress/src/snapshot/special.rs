@@ -234,6 +234,8 @@ impl Special {
             limits: of.limits.clone(),
             basic: of.basic.clone(),
             external: of.external.clone(),
+            response: of.response.clone(),
+            recording: of.recording,
             ..Special::default()
         }
     }
@@ -259,6 +261,11 @@ impl Special {
             || self.affinity.is_some()
             || self.mirror.is_some()
             || self.recording != Recording::default()
+    }
+
+    /// Whether not every request is let in.
+    pub(crate) fn restricts(&self) -> bool {
+        self.allow.is_some() || self.deny.is_some() || self.is_asked()
     }
 
     /// Whether a request is let in only after it was counted, or its credentials were compared.

@@ -21,6 +21,9 @@ use crate::template::cookie;
 /// number of endpoints for which that fails often.
 const MAX_KEYS: usize = 20_000;
 
+/// The same for each endpoint: for one in a million, no key is found.
+const KEYS_EACH: usize = 16;
+
 /// Marks the names of backends and endpoints apart from other hashes.
 fn name_of(of: impl std::hash::Hash) -> String {
     format!("{:016x}", balance::hash_of(of))
@@ -80,12 +83,17 @@ impl Affinity {
         let key = match self.is_persistent {
             true => endpoint_name(endpoint.address),
             false => {
+                // It may have left meanwhile.
+                if !endpoints.list().iter().any(|other| other.address == endpoint.address) {
+                    return None;
+                }
+                let tries = MAX_KEYS.min(KEYS_EACH * endpoints.list().len());
                 let key = |_| format!("{:016x}{:016x}", random(), random());
                 let leads_there = |key: &String| {
                     let found = endpoints.of_key(balance::hash_of(&**key));
                     found.is_some_and(|found| found.address == endpoint.address)
                 };
-                (0..MAX_KEYS).map(key).find(leads_there)?
+                (0..tries).map(key).find(leads_there)?
             }
         };
         let mut field = format!("{}={key}|{}", self.cookie, backend_name(backend));

@@ -652,7 +652,10 @@ fn a_canary_never_takes_the_route_of_its_main_ingress() {
     // The Services of this test do not exist.
     assert_eq!(problems(&world, "canary: ").len(), 1);
     let unused = problems(&world, "alone: ");
-    assert!(unused.iter().any(|p| p.contains("no main Ingress has it")), "{unused:?}");
+    assert!(
+        unused.iter().any(|p| p.contains("no main Ingress of its namespace has it")),
+        "{unused:?}"
+    );
     let route = world.snapshot.route("a.com", "/").unwrap();
     assert_eq!(&*route.canary.as_ref().unwrap().route.backend.key.service.name, "new");
     canary.annotations.clear();

@@ -56,6 +56,7 @@ pub(super) fn write_request(
     } else if request.edits.is_some_and(|edits| edits.close) {
         write_field(out, "connection", b"close");
     }
+    let own = out.len();
     if origin.trusted {
         write_trusted_origin(out, request, origin, rules, request_id);
     } else {
@@ -63,10 +64,27 @@ pub(super) fn write_request(
         write_field(out, "x-forwarded-host", request.authority.as_bytes());
         write_field(out, "x-request-id", request_id);
     }
+    if let Some(edits) = request.edits {
+        leave_out(out, own, &edits.removed);
+    }
     for (name, value) in request.edits.iter().flat_map(|edits| &edits.added) {
         write_field(out, name.as_str(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Leaves these fields out of those that were written from `own` on: an annotation may replace our
+/// own fields as well.
+fn leave_out(out: &mut Vec<u8>, own: usize, removed: &[HeaderName]) {
+    let is_removed = |line: &[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        removed.iter().any(|removed| removed.as_str().as_bytes() == name)
+    };
+    if out[own..].split(|byte| *byte == b'\n').any(is_removed) {
+        let written = out.split_off(own);
+        let kept = written.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_removed(line));
+        kept.for_each(|line| out.extend_from_slice(line));
+    }
 }
 
 fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
@@ -236,6 +254,23 @@ mod tests {
         // A trusted proxy's own prefix is replaced too.
         let text = written("10.0.0.1", &given, false, Some(&edits));
         assert_eq!(text.matches("x-forwarded-prefix").count(), 1, "{text}");
+    }
+
+    /// The endpoint got two fields, ours before that of the annotation.
+    #[test]
+    fn an_annotation_replaces_our_own_fields() {
+        let mut edits = HeadEdits::default();
+        for (name, value) in [("x-forwarded-proto", "https"), ("x-real-ip", "1.2.3.4")] {
+            edits.replace(HeaderName::from_static(name), value);
+        }
+        edits.removed.push(HeaderName::from_static("x-forwarded-port"));
+        for peer in ["192.0.2.1", "10.0.0.1"] {
+            let text = written(peer, &[("x-real-ip", "9.9.9.9")], false, Some(&edits));
+            let count = |line: &str| text.matches(line).count();
+            assert_eq!(count("x-forwarded-proto: https\r\n"), 1, "{text}");
+            assert_eq!((count("x-real-ip"), count("x-real-ip: 1.2.3.4\r\n")), (1, 1), "{text}");
+            assert_eq!((count("x-forwarded-port"), count("x-forwarded-host")), (0, 1), "{text}");
+        }
     }
 
     const OWN: [&str; 6] = [

@@ -48,6 +48,10 @@ pub(super) fn http2_request(
         insert(headers, X_FORWARDED_HOST, request.authority.as_bytes());
         insert(headers, X_REQUEST_ID, request_id);
     }
+    // An annotation may replace our own fields as well.
+    for name in request.edits.iter().flat_map(|edits| &edits.removed) {
+        headers.remove(name);
+    }
     for (name, value) in request.edits.iter().flat_map(|edits| &edits.added) {
         headers.append(name, value.clone());
     }

@@ -171,7 +171,8 @@ impl SharedConnections {
             let mut outcome = opening.outcome.clone();
             let outcome = match outcome.wait_for(Option::is_some).await {
                 Ok(outcome) => *outcome,
-                Err(_) => None,
+                // The task has ended without an outcome.
+                Err(_) => Some(Err(io::ErrorKind::ConnectionAborted)),
             };
             if let Some(Err(kind)) = outcome {
                 return Err(kind.into());

@@ -146,7 +146,10 @@ async fn a_canary_without_a_main_ingress_is_no_route() {
     let world = World::start_in(net, &alone.join("---\n"), &[]);
     assert_eq!(send(&world, Speaks::Http1, &[("x-side", "always")]).await.status, 404);
     let problems = world.problems();
-    assert!(problems.iter().any(|p| p.contains("no main Ingress has it")), "{problems:?}");
+    assert!(
+        problems.iter().any(|p| p.contains("no main Ingress of its namespace has it")),
+        "{problems:?}"
+    );
 }
 
 #[tokio::test]

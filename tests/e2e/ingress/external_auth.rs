@@ -65,6 +65,14 @@ async fn an_authentication_server_decides_about_each_request() {
         assert!(field(&asked, "x-original-url").unwrap().ends_with("://a.com/p?q=1"), "{asked}");
         assert_eq!(field(&asked, "x-original-method"), Some("POST"));
         assert_eq!(field(&asked, "content-length"), None, "{asked}");
+        // It judges what the endpoint gets, and not what the client makes of it.
+        send(&mut client, "good", "/public/%2e%2e/admin?x").await;
+        assert!(web.seen().pop().unwrap().starts_with("POST /admin?x HTTP/1.1\r\n"));
+        let asked = auth.seen().pop().unwrap();
+        for name in ["x-original-url", "x-original-uri", "x-forwarded-uri"] {
+            assert!(field(&asked, name).unwrap().ends_with("/admin?x"), "{name} of {asked}");
+        }
+        assert!(!asked.contains("public"), "{asked}");
         let before = web.seen().len();
         let answer = send(&mut client, "none", "/").await;
         assert_eq!(

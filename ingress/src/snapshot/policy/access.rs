@@ -133,7 +133,8 @@ fn kilobytes(value: &str) -> Result<u64, Unserved> {
 /// `30s`, `1m`, `1h`, in microseconds.
 fn window(value: &str) -> Result<u64, String> {
     let bad = || format!("{value:?} is not a window (examples: 30s, 1m, 1h; at most a day)");
-    let (digits, unit) = value.split_at(value.len() - 1);
+    let at = value.char_indices().next_back().map_or(0, |(at, _)| at);
+    let (digits, unit) = value.split_at(at);
     let seconds = match unit {
         "s" => 1,
         "m" => 60,
@@ -142,4 +143,19 @@ fn window(value: &str) -> Result<u64, String> {
     };
     let count = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(seconds));
     count.filter(|total| (1..=86_400).contains(total)).map(|s| s * SECOND).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows() {
+        for (value, seconds) in [("30s", 30), ("1m", 60), ("24h", 86_400)] {
+            assert_eq!(window(value), Ok(seconds * SECOND), "{value}");
+        }
+        for value in ["", "m", "0s", "25h", "1", "1d", "1м", "м", "-1s"] {
+            assert!(window(value).is_err(), "{value}");
+        }
+    }
 }

@@ -156,7 +156,7 @@ impl CanaryRules {
         if let Some(side) = self.by_header(headers).or_else(|| self.by_cookie(headers)) {
             return side;
         }
-        match self.total.unwrap_or(WEIGHT_TOTAL) {
+        match self.total.unwrap_or_default().max(WEIGHT_TOTAL) {
             _ if self.weight == 0 => Side::Main(SideBy::Weight),
             total if self.weight >= total => Side::Canary(SideBy::Weight),
             total => Side::Turns { canary: self.weight, total },
@@ -188,7 +188,7 @@ impl CanaryRules {
 
     /// The canary's turns, and all turns.
     pub(crate) fn weights(&self) -> (u32, u32) {
-        let total = self.total.unwrap_or(WEIGHT_TOTAL);
+        let total = self.total.unwrap_or_default().max(WEIGHT_TOTAL);
         (self.weight.min(total), total)
     }
 
@@ -273,6 +273,9 @@ mod tests {
         check(&[weight("0")], &[], MAIN);
         check(&[weight("100")], &[], Side::Canary(SideBy::Weight));
         check(&[weight("20")], &[], Side::Turns { canary: 20, total: 100 });
+        // Fewer than 100 count as 100.
+        let few = ("canary-weight-total", "50");
+        check(&[weight("10"), few], &[], Side::Turns { canary: 10, total: 100 });
         let total = ("canary-weight-total", "1000");
         check(&[weight("1000"), total], &[], Side::Canary(SideBy::Weight));
         check(&[weight("20"), total], &[], Side::Turns { canary: 20, total: 1000 });

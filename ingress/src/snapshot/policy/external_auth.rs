@@ -4,6 +4,7 @@
 
 use http::{HeaderName, Method};
 
+use super::headers::is_of_connection;
 use super::value::{OrElse as _, Read, boolean, list};
 use crate::template::Template;
 
@@ -108,9 +109,11 @@ fn method(value: &str) -> Result<Method, String> {
 }
 
 fn names(value: &str) -> Result<Vec<HeaderName>, String> {
-    let name = |name: &str| {
-        HeaderName::from_bytes(name.as_bytes())
-            .map_err(|_| format!("{name:?} is not a header name"))
+    let name = |name: &str| match HeaderName::from_bytes(name.as_bytes()) {
+        Ok(field) if is_of_connection(&field) => {
+            Err(format!("{name} frames requests, which a server cannot change"))
+        }
+        field => field.map_err(|_| format!("{name:?} is not a header name")),
     };
     list(value).map(name).collect()
 }
@@ -160,6 +163,9 @@ mod tests {
             ("auth-signin", "https://$nothing"),
             ("auth-signin-redirect-param", "a&b"),
             ("auth-response-headers", "a b"),
+            // They would frame the request's body anew.
+            ("auth-response-headers", "X-User, Content-Length"),
+            ("auth-response-headers", "Transfer-Encoding"),
             ("auth-always-set-cookie", "maybe"),
         ];
         for (name, value) in bad {

@@ -81,7 +81,7 @@ fn pair(to: &mut Option<(String, String)>, value: &str) -> Read {
 }
 
 /// Fields that frame a message or belong to one connection.
-fn is_of_connection(name: &HeaderName) -> bool {
+pub(super) fn is_of_connection(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
