@@ -50,8 +50,8 @@ fn every_example_folder_is_clean() {
         // If there are other files, the manifests are in a subfolder.
         let manifests = folder.join("manifests");
         let folder = if manifests.is_dir() { manifests } else { folder };
-        // Files of other programs have their own tests, and so has the folder of ingress-nginx, which
-        // shows what is named and not served.
+        // Files of other programs have their own tests, and so has the folder of ingress-nginx,
+        // which shows what is named and not served.
         let others = ["grafana", "prometheus", "systemd", "ingress-nginx"];
         if others.iter().any(|name| folder.ends_with(name)) {
             continue;
