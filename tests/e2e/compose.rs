@@ -20,7 +20,7 @@ use self::world::{IMAGE, World};
 use crate::support::eventually;
 
 /// The limit for the size of the image.
-const MAX_IMAGE_BYTES: u64 = 27_000_000;
+const MAX_IMAGE_BYTES: u64 = 28_000_000;
 
 const INGRESS: Aim = Aim {
     address: SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8080),
