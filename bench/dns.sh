@@ -203,7 +203,7 @@ missed=0
 awk -f bench/table.awk -v unit=query <(echo "$bounds") "$out/measured" || missed=1
 for server in nsd knot unbound dnsdist ours; do
   [ -n "${pid_of[$server]:-}" ] || continue
-  printf 'resident: %s %s kB\n' "$server" "$(resident_kb "$server")"
+  printf 'resident: %s %s kB\n' "$server" "$(memory_kb VmRSS "$server")"
 done
 
 # Changes of one Service, each served before the next is made.

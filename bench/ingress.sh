@@ -167,6 +167,6 @@ missed=0
 awk -f bench/table.awk -v unit=request <(echo "$bounds") "$out/measured" || missed=1
 for server in nginx haproxy ours; do
   [ -n "${pid_of[$server]:-}" ] || continue
-  printf 'resident: %s %s kB\n' "$server" "$(resident_kb "$server")"
+  printf 'resident: %s %s kB\n' "$server" "$(memory_kb VmRSS "$server")"
 done
 exit "$missed"

@@ -164,24 +164,6 @@ for name in $proxies; do
   done
 done
 
-cpu_ns() { # name
-  local pid file ns sum=0
-  [ "$1" != direct ] || { echo 0; return; }
-  for pid in $(family "${pid_of[$1]}"); do
-    for file in "/proc/$pid/task"/*/schedstat; do
-      read -r ns _ <"$file" && sum=$((sum + ns))
-    done
-  done
-  echo "$sum"
-}
-memory_kb() { # VmRSS or VmHWM, name
-  local pid sum=0
-  for pid in $(family "${pid_of[$2]}"); do
-    sum=$((sum + $(awk -v what="$1:" '$1 == what { print $2 }' "/proc/$pid/status")))
-  done
-  echo "$sum"
-}
-
 # The loads: each prints how much was done.
 new_connections() {
   taskset -c "${cores[1]}" ab -q -t "$seconds" -n 10000000 -c "$connections" \

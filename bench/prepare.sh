@@ -56,9 +56,10 @@ start() { # server core command…
   pids+=($!)
 }
 
-# User and system time of all its threads, as the kernel counts it.
+# User and system time of all its threads, as the kernel counts it; 0 where there is no server.
 cpu_ns() { # server
   local pid file ns sum=0
+  [ -n "${pid_of[$1]:-}" ] || { echo 0; return; }
   for pid in $(family "${pid_of[$1]}"); do
     for file in "/proc/$pid/task"/*/schedstat; do
       read -r ns _ <"$file" && sum=$((sum + ns))
@@ -66,10 +67,10 @@ cpu_ns() { # server
   done
   echo "$sum"
 }
-resident_kb() { # server
+memory_kb() { # VmRSS or VmHWM, server
   local pid sum=0
-  for pid in $(family "${pid_of[$1]}"); do
-    sum=$((sum + $(awk '/^VmRSS/ { print $2 }' "/proc/$pid/status")))
+  for pid in $(family "${pid_of[$2]}"); do
+    sum=$((sum + $(awk -v what="$1:" '$1 == what { print $2 }' "/proc/$pid/status")))
   done
   echo "$sum"
 }

@@ -24,6 +24,7 @@ use crate::refusal::Refusal;
 use crate::request::decide::Facts;
 use crate::settings::CONNECT_PATIENCE;
 use crate::snapshot::{AuthRules, Route};
+use crate::template::escape;
 use crate::upstream::{Failure, Upstream};
 
 /// Addresses of a server that are tried for one request.
@@ -101,11 +102,11 @@ pub(crate) fn signin(rules: &AuthRules, route: &Route, facts: &Facts<'_>) -> Opt
         let separator = if query.is_some() { '&' } else { '?' };
         let _ = write!(
             location,
-            "{separator}{param}={}://{}{}",
+            "{separator}{param}={}://{}",
             scheme_name(facts.is_https),
-            facts.authority,
-            escaped(request_uri(facts))
+            facts.authority
         );
+        escape(request_uri(facts), &mut location);
     }
     let location = HeaderValue::try_from(location).ok()?;
     Some(Refusal::Redirect { status: StatusCode::FOUND, location })
@@ -121,21 +122,6 @@ fn normal_uri(facts: &Facts<'_>) -> Option<Uri> {
 
 fn request_uri<'a>(facts: &Facts<'a>) -> &'a str {
     facts.uri.path_and_query().map_or("/", |target| target.as_str())
-}
-
-fn escaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                out.push(char::from(byte));
-            }
-            _ => {
-                let _ = write!(out, "%{byte:02X}");
-            }
-        }
-    }
-    out
 }
 
 /// The answer of the server. A kept connection may have been closed for its age, so that a new one
@@ -251,11 +237,6 @@ fn question(rules: &AuthRules, route: &Route, facts: &Facts<'_>) -> HeadEdits {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_way_back_is_escaped() {
-        assert_eq!(escaped("/?a=b&c=d e~"), "%2F%3Fa%3Db%26c%3Dd%20e~");
-    }
 
     #[test]
     fn fields_of_the_answer_replace_what_was_there() {

@@ -338,6 +338,13 @@ pub(crate) fn escape(text: &str, out: &mut String) {
 mod tests {
     use super::*;
 
+    #[test]
+    fn values_of_queries_are_escaped() {
+        let mut out = String::new();
+        escape("/?a=b&c=d e~", &mut out);
+        assert_eq!(out, "%2F%3Fa%3Db%26c%3Dd%20e~");
+    }
+
     fn render(text: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert("x-user", "ada".parse().unwrap());
