@@ -1,5 +1,6 @@
 //! From a request to its response: checked, decided, exchanged, and its record closed.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -21,6 +22,7 @@ use crate::mirror::mirrored;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
+use crate::request::clients::reserved_fields;
 use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
@@ -145,6 +147,7 @@ async fn answer(
         headers,
         is_https,
         server_name,
+        certificate: in_flight.connection.certificate.as_deref(),
         framing,
         origin,
         rules: &settings.rules,
@@ -223,7 +226,12 @@ fn copied(
     let record = in_flight.record.borrow();
     let values = facts.values(route, &host, &port, &[], record.request_id());
     let url = mirroring.mirror.target.render(&values);
-    mirrored(in_flight.context(), mirroring, (facts.method, &url), facts.headers, body)
+    let mut headers = Cow::Borrowed(facts.headers);
+    if route.plan.special.as_ref().is_some_and(|special| special.client.is_some()) {
+        let headers = headers.to_mut();
+        reserved_fields().iter().for_each(|name| drop(headers.remove(name)));
+    }
+    mirrored(in_flight.context(), mirroring, (facts.method, &url), &headers, body)
 }
 
 /// The route that forwards a request, and an endpoint.

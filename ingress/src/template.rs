@@ -90,6 +90,10 @@ pub(crate) struct Values<'a> {
     /// The address of the client.
     pub(crate) client: IpAddr,
     pub(crate) request_id: &'a str,
+    /// What is known of the client's certificate, as nginx writes it.
+    pub(crate) client_verify: &'static str,
+    pub(crate) client_subject: &'a str,
+    pub(crate) client_issuer: &'a str,
     /// The user whose credentials were accepted.
     pub(crate) user: Option<&'a str>,
     pub(crate) captures: &'a [&'a str],
@@ -267,8 +271,9 @@ impl Variable {
             Variable::RemoteUser => out.push_str(values.user.unwrap_or_default()),
             Variable::ServerPort => push(out, values.origin.port),
             Variable::Protocol => push(out, format_args!("{:?}", values.version)),
-            Variable::ClientVerify => out.push_str("NONE"),
-            Variable::ClientSubject | Variable::ClientIssuer => {}
+            Variable::ClientVerify => out.push_str(values.client_verify),
+            Variable::ClientSubject => out.push_str(values.client_subject),
+            Variable::ClientIssuer => out.push_str(values.client_issuer),
             Variable::Namespace => out.push_str(&values.place.ingress.namespace),
             Variable::Ingress => out.push_str(&values.place.ingress.name),
             Variable::Service => out.push_str(values.place.service),
@@ -366,6 +371,9 @@ mod tests {
             origin: &origin,
             client: "9.9.9.9".parse().unwrap(),
             request_id: "1f",
+            client_verify: "NONE",
+            client_subject: "CN=ada",
+            client_issuer: "CN=ca",
             user: None,
             captures: &["/a/b", "b"],
             place: Place { ingress: &ingress, service: "web", service_port: "80", path: "/a" },
@@ -393,7 +401,7 @@ mod tests {
             ("a$", "a$"),
             ("a$-b", "a$-b"),
             ("${", "${"),
-            ("$ssl_client_verify$ssl_client_s_dn", "NONE"),
+            ("$ssl_client_verify$ssl_client_s_dn", "NONECN=ada"),
         ];
         for (text, expected) in table {
             assert_eq!(render(text), expected, "{text}");
