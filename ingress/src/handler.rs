@@ -157,13 +157,7 @@ async fn answer(
     let is_new = Cell::new(true);
     let decide = || decided(in_flight, &facts, is_new.get());
     let begin = || Exchange::new(in_flight, &decide, method, authority);
-    let mut exchange = match begin() {
-        // Seldom needed.
-        Err(Refusal::Busy) => Box::pin(wait(in_flight, &is_new, &begin)).await,
-        begun => begun,
-    }
-    .map_err(with_url)?;
-    is_new.set(false);
+    let mut exchange = begun(in_flight, &is_new, begin).await.map_err(with_url)?;
     let mut forwarding = changes(in_flight, exchange.route(), &facts);
     let admitted = let_in(in_flight, exchange.route(), &facts, forwarding.as_deref_mut());
     admitted.await.map_err(with_url)?;
@@ -233,6 +227,21 @@ fn copied(
     let values = facts.values(route, &host, &port, &[], record.request_id());
     let url = mirroring.mirror.target.render(&values);
     mirrored(in_flight.context(), mirroring, (facts.method, &url), facts.headers, body)
+}
+
+/// Begins an exchange, if need be after a wait.
+async fn begun<T>(
+    in_flight: &InFlight,
+    is_new: &Cell<bool>,
+    begin: impl Fn() -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let begun = match begin() {
+        // Seldom needed.
+        Err(Refusal::Busy) => Box::pin(wait(in_flight, is_new, &begin)).await,
+        begun => begun,
+    };
+    is_new.set(false);
+    begun
 }
 
 /// Begins an exchange as soon as one of the busy endpoints of a request's route has room, if

@@ -265,7 +265,7 @@ async fn requests_beyond_the_limit_of_all_endpoints_get_503() {
     assert_eq!(get(&world, Speaks::Http1, "t.test", "/").await.status, 200);
 }
 
-/// One request is served, one waits, the third is refused; the order is kept, and a wait has an end.
+/// One request is served, one waits, and the third is refused.
 #[tokio::test]
 async fn so_many_requests_wait_for_a_busy_endpoint_and_no_more() {
     for speaks in [Speaks::Http1, Speaks::Http2] {
