@@ -8,6 +8,7 @@ mod balancing;
 mod canary;
 mod changes;
 mod client_certificates;
+mod clients;
 mod external_auth;
 mod frames;
 mod http2;

@@ -17,9 +17,10 @@ use model::{
 };
 
 use super::endpoint::{Counted, Endpoint};
-use super::picking::{Draw, Pick, Tables};
+use super::picking::{Draw, Needed, Pick, Tables};
 use super::policy::Balancing;
 use super::problem::{Field, Problem};
+use crate::room::{Room, WaitPermit};
 use crate::wire::BackendProtocol;
 
 /// What a backend is named by.
@@ -68,7 +69,11 @@ impl Backend {
     }
 
     pub(super) fn set(&self, endpoints: Arc<Endpoints>) {
+        let room = endpoints.room.clone();
         self.endpoints.store(endpoints);
+        if let Some(room) = room {
+            room.changed();
+        }
     }
 
     /// A backend of these endpoints.
@@ -87,7 +92,8 @@ impl Backend {
         let old = self.endpoints();
         let addresses = old.addresses();
         let protocol = BackendProtocol::default();
-        self.set(Arc::new(old.replaced_by(&addresses, protocol, Some(Arc::new(balancing)))));
+        let spread = Spread { balancing: Some(Arc::new(balancing)), by_cookie: false };
+        self.set(Arc::new(old.replaced_by(&addresses, protocol, &spread)));
     }
 
     /// Replaces the endpoints.
@@ -95,7 +101,8 @@ impl Backend {
     pub(crate) fn replace(&self, addresses: &[SocketAddr]) {
         let old = self.endpoints();
         let protocol = BackendProtocol::default();
-        self.set(Arc::new(old.replaced_by(addresses, protocol, old.balancing.clone())));
+        let spread = Spread { balancing: old.balancing.clone(), by_cookie: false };
+        self.set(Arc::new(old.replaced_by(addresses, protocol, &spread)));
         old.retire(addresses, protocol);
     }
 }
@@ -134,8 +141,18 @@ pub(crate) struct Endpoints {
     /// How requests are spread over them; absent for turns without limits, which is the default.
     balancing: Option<Arc<Balancing>>,
     tables: Tables,
+    /// Where requests wait if all endpoints are busy; absent if none may.
+    room: Option<Arc<Room>>,
     /// Why there is none.
     unserved: Option<Unserved>,
+}
+
+/// How the requests of a backend are spread, as its Ingresses say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spread {
+    pub(super) balancing: Option<Arc<Balancing>>,
+    /// Cookies lead clients to their endpoints.
+    pub(super) by_cookie: bool,
 }
 
 /// Why a backend has no endpoint.
@@ -167,6 +184,7 @@ impl Endpoints {
             rotation: Arc::default(),
             balancing: None,
             tables: Tables::default(),
+            room: None,
             unserved: Some(unserved),
         }
     }
@@ -192,6 +210,11 @@ impl Endpoints {
         self.balancing.as_deref()
     }
 
+    #[cfg(test)]
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
     /// The endpoint of a key by consistent hashing, whatever its state.
     pub(crate) fn of_key(&self, key: u64) -> Option<Arc<Endpoint>> {
         self.tables.of_key(self.list(), key)
@@ -199,11 +222,23 @@ impl Endpoints {
 
     /// The endpoint that a client keeps, unless it has as many requests as it may have.
     pub(crate) fn pick_own(&self, endpoint: &Arc<Endpoint>) -> Option<Pick> {
+        let room = self.room.as_ref();
         let counted = match self.balancing() {
-            Some(balancing) => Some(Counted::begin(endpoint, balancing.most_in_flight())?),
+            Some(balancing) => Some(Counted::begin(endpoint, balancing.most_in_flight(), room)?),
             None => None,
         };
         Some(Pick { endpoint: endpoint.clone(), counted })
+    }
+
+    /// Whether a request has to wait behind others that came before it.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.room.as_ref().is_some_and(|room| room.has_waiting())
+    }
+
+    /// Lets a request wait until one of them is less busy, if so many may wait.
+    pub(crate) fn wait(&self) -> Option<WaitPermit> {
+        let each = self.balancing()?.max_waiting? as usize;
+        self.room.as_ref()?.enter(each.saturating_mul(self.list().len()))
     }
 
     /// Whether each takes a limited number of requests at one time.
@@ -226,7 +261,10 @@ impl Endpoints {
                 let picked = self.rotation.pick(suits, || draw.now_ms)?;
                 Some(Pick { endpoint: picked.clone(), counted: None })
             }
-            Some(balancing) => self.tables.pick(&self.rotation, balancing, suits, draw),
+            Some(balancing) => {
+                let spread = (&**balancing, self.room.as_ref());
+                self.tables.pick(&self.rotation, spread, suits, draw)
+            }
         }
     }
 
@@ -236,7 +274,7 @@ impl Endpoints {
         &self,
         addresses: &[SocketAddr],
         protocol: BackendProtocol,
-        balancing: Option<Arc<Balancing>>,
+        spread: &Spread,
     ) -> Endpoints {
         if addresses.is_empty() {
             // Nobody's turn is left to carry over. A rotation that has handed on to an empty one
@@ -254,7 +292,12 @@ impl Endpoints {
             })
             .collect();
         let rotation = self.rotation.succeed(&list);
-        Endpoints { rotation, balancing, tables: Tables::default(), unserved: None }
+        let balancing = spread.balancing.clone();
+        let needed = Needed::of(balancing.as_deref(), spread.by_cookie);
+        let tables = Tables::after(rotation.members(), needed, (self.list(), &self.tables));
+        let may_wait = balancing.as_ref().is_some_and(|balancing| balancing.max_waiting.is_some());
+        let room = may_wait.then(|| self.room.clone().unwrap_or_default());
+        Endpoints { rotation, balancing, tables, room, unserved: None }
     }
 
     /// Marks all but those at `staying`, which is sorted, as gone; says whether there were any.
@@ -316,12 +359,12 @@ impl ServicePorts {
     pub(super) fn refresh(
         &mut self,
         entry: Option<&ServiceEntry>,
-        backends: &[(Arc<Backend>, Option<Arc<Balancing>>)],
+        backends: &[(Arc<Backend>, Spread)],
         removal: &mut Removal,
     ) {
         let mut before = std::mem::take(&mut self.ports);
         self.alternatives.clear();
-        for (backend, balancing) in backends {
+        for (backend, spread) in backends {
             let endpoints = match resolve(entry, &backend.key.port) {
                 Err(unserved) => {
                     if matches!(unserved, Unserved::NoPort | Unserved::NotTcp) {
@@ -337,7 +380,7 @@ impl ServicePorts {
                         let old =
                             old.unwrap_or_else(|| Arc::new(Endpoints::none(Unserved::NoPort)));
                         let protocol = protocol_of(port);
-                        let replaced = old.replaced_by(&addresses, protocol, balancing.clone());
+                        let replaced = old.replaced_by(&addresses, protocol, spread);
                         let endpoints = Arc::new(replaced);
                         if addresses.is_empty() {
                             removal.unused.push(old);
