@@ -17,7 +17,7 @@ use model::{
 };
 
 use super::endpoint::{Counted, Endpoint};
-use super::picking::{Draw, Pick, Tables};
+use super::picking::{Draw, Needed, Pick, Tables};
 use super::policy::Balancing;
 use super::problem::{Field, Problem};
 use crate::wire::BackendProtocol;
@@ -87,7 +87,8 @@ impl Backend {
         let old = self.endpoints();
         let addresses = old.addresses();
         let protocol = BackendProtocol::default();
-        self.set(Arc::new(old.replaced_by(&addresses, protocol, Some(Arc::new(balancing)))));
+        let spread = Spread { balancing: Some(Arc::new(balancing)), by_cookie: false };
+        self.set(Arc::new(old.replaced_by(&addresses, protocol, &spread)));
     }
 
     /// Replaces the endpoints.
@@ -95,7 +96,8 @@ impl Backend {
     pub(crate) fn replace(&self, addresses: &[SocketAddr]) {
         let old = self.endpoints();
         let protocol = BackendProtocol::default();
-        self.set(Arc::new(old.replaced_by(addresses, protocol, old.balancing.clone())));
+        let spread = Spread { balancing: old.balancing.clone(), by_cookie: false };
+        self.set(Arc::new(old.replaced_by(addresses, protocol, &spread)));
         old.retire(addresses, protocol);
     }
 }
@@ -136,6 +138,14 @@ pub(crate) struct Endpoints {
     tables: Tables,
     /// Why there is none.
     unserved: Option<Unserved>,
+}
+
+/// How the requests of a backend are spread, as its Ingresses say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Spread {
+    pub(super) balancing: Option<Arc<Balancing>>,
+    /// Cookies lead clients to their endpoints.
+    pub(super) by_cookie: bool,
 }
 
 /// Why a backend has no endpoint.
@@ -192,6 +202,11 @@ impl Endpoints {
         self.balancing.as_deref()
     }
 
+    #[cfg(test)]
+    pub(super) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
     /// The endpoint of a key by consistent hashing, whatever its state.
     pub(crate) fn of_key(&self, key: u64) -> Option<Arc<Endpoint>> {
         self.tables.of_key(self.list(), key)
@@ -236,7 +251,7 @@ impl Endpoints {
         &self,
         addresses: &[SocketAddr],
         protocol: BackendProtocol,
-        balancing: Option<Arc<Balancing>>,
+        spread: &Spread,
     ) -> Endpoints {
         if addresses.is_empty() {
             // Nobody's turn is left to carry over. A rotation that has handed on to an empty one
@@ -254,7 +269,10 @@ impl Endpoints {
             })
             .collect();
         let rotation = self.rotation.succeed(&list);
-        Endpoints { rotation, balancing, tables: Tables::default(), unserved: None }
+        let balancing = spread.balancing.clone();
+        let needed = Needed::of(balancing.as_deref(), spread.by_cookie);
+        let tables = Tables::after(rotation.members(), needed, (self.list(), &self.tables));
+        Endpoints { rotation, balancing, tables, unserved: None }
     }
 
     /// Marks all but those at `staying`, which is sorted, as gone; says whether there were any.
@@ -316,12 +334,12 @@ impl ServicePorts {
     pub(super) fn refresh(
         &mut self,
         entry: Option<&ServiceEntry>,
-        backends: &[(Arc<Backend>, Option<Arc<Balancing>>)],
+        backends: &[(Arc<Backend>, Spread)],
         removal: &mut Removal,
     ) {
         let mut before = std::mem::take(&mut self.ports);
         self.alternatives.clear();
-        for (backend, balancing) in backends {
+        for (backend, spread) in backends {
             let endpoints = match resolve(entry, &backend.key.port) {
                 Err(unserved) => {
                     if matches!(unserved, Unserved::NoPort | Unserved::NotTcp) {
@@ -337,7 +355,7 @@ impl ServicePorts {
                         let old =
                             old.unwrap_or_else(|| Arc::new(Endpoints::none(Unserved::NoPort)));
                         let protocol = protocol_of(port);
-                        let replaced = old.replaced_by(&addresses, protocol, balancing.clone());
+                        let replaced = old.replaced_by(&addresses, protocol, spread);
                         let endpoints = Arc::new(replaced);
                         if addresses.is_empty() {
                             removal.unused.push(old);

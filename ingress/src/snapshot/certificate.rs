@@ -31,7 +31,7 @@ pub(crate) struct Certificate {
 }
 
 /// Why a Secret cannot be served.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadSecret {
     #[error("Secret {0} does not exist")]
     Missing(ObjectName),

@@ -11,7 +11,7 @@ use model::{BackendPort, Changes, Ingress, Kind, Model, ObjectName};
 use rustls::crypto::CryptoProvider;
 
 use super::backend::{
-    Answers, Backend, BackendKey, Removal, ServicePorts, Unserved, app_protocols,
+    Answers, Backend, BackendKey, Removal, ServicePorts, Spread, Unserved, app_protocols,
 };
 use super::certificate::{BadSecret, Certificate};
 use super::endpoint::Endpoint;
@@ -109,9 +109,35 @@ impl ServiceUse {
 /// A Secret that TLS entries name.
 #[derive(Debug)]
 struct SecretUse {
-    certificate: Result<Arc<Certificate>, BadSecret>,
+    /// The last good one. None if there has not been any since the Secret was created.
+    certificate: Option<Arc<Certificate>>,
+    /// Why the Secret cannot be served as it is now.
+    bad: Option<BadSecret>,
     /// One for each TLS entry of an Ingress that names it.
     users: Vec<HostKey>,
+}
+
+impl SecretUse {
+    fn of(name: &ObjectName, model: &Model, provider: &CryptoProvider) -> SecretUse {
+        let mut secret = SecretUse { certificate: None, bad: None, users: Vec::new() };
+        secret.read(name, model, provider);
+        secret
+    }
+
+    /// Reads the Secret again. One that is broken now changes nothing for clients.
+    fn read(&mut self, name: &ObjectName, model: &Model, provider: &CryptoProvider) {
+        let secret = model.secret(name).ok_or_else(|| BadSecret::Missing(name.clone()));
+        if secret.is_err() {
+            self.certificate = None;
+        }
+        match secret.and_then(|secret| Certificate::of(secret, provider)) {
+            Ok(certificate) => {
+                self.certificate = Some(Arc::new(certificate));
+                self.bad = None;
+            }
+            Err(bad) => self.bad = Some(bad),
+        }
+    }
 }
 
 /// What an update touched.
@@ -249,13 +275,24 @@ impl Compiler {
         problems
     }
 
+    /// Starts with the last good certificates of another one, which the model does not have.
+    #[cfg(test)]
+    pub(super) fn remember_certificates(&mut self, other: &Compiler) {
+        for (name, secret) in other.secrets.iter().filter(|(_, secret)| secret.bad.is_some()) {
+            let SecretUse { certificate, bad, .. } = secret;
+            let kept =
+                SecretUse { certificate: certificate.clone(), bad: bad.clone(), users: Vec::new() };
+            self.secrets.insert(name.clone(), kept);
+        }
+    }
+
     /// The certificates that are shown although their time has not come or is over.
     pub(crate) fn certificates_out_of_date(&self, now_unix: i64) -> Vec<Problem> {
         let mut problems: Vec<Problem> = Vec::new();
         for (name, served) in &self.served {
             for tls in &served.tls {
                 let secret = self.secrets.get(&tls.secret);
-                let certificate = secret.and_then(|secret| secret.certificate.as_ref().ok());
+                let certificate = secret.and_then(|secret| secret.certificate.as_ref());
                 problems.extend(certificate.and_then(|c| tls.out_of_date(name, c, now_unix)));
             }
         }
@@ -305,7 +342,7 @@ impl Compiler {
             let mut served = Served::of(ingress.clone(), before.as_ref(), model);
             self.use_policy_secret(&mut served, before.as_ref(), model);
             for key in served.backend_keys() {
-                if served.balancing.is_some() {
+                if served.spreads() {
                     touched.services.insert(key.service.clone());
                 }
                 self.use_backend(key, &served.rank, touched);
@@ -343,7 +380,7 @@ impl Compiler {
             unindex(&mut self.by_tls_host, tls_gone, &before.rank);
             touched.tls_hosts.extend(before.tls_hosts().into_iter().cloned());
             for key in before.backend_keys() {
-                if before.balancing.is_some() {
+                if before.spreads() {
                     touched.services.insert(key.service.clone());
                 }
                 self.release_backend(&key, &before.rank, touched);
@@ -439,16 +476,18 @@ impl Compiler {
     fn refresh_service(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let Some(service) = self.services.get_mut(name) else { return };
         service.retain_used();
-        let balancing = |users: &Users| {
-            users.keys().find_map(|(_, ingress)| self.served.get(ingress)?.balancing.clone())
-        };
-        let balanced: Vec<_> =
-            service.backends.iter().map(|(b, users)| (b.clone(), balancing(users))).collect();
+        let (mut balanced, mut overruled) = (Vec::new(), Vec::new());
+        for (backend, users) in &service.backends {
+            let users: Vec<_> =
+                users.keys().filter_map(|(_, name)| self.served.get(name)).collect();
+            balanced.push((backend.clone(), spread(&users)));
+            overruled.extend(overruled_by_older(&backend.key, &users));
+        }
         let backends: Vec<_> = service.backends.iter().map(|(b, _)| b.clone()).collect();
         let entry = model.service(name);
         service.ports.refresh(entry.as_ref(), &balanced, &mut touched.removal);
         let problems = entry.as_ref().map(|entry| app_protocols(entry, &backends));
-        let problems = problems.unwrap_or_default();
+        let problems: Vec<_> = problems.unwrap_or_default().into_iter().chain(overruled).collect();
         touched.note(&service.problems, &problems);
         service.problems = problems;
         if backends.is_empty() {
@@ -459,10 +498,8 @@ impl Compiler {
 
     fn use_secret(&mut self, name: &ObjectName, host: &HostKey, model: &Model) {
         let provider = &self.provider;
-        let secret = self.secrets.entry(name.clone()).or_insert_with(|| SecretUse {
-            certificate: certificate_of(name, model, provider),
-            users: Vec::new(),
-        });
+        let secret = self.secrets.entry(name.clone());
+        let secret = secret.or_insert_with(|| SecretUse::of(name, model, provider));
         secret.users.push(host.clone());
     }
 
@@ -477,7 +514,7 @@ impl Compiler {
 
     fn refresh_secret(&mut self, name: &ObjectName, model: &Model, touched: &mut Touched) {
         let Some(secret) = self.secrets.get_mut(name) else { return };
-        secret.certificate = certificate_of(name, model, &self.provider);
+        secret.read(name, model, &self.provider);
         touched.tls_hosts.extend(secret.users.iter().cloned());
     }
 
@@ -530,13 +567,10 @@ impl Compiler {
             for tls in served.tls_of(host) {
                 let secret = self.secrets.get(&tls.secret);
                 let uses = secret.expect("a served Ingress's Secrets are in use");
-                let certificate = match &uses.certificate {
-                    Ok(certificate) => certificate,
-                    Err(bad) => {
-                        problems.push(tls.bad_secret(name, bad));
-                        continue;
-                    }
-                };
+                if let Some(bad) = &uses.bad {
+                    problems.push(tls.bad_secret(name, bad, uses.certificate.is_some()));
+                }
+                let Some(certificate) = &uses.certificate else { continue };
                 let Some((by, of_host)) = &mut chosen else {
                     problems.extend(tls.unfit(name, certificate));
                     chosen = Some((name, HostCertificates::new(certificate.clone())));
@@ -555,6 +589,31 @@ impl Compiler {
         self.snapshot.certificates.set(host, chosen.map(|(_, of_host)| of_host));
         replace_problems(&mut self.tls_problems, host, problems, touched);
     }
+}
+
+/// How the requests of a backend are spread, as the Ingresses that name it say, the oldest first.
+fn spread(users: &[&Served]) -> Spread {
+    let balancing = users.iter().find_map(|served| served.balancing.clone());
+    Spread { balancing, by_cookie: users.iter().any(|served| served.leads_by_cookie()) }
+}
+
+/// A problem for each Ingress that wants the requests of a backend spread in another way than an
+/// older one does.
+fn overruled_by_older(backend: &BackendKey, users: &[&Served]) -> Vec<Problem> {
+    let mut deciding = users.iter().filter(|served| served.balancing.is_some());
+    let Some(oldest) = deciding.next() else { return Vec::new() };
+    let others = deciding.filter(|other| other.balancing != oldest.balancing);
+    let problem = |other: &&Served| {
+        let message = format!(
+            "backend {backend}: the annotations for balancing and health checks of Ingress {} \
+             hold, not those of this one",
+            oldest.ingress.name
+        );
+        let help = "they hold for a Service port, whichever Ingress a request came by; the older \
+                    Ingress wins; at the same age, the first by name";
+        Problem::new(&other.ingress.name, Field::of("metadata.annotations"), message).help(help)
+    };
+    others.map(problem).collect()
 }
 
 /// An Ingress no longer uses an object.
@@ -583,15 +642,6 @@ fn replace_problems(
     if !now.is_empty() {
         of_hosts.insert(host.clone(), now);
     }
-}
-
-fn certificate_of(
-    name: &ObjectName,
-    model: &Model,
-    provider: &CryptoProvider,
-) -> Result<Arc<Certificate>, BadSecret> {
-    let secret = model.secret(name).ok_or_else(|| BadSecret::Missing(name.clone()))?;
-    Certificate::of(secret, provider).map(Arc::new)
 }
 
 fn index<'a>(

@@ -1,8 +1,8 @@
 //! Picks endpoints by other methods than turns, and within limits.
 //!
-//! Pure: what is random, and the time, are arguments. A table for hashing is made at the first
-//! request that needs it, of the endpoints that there are then; a change of endpoints makes new
-//! tables.
+//! Pure: what is random, and the time, are arguments. Tables for hashing are made together with the
+//! list of endpoints, by the thread that compiles the snapshot, because a table for thousands of
+//! endpoints takes longer than a request may wait.
 
 use std::sync::{Arc, OnceLock};
 
@@ -43,17 +43,37 @@ pub(crate) struct Pick {
     pub(crate) counted: Option<Counted>,
 }
 
-/// Tables for hashing over one list of endpoints.
+/// Tables for hashing over one list of endpoints: those that its requests need. One that was not
+/// made ahead is made by the first request that needs it.
 #[derive(Debug, Default)]
 pub(super) struct Tables {
     single: OnceLock<Table>,
     groups: OnceLock<Table>,
 }
 
+/// What requests are spread by, as far as tables are made for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Needed {
+    /// Cookies lead to endpoints.
+    pub(super) by_cookie: bool,
+    /// Size of the groups that keys lead to; 1 for endpoints.
+    pub(super) by_key: Option<usize>,
+}
+
+impl Needed {
+    pub(super) fn of(balancing: Option<&Balancing>, by_cookie: bool) -> Needed {
+        let by_key = balancing.and_then(|balancing| match balancing.method {
+            Method::Hash { subset } => Some(subset.unwrap_or(1)),
+            _ => None,
+        });
+        Needed { by_cookie, by_key }
+    }
+}
+
 /// A table of groups of endpoints.
 #[derive(Debug)]
 struct Table {
-    maglev: Maglev,
+    maglev: Arc<Maglev>,
     /// Positions in the list, in the order of addresses, so that all processes agree.
     sorted: Box<[usize]>,
     size: usize,
@@ -61,10 +81,30 @@ struct Table {
 
 impl Table {
     fn new(list: &[Arc<Endpoint>], size: usize) -> Table {
+        Table::after(list, size, None)
+    }
+
+    /// The same addresses in another order need no other places.
+    fn after(
+        list: &[Arc<Endpoint>],
+        size: usize,
+        before: Option<(&[Arc<Endpoint>], &Table)>,
+    ) -> Table {
         let mut sorted: Vec<usize> = (0..list.len()).collect();
         sorted.sort_unstable_by_key(|at| list[*at].address);
-        // A group is known by its first member.
-        let maglev = Maglev::new(sorted.chunks(size).map(|group| list[group[0]].address));
+        let addresses = sorted.iter().map(|at| list[*at].address);
+        let same = before.filter(|(old_list, old)| {
+            let old_addresses = old.sorted.iter().map(|at| old_list[*at].address);
+            old.size == size && old_addresses.eq(addresses)
+        });
+        let maglev = match same {
+            Some((_, old)) => old.maglev.clone(),
+            None => {
+                // A group is known by its first member.
+                let names = sorted.chunks(size).map(|group| list[group[0]].address);
+                Arc::new(Maglev::new(names))
+            }
+        };
         Table { maglev, sorted: sorted.into(), size }
     }
 
@@ -85,6 +125,24 @@ impl Table {
 }
 
 impl Tables {
+    /// The tables for a list that comes after another.
+    pub(super) fn after(
+        list: &[Arc<Endpoint>],
+        needed: Needed,
+        (old_list, old): (&[Arc<Endpoint>], &Tables),
+    ) -> Tables {
+        let tables = Tables::default();
+        if needed.by_cookie || needed.by_key == Some(1) {
+            let before = old.single.get().map(|table| (old_list, table));
+            tables.single.get_or_init(|| Table::after(list, 1, before));
+        }
+        if let Some(size) = needed.by_key.filter(|size| *size > 1) {
+            let before = old.groups.get().map(|table| (old_list, table));
+            tables.groups.get_or_init(|| Table::after(list, size, before));
+        }
+        tables
+    }
+
     /// The endpoint for a request, of those that suit.
     pub(super) fn pick(
         &self,
@@ -151,7 +209,7 @@ impl Tables {
         suits: impl Fn(&Arc<Endpoint>) -> bool,
         draw: &Draw<'_>,
     ) -> Option<Arc<Endpoint>> {
-        let table = match subset {
+        let table = match subset.filter(|size| *size > 1) {
             None => self.single.get_or_init(|| Table::new(list, 1)),
             Some(size) => self.groups.get_or_init(|| Table::new(list, size)),
         };
@@ -243,6 +301,32 @@ mod tests {
         assert_eq!(distinct(all.collect()), 6);
         // Without a key they take turns.
         assert_eq!(distinct(picks(&single, None, 0, 6)), 6);
+    }
+
+    /// The first request after each change of endpoints made the table, on its data thread.
+    #[test]
+    fn tables_are_made_with_the_list_of_endpoints() {
+        let made = |backend: &Backend| {
+            let endpoints = backend.endpoints();
+            let tables = endpoints.tables();
+            [&tables.single, &tables.groups].map(|table| table.get().is_some())
+        };
+        let maglev = |backend: &Backend| {
+            backend.endpoints().tables().single.get().map(|table| table.maglev.clone())
+        };
+        let single = backend(6, method(Method::Hash { subset: None }));
+        assert_eq!(made(&single), [true, false]);
+        assert_eq!(made(&backend(6, method(Method::Hash { subset: Some(3) }))), [false, true]);
+        assert_eq!(made(&backend(6, method(Method::PeakEwma))), [false, false]);
+        let before = maglev(&single).unwrap();
+        let addresses = single.endpoints().addresses();
+        // In another order, because turns were taken.
+        single
+            .balance(Balancing { max_in_flight: Some(9), ..method(Method::Hash { subset: None }) });
+        assert!(Arc::ptr_eq(&before, &maglev(&single).unwrap()), "the same addresses");
+        single.replace(&addresses[1..]);
+        assert_eq!(made(&single), [true, false]);
+        assert!(!Arc::ptr_eq(&before, &maglev(&single).unwrap()));
     }
 
     #[test]

@@ -143,6 +143,16 @@ impl Served {
         self.balancing.as_ref().is_some_and(|balancing| balancing.health.is_some())
     }
 
+    /// Whether it says how requests are spread over the endpoints of its backends.
+    pub(super) fn spreads(&self) -> bool {
+        self.balancing.is_some() || self.leads_by_cookie()
+    }
+
+    /// Whether cookies lead clients to endpoints by consistent hashing.
+    pub(super) fn leads_by_cookie(&self) -> bool {
+        self.policy.affinity.affinity().is_some_and(|affinity| !affinity.is_persistent)
+    }
+
     pub(super) fn tls_hosts(&self) -> BTreeSet<&HostKey> {
         self.tls_of.keys().collect()
     }
@@ -399,12 +409,22 @@ impl TlsUse {
             .about(About::Certificate(host.clone()))
     }
 
-    pub(super) fn bad_secret(&self, ingress: &ObjectName, bad: &BadSecret) -> Problem {
+    /// A Secret that cannot be served as it is; whether its last good certificate stays in use.
+    pub(super) fn bad_secret(
+        &self,
+        ingress: &ObjectName,
+        bad: &BadSecret,
+        keeps_last: bool,
+    ) -> Problem {
         let problem = self.problem(ingress, &bad.to_string());
         match bad {
             BadSecret::Missing(name) => problem.missing(Kind::Secret, name).help(
                 "clients get the fallback certificate; an Ingress uses Secrets of its own \
                        namespace",
+            ),
+            _ if keeps_last => problem.at(Level::Error).help(
+                "clients get the Secret's last good certificate; write a PEM certificate chain as \
+                 tls.crt, and its private key as tls.key",
             ),
             _ => problem.at(Level::Error).help(
                 "clients get the fallback certificate; write a PEM certificate chain as tls.crt, \

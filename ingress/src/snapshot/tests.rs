@@ -226,6 +226,7 @@ impl World {
     fn agrees_with_a_fresh_start(&self) {
         let own = self.snapshot.self_signed.clone();
         let mut fresh = Compiler::new("switchyard", provider(), own, PlanDefaults::default());
+        fresh.remember_certificates(&self.compiler);
         let mut changes = Changes::default();
         let names = |set: &mut std::collections::BTreeSet<_>, all: Vec<ObjectName>| {
             set.extend(all);
@@ -591,7 +592,7 @@ fn certificates_are_found_by_host_and_swapped() {
     );
 
     world.apply(vec![secret("a", &b, &wild_key).into()]);
-    assert_eq!(world.certificate("a.com"), "self-signed.invalid");
+    assert_eq!(world.certificate("a.com"), "a.com,b.com", "the last good one");
     assert!(
         tls(&world)[0].starts_with("a: TLS for a.com: Secret default/a: "),
         "{:?}",
@@ -603,6 +604,16 @@ fn certificates_are_found_by_host_and_swapped() {
         tls(&world)[0],
         "a: TLS for a.com: Secret default/a: tls.crt contains no PEM certificate"
     );
+    assert_eq!(world.certificate("a.com"), "a.com,b.com", "the last good one");
+    // An Ingress that changes at the same time keeps it too.
+    world.apply(vec![with_tls(one_path("a", "a.com", "other"), &["a.com"], "a").into()]);
+    assert_eq!(world.certificate("a.com"), "a.com,b.com", "the last good one");
+    world.apply(vec![secret("a", &a, &a_key).into()]);
+    assert_eq!(world.certificate("a.com"), "a.com");
+    world.delete(model::Kind::Secret, "a");
+    assert_eq!(world.certificate("a.com"), "self-signed.invalid");
+    world.apply(vec![secret("a", &a, &wild_key).into()]);
+    assert_eq!(world.certificate("a.com"), "self-signed.invalid", "a new Secret has had none");
     world.delete(model::Kind::Ingress, "w");
     assert_eq!(world.certificate("x.w.com"), "self-signed.invalid");
 }
@@ -632,6 +643,33 @@ fn with_annotation(mut ingress: Ingress, name: &str, value: &str) -> Ingress {
     let key = format!("nginx.ingress.kubernetes.io/{name}");
     ingress.annotations.insert(key.into(), value.into());
     ingress
+}
+
+/// Nothing said that an older Ingress decides how the requests of a Service are spread.
+#[test]
+fn an_ingress_whose_balancing_has_no_effect_is_told_so() {
+    let with = |name: &str, created: i64, method: &str| {
+        let mut ingress = one_path(name, &format!("{name}.com"), "web");
+        ingress.created_unix = Some(created);
+        with_annotation(ingress, "load-balance", method)
+    };
+    let (old, young) = (with("z", 1, "ewma"), with("y", 2, "least-requests"));
+    let same = with("x", 3, "ewma");
+    let plain = one_path("w", "w.com", "web");
+    let mut world =
+        World::of(vec![service("web").into(), old.into(), young.into(), same.into(), plain.into()]);
+    let overruled = |world: &World| -> Vec<_> {
+        world.problems().into_iter().filter(|problem| problem.contains("balancing")).collect()
+    };
+    let expected = "y: backend default/web:80: the annotations for balancing and health checks of \
+                    Ingress default/z hold, not those of this one";
+    assert_eq!(overruled(&world), [expected]);
+    world.delete(model::Kind::Ingress, "z");
+    let expected = "x: backend default/web:80: the annotations for balancing and health checks of \
+                    Ingress default/y hold, not those of this one";
+    assert_eq!(overruled(&world), [expected]);
+    world.delete(model::Kind::Ingress, "y");
+    assert_eq!(overruled(&world), [""; 0]);
 }
 
 #[test]
@@ -778,7 +816,7 @@ fn a_version_1_certificate_is_served_by_its_common_name() {
     );
     let (_, other) = pem(&["t.test"]);
     world.apply(vec![secret("v1", V1_CERTIFICATE, &other).into()]);
-    assert_eq!(world.certificate("t.test"), "self-signed.invalid");
+    assert_eq!(world.certificate("t.test"), "t.test", "the last good one");
     assert!(world.problems().iter().any(|p| p.contains("does not belong")));
 }
 

@@ -32,6 +32,10 @@ use crate::wire::Wire;
 /// for a lost packet delays no more than these.
 const MAX_STREAMS: usize = 128;
 
+/// Requests given up within the last second whose late answers are dropped in silence; later ones
+/// cost a frame each.
+const MAX_REMEMBERED_RESETS: usize = 8 * MAX_STREAMS;
+
 /// What an endpoint may send over a connection before clients have taken it. It is large enough
 /// that clients which take nothing never keep others from getting their responses.
 const CONNECTION_WINDOW: u32 = MAX_STREAMS as u32 * STREAM_WINDOW;
@@ -251,6 +255,11 @@ async fn open(endpoint: &Endpoint, wire: &Wire) -> io::Result<SharedConnection> 
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HEADER_LIST)
         .max_send_buffer_size(STREAM_SEND_BUFFER)
+        // An endpoint may answer requests that were given up meanwhile, for as many of them as
+        // clients give up. By default the library ends the connection after a thousand, and with
+        // it the requests of others.
+        .max_concurrent_reset_streams(MAX_REMEMBERED_RESETS)
+        .max_local_error_reset_streams(None)
         // No request is sent before the endpoint's SETTINGS, which replace this.
         .initial_max_send_streams(0)
         .handshake(stream)

@@ -100,6 +100,21 @@ async fn two_hundred_endpoint_swaps_under_load_lose_no_request() {
     assert!(answered > 2000, "{answered}");
 }
 
+/// Changes of routes, endpoints, annotations and certificates, while a WebSocket, a gRPC stream, an
+/// upload and a download last. The script checks each change, each answer and each byte.
+#[test]
+#[ignore = "needs nginx, wrk, h2load, curl, openssl and python3-h2"]
+fn changes_of_every_kind_lose_no_request_and_no_transfer() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/changes.sh");
+    let mut command = std::process::Command::new(script);
+    // As many changes as have each kind several times, and as many requests as a debug build
+    // answers meanwhile.
+    command.args(["60", "10000", "30"]).env("SWITCHYARD", env!("CARGO_BIN_EXE_switchyard"));
+    let ended = command.output().unwrap();
+    let [said, failed] = [&ended.stdout, &ended.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(ended.status.success(), "{said}\n{failed}");
+}
+
 /// Ingresses that move from one Service to another, and how often.
 const MOVED: usize = 500;
 const MOVES: usize = 20;

@@ -11,8 +11,9 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
+use super::frames::{HEADERS, PREFACE, RST_STREAM, SETTINGS, frame};
 use super::kit::{
     ALL, Client, Endpoint, Speaks, World, connect_tls, eventually, get, ingress, service,
 };
@@ -349,6 +350,71 @@ async fn the_endpoint_is_told_when_a_client_leaves() {
 }
 
 /// What one client does not take must not keep the connection from the others that share it.
+/// An HTTP/2 endpoint with one connection, which answers each request when that is given up, and
+/// the first one when it is told to. Tells of each request.
+async fn late_endpoint(
+    address: SocketAddr,
+    told: mpsc::UnboundedSender<u32>,
+    finish: Arc<Notify>,
+) -> Endpoint {
+    Endpoint::raw(address, move |mut stream| {
+        let (told, finish) = (told.clone(), finish.clone());
+        async move {
+            let answer = |stream: u32| frame(HEADERS, 5, stream, b"\x88");
+            stream.read_exact(&mut [0; PREFACE.len()]).await.unwrap();
+            stream.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+            let mut header = [0; 9];
+            loop {
+                tokio::select! {
+                    read = stream.read_exact(&mut header) => {
+                        if read.is_err() {
+                            return;
+                        }
+                    }
+                    () = finish.notified() => {
+                        stream.write_all(&answer(1)).await.unwrap();
+                        continue;
+                    }
+                }
+                let [a, b, c, kind, _, number @ ..] = header;
+                let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+                stream.read_exact(&mut payload).await.unwrap();
+                let number = u32::from_be_bytes(number);
+                match kind {
+                    HEADERS => told.send(number).unwrap(),
+                    RST_STREAM => stream.write_all(&answer(number)).await.unwrap(),
+                    _ => {}
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// After a thousand late answers to requests that clients had given up, the connection to the
+/// endpoint was ended, and the requests of others over it were answered 502.
+#[tokio::test]
+async fn requests_that_some_clients_give_up_end_no_connection_of_others() {
+    let net = Net::new();
+    let ((told, mut asked), finish) = (mpsc::unbounded_channel(), Arc::new(Notify::new()));
+    let _endpoint = late_endpoint(net.addr(10, 9000), told, finish.clone()).await;
+    let world = World::start_in(net, &manifests(&["127.N.N.10"]), &["--workers", "1"]);
+    let mut patient = h2_client(&world).await;
+    let (waits, _) = patient.send_request(call("/patient"), true).unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, asked.recv()).await.unwrap(), Some(1));
+    let mut hasty = h2_client(&world).await;
+    for _ in 0..1500 {
+        hasty = hasty.ready().await.unwrap();
+        let given_up = hasty.send_request(call("/hasty"), true).unwrap();
+        let seen = tokio::time::timeout(PATIENCE, asked.recv()).await.unwrap();
+        assert!(seen.is_some_and(|number| number > 1));
+        drop(given_up);
+    }
+    finish.notify_one();
+    let answer = tokio::time::timeout(PATIENCE, waits).await.unwrap().unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("grpc-status")), (200, None));
+}
+
 #[tokio::test]
 async fn a_client_that_takes_nothing_does_not_stop_others_on_the_same_connection() {
     let net = Net::new();
