@@ -187,7 +187,7 @@ impl Outgoing {
             self.progress += 1;
             match piece {
                 Piece::Data(data) => self.add_data(data, is_chunked),
-                Piece::End(trailers) => self.end_body(trailers, is_chunked),
+                Piece::End(trailers) => self.end_body(trailers.as_ref(), is_chunked),
             }
         }
         Poll::Ready(Ok(()))
@@ -220,13 +220,13 @@ impl Outgoing {
         }
     }
 
-    fn end_body(&mut self, trailers: Option<HeaderMap>, is_chunked: bool) {
+    fn end_body(&mut self, trailers: Option<&HeaderMap>, is_chunked: bool) {
         self.body = Source::Ended;
         if !is_chunked {
             return;
         }
         self.buffer.extend_from_slice(b"0\r\n");
-        for (name, value) in trailers.iter().flatten() {
+        for (name, value) in trailers.into_iter().flatten() {
             self.buffer.extend_from_slice(name.as_str().as_bytes());
             self.buffer.extend_from_slice(b": ");
             self.buffer.extend_from_slice(value.as_bytes());
