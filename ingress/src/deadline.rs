@@ -71,6 +71,10 @@ impl Ticks {
         Ticks(tick.saturating_sub(now).max(1))
     }
 
+    pub(crate) fn duration(self) -> Duration {
+        TICK.saturating_mul(u32::try_from(self.0).unwrap_or(u32::MAX))
+    }
+
     /// Whether so many ticks lie between two.
     pub(crate) fn have_passed(self, since: u64, now: u64) -> bool {
         now.saturating_sub(since) >= self.0

@@ -1,5 +1,6 @@
 //! From a request to its response: checked, decided, exchanged, and its record closed.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -168,8 +169,10 @@ async fn answer(
     };
     let with_url = |refusal: Refusal| refusal.of(is_https, authority, &path);
 
-    let decide = || decided(in_flight, &facts);
-    let mut exchange = Exchange::new(in_flight, decide, method, authority).map_err(with_url)?;
+    let is_new = Cell::new(true);
+    let decide = || decided(in_flight, &facts, is_new.get());
+    let begin = || Exchange::new(in_flight, &decide, method, authority);
+    let mut exchange = begun(in_flight, &is_new, begin).await.map_err(with_url)?;
     let mut forwarding = changes(exchange.route(), &facts);
     let admitted = let_in(in_flight, exchange.route(), &facts, forwarding.as_deref_mut());
     admitted.await.map_err(with_url)?;
@@ -243,13 +246,56 @@ fn copied(
     mirrored(in_flight.context(), mirroring, (facts.method, &url), facts.headers, body)
 }
 
-/// The route that forwards a request, and an endpoint.
-fn decided(in_flight: &InFlight, facts: &Facts<'_>) -> Result<Decided, Refusal> {
+/// Begins an exchange, if need be after a wait.
+async fn begun<T>(
+    in_flight: &InFlight,
+    is_new: &Cell<bool>,
+    begin: impl Fn() -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let begun = match begin() {
+        // Seldom needed.
+        Err(Refusal::Busy) => Box::pin(wait(in_flight, is_new, &begin)).await,
+        begun => begun,
+    };
+    is_new.set(false);
+    begun
+}
+
+/// Begins an exchange as soon as one of the busy endpoints of a request's route has room, if
+/// requests may wait for that.
+async fn wait<T>(
+    in_flight: &InFlight,
+    is_new: &Cell<bool>,
+    begin: impl Fn() -> Result<T, Refusal>,
+) -> Result<T, Refusal> {
+    let route = in_flight.record.borrow().route.clone().ok_or(Refusal::Busy)?;
+    let permit = route.backend.endpoints().wait().ok_or(Refusal::Busy)?;
+    is_new.set(false);
+    let until = tokio::time::Instant::now() + route.plan.connect_timeout.duration();
+    let mut is_turn = permit.is_first;
+    loop {
+        let turn = permit.turn();
+        match if is_turn { begin() } else { Err(Refusal::Busy) } {
+            Err(Refusal::Busy) => {}
+            begun => return begun,
+        }
+        tokio::time::timeout_at(until, turn).await.map_err(|_| Refusal::Busy)?;
+        is_turn = true;
+    }
+}
+
+/// The route that forwards a request, and an endpoint. One that is new does not overtake those that
+/// wait.
+fn decided(in_flight: &InFlight, facts: &Facts<'_>, is_new: bool) -> Result<Decided, Refusal> {
     let context = in_flight.context();
     let mut snapshot = context.snapshot();
     loop {
         let (refusal, route) = match decide(&snapshot, facts) {
             Decision::Forward { route, endpoints } => {
+                if is_new && endpoints.has_waiting() {
+                    note_route(in_flight, Some(route), facts);
+                    return Err(Refusal::Busy);
+                }
                 let key = key_of(facts, (route, &endpoints));
                 let random = || context.random();
                 let now_ms = context.deadlines.now_ms();

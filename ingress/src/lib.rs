@@ -51,6 +51,7 @@ mod record;
 mod refusal;
 mod request;
 mod response;
+mod room;
 mod route;
 mod serve;
 mod settings;

@@ -56,7 +56,7 @@ const OLD: Support = NoEffect("no current ingress-nginx reads it");
 const CIPHERS: Support = NoEffect("TLS 1.2 and 1.3 have a fixed set of safe ciphers");
 
 /// Every annotation that is known, by name without its prefix, in order.
-pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
+pub(crate) const ANNOTATIONS: [(&str, Support); 165] = [
     ("add-base-url", OLD),
     ("affinity", Served),
     ("affinity-canary-behavior", Served),
@@ -147,6 +147,7 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 164] = [
     ("limit-whitelist", Served),
     ("load-balance", Served),
     ("max-connections-per-endpoint", Served),
+    ("max-pending-per-endpoint", Served),
     ("mirror-host", Served),
     ("mirror-request-body", Served),
     ("mirror-target", Served),

@@ -20,6 +20,7 @@ use super::endpoint::{Counted, Endpoint};
 use super::picking::{Draw, Needed, Pick, Tables};
 use super::policy::Balancing;
 use super::problem::{Field, Problem};
+use crate::room::{Room, WaitPermit};
 use crate::wire::BackendProtocol;
 
 /// What a backend is named by.
@@ -68,7 +69,11 @@ impl Backend {
     }
 
     pub(super) fn set(&self, endpoints: Arc<Endpoints>) {
+        let room = endpoints.room.clone();
         self.endpoints.store(endpoints);
+        if let Some(room) = room {
+            room.changed();
+        }
     }
 
     /// A backend of these endpoints.
@@ -136,6 +141,8 @@ pub(crate) struct Endpoints {
     /// How requests are spread over them; absent for turns without limits, which is the default.
     balancing: Option<Arc<Balancing>>,
     tables: Tables,
+    /// Where requests wait if all endpoints are busy; absent if none may.
+    room: Option<Arc<Room>>,
     /// Why there is none.
     unserved: Option<Unserved>,
 }
@@ -177,6 +184,7 @@ impl Endpoints {
             rotation: Arc::default(),
             balancing: None,
             tables: Tables::default(),
+            room: None,
             unserved: Some(unserved),
         }
     }
@@ -214,11 +222,23 @@ impl Endpoints {
 
     /// The endpoint that a client keeps, unless it has as many requests as it may have.
     pub(crate) fn pick_own(&self, endpoint: &Arc<Endpoint>) -> Option<Pick> {
+        let room = self.room.as_ref();
         let counted = match self.balancing() {
-            Some(balancing) => Some(Counted::begin(endpoint, balancing.most_in_flight())?),
+            Some(balancing) => Some(Counted::begin(endpoint, balancing.most_in_flight(), room)?),
             None => None,
         };
         Some(Pick { endpoint: endpoint.clone(), counted })
+    }
+
+    /// Whether a request has to wait behind others that came before it.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.room.as_ref().is_some_and(|room| room.has_waiting())
+    }
+
+    /// Lets a request wait until one of them is less busy, if so many may wait.
+    pub(crate) fn wait(&self) -> Option<WaitPermit> {
+        let each = self.balancing()?.max_waiting? as usize;
+        self.room.as_ref()?.enter(each.saturating_mul(self.list().len()))
     }
 
     /// Whether each takes a limited number of requests at one time.
@@ -241,7 +261,10 @@ impl Endpoints {
                 let picked = self.rotation.pick(suits, || draw.now_ms)?;
                 Some(Pick { endpoint: picked.clone(), counted: None })
             }
-            Some(balancing) => self.tables.pick(&self.rotation, balancing, suits, draw),
+            Some(balancing) => {
+                let spread = (&**balancing, self.room.as_ref());
+                self.tables.pick(&self.rotation, spread, suits, draw)
+            }
         }
     }
 
@@ -272,7 +295,9 @@ impl Endpoints {
         let balancing = spread.balancing.clone();
         let needed = Needed::of(balancing.as_deref(), spread.by_cookie);
         let tables = Tables::after(rotation.members(), needed, (self.list(), &self.tables));
-        Endpoints { rotation, balancing, tables, unserved: None }
+        let may_wait = balancing.as_ref().is_some_and(|balancing| balancing.max_waiting.is_some());
+        let room = may_wait.then(|| self.room.clone().unwrap_or_default());
+        Endpoints { rotation, balancing, tables, room, unserved: None }
     }
 
     /// Marks all but those at `staying`, which is sorted, as gone; says whether there were any.

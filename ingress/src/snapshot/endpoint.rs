@@ -9,6 +9,7 @@ use std::time::Duration;
 use balance::{Failure, Load, Member, Outcomes, Rest, Try};
 use http::StatusCode;
 
+use crate::room::Room;
 use crate::wire::BackendProtocol;
 
 /// An address that serves. The same `Arc` for as long as the address stays, so that connections
@@ -151,17 +152,29 @@ impl Hash for Endpoint {
 
 /// A request that an endpoint is busy with, from its pick until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<Endpoint>);
+pub(crate) struct Counted {
+    endpoint: Arc<Endpoint>,
+    /// Where others wait for it to end.
+    room: Option<Arc<Room>>,
+}
 
 impl Counted {
     /// Counts another request of the endpoint, unless `max` are in flight already.
-    pub(super) fn begin(endpoint: &Arc<Endpoint>, max: u32) -> Option<Counted> {
-        endpoint.load.begin_below(max).then(|| Counted(endpoint.clone()))
+    pub(super) fn begin(
+        endpoint: &Arc<Endpoint>,
+        max: u32,
+        room: Option<&Arc<Room>>,
+    ) -> Option<Counted> {
+        let counted = || Counted { endpoint: endpoint.clone(), room: room.cloned() };
+        endpoint.load.begin_below(max).then(counted)
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.load.end();
+        self.endpoint.load.end();
+        if let Some(room) = &self.room {
+            room.freed();
+        }
     }
 }

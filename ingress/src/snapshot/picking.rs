@@ -10,6 +10,7 @@ use balance::{Maglev, Member as _, Rotation, pick_of_two};
 
 use super::endpoint::{Counted, Endpoint};
 use super::policy::{Balancing, Method};
+use crate::room::Room;
 
 /// An endpoint that begins slowly gets this share of its turns at first.
 const FIRST_SHARE: f64 = 0.1;
@@ -147,7 +148,7 @@ impl Tables {
     pub(super) fn pick(
         &self,
         rotation: &Rotation<Arc<Endpoint>>,
-        balancing: &Balancing,
+        (balancing, room): (&Balancing, Option<&Arc<Room>>),
         suits: impl Fn(&Arc<Endpoint>) -> bool,
         draw: &Draw<'_>,
     ) -> Option<Pick> {
@@ -163,7 +164,7 @@ impl Tables {
             }
             let by_all = || self.by_method(rotation, balancing, has_room, draw);
             let endpoint = picked.or_else(by_all)?;
-            if let Some(counted) = Counted::begin(&endpoint, max) {
+            if let Some(counted) = Counted::begin(&endpoint, max, room) {
                 return Some(Pick { endpoint, counted: Some(counted) });
             }
         }

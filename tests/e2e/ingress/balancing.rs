@@ -265,6 +265,62 @@ async fn requests_beyond_the_limit_of_all_endpoints_get_503() {
     assert_eq!(get(&world, Speaks::Http1, "t.test", "/").await.status, 200);
 }
 
+/// One request is served, one waits, and the third is refused.
+#[tokio::test]
+async fn so_many_requests_wait_for_a_busy_endpoint_and_no_more() {
+    for speaks in [Speaks::Http1, Speaks::Http2] {
+        let net = Net::new();
+        let (told, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        let release = Arc::new(tokio::sync::Notify::new());
+        let wait = release.clone();
+        let _endpoint = Endpoint::raw(net.addr(2, 9000), move |mut stream| {
+            let (told, wait) = (told.clone(), wait.clone());
+            async move {
+                let mut buffer = Vec::new();
+                while let Some(request) = read_request(&mut stream, &mut buffer).await {
+                    let request = String::from_utf8_lossy(&request).into_owned();
+                    told.send(request.split(' ').nth(1).unwrap().to_owned()).unwrap();
+                    wait.notified().await;
+                    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow";
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        })
+        .await;
+        let limits = [
+            ("switchyard.dev/max-connections-per-endpoint", "1"),
+            ("switchyard.dev/max-pending-per-endpoint", "1"),
+            ("switchyard.dev/proxy-connect-timeout", "60"),
+        ];
+        let world = Arc::new(annotated_world(net, &TWO[..1], &limits));
+        let begin = |path: &'static str| {
+            let world = world.clone();
+            tokio::spawn(async move { get(&world, speaks, "t.test", path).await.status })
+        };
+        let first = begin("/first");
+        let patience = crate::support::PATIENCE;
+        let next = tokio::time::timeout(patience, asked.recv()).await.unwrap();
+        assert_eq!(next.as_deref(), Some("/first"));
+        // Of two more one waits and one is refused, whichever comes first.
+        let mut others = [begin("/second"), begin("/second")];
+        let (refused, rest) = {
+            let [one, two] = &mut others;
+            tokio::select! { status = one => (status, 1), status = two => (status, 0) }
+        };
+        assert_eq!(refused.unwrap(), 503);
+        release.notify_one();
+        assert_eq!(first.await.unwrap(), 200);
+        let next = tokio::time::timeout(patience, asked.recv()).await.unwrap();
+        assert_eq!(next.as_deref(), Some("/second"));
+        release.notify_one();
+        assert_eq!((&mut others[rest]).await.unwrap(), 200);
+        release.notify_one();
+        assert_eq!(begin("/third").await.unwrap(), 200, "nobody waits any more");
+    }
+}
+
 #[tokio::test]
 async fn an_endpoint_whose_health_check_fails_gets_no_requests_until_it_is_healthy_again() {
     for protocol in ["http", "tcp"] {

@@ -23,6 +23,8 @@ pub(crate) struct Balancing {
     pub(crate) slow_start: Option<Duration>,
     /// Requests in flight at one time to each endpoint.
     pub(crate) max_in_flight: Option<u32>,
+    /// Requests that may wait for each endpoint if all have as many as they may.
+    pub(crate) max_waiting: Option<u32>,
     pub(crate) health: Option<HealthCheck>,
 }
 
@@ -56,6 +58,7 @@ pub(crate) struct BalanceAnnotations {
     subset_size: Option<usize>,
     slow_start: Option<Duration>,
     max_in_flight: Option<u32>,
+    max_waiting: Option<u32>,
     health: HealthAnnotations,
 }
 
@@ -75,6 +78,9 @@ impl BalanceAnnotations {
             "max-connections-per-endpoint" => {
                 number(value, 1..=1_000_000).or_default().map(|max| self.max_in_flight = Some(max))
             }
+            "max-pending-per-endpoint" => number(value, 0..=1_000_000)
+                .or_default()
+                .map(|max| self.max_waiting = Some(max).filter(|max| *max > 0)),
             _ => return self.health.read(name, value),
         })
     }
@@ -121,6 +127,7 @@ impl BalanceAnnotations {
             hash_by: self.hash_by.clone(),
             slow_start: self.slow_start,
             max_in_flight: self.max_in_flight,
+            max_waiting: self.max_waiting.filter(|_| self.max_in_flight.is_some()),
             health: self.health.check(),
         };
         (balancing != Balancing::default()).then_some(balancing)
