@@ -84,13 +84,19 @@ pub(crate) fn handle(
     }
 }
 
-/// Whether an endpoint's answer is passed on, and not replaced.
-fn intercepted(route: &Route, status: StatusCode) -> Result<(), Refusal> {
+/// The connection of an answer that is passed on, and not replaced.
+fn intercepted(
+    in_flight: &InFlight,
+    route: &Route,
+    upstream: Upstream,
+    status: StatusCode,
+) -> Result<Upstream, Refusal> {
     match &route.errors {
         Some(errors) if !errors.passes_on && errors.replaces(status) => {
+            tokio::task::spawn_local(skip(in_flight.context().clone(), upstream));
             Err(Refusal::Replaced(status))
         }
-        _ => Ok(()),
+        _ => Ok(upstream),
     }
 }
 
@@ -145,8 +151,7 @@ async fn answer(
     let origin = &in_flight.connection.origin;
     let checked = check(method, uri, version, headers, &body, settings.max_header_bytes)?;
     let Checked { survey, framing, authority, path } = checked;
-    let is_complete = framing == Framing::None && survey.asks_to_close(headers);
-    in_flight.connection.set_complete(is_complete);
+    in_flight.connection.set_complete(framing == Framing::None && survey.asks_to_close(headers));
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let server_name = in_flight.connection.server_name.as_deref();
@@ -196,10 +201,8 @@ async fn answer(
     let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
-    if let Err(refusal) = intercepted(exchange.route(), head.status) {
-        tokio::task::spawn_local(skip(in_flight.context().clone(), upstream));
-        return Err(with_url(refusal));
-    }
+    let upstream = intercepted(in_flight, exchange.route(), upstream, head.status);
+    let upstream = upstream.map_err(with_url)?;
     if !exchange.is_own(&upstream.endpoint) {
         keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }

@@ -2,8 +2,8 @@
 //! of each kind.
 //!
 //! Behind each row's frames follows a request for `/end` on stream 101, which is answered only if
-//! the connection goes on. The library ends most connections with PROTOCOL_ERROR where RFC 9113 names
-//! a closer code. An outcome lists streams with their status or, behind `!`, the error
+//! the connection goes on. The library ends most connections with PROTOCOL_ERROR where RFC 9113
+//! names a closer code. An outcome lists streams with their status or, behind `!`, the error
 //! that they were reset with, then the error of a GOAWAY, then `end` if that request was answered.
 
 use std::collections::BTreeMap;
