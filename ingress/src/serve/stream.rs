@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 
 use super::frames::{Budget, Cursor, Ended, go_away};
 use crate::connection::{Connection, Phase};
@@ -23,6 +24,12 @@ use crate::settings::LINGER_BYTES;
 /// A head and a body that are together no larger are copied into one piece before they are
 /// written: the kernel takes longer to look at two slices than we to copy these few bytes.
 const JOINED_BYTES: usize = 2 << 10;
+
+/// A task may do 128 units of work before it is the turn of others, by tokio's counting, which
+/// takes a read of any size as one. Each byte of a compressed head can stand for a field of
+/// thousands of bytes, so that a single read may take a millisecond.
+const HEAD_BYTES_PER_UNIT: usize = 64;
+const MAX_UNITS: usize = 128;
 
 /// The stream, with bytes that were read from it before.
 #[derive(Debug)]
@@ -46,6 +53,8 @@ pub(super) struct Stream<S> {
 struct Frames {
     budget: Budget,
     written: Cursor,
+    /// The last bytes held large heads, which take long to read: others go first.
+    yields: bool,
     /// The client floods us: bytes of it that are still read, before the connection is closed.
     flood: Option<usize>,
 }
@@ -58,6 +67,16 @@ struct Kept {
 }
 
 impl Frames {
+    /// Lets large heads use up the time that the connection has before it is the turn of others.
+    fn spend(&mut self, cx: &mut Context<'_>) {
+        let units = self.budget.take_head_bytes() / HEAD_BYTES_PER_UNIT;
+        self.yields = units > 0;
+        for _ in 0..units.min(MAX_UNITS) {
+            let Poll::Ready(unit) = coop::poll_proceed(cx) else { return };
+            unit.made_progress();
+        }
+    }
+
     /// So many bytes of the slices were written.
     fn wrote(&mut self, written: usize, slices: &[IoSlice<'_>], shard: &Shard) {
         self.budget.sent(written);
@@ -94,7 +113,8 @@ impl<S> Stream<S> {
     /// HTTP/2 begins.
     pub(super) fn serve_http2(&mut self) {
         let budget = Budget::new(self.connection.context.deadlines.now());
-        self.frames = Some(Box::new(Frames { budget, written: Cursor::default(), flood: None }));
+        let written = Cursor::default();
+        self.frames = Some(Box::new(Frames { budget, written, yields: false, flood: None }));
     }
 
     fn is_flooded(&self) -> bool {
@@ -235,6 +255,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
         if self.is_flooded() {
             return self.poll_forget(cx);
         }
+        if self.frames.as_ref().is_some_and(|frames| frames.yields) {
+            ready!(coop::poll_proceed(cx)).made_progress();
+        }
         let before = buffer.filled().len();
         if self.first.is_empty() {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
@@ -251,10 +274,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
             self.connection.on_read();
             let now = self.connection.context.deadlines.now();
             let read = &buffer.filled()[before..];
-            if self.frames.as_mut().is_some_and(|frames| !frames.budget.take(read, now)) {
-                buffer.set_filled(before);
-                self.end_flood(cx);
-                return self.poll_forget(cx);
+            if let Some(frames) = &mut self.frames {
+                if !frames.budget.take(read, now) {
+                    buffer.set_filled(before);
+                    self.end_flood(cx);
+                    return self.poll_forget(cx);
+                }
+                frames.spend(cx);
             }
         } else {
             self.ended = true;
