@@ -85,7 +85,7 @@ pub(crate) fn handle(
 }
 
 /// The connection of an answer that is passed on, and not replaced.
-fn intercepted(
+fn passed(
     in_flight: &InFlight,
     route: &Route,
     upstream: Upstream,
@@ -201,8 +201,7 @@ async fn answer(
     let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
-    let upstream = intercepted(in_flight, exchange.route(), upstream, head.status);
-    let upstream = upstream.map_err(with_url)?;
+    let upstream = passed(in_flight, exchange.route(), upstream, head.status).map_err(with_url)?;
     if !exchange.is_own(&upstream.endpoint) {
         keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }
