@@ -147,6 +147,10 @@ targets! {
     path: ingress::fuzz::path,
     host: ingress::fuzz::host,
     names: ingress::fuzz::names,
+    authorization: ingress::fuzz::authorization,
+    traceparent: ingress::fuzz::traceparent,
+    addresses: ingress::fuzz::addresses,
+    template: ingress::fuzz::template,
     proxy_header: daemon::fuzz::proxy_header,
 }
 

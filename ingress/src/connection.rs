@@ -14,7 +14,9 @@ use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
 use crate::limits::Permit;
 use crate::origin::Origin;
+use crate::responder::Responder;
 use crate::settings::{DRAIN_LINGER, LINGER};
+use crate::snapshot::Counted;
 use crate::stalled::{StalledStreams, StreamState};
 use crate::upstream::Upstream;
 use crate::zone::ZonePermit;
@@ -35,8 +37,6 @@ pub(crate) struct Connection {
     in_flight: Cell<usize>,
     /// The time-out of the HTTP/1.1 exchange in flight.
     timeout: Cell<Ticks>,
-    /// The HTTP/2 stream that was begun last, until the stream's task takes it.
-    begun_stream: RefCell<Option<Rc<StreamState>>>,
     stalled: Rc<StalledStreams>,
     /// The client's socket takes no more bytes.
     /// The client has sent a flood of control frames.
@@ -49,8 +49,8 @@ pub(crate) struct Connection {
     takes_interim: Cell<bool>,
     /// An interim response for the client, and the task that waits until it is written.
     interim: RefCell<Option<Interim>>,
-    /// Counts the tunnel for the route that limits requests.
-    tunnel_permit: RefCell<Option<ZonePermit>>,
+    /// Counts the tunnel for the route that limits requests, and for the endpoint.
+    tunnel_permit: RefCell<(Option<ZonePermit>, Option<Counted>)>,
     _permit: Permit,
 }
 
@@ -92,14 +92,13 @@ impl Connection {
             phase: Cell::new(Phase::Idle),
             in_flight: Cell::new(0),
             timeout,
-            begun_stream: RefCell::new(None),
             stalled: Rc::default(),
             is_flooded: Cell::new(false),
             is_complete: Cell::new(false),
             tunnel: RefCell::new(None),
             takes_interim: Cell::new(false),
             interim: RefCell::new(None),
-            tunnel_permit: RefCell::new(None),
+            tunnel_permit: RefCell::default(),
             _permit: permit,
         })
     }
@@ -206,9 +205,9 @@ impl Connection {
         self.tunnel.replace(Some(upstream));
     }
 
-    /// Holds a permit until the connection ends.
-    pub(crate) fn hold(&self, permit: Option<ZonePermit>) {
-        self.tunnel_permit.replace(permit);
+    /// Holds what counts a tunnel until the connection ends.
+    pub(crate) fn hold(&self, permit: Option<ZonePermit>, counted: Option<Counted>) {
+        self.tunnel_permit.replace((permit, counted));
     }
 
     pub(crate) fn take_tunnel(&self) -> Option<Upstream> {
@@ -288,16 +287,9 @@ impl Connection {
         }
     }
 
-    /// The state of a new HTTP/2 stream. The stream's task, which begins next, takes it by
-    /// [`Connection::take_begun_stream`].
-    pub(crate) fn begin_stream(&self) -> Rc<StreamState> {
-        let stream = StreamState::new(self.context.deadlines.add());
-        self.begun_stream.replace(Some(stream.clone()));
-        stream
-    }
-
-    pub(crate) fn take_begun_stream(&self) -> Option<Rc<StreamState>> {
-        self.begun_stream.take()
+    /// The state of a new HTTP/2 stream.
+    pub(crate) fn begin_stream(&self, responder: Responder) -> Rc<StreamState> {
+        StreamState::new(self.context.deadlines.add(), responder)
     }
 
     /// An HTTP/2 stream has gone on as far as it could.

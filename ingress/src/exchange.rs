@@ -10,7 +10,7 @@ mod attempts;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use http::header::HeaderMap;
@@ -21,6 +21,7 @@ use crate::body::RequestBody;
 use crate::deadline::Ticks;
 use crate::head::{Framing, RequestHead};
 use crate::in_flight::InFlight;
+use crate::interim::InterimHead;
 use crate::refusal::Refusal;
 use crate::settings::CONTINUE_PATIENCE;
 use crate::snapshot::{Draw, Endpoint, Pick, Route, Special};
@@ -228,10 +229,7 @@ where
             }
             self.in_flight.context().keep_fields(fields);
             if let Some(interim) = upstream.take_interim() {
-                match connection.takes_interim() {
-                    true => connection.pass_on(interim, cx.waker()),
-                    false => cx.waker().wake_by_ref(),
-                }
+                self.pass_on(interim, cx.waker());
             }
             if upstream.progress() != before {
                 made_progress(upstream);
@@ -261,6 +259,20 @@ where
                 Err(SendFailure::EndpointTimeout)
             }
         }
+    }
+
+    /// Gives an interim response to the client, if it takes any; the rest of the response is read
+    /// after that.
+    fn pass_on(&self, interim: InterimHead, waker: &Waker) {
+        let connection = &self.in_flight.connection;
+        match self.in_flight.stream() {
+            None if connection.takes_interim() => {
+                return connection.pass_on(interim.to_http1(), waker);
+            }
+            None => {}
+            Some(stream) => stream.responder.send_interim(interim),
+        }
+        waker.wake_by_ref();
     }
 
     /// What is spoken to an endpoint of the route.

@@ -1,15 +1,13 @@
 //! From a request to its response: checked, decided, exchanged, and its record closed.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use crate::admission::admit;
@@ -18,7 +16,7 @@ use crate::context::WorkerContext;
 use crate::error_page;
 use crate::exchange::{Decided, Exchange};
 use crate::grpc;
-use crate::head::{Framing, RequestHead, upgrade_of};
+use crate::head::{Framing, RequestHead, Survey, upgrade_of};
 use crate::in_flight::InFlight;
 use crate::mirror::mirrored;
 use crate::record::EndedBy;
@@ -33,6 +31,7 @@ use crate::snapshot::{
 };
 use crate::template::AddsText;
 use crate::upstream::{Head, Upstream};
+use crate::websocket::Handshake;
 
 /// Answers one request.
 ///
@@ -40,16 +39,22 @@ use crate::upstream::{Head, Upstream};
 /// that took it by value would hold it twice, for as long as the request is in flight.
 pub(crate) fn handle(
     in_flight: InFlight,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    request: Request<RequestBody>,
+) -> impl Future<Output = Response<ResponseBody>> {
     let (mut parts, body) = request.into_parts();
     async move {
         in_flight.note(&mut parts);
+        let random = || in_flight.context().random();
+        let handshake = match parts.method {
+            Method::CONNECT => Handshake::begin(&mut parts, random),
+            _ => None,
+        };
         let is_http2 = parts.version == Version::HTTP_2;
         in_flight.connection.set_takes_interim(parts.version == Version::HTTP_11);
         let is_grpc = grpc::is_call(&parts.method, &parts.headers);
         let mut errors = None;
-        let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {
+        let handshake = handshake.as_deref();
+        let mut response = match answer(&in_flight, &mut parts, body, handshake).await {
             Ok(response) => response,
             Err(refused) => {
                 let status = refused.refusal.status();
@@ -80,7 +85,7 @@ pub(crate) fn handle(
             response.headers_mut().insert(header::CONNECTION, close);
         }
         response.body_mut().hold(in_flight);
-        Ok(response)
+        response
     }
 }
 
@@ -88,9 +93,12 @@ pub(crate) fn handle(
 fn passed(
     in_flight: &InFlight,
     route: &Route,
-    upstream: Upstream,
-    status: StatusCode,
+    handshake: Option<&Handshake>,
+    (upstream, status, fields): (Upstream, StatusCode, &HeaderMap),
 ) -> Result<Upstream, Refusal> {
+    if handshake.is_some_and(|handshake| !handshake.admits(status, fields)) {
+        return Err(Refusal::BadResponse);
+    }
     match &route.errors {
         Some(errors) if !errors.passes_on && errors.replaces(status) => {
             tokio::task::spawn_local(skip(in_flight.context().clone(), upstream));
@@ -144,6 +152,7 @@ async fn answer(
     in_flight: &InFlight,
     parts: &mut Parts,
     body: RequestBody,
+    handshake: Option<&Handshake>,
 ) -> Result<Response<ResponseBody>, Refused> {
     let Parts { method, uri, version, headers, .. } = parts;
     let version = *version;
@@ -183,8 +192,6 @@ async fn answer(
     admitted.await.map_err(with_url)?;
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     in_flight.record.borrow_mut().connected();
-    let is_plain = version == Version::HTTP_11 && framing == Framing::None;
-    let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
         method: method.as_str(),
         path: forwarding.as_ref().and_then(|f| f.path.as_deref()).unwrap_or(&path),
@@ -193,7 +200,7 @@ async fn answer(
         headers,
         survey,
         framing,
-        upgrade: if may_upgrade { upgrade_of(headers) } else { None },
+        upgrade: asked_upgrade(&facts, &survey, handshake.is_some()),
         is_http2: version == Version::HTTP_2,
         edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
@@ -201,7 +208,8 @@ async fn answer(
     let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
-    let upstream = passed(in_flight, exchange.route(), upstream, head.status).map_err(with_url)?;
+    let answer = (upstream, head.status, &fields);
+    let upstream = passed(in_flight, exchange.route(), handshake, answer).map_err(with_url)?;
     if !exchange.is_own(&upstream.endpoint) {
         keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }
@@ -209,6 +217,18 @@ async fn answer(
     // It serves for the fields of a later response: it is large enough already.
     in_flight.context().keep_fields(std::mem::take(headers));
     Ok(respond(in_flight, upstream, head, fields))
+}
+
+/// The protocol that a request asks to change to, if it may.
+fn asked_upgrade<'h>(
+    facts: &Facts<'h>,
+    survey: &Survey<'_>,
+    is_tunnel: bool,
+) -> Option<&'h HeaderValue> {
+    let may = facts.framing == Framing::None
+        && survey.may_upgrade()
+        && (facts.version == Version::HTTP_11 || is_tunnel);
+    if may { upgrade_of(facts.headers) } else { None }
 }
 
 /// Lets a request in if its route asks for anything first, with what that changes of it.
@@ -399,7 +419,13 @@ fn respond(
     if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
         response.extensions_mut().insert(reason);
     }
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && in_flight.connection.is_http2 {
+        // The stream changes, and not the connection.
+        *response.status_mut() = StatusCode::OK;
+        response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        in_flight.ended_by(EndedBy::Completion);
+        *response.body_mut() = ResponseBody::tunnel(upstream);
+    } else if head.status == StatusCode::SWITCHING_PROTOCOLS {
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
@@ -435,6 +461,6 @@ mod tests {
     #[test]
     fn a_request_in_flight_is_small() {
         let size = size_of_output(handle);
-        assert!(size <= 2100, "{size} bytes");
+        assert!(size <= 2200, "{size} bytes");
     }
 }

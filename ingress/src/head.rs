@@ -156,15 +156,11 @@ impl RequestHead<'_> {
         self.method == "HEAD"
     }
 
-    /// Whether the client waits for 100 (Continue) before it sends the body. Over HTTP/2 a client
-    /// is not waited for: the body is read at once.
+    /// Whether the client waits for 100 (Continue) before it sends the body.
     pub(crate) fn expects_continue(&self) -> bool {
         let has_body = matches!(self.framing, Framing::Length(_) | Framing::Chunked);
         let asked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-        !self.is_http2
-            && has_body
-            && self.survey.has_expect
-            && self.headers.get(header::EXPECT).is_some_and(asked)
+        has_body && self.survey.has_expect && self.headers.get(header::EXPECT).is_some_and(asked)
     }
 }
 

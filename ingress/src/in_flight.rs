@@ -45,9 +45,9 @@ struct Rare {
 }
 
 impl InFlight {
-    pub(crate) fn begin(connection: Rc<Connection>) -> InFlight {
+    /// `stream` is that of HTTP/2.
+    pub(crate) fn begin(connection: Rc<Connection>, stream: Option<Rc<StreamState>>) -> InFlight {
         connection.begin_request();
-        let stream = connection.is_http2.then(|| connection.begin_stream());
         let defaults = &connection.context.settings().plan;
         let read_timeout = Cell::new(defaults.read_timeout);
         let send_timeout = Cell::new(defaults.send_timeout);
@@ -161,7 +161,7 @@ impl InFlight {
     /// The same for as long as the tunnel is open that the connection becomes.
     pub(crate) fn hold_for_tunnel(&self) {
         let permit = self.rare.borrow_mut().as_mut().and_then(|rare| rare.permit.take());
-        self.connection.hold(permit);
+        self.connection.hold(permit, self.counted.take());
     }
 
     /// Gives an endpoint's connection back to the worker's pool.

@@ -28,3 +28,4 @@ mod smuggling;
 mod stalled;
 mod tls;
 mod traces;
+mod websockets;

@@ -25,6 +25,7 @@ use super::streamed::Streamed;
 use super::transport::{self, Transport};
 use crate::body::RequestBody;
 use crate::head::RequestHead;
+use crate::interim::InterimHead;
 use crate::origin::{Origin, RequestId, Rules};
 use crate::snapshot::Endpoint;
 use crate::wire::Wire;
@@ -108,7 +109,7 @@ impl Upstream {
                 if let Some(request) = http2_request(head, http2.wire.scheme(), context) {
                     let (origin, rules, _) = context;
                     let body = Source::new(head, body, max_body, (origin, rules));
-                    http2.begin(Streamed::new(request, body));
+                    http2.begin(Streamed::new(request, body, head.expects_continue()));
                 }
             }
         }
@@ -155,28 +156,23 @@ impl Upstream {
     }
 
     /// An interim response that has come, to be passed on before the rest is read.
-    pub(crate) fn take_interim(&mut self) -> Option<Vec<u8>> {
-        match &mut self.protocol {
-            Protocol::Http1(http1) => http1.take_interim(),
-            Protocol::Http2(_) => None,
-        }
+    pub(crate) fn take_interim(&mut self) -> Option<InterimHead> {
+        either!(&mut self.protocol, connection => connection.take_interim())
     }
 
     /// Whether the request's body is held back until the endpoint asks for it.
     pub(crate) fn holds_body(&self) -> bool {
-        matches!(&self.protocol, Protocol::Http1(http1) if http1.holds_body())
+        either!(&self.protocol, connection => connection.holds_body())
     }
 
     /// Whether the rest of the request's body is not read, because the endpoint does not want it.
     pub(crate) fn refuses_body(&self) -> bool {
-        matches!(&self.protocol, Protocol::Http1(http1) if http1.refuses_body())
+        either!(&self.protocol, connection => connection.refuses_body())
     }
 
     /// Sends a body that was held back although the endpoint has not asked for it.
     pub(crate) fn send_body(&mut self) {
-        if let Protocol::Http1(http1) = &mut self.protocol {
-            http1.send_body();
-        }
+        either!(&mut self.protocol, connection => connection.send_body());
     }
 
     /// The next piece of the response's body; goes on sending the request's body meanwhile.

@@ -87,6 +87,9 @@ fn add_framing(headers: &mut HeaderMap, request: &RequestHead<'_>) {
             }
         }
     }
+    if request.expects_continue() {
+        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+    }
     if request.survey.has_te && accepts_trailers(request.headers) {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }

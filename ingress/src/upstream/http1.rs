@@ -21,6 +21,7 @@ use super::outgoing::{Outgoing, Unsent};
 use super::transport::Transport;
 use crate::body::RequestBody;
 use crate::head::RequestHead;
+use crate::interim::InterimHead;
 use crate::origin::{Origin, RequestId, Rules};
 use crate::wire::Wire;
 
@@ -82,7 +83,7 @@ impl Http1 {
             self.outgoing.hold_body();
         }
         let (is_head, upgrade) = (head.is_head(), head.upgrade.is_some());
-        self.expect(Asked { is_head, upgrade, interim: !head.is_http2 });
+        self.expect(Asked { is_head, upgrade, interim: true });
     }
 
     /// Takes a request that another connection did not get answered.
@@ -155,7 +156,7 @@ impl Http1 {
     }
 
     /// An interim response that has come. While it is here, the rest of the response is not read.
-    pub(crate) fn take_interim(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn take_interim(&mut self) -> Option<InterimHead> {
         self.interim.passed.take()
     }
 

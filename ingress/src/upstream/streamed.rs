@@ -60,13 +60,16 @@ pub(crate) struct Streamed {
     body: Source,
     /// The end of the request was sent.
     is_ended: bool,
+    /// The body is held back until the endpoint asks for it.
+    is_held: bool,
     progress: u64,
 }
 
 impl Streamed {
     /// A request with its body.
-    pub(super) fn new(request: Request<()>, body: Source) -> Streamed {
+    pub(super) fn new(request: Request<()>, body: Source, is_held: bool) -> Streamed {
         Streamed {
+            is_held,
             request,
             kept: Vec::new(),
             kept_bytes: 0,
@@ -103,6 +106,27 @@ impl Streamed {
         self.is_whole && !matches!(self.body, Source::Refused)
     }
 
+    pub(super) fn holds_body(&self) -> bool {
+        self.is_held
+    }
+
+    /// Sends the body from now on.
+    pub(super) fn send_body(&mut self) {
+        self.is_held = false;
+    }
+
+    /// Lets go of a body that is still held back: the endpoint does not want it.
+    pub(super) fn refuse_held_body(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            self.body = Source::Refused;
+        }
+    }
+
+    /// Whether the rest of the body is not read, because the endpoint does not want it.
+    pub(super) fn refuses_body(&self) -> bool {
+        matches!(self.body, Source::Refused)
+    }
+
     pub(super) fn is_sent(&self) -> bool {
         self.is_ended
     }
@@ -114,6 +138,7 @@ impl Streamed {
     /// Whether it is the client that has to go on: all that it sent has been sent on.
     pub(super) fn waits_for_client(&self) -> bool {
         matches!(self.body, Source::Client(_))
+            && !self.is_held
             && self.piece.is_empty()
             && self.at == self.kept.len()
     }
@@ -125,6 +150,10 @@ impl Streamed {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Unsendable>> {
         while !self.is_ended {
+            if self.is_held {
+                // Reading the response tells when to go on.
+                return Poll::Pending;
+            }
             if let Err(Unsendable::Endpoint) = ready!(self.poll_pieces(send, cx)) {
                 // Kept as it is while it could still be sent again over another connection.
                 if !self.is_whole {
