@@ -81,6 +81,7 @@ const PURE: &[&str] = &[
     "feed/src/hosts/table",
     "ingress/src/access_log/format",
     "ingress/src/addresses",
+    "ingress/src/basic",
     "ingress/src/exchange/attempts",
     "ingress/src/head",
     "ingress/src/http2_error",

@@ -48,10 +48,19 @@ pub(crate) struct Connection {
     /// The request in flight is of HTTP/1.1: interim responses are passed on.
     takes_interim: Cell<bool>,
     /// An interim response for the client, and the task that waits until it is written.
-    interim: RefCell<Option<(Vec<u8>, Waker)>>,
+    interim: RefCell<Option<Interim>>,
     /// Counts the tunnel for the route that limits requests.
     tunnel_permit: RefCell<Option<ZonePermit>>,
     _permit: Permit,
+}
+
+/// An interim response that a client gets.
+#[derive(Debug)]
+struct Interim {
+    bytes: Vec<u8>,
+    written: usize,
+    /// Woken once all is written.
+    waker: Waker,
 }
 
 /// What a connection waits for.
@@ -217,7 +226,18 @@ impl Connection {
 
     /// Passes an interim response on to an HTTP/1.1 client; wakes the task once it is written.
     pub(crate) fn pass_on(&self, interim: Vec<u8>, waker: &Waker) {
-        self.interim.replace(Some((interim, waker.clone())));
+        let interim = Interim { bytes: interim, written: 0, waker: waker.clone() };
+        self.interim.replace(Some(interim));
+    }
+
+    /// Forgets an interim response of which nothing is written: the final one comes instead.
+    pub(crate) fn forget_interim(&self) {
+        self.interim.borrow_mut().take_if(|interim| interim.written == 0);
+    }
+
+    /// Whether part of an interim response is written: the rest comes before all else.
+    pub(crate) fn is_interim_begun(&self) -> bool {
+        self.interim.borrow().as_ref().is_some_and(|interim| interim.written > 0)
     }
 
     /// Whether an interim response is not written yet.
@@ -231,16 +251,16 @@ impl Connection {
         mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
         let mut interim = self.interim.borrow_mut();
-        while let Some((bytes, _)) = &mut *interim {
-            let written = ready!(write(bytes))?;
-            if written == 0 {
+        while let Some(Interim { bytes, written, .. }) = &mut *interim {
+            let more = ready!(write(&bytes[*written..]))?;
+            if more == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            bytes.drain(..written);
-            if bytes.is_empty()
-                && let Some((_, waker)) = interim.take()
+            *written += more;
+            if *written == bytes.len()
+                && let Some(interim) = interim.take()
             {
-                waker.wake();
+                interim.waker.wake();
             }
         }
         Poll::Ready(Ok(()))

@@ -165,8 +165,10 @@ where
                     again => again,
                 },
                 Err(failure) => {
-                    let endpoint = upstream.endpoint.clone();
-                    self.with_draw(|all, draw| all.not_answered(&endpoint, failure, draw))?;
+                    let (endpoint, is_whole) = (upstream.endpoint.clone(), upstream.is_whole());
+                    self.with_draw(|all, draw| {
+                        all.not_answered(&endpoint, (failure, is_whole), draw)
+                    })?;
                     upstream.take_back()
                 }
             };
@@ -186,7 +188,7 @@ where
         upstream: &mut Upstream,
         status: StatusCode,
     ) -> Option<Unanswered> {
-        self.attempts.route().plan.retry?;
+        self.attempts.route().plan.retry.filter(|_| upstream.is_whole())?;
         let endpoint = upstream.endpoint.clone();
         let is_retried = |all: &mut Attempts, draw: &Draw<'_>| {
             all.is_answer_retried(&endpoint, status.as_u16(), draw)
@@ -254,6 +256,7 @@ where
             }
             None if upstream.waits_for_client() => Err(SendFailure::ClientTimeout),
             None => {
+                connection.forget_interim();
                 upstream.timed_out();
                 Err(SendFailure::EndpointTimeout)
             }
@@ -381,7 +384,8 @@ fn rest_after(error: &io::Error) -> Option<balance::Failure> {
 fn send_failure(failure: &Failure, upstream: &Upstream) -> SendFailure {
     match failure {
         Failure::Unanswered(_) => {
-            let reused = upstream.reused || upstream.is_refused();
+            let is_stale = upstream.reused && !upstream.was_reset();
+            let reused = is_stale || upstream.is_refused();
             SendFailure::Unanswered { reused, begun: upstream.is_begun() }
         }
         Failure::TooLarge => SendFailure::BodyTooLarge,

@@ -19,6 +19,7 @@ use crate::snapshot::{
     About, Backend, BackendKey, Canary, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy,
     Route, Snapshot, Special, Unserved,
 };
+use crate::template::AddsText;
 use crate::tls;
 use crate::wire::BackendProtocol;
 
@@ -77,6 +78,7 @@ impl<'a> Explainer<'a> {
             framing: Framing::None,
             origin: &origin,
             rules: &rules,
+            request_id: AddsText(&|_| {}),
             is_imagined: true,
             turn: |_| false,
         };
@@ -84,7 +86,7 @@ impl<'a> Explainer<'a> {
             Decision::Forward { route, .. } => {
                 let mut explanation = asked.routed(route, None);
                 if let Some(special) = &route.plan.special {
-                    let forwarding = forwarding(special, route, &facts, "");
+                    let forwarding = forwarding(special, route, &facts);
                     explanation.because.extend(changes(&forwarding));
                     explanation.because.extend(conditions(special));
                 }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,6 +14,7 @@ use hyper::ext::ReasonPhrase;
 
 use crate::admission::admit;
 use crate::body::RequestBody;
+use crate::context::WorkerContext;
 use crate::error_page;
 use crate::exchange::{Decided, Exchange};
 use crate::grpc;
@@ -25,9 +27,11 @@ use crate::request::check::{Checked, check};
 use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
+use crate::settings::SKIP_PATIENCE;
 use crate::snapshot::{
     CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
 };
+use crate::template::AddsText;
 use crate::upstream::{Head, Upstream};
 
 /// Answers one request.
@@ -80,13 +84,28 @@ pub(crate) fn handle(
     }
 }
 
-/// Whether an endpoint's answer is passed on, and not replaced.
-fn intercepted(route: &Route, status: StatusCode) -> Result<(), Refusal> {
+/// The connection of an answer that is passed on, and not replaced.
+fn passed(
+    in_flight: &InFlight,
+    route: &Route,
+    upstream: Upstream,
+    status: StatusCode,
+) -> Result<Upstream, Refusal> {
     match &route.errors {
         Some(errors) if !errors.passes_on && errors.replaces(status) => {
+            tokio::task::spawn_local(skip(in_flight.context().clone(), upstream));
             Err(Refusal::Replaced(status))
         }
-        _ => Ok(()),
+        _ => Ok(upstream),
+    }
+}
+
+/// Reads the rest of an answer that the client does not get, so that its connection can be used
+/// again.
+async fn skip(context: Rc<WorkerContext>, mut upstream: Upstream) {
+    let skipped = tokio::time::timeout(SKIP_PATIENCE, upstream.skip_rest()).await;
+    if matches!(skipped, Ok(Ok(()))) {
+        context.pool.put(upstream, context.deadlines.now());
     }
 }
 
@@ -132,11 +151,11 @@ async fn answer(
     let origin = &in_flight.connection.origin;
     let checked = check(method, uri, version, headers, &body, settings.max_header_bytes)?;
     let Checked { survey, framing, authority, path } = checked;
-    let is_complete = framing == Framing::None && survey.asks_to_close(headers);
-    in_flight.connection.set_complete(is_complete);
+    in_flight.connection.set_complete(framing == Framing::None && survey.asks_to_close(headers));
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let server_name = in_flight.connection.server_name.as_deref();
+    let push_id = |text: &mut String| in_flight.push_id(text);
     let facts = Facts {
         method,
         version,
@@ -149,6 +168,7 @@ async fn answer(
         framing,
         origin,
         rules: &settings.rules,
+        request_id: AddsText(&push_id),
         is_imagined: false,
         turn: |split| split.pick() == Some(1),
     };
@@ -158,7 +178,7 @@ async fn answer(
     let decide = || decided(in_flight, &facts, is_new.get());
     let begin = || Exchange::new(in_flight, &decide, method, authority);
     let mut exchange = begun(in_flight, &is_new, begin).await.map_err(with_url)?;
-    let mut forwarding = changes(in_flight, exchange.route(), &facts);
+    let mut forwarding = changes(exchange.route(), &facts);
     let admitted = let_in(in_flight, exchange.route(), &facts, forwarding.as_deref_mut());
     admitted.await.map_err(with_url)?;
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
@@ -181,7 +201,7 @@ async fn answer(
     let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
-    intercepted(exchange.route(), head.status).map_err(with_url)?;
+    let upstream = passed(in_flight, exchange.route(), upstream, head.status).map_err(with_url)?;
     if !exchange.is_own(&upstream.endpoint) {
         keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }
@@ -223,8 +243,7 @@ fn copied(
     };
     let host = host_of(facts.authority).unwrap_or_default();
     let port = route.backend.key.port_text();
-    let record = in_flight.record.borrow();
-    let values = facts.values(route, &host, &port, &[], record.request_id());
+    let values = facts.values(route, &host, &port, &[]);
     let url = mirroring.mirror.target.render(&values);
     mirrored(in_flight.context(), mirroring, (facts.method, &url), facts.headers, body)
 }
@@ -279,7 +298,7 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>, is_new: bool) -> Result<Deci
                     note_route(in_flight, Some(route), facts);
                     return Err(Refusal::Busy);
                 }
-                let key = key_of(in_flight, facts, (route, &endpoints));
+                let key = key_of(facts, (route, &endpoints));
                 let random = || context.random();
                 let now_ms = context.deadlines.now_ms();
                 let own = own_endpoint(route, &endpoints, facts, now_ms);
@@ -308,10 +327,9 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>, is_new: bool) -> Result<Deci
 }
 
 /// What the route changes of the request.
-fn changes(in_flight: &InFlight, route: &Route, facts: &Facts<'_>) -> Option<Box<Forwarding>> {
+fn changes(route: &Route, facts: &Facts<'_>) -> Option<Box<Forwarding>> {
     let special = route.plan.special.as_deref()?;
-    let record = in_flight.record.borrow();
-    Some(Box::new(forwarding(special, route, facts, record.request_id())))
+    Some(Box::new(forwarding(special, route, facts)))
 }
 
 /// Notes the route that a request has come to, and what that changes of the response.
@@ -361,16 +379,11 @@ fn keep_endpoint(
 }
 
 /// The hash of what a request is known by, where endpoints are picked by that.
-fn key_of(
-    in_flight: &InFlight,
-    facts: &Facts<'_>,
-    (route, endpoints): (&Route, &Endpoints),
-) -> Option<u64> {
+fn key_of(facts: &Facts<'_>, (route, endpoints): (&Route, &Endpoints)) -> Option<u64> {
     let hash_by = endpoints.balancing()?.hash_by.as_ref()?;
     let host = host_of(facts.authority).unwrap_or_default();
     let port = route.backend.key.port_text();
-    let record = in_flight.record.borrow();
-    let values = facts.values(route, &host, &port, &[], record.request_id());
+    let values = facts.values(route, &host, &port, &[]);
     Some(balance::hash_of(hash_by.render(&values)))
 }
 
@@ -422,6 +435,6 @@ mod tests {
     #[test]
     fn a_request_in_flight_is_small() {
         let size = size_of_output(handle);
-        assert!(size <= 2000, "{size} bytes");
+        assert!(size <= 2100, "{size} bytes");
     }
 }

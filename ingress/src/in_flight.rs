@@ -87,6 +87,11 @@ impl InFlight {
         }
     }
 
+    /// Adds the id by which the request is found in the logs of others.
+    pub(crate) fn push_id(&self, text: &mut String) {
+        text.push_str(self.record.borrow().request_id());
+    }
+
     /// Takes the time-outs of the route that the request has come to.
     pub(crate) fn apply(&self, plan: &Plan) {
         self.read_timeout.set(plan.read_timeout);

@@ -18,6 +18,7 @@ mod access_log;
 mod addresses;
 mod admission;
 mod auth_server;
+mod basic;
 mod body;
 mod connection;
 mod context;

@@ -180,6 +180,12 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
         written
     }
 
+    /// Writes an interim response.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Stream { stream, connection, .. } = self;
+        connection.write_interim(|bytes| Pin::new(&mut *stream).poll_write(cx, bytes))
+    }
+
     /// Writes what was kept back after all: more came behind it.
     fn poll_kept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Some(kept) = &mut self.kept {
@@ -305,6 +311,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         if self.kept.is_some() {
             ready!(self.poll_kept(cx))?;
         }
+        if self.connection.is_interim_begun() {
+            ready!(self.poll_interim(cx))?;
+        }
         if self.keep_back(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -329,6 +338,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         if self.kept.is_some() {
             ready!(self.poll_kept(cx))?;
         }
+        if self.connection.is_interim_begun() {
+            ready!(self.poll_interim(cx))?;
+        }
         if self.is_flooded() {
             return Poll::Ready(Ok(length));
         }
@@ -346,9 +358,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         }
         // Everything before it has been written: hyper flushes its own bytes first.
         if self.connection.is_passing_on() {
-            let Stream { stream, connection, .. } = &mut *self;
-            let write = |bytes: &[u8]| Pin::new(&mut *stream).poll_write(cx, bytes);
-            ready!(connection.write_interim(write))?;
+            ready!(self.poll_interim(cx))?;
         }
         Pin::new(&mut self.stream).poll_flush(cx)
     }

@@ -36,6 +36,8 @@ pub(crate) struct Http2 {
     received: u64,
     /// The endpoint says that it has not looked at the request.
     is_refused: bool,
+    /// The endpoint has ended the stream, and not the connection.
+    was_reset: bool,
 }
 
 /// What comes next of the response.
@@ -59,6 +61,7 @@ impl Http2 {
             remaining: None,
             received: 0,
             is_refused: false,
+            was_reset: false,
         }
     }
 
@@ -143,6 +146,7 @@ impl Http2 {
         // (RFC 9113 section 8.7).
         let is_refusal = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
         self.is_refused = error.is_remote() && (error.is_go_away() || is_refusal);
+        self.was_reset = error.is_reset();
         self.receiving = Receiving::End;
         if error.is_library() {
             return BadResponse::Head.into();
@@ -247,6 +251,16 @@ impl Http2 {
     /// The endpoint says that it has not looked at the request.
     pub(super) fn is_refused(&self) -> bool {
         self.is_refused
+    }
+
+    /// The endpoint has ended the stream, and not the connection.
+    pub(super) fn was_reset(&self) -> bool {
+        self.was_reset
+    }
+
+    /// Whether the request can be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        self.outgoing.as_ref().is_some_and(Streamed::is_whole)
     }
 
     /// Whether it is the client that has to go on.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::kit::{Endpoint, Speaks, World, find, get, ingress, read_request, service};
+use super::kit::{Endpoint, Speaks, World, eventually, find, get, ingress, read_request, service};
 use crate::support::{Net, PATIENCE};
 
 fn manifests() -> String {
@@ -93,6 +93,38 @@ async fn interim_responses_do_not_extend_the_time_of_the_final_one() {
     let request = b"GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n";
     let answer = super::kit::raw(world.http, request).await;
     assert!(answer.contains("HTTP/1.1 504 "), "{answer}");
+}
+
+/// The rest of an interim response came behind the head of the final one.
+#[tokio::test]
+async fn a_final_response_waits_for_the_rest_of_an_interim_one() {
+    let net = Net::new();
+    let hints = format!("HTTP/1.1 103 Early Hints\r\n{}\r\n", "link: </a.css>\r\n".repeat(90));
+    let sent = hints.clone();
+    let _endpoint = Endpoint::raw(net.addr(10, 9000), move |mut stream| {
+        let sent = sent.clone();
+        async move {
+            let _ = read_request(&mut stream, &mut Vec::new()).await;
+            // More than all sockets on the way hold.
+            while stream.write_all(sent.as_bytes()).await.is_ok() {}
+        }
+    })
+    .await;
+    let world = World::start_in(net, &manifests(), &["--read-timeout", "1s", "--workers", "1"]);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4 << 10).unwrap();
+    let mut stream = socket.connect(world.http).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nHost: a.com\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    // Nothing is read before the request has timed out.
+    let counted = r#"switchyard_ingress_own_answers_total{reason="endpoint_timeout"}"#;
+    eventually("a time-out", || async { (world.metric(counted) > 0.0).then_some(()) }).await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    let text = String::from_utf8(answer).unwrap();
+    let rest = text.split(&hints).last().unwrap();
+    assert!(rest.starts_with("HTTP/1.1 504 "), "{:?}", &rest[..rest.len().min(300)]);
+    assert_eq!(rest.matches("HTTP/1.1").count(), 1, "{rest}");
 }
 
 const HEAD: &str = "POST /upload HTTP/1.1\r\nHost: a.com\r\nExpect: 100-continue\r\n\
