@@ -36,8 +36,9 @@ build_switchyard
 begin
 first=() second=()
 if [ "$(id -u)" = 0 ]; then
-  needs chrt
-  first=(chrt -r 6) second=(chrt -r 5)
+  needs chrt setsid
+  # Not in real time: the kernel would stop it for 50 ms in each second that it is busy.
+  first=(chrt -r 5) second=(setsid nice -n -20)
 fi
 ulimit -n "$(ulimit -Hn)"
 
@@ -137,6 +138,9 @@ pids+=($!)
   --https 127.0.0.1:$port_https --admin "$admin" --log warn,feed=error 2>"$out/log" &
 ours=$!
 pids+=("$ours")
+# A session is a group of its own, whose weight is what counts.
+[ "$(id -u)" != 0 ] || [ ! -e "/proc/$ours/autogroup" ] ||
+  { sleep 0.2; echo -20 >"/proc/$ours/autogroup"; }
 declare -A pid_of=([ours]=$ours)
 until curl -fs -o /dev/null "http://$admin/readyz"; do
   kill -0 "$ours" || { cat "$out/log" >&2; exit 1; }

@@ -29,6 +29,10 @@ const JOINED_BYTES: usize = 2 << 10;
 /// takes a read of any size as one. Each byte of a compressed head can stand for a field of
 /// thousands of bytes, so that a single read may take a millisecond.
 const HEAD_BYTES_PER_UNIT: usize = 64;
+/// The same of large writes: a client that begins to download fills megabytes of socket buffers,
+/// and hundreds that do so at one time would keep others waiting for a second.
+const WRITTEN_BYTES_PER_UNIT: usize = 4 << 10;
+const LARGE_WRITE: usize = 16 << 10;
 const MAX_UNITS: usize = 128;
 
 /// The stream, with bytes that were read from it before.
@@ -66,15 +70,20 @@ struct Kept {
     status: u16,
 }
 
+/// Takes units of work from those that the task has before it is the turn of others.
+fn spend(units: usize, cx: &mut Context<'_>) {
+    for _ in 0..units.min(MAX_UNITS) {
+        let Poll::Ready(unit) = coop::poll_proceed(cx) else { return };
+        unit.made_progress();
+    }
+}
+
 impl Frames {
     /// Lets large heads use up the time that the connection has before it is the turn of others.
     fn spend(&mut self, cx: &mut Context<'_>) {
         let units = self.budget.take_head_bytes() / HEAD_BYTES_PER_UNIT;
         self.yields = units > 0;
-        for _ in 0..units.min(MAX_UNITS) {
-            let Poll::Ready(unit) = coop::poll_proceed(cx) else { return };
-            unit.made_progress();
-        }
+        spend(units, cx);
     }
 
     /// So many bytes of the slices were written.
@@ -153,10 +162,14 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
         &mut self,
         written: Poll<io::Result<usize>>,
         slices: &[IoSlice<'_>],
+        cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(written)) => {
                 self.connection.on_write();
+                if *written >= LARGE_WRITE {
+                    spend(*written / WRITTEN_BYTES_PER_UNIT, cx);
+                }
                 if let Some(frames) = &mut self.frames {
                     frames.wrote(*written, slices, self.connection.context.shard());
                 }
@@ -308,7 +321,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(written, &[IoSlice::new(bytes)])
+        self.wrote(written, &[IoSlice::new(bytes)], cx)
     }
 
     fn poll_write_vectored(
@@ -332,7 +345,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
             return Poll::Ready(Ok(length));
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(written, slices)
+        self.wrote(written, slices, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
