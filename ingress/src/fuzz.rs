@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use ipnet::IpNet;
+use model::{ObjectName, Secret};
 
 use crate::addresses::AddressSet;
 use crate::basic::credentials;
+use crate::credentials::{Credentials, Known};
 use crate::route::{HostKey, HostTable, host_of, name_covers, normalise, port_of};
 use crate::template::Template;
 use crate::tls::server_name;
@@ -88,6 +90,23 @@ pub fn authorization(data: &[u8]) {
     let headers: HeaderMap =
         [(header::AUTHORIZATION, again.expect("base64 is visible ASCII"))].into_iter().collect();
     assert_eq!(credentials(&headers), Some(given));
+}
+
+/// A file of htpasswd: nobody gets in without a password that is in it.
+pub fn passwords(data: &[u8]) {
+    let key = |name: &str, value: &[u8]| (Arc::from(name), Bytes::copy_from_slice(value));
+    let secret = Arc::new(Secret {
+        name: ObjectName::new("default", "users"),
+        secret_type: "Opaque".into(),
+        data: [key("auth", data)].into_iter().collect(),
+    });
+    for is_map in [false, true] {
+        let Ok(credentials) = Credentials::of(&secret, is_map) else { continue };
+        for user in ["", "ada", "auth"] {
+            let known = credentials.look_up(user, "");
+            assert!(!matches!(known, Known::Right), "nothing was compared yet");
+        }
+    }
 }
 
 #[derive(Debug, Default, PartialEq)]

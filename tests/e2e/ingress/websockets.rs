@@ -21,7 +21,9 @@ async fn endpoint(net: &Net) -> Endpoint {
         assert!(early.is_empty(), "nothing comes before the 101");
         let accept = derive_accept_key(field(&request, "sec-websocket-key").unwrap().as_bytes());
         let answer = match request.split(' ').nth(1).unwrap() {
-            "/refused" => "403 Forbidden\r\nContent-Length: 2\r\n\r\nno".to_owned(),
+            "/refused" => {
+                "403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno".to_owned()
+            }
             "/plain" => "200 OK\r\nContent-Length: 2\r\n\r\nok".to_owned(),
             path => {
                 let accept = if path == "/wrong" { "other" } else { &accept };
@@ -174,5 +176,42 @@ async fn a_websocket_is_in_flight_until_it_ends() {
             break;
         }
         assert!(attempt < 1000, "{:?}", next.status());
+    }
+}
+
+/// A connection that had become a WebSocket did not count for its endpoint any more.
+#[tokio::test]
+async fn websockets_of_both_versions_count_for_their_endpoint() {
+    let net = Net::new();
+    let _endpoint = endpoint(&net).await;
+    let limit = [("switchyard.dev/max-connections-per-endpoint", "1")];
+    let manifests = service("web", &["127.N.N.10"]) + &annotated("i", "a.com", "web", &limit);
+    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let mut sender = client(&world).await;
+    for over_http2 in [false, true] {
+        let mut tunnel = None;
+        let mut socket = TcpStream::connect(world.http).await.unwrap();
+        if over_http2 {
+            let (response, send) = ask(&mut sender, "/chat", "websocket").await;
+            assert_eq!(response.status(), 200);
+            tunnel = Some((response, send));
+        } else {
+            let request = "GET /chat HTTP/1.1\r\nHost: a.com\r\nConnection: Upgrade\r\n\
+                Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n";
+            socket.write_all(request.as_bytes()).await.unwrap();
+            let mut head = [0; 12];
+            socket.read_exact(&mut head).await.unwrap();
+            assert_eq!(&head, b"HTTP/1.1 101");
+        }
+        let (second, _) = ask(&mut sender, "/refused", "websocket").await;
+        assert_eq!(second.status(), 503, "{over_http2}");
+        drop((tunnel, socket));
+        for attempt in 0.. {
+            let (next, _) = ask(&mut sender, "/refused", "websocket").await;
+            if next.status() == 403 {
+                break;
+            }
+            assert!(attempt < 1000, "{:?}", next.status());
+        }
     }
 }
