@@ -147,6 +147,11 @@ targets! {
     path: ingress::fuzz::path,
     host: ingress::fuzz::host,
     names: ingress::fuzz::names,
+    passwords: ingress::fuzz::passwords,
+    authorization: ingress::fuzz::authorization,
+    traceparent: ingress::fuzz::traceparent,
+    addresses: ingress::fuzz::addresses,
+    template: ingress::fuzz::template,
     proxy_header: daemon::fuzz::proxy_header,
 }
 

@@ -82,7 +82,7 @@ def request(stream, flags=END_STREAM | END_HEADERS, block=None):
 
 
 def upload(stream=1):
-    return request(stream, END_HEADERS, head(POST))
+    return request(stream, END_HEADERS, head(POST, b"\x04" + string(b"/upload")))
 
 
 def hpack_bomb():
@@ -264,8 +264,8 @@ def slow_head_http2(ending, http, https):
 
 
 def slow_body(ending, http, https):
-    first = f"POST / HTTP/1.1\r\nhost: {host.get()}\r\ncontent-length: 100000\r\n\r\n".encode()
-    return trickle(ending, http, None, first, b"x")
+    head = f"POST /upload HTTP/1.1\r\nhost: {host.get()}\r\ncontent-length: 100000\r\n\r\n"
+    return trickle(ending, http, None, head.encode(), b"x")
 
 
 def slow_body_http2(ending, http, https):
@@ -278,11 +278,16 @@ def slow_reader(ending, http, https):
     return sip(http, first)
 
 
-def slow_reader_http2(ending, http, https):
-    """Nothing of 100 large answers each."""
-    asks = [request(at, block=head(path=b"\x04" + string(b"/large"))) for at in range(1, 201, 2)]
+def slow_reader_http2(ending, http, https, streams=1):
+    """Nothing of some large answers each."""
+    block = head(path=b"\x04" + string(b"/large"))
+    asks = b"".join(request(2 * at + 1, block=block) for at in range(streams))
     no_window = frame(SETTINGS, payload=b"\x00\x04\x00\x00\x00\x00")
-    return trickle(ending, https, "h2", PREFACE + no_window + b"".join(asks))
+    return trickle(ending, https, "h2", PREFACE + no_window + asks)
+
+
+def slow_streams(ending, http, https):
+    return slow_reader_http2(ending, http, https, 10)
 
 
 def no_handshake(ending, http, https):
@@ -296,6 +301,7 @@ SLOWS = {
     "500 slow bodies, HTTP/2": slow_body_http2,
     "500 slow readers": slow_reader,
     "500 that read nothing, HTTP/2": slow_reader_http2,
+    "500 that read nothing, 10 streams each": slow_streams,
     "500 handshakes": no_handshake,
 }
 

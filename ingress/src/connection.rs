@@ -15,7 +15,9 @@ use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
 use crate::limits::Permit;
 use crate::origin::Origin;
+use crate::responder::Responder;
 use crate::settings::{DRAIN_LINGER, LINGER};
+use crate::snapshot::Counted;
 use crate::stalled::{StalledStreams, StreamState};
 use crate::upstream::Upstream;
 use crate::zone::ZonePermit;
@@ -38,8 +40,6 @@ pub(crate) struct Connection {
     in_flight: Cell<usize>,
     /// The time-out of the HTTP/1.1 exchange in flight.
     timeout: Cell<Ticks>,
-    /// The HTTP/2 stream that was begun last, until the stream's task takes it.
-    begun_stream: RefCell<Option<Rc<StreamState>>>,
     stalled: Rc<StalledStreams>,
     /// The client's socket takes no more bytes.
     /// The client has sent a flood of control frames.
@@ -51,9 +51,9 @@ pub(crate) struct Connection {
     /// The request in flight is of HTTP/1.1: interim responses are passed on.
     takes_interim: Cell<bool>,
     /// An interim response for the client, and the task that waits until it is written.
-    interim: RefCell<Option<(Vec<u8>, Waker)>>,
-    /// Counts the tunnel for the route that limits requests.
-    tunnel_permit: RefCell<Option<ZonePermit>>,
+    interim: RefCell<Option<Interim>>,
+    /// Counts the tunnel for the route that limits requests, and for the endpoint.
+    tunnel_permit: RefCell<(Option<ZonePermit>, Option<Counted>)>,
     _permit: Permit,
 }
 
@@ -65,6 +65,15 @@ pub(crate) struct Agreed {
     /// What the client has shown, if it was asked for a certificate.
     pub(crate) certificate: Option<Box<ClientCertificate>>,
     pub(crate) is_http2: bool,
+}
+
+/// An interim response that a client gets.
+#[derive(Debug)]
+struct Interim {
+    bytes: Vec<u8>,
+    written: usize,
+    /// Woken once all is written.
+    waker: Waker,
 }
 
 /// What a connection waits for.
@@ -97,14 +106,13 @@ impl Connection {
             phase: Cell::new(Phase::Idle),
             in_flight: Cell::new(0),
             timeout,
-            begun_stream: RefCell::new(None),
             stalled: Rc::default(),
             is_flooded: Cell::new(false),
             is_complete: Cell::new(false),
             tunnel: RefCell::new(None),
             takes_interim: Cell::new(false),
             interim: RefCell::new(None),
-            tunnel_permit: RefCell::new(None),
+            tunnel_permit: RefCell::default(),
             _permit: permit,
         })
     }
@@ -211,9 +219,9 @@ impl Connection {
         self.tunnel.replace(Some(upstream));
     }
 
-    /// Holds a permit until the connection ends.
-    pub(crate) fn hold(&self, permit: Option<ZonePermit>) {
-        self.tunnel_permit.replace(permit);
+    /// Holds what counts a tunnel until the connection ends.
+    pub(crate) fn hold(&self, permit: Option<ZonePermit>, counted: Option<Counted>) {
+        self.tunnel_permit.replace((permit, counted));
     }
 
     pub(crate) fn take_tunnel(&self) -> Option<Upstream> {
@@ -231,7 +239,18 @@ impl Connection {
 
     /// Passes an interim response on to an HTTP/1.1 client; wakes the task once it is written.
     pub(crate) fn pass_on(&self, interim: Vec<u8>, waker: &Waker) {
-        self.interim.replace(Some((interim, waker.clone())));
+        let interim = Interim { bytes: interim, written: 0, waker: waker.clone() };
+        self.interim.replace(Some(interim));
+    }
+
+    /// Forgets an interim response of which nothing is written: the final one comes instead.
+    pub(crate) fn forget_interim(&self) {
+        self.interim.borrow_mut().take_if(|interim| interim.written == 0);
+    }
+
+    /// Whether part of an interim response is written: the rest comes before all else.
+    pub(crate) fn is_interim_begun(&self) -> bool {
+        self.interim.borrow().as_ref().is_some_and(|interim| interim.written > 0)
     }
 
     /// Whether an interim response is not written yet.
@@ -245,16 +264,16 @@ impl Connection {
         mut write: impl FnMut(&[u8]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
         let mut interim = self.interim.borrow_mut();
-        while let Some((bytes, _)) = &mut *interim {
-            let written = ready!(write(bytes))?;
-            if written == 0 {
+        while let Some(Interim { bytes, written, .. }) = &mut *interim {
+            let more = ready!(write(&bytes[*written..]))?;
+            if more == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            bytes.drain(..written);
-            if bytes.is_empty()
-                && let Some((_, waker)) = interim.take()
+            *written += more;
+            if *written == bytes.len()
+                && let Some(interim) = interim.take()
             {
-                waker.wake();
+                interim.waker.wake();
             }
         }
         Poll::Ready(Ok(()))
@@ -282,16 +301,9 @@ impl Connection {
         }
     }
 
-    /// The state of a new HTTP/2 stream. The stream's task, which begins next, takes it by
-    /// [`Connection::take_begun_stream`].
-    pub(crate) fn begin_stream(&self) -> Rc<StreamState> {
-        let stream = StreamState::new(self.context.deadlines.add());
-        self.begun_stream.replace(Some(stream.clone()));
-        stream
-    }
-
-    pub(crate) fn take_begun_stream(&self) -> Option<Rc<StreamState>> {
-        self.begun_stream.take()
+    /// The state of a new HTTP/2 stream.
+    pub(crate) fn begin_stream(&self, responder: Responder) -> Rc<StreamState> {
+        StreamState::new(self.context.deadlines.add(), responder)
     }
 
     /// An HTTP/2 stream has gone on as far as it could.

@@ -7,10 +7,10 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use rand::RngExt as _;
 use rand::rngs::SmallRng;
 
@@ -60,6 +60,8 @@ pub(crate) struct WorkerContext {
     random: RefCell<SmallRng>,
     /// Maps of fields that requests have left, for responses.
     spare_fields: RefCell<Vec<HeaderMap>>,
+    /// The last Date field, and its tick.
+    date: RefCell<Option<(u64, HeaderValue)>>,
     draining: Cell<bool>,
     connections: Cell<usize>,
     /// Copies of requests that are being sent.
@@ -83,6 +85,7 @@ impl WorkerContext {
             index,
             random: RefCell::new(rand::make_rng()),
             spare_fields: RefCell::default(),
+            date: RefCell::default(),
             draining: Cell::new(false),
             connections: Cell::new(0),
             copies: Rc::default(),
@@ -178,6 +181,20 @@ impl WorkerContext {
     /// 64 random bits.
     pub(crate) fn random(&self) -> u64 {
         self.random.borrow_mut().random()
+    }
+
+    /// The value of a response's Date field.
+    pub(crate) fn date(&self) -> HeaderValue {
+        let now = self.deadlines.now();
+        let mut date = self.date.borrow_mut();
+        match &*date {
+            Some((at, value)) if *at == now => value.clone(),
+            _ => {
+                let text = httpdate::fmt_http_date(SystemTime::now());
+                let value = HeaderValue::try_from(text).expect("a date is visible ASCII");
+                date.insert((now, value)).1.clone()
+            }
+        }
     }
 
     /// Closes a request's record: it is counted, logged and traced.

@@ -7,12 +7,13 @@ use http::{HeaderName, Method, StatusCode, Version};
 
 use crate::body::RequestBody;
 use crate::exchange::{Decided, Exchange};
-use crate::head::{Framing, RequestHead};
+use crate::head::{Framing, HeadEdits, RequestHead};
 use crate::in_flight::InFlight;
 use crate::refusal::Refusal;
 use crate::request::check::{Checked, check};
 use crate::request::decide::{Facts, forwarding};
 use crate::snapshot::{Draw, ErrorRoute, Route, Unserved, X_CODE};
+use crate::template::AddsText;
 use crate::upstream::{Head, Upstream};
 
 /// The answer of the Service that serves in the place of errors with that status.
@@ -30,6 +31,7 @@ pub(crate) async fn fetch(
     let checked = check(&method, uri, *version, headers, &body, settings.max_header_bytes)?;
     let Checked { survey, authority, path, .. } = checked;
     let authority = authority.as_str();
+    let push_id = |text: &mut String| in_flight.push_id(text);
     let facts = Facts {
         method: &method,
         version: *version,
@@ -43,10 +45,11 @@ pub(crate) async fn fetch(
         framing: Framing::None,
         origin,
         rules: &settings.rules,
+        request_id: AddsText(&push_id),
         is_imagined: false,
         turn: |_| false,
     };
-    let mut edits = forwarded(in_flight, errors, &facts);
+    let mut edits = forwarded(errors, &facts);
     edits.added.retain(|(name, _)| *name != X_CODE);
     edits.replace(HeaderName::from_static(X_CODE), status.as_str());
     let mut exchange = Exchange::new(in_flight, || decided(in_flight, errors), &method, authority)?;
@@ -79,10 +82,9 @@ pub(crate) fn replacing(in_flight: &InFlight, status: StatusCode) -> Option<Arc<
     errors.replaces(status).then(|| errors.clone())
 }
 
-fn forwarded(in_flight: &InFlight, errors: &Route, facts: &Facts<'_>) -> crate::head::HeadEdits {
-    let record = in_flight.record.borrow();
+fn forwarded(errors: &Route, facts: &Facts<'_>) -> HeadEdits {
     let special = errors.plan.special.as_deref();
-    special.map(|s| forwarding(s, errors, facts, record.request_id()).edits).unwrap_or_default()
+    special.map(|s| forwarding(s, errors, facts).edits).unwrap_or_default()
 }
 
 fn decided(in_flight: &InFlight, errors: &Arc<Route>) -> Result<Decided, Refusal> {

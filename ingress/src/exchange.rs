@@ -10,7 +10,7 @@ mod attempts;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use http::header::HeaderMap;
@@ -21,6 +21,7 @@ use crate::body::RequestBody;
 use crate::deadline::Ticks;
 use crate::head::{Framing, RequestHead};
 use crate::in_flight::InFlight;
+use crate::interim::InterimHead;
 use crate::refusal::Refusal;
 use crate::settings::CONTINUE_PATIENCE;
 use crate::snapshot::{Draw, Endpoint, Pick, Route, Special};
@@ -165,8 +166,10 @@ where
                     again => again,
                 },
                 Err(failure) => {
-                    let endpoint = upstream.endpoint.clone();
-                    self.with_draw(|all, draw| all.not_answered(&endpoint, failure, draw))?;
+                    let (endpoint, is_whole) = (upstream.endpoint.clone(), upstream.is_whole());
+                    self.with_draw(|all, draw| {
+                        all.not_answered(&endpoint, (failure, is_whole), draw)
+                    })?;
                     upstream.take_back()
                 }
             };
@@ -186,7 +189,7 @@ where
         upstream: &mut Upstream,
         status: StatusCode,
     ) -> Option<Unanswered> {
-        self.attempts.route().plan.retry?;
+        self.attempts.route().plan.retry.filter(|_| upstream.is_whole())?;
         let endpoint = upstream.endpoint.clone();
         let is_retried = |all: &mut Attempts, draw: &Draw<'_>| {
             all.is_answer_retried(&endpoint, status.as_u16(), draw)
@@ -226,10 +229,7 @@ where
             }
             self.in_flight.context().keep_fields(fields);
             if let Some(interim) = upstream.take_interim() {
-                match connection.takes_interim() {
-                    true => connection.pass_on(interim, cx.waker()),
-                    false => cx.waker().wake_by_ref(),
-                }
+                self.pass_on(interim, cx.waker());
             }
             if upstream.progress() != before {
                 made_progress(upstream);
@@ -254,10 +254,25 @@ where
             }
             None if upstream.waits_for_client() => Err(SendFailure::ClientTimeout),
             None => {
+                connection.forget_interim();
                 upstream.timed_out();
                 Err(SendFailure::EndpointTimeout)
             }
         }
+    }
+
+    /// Gives an interim response to the client, if it takes any; the rest of the response is read
+    /// after that.
+    fn pass_on(&self, interim: InterimHead, waker: &Waker) {
+        let connection = &self.in_flight.connection;
+        match self.in_flight.stream() {
+            None if connection.takes_interim() => {
+                return connection.pass_on(interim.to_http1(), waker);
+            }
+            None => {}
+            Some(stream) => stream.responder.send_interim(interim),
+        }
+        waker.wake_by_ref();
     }
 
     /// What is spoken to an endpoint of the route.
@@ -381,7 +396,8 @@ fn rest_after(error: &io::Error) -> Option<balance::Failure> {
 fn send_failure(failure: &Failure, upstream: &Upstream) -> SendFailure {
     match failure {
         Failure::Unanswered(_) => {
-            let reused = upstream.reused || upstream.is_refused();
+            let is_stale = upstream.reused && !upstream.was_reset();
+            let reused = is_stale || upstream.is_refused();
             SendFailure::Unanswered { reused, begun: upstream.is_begun() }
         }
         Failure::TooLarge => SendFailure::BodyTooLarge,

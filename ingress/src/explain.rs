@@ -19,6 +19,7 @@ use crate::snapshot::{
     About, Backend, BackendKey, Canary, ClientRules, Compiler, HostRoutes, PlanDefaults, Problem,
     RefusedBy, Route, Snapshot, Special, Unserved, VerifyClient,
 };
+use crate::template::AddsText;
 use crate::tls;
 use crate::wire::BackendProtocol;
 
@@ -78,6 +79,7 @@ impl<'a> Explainer<'a> {
             framing: Framing::None,
             origin: &origin,
             rules: &rules,
+            request_id: AddsText(&|_| {}),
             is_imagined: true,
             turn: |_| false,
         };
@@ -85,7 +87,7 @@ impl<'a> Explainer<'a> {
             Decision::Forward { route, .. } => {
                 let mut explanation = asked.routed(route, None);
                 if let Some(special) = &route.plan.special {
-                    let forwarding = forwarding(special, route, &facts, "");
+                    let forwarding = forwarding(special, route, &facts);
                     explanation.because.extend(changes(&forwarding));
                     explanation.because.extend(conditions(special));
                 }

@@ -31,9 +31,6 @@ use crate::upstream::{Failure, Upstream};
 /// Addresses of a server that are tried for one request.
 const MAX_ADDRESSES: usize = 3;
 
-/// Bytes of an answer's body that are read, so that the connection can be used again.
-const MAX_ANSWER_BYTES: u64 = 64 << 10;
-
 /// What an authentication server adds to a request that it lets in.
 #[derive(Debug)]
 pub(crate) struct Permission {
@@ -202,17 +199,7 @@ async fn exchange(
         }
     });
     let head = head.await?;
-    let mut left = MAX_ANSWER_BYTES;
-    while !upstream.is_read() && left > 0 {
-        match poll_fn(|cx| upstream.poll_frame(cx)).await {
-            Some(Ok(frame)) => {
-                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                left = left.saturating_sub(length);
-            }
-            Some(Err(error)) => return Err(error),
-            None => break,
-        }
-    }
+    upstream.skip_rest().await?;
     in_flight.keep(upstream);
     Ok((head.status, fields))
 }

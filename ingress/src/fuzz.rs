@@ -7,11 +7,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, StatusCode};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use ipnet::IpNet;
+use model::{ObjectName, Secret};
 
+use crate::addresses::AddressSet;
+use crate::basic::credentials;
+use crate::credentials::{Credentials, Known};
 use crate::route::{HostKey, HostTable, host_of, name_covers, normalise, port_of};
+use crate::template::Template;
 use crate::tls::server_name;
+use crate::trace::context::{Parent, TraceContext};
 use crate::upstream::{Asked, BadResponse, Decoded, Decoder, Interim, read_head};
 
 /// The response of an endpoint: however its bytes are cut into pieces, they mean the same, and what
@@ -31,6 +40,71 @@ pub fn response(data: &[u8]) {
             let response = &data[..data.len() - left];
             let alone = read_response([response], asked).expect("it was read before");
             assert_eq!(alone.end, Some(End::Length(0)), "bytes behind the response were read");
+        }
+    }
+}
+
+/// A text with variables: what has none stands for itself, and one that was read can be rendered.
+pub fn template(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(template) = Template::parse(text) else { return };
+    if !text.contains('$') {
+        assert_eq!(template.as_text(), Some(text));
+    }
+    if let Some(plain) = template.as_text() {
+        assert_eq!(plain, text, "nothing in it is a variable");
+    }
+    assert!(text.starts_with(template.start()));
+    if template.has_only_captures() {
+        let _ = template.render_captures(&["/a/b", "b"]);
+    }
+}
+
+/// A list of addresses: of a network that is in it, so are the first address and the last.
+pub fn addresses(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(set) = AddressSet::parse(text) else { return };
+    for entry in text.split(',').map(str::trim) {
+        if let Ok(net) = entry.parse::<IpNet>() {
+            assert!(set.contains(net.network()), "{net}");
+            assert!(set.contains(net.broadcast()), "{net}");
+        }
+    }
+}
+
+/// A `traceparent` field: what goes on has the same trace, and can be read again.
+pub fn traceparent(data: &[u8]) {
+    let Some(parent) = Parent::parse(data) else { return };
+    let child = TraceContext::new(Some(parent), 7, || unreachable!("there is a trace"));
+    let field = child.header();
+    assert!(field.as_bytes()[2..35].eq_ignore_ascii_case(&data[2..35]), "{field:?}");
+    assert!(Parent::parse(field.as_bytes()).is_some(), "{field:?}");
+}
+
+/// An Authorization field: credentials that were read are the ones that were encoded.
+pub fn authorization(data: &[u8]) {
+    let Ok(value) = HeaderValue::from_bytes(data) else { return };
+    let headers: HeaderMap = [(header::AUTHORIZATION, value)].into_iter().collect();
+    let Some(given) = credentials(&headers) else { return };
+    let again = HeaderValue::try_from(format!("Basic {}", BASE64_STANDARD.encode(&given)));
+    let headers: HeaderMap =
+        [(header::AUTHORIZATION, again.expect("base64 is visible ASCII"))].into_iter().collect();
+    assert_eq!(credentials(&headers), Some(given));
+}
+
+/// A file of htpasswd: nobody gets in without a password that is in it.
+pub fn passwords(data: &[u8]) {
+    let key = |name: &str, value: &[u8]| (Arc::from(name), Bytes::copy_from_slice(value));
+    let secret = Arc::new(Secret {
+        name: ObjectName::new("default", "users"),
+        secret_type: "Opaque".into(),
+        data: [key("auth", data)].into_iter().collect(),
+    });
+    for is_map in [false, true] {
+        let Ok(credentials) = Credentials::of(&secret, is_map) else { continue };
+        for user in ["", "ada", "auth"] {
+            let known = credentials.look_up(user, "");
+            assert!(!matches!(known, Known::Right), "nothing was compared yet");
         }
     }
 }

@@ -2,22 +2,22 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::convert::Infallible;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use crate::admission::admit;
 use crate::body::RequestBody;
+use crate::context::WorkerContext;
 use crate::error_page;
 use crate::exchange::{Decided, Exchange};
 use crate::grpc;
-use crate::head::{Framing, RequestHead, upgrade_of};
+use crate::head::{Framing, RequestHead, Survey, upgrade_of};
 use crate::in_flight::InFlight;
 use crate::mirror::mirrored;
 use crate::record::EndedBy;
@@ -27,10 +27,13 @@ use crate::request::clients::reserved_fields;
 use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
+use crate::settings::SKIP_PATIENCE;
 use crate::snapshot::{
     CookieFacts, Draw, Endpoint, Endpoints, ResponseEdits, Route, Unserved, user_agent,
 };
+use crate::template::AddsText;
 use crate::upstream::{Head, Upstream};
+use crate::websocket::Handshake;
 
 /// Answers one request.
 ///
@@ -38,16 +41,22 @@ use crate::upstream::{Head, Upstream};
 /// that took it by value would hold it twice, for as long as the request is in flight.
 pub(crate) fn handle(
     in_flight: InFlight,
-    request: Request<Incoming>,
-) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> {
+    request: Request<RequestBody>,
+) -> impl Future<Output = Response<ResponseBody>> {
     let (mut parts, body) = request.into_parts();
     async move {
         in_flight.note(&mut parts);
+        let random = || in_flight.context().random();
+        let handshake = match parts.method {
+            Method::CONNECT => Handshake::begin(&mut parts, random),
+            _ => None,
+        };
         let is_http2 = parts.version == Version::HTTP_2;
         in_flight.connection.set_takes_interim(parts.version == Version::HTTP_11);
         let is_grpc = grpc::is_call(&parts.method, &parts.headers);
         let mut errors = None;
-        let mut response = match answer(&in_flight, &mut parts, RequestBody::Hyper(body)).await {
+        let handshake = handshake.as_deref();
+        let mut response = match answer(&in_flight, &mut parts, body, handshake).await {
             Ok(response) => response,
             Err(refused) => {
                 let status = refused.refusal.status();
@@ -78,17 +87,35 @@ pub(crate) fn handle(
             response.headers_mut().insert(header::CONNECTION, close);
         }
         response.body_mut().hold(in_flight);
-        Ok(response)
+        response
     }
 }
 
-/// Whether an endpoint's answer is passed on, and not replaced.
-fn intercepted(route: &Route, status: StatusCode) -> Result<(), Refusal> {
+/// The connection of an answer that is passed on, and not replaced.
+fn passed(
+    in_flight: &InFlight,
+    route: &Route,
+    handshake: Option<&Handshake>,
+    (upstream, status, fields): (Upstream, StatusCode, &HeaderMap),
+) -> Result<Upstream, Refusal> {
+    if handshake.is_some_and(|handshake| !handshake.admits(status, fields)) {
+        return Err(Refusal::BadResponse);
+    }
     match &route.errors {
         Some(errors) if !errors.passes_on && errors.replaces(status) => {
+            tokio::task::spawn_local(skip(in_flight.context().clone(), upstream));
             Err(Refusal::Replaced(status))
         }
-        _ => Ok(()),
+        _ => Ok(upstream),
+    }
+}
+
+/// Reads the rest of an answer that the client does not get, so that its connection can be used
+/// again.
+async fn skip(context: Rc<WorkerContext>, mut upstream: Upstream) {
+    let skipped = tokio::time::timeout(SKIP_PATIENCE, upstream.skip_rest()).await;
+    if matches!(skipped, Ok(Ok(()))) {
+        context.pool.put(upstream, context.deadlines.now());
     }
 }
 
@@ -127,6 +154,7 @@ async fn answer(
     in_flight: &InFlight,
     parts: &mut Parts,
     body: RequestBody,
+    handshake: Option<&Handshake>,
 ) -> Result<Response<ResponseBody>, Refused> {
     let Parts { method, uri, version, headers, .. } = parts;
     let version = *version;
@@ -134,11 +162,11 @@ async fn answer(
     let origin = &in_flight.connection.origin;
     let checked = check(method, uri, version, headers, &body, settings.max_header_bytes)?;
     let Checked { survey, framing, authority, path } = checked;
-    let is_complete = framing == Framing::None && survey.asks_to_close(headers);
-    in_flight.connection.set_complete(is_complete);
+    in_flight.connection.set_complete(framing == Framing::None && survey.asks_to_close(headers));
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let server_name = in_flight.connection.server_name.as_deref();
+    let push_id = |text: &mut String| in_flight.push_id(text);
     let facts = Facts {
         method,
         version,
@@ -152,6 +180,7 @@ async fn answer(
         framing,
         origin,
         rules: &settings.rules,
+        request_id: AddsText(&push_id),
         is_imagined: false,
         turn: |split| split.pick() == Some(1),
     };
@@ -161,13 +190,11 @@ async fn answer(
     let decide = || decided(in_flight, &facts, is_new.get());
     let begin = || Exchange::new(in_flight, &decide, method, authority);
     let mut exchange = begun(in_flight, &is_new, begin).await.map_err(with_url)?;
-    let mut forwarding = changes(in_flight, exchange.route(), &facts);
+    let mut forwarding = changes(exchange.route(), &facts);
     let admitted = let_in(in_flight, exchange.route(), &facts, forwarding.as_deref_mut());
     admitted.await.map_err(with_url)?;
     let mut upstream = exchange.connection(method, framing).await.map_err(with_url)?;
     in_flight.record.borrow_mut().connected();
-    let is_plain = version == Version::HTTP_11 && framing == Framing::None;
-    let may_upgrade = is_plain && survey.may_upgrade();
     let head = RequestHead {
         method: method.as_str(),
         path: forwarding.as_ref().and_then(|f| f.path.as_deref()).unwrap_or(&path),
@@ -176,7 +203,7 @@ async fn answer(
         headers,
         survey,
         framing,
-        upgrade: if may_upgrade { upgrade_of(headers) } else { None },
+        upgrade: asked_upgrade(&facts, &survey, handshake.is_some()),
         is_http2: version == Version::HTTP_2,
         edits: forwarding.as_ref().map(|forwarding| &forwarding.edits),
     };
@@ -184,7 +211,8 @@ async fn answer(
     let body = if is_upgrade { body } else { copied(in_flight, &facts, exchange.route(), body) };
     exchange.begin(&mut upstream, &head, body);
     let (upstream, head, mut fields) = exchange.response(upstream).await.map_err(with_url)?;
-    intercepted(exchange.route(), head.status).map_err(with_url)?;
+    let answer = (upstream, head.status, &fields);
+    let upstream = passed(in_flight, exchange.route(), handshake, answer).map_err(with_url)?;
     if !exchange.is_own(&upstream.endpoint) {
         keep_endpoint(in_flight, &facts, exchange.route(), &upstream, &mut fields);
     }
@@ -192,6 +220,18 @@ async fn answer(
     // It serves for the fields of a later response: it is large enough already.
     in_flight.context().keep_fields(std::mem::take(headers));
     Ok(respond(in_flight, upstream, head, fields))
+}
+
+/// The protocol that a request asks to change to, if it may.
+fn asked_upgrade<'h>(
+    facts: &Facts<'h>,
+    survey: &Survey<'_>,
+    is_tunnel: bool,
+) -> Option<&'h HeaderValue> {
+    let may = facts.framing == Framing::None
+        && survey.may_upgrade()
+        && (facts.version == Version::HTTP_11 || is_tunnel);
+    if may { upgrade_of(facts.headers) } else { None }
 }
 
 /// Lets a request in if its route asks for anything first, with what that changes of it.
@@ -226,8 +266,7 @@ fn copied(
     };
     let host = host_of(facts.authority).unwrap_or_default();
     let port = route.backend.key.port_text();
-    let record = in_flight.record.borrow();
-    let values = facts.values(route, &host, &port, &[], record.request_id());
+    let values = facts.values(route, &host, &port, &[]);
     let url = mirroring.mirror.target.render(&values);
     let mut headers = Cow::Borrowed(facts.headers);
     if route.plan.special.as_ref().is_some_and(|special| special.client.is_some()) {
@@ -287,7 +326,7 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>, is_new: bool) -> Result<Deci
                     note_route(in_flight, Some(route), facts);
                     return Err(Refusal::Busy);
                 }
-                let key = key_of(in_flight, facts, (route, &endpoints));
+                let key = key_of(facts, (route, &endpoints));
                 let random = || context.random();
                 let now_ms = context.deadlines.now_ms();
                 let own = own_endpoint(route, &endpoints, facts, now_ms);
@@ -316,10 +355,9 @@ fn decided(in_flight: &InFlight, facts: &Facts<'_>, is_new: bool) -> Result<Deci
 }
 
 /// What the route changes of the request.
-fn changes(in_flight: &InFlight, route: &Route, facts: &Facts<'_>) -> Option<Box<Forwarding>> {
+fn changes(route: &Route, facts: &Facts<'_>) -> Option<Box<Forwarding>> {
     let special = route.plan.special.as_deref()?;
-    let record = in_flight.record.borrow();
-    Some(Box::new(forwarding(special, route, facts, record.request_id())))
+    Some(Box::new(forwarding(special, route, facts)))
 }
 
 /// Notes the route that a request has come to, and what that changes of the response.
@@ -369,16 +407,11 @@ fn keep_endpoint(
 }
 
 /// The hash of what a request is known by, where endpoints are picked by that.
-fn key_of(
-    in_flight: &InFlight,
-    facts: &Facts<'_>,
-    (route, endpoints): (&Route, &Endpoints),
-) -> Option<u64> {
+fn key_of(facts: &Facts<'_>, (route, endpoints): (&Route, &Endpoints)) -> Option<u64> {
     let hash_by = endpoints.balancing()?.hash_by.as_ref()?;
     let host = host_of(facts.authority).unwrap_or_default();
     let port = route.backend.key.port_text();
-    let record = in_flight.record.borrow();
-    let values = facts.values(route, &host, &port, &[], record.request_id());
+    let values = facts.values(route, &host, &port, &[]);
     Some(balance::hash_of(hash_by.render(&values)))
 }
 
@@ -394,7 +427,13 @@ fn respond(
     if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
         response.extensions_mut().insert(reason);
     }
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && in_flight.connection.is_http2 {
+        // The stream changes, and not the connection.
+        *response.status_mut() = StatusCode::OK;
+        response.headers_mut().remove(header::SEC_WEBSOCKET_ACCEPT);
+        in_flight.ended_by(EndedBy::Completion);
+        *response.body_mut() = ResponseBody::tunnel(upstream);
+    } else if head.status == StatusCode::SWITCHING_PROTOCOLS {
         let headers = response.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.extend(head.upgrade.map(|protocol| (header::UPGRADE, protocol)));
@@ -430,6 +469,6 @@ mod tests {
     #[test]
     fn a_request_in_flight_is_small() {
         let size = size_of_output(handle);
-        assert!(size <= 2000, "{size} bytes");
+        assert!(size <= 2200, "{size} bytes");
     }
 }

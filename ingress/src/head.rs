@@ -131,6 +131,19 @@ impl HeadEdits {
     }
 }
 
+/// Fields of a request that do not go on: those that Connection names, and those that its route
+/// leaves out.
+pub(crate) fn kept_back(request: &RequestHead<'_>) -> Names {
+    let mut names = match request.survey.has_connection {
+        true => named_by_connection(request.headers),
+        false => Names::new(),
+    };
+    if let Some(edits) = request.edits {
+        names.extend(edits.removed.iter().cloned());
+    }
+    names
+}
+
 impl<'a> RequestHead<'a> {
     /// Host and port that the endpoint is asked for.
     pub(crate) fn host(&self) -> &'a str {
@@ -143,16 +156,24 @@ impl RequestHead<'_> {
         self.method == "HEAD"
     }
 
-    /// Whether the client waits for 100 (Continue) before it sends the body. Over HTTP/2 a client
-    /// is not waited for: the body is read at once.
+    /// Whether the client waits for 100 (Continue) before it sends the body.
     pub(crate) fn expects_continue(&self) -> bool {
         let has_body = matches!(self.framing, Framing::Length(_) | Framing::Chunked);
         let asked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
-        !self.is_http2
-            && has_body
-            && self.survey.has_expect
-            && self.headers.get(header::EXPECT).is_some_and(asked)
+        has_body && self.survey.has_expect && self.headers.get(header::EXPECT).is_some_and(asked)
     }
+}
+
+/// Options that the Connection fields of a request may have together: each is compared with each
+/// field of the request. No client sends more than a few.
+const MAX_CONNECTION_OPTIONS: usize = 32;
+
+/// Whether the Connection fields of a request have more options than are looked at.
+pub(crate) fn has_too_many_options(headers: &HeaderMap) -> bool {
+    let values = || headers.get_all(header::CONNECTION).iter();
+    // An option has at least one letter, and a comma between it and the next.
+    values().map(HeaderValue::len).sum::<usize>() >= 2 * MAX_CONNECTION_OPTIONS
+        && values().flat_map(tokens).nth(MAX_CONNECTION_OPTIONS).is_some()
 }
 
 /// Names of fields.
@@ -160,7 +181,7 @@ pub(crate) type Names = SmallVec<[HeaderName; 4]>;
 
 /// The fields that Connection names, which are for this hop only. A client cannot use it to remove
 /// the fields that say where a request came from, or where it goes.
-pub(crate) fn named_by_connection(headers: &HeaderMap) -> Names {
+fn named_by_connection(headers: &HeaderMap) -> Names {
     let mut names = Names::new();
     for token in headers.get_all(header::CONNECTION).iter().flat_map(tokens) {
         // Options that nearly every client sends name no field that would go on.
@@ -179,8 +200,10 @@ pub(crate) fn named_by_connection(headers: &HeaderMap) -> Names {
 
 /// The entries of a list in a field.
 pub(crate) fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    let list = value.to_str().unwrap_or_default();
-    list.split(',').map(str::trim).filter(|token| !token.is_empty())
+    let list = value.as_bytes().split(|byte| *byte == b',');
+    // An entry that is no text names nothing; the others do.
+    let entries = list.filter_map(|entry| std::str::from_utf8(entry).ok());
+    entries.map(str::trim).filter(|token| !token.is_empty())
 }
 
 /// The protocol that a request asks to change to: any but those that HTTP itself is changed to,
@@ -238,13 +261,13 @@ pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     }
 }
 
-/// Whether a field must not be among trailers (RFC 9110 section 6.5.1): one that frames or routes a
-/// message, or changes how it is read.
-pub(crate) fn is_forbidden_trailer(name: &HeaderName) -> bool {
+/// Whether a field frames a message or belongs to one connection.
+pub(crate) fn is_of_connection(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
             | "content-length"
+            | "expect"
             | "host"
             | "keep-alive"
             | "proxy-connection"
@@ -252,16 +275,26 @@ pub(crate) fn is_forbidden_trailer(name: &HeaderName) -> bool {
             | "trailer"
             | "transfer-encoding"
             | "upgrade"
-            | "authorization"
-            | "cookie"
-            | "set-cookie"
-            | "content-encoding"
-            | "content-type"
-            | "content-range"
-            | "forwarded"
-            | "x-real-ip"
-            | "x-request-id"
-    ) || name.as_str().starts_with("x-forwarded-")
+    )
+}
+
+/// Whether a field must not be among trailers (RFC 9110 section 6.5.1): one that frames or routes a
+/// message, or changes how it is read.
+pub(crate) fn is_forbidden_trailer(name: &HeaderName) -> bool {
+    is_of_connection(name)
+        || matches!(
+            name.as_str(),
+            "authorization"
+                | "cookie"
+                | "set-cookie"
+                | "content-encoding"
+                | "content-type"
+                | "content-range"
+                | "forwarded"
+                | "x-real-ip"
+                | "x-request-id"
+        )
+        || name.as_str().starts_with("x-forwarded-")
 }
 
 /// The trailers that are passed on.

@@ -45,9 +45,9 @@ struct Rare {
 }
 
 impl InFlight {
-    pub(crate) fn begin(connection: Rc<Connection>) -> InFlight {
+    /// `stream` is that of HTTP/2.
+    pub(crate) fn begin(connection: Rc<Connection>, stream: Option<Rc<StreamState>>) -> InFlight {
         connection.begin_request();
-        let stream = connection.is_http2.then(|| connection.begin_stream());
         let defaults = &connection.context.settings().plan;
         let read_timeout = Cell::new(defaults.read_timeout);
         let send_timeout = Cell::new(defaults.send_timeout);
@@ -85,6 +85,11 @@ impl InFlight {
             let client = origin.client(&parts.headers, &context.settings().rules);
             record.line = Some(Box::new(Line::new(is_sample, client, Some(parts))));
         }
+    }
+
+    /// Adds the id by which the request is found in the logs of others.
+    pub(crate) fn push_id(&self, text: &mut String) {
+        text.push_str(self.record.borrow().request_id());
     }
 
     /// Takes the time-outs of the route that the request has come to.
@@ -156,7 +161,7 @@ impl InFlight {
     /// The same for as long as the tunnel is open that the connection becomes.
     pub(crate) fn hold_for_tunnel(&self) {
         let permit = self.rare.borrow_mut().as_mut().and_then(|rare| rare.permit.take());
-        self.connection.hold(permit);
+        self.connection.hold(permit, self.counted.take());
     }
 
     /// Gives an endpoint's connection back to the worker's pool.

@@ -49,9 +49,7 @@ pub(crate) fn mirrored(
     let (to, from) = copy();
     let has_body = !body.is_ended();
     let body = match body {
-        RequestBody::Hyper(incoming) if has_body && mirroring.mirror.with_body => {
-            RequestBody::Copied(Box::new((incoming, to)))
-        }
+        body if has_body && mirroring.mirror.with_body => RequestBody::Copied(Box::new((body, to))),
         other => {
             BodyCopy::finish(&to);
             other

@@ -36,6 +36,8 @@ enum Source {
     Empty,
     Text(Bytes),
     Upstream(Upstream),
+    /// The endpoint's connection, which has changed protocols. Its bytes are passed on elsewhere.
+    Tunnel(Upstream),
 }
 
 impl ResponseBody {
@@ -50,6 +52,22 @@ impl ResponseBody {
     /// The body that follows a head that was read from this connection.
     pub(crate) fn of(upstream: Upstream) -> ResponseBody {
         ResponseBody { source: Source::Upstream(upstream), in_flight: None, pace: None }
+    }
+
+    /// For a stream that has changed protocols.
+    pub(crate) fn tunnel(upstream: Upstream) -> ResponseBody {
+        ResponseBody { source: Source::Tunnel(upstream), in_flight: None, pace: None }
+    }
+
+    /// The endpoint's connection of a stream that has changed protocols.
+    pub(crate) fn take_tunnel(&mut self) -> Option<Upstream> {
+        match std::mem::replace(&mut self.source, Source::Empty) {
+            Source::Tunnel(upstream) => Some(upstream),
+            source => {
+                self.source = source;
+                None
+            }
+        }
     }
 
     /// Limits how fast it is sent: bytes a second, and those that are sent at once before.
@@ -130,7 +148,7 @@ impl http_body::Body for ResponseBody {
         let this = &mut *self;
         let upstream = match &mut this.source {
             Source::Upstream(upstream) => upstream,
-            Source::Empty => return Poll::Ready(None),
+            Source::Empty | Source::Tunnel(_) => return Poll::Ready(None),
             Source::Text(text) => {
                 let text = std::mem::take(text);
                 this.source = Source::Empty;
@@ -197,6 +215,7 @@ impl http_body::Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
+            Source::Tunnel(_) => SizeHint::default(),
             Source::Text(text) => SizeHint::with_exact(text.len() as u64),
             Source::Upstream(upstream) => {
                 upstream.remaining().map_or_else(SizeHint::default, SizeHint::with_exact)

@@ -154,15 +154,16 @@ fn is_normal(path: &[u8]) -> bool {
 }
 
 /// The bytes that are escaped in a normal path, and `%`. A path cannot hold them (RFC 3986 section
-/// 3.3), but a rule may be written with them, and some clients send them as they are. `\` is
-/// left alone: it is no character of a path either, but some endpoints take it for `/`.
+/// 3.3), but a rule may be written with them, and some clients send them as they are. A path with
+/// `\` is refused: it is no character of a path either, and some endpoints take it for `/`.
 static HAS_TO_CHANGE: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;
     while byte < table.len() {
         table[byte] = matches!(
             byte as u8,
-            0..=b' ' | b'"' | b'#' | b'%' | b'<' | b'>' | b'?' | b'^' | b'`' | b'{'..=b'}' | 0x7f..
+            0..=b' ' | b'"' | b'#' | b'%' | b'<' | b'>' | b'?' | b'\\' | b'^' | b'`' | b'{'..=b'}'
+                | 0x7f..
         );
         byte += 1;
     }
@@ -188,7 +189,7 @@ fn normalise_escapes(path: &str) -> Result<Cow<'_, str>, BadPath> {
                 _ if escaped.is_ascii_alphanumeric() => normal.push(char::from(escaped)),
                 _ => push_escape(&mut normal, escaped),
             }
-        } else if byte == 0 {
+        } else if matches!(byte, 0 | b'\\') {
             return Err(BadPath);
         } else if HAS_TO_CHANGE[usize::from(byte)] {
             push_escape(&mut normal, byte);

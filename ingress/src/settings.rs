@@ -39,6 +39,10 @@ pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
 /// 100-continue`). Some never do, and wait for it.
 pub(crate) const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long the rest of an answer is read that its client does not get, so that the connection can
+/// be used again.
+pub(crate) const SKIP_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Endpoints that are tried for one request when connections cannot be opened.
 pub(crate) const MAX_CONNECT_TRIES: usize = 8;
 

@@ -21,6 +21,7 @@ use daemon::LogLimit;
 
 use crate::deadline::{Deadline, Ticks};
 use crate::metrics::{Count, Shard};
+use crate::responder::Responder;
 use crate::settings::STREAM_SEND_BUFFER;
 
 /// What stalled streams of the whole process may hold before some are reset whose patience is over.
@@ -56,6 +57,7 @@ static RESETS: LogLimit = LogLimit::new("resets of stalled HTTP/2 streams");
 #[derive(Debug)]
 pub(crate) struct StreamState {
     pub(crate) deadline: Deadline,
+    pub(crate) responder: Responder,
     progress: Cell<Progress>,
     /// What it was counted with, and since when, while it is in the list of its connection.
     counted: Cell<Option<Counted>>,
@@ -91,9 +93,10 @@ impl Counted {
 }
 
 impl StreamState {
-    pub(crate) fn new(deadline: Deadline) -> Rc<StreamState> {
+    pub(crate) fn new(deadline: Deadline, responder: Responder) -> Rc<StreamState> {
         Rc::new(StreamState {
             deadline,
+            responder,
             progress: Cell::default(),
             counted: Cell::default(),
             made_room: Cell::default(),
@@ -340,7 +343,7 @@ mod tests {
             now: u64,
         ) -> Vec<Rc<StreamState>> {
             let stream = |_| {
-                let stream = StreamState::new(self.deadlines.add());
+                let stream = StreamState::new(self.deadlines.add(), Responder::default());
                 pieces.iter().for_each(|bytes| stream.handed_over(*bytes));
                 connection.on_pending(&stream, self.tally(now));
                 stream
@@ -494,7 +497,7 @@ mod tests {
     /// The library buffers what the window lets through and the socket does not take.
     #[test]
     fn what_a_full_socket_leaves_in_the_buffer_is_counted() {
-        let stream = StreamState::new(Deadlines::new(Instant::now()).add());
+        let stream = StreamState::new(Deadlines::new(Instant::now()).add(), Responder::default());
         (0..10).for_each(|_| stream.handed_over(20_000));
         assert_eq!(stream.held(false), STREAM_BYTES + 40_000);
         assert_eq!(stream.held(true), STREAM_BYTES + 20_000 + STREAM_SEND_BUFFER as u64);

@@ -5,7 +5,7 @@
 //! `$remote_port` and what only nginx knows.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use http::Version;
@@ -13,6 +13,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use model::ObjectName;
 use smallvec::SmallVec;
 
+use crate::basic::credentials;
 use crate::origin::{Origin, X_FORWARDED_FOR, scheme_name};
 
 /// A text with variables.
@@ -89,15 +90,25 @@ pub(crate) struct Values<'a> {
     pub(crate) origin: &'a Origin,
     /// The address of the client.
     pub(crate) client: IpAddr,
-    pub(crate) request_id: &'a str,
+    pub(crate) request_id: AddsText<'a>,
+    /// Whether `$remote_user` is the user of the client's credentials; otherwise it is empty.
+    pub(crate) names_user: bool,
     /// What is known of the client's certificate, as nginx writes it.
     pub(crate) client_verify: &'static str,
     pub(crate) client_subject: &'a str,
     pub(crate) client_issuer: &'a str,
-    /// The user whose credentials were accepted.
-    pub(crate) user: Option<&'a str>,
     pub(crate) captures: &'a [&'a str],
     pub(crate) place: Place<'a>,
+}
+
+/// What adds a text to another one, for one that is seldom needed.
+#[derive(Clone, Copy)]
+pub(crate) struct AddsText<'a>(pub(crate) &'a dyn Fn(&mut String));
+
+impl fmt::Debug for AddsText<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("AddsText")
+    }
 }
 
 /// The rule that a request came to.
@@ -265,10 +276,10 @@ impl Variable {
                 out.push_str(if values.query.is_some_and(|q| !q.is_empty()) { "?" } else { "" });
             }
             Variable::Method => out.push_str(values.method),
-            Variable::RequestId => out.push_str(values.request_id),
+            Variable::RequestId => (values.request_id.0)(out),
             Variable::RemoteAddr => push(out, values.client),
             Variable::ForwardedFor => values.forwarded_for(out),
-            Variable::RemoteUser => out.push_str(values.user.unwrap_or_default()),
+            Variable::RemoteUser => values.push_user(out),
             Variable::ServerPort => push(out, values.origin.port),
             Variable::Protocol => push(out, format_args!("{:?}", values.version)),
             Variable::ClientVerify => out.push_str(values.client_verify),
@@ -293,6 +304,12 @@ impl Values<'_> {
             None => Cow::Borrowed(self.written_path),
             Some(query) => Cow::Owned(format!("{}?{query}", self.written_path)),
         }
+    }
+
+    fn push_user(&self, out: &mut String) {
+        let given = self.names_user.then(|| credentials(self.headers)).flatten();
+        let user = given.as_deref().and_then(|given| given.split_once(':'));
+        out.push_str(user.map_or("", |(user, _)| user));
     }
 
     fn forwarded_for(&self, out: &mut String) {
@@ -353,6 +370,7 @@ mod tests {
     fn render(text: &str) -> String {
         let mut headers = HeaderMap::new();
         headers.insert("x-user", "ada".parse().unwrap());
+        headers.insert("authorization", "Basic Ym9iOmE6Yg==".parse().unwrap());
         headers.insert("cookie", "a=1; session=xyz".parse().unwrap());
         headers.insert("x-forwarded-for", "9.9.9.9".parse().unwrap());
         let networks = ["10.0.0.0/8".parse().unwrap()];
@@ -370,11 +388,11 @@ mod tests {
             headers: &headers,
             origin: &origin,
             client: "9.9.9.9".parse().unwrap(),
-            request_id: "1f",
+            request_id: AddsText(&|text| text.push_str("1f")),
+            names_user: true,
             client_verify: "NONE",
             client_subject: "CN=ada",
             client_issuer: "CN=ca",
-            user: None,
             captures: &["/a/b", "b"],
             place: Place { ingress: &ingress, service: "web", service_port: "80", path: "/a" },
         };
@@ -397,7 +415,7 @@ mod tests {
             ("$remote_addr $proxy_add_x_forwarded_for", "9.9.9.9 9.9.9.9, 10.0.0.1"),
             ("$namespace/$ingress_name/$service_name:$service_port", "shop/front/web:80"),
             ("$location_path $1 $10 $2", "/a b b0 "),
-            ("$req_id $request_id", "1f 1f"),
+            ("$req_id $request_id $remote_user", "1f 1f bob"),
             ("a$", "a$"),
             ("a$-b", "a$-b"),
             ("${", "${"),

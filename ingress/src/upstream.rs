@@ -8,6 +8,7 @@
 //! been copied first. Left out: which endpoint is asked and how often, which is decided by
 //! `exchange`.
 
+mod client_body;
 mod codec;
 mod connection;
 mod encode;

@@ -213,12 +213,12 @@ impl Attempts {
         }
     }
 
-    /// The endpoint got the request and gave no response. `Ok` if the request may be sent again,
-    /// which needs that all of it is still there.
+    /// The endpoint got the request and gave no response. `Ok` if the request is to be sent again;
+    /// `is_whole` says that all of it is still there, which that needs.
     pub(crate) fn not_answered(
         &mut self,
         endpoint: &Arc<Endpoint>,
-        failure: SendFailure,
+        (failure, is_whole): (SendFailure, bool),
         draw: &Draw<'_>,
     ) -> Result<(), Refusal> {
         let on = self.route.plan.retry.map(|retry| retry.on);
@@ -247,7 +247,8 @@ impl Attempts {
             self.failed.push(endpoint.clone());
             self.last = refusal.clone();
         }
-        if !is_retried || !self.may_resend(begun, draw.now_ms) || !self.is_in_budget(reused, draw) {
+        let may_resend = is_retried && is_whole && self.may_resend(begun, draw.now_ms);
+        if !may_resend || !self.is_in_budget(reused, draw) {
             return Err(refusal);
         }
         self.resends += 1;
@@ -501,9 +502,23 @@ mod tests {
         for (is_idempotent, failure, expected) in table {
             let mut attempts = attempts(&backend, is_idempotent);
             let endpoint = attempts.endpoint(&Draw::FIXED).unwrap();
-            let next = attempts.not_answered(&endpoint, failure, &Draw::FIXED);
+            let next = attempts.not_answered(&endpoint, (failure, true), &Draw::FIXED);
             assert_eq!(next, expected, "{is_idempotent} {failure:?}");
         }
+    }
+
+    /// The endpoint was given up and a retry was taken from the budget before it turned out that
+    /// part of the request was gone.
+    #[test]
+    fn a_request_that_is_not_whole_any_more_costs_no_retry() {
+        let backend = backend(2);
+        let mut attempts = attempts(&backend, true);
+        let endpoint = attempts.endpoint(&Draw::FIXED).unwrap();
+        let failure = (UNANSWERED_KEPT, false);
+        let next = attempts.not_answered(&endpoint, failure, &Draw::FIXED);
+        assert_eq!(next, Err(Refusal::Unanswered));
+        assert_eq!(attempts.resends, 0);
+        assert!(attempts.picked.is(&endpoint), "no other one was picked");
     }
 
     #[test]
@@ -511,10 +526,10 @@ mod tests {
         let backend = backend(2);
         let mut attempts = attempts(&backend, true);
         let first = attempts.endpoint(&Draw::FIXED).unwrap();
-        assert_eq!(attempts.not_answered(&first, UNANSWERED_NEW, &Draw::FIXED), Ok(()));
+        assert_eq!(attempts.not_answered(&first, (UNANSWERED_NEW, true), &Draw::FIXED), Ok(()));
         let second = attempts.endpoint(&Draw::FIXED).unwrap();
         assert!(!Arc::ptr_eq(&first, &second));
-        assert_eq!(attempts.not_answered(&second, UNANSWERED_NEW, &Draw::FIXED), Ok(()));
+        assert_eq!(attempts.not_answered(&second, (UNANSWERED_NEW, true), &Draw::FIXED), Ok(()));
         assert_eq!(attempts.endpoint(&Draw::FIXED), Err(Refusal::Unanswered), "there is no other");
     }
 
@@ -524,7 +539,7 @@ mod tests {
         let mut attempts = attempts(&backend, true);
         for resend in 0..=MAX_RESENDS {
             let endpoint = attempts.endpoint(&Draw::FIXED).unwrap();
-            let next = attempts.not_answered(&endpoint, UNANSWERED_KEPT, &Draw::FIXED);
+            let next = attempts.not_answered(&endpoint, (UNANSWERED_KEPT, true), &Draw::FIXED);
             assert_eq!(next.is_ok(), resend < MAX_RESENDS, "{resend}");
         }
     }
@@ -552,7 +567,7 @@ mod tests {
         let mut attempts = attempts(&old, true);
         let first = attempts.endpoint(&Draw::FIXED).unwrap();
         if let Some(failure) = failure {
-            attempts.not_answered(&first, failure, &Draw::FIXED)?;
+            attempts.not_answered(&first, (failure, true), &Draw::FIXED)?;
         }
         old.replace(&[]);
         attempts.endpoint(&Draw::FIXED).unwrap_err();

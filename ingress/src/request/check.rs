@@ -8,7 +8,7 @@ use http::header::{HeaderMap, HeaderValue};
 use http::{Method, Uri, Version};
 
 use crate::body::RequestBody;
-use crate::head::{Framing, Occurs, Survey};
+use crate::head::{Framing, Occurs, Survey, has_too_many_options};
 use crate::refusal::Refusal;
 use crate::route::normalise;
 
@@ -63,23 +63,34 @@ pub(crate) fn check<'u, 'h>(
     max_header_bytes: usize,
 ) -> Result<Checked<'u, 'h>, Refusal> {
     if version == Version::HTTP_2 {
-        check_size(uri, headers, max_header_bytes)?;
+        check_fields(uri, headers, max_header_bytes)?;
     }
     let survey = Survey::of(headers);
+    if survey.has_connection && has_too_many_options(headers) {
+        return Err(Refusal::Malformed("too many options in Connection"));
+    }
     let framing = check_framing(method, &survey, body)?;
     let authority = authority_of(uri, version, &survey)?;
     let path = normalise(uri.path()).map_err(|_| Refusal::Malformed("bad path"))?;
     Ok(Checked { survey, framing, authority, path })
 }
 
-/// Checks the limits that the HTTP/1.1 parser keeps by itself.
-fn check_size(uri: &Uri, headers: &HeaderMap, max_bytes: usize) -> Result<(), Refusal> {
+/// Checks what the HTTP/1.1 parser sees to by itself: limits, and values that begin or end with
+/// white space (RFC 9113 section 8.2.1).
+fn check_fields(uri: &Uri, headers: &HeaderMap, max_bytes: usize) -> Result<(), Refusal> {
     if headers.len() > MAX_FIELDS {
         return Err(Refusal::HeadTooLarge);
     }
     let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
-    let fields = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
-    if target + fields.sum::<usize>() > max_bytes {
+    let mut bytes = target;
+    for (name, value) in headers {
+        let value = value.as_bytes();
+        if let (Some(b' ' | b'\t'), _) | (_, Some(b' ' | b'\t')) = (value.first(), value.last()) {
+            return Err(Refusal::Malformed("a field begins or ends with white space"));
+        }
+        bytes += name.as_str().len() + value.len();
+    }
+    if bytes > max_bytes {
         return Err(Refusal::HeadTooLarge);
     }
     Ok(())

@@ -23,7 +23,7 @@ use crate::route::{host_of, normalise, port_of};
 use crate::snapshot::{
     ClientRules, Endpoints, Plan, Redirect, RedirectTo, Route, Side, Snapshot, Special,
 };
-use crate::template::{Captures, Place, Template, Values};
+use crate::template::{AddsText, Captures, Place, Template, Values};
 
 /// What of a request decides where it goes.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +46,7 @@ pub(crate) struct Facts<'a> {
     pub(crate) framing: Framing,
     pub(crate) origin: &'a Origin,
     pub(crate) rules: &'a Rules,
+    pub(crate) request_id: AddsText<'a>,
     /// There is no such request: nothing is known of its client.
     pub(crate) is_imagined: bool,
     /// Takes a turn of a canary and its main route: whether it is the canary's.
@@ -276,12 +277,7 @@ fn answer_by_special(
 }
 
 /// How a request that is forwarded by such a route reaches the endpoint.
-pub(crate) fn forwarding(
-    special: &Special,
-    route: &Route,
-    facts: &Facts<'_>,
-    request_id: &str,
-) -> Forwarding {
+pub(crate) fn forwarding(special: &Special, route: &Route, facts: &Facts<'_>) -> Forwarding {
     let mut forwarding = Forwarding::default();
     let captures = captures(route, facts.path);
     if let Some(target) = &special.rewrite {
@@ -289,7 +285,9 @@ pub(crate) fn forwarding(
     }
     let host = host_of(facts.authority).unwrap_or_default();
     let port = route.backend.key.port_text();
-    let mut values = facts.values(route, &host, &port, &captures, request_id);
+    let mut values = facts.values(route, &host, &port, &captures);
+    // Who was let in by their address may bring credentials that were never compared.
+    values.names_user = !(special.any && special.asks_credentials());
     if let Some(path) = &forwarding.path {
         values.path = path;
     }
@@ -339,7 +337,7 @@ impl<'a> Facts<'a> {
         }
         let captures = captures(route, self.path);
         let port = route.backend.key.port_text();
-        Cow::Owned(template.render(&self.values(route, host, &port, &captures, "")))
+        Cow::Owned(template.render(&self.values(route, host, &port, &captures)))
     }
 
     /// The address of the client, by what trusted proxies say.
@@ -370,7 +368,6 @@ impl<'a> Facts<'a> {
         host: &'v str,
         service_port: &'v str,
         captures: &'v [&'v str],
-        request_id: &'v str,
     ) -> Values<'v>
     where
         'a: 'v,
@@ -390,11 +387,11 @@ impl<'a> Facts<'a> {
             headers: self.headers,
             origin: self.origin,
             client: self.client(),
-            request_id,
+            request_id: self.request_id,
+            names_user: true,
             client_verify: identity.verification.as_str(),
             client_subject: identity.subject(),
             client_issuer: identity.issuer(),
-            user: None,
             captures,
             place: Place {
                 ingress: &route.ingress,

@@ -16,6 +16,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 
 /// The first bytes of a frame's payload that are kept: the error code of a GOAWAY frame is behind
@@ -162,12 +163,21 @@ pub(super) struct Budget {
     unpaid_bytes: usize,
     refilled_at: u64,
     last_stream: u32,
+    /// Bytes of requests' heads that have come since they were last asked for.
+    head_bytes: usize,
 }
 
 impl Budget {
     pub(super) fn new(now: u64) -> Budget {
         let cursor = Cursor { skip: PREFACE.len(), ..Cursor::default() };
-        Budget { cursor, left: BUDGET, unpaid_bytes: 0, refilled_at: now, last_stream: 0 }
+        Budget {
+            cursor,
+            left: BUDGET,
+            unpaid_bytes: 0,
+            refilled_at: now,
+            last_stream: 0,
+            head_bytes: 0,
+        }
     }
 
     /// Takes bytes that the client has sent at a tick; false when the budget is used up.
@@ -189,6 +199,11 @@ impl Budget {
         self.unpaid_bytes %= BYTES_PER_CONTROL_FRAME;
     }
 
+    /// Bytes of requests' heads that have come since this was last asked.
+    pub(super) fn take_head_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.head_bytes)
+    }
+
     /// The last stream that the client began.
     pub(super) fn last_stream(&self) -> u32 {
         self.last_stream
@@ -199,6 +214,9 @@ impl Budget {
     }
 
     fn pay(&mut self, frame: Frame) -> bool {
+        if matches!(frame.kind, HEADERS | CONTINUATION) {
+            self.head_bytes += frame.length;
+        }
         let cost = match frame.kind {
             DATA if frame.length > 0 => {
                 self.sent(frame.length);
@@ -244,6 +262,20 @@ mod tests {
     /// How many of these frames are taken at once, up to many.
     fn taken(budget: &mut Budget, frames: &[u8]) -> usize {
         (0..100_000).take_while(|_| budget.take(frames, 0)).count()
+    }
+
+    /// Reading the heads of one connection for 200 ms kept all others of its worker waiting.
+    #[test]
+    fn bytes_of_heads_are_counted() {
+        let mut budget = budget();
+        let frames = [
+            frame(HEADERS, 0, 1, 500),
+            frame(CONTINUATION, 4, 1, 70),
+            frame(DATA, 0, 1, 9000),
+            frame(PING, 0, 0, 8),
+        ];
+        assert!(budget.take(&frames.concat(), 0));
+        assert_eq!([budget.take_head_bytes(), budget.take_head_bytes()], [570, 0]);
     }
 
     /// Floods of these cost seconds of a core.

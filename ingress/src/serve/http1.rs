@@ -1,11 +1,14 @@
 //! HTTP/1.1 connections of clients.
 
+use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::BytesMut;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -14,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::stream::Stream;
 use super::tunnel;
 use crate::access_log::WorkerLog;
+use crate::body::RequestBody;
 use crate::connection::{Connection, Phase};
 use crate::deadline::in_time;
 use crate::handler::handle;
@@ -41,7 +45,11 @@ where
     let settings = connection.context.settings();
     let service = {
         let connection = connection.clone();
-        service_fn(move |request| handle(InFlight::begin(connection.clone()), request))
+        service_fn(move |request: Request<Incoming>| {
+            let in_flight = InFlight::begin(connection.clone(), None);
+            let response = handle(in_flight, request.map(RequestBody::Http1));
+            async move { Ok::<_, Infallible>(response.await) }
+        })
     };
     stream.serve_http1();
     // hyper's own header time-out stays off: it would register a timer for each request, where

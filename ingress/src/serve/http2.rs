@@ -1,66 +1,94 @@
 //! HTTP/2 connections of clients.
+//!
+//! The library `h2` reads and writes frames, and says which requests have come; each is served by
+//! a task of the worker's own thread.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 
-use hyper::rt::Executor;
-use hyper::server::conn::http2::Builder;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use h2::server::{Builder, Handshake, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::stream::Stream;
+use super::tunnel;
+use crate::body::RequestBody;
 use crate::connection::Connection;
 use crate::handler::handle;
 use crate::in_flight::InFlight;
 use crate::request::check::max_header_list;
+use crate::responder::Responder;
+use crate::response::ResponseBody;
 use crate::settings::{
     CONNECTION_WINDOW, LINGER, MAX_RESETS_CAUSED, MAX_RESETS_UNSEEN, STREAM_SEND_BUFFER,
     STREAM_WINDOW,
 };
+use crate::stalled::StreamState;
 
-/// Runs each stream of a connection in a task of the worker's own thread.
-#[derive(Clone, Debug)]
-struct Streams(Rc<Connection>);
+/// Where a connection is.
+enum Http<S> {
+    Begins(Handshake<Stream<S>, Bytes>),
+    Serves(h2::server::Connection<Stream<S>, Bytes>),
+}
 
-impl<F> Executor<F> for Streams
+impl<S> Http<S>
 where
-    F: Future + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    fn execute(&self, stream: F) {
-        let connection = self.0.clone();
-        let state = connection.take_begun_stream();
-        tokio::task::spawn_local(async move {
-            // The stream is dropped here, and its request with it, before the connection looks at
-            // what is left.
-            let is_stalled = {
-                let mut stream = pin!(stream);
-                poll_fn(|cx| {
-                    if stream.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(false);
+    fn new(connection: &Connection, stream: Stream<S>) -> Http<S> {
+        let settings = connection.context.settings();
+        let mut builder = Builder::new();
+        builder
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(settings.max_streams)
+            .max_header_list_size(max_header_list(settings.max_header_bytes))
+            .max_send_buffer_size(STREAM_SEND_BUFFER)
+            .max_pending_accept_reset_streams(MAX_RESETS_UNSEEN)
+            .max_local_error_reset_streams(Some(MAX_RESETS_CAUSED))
+            .enable_connect_protocol();
+        Http::Begins(builder.handshake(stream))
+    }
+
+    /// Serves the requests that come; ready once the connection has ended.
+    fn poll(&mut self, cx: &mut Context<'_>, connection: &Rc<Connection>) -> Poll<()> {
+        loop {
+            match self {
+                Http::Begins(handshake) => match ready!(pin!(handshake).poll(cx)) {
+                    Ok(http) => *self = Http::Serves(http),
+                    Err(error) => {
+                        tracing::debug!(%error, "no HTTP/2 connection");
+                        return Poll::Ready(());
                     }
-                    // While hyper waits for the client to open the stream's window it polls
-                    // nothing of ours, so time-out and memory are looked at here: dropping the
-                    // stream resets it.
-                    let Some(state) = &state else { return Poll::Pending };
-                    if !state.deadline.poll_killed(cx) {
-                        connection.on_pending_stream(state);
+                },
+                Http::Serves(http) => match ready!(http.poll_accept(cx)) {
+                    Some(Ok((request, respond))) => begin(connection, request, respond),
+                    Some(Err(error)) => {
+                        tracing::debug!(%error, "connection ended");
+                        return Poll::Ready(());
                     }
-                    match state.deadline.poll_killed(cx) {
-                        true => Poll::Ready(true),
-                        false => Poll::Pending,
-                    }
-                })
-                .await
-            };
-            let Some(state) = state else { return };
-            connection.end_stream(&state);
-            if is_stalled && !state.made_room() {
-                connection.on_stalled_stream();
+                    None => return Poll::Ready(()),
+                },
             }
-        });
+        }
+    }
+
+    /// Takes no more requests, and ends once those in flight have ended; false if it has not begun
+    /// yet.
+    fn shut_down(&mut self) -> bool {
+        match self {
+            Http::Begins(_) => false,
+            Http::Serves(http) => {
+                http.graceful_shutdown();
+                true
+            }
+        }
     }
 }
 
@@ -69,37 +97,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     stream.serve_http2();
-    let settings = connection.context.settings();
-    let service = {
-        let connection = connection.clone();
-        // The stream's state is made here, not in the handler's future: hyper gives the stream
-        // to the executor next, which takes the state.
-        //
-        // It is boxed because it is several times as large as all that a response needs, which a
-        // stream's task would hold for as long as its client takes nothing.
-        service_fn(move |request| Box::pin(handle(InFlight::begin(connection.clone()), request)))
-    };
-    let http = Builder::new(Streams(connection.clone()))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(settings.max_streams)
-        .max_header_list_size(max_header_list(settings.max_header_bytes))
-        .max_send_buf_size(STREAM_SEND_BUFFER)
-        .max_pending_accept_reset_streams(MAX_RESETS_UNSEEN)
-        .max_local_error_reset_streams(MAX_RESETS_CAUSED)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut http = pin!(http);
+    let mut http = Http::new(&connection, stream);
     let mut ending = false;
     let deadline = connection.deadline();
     poll_fn(|cx| {
         if connection.context.is_draining() && !ending {
-            ending = true;
-            http.as_mut().graceful_shutdown();
+            ending = http.shut_down();
         }
-        if let Poll::Ready(served) = http.as_mut().poll(cx) {
-            if let Err(error) = served {
-                tracing::debug!(%error, "connection ended");
-            }
+        if http.poll(cx, &connection).is_ready() {
             return Poll::Ready(());
         }
         if deadline.poll_killed(cx) || (connection.is_flooded() && deadline.poll_fired(cx)) {
@@ -113,10 +118,175 @@ where
         }
         // Idle for too long: GOAWAY, and a moment for the client to close.
         ending = true;
-        http.as_mut().graceful_shutdown();
+        if !http.shut_down() {
+            return Poll::Ready(());
+        }
         deadline.arm(LINGER.into());
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await;
+}
+
+/// Begins a task that serves a request.
+fn begin(connection: &Rc<Connection>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+    let state = connection.begin_stream(Responder::new(respond));
+    let serving = serve_stream(connection, &state, request);
+    let connection = connection.clone();
+    tokio::task::spawn_local(async move {
+        // The request is dropped here, before the connection looks at what is left.
+        let is_stalled = {
+            let mut serving = pin!(serving);
+            poll_fn(|cx| {
+                if serving.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                // While the client does not open the stream's window nothing else is polled, so
+                // time-out and memory are looked at here: dropping the stream resets it.
+                if !state.deadline.poll_killed(cx) {
+                    connection.on_pending_stream(&state);
+                }
+                match state.deadline.poll_killed(cx) {
+                    true => Poll::Ready(true),
+                    false => Poll::Pending,
+                }
+            })
+            .await
+        };
+        state.responder.give_up();
+        connection.end_stream(&state);
+        if is_stalled && !state.made_room() {
+            connection.on_stalled_stream();
+        }
+    });
+}
+
+/// Serves one request. It is in flight at once, before its task is polled.
+fn serve_stream(
+    connection: &Rc<Connection>,
+    state: &Rc<StreamState>,
+    request: Request<RecvStream>,
+) -> impl Future<Output = ()> + 'static {
+    let in_flight = InFlight::begin(connection.clone(), Some(state.clone()));
+    let (parts, body) = request.into_parts();
+    let is_head = parts.method == Method::HEAD;
+    // What follows CONNECT is no body.
+    let (body, tunnel) = match parts.method {
+        Method::CONNECT => (RequestBody::Empty, Some(body)),
+        _ => (RequestBody::of_stream(body, &parts.headers, state), None),
+    };
+    // It is boxed because it is several times as large as all that a response needs, which the
+    // task holds for as long as the client takes nothing.
+    let mut handling = Box::pin(handle(in_flight, Request::from_parts(parts, body)));
+    let (connection, state) = (connection.clone(), state.clone());
+    async move {
+        let responder = &state.responder;
+        let response = poll_fn(|cx| match handling.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Pending => responder.poll_reset(cx).map(|()| None),
+        })
+        .await;
+        drop(handling);
+        let Some(response) = response else { return };
+        let (head, mut body) = response.into_parts();
+        let mut head = Response::from_parts(head, ());
+        let headers = head.headers_mut();
+        if !headers.contains_key(header::DATE) {
+            headers.insert(header::DATE, connection.context.date());
+        }
+        let is_tunnel = tunnel.is_some() && head.status().is_success();
+        let is_all = !is_tunnel && (is_head || body.is_end_stream());
+        if !body.is_end_stream()
+            && !is_tunnel
+            && head.status() != StatusCode::NO_CONTENT
+            && let Some(length) = body.size_hint().exact()
+        {
+            let headers = head.headers_mut();
+            headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+        }
+        let Some(mut send) = responder.respond(head, is_all) else { return };
+        if is_all {
+            return;
+        }
+        if is_tunnel {
+            if let (Some(receive), Some(upstream)) = (tunnel, body.take_tunnel()) {
+                let timeout = connection.context.settings().tunnel_timeout;
+                Box::pin(tunnel::serve_stream(&state, timeout, (send, receive), upstream)).await;
+            }
+            return;
+        }
+        // The request's stream is read by nobody who could tell of a reset.
+        drop(tunnel);
+        let mut body = pin!(body);
+        let mut piece = None;
+        poll_fn(|cx| poll_send(&mut send, body.as_mut(), &mut piece, cx)).await;
+    }
+}
+
+/// A piece of a body that waits for room in the client's window, and whether it is the last.
+type Piece = Option<(Bytes, bool)>;
+
+/// Sends a response's body as the client takes it; ready once nothing more is sent.
+fn poll_send(
+    send: &mut SendStream<Bytes>,
+    mut body: std::pin::Pin<&mut ResponseBody>,
+    piece: &mut Piece,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    loop {
+        if send.poll_reset(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if let Some((data, is_last)) = piece.take() {
+            while send.capacity() == 0 {
+                match send.poll_capacity(cx) {
+                    Poll::Ready(Some(Ok(_))) => {}
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                    Poll::Pending => {
+                        *piece = Some((data, is_last));
+                        return Poll::Pending;
+                    }
+                }
+            }
+            if send.send_data(data, is_last).is_err() || is_last {
+                return Poll::Ready(());
+            }
+            continue;
+        }
+        // Room is asked for only once there is something to send: other streams need it too.
+        let frame = match ready!(body.as_mut().poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "response broken off");
+                send.send_reset(Reason::INTERNAL_ERROR);
+                return Poll::Ready(());
+            }
+            None => {
+                let _ = send.send_data(Bytes::new(), true);
+                return Poll::Ready(());
+            }
+        };
+        match frame.into_data() {
+            Ok(data) if data.is_empty() => {
+                let is_last = body.is_end_stream();
+                if is_last {
+                    let _ = send.send_data(data, true);
+                    return Poll::Ready(());
+                }
+            }
+            Ok(data) => {
+                // No more than what says that the stream waits; the library asks for the rest when
+                // it has the piece.
+                send.reserve_capacity(1);
+                *piece = Some((data, body.is_end_stream()));
+            }
+            Err(frame) => {
+                send.reserve_capacity(0);
+                if let Ok(trailers) = frame.into_trailers() {
+                    let _ = send.send_trailers(trailers);
+                }
+                return Poll::Ready(());
+            }
+        }
+    }
 }

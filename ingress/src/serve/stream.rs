@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop;
 
 use super::frames::{Budget, Cursor, Ended, go_away};
 use crate::connection::{Connection, Phase};
@@ -23,6 +24,16 @@ use crate::settings::LINGER_BYTES;
 /// A head and a body that are together no larger are copied into one piece before they are
 /// written: the kernel takes longer to look at two slices than we to copy these few bytes.
 const JOINED_BYTES: usize = 2 << 10;
+
+/// A task may do 128 units of work before it is the turn of others, by tokio's counting, which
+/// takes a read of any size as one. Each byte of a compressed head can stand for a field of
+/// thousands of bytes, so that a single read may take a millisecond.
+const HEAD_BYTES_PER_UNIT: usize = 64;
+/// The same of large writes: a client that begins to download fills megabytes of socket buffers,
+/// and hundreds that do so at one time would keep others waiting for a second.
+const WRITTEN_BYTES_PER_UNIT: usize = 4 << 10;
+const LARGE_WRITE: usize = 16 << 10;
+const MAX_UNITS: usize = 128;
 
 /// The stream, with bytes that were read from it before.
 #[derive(Debug)]
@@ -46,6 +57,8 @@ pub(super) struct Stream<S> {
 struct Frames {
     budget: Budget,
     written: Cursor,
+    /// The last bytes held large heads, which take long to read: others go first.
+    yields: bool,
     /// The client floods us: bytes of it that are still read, before the connection is closed.
     flood: Option<usize>,
 }
@@ -57,7 +70,22 @@ struct Kept {
     status: u16,
 }
 
+/// Takes units of work from those that the task has before it is the turn of others.
+fn spend(units: usize, cx: &mut Context<'_>) {
+    for _ in 0..units.min(MAX_UNITS) {
+        let Poll::Ready(unit) = coop::poll_proceed(cx) else { return };
+        unit.made_progress();
+    }
+}
+
 impl Frames {
+    /// Lets large heads use up the time that the connection has before it is the turn of others.
+    fn spend(&mut self, cx: &mut Context<'_>) {
+        let units = self.budget.take_head_bytes() / HEAD_BYTES_PER_UNIT;
+        self.yields = units > 0;
+        spend(units, cx);
+    }
+
     /// So many bytes of the slices were written.
     fn wrote(&mut self, written: usize, slices: &[IoSlice<'_>], shard: &Shard) {
         self.budget.sent(written);
@@ -94,7 +122,8 @@ impl<S> Stream<S> {
     /// HTTP/2 begins.
     pub(super) fn serve_http2(&mut self) {
         let budget = Budget::new(self.connection.context.deadlines.now());
-        self.frames = Some(Box::new(Frames { budget, written: Cursor::default(), flood: None }));
+        let written = Cursor::default();
+        self.frames = Some(Box::new(Frames { budget, written, yields: false, flood: None }));
     }
 
     fn is_flooded(&self) -> bool {
@@ -133,10 +162,14 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
         &mut self,
         written: Poll<io::Result<usize>>,
         slices: &[IoSlice<'_>],
+        cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         match &written {
             Poll::Ready(Ok(written)) => {
                 self.connection.on_write();
+                if *written >= LARGE_WRITE {
+                    spend(*written / WRITTEN_BYTES_PER_UNIT, cx);
+                }
                 if let Some(frames) = &mut self.frames {
                     frames.wrote(*written, slices, self.connection.context.shard());
                 }
@@ -145,6 +178,12 @@ impl<S: AsyncWrite + Unpin> Stream<S> {
             Poll::Ready(Err(_)) => {}
         }
         written
+    }
+
+    /// Writes an interim response.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Stream { stream, connection, .. } = self;
+        connection.write_interim(|bytes| Pin::new(&mut *stream).poll_write(cx, bytes))
     }
 
     /// Writes what was kept back after all: more came behind it.
@@ -229,6 +268,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
         if self.is_flooded() {
             return self.poll_forget(cx);
         }
+        if self.frames.as_ref().is_some_and(|frames| frames.yields) {
+            ready!(coop::poll_proceed(cx)).made_progress();
+        }
         let before = buffer.filled().len();
         if self.first.is_empty() {
             ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
@@ -245,10 +287,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Stream<S> {
             self.connection.on_read();
             let now = self.connection.context.deadlines.now();
             let read = &buffer.filled()[before..];
-            if self.frames.as_mut().is_some_and(|frames| !frames.budget.take(read, now)) {
-                buffer.set_filled(before);
-                self.end_flood(cx);
-                return self.poll_forget(cx);
+            if let Some(frames) = &mut self.frames {
+                if !frames.budget.take(read, now) {
+                    buffer.set_filled(before);
+                    self.end_flood(cx);
+                    return self.poll_forget(cx);
+                }
+                frames.spend(cx);
             }
         } else {
             self.ended = true;
@@ -266,6 +311,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         if self.kept.is_some() {
             ready!(self.poll_kept(cx))?;
         }
+        if self.connection.is_interim_begun() {
+            ready!(self.poll_interim(cx))?;
+        }
         if self.keep_back(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
@@ -273,7 +321,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
             return Poll::Ready(Ok(bytes.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.wrote(written, &[IoSlice::new(bytes)])
+        self.wrote(written, &[IoSlice::new(bytes)], cx)
     }
 
     fn poll_write_vectored(
@@ -290,11 +338,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         if self.kept.is_some() {
             ready!(self.poll_kept(cx))?;
         }
+        if self.connection.is_interim_begun() {
+            ready!(self.poll_interim(cx))?;
+        }
         if self.is_flooded() {
             return Poll::Ready(Ok(length));
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.wrote(written, slices)
+        self.wrote(written, slices, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -307,9 +358,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stream<S> {
         }
         // Everything before it has been written: hyper flushes its own bytes first.
         if self.connection.is_passing_on() {
-            let Stream { stream, connection, .. } = &mut *self;
-            let write = |bytes: &[u8]| Pin::new(&mut *stream).poll_write(cx, bytes);
-            ready!(connection.write_interim(write))?;
+            ready!(self.poll_interim(cx))?;
         }
         Pin::new(&mut self.stream).poll_flush(cx)
     }

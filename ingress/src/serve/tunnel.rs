@@ -1,35 +1,123 @@
-//! A connection that has changed protocols: bytes are passed both ways until both sides have
-//! ended, or neither has sent anything for too long.
+//! A connection, or an HTTP/2 stream (RFC 8441), that has changed protocols: bytes are passed both
+//! ways until both sides have ended, or neither has sent anything for too long.
 
+use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional};
+use bytes::{Buf as _, Bytes, BytesMut};
+use h2::{RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy_bidirectional};
 
 use super::stream::Stream;
 use crate::connection::{Connection, Phase};
-use crate::deadline::in_time;
+use crate::deadline::{Ticks, in_time};
+use crate::stalled::StreamState;
 use crate::upstream::Upstream;
 
 /// `early` are the bytes that the client sent behind its request: the endpoint gets them only
 /// now, after its 101.
 pub(super) async fn serve<S>(
     connection: &Rc<Connection>,
-    mut stream: Stream<S>,
+    stream: Stream<S>,
     early: BytesMut,
     upstream: Upstream,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     connection.enter(Phase::Exchange, connection.context.settings().tunnel_timeout);
-    let Some((mut endpoint, first)) = upstream.into_tunnel() else { return };
-    let copied = async {
-        endpoint.write_all(&early).await?;
-        stream.write_all(&first).await?;
-        // All bytes of either direction pass the client's stream, which puts the deadline off.
-        copy_bidirectional(&mut stream, &mut endpoint).await
-    };
+    // All bytes of either direction pass the client's stream, which puts the deadline off.
+    let copied = copy(stream, &early, upstream);
     if let Some(Err(error)) = in_time(copied, connection.deadline()).await {
         tracing::debug!(%error, "tunnel ended");
+    }
+}
+
+/// The same for a stream of HTTP/2.
+pub(super) async fn serve_stream(
+    state: &StreamState,
+    timeout: Ticks,
+    (send, receive): (SendStream<Bytes>, RecvStream),
+    upstream: Upstream,
+) {
+    state.deadline.arm(timeout);
+    let stream = Http2Stream { send, receive, read: Bytes::new(), state, timeout };
+    if let Some(Err(error)) = in_time(copy(stream, &[], upstream), &state.deadline).await {
+        tracing::debug!(%error, "tunnel ended");
+    }
+}
+
+async fn copy<S>(mut stream: S, early: &[u8], upstream: Upstream) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some((mut endpoint, first)) = upstream.into_tunnel() else { return Ok(()) };
+    endpoint.write_all(early).await?;
+    stream.write_all(&first).await?;
+    copy_bidirectional(&mut stream, &mut endpoint).await.map(drop)
+}
+
+/// A stream of HTTP/2 as a stream of bytes.
+struct Http2Stream<'s> {
+    send: SendStream<Bytes>,
+    receive: RecvStream,
+    /// What was received and is not read yet.
+    read: Bytes,
+    state: &'s StreamState,
+    timeout: Ticks,
+}
+
+impl AsyncRead for Http2Stream<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.read.is_empty() {
+            match ready!(self.receive.poll_data(cx)) {
+                Some(Ok(data)) => self.read = data,
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let length = self.read.len().min(buffer.remaining());
+        buffer.put_slice(&self.read[..length]);
+        self.read.advance(length);
+        // The client may send as much again.
+        let _ = self.receive.flow_control().release_capacity(length);
+        self.state.deadline.arm(self.timeout);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Http2Stream<'_> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.send.reserve_capacity(bytes.len());
+        while self.send.capacity() == 0 {
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        let length = bytes.len().min(self.send.capacity());
+        let data = Bytes::copy_from_slice(&bytes[..length]);
+        self.send.send_data(data, false).map_err(io::Error::other)?;
+        self.state.deadline.arm(self.timeout);
+        Poll::Ready(Ok(length))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The connection's task writes what it has been given.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(io::Error::other))
     }
 }

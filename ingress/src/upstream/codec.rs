@@ -11,6 +11,7 @@ use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::head::{ResponseConnection, is_forbidden_trailer, is_hop_by_hop};
+use crate::interim::InterimHead;
 
 /// Bytes of a response's head, and of the trailers of a chunked body: more than for requests,
 /// because endpoints are trusted further than clients, and may set large cookies and policies.
@@ -72,7 +73,7 @@ pub(crate) struct Interim {
     /// The endpoint wants the request's body.
     pub(crate) is_continued: bool,
     /// The last one, as it is to be passed on.
-    pub(crate) passed: Option<Vec<u8>>,
+    pub(crate) passed: Option<InterimHead>,
 }
 
 /// Reads the head of a final response from the front of `buffer`; `None` when it is not all there,
@@ -110,39 +111,27 @@ pub(crate) fn read_head(
 
 /// An interim response as a client gets it; `None` for 100 (Continue), which each hop sends for
 /// itself.
-fn passed_on(bytes: &Bytes) -> Result<Option<Vec<u8>>, BadResponse> {
+fn passed_on(bytes: &Bytes) -> Result<Option<InterimHead>, BadResponse> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     if !matches!(response.parse(bytes), Ok(httparse::Status::Complete(_))) {
         return Err(BadResponse::Head);
     }
-    let code = response.code.unwrap_or_default();
-    let status = StatusCode::from_u16(code).map_err(|_| BadResponse::Head)?;
+    let status = StatusCode::from_u16(response.code.unwrap_or_default());
+    let status = status.map_err(|_| BadResponse::Head)?;
     if status == StatusCode::CONTINUE {
         return Ok(None);
     }
-    let reason = status.canonical_reason().unwrap_or_default();
-    let mut out = format!("HTTP/1.1 {code} {reason}\r\n").into_bytes();
+    let mut headers = HeaderMap::new();
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| BadResponse::Head)?;
-        let frames = matches!(
-            name,
-            header::CONNECTION
-                | header::CONTENT_LENGTH
-                | header::TRANSFER_ENCODING
-                | header::UPGRADE
-        );
-        if frames || is_hop_by_hop(&name) {
-            continue;
+        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
+            .map_err(|_| BadResponse::Head)?;
+        if InterimHead::passes(&name) {
+            headers.append(name, value);
         }
-        // The parser has let no line break pass.
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(field.value);
-        out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(b"\r\n");
-    Ok(Some(out))
+    Ok(Some(InterimHead { status, headers }))
 }
 
 /// Where the head ends: behind its first empty line.
@@ -642,7 +631,7 @@ mod tests {
             |interim: &mut Interim| read_head(&mut buffer, &mut headers, asked, interim).unwrap();
         assert!(read(&mut interim).is_none());
         assert!(interim.is_any && interim.is_continued);
-        let passed = String::from_utf8(interim.passed.take().unwrap()).unwrap();
+        let passed = String::from_utf8(interim.passed.take().unwrap().to_http1()).unwrap();
         let expected = "HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n";
         assert_eq!(passed, expected);
         assert_eq!(read(&mut interim).unwrap().status, 200);

@@ -3,6 +3,7 @@
 //! A request that one connection could not get answered is sent over another one as it was
 //! encoded, if that speaks the same.
 
+use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::HeaderMap;
 use http_body::Frame;
 
+use super::client_body::Source;
 use super::codec::{Asked, Head};
 use super::encode_http2::http2_request;
 use super::failure::Failure;
@@ -23,9 +25,14 @@ use super::streamed::Streamed;
 use super::transport::{self, Transport};
 use crate::body::RequestBody;
 use crate::head::RequestHead;
+use crate::interim::InterimHead;
 use crate::origin::{Origin, RequestId, Rules};
 use crate::snapshot::Endpoint;
 use crate::wire::Wire;
+
+/// Bytes of a response's body that are read although nobody wants them: opening another connection
+/// costs more.
+const MAX_SKIPPED_BYTES: usize = 64 << 10;
 
 /// A connection to an endpoint, and the exchange that it is busy with.
 #[derive(Debug)]
@@ -100,7 +107,9 @@ impl Upstream {
             Protocol::Http1(http1) => http1.begin(head, body, max_body, context),
             Protocol::Http2(http2) => {
                 if let Some(request) = http2_request(head, http2.wire.scheme(), context) {
-                    http2.begin(Streamed::new(request, body, head.framing, max_body));
+                    let (origin, rules, _) = context;
+                    let body = Source::new(head, body, max_body, (origin, rules));
+                    http2.begin(Streamed::new(request, body, head.expects_continue()));
                 }
             }
         }
@@ -117,6 +126,11 @@ impl Upstream {
             _ => return false,
         }
         true
+    }
+
+    /// Whether the request can be sent again: nothing of it was let go of.
+    pub(crate) fn is_whole(&self) -> bool {
+        either!(&self.protocol, connection => connection.is_whole())
     }
 
     /// Takes the request back, to be sent again over another connection; none when part of it is
@@ -142,28 +156,23 @@ impl Upstream {
     }
 
     /// An interim response that has come, to be passed on before the rest is read.
-    pub(crate) fn take_interim(&mut self) -> Option<Vec<u8>> {
-        match &mut self.protocol {
-            Protocol::Http1(http1) => http1.take_interim(),
-            Protocol::Http2(_) => None,
-        }
+    pub(crate) fn take_interim(&mut self) -> Option<InterimHead> {
+        either!(&mut self.protocol, connection => connection.take_interim())
     }
 
     /// Whether the request's body is held back until the endpoint asks for it.
     pub(crate) fn holds_body(&self) -> bool {
-        matches!(&self.protocol, Protocol::Http1(http1) if http1.holds_body())
+        either!(&self.protocol, connection => connection.holds_body())
     }
 
     /// Whether the rest of the request's body is not read, because the endpoint does not want it.
     pub(crate) fn refuses_body(&self) -> bool {
-        matches!(&self.protocol, Protocol::Http1(http1) if http1.refuses_body())
+        either!(&self.protocol, connection => connection.refuses_body())
     }
 
     /// Sends a body that was held back although the endpoint has not asked for it.
     pub(crate) fn send_body(&mut self) {
-        if let Protocol::Http1(http1) = &mut self.protocol {
-            http1.send_body();
-        }
+        either!(&mut self.protocol, connection => connection.send_body());
     }
 
     /// The next piece of the response's body; goes on sending the request's body meanwhile.
@@ -198,6 +207,27 @@ impl Upstream {
     /// connection: it is the endpoint's word that the request may go to another one.
     pub(crate) fn is_refused(&self) -> bool {
         matches!(&self.protocol, Protocol::Http2(http2) if http2.is_refused())
+    }
+
+    /// The endpoint has ended this request alone, so the age of the connection is not the reason.
+    pub(crate) fn was_reset(&self) -> bool {
+        matches!(&self.protocol, Protocol::Http2(http2) if http2.was_reset())
+    }
+
+    /// Reads the rest of a response's body that nobody wants, if that is little, so that the
+    /// connection can serve another request.
+    pub(crate) async fn skip_rest(&mut self) -> Result<(), Failure> {
+        let mut left = MAX_SKIPPED_BYTES;
+        while !self.is_read() && left > 0 {
+            match poll_fn(|cx| self.poll_frame(cx)).await {
+                Some(frame) => {
+                    let length = frame?.data_ref().map_or(0, Bytes::len);
+                    left = left.saturating_sub(length);
+                }
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     /// Whether it is the client that has to go on: all that it sent has been sent on.

@@ -7,7 +7,7 @@ use std::io::Write as _;
 
 use http::header::{self, HeaderMap, HeaderName};
 
-use crate::head::{Framing, Names, RequestHead, named_by_connection, tokens};
+use crate::head::{Framing, RequestHead, kept_back, tokens};
 use crate::origin::{Origin, RequestId, Rules, X_FORWARDED_HOST, X_FORWARDED_PORT, X_REQUEST_ID};
 
 /// Writes the head for an endpoint.
@@ -28,16 +28,10 @@ pub(super) fn write_request(
     out.extend_from_slice(b" HTTP/1.1\r\nhost: ");
     out.extend_from_slice(request.host().as_bytes());
     out.extend_from_slice(b"\r\n");
-    let mut named = match request.survey.has_connection {
-        true => named_by_connection(request.headers),
-        false => Names::new(),
-    };
-    if let Some(edits) = request.edits {
-        named.extend(edits.removed.iter().cloned());
-    }
+    let named = kept_back(request);
     let mut after_cookie = false;
     for (name, value) in request.headers {
-        if !goes_on(name, origin.trusted, rules) || named.contains(name) {
+        if !goes_on(name, origin.trusted, rules.allow_underscores) || named.contains(name) {
             continue;
         }
         // A map yields the values of a name in one row.
@@ -160,7 +154,7 @@ fn write_trusted_origin(
 
 /// Whether a request's field is forwarded as it is. What is not is either for this hop only
 /// (RFC 9110 section 7.6.1), or is written by [`write_request`].
-pub(super) fn goes_on(name: &HeaderName, trusted: bool, rules: &Rules) -> bool {
+pub(super) fn goes_on(name: &HeaderName, trusted: bool, allow_underscores: bool) -> bool {
     let name = name.as_str();
     match name {
         "host"
@@ -180,7 +174,7 @@ pub(super) fn goes_on(name: &HeaderName, trusted: bool, rules: &Rules) -> bool {
         | "x-real-ip" => false,
         "forwarded" | "x-request-id" => trusted,
         _ if name.starts_with("x-forwarded-") => trusted,
-        _ => rules.allow_underscores || !name.as_bytes().contains(&b'_'),
+        _ => allow_underscores || !name.as_bytes().contains(&b'_'),
     }
 }
 

@@ -9,7 +9,7 @@ use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request};
 
 use super::encode::{accepts_trailers, goes_on};
-use crate::head::{Framing, Names, RequestHead, named_by_connection};
+use crate::head::{Framing, RequestHead, kept_back};
 use crate::origin::{
     Origin, RequestId, Rules, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT,
     X_FORWARDED_PROTO, X_REAL_IP, X_REQUEST_ID,
@@ -26,15 +26,9 @@ pub(super) fn http2_request(
     *head.uri_mut() = uri(request, scheme)?;
     let headers = head.headers_mut();
     headers.reserve(request.headers.len() + 8);
-    let mut named = match request.survey.has_connection {
-        true => named_by_connection(request.headers),
-        false => Names::new(),
-    };
-    if let Some(edits) = request.edits {
-        named.extend(edits.removed.iter().cloned());
-    }
+    let named = kept_back(request);
     for (name, value) in request.headers {
-        if goes_on(name, origin.trusted, rules) && !named.contains(name) {
+        if goes_on(name, origin.trusted, rules.allow_underscores) && !named.contains(name) {
             headers.append(name, value.clone());
         }
     }
@@ -92,6 +86,9 @@ fn add_framing(headers: &mut HeaderMap, request: &RequestHead<'_>) {
                 }
             }
         }
+    }
+    if request.expects_continue() {
+        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
     }
     if request.survey.has_te && accepts_trailers(request.headers) {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::client_body::BodyError;
 use super::codec::BadResponse;
 use crate::body::BodyBroken;
 
@@ -21,4 +22,13 @@ pub(crate) enum Failure {
     TooLarge,
     #[error("the request's body ended early")]
     Downstream(#[source] Option<BodyBroken>),
+}
+
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Failure {
+        match error {
+            BodyError::TooLarge => Failure::TooLarge,
+            BodyError::Client(error) => Failure::Downstream(error),
+        }
+    }
 }

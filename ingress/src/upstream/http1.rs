@@ -13,6 +13,7 @@ use http::header::HeaderMap;
 use http_body::Frame;
 use tokio::io::AsyncReadExt as _;
 
+use super::client_body::Source;
 use super::codec::{self, Asked, BadResponse, Decoded, Decoder, Head, Interim};
 use super::encode::write_request;
 use super::failure::Failure;
@@ -20,6 +21,7 @@ use super::outgoing::{Outgoing, Unsent};
 use super::transport::Transport;
 use crate::body::RequestBody;
 use crate::head::RequestHead;
+use crate::interim::InterimHead;
 use crate::origin::{Origin, RequestId, Rules};
 use crate::wire::Wire;
 
@@ -76,12 +78,12 @@ impl Http1 {
     ) {
         let (origin, rules, id) = context;
         write_request(self.outgoing.head(), head, origin, rules, id);
-        self.outgoing.set_body(body, head.framing, max_body);
+        self.outgoing.set_body(Source::new(head, body, max_body, (origin, rules)));
         if head.expects_continue() {
             self.outgoing.hold_body();
         }
         let (is_head, upgrade) = (head.is_head(), head.upgrade.is_some());
-        self.expect(Asked { is_head, upgrade, interim: !head.is_http2 });
+        self.expect(Asked { is_head, upgrade, interim: true });
     }
 
     /// Takes a request that another connection did not get answered.
@@ -154,7 +156,7 @@ impl Http1 {
     }
 
     /// An interim response that has come. While it is here, the rest of the response is not read.
-    pub(crate) fn take_interim(&mut self) -> Option<Vec<u8>> {
+    pub(crate) fn take_interim(&mut self) -> Option<InterimHead> {
         self.interim.passed.take()
     }
 
@@ -250,6 +252,11 @@ impl Http1 {
         self.stream.is_idle_now()
     }
 
+    /// Whether the request can be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        self.outgoing.is_whole()
+    }
+
     /// Takes the request back, to be sent again over another connection; none when part of it is
     /// no longer there.
     pub(crate) fn take_back(&mut self) -> Option<(Outgoing, Asked)> {
@@ -268,8 +275,7 @@ impl Http1 {
         match ready!(self.outgoing.poll_send(&mut self.stream, cx)) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(Unsent::Endpoint(error)) => Poll::Ready(Err(Failure::Unanswered(Some(error)))),
-            Err(Unsent::TooLarge) => Poll::Ready(Err(Failure::TooLarge)),
-            Err(Unsent::Client(error)) => Poll::Ready(Err(Failure::Downstream(error))),
+            Err(Unsent::Body(error)) => Poll::Ready(Err(error.into())),
         }
     }
 
@@ -279,13 +285,14 @@ impl Http1 {
         match self.outgoing.poll_send(&mut self.stream, cx) {
             Poll::Pending | Poll::Ready(Ok(())) => Ok(None),
             Poll::Ready(Err(Unsent::Endpoint(error))) => Ok(Some(error)),
-            Poll::Ready(Err(Unsent::TooLarge)) => Err(Failure::TooLarge),
-            Poll::Ready(Err(Unsent::Client(error))) => Err(Failure::Downstream(error)),
+            Poll::Ready(Err(Unsent::Body(error))) => Err(error.into()),
         }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.read.capacity() - self.read.len() < MIN_ROOM {
+            // A request that waits for its response holds no room for it.
+            ready!(self.stream.poll_readable(cx))?;
             self.read.reserve(self.read_size);
         }
         let room = self.read.capacity() - self.read.len();

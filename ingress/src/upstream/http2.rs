@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
-use http::Response;
 use http::header::{self, HeaderMap};
+use http::{Response, StatusCode};
 use http_body::Frame;
 
 use super::codec::{BadResponse, Decoder, Head};
@@ -21,6 +21,7 @@ use super::failure::Failure;
 use super::shared::StreamPermit;
 use super::streamed::{Streamed, Unsendable};
 use crate::head::{is_hop_by_hop, without_forbidden};
+use crate::interim::InterimHead;
 use crate::wire::Wire;
 
 /// A request over a shared connection.
@@ -31,11 +32,14 @@ pub(crate) struct Http2 {
     outgoing: Option<Streamed>,
     send: Option<SendStream<Bytes>>,
     receiving: Receiving,
+    interim: Option<InterimHead>,
     /// Bytes of the response's body that are still to come, where its length is known.
     remaining: Option<u64>,
     received: u64,
     /// The endpoint says that it has not looked at the request.
     is_refused: bool,
+    /// The endpoint has ended the stream, and not the connection.
+    was_reset: bool,
 }
 
 /// What comes next of the response.
@@ -56,9 +60,11 @@ impl Http2 {
             outgoing: None,
             send: None,
             receiving: Receiving::Nothing,
+            interim: None,
             remaining: None,
             received: 0,
             is_refused: false,
+            was_reset: false,
         }
     }
 
@@ -85,13 +91,48 @@ impl Http2 {
             self.send_head()?;
         }
         self.poll_send(cx)?;
+        if self.interim.is_some() {
+            return Poll::Pending;
+        }
         let Receiving::Head(response) = &mut self.receiving else {
             return Poll::Ready(Err(Failure::Unanswered(None)));
         };
+        while let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+            let status = interim.status();
+            if status != StatusCode::CONTINUE {
+                self.interim = Some(passed_on(interim));
+                return Poll::Pending;
+            }
+            if let Some(outgoing) = self.outgoing.as_mut().filter(|o| o.holds_body()) {
+                outgoing.send_body();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
         match ready!(Pin::new(response).poll(cx)) {
             Ok(response) => Poll::Ready(self.take_head(response, headers)),
             Err(error) => Poll::Ready(Err(self.no_head(error))),
         }
+    }
+
+    /// An interim response that has come, to be passed on before the rest is read.
+    pub(super) fn take_interim(&mut self) -> Option<InterimHead> {
+        self.interim.take()
+    }
+
+    pub(super) fn holds_body(&self) -> bool {
+        self.outgoing.as_ref().is_some_and(Streamed::holds_body)
+    }
+
+    /// Sends a body that was held back although the endpoint has not asked for it.
+    pub(super) fn send_body(&mut self) {
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.send_body();
+        }
+    }
+
+    pub(super) fn refuses_body(&self) -> bool {
+        self.outgoing.as_ref().is_some_and(Streamed::refuses_body)
     }
 
     /// Opens the stream.
@@ -117,6 +158,9 @@ impl Http2 {
         headers: &mut HeaderMap,
     ) -> Result<Head, Failure> {
         let (parts, body) = response.into_parts();
+        if let Some(outgoing) = &mut self.outgoing {
+            outgoing.refuse_held_body();
+        }
         *headers = parts.headers;
         let hop_by_hop: Vec<_> =
             headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
@@ -143,6 +187,7 @@ impl Http2 {
         // (RFC 9113 section 8.7).
         let is_refusal = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
         self.is_refused = error.is_remote() && (error.is_go_away() || is_refusal);
+        self.was_reset = error.is_reset();
         self.receiving = Receiving::End;
         if error.is_library() {
             return BadResponse::Head.into();
@@ -249,6 +294,16 @@ impl Http2 {
         self.is_refused
     }
 
+    /// The endpoint has ended the stream, and not the connection.
+    pub(super) fn was_reset(&self) -> bool {
+        self.was_reset
+    }
+
+    /// Whether the request can be sent again.
+    pub(super) fn is_whole(&self) -> bool {
+        self.outgoing.as_ref().is_some_and(Streamed::is_whole)
+    }
+
     /// Whether it is the client that has to go on.
     pub(super) fn waits_for_client(&self) -> bool {
         self.outgoing.as_ref().is_some_and(Streamed::waits_for_client)
@@ -278,6 +333,16 @@ impl Drop for Http2 {
             send.send_reset(Reason::CANCEL);
         }
     }
+}
+
+fn passed_on(interim: Response<()>) -> InterimHead {
+    let (parts, ()) = interim.into_parts();
+    let mut headers = parts.headers;
+    let others: Vec<_> = headers.keys().filter(|n| !InterimHead::passes(n)).cloned().collect();
+    for name in others {
+        headers.remove(name);
+    }
+    InterimHead { status: parts.status, headers }
 }
 
 fn broken(error: h2::Error) -> Failure {

@@ -10,12 +10,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::header::HeaderMap;
-use http_body::Frame;
 use tokio::io::AsyncWrite;
 
+use super::client_body::{BodyError, Piece, Source};
 use super::transport::Transport;
-use crate::body::{BodyBroken, RequestBody};
-use crate::head::{Framing, is_forbidden_trailer};
 
 /// Pieces of a body up to this size are copied behind the head, to be sent with it in one call;
 /// a larger one is sent from where it is. A copy of this size is cheaper than a second slice.
@@ -26,12 +24,17 @@ const KEPT_BYTES: usize = 4 << 10;
 
 /// Why the request could not be sent.
 #[derive(Debug)]
-pub(crate) enum Unsent {
+pub(super) enum Unsent {
     /// The endpoint takes no more.
     Endpoint(io::Error),
-    TooLarge,
-    /// The client's body broke off.
-    Client(Option<BodyBroken>),
+    /// The client's body cannot be sent on.
+    Body(BodyError),
+}
+
+impl From<BodyError> for Unsent {
+    fn from(error: BodyError) -> Unsent {
+        Unsent::Body(error)
+    }
 }
 
 /// The part of a request that is not sent yet, and the bytes of what is.
@@ -52,21 +55,6 @@ pub(crate) struct Outgoing {
     begun: bool,
     /// Bytes and frames that came and went.
     progress: u64,
-}
-
-/// Where more of the body comes from.
-#[derive(Debug, Default)]
-enum Source {
-    #[default]
-    Ended,
-    Client {
-        body: RequestBody,
-        framing: Framing,
-        taken: u64,
-        limit: u64,
-    },
-    /// The endpoint takes no more: what the client still sends is not read.
-    Refused,
 }
 
 impl Outgoing {
@@ -116,14 +104,9 @@ impl Outgoing {
         }
     }
 
-    /// The body that follows the head, and the bytes that it may have.
-    pub(crate) fn set_body(&mut self, body: RequestBody, framing: Framing, limit: u64) {
-        self.body = match framing {
-            Framing::None | Framing::Empty => Source::Ended,
-            Framing::Length(_) | Framing::Chunked => {
-                Source::Client { body, framing, taken: 0, limit }
-            }
-        };
+    /// The body that follows the head.
+    pub(super) fn set_body(&mut self, body: Source) {
+        self.body = body;
     }
 
     /// All of the request, with its body, has been sent.
@@ -137,7 +120,7 @@ impl Outgoing {
 
     /// Whether it is the client that has to go on: all that it sent has been sent on.
     pub(crate) fn waits_for_client(&self) -> bool {
-        matches!(self.body, Source::Client { .. }) && self.is_flushed() && !self.held
+        matches!(self.body, Source::Client(_)) && self.is_flushed() && !self.held
     }
 
     /// Whether any byte may have reached the endpoint.
@@ -148,7 +131,7 @@ impl Outgoing {
     /// Makes it ready to be sent again from its beginning; false when part of it is no longer
     /// there.
     pub(crate) fn rewind(&mut self) -> bool {
-        if !self.whole || matches!(self.body, Source::Refused) {
+        if !self.is_whole() {
             return false;
         }
         self.sent = 0;
@@ -156,8 +139,13 @@ impl Outgoing {
         true
     }
 
+    /// Whether it can be sent again from its beginning.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole && !matches!(self.body, Source::Refused)
+    }
+
     /// Sends what there is; ready once everything has been sent.
-    pub(crate) fn poll_send(
+    pub(super) fn poll_send(
         &mut self,
         stream: &mut Transport,
         cx: &mut Context<'_>,
@@ -178,7 +166,7 @@ impl Outgoing {
             if waits {
                 return Poll::Pending;
             }
-            if !matches!(self.body, Source::Client { .. }) {
+            if !matches!(self.body, Source::Client(_)) {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -192,24 +180,14 @@ impl Outgoing {
             return Poll::Pending;
         }
         while self.piece.is_empty() && self.buffer.len() - self.sent < COPIED_BYTES {
-            let Source::Client { body, .. } = &mut self.body else { break };
-            // Hyper gives the end of a body that outlasts its response only when the client's next
-            // request has come, but knows of it as soon as the last data is taken.
-            let frame = match body.is_ended() {
-                true => None,
-                false => ready!(body.poll_frame(cx)),
-            };
-            let frame = match frame {
-                None => None,
-                Some(Ok(frame)) => Some(frame),
-                Some(Err(error)) => return Poll::Ready(Err(Unsent::Client(Some(error)))),
-            };
+            let Source::Client(body) = &mut self.body else { break };
+            let piece = ready!(body.poll_piece(cx))?;
+            let is_chunked = body.is_chunked();
             self.make_room();
             self.progress += 1;
-            match frame.map(Frame::into_data) {
-                Some(Ok(data)) => self.add_data(data)?,
-                Some(Err(frame)) => self.end_body(frame.into_trailers().ok().as_ref())?,
-                None => self.end_body(None)?,
+            match piece {
+                Piece::Data(data) => self.add_data(data, is_chunked),
+                Piece::End(trailers) => self.end_body(trailers.as_ref(), is_chunked),
             }
         }
         Poll::Ready(Ok(()))
@@ -224,25 +202,14 @@ impl Outgoing {
         }
     }
 
-    fn add_data(&mut self, data: Bytes) -> Result<(), Unsent> {
-        let Source::Client { framing, taken, limit, .. } = &mut self.body else { return Ok(()) };
-        *taken += data.len() as u64;
-        if *taken > *limit {
-            return Err(Unsent::TooLarge);
-        }
-        if let Framing::Length(length) = framing
-            && *taken > *length
-        {
-            return Err(Unsent::Client(None));
-        }
+    fn add_data(&mut self, data: Bytes, is_chunked: bool) {
         if data.is_empty() {
-            return Ok(());
+            return;
         }
-        let chunked = *framing == Framing::Chunked;
-        if chunked {
+        if is_chunked {
             write!(self.buffer, "{:x}\r\n", data.len()).expect("a Vec takes any bytes");
         }
-        let end: &'static [u8] = if chunked { b"\r\n" } else { b"" };
+        let end: &'static [u8] = if is_chunked { b"\r\n" } else { b"" };
         if data.len() <= COPIED_BYTES {
             self.buffer.extend_from_slice(&data);
             self.buffer.extend_from_slice(end);
@@ -251,30 +218,21 @@ impl Outgoing {
             self.piece_end = end;
             self.whole = false;
         }
-        Ok(())
     }
 
-    fn end_body(&mut self, trailers: Option<&HeaderMap>) -> Result<(), Unsent> {
-        let Source::Client { framing, taken, .. } = &self.body else { return Ok(()) };
-        if let Framing::Length(length) = framing {
-            // The endpoint still waits for the rest, so the connection cannot go on.
-            if taken != length {
-                return Err(Unsent::Client(None));
-            }
-        } else {
-            self.buffer.extend_from_slice(b"0\r\n");
-            for (name, value) in trailers.into_iter().flatten() {
-                if !is_forbidden_trailer(name) {
-                    self.buffer.extend_from_slice(name.as_str().as_bytes());
-                    self.buffer.extend_from_slice(b": ");
-                    self.buffer.extend_from_slice(value.as_bytes());
-                    self.buffer.extend_from_slice(b"\r\n");
-                }
-            }
+    fn end_body(&mut self, trailers: Option<&HeaderMap>, is_chunked: bool) {
+        self.body = Source::Ended;
+        if !is_chunked {
+            return;
+        }
+        self.buffer.extend_from_slice(b"0\r\n");
+        for (name, value) in trailers.into_iter().flatten() {
+            self.buffer.extend_from_slice(name.as_str().as_bytes());
+            self.buffer.extend_from_slice(b": ");
+            self.buffer.extend_from_slice(value.as_bytes());
             self.buffer.extend_from_slice(b"\r\n");
         }
-        self.body = Source::Ended;
-        Ok(())
+        self.buffer.extend_from_slice(b"\r\n");
     }
 
     fn is_flushed(&self) -> bool {

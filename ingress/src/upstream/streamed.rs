@@ -9,11 +9,9 @@ use bytes::Bytes;
 use h2::SendStream;
 use http::Request;
 use http::header::HeaderMap;
-use http_body::Frame;
 
+use super::client_body::{BodyError, Piece, Source};
 use super::failure::Failure;
-use crate::body::{BodyBroken, RequestBody};
-use crate::head::{Framing, without_forbidden};
 
 /// Bytes of a body that are kept to be sent again; as much as of an HTTP/1.1 request.
 const KEPT_BYTES: usize = 16 << 10;
@@ -26,17 +24,21 @@ const KEPT_PIECES: usize = 32;
 pub(super) enum Unsendable {
     /// The endpoint takes no more.
     Endpoint,
-    TooLarge,
-    /// The client's body broke off.
-    Client(Option<BodyBroken>),
+    /// The client's body cannot be sent on.
+    Body(BodyError),
+}
+
+impl From<BodyError> for Unsendable {
+    fn from(error: BodyError) -> Unsendable {
+        Unsendable::Body(error)
+    }
 }
 
 impl Unsendable {
     pub(super) fn into_failure(self) -> Failure {
         match self {
             Unsendable::Endpoint => Failure::Unanswered(None),
-            Unsendable::TooLarge => Failure::TooLarge,
-            Unsendable::Client(error) => Failure::Downstream(error),
+            Unsendable::Body(error) => error.into(),
         }
     }
 }
@@ -58,38 +60,16 @@ pub(crate) struct Streamed {
     body: Source,
     /// The end of the request was sent.
     is_ended: bool,
+    /// The body is held back until the endpoint asks for it.
+    is_held: bool,
     progress: u64,
 }
 
-/// Where more of the body comes from.
-#[derive(Debug)]
-enum Source {
-    Ended,
-    Client {
-        body: RequestBody,
-        framing: Framing,
-        taken: u64,
-        limit: u64,
-    },
-    /// The endpoint takes no more: what the client still sends is not read.
-    Refused,
-}
-
 impl Streamed {
-    /// A request whose body may have `limit` bytes.
-    pub(super) fn new(
-        request: Request<()>,
-        body: RequestBody,
-        framing: Framing,
-        limit: u64,
-    ) -> Streamed {
-        let body = match framing {
-            Framing::None | Framing::Empty => Source::Ended,
-            Framing::Length(_) | Framing::Chunked => {
-                Source::Client { body, framing, taken: 0, limit }
-            }
-        };
+    /// A request with its body.
+    pub(super) fn new(request: Request<()>, body: Source, is_held: bool) -> Streamed {
         Streamed {
+            is_held,
             request,
             kept: Vec::new(),
             kept_bytes: 0,
@@ -114,11 +94,37 @@ impl Streamed {
     /// Makes it ready to be sent again from its beginning; false when part of it is no longer
     /// there.
     pub(super) fn rewind(&mut self) -> bool {
-        if !self.is_whole || matches!(self.body, Source::Refused) {
+        if !self.is_whole() {
             return false;
         }
         (self.at, self.piece, self.is_ended) = (0, Bytes::new(), false);
         true
+    }
+
+    /// Whether it can be sent again from its beginning.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole && !matches!(self.body, Source::Refused)
+    }
+
+    pub(super) fn holds_body(&self) -> bool {
+        self.is_held
+    }
+
+    /// Sends the body from now on.
+    pub(super) fn send_body(&mut self) {
+        self.is_held = false;
+    }
+
+    /// Lets go of a body that is still held back: the endpoint does not want it.
+    pub(super) fn refuse_held_body(&mut self) {
+        if std::mem::take(&mut self.is_held) {
+            self.body = Source::Refused;
+        }
+    }
+
+    /// Whether the rest of the body is not read, because the endpoint does not want it.
+    pub(super) fn refuses_body(&self) -> bool {
+        matches!(self.body, Source::Refused)
     }
 
     pub(super) fn is_sent(&self) -> bool {
@@ -131,7 +137,8 @@ impl Streamed {
 
     /// Whether it is the client that has to go on: all that it sent has been sent on.
     pub(super) fn waits_for_client(&self) -> bool {
-        matches!(self.body, Source::Client { .. })
+        matches!(self.body, Source::Client(_))
+            && !self.is_held
             && self.piece.is_empty()
             && self.at == self.kept.len()
     }
@@ -143,6 +150,10 @@ impl Streamed {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Unsendable>> {
         while !self.is_ended {
+            if self.is_held {
+                // Reading the response tells when to go on.
+                return Poll::Pending;
+            }
             if let Err(Unsendable::Endpoint) = ready!(self.poll_pieces(send, cx)) {
                 // Kept as it is while it could still be sent again over another connection.
                 if !self.is_whole {
@@ -153,7 +164,7 @@ impl Streamed {
             match &self.body {
                 Source::Ended => self.end(send)?,
                 Source::Refused => return Poll::Ready(Err(Unsendable::Endpoint)),
-                Source::Client { .. } => match self.poll_take(cx) {
+                Source::Client(_) => match self.poll_take(cx) {
                     Poll::Ready(taken) => taken?,
                     // To be told when the endpoint resets the stream meanwhile.
                     Poll::Pending => match send.poll_reset(cx) {
@@ -202,32 +213,25 @@ impl Streamed {
 
     /// Takes the next piece from the client, once all before it were sent.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsendable>> {
-        let Source::Client { body, framing, taken, limit } = &mut self.body else {
-            return Poll::Ready(Ok(()));
-        };
-        let frame = match body.is_ended() {
-            true => None,
-            false => ready!(body.poll_frame(cx)),
-        };
+        let Source::Client(body) = &mut self.body else { return Poll::Ready(Ok(())) };
+        let piece = ready!(body.poll_piece(cx))?;
         self.progress += 1;
-        match frame.map(|frame| frame.map(Frame::into_data)) {
-            Some(Err(error)) => Poll::Ready(Err(Unsendable::Client(Some(error)))),
-            Some(Ok(Ok(data))) => {
-                *taken += data.len() as u64;
-                if *taken > *limit {
-                    return Poll::Ready(Err(Unsendable::TooLarge));
-                }
-                if matches!(framing, Framing::Length(length) if *taken > *length) {
-                    return Poll::Ready(Err(Unsendable::Client(None)));
-                }
+        match piece {
+            Piece::Data(data) => {
                 // The last piece carries the end of the request.
                 let is_last = body.is_ended();
+                if is_last {
+                    body.end(None)?;
+                    self.body = Source::Ended;
+                }
                 self.add(data);
-                Poll::Ready(if is_last { self.end_body(None) } else { Ok(()) })
             }
-            Some(Ok(Err(frame))) => Poll::Ready(self.end_body(frame.into_trailers().ok())),
-            None => Poll::Ready(self.end_body(None)),
+            Piece::End(trailers) => {
+                self.body = Source::Ended;
+                self.trailers = trailers;
+            }
         }
+        Poll::Ready(Ok(()))
     }
 
     fn add(&mut self, data: Bytes) {
@@ -245,17 +249,6 @@ impl Streamed {
             self.at = 0;
             self.piece = data;
         }
-    }
-
-    fn end_body(&mut self, trailers: Option<HeaderMap>) -> Result<(), Unsendable> {
-        if let Source::Client { framing: Framing::Length(length), taken, .. } = &self.body
-            && taken != length
-        {
-            return Err(Unsendable::Client(None));
-        }
-        self.body = Source::Ended;
-        self.trailers = trailers.map(without_forbidden).filter(|trailers| !trailers.is_empty());
-        Ok(())
     }
 
     /// Sends the end of a request whose data has all been sent.

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::frames::{HEADERS, PING, PREFACE, PRIORITY, SETTINGS, frame};
+use super::frames::{HEADERS, PING, PREFACE, PRIORITY, SETTINGS, frame, literal};
 use super::kit::{Client, Endpoint, Speaks, World, eventually, ingress, read_request, service};
 use crate::support::{Net, PATIENCE};
 
@@ -164,12 +164,6 @@ async fn cookie_parts_are_one_field_to_the_endpoint() {
         let cookies: Vec<_> = seen.lines().filter(|line| line.starts_with("cookie:")).collect();
         assert_eq!(cookies, ["cookie: a=1; b=2"], "{seen}");
     }
-}
-
-/// A literal field that is not put into any table, without Huffman coding (RFC 7541 section 6.2.2).
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let (name, value) = (name.as_bytes(), value.as_bytes());
-    [&[0, name.len() as u8], name, &[value.len() as u8], value].concat()
 }
 
 /// Heads that the library resets by itself were counted nowhere.

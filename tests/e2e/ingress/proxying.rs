@@ -241,6 +241,23 @@ async fn trailers_pass_to_clients() {
 }
 
 #[tokio::test]
+async fn trailers_that_are_not_announced_reach_http2_clients() {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+        5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n";
+    let (world, _endpoint) = canned_world(answer).await;
+    for speaks in ALL {
+        let mut client = Client::connect(&world, speaks, "a.com").await;
+        let request = Request::get("http://a.com/").header("te", "trailers");
+        let response = client.send(request.body(Full::default()).unwrap()).await.unwrap();
+        let body = response.into_body().collect().await.unwrap();
+        let is_http2 = matches!(speaks, Speaks::Http2 | Speaks::Http2OverTls);
+        let sum = body.trailers().and_then(|trailers| trailers.get("x-sum"));
+        assert_eq!(sum.is_some(), is_http2, "{speaks:?}");
+        assert_eq!(body.to_bytes(), "hello", "{speaks:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_response_that_breaks_off_is_no_whole_response() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello",

@@ -4,8 +4,8 @@
 
 use http::{HeaderName, Method};
 
-use super::headers::is_of_connection;
 use super::value::{OrElse as _, Read, boolean, list};
+use crate::head::is_of_connection;
 use crate::template::Template;
 
 /// How requests of one Ingress are asked about.

@@ -5,6 +5,7 @@
 use http::{HeaderName, HeaderValue};
 
 use super::value::{OrElse as _, Read, Unserved};
+use crate::head::is_of_connection;
 use crate::template::Template;
 
 /// What one Ingress changes of fields.
@@ -78,23 +79,6 @@ fn pair(to: &mut Option<(String, String)>, value: &str) -> Read {
         }
     };
     Ok(())
-}
-
-/// Fields that frame a message or belong to one connection.
-pub(super) fn is_of_connection(name: &HeaderName) -> bool {
-    matches!(
-        name.as_str(),
-        "connection"
-            | "content-length"
-            | "expect"
-            | "host"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "trailer"
-            | "transfer-encoding"
-            | "upgrade"
-    )
 }
 
 /// `Name: value` lines, without empty ones and comments.

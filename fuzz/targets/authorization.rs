@@ -1,0 +1,5 @@
+//! See [`ingress::fuzz::authorization`].
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| ingress::fuzz::authorization(data));

@@ -1,0 +1,217 @@
+//! WebSockets over HTTP/2 (RFC 8441), towards endpoints that speak HTTP/1.1.
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::ext::Protocol;
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::kit::{Endpoint, World, annotated, eventually, field, ingress, read_request, service};
+use crate::support::{Net, PATIENCE};
+
+/// Answers by the path: as a WebSocket that sends back what it gets, or in another way.
+async fn endpoint(net: &Net) -> Endpoint {
+    Endpoint::raw(net.addr(10, 9000), |mut stream| async move {
+        let mut early = Vec::new();
+        let Some(request) = read_request(&mut stream, &mut early).await else { return };
+        let request = String::from_utf8(request).unwrap();
+        assert!(early.is_empty(), "nothing comes before the 101");
+        let accept = derive_accept_key(field(&request, "sec-websocket-key").unwrap().as_bytes());
+        let answer = match request.split(' ').nth(1).unwrap() {
+            "/refused" => {
+                "403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno".to_owned()
+            }
+            "/plain" => "200 OK\r\nContent-Length: 2\r\n\r\nok".to_owned(),
+            path => {
+                let accept = if path == "/wrong" { "other" } else { &accept };
+                format!(
+                    "101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                     Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+                )
+            }
+        };
+        let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
+        if request.starts_with("GET /chat ") {
+            for line in ["host: a.com", "upgrade: websocket", "sec-websocket-version: 13"] {
+                assert!(request.contains(&format!("\r\n{line}\r\n")), "{line}: {request}");
+            }
+        }
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            let _ = stream.write_all(&buffer[..read]).await;
+        }
+    })
+    .await
+}
+
+async fn client(world: &World) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(world.http).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let sender = sender.ready().await.unwrap();
+    eventually("extended CONNECT is announced", || {
+        let is_known = sender.is_extended_connect_protocol_enabled();
+        async move { is_known.then_some(()) }
+    })
+    .await;
+    sender
+}
+
+async fn ask(
+    sender: &mut SendRequest<Bytes>,
+    path: &str,
+    protocol: &'static str,
+) -> (Response<RecvStream>, SendStream<Bytes>) {
+    let request = Request::connect(format!("http://a.com{path}"));
+    let request = request.header("sec-websocket-version", "13").header("origin", "http://a.com");
+    let request = request.extension(Protocol::from_static(protocol)).body(()).unwrap();
+    let (response, send) = sender.send_request(request, false).unwrap();
+    let response = tokio::time::timeout(PATIENCE, response).await.expect("an answer");
+    (response.unwrap(), send)
+}
+
+async fn read(body: &mut RecvStream, length: usize) -> Vec<u8> {
+    let mut all = Vec::new();
+    while all.len() < length {
+        let data = tokio::time::timeout(PATIENCE, body.data()).await.expect("data");
+        let data = data.unwrap().unwrap();
+        body.flow_control().release_capacity(data.len()).unwrap();
+        all.extend(data);
+    }
+    all
+}
+
+/// Waits for the end, before which nothing more comes.
+async fn ends(body: &mut RecvStream) {
+    while let Some(data) = tokio::time::timeout(PATIENCE, body.data()).await.expect("an end") {
+        assert_eq!(data.unwrap(), "");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_http2_becomes_a_websocket() {
+    let net = Net::new();
+    let _endpoint = endpoint(&net).await;
+    let manifests =
+        service("web", &["127.N.N.10"]) + &ingress("i", &[("a.com", "Prefix", "/", "web")]);
+    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let mut sender = client(&world).await;
+    let (response, mut send) = ask(&mut sender, "/chat", "websocket").await;
+    assert_eq!(response.status(), 200);
+    let names: HeaderMap = response.headers().clone();
+    assert_eq!(names["sec-websocket-protocol"], "chat");
+    for name in ["sec-websocket-accept", "upgrade", "connection", "content-length"] {
+        assert!(!names.contains_key(name), "{name}: {names:?}");
+    }
+    let mut body = response.into_body();
+    for message in ["hello", "again"] {
+        send.send_data(message.into(), false).unwrap();
+        assert_eq!(read(&mut body, 5).await, message.as_bytes());
+    }
+    // More than all windows hold, so that both ways have to go on.
+    let sent = tokio::spawn(async move {
+        for _ in 0..256 {
+            send.reserve_capacity(4096);
+            let mut left = Bytes::from(vec![b'x'; 4096]);
+            while !left.is_empty() {
+                let room = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
+                let room = room.unwrap().unwrap().min(left.len());
+                send.send_data(left.split_to(room), false).unwrap();
+                send.reserve_capacity(left.len());
+            }
+        }
+        send.send_data(Bytes::new(), true).unwrap();
+    });
+    assert_eq!(read(&mut body, 256 * 4096).await.len(), 256 * 4096);
+    sent.await.unwrap();
+    // The endpoint ends after the client has.
+    ends(&mut body).await;
+    // Other streams of the connection go on.
+    let (response, _) = ask(&mut sender, "/refused", "websocket").await;
+    assert_eq!(response.status(), 403);
+}
+
+#[tokio::test]
+async fn what_is_no_websocket_is_not_taken_for_one() {
+    let net = Net::new();
+    let _endpoint = endpoint(&net).await;
+    let manifests =
+        service("web", &["127.N.N.10"]) + &ingress("i", &[("a.com", "Prefix", "/", "web")]);
+    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let mut sender = client(&world).await;
+    for (path, protocol, status) in [
+        ("/refused", "websocket", 403),
+        ("/plain", "websocket", 502),
+        ("/wrong", "websocket", 502),
+        ("/chat", "connect-udp", 405),
+    ] {
+        let (response, _send) = ask(&mut sender, path, protocol).await;
+        assert_eq!(response.status(), status, "{path} {protocol}");
+    }
+}
+
+/// A WebSocket counts until it ends, and no longer.
+#[tokio::test]
+async fn a_websocket_is_in_flight_until_it_ends() {
+    let net = Net::new();
+    let _endpoint = endpoint(&net).await;
+    let limit = [("nginx.ingress.kubernetes.io/limit-connections", "1")];
+    let manifests = service("web", &["127.N.N.10"]) + &annotated("i", "a.com", "web", &limit);
+    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let mut sender = client(&world).await;
+    let (response, mut send) = ask(&mut sender, "/chat", "websocket").await;
+    assert_eq!(response.status(), 200);
+    let (second, _) = ask(&mut sender, "/chat", "websocket").await;
+    assert_eq!(second.status(), 503);
+    send.send_data(Bytes::new(), true).unwrap();
+    let mut body = response.into_body();
+    ends(&mut body).await;
+    let mut other = client(&world).await;
+    for attempt in 0.. {
+        let (next, _) = ask(&mut other, "/refused", "websocket").await;
+        if next.status() == 403 {
+            break;
+        }
+        assert!(attempt < 1000, "{:?}", next.status());
+    }
+}
+
+/// A connection that had become a WebSocket did not count for its endpoint any more.
+#[tokio::test]
+async fn websockets_of_both_versions_count_for_their_endpoint() {
+    let net = Net::new();
+    let _endpoint = endpoint(&net).await;
+    let limit = [("switchyard.dev/max-connections-per-endpoint", "1")];
+    let manifests = service("web", &["127.N.N.10"]) + &annotated("i", "a.com", "web", &limit);
+    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let mut sender = client(&world).await;
+    for over_http2 in [false, true] {
+        let mut tunnel = None;
+        let mut socket = TcpStream::connect(world.http).await.unwrap();
+        if over_http2 {
+            let (response, send) = ask(&mut sender, "/chat", "websocket").await;
+            assert_eq!(response.status(), 200);
+            tunnel = Some((response, send));
+        } else {
+            let request = "GET /chat HTTP/1.1\r\nHost: a.com\r\nConnection: Upgrade\r\n\
+                Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n\r\n";
+            socket.write_all(request.as_bytes()).await.unwrap();
+            let mut head = [0; 12];
+            socket.read_exact(&mut head).await.unwrap();
+            assert_eq!(&head, b"HTTP/1.1 101");
+        }
+        let (second, _) = ask(&mut sender, "/refused", "websocket").await;
+        assert_eq!(second.status(), 503, "{over_http2}");
+        drop((tunnel, socket));
+        for attempt in 0.. {
+            let (next, _) = ask(&mut sender, "/refused", "websocket").await;
+            if next.status() == 403 {
+                break;
+            }
+            assert!(attempt < 1000, "{:?}", next.status());
+        }
+    }
+}
