@@ -69,6 +69,9 @@ http { $nginx_http access_log $2;
     server_name $host;
     ssl_certificate $out/tls.crt;
     ssl_certificate_key $out/tls.key;
+    # Without them a client resumes, and does no full handshake: wrk does so over TLS 1.2.
+    ssl_session_tickets off;
+    ssl_session_cache off;
     location / { proxy_pass http://web; }
   }
 $(if [ "$1" = nginx ]; then cat <<GRPC
@@ -90,6 +93,8 @@ start_haproxy() {
 global
   nbthread 1
   maxconn 4096
+  tune.ssl.cachesize 0
+  ssl-default-bind-options no-tls-tickets
 defaults
   mode http
   timeout connect 5s

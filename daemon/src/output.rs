@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, fstat};
 use rustix::io::Errno;
 
 /// What a pipe that is ready to be written takes without blocking (pipe(7), PIPE_BUF).
@@ -16,6 +17,8 @@ const PIPE_BUF: usize = 4096;
 pub struct Output<O> {
     out: O,
     patience: Timespec,
+    /// Bytes that one write takes without blocking.
+    at_once: usize,
     is_stalled: AtomicBool,
     /// The last lines were written in part.
     is_torn: AtomicBool,
@@ -32,7 +35,11 @@ impl<O: AsFd> Output<O> {
         let patience = Timespec::try_from(patience)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a time that is too long"))?;
         let no = || AtomicBool::new(false);
-        Ok(Output { out, patience, is_stalled: no(), is_torn: no() })
+        // A regular file has no reader to wait for.
+        let is_file = fstat(&out)
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+        let at_once = if is_file { usize::MAX } else { PIPE_BUF };
+        Ok(Output { out, patience, at_once, is_stalled: no(), is_torn: no() })
     }
 
     /// Writes all of `lines`; false if it could not be written, or not all of it.
@@ -62,7 +69,7 @@ impl<O: AsFd> Output<O> {
                 Err(Errno::INTR) => continue,
                 Err(_) => return false,
             }
-            match rustix::io::write(&self.out, &rest[..rest.len().min(PIPE_BUF)]) {
+            match rustix::io::write(&self.out, &rest[..rest.len().min(self.at_once)]) {
                 Ok(0) => return false,
                 Ok(written) => rest = &rest[written..],
                 // Another process took the room: wait for more.

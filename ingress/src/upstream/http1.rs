@@ -291,6 +291,8 @@ impl Http1 {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.read.capacity() - self.read.len() < MIN_ROOM {
+            // A request that waits for its response holds no room for it.
+            ready!(self.stream.poll_readable(cx))?;
             self.read.reserve(self.read_size);
         }
         let room = self.read.capacity() - self.read.len();

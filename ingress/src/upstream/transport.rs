@@ -92,6 +92,14 @@ impl Transport {
         matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
+    /// Waits until a read may give something. Over TLS only the read itself tells.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Transport::Tcp(stream) => stream.poll_read_ready(cx),
+            Transport::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     /// Whether what was written may still be held back, until it is flushed.
     pub(crate) fn holds_back(&self) -> bool {
         matches!(self, Transport::Tls(_))
