@@ -52,7 +52,7 @@ impl Handshake {
     }
 }
 
-/// Makes a request for a WebSocket what it is over HTTP/2, and gives its key; `None` for every other.
+/// Makes a request for a WebSocket what it is over HTTP/2, and gives its key; `None` for others.
 pub(crate) fn over_http2(
     request: &mut Request<()>,
     upgrade: Option<&HeaderValue>,
