@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, StatusCode, Version};
+use http::{Method, Request, StatusCode, Version};
 
 /// What is hashed behind a key (RFC 6455 section 1.3).
 const ACCEPT_SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -52,8 +52,20 @@ impl Handshake {
     }
 }
 
+/// Makes a request for a WebSocket what it is over HTTP/2, and gives its key; `None` for others.
+pub(crate) fn over_http2(
+    request: &mut Request<()>,
+    upgrade: Option<&HeaderValue>,
+) -> Option<HeaderValue> {
+    upgrade.filter(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))?;
+    let key = request.headers_mut().remove(header::SEC_WEBSOCKET_KEY)?;
+    *request.method_mut() = Method::CONNECT;
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
+    Some(key)
+}
+
 /// What an endpoint answers to a key.
-fn accept_of(key: &HeaderValue) -> String {
+pub(crate) fn accept_of(key: &HeaderValue) -> String {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key.as_bytes());
     hash.update(ACCEPT_SUFFIX);

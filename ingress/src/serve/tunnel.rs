@@ -42,16 +42,21 @@ pub(super) async fn serve_stream(
     upstream: Upstream,
 ) {
     state.deadline.arm(timeout);
-    let stream = Http2Stream { send, receive, read: Bytes::new(), state, timeout };
+    let stream = Http2Stream { send, receive, read: Bytes::new(), idle: Some((state, timeout)) };
     if let Some(Err(error)) = in_time(copy(stream, &[], upstream), &state.deadline).await {
         tracing::debug!(%error, "tunnel ended");
     }
 }
 
-async fn copy<S>(mut stream: S, early: &[u8], upstream: Upstream) -> io::Result<()>
+async fn copy<S>(mut stream: S, early: &[u8], mut upstream: Upstream) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    if let Some((send, receive)) = upstream.take_stream() {
+        let mut endpoint = Http2Stream { send, receive, read: Bytes::new(), idle: None };
+        endpoint.write_all(early).await?;
+        return copy_bidirectional(&mut stream, &mut endpoint).await.map(drop);
+    }
     let Some((mut endpoint, first)) = upstream.into_tunnel() else { return Ok(()) };
     endpoint.write_all(early).await?;
     stream.write_all(&first).await?;
@@ -64,8 +69,16 @@ struct Http2Stream<'s> {
     receive: RecvStream,
     /// What was received and is not read yet.
     read: Bytes,
-    state: &'s StreamState,
-    timeout: Ticks,
+    /// The deadline that is put off by each byte, and how far.
+    idle: Option<(&'s StreamState, Ticks)>,
+}
+
+impl Http2Stream<'_> {
+    fn moved(&self) {
+        if let Some((state, timeout)) = self.idle {
+            state.deadline.arm(timeout);
+        }
+    }
 }
 
 impl AsyncRead for Http2Stream<'_> {
@@ -86,7 +99,7 @@ impl AsyncRead for Http2Stream<'_> {
         self.read.advance(length);
         // The client may send as much again.
         let _ = self.receive.flow_control().release_capacity(length);
-        self.state.deadline.arm(self.timeout);
+        self.moved();
         Poll::Ready(Ok(()))
     }
 }
@@ -108,7 +121,7 @@ impl AsyncWrite for Http2Stream<'_> {
         let length = bytes.len().min(self.send.capacity());
         let data = Bytes::copy_from_slice(&bytes[..length]);
         self.send.send_data(data, false).map_err(io::Error::other)?;
-        self.state.deadline.arm(self.timeout);
+        self.moved();
         Poll::Ready(Ok(length))
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use h2::{RecvStream, SendStream};
 use http::header::HeaderMap;
 use http_body::Frame;
 
@@ -28,6 +29,7 @@ use crate::head::RequestHead;
 use crate::interim::InterimHead;
 use crate::origin::{Origin, RequestId, Rules};
 use crate::snapshot::Endpoint;
+use crate::websocket::over_http2;
 use crate::wire::Wire;
 
 /// Bytes of a response's body that are read although nobody wants them: opening another connection
@@ -106,10 +108,14 @@ impl Upstream {
         match &mut self.protocol {
             Protocol::Http1(http1) => http1.begin(head, body, max_body, context),
             Protocol::Http2(http2) => {
-                if let Some(request) = http2_request(head, http2.wire.scheme(), context) {
+                if let Some(mut request) = http2_request(head, http2.wire.scheme(), context) {
                     let (origin, rules, _) = context;
                     let body = Source::new(head, body, max_body, (origin, rules));
-                    http2.begin(Streamed::new(request, body, head.expects_continue()));
+                    let tunnel = match http2.takes_tunnels() {
+                        true => over_http2(&mut request, head.upgrade),
+                        false => None,
+                    };
+                    http2.begin(Streamed::new(request, body, head.expects_continue(), tunnel));
                 }
             }
         }
@@ -280,6 +286,15 @@ impl Upstream {
     pub(super) fn shrink(&mut self) {
         if let Protocol::Http1(http1) = &mut self.protocol {
             http1.shrink();
+        }
+    }
+
+    /// The stream of HTTP/2 that has changed protocols. The connection counts it until this is
+    /// dropped.
+    pub(crate) fn take_stream(&mut self) -> Option<(SendStream<Bytes>, RecvStream)> {
+        match &mut self.protocol {
+            Protocol::Http1(_) => None,
+            Protocol::Http2(http2) => http2.take_stream(),
         }
     }
 

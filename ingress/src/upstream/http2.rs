@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::client::ResponseFuture;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use http_body::Frame;
 
@@ -22,6 +22,7 @@ use super::shared::StreamPermit;
 use super::streamed::{Streamed, Unsendable};
 use crate::head::{is_hop_by_hop, without_forbidden};
 use crate::interim::InterimHead;
+use crate::websocket::accept_of;
 use crate::wire::Wire;
 
 /// A request over a shared connection.
@@ -135,6 +136,20 @@ impl Http2 {
         self.outgoing.as_ref().is_some_and(Streamed::refuses_body)
     }
 
+    /// Whether the endpoint takes WebSockets (RFC 8441).
+    pub(super) fn takes_tunnels(&self) -> bool {
+        self.permit.sender().is_extended_connect_protocol_enabled()
+    }
+
+    /// The stream, once it has changed protocols.
+    pub(super) fn take_stream(&mut self) -> Option<(SendStream<Bytes>, RecvStream)> {
+        let receive = match std::mem::replace(&mut self.receiving, Receiving::End) {
+            Receiving::Data(receive) => receive,
+            _ => return None,
+        };
+        Some((self.send.take()?, receive))
+    }
+
     /// Opens the stream.
     fn send_head(&mut self) -> Result<(), Failure> {
         let Some(outgoing) = &mut self.outgoing else { return Err(Failure::Unanswered(None)) };
@@ -176,9 +191,19 @@ impl Http2 {
         let is_ended = body.is_end_stream();
         self.remaining = if is_ended { Some(0) } else { length };
         self.receiving = if is_ended { Receiving::End } else { Receiving::Data(body) };
-        let status = parts.status;
+        let tunnel = self.outgoing.as_ref().and_then(Streamed::tunnel);
+        let (status, upgrade) = match tunnel.filter(|_| parts.status.is_success()) {
+            None => (parts.status, None),
+            // As an HTTP/1.1 endpoint says it.
+            Some(key) => {
+                let accept = HeaderValue::try_from(accept_of(key));
+                let accept = accept.map(|accept| (header::SEC_WEBSOCKET_ACCEPT, accept));
+                headers.extend(accept.ok());
+                (StatusCode::SWITCHING_PROTOCOLS, Some(HeaderValue::from_static("websocket")))
+            }
+        };
         let body = Decoder::ENDED;
-        Ok(Head { status, reason: None, body, keep_alive: true, upgrade: None })
+        Ok(Head { status, reason: None, body, keep_alive: true, upgrade })
     }
 
     /// Why there is no head.

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use h2::SendStream;
 use http::Request;
-use http::header::HeaderMap;
+use http::header::{HeaderMap, HeaderValue};
 
 use super::client_body::{BodyError, Piece, Source};
 use super::failure::Failure;
@@ -62,13 +62,21 @@ pub(crate) struct Streamed {
     is_ended: bool,
     /// The body is held back until the endpoint asks for it.
     is_held: bool,
+    /// The key of a WebSocket: what follows the head is not sent from here.
+    tunnel: Option<HeaderValue>,
     progress: u64,
 }
 
 impl Streamed {
     /// A request with its body.
-    pub(super) fn new(request: Request<()>, body: Source, is_held: bool) -> Streamed {
+    pub(super) fn new(
+        request: Request<()>,
+        body: Source,
+        is_held: bool,
+        tunnel: Option<HeaderValue>,
+    ) -> Streamed {
         Streamed {
+            tunnel,
             is_held,
             request,
             kept: Vec::new(),
@@ -85,8 +93,10 @@ impl Streamed {
 
     /// The head to be sent, and whether it is all of the request.
     pub(super) fn head(&mut self) -> (Request<()>, bool) {
-        self.is_ended =
-            matches!(self.body, Source::Ended) && self.kept.is_empty() && self.trailers.is_none();
+        self.is_ended = matches!(self.body, Source::Ended)
+            && self.kept.is_empty()
+            && self.trailers.is_none()
+            && self.tunnel.is_none();
         self.progress += 1;
         (self.request.clone(), self.is_ended)
     }
@@ -104,6 +114,11 @@ impl Streamed {
     /// Whether it can be sent again from its beginning.
     pub(super) fn is_whole(&self) -> bool {
         self.is_whole && !matches!(self.body, Source::Refused)
+    }
+
+    /// The key of the WebSocket that is asked for.
+    pub(super) fn tunnel(&self) -> Option<&HeaderValue> {
+        self.tunnel.as_ref()
     }
 
     pub(super) fn holds_body(&self) -> bool {
@@ -150,7 +165,7 @@ impl Streamed {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Unsendable>> {
         while !self.is_ended {
-            if self.is_held {
+            if self.is_held || self.tunnel.is_some() {
                 // Reading the response tells when to go on.
                 return Poll::Pending;
             }

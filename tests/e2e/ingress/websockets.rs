@@ -1,4 +1,4 @@
-//! WebSockets over HTTP/2 (RFC 8441), towards endpoints that speak HTTP/1.1.
+//! WebSockets over HTTP/2 (RFC 8441), and towards endpoints of both versions.
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -214,4 +214,77 @@ async fn websockets_of_both_versions_count_for_their_endpoint() {
             assert!(attempt < 1000, "{:?}", next.status());
         }
     }
+}
+
+/// An endpoint that speaks HTTP/2 and takes WebSockets, which send back what they get.
+async fn http2_endpoint(net: &Net) -> Endpoint {
+    Endpoint::raw(net.addr(10, 9000), |stream| async move {
+        let mut builder = h2::server::Builder::new();
+        let handshake = builder.enable_connect_protocol().handshake(stream).await;
+        let Ok(mut connection) = handshake else { return };
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            tokio::spawn(async move {
+                let protocol = request.extensions().get::<Protocol>();
+                assert_eq!(protocol.map(Protocol::as_str), Some("websocket"));
+                assert_eq!(request.uri(), "http://a.com/chat");
+                for name in ["sec-websocket-key", "upgrade", "connection", "content-length"] {
+                    assert!(!request.headers().contains_key(name), "{name}");
+                }
+                let mut body = request.into_body();
+                let mut send = respond.send_response(Response::new(()), false).unwrap();
+                while let Some(Ok(data)) = body.data().await {
+                    let _ = body.flow_control().release_capacity(data.len());
+                    let _ = send.send_data(data, false);
+                }
+                let _ = send.send_data(Bytes::new(), true);
+            });
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn http2_endpoints_get_websockets_of_clients_of_both_versions() {
+    let net = Net::new();
+    let _endpoint = http2_endpoint(&net).await;
+    let h2c = "targetPort: 9000, appProtocol: kubernetes.io/h2c";
+    let manifests = service("web", &["127.N.N.10"]).replace("targetPort: 9000", h2c)
+        + &ingress("i", &[("a.com", "Prefix", "/", "web")]);
+    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let mut sender = client(&world).await;
+    let (response, mut send) = ask(&mut sender, "/chat", "websocket").await;
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key("sec-websocket-accept"));
+    let mut body = response.into_body();
+    for message in ["hello", "again"] {
+        send.send_data(message.into(), false).unwrap();
+        assert_eq!(read(&mut body, 5).await, message.as_bytes());
+    }
+    send.send_data(Bytes::new(), true).unwrap();
+    ends(&mut body).await;
+
+    let mut socket = TcpStream::connect(world.http).await.unwrap();
+    let key = "dGhlIHNhbXBsZSBub25jZQ==";
+    let request = format!(
+        "GET /chat HTTP/1.1\r\nHost: a.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert_eq!(field(&head, "upgrade"), Some("websocket"), "{head}");
+    let accept = derive_accept_key(key.as_bytes());
+    assert_eq!(field(&head, "sec-websocket-accept"), Some(&*accept), "{head}");
+    let mut echoed = [0; 5];
+    for message in [b"hello", b"again"] {
+        socket.write_all(message).await.unwrap();
+        socket.read_exact(&mut echoed).await.unwrap();
+        assert_eq!(&echoed, message);
+    }
+    socket.shutdown().await.unwrap();
+    assert_eq!(socket.read(&mut echoed).await.unwrap(), 0);
 }
