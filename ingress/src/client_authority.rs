@@ -379,8 +379,8 @@ fn untrusted(error: &webpki::Error) -> Untrusted {
     }
 }
 
-/// The algorithm of the signature of a certificate or a revocation list: both are a sequence of what
-/// is signed, the algorithm, and the signature (RFC 5280 sections 4.1 and 5.1).
+/// The algorithm of the signature of a certificate or a revocation list: both are a sequence of
+/// what is signed, the algorithm, and the signature (RFC 5280 sections 4.1 and 5.1).
 fn signature_algorithm(der: &[u8]) -> Option<&[u8]> {
     let (whole, _) = element(der)?;
     let (_, after) = element(whole)?;

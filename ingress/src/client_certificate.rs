@@ -296,8 +296,8 @@ mod tests {
         check("no list", &of_other, &[&good], Err(Untrusted::NoRevocationList));
     }
 
-    /// `openssl req` and `openssl x509 -req` of the documentation of ingress-nginx make certificates
-    /// of version 1.
+    /// `openssl x509 -req`, as in the documentation of ingress-nginx, makes certificates of
+    /// version 1.
     #[test]
     fn certificates_of_version_1() {
         let folder = include_str!("client_certificate/version1.pem");

@@ -165,7 +165,6 @@ async fn answer(
     in_flight.connection.set_complete(framing == Framing::None && survey.asks_to_close(headers));
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
-    let server_name = in_flight.connection.server_name.as_deref();
     let push_id = |text: &mut String| in_flight.push_id(text);
     let facts = Facts {
         method,
@@ -175,7 +174,7 @@ async fn answer(
         path: &path,
         headers,
         is_https,
-        server_name,
+        server_name: in_flight.connection.server_name.as_deref(),
         certificate: in_flight.connection.certificate.as_deref(),
         framing,
         origin,
