@@ -1,8 +1,10 @@
 //! A connection, or an HTTP/2 stream (RFC 8441), that has changed protocols: bytes are passed both
 //! ways until both sides have ended, or neither has sent anything for too long.
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -42,8 +44,18 @@ pub(super) async fn serve_stream(
     upstream: Upstream,
 ) {
     state.deadline.arm(timeout);
-    let stream = Http2Stream { send, receive, read: Bytes::new(), idle: Some((state, timeout)) };
-    if let Some(Err(error)) = in_time(copy(stream, &[], upstream), &state.deadline).await {
+    let send = RefCell::new(send);
+    let idle = Some((state, timeout));
+    let stream = Http2Stream { send: &send, receive, read: Bytes::new(), idle };
+    let mut copied = pin!(copy(stream, &[], upstream));
+    let copied = poll_fn(|cx| {
+        if let Poll::Ready(copied) = copied.as_mut().poll(cx) {
+            return Poll::Ready(copied);
+        }
+        // Nothing is read from a client that has ended its side, so a read tells of no reset.
+        send.borrow_mut().poll_reset(cx).map(|_| Err(io::ErrorKind::ConnectionReset.into()))
+    });
+    if let Some(Err(error)) = in_time(copied, &state.deadline).await {
         tracing::debug!(%error, "tunnel ended");
     }
 }
@@ -53,7 +65,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     if let Some((send, receive)) = upstream.take_stream() {
-        let mut endpoint = Http2Stream { send, receive, read: Bytes::new(), idle: None };
+        let send = RefCell::new(send);
+        let mut endpoint = Http2Stream { send: &send, receive, read: Bytes::new(), idle: None };
         endpoint.write_all(early).await?;
         return copy_bidirectional(&mut stream, &mut endpoint).await.map(drop);
     }
@@ -65,7 +78,8 @@ where
 
 /// A stream of HTTP/2 as a stream of bytes.
 struct Http2Stream<'s> {
-    send: SendStream<Bytes>,
+    /// Borrowed for a call only.
+    send: &'s RefCell<SendStream<Bytes>>,
     receive: RecvStream,
     /// What was received and is not read yet.
     read: Bytes,
@@ -106,21 +120,22 @@ impl AsyncRead for Http2Stream<'_> {
 
 impl AsyncWrite for Http2Stream<'_> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.send.reserve_capacity(bytes.len());
-        while self.send.capacity() == 0 {
-            match ready!(self.send.poll_capacity(cx)) {
+        let mut send = self.send.borrow_mut();
+        send.reserve_capacity(bytes.len());
+        while send.capacity() == 0 {
+            match ready!(send.poll_capacity(cx)) {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
-        let length = bytes.len().min(self.send.capacity());
+        let length = bytes.len().min(send.capacity());
         let data = Bytes::copy_from_slice(&bytes[..length]);
-        self.send.send_data(data, false).map_err(io::Error::other)?;
+        send.send_data(data, false).map_err(io::Error::other)?;
         self.moved();
         Poll::Ready(Ok(length))
     }
@@ -130,7 +145,8 @@ impl AsyncWrite for Http2Stream<'_> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(io::Error::other))
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = self.send.borrow_mut().send_data(Bytes::new(), true);
+        Poll::Ready(ended.map_err(io::Error::other))
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::ext::Protocol;
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -42,6 +42,10 @@ async fn endpoint(net: &Net) -> Endpoint {
         let mut buffer = [0; 4096];
         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
             let _ = stream.write_all(&buffer[..read]).await;
+        }
+        if request.starts_with("GET /stays ") {
+            let _ = stream.write_all(b"ended").await;
+            std::future::pending::<()>().await;
         }
     })
     .await
@@ -177,6 +181,34 @@ async fn a_websocket_is_in_flight_until_it_ends() {
         }
         assert!(attempt < 1000, "{:?}", next.status());
     }
+}
+
+/// A client that had ended its side and then reset the stream left the tunnel open until its
+/// time-out, and could open any number of them.
+#[tokio::test]
+async fn a_reset_ends_a_websocket_whose_client_had_ended_its_side() {
+    let net = Net::new();
+    let _endpoint = endpoint(&net).await;
+    let limit = [("switchyard.dev/max-connections-per-endpoint", "1")];
+    let manifests = service("web", &["127.N.N.10"]) + &annotated("i", "a.com", "web", &limit);
+    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let mut sender = client(&world).await;
+    let (response, mut send) = ask(&mut sender, "/stays", "websocket").await;
+    assert_eq!(response.status(), 200);
+    send.send_data(Bytes::new(), true).unwrap();
+    let mut body = response.into_body();
+    assert_eq!(read(&mut body, 5).await, b"ended");
+    let (second, _) = ask(&mut sender, "/refused", "websocket").await;
+    assert_eq!(second.status(), 503, "the endpoint has not ended its side");
+    send.send_reset(Reason::CANCEL);
+    eventually("the tunnel ends", || {
+        let mut sender = sender.clone();
+        async move {
+            let (next, _) = ask(&mut sender, "/refused", "websocket").await;
+            (next.status() == 403).then_some(())
+        }
+    })
+    .await;
 }
 
 /// A connection that had become a WebSocket did not count for its endpoint any more.
