@@ -160,7 +160,8 @@ async fn answer(
     let origin = &in_flight.connection.origin;
     let checked = check(method, uri, version, headers, &body, settings.max_header_bytes)?;
     let Checked { survey, framing, authority, path } = checked;
-    in_flight.connection.set_complete(framing == Framing::None && survey.asks_to_close(headers));
+    let is_complete = framing == Framing::None && survey.asks_to_close(version, headers);
+    in_flight.connection.set_complete(is_complete);
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let server_name = in_flight.connection.server_name.as_deref();
