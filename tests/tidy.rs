@@ -82,6 +82,7 @@ const PURE: &[&str] = &[
     "ingress/src/access_log/format",
     "ingress/src/addresses",
     "ingress/src/basic",
+    "ingress/src/distinguished_name",
     "ingress/src/exchange/attempts",
     "ingress/src/head",
     "ingress/src/http2_error",

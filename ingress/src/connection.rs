@@ -10,6 +10,7 @@ use std::task::{Poll, Waker, ready};
 
 use daemon::LogLimit;
 
+use crate::client_certificate::ClientCertificate;
 use crate::context::WorkerContext;
 use crate::deadline::{Deadline, Ticks};
 use crate::limits::Permit;
@@ -30,6 +31,8 @@ pub(crate) struct Connection {
     pub(crate) origin: Origin,
     /// The host that the client named in its TLS hello, as rules spell hosts.
     pub(crate) server_name: Option<Box<str>>,
+    /// What the client has shown, if it was asked for a certificate.
+    pub(crate) certificate: Option<Box<ClientCertificate>>,
     pub(crate) is_http2: bool,
     deadline: Deadline,
     phase: Cell<Phase>,
@@ -52,6 +55,16 @@ pub(crate) struct Connection {
     /// Counts the tunnel for the route that limits requests, and for the endpoint.
     tunnel_permit: RefCell<(Option<ZonePermit>, Option<Counted>)>,
     _permit: Permit,
+}
+
+/// What a connection has come to before its first request.
+#[derive(Debug, Default)]
+pub(crate) struct Agreed {
+    /// The host that the client named in its TLS hello, as rules spell hosts.
+    pub(crate) server_name: Option<Box<str>>,
+    /// What the client has shown, if it was asked for a certificate.
+    pub(crate) certificate: Option<Box<ClientCertificate>>,
+    pub(crate) is_http2: bool,
 }
 
 /// An interim response that a client gets.
@@ -78,7 +91,7 @@ impl Connection {
     pub(crate) fn new(
         context: Rc<WorkerContext>,
         origin: Origin,
-        (server_name, is_http2): (Option<Box<str>>, bool),
+        Agreed { server_name, certificate, is_http2 }: Agreed,
         deadline: Deadline,
         permit: Permit,
     ) -> Rc<Connection> {
@@ -87,6 +100,7 @@ impl Connection {
             context,
             origin,
             server_name,
+            certificate,
             is_http2,
             deadline,
             phase: Cell::new(Phase::Idle),

@@ -24,6 +24,7 @@ use crate::record::Record;
 use crate::settings::Settings;
 use crate::snapshot::Snapshot;
 use crate::stalled::{StalledStreams, Tally};
+use crate::tls::ServerTls;
 use crate::trace::Tracer;
 use crate::trace::export::Spans;
 use crate::upstream::Pool;
@@ -37,7 +38,7 @@ const MAX_SPARE_FIELDS: usize = 128;
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
-    pub(crate) tls: Arc<rustls::ServerConfig>,
+    pub(crate) tls: ServerTls,
     pub(crate) limits: Arc<Limits>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<AccessLog>,

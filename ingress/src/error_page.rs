@@ -41,6 +41,7 @@ pub(crate) async fn fetch(
         headers,
         is_https: origin.is_https(headers, &settings.rules.trusted_proxies),
         server_name: None,
+        certificate: in_flight.connection.certificate.as_deref(),
         framing: Framing::None,
         origin,
         rules: &settings.rules,

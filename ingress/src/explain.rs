@@ -16,8 +16,8 @@ use crate::refusal::Refusal;
 use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::route::{HostKey, PathTable, host_of, normalise};
 use crate::snapshot::{
-    About, Backend, BackendKey, Canary, Compiler, HostRoutes, PlanDefaults, Problem, RefusedBy,
-    Route, Snapshot, Special, Unserved,
+    About, Backend, BackendKey, Canary, ClientRules, Compiler, HostRoutes, PlanDefaults, Problem,
+    RefusedBy, Route, Snapshot, Special, Unserved, VerifyClient,
 };
 use crate::template::AddsText;
 use crate::tls;
@@ -75,6 +75,7 @@ impl<'a> Explainer<'a> {
             headers: &headers,
             is_https,
             server_name: None,
+            certificate: None,
             framing: Framing::None,
             origin: &origin,
             rules: &rules,
@@ -353,6 +354,11 @@ fn redirected(route: &Route, location: &HeaderValue) -> String {
     let by = match special.map(|special| (&special.redirect, &special.rewrite)) {
         Some((Some(redirect), _)) => redirect.by,
         Some((None, Some(target))) if target.start().starts_with("http") => "rewrite-target",
+        _ if special.is_some_and(|special| special.client.is_some())
+            && route.plan.https_redirect.is_none() =>
+        {
+            return "plain HTTP is redirected, because clients need a certificate".to_owned();
+        }
         _ => return format!("plain HTTP is redirected: Ingress {} asks for it", route.ingress),
     };
     let location = location.to_str().unwrap_or_default();
@@ -368,6 +374,7 @@ fn conditions(special: &Special) -> Vec<String> {
     if special.allow.is_some() {
         conditions.push("clients that are not in allowlist-source-range get 403".to_owned());
     }
+    conditions.extend(special.client.as_deref().map(of_clients));
     if let Some(limits) = &special.limits {
         conditions.push(format!("a client may send {}, others get 503", limits.words));
     }
@@ -379,6 +386,29 @@ fn conditions(special: &Special) -> Vec<String> {
         conditions.push("an address or a password is enough (satisfy: any)".to_owned());
     }
     conditions
+}
+
+/// Which certificates clients are to have.
+fn of_clients(rules: &ClientRules) -> String {
+    let secret = rules.authority.secret();
+    let words = match rules.verify {
+        VerifyClient::Off => "clients are not asked for a certificate".to_owned(),
+        VerifyClient::On => {
+            format!("clients without a certificate of Secret {secret} get 400")
+        }
+        VerifyClient::Optional => format!(
+            "clients are asked for a certificate of Secret {secret}; those with another one get 400"
+        ),
+        VerifyClient::OptionalNoCa => {
+            format!("clients are asked for a certificate; endpoints decide (Secret {secret})")
+        }
+    };
+    match &rules.subject {
+        Some(pattern) => {
+            format!("{words}; those whose subject does not match {} get 403", pattern.as_str())
+        }
+        None => words,
+    }
 }
 
 /// What a route changes of a request that it forwards.

@@ -21,6 +21,7 @@ use crate::head::{Framing, HeadEdits, RequestHead, Survey};
 use crate::in_flight::InFlight;
 use crate::origin::scheme_name;
 use crate::refusal::Refusal;
+use crate::request::clients::tell;
 use crate::request::decide::Facts;
 use crate::settings::CONNECT_PATIENCE;
 use crate::snapshot::{AuthRules, Route};
@@ -218,6 +219,9 @@ fn question(rules: &AuthRules, route: &Route, facts: &Facts<'_>) -> HeadEdits {
     edits.set("x-forwarded-method", facts.method.as_str());
     let redirect = rules.request_redirect.as_ref().map(|text| facts.text(text, route));
     edits.set("x-auth-request-redirect", redirect.as_deref().unwrap_or(target));
+    if let Some(rules) = route.plan.special.as_ref().and_then(|special| special.client.as_ref()) {
+        tell(rules, facts.identity(rules), &mut edits);
+    }
     edits
 }
 

@@ -1,5 +1,6 @@
 //! From a request to its response: checked, decided, exchanged, and its record closed.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::mirror::mirrored;
 use crate::record::EndedBy;
 use crate::refusal::{Refusal, Refused};
 use crate::request::check::{Checked, check};
+use crate::request::clients::reserved_fields;
 use crate::request::decide::{Decision, Facts, Forwarding, decide, forwarding};
 use crate::response::ResponseBody;
 use crate::route::host_of;
@@ -164,7 +166,6 @@ async fn answer(
     in_flight.connection.set_complete(is_complete);
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
-    let server_name = in_flight.connection.server_name.as_deref();
     let push_id = |text: &mut String| in_flight.push_id(text);
     let facts = Facts {
         method,
@@ -174,7 +175,8 @@ async fn answer(
         path: &path,
         headers,
         is_https,
-        server_name,
+        server_name: in_flight.connection.server_name.as_deref(),
+        certificate: in_flight.connection.certificate.as_deref(),
         framing,
         origin,
         rules: &settings.rules,
@@ -266,7 +268,12 @@ fn copied(
     let port = route.backend.key.port_text();
     let values = facts.values(route, &host, &port, &[]);
     let url = mirroring.mirror.target.render(&values);
-    mirrored(in_flight.context(), mirroring, (facts.method, &url), facts.headers, body)
+    let mut headers = Cow::Borrowed(facts.headers);
+    if route.plan.special.as_ref().is_some_and(|special| special.client.is_some()) {
+        let headers = headers.to_mut();
+        reserved_fields().iter().for_each(|name| drop(headers.remove(name)));
+    }
+    mirrored(in_flight.context(), mirroring, (facts.method, &url), &headers, body)
 }
 
 /// Begins an exchange, if need be after a wait.

@@ -20,10 +20,14 @@ mod admission;
 mod auth_server;
 mod basic;
 mod body;
+mod client_authority;
+mod client_certificate;
+mod client_handshake;
 mod connection;
 mod context;
 mod credentials;
 mod deadline;
+mod distinguished_name;
 mod endpoint_tls;
 mod error_page;
 mod exchange;
@@ -99,6 +103,7 @@ use crate::metrics::Metrics;
 use crate::origin::Rules;
 use crate::settings::Settings;
 use crate::snapshot::{Compiler, PlanDefaults, Problem, Snapshot};
+use crate::tls::ServerTls;
 use crate::trace::export::Exporter;
 use crate::worker::{Orders, Sockets};
 
@@ -370,7 +375,7 @@ pub async fn run(config: Config, updates: Updates, daemon: Daemon) -> Result<(),
     let shared = Arc::new(Shared {
         settings: config.settings(https.port()),
         snapshot: snapshot.clone(),
-        tls: tls::server_config(&provider, &config.tls, snapshot.clone())?,
+        tls: ServerTls::new(&provider, &config.tls, snapshot.clone())?,
         limits,
         metrics: metrics.clone(),
         access_log,

@@ -13,6 +13,8 @@ pub(crate) enum Reason {
     NoRoute,
     Redirect,
     Preflight,
+    NoCertificate,
+    BadCertificate,
     Forbidden,
     Unauthorized,
     AuthFailed,
@@ -31,7 +33,7 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 23] = [
+    pub(crate) const ALL: [Reason; 25] = [
         Reason::Malformed,
         Reason::HeadTooLarge,
         Reason::HeadTimeout,
@@ -40,6 +42,8 @@ impl Reason {
         Reason::NoRoute,
         Reason::Redirect,
         Reason::Preflight,
+        Reason::NoCertificate,
+        Reason::BadCertificate,
         Reason::Forbidden,
         Reason::Unauthorized,
         Reason::AuthFailed,
@@ -67,6 +71,8 @@ impl Reason {
             Reason::NoRoute => "no_route",
             Reason::Redirect => "redirect",
             Reason::Preflight => "preflight",
+            Reason::NoCertificate => "no_certificate",
+            Reason::BadCertificate => "bad_certificate",
             Reason::Forbidden => "forbidden",
             Reason::Unauthorized => "unauthorized",
             Reason::AuthFailed => "auth_failed",

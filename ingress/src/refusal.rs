@@ -49,7 +49,11 @@ pub(crate) enum Refusal {
     Replaced(StatusCode),
     /// To a browser that asks what pages of another origin may do.
     Preflight,
-    /// The client's address is not let in.
+    /// The client has shown no certificate, and the route asks for one.
+    NoCertificate,
+    /// No authority of the route has signed the client's certificate, or it is not valid.
+    BadCertificate,
+    /// The client's address, or the name in its certificate, is not let in.
     Forbidden,
     /// Credentials are missing or wrong: the value of WWW-Authenticate.
     Unauthorized(HeaderValue),
@@ -144,7 +148,9 @@ impl Refusal {
 
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Refusal::Malformed(_) => StatusCode::BAD_REQUEST,
+            Refusal::Malformed(_) | Refusal::NoCertificate | Refusal::BadCertificate => {
+                StatusCode::BAD_REQUEST
+            }
             Refusal::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Refusal::Method => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::Misdirected => StatusCode::MISDIRECTED_REQUEST,
@@ -181,6 +187,8 @@ impl Refusal {
             Refusal::Redirect { .. } => Reason::Redirect,
             Refusal::Replaced(_) => Reason::ErrorPage,
             Refusal::Preflight => Reason::Preflight,
+            Refusal::NoCertificate => Reason::NoCertificate,
+            Refusal::BadCertificate => Reason::BadCertificate,
             Refusal::Forbidden => Reason::Forbidden,
             Refusal::Unauthorized(_) => Reason::Unauthorized,
             Refusal::AuthFailed => Reason::AuthFailed,
@@ -213,6 +221,8 @@ impl Refusal {
             Refusal::Redirect { .. } => "see the Location field",
             Refusal::Replaced(_) => "no error page could be had",
             Refusal::Preflight => "allowed",
+            Refusal::NoCertificate => "no required client certificate was sent",
+            Refusal::BadCertificate => "the client certificate is not accepted",
             Refusal::Forbidden => "the client is not allowed",
             Refusal::Unauthorized(_) => "credentials are needed",
             Refusal::AuthFailed => "the authentication server gave no answer that can be used",

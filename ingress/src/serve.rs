@@ -5,6 +5,7 @@
 //! each. Left out: what a request leads to, which is the handler's.
 
 mod frames;
+mod handshake;
 mod http1;
 mod http2;
 mod stream;
@@ -17,13 +18,15 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use daemon::proxy_protocol::{self, ProxyHeader};
 use ipnet::IpNet;
+use rustls_pki_types::UnixTime;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use self::frames::PREFACE;
 use self::stream::Stream;
-use crate::connection::Connection;
+use crate::client_certificate::ClientCertificate;
+use crate::connection::{Agreed, Connection};
 use crate::context::WorkerContext;
 use crate::deadline::{Deadline, in_time};
 use crate::limits::Permit;
@@ -77,23 +80,30 @@ pub(crate) async fn serve(
             deadline.arm(settings.header_timeout);
             let Some(first) = first_bytes(&mut stream, &deadline).await else { return };
             let is_http2 = first.starts_with(PREFACE);
-            let connection = Connection::new(context, origin, (None, is_http2), deadline, permit);
+            let agreed = Agreed { is_http2, ..Agreed::default() };
+            let connection = Connection::new(context, origin, agreed, deadline, permit);
             serve_http(connection, stream, first).await;
         }
         Some(acceptor) => {
             deadline.arm(settings.handshake_timeout);
             // Each stage has a box of its own: the task would be as large as the largest of them
             // for as long as the connection lives.
-            let handshake = Box::pin(in_time(acceptor.accept(stream), &deadline));
-            let Some(Ok(stream)) = handshake.await else {
+            let handshake = handshake::accept(&context, acceptor, stream);
+            let handshake = Box::pin(in_time(handshake, &deadline));
+            let Some(Ok((stream, is_asked))) = handshake.await else {
                 context.shard().handshakes_rejected.add(1);
                 return;
             };
             let session = stream.get_ref().1;
             let is_http2 = session.alpn_protocol() == Some(b"h2");
-            let name = session.server_name().map(|name| tls::server_name(name).into());
+            let server_name = session.server_name().map(|name| tls::server_name(name).into());
+            let certificate = is_asked.then(|| {
+                let chain = session.peer_certificates();
+                Box::new(ClientCertificate::new(chain, UnixTime::now()))
+            });
+            let agreed = Agreed { server_name, certificate, is_http2 };
             deadline.arm(context.settings().header_timeout);
-            let connection = Connection::new(context, origin, (name, is_http2), deadline, permit);
+            let connection = Connection::new(context, origin, agreed, deadline, permit);
             serve_http(connection, stream, BytesMut::new()).await;
         }
     }

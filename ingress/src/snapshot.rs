@@ -8,6 +8,7 @@
 mod annotation;
 mod backend;
 mod certificate;
+mod client_rules;
 mod compile;
 mod endpoint;
 mod host;
@@ -31,11 +32,12 @@ use model::{ObjectName, PathType};
 
 pub(crate) use backend::{Answers, Backend, BackendKey, Endpoints, Unserved};
 pub(crate) use certificate::Certificate;
+pub(crate) use client_rules::ClientRules;
 pub(crate) use compile::{Compiler, HealthTarget};
 pub(crate) use endpoint::{Counted, Endpoint};
 pub(crate) use picking::{Draw, Pick};
 pub(crate) use plan::{Plan, PlanDefaults};
-pub(crate) use policy::{Affinity, CanaryRules, HealthCheck, Probe, RefusedBy, Side};
+pub(crate) use policy::{Affinity, CanaryRules, HealthCheck, Probe, RefusedBy, Side, VerifyClient};
 pub(crate) use problem::{About, Problem};
 pub(crate) use response_rules::ResponseEdits;
 pub(crate) use special::{
@@ -43,6 +45,7 @@ pub(crate) use special::{
 };
 pub(crate) use sticky::{CookieFacts, user_agent};
 
+use crate::client_authority::ClientAuthority;
 use crate::pattern::{Pattern, PatternTable};
 use crate::route::{HostKey, HostTable, PathTable};
 
@@ -54,6 +57,8 @@ pub(crate) struct Snapshot {
     /// Every kind has been listed. Until then nothing is taken for absent.
     pub(crate) synced: bool,
     hosts: HostTable<Arc<HostRoutes>>,
+    /// Hosts whose handshakes differ from others.
+    asking_hosts: usize,
     certificates: HostTable<HostCertificates>,
     /// Served where no other certificate is.
     self_signed: Arc<Certificate>,
@@ -99,6 +104,16 @@ pub(crate) struct HostRoutes {
     default: Option<Arc<Route>>,
     /// All of the above, as they were written, for pages that list them.
     listed: Vec<Arc<Route>>,
+    /// What clients are asked for in their handshakes.
+    asked: Option<Asked>,
+}
+
+/// The certificate that clients of a host are asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) authority: Arc<ClientAuthority>,
+    /// No route of the host takes certificates of others.
+    pub(crate) is_only: bool,
 }
 
 /// The paths of one host.
@@ -167,6 +182,7 @@ impl Snapshot {
             generation: 0,
             synced: false,
             hosts: HostTable::new(),
+            asking_hosts: 0,
             certificates: HostTable::new(),
             self_signed,
             services: imbl::OrdMap::new(),
@@ -182,6 +198,27 @@ impl Snapshot {
             .or_else(|| any.and_then(|routes| routes.find(path)))
             .or_else(|| own.and_then(|routes| routes.default.as_ref()))
             .or_else(|| any.and_then(|routes| routes.default.as_ref()))
+    }
+
+    /// Whether what a handshake is like depends on the host that its client names.
+    pub(crate) fn has_asking_hosts(&self) -> bool {
+        self.asking_hosts > 0
+    }
+
+    /// The certificate that clients are asked for which name this host.
+    pub(crate) fn asked(&self, host: Option<&str>) -> Option<&Asked> {
+        let own = host.and_then(|host| self.hosts.find(host));
+        let asked = own.and_then(|routes| routes.asked.as_ref());
+        asked.or_else(|| self.hosts.any().and_then(|routes| routes.asked.as_ref()))
+    }
+
+    fn set_host(&mut self, host: &HostKey, routes: Option<Arc<HostRoutes>>) {
+        let asks = |routes: Option<&Arc<HostRoutes>>| {
+            usize::from(routes.is_some_and(|routes| routes.asked.is_some()))
+        };
+        self.asking_hosts -= asks(self.hosts.get(host));
+        self.asking_hosts += asks(routes.as_ref());
+        self.hosts.set(host, routes);
     }
 
     /// Whether any rule names the host; tells a client whether host or path was wrong.

@@ -93,6 +93,10 @@ pub(crate) struct Values<'a> {
     pub(crate) request_id: AddsText<'a>,
     /// Whether `$remote_user` is the user of the client's credentials; otherwise it is empty.
     pub(crate) names_user: bool,
+    /// What is known of the client's certificate, as nginx writes it.
+    pub(crate) client_verify: &'static str,
+    pub(crate) client_subject: &'a str,
+    pub(crate) client_issuer: &'a str,
     pub(crate) captures: &'a [&'a str],
     pub(crate) place: Place<'a>,
 }
@@ -278,8 +282,9 @@ impl Variable {
             Variable::RemoteUser => values.push_user(out),
             Variable::ServerPort => push(out, values.origin.port),
             Variable::Protocol => push(out, format_args!("{:?}", values.version)),
-            Variable::ClientVerify => out.push_str("NONE"),
-            Variable::ClientSubject | Variable::ClientIssuer => {}
+            Variable::ClientVerify => out.push_str(values.client_verify),
+            Variable::ClientSubject => out.push_str(values.client_subject),
+            Variable::ClientIssuer => out.push_str(values.client_issuer),
             Variable::Namespace => out.push_str(&values.place.ingress.namespace),
             Variable::Ingress => out.push_str(&values.place.ingress.name),
             Variable::Service => out.push_str(values.place.service),
@@ -385,6 +390,9 @@ mod tests {
             client: "9.9.9.9".parse().unwrap(),
             request_id: AddsText(&|text| text.push_str("1f")),
             names_user: true,
+            client_verify: "NONE",
+            client_subject: "CN=ada",
+            client_issuer: "CN=ca",
             captures: &["/a/b", "b"],
             place: Place { ingress: &ingress, service: "web", service_port: "80", path: "/a" },
         };
@@ -411,7 +419,7 @@ mod tests {
             ("a$", "a$"),
             ("a$-b", "a$-b"),
             ("${", "${"),
-            ("$ssl_client_verify$ssl_client_s_dn", "NONE"),
+            ("$ssl_client_verify$ssl_client_s_dn", "NONECN=ada"),
         ];
         for (text, expected) in table {
             assert_eq!(render(text), expected, "{text}");

@@ -12,7 +12,8 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedCipherSuite, SupportedProtocolVersion};
 
-use crate::snapshot::{Certificate, Snapshot};
+use crate::client_handshake::TakesAny;
+use crate::snapshot::{Asked, Certificate, Snapshot};
 
 /// The DNS name in the fallback certificate: one that no host can have (RFC 2606).
 const FALLBACK_NAME: &str = "switchyard.invalid";
@@ -43,24 +44,58 @@ fn fallback() -> Result<(rcgen::Certificate, rcgen::KeyPair), rcgen::Error> {
     Ok((params.self_signed(&key)?, key))
 }
 
-/// What all workers answer TLS hellos with. They share the key of session tickets, which rotates
-/// by itself, so that a client may resume at any of them.
-pub(crate) fn server_config(
-    provider: &CryptoProvider,
-    choice: &TlsChoice,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-) -> Result<Arc<ServerConfig>, Failure> {
-    let failed = |error| Failure::failed("cannot set up TLS", error);
-    let (suites, versions) = choice.resolve(provider).map_err(Failure::Configuration)?;
-    let provider = CryptoProvider { cipher_suites: suites, ..provider.clone() };
-    let mut config = ServerConfig::builder_with_provider(provider.into())
-        .with_protocol_versions(&versions)
-        .map_err(failed)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(BySnapshot(snapshot)));
+/// How all workers do handshakes.
+#[derive(Debug)]
+pub(crate) struct ServerTls {
+    /// For connections that need no certificate of the client. Workers share the key of session
+    /// tickets, which rotates by itself, so that a client may resume at any of them.
+    pub(crate) plain: Arc<ServerConfig>,
+    provider: Arc<CryptoProvider>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+    by_snapshot: Arc<BySnapshot>,
+}
+
+impl ServerTls {
+    pub(crate) fn new(
+        provider: &CryptoProvider,
+        choice: &TlsChoice,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+    ) -> Result<ServerTls, Failure> {
+        let failed = |error| Failure::failed("cannot set up TLS", error);
+        let (suites, versions) = choice.resolve(provider).map_err(Failure::Configuration)?;
+        let provider = CryptoProvider { cipher_suites: suites, ..provider.clone() }.into();
+        let by_snapshot = Arc::new(BySnapshot(snapshot));
+        let plain = server_config(&provider, &versions, &by_snapshot, None).map_err(failed)?;
+        Ok(ServerTls { plain, provider, versions, by_snapshot })
+    }
+
+    /// For connections whose clients are asked for a certificate. Its session tickets are of use
+    /// only with the same authority: a session that was begun without a certificate, or for a
+    /// Secret that was replaced, is not resumed.
+    pub(crate) fn asking(&self, asked: &Asked) -> Result<Arc<ServerConfig>, rustls::Error> {
+        asked.authority.server_config(asked.is_only, |hints| {
+            let takes_any = TakesAny { hints, provider: self.provider.clone() };
+            server_config(&self.provider, &self.versions, &self.by_snapshot, Some(takes_any))
+        })
+    }
+}
+
+fn server_config(
+    provider: &Arc<CryptoProvider>,
+    versions: &[&'static SupportedProtocolVersion],
+    by_snapshot: &Arc<BySnapshot>,
+    asks: Option<TakesAny>,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(provider.clone());
+    let builder = builder.with_protocol_versions(versions)?;
+    let builder = match asks {
+        None => builder.with_no_client_auth(),
+        Some(asks) => builder.with_client_cert_verifier(Arc::new(asks)),
+    };
+    let mut config = builder.with_cert_resolver(by_snapshot.clone());
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.ticketer = aws_lc_rs::Ticketer::new().map_err(failed)?;
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
     Ok(Arc::new(config))
 }
 

@@ -68,7 +68,7 @@ async fn run(
     tokio::task::spawn_local(sweep(context.clone()));
     // A closed channel is the end of the process: the same as a drain.
     let mut current = *orders.borrow_and_update();
-    let tls = TlsAcceptor::from(context.shared.tls.clone());
+    let tls = TlsAcceptor::from(context.shared.tls.plain.clone());
     let listeners = [
         listener::start(&context, sockets.http, None),
         listener::start(&context, sockets.https, Some(tls)),

@@ -7,6 +7,7 @@ mod annotations;
 mod balancing;
 mod canary;
 mod changes;
+mod client_certificates;
 mod clients;
 mod external_auth;
 mod frames;

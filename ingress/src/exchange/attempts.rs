@@ -363,6 +363,7 @@ mod tests {
         let timeout = timeout();
         let plan = Plan {
             https_redirect: None,
+            https_port: 443,
             special: None,
             refused: None,
             max_body: u64::MAX,

@@ -13,12 +13,16 @@ use balance::Split;
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 
+use super::clients::{ClientDecision, ClientTlsFacts, Identity, decide_client, tell, unasked};
 use crate::addresses::AddressSet;
+use crate::client_certificate::ClientCertificate;
 use crate::head::{Framing, HeadEdits};
 use crate::origin::{Origin, Rules, scheme_name};
 use crate::refusal::Refusal;
 use crate::route::{host_of, normalise, port_of};
-use crate::snapshot::{Endpoints, Redirect, RedirectTo, Route, Side, Snapshot, Special};
+use crate::snapshot::{
+    ClientRules, Endpoints, Plan, Redirect, RedirectTo, Route, Side, Snapshot, Special,
+};
 use crate::template::{AddsText, Captures, Place, Template, Values};
 
 /// What of a request decides where it goes.
@@ -37,6 +41,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) is_https: bool,
     /// The host that the client named in its TLS hello.
     pub(crate) server_name: Option<&'a str>,
+    /// The client was asked for a certificate.
+    pub(crate) certificate: Option<&'a ClientCertificate>,
     pub(crate) framing: Framing,
     pub(crate) origin: &'a Origin,
     pub(crate) rules: &'a Rules,
@@ -161,6 +167,11 @@ fn refusal_by_plan(
         return Some(Refusal::Annotation(annotation));
     }
     let special = plan.special.as_deref();
+    if let Some(rules) = special.and_then(|special| special.client.as_deref())
+        && let Some(refusal) = refusal_by_certificate(rules, plan, facts, host)
+    {
+        return Some(refusal);
+    }
     if let Some(special) = special
         && let Some(refusal) = answer_by_special(special, route, facts, host)
     {
@@ -185,6 +196,27 @@ fn refusal_by_plan(
         return Some(Refusal::BodyTooLarge);
     }
     None
+}
+
+/// Why a client without a certificate, or with a bad one, is not let in.
+fn refusal_by_certificate(
+    rules: &ClientRules,
+    plan: &Plan,
+    facts: &Facts<'_>,
+    host: &str,
+) -> Option<Refusal> {
+    let is_tls = facts.origin.https;
+    // Where nothing is known of the client, what a client meets that is let in.
+    if facts.is_imagined && is_tls {
+        return None;
+    }
+    let Facts { certificate, server_name, .. } = *facts;
+    match decide_client(rules, ClientTlsFacts { certificate, is_tls, server_name }, host) {
+        ClientDecision::GoOn => None,
+        ClientDecision::Refuse(refusal) => Some(refusal),
+        ClientDecision::ToHttps if facts.is_https => Some(unasked(rules)),
+        ClientDecision::ToHttps => Some(to_https(host, plan.https_port, false, facts)),
+    }
 }
 
 /// To the same place over HTTPS: at our own port for a client that named a port, because it
@@ -267,6 +299,9 @@ pub(crate) fn forwarding(special: &Special, route: &Route, facts: &Facts<'_>) ->
         let value = text.as_ref().map(|text| text.render(&values)).unwrap_or_default();
         edits.replace(name.clone(), &value);
     }
+    if let Some(rules) = &special.client {
+        tell(rules, facts.identity(rules), edits);
+    }
     if special.basic.is_some() {
         edits.removed.push(header::AUTHORIZATION);
     }
@@ -315,6 +350,11 @@ impl<'a> Facts<'a> {
         (!self.is_imagined).then(|| self.client())
     }
 
+    /// What is known of the client's certificate.
+    pub(crate) fn identity(&self, rules: &ClientRules) -> Identity<'a> {
+        Identity::of(rules, self.certificate)
+    }
+
     /// A text with variables, for this request.
     pub(crate) fn text(&self, template: &Template, route: &Route) -> String {
         let host = host_of(self.authority).unwrap_or_default();
@@ -333,6 +373,8 @@ impl<'a> Facts<'a> {
         'a: 'v,
     {
         let key = &route.backend.key;
+        let rules = route.plan.special.as_ref().and_then(|special| special.client.as_deref());
+        let identity = rules.map_or_else(Identity::unknown, |rules| self.identity(rules));
         Values {
             method: self.method.as_str(),
             version: self.version,
@@ -347,6 +389,9 @@ impl<'a> Facts<'a> {
             client: self.client(),
             request_id: self.request_id,
             names_user: true,
+            client_verify: identity.verification.as_str(),
+            client_subject: identity.subject(),
+            client_issuer: identity.issuer(),
             captures,
             place: Place {
                 ingress: &route.ingress,

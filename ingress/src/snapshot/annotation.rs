@@ -43,12 +43,10 @@ impl Effect {
 const NEVER: &[&str] = &[];
 /// How a boolean is written that is false, as Go reads it.
 pub(super) const FALSE: &[&str] = &["false", "0", "f", "F", "FALSE", "False"];
-const AUTH: Support = Refused(Restricts, NEVER);
 const SNIPPET: Support = Refused(Snippet, NEVER);
 const WAF: Support = Refused(Restricts, FALSE);
 
 const KEPT: Support = NoEffect("connections to the authentication server are always kept");
-const OF_AUTH: Support = NoEffect("it changes authentication, which is refused");
 const OF_FASTCGI: Support = NoEffect("it is for FastCGI endpoints, which are refused");
 const STREAMS: Support = NoEffect("bodies are streamed with back-pressure");
 const TRACING: Support = NoEffect("all requests are traced with --otlp-endpoint, and none without");
@@ -80,12 +78,12 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 165] = [
     ("auth-signin", Served),
     ("auth-signin-redirect-param", Served),
     ("auth-snippet", SNIPPET),
-    ("auth-tls-error-page", OF_AUTH),
-    ("auth-tls-match-cn", AUTH),
-    ("auth-tls-pass-certificate-to-upstream", OF_AUTH),
-    ("auth-tls-secret", AUTH),
-    ("auth-tls-verify-client", Refused(Restricts, &["off"])),
-    ("auth-tls-verify-depth", AUTH),
+    ("auth-tls-error-page", Served),
+    ("auth-tls-match-cn", Served),
+    ("auth-tls-pass-certificate-to-upstream", Served),
+    ("auth-tls-secret", Served),
+    ("auth-tls-verify-client", Served),
+    ("auth-tls-verify-depth", Served),
     ("auth-type", Served),
     ("auth-url", Served),
     ("backend-protocol", Served),
@@ -226,11 +224,15 @@ pub(crate) const ANNOTATIONS: [(&str, Support); 165] = [
 
 /// Annotations that are served and restrict access. A misspelling of one of these must not leave
 /// the routes open.
-const RESTRICTING: [&str; 14] = [
+const RESTRICTING: [&str; 18] = [
     "allowlist-source-range",
     "auth-realm",
     "auth-secret",
     "auth-secret-type",
+    "auth-tls-match-cn",
+    "auth-tls-secret",
+    "auth-tls-verify-client",
+    "auth-tls-verify-depth",
     "auth-type",
     "auth-url",
     "denylist-source-range",

@@ -57,7 +57,7 @@ pub(crate) struct Compiler {
     by_tls_host: HashMap<HostKey, BTreeSet<Rank>>,
     /// Further names of hosts, with the Ingresses that ask for them, of which the oldest wins.
     by_alias: HashMap<HostKey, BTreeSet<(Rank, Alias)>>,
-    /// The Ingresses that ask for credentials of a Secret.
+    /// The Ingresses whose routes are compiled from a Secret.
     by_auth_secret: HashMap<ObjectName, BTreeSet<ObjectName>>,
     /// The Ingresses whose errors a Service serves.
     by_error_service: HashMap<ObjectName, BTreeSet<ObjectName>>,
@@ -333,7 +333,9 @@ impl Compiler {
         self.release_policy_secret(name, before.as_ref());
         self.release_aliases(before.as_ref(), touched);
         if let Some(before) = &before {
-            forget_use(&mut self.by_auth_secret, before.auth_secret(), name);
+            for secret in before.secrets() {
+                forget_use(&mut self.by_auth_secret, Some(secret), name);
+            }
             forget_use(&mut self.by_error_service, before.error_service(), name);
         }
         let now = model.ingress(name).filter(|ingress| self.is_ours(ingress, model));
@@ -350,7 +352,7 @@ impl Compiler {
             if let Some(service) = served.error_service() {
                 self.by_error_service.entry(service).or_default().insert(name.clone());
             }
-            if let Some(secret) = served.auth_secret() {
+            for secret in served.secrets() {
                 self.by_auth_secret.entry(secret).or_default().insert(name.clone());
             }
             for tls in &served.tls {
@@ -528,7 +530,7 @@ impl Compiler {
             host::compile(host, &ingresses, &self.defaults, &|key| self.used_backend(key));
         replace_problems(&mut self.conflicts, host, conflicts, touched);
         let routes = (!routes.listed.is_empty()).then(|| Arc::new(routes));
-        self.snapshot.hosts.set(host, routes);
+        self.snapshot.set_host(host, routes);
     }
 
     /// Gives a name that no rule has the routes of the host that it is an alias of.
@@ -548,7 +550,7 @@ impl Compiler {
                 _ => Some(of_host.clone()),
             }
         });
-        self.snapshot.hosts.set(name, routes);
+        self.snapshot.set_host(name, routes);
     }
 
     fn indexed(&self, name: &ObjectName) -> &Served {

@@ -11,12 +11,13 @@ use model::problem::Level;
 use model::{IngressBackend, PathType};
 
 use super::backend::{Backend, BackendKey};
+use super::client_rules::ClientRules;
 use super::plan::{Plan, PlanDefaults};
-use super::policy::{RefusedBy, Refusing};
+use super::policy::{RefusedBy, Refusing, VerifyClient};
 use super::problem::{About, Field, Problem};
 use super::served::{Served, backend_key, paths, patterns};
 use super::special::{RedirectTo, Special};
-use super::{Canary, ErrorRoute, HostRoutes, Paths, Route};
+use super::{Asked, Canary, ErrorRoute, HostRoutes, Paths, Route};
 use crate::pattern::{Pattern, PatternTable};
 use crate::route::{HostKey, NotAdded, PathTable};
 use crate::template::Template;
@@ -38,6 +39,8 @@ struct Builder<'a> {
     routes: HostRoutes,
     /// What canaries have for the host, in the order in which they win.
     canaries: Vec<CanaryPath<'a>>,
+    /// What the first Ingress that does so asks of clients: it is for all routes of the host.
+    client: Option<Result<Arc<ClientRules>, RefusedBy>>,
     problems: Vec<Problem>,
 }
 
@@ -65,9 +68,12 @@ pub(super) fn compile(
         Some(_) => Paths::Patterns(PatternTable::new()),
         None => Paths::Table(PathTable::new()),
     };
-    let routes = HostRoutes { paths, root: None, default: None, listed: Vec::new() };
+    let routes = HostRoutes { paths, root: None, default: None, listed: Vec::new(), asked: None };
     let canaries = canaries.into_iter().flat_map(|served| canary_paths(served, host)).collect();
-    let mut builder = Builder { host, defaults, backends, routes, canaries, problems: Vec::new() };
+    let client = mains.iter().find_map(|served| served.client_rules());
+    let client = client.map(|rules| rules.cloned());
+    let problems = Vec::new();
+    let mut builder = Builder { host, defaults, backends, routes, canaries, client, problems };
     for served in mains {
         match by_patterns {
             Some(by) => builder.note_patterns(served, by),
@@ -77,7 +83,18 @@ pub(super) fn compile(
         builder.add_root(served);
     }
     builder.note_unused_canaries();
+    builder.routes.asked = asked(&builder.routes.listed);
     (builder.routes, builder.problems)
+}
+
+/// What clients of these routes are asked for in their handshakes.
+fn asked(routes: &[Arc<Route>]) -> Option<Asked> {
+    let rules = |route: &Arc<Route>| route.plan.special.as_ref()?.client.clone();
+    let asking = routes.iter().filter_map(rules).filter(|r| r.verify != VerifyClient::Off);
+    let mut authorities = asking.map(|rules| rules.authority.clone());
+    let authority = authorities.next()?;
+    let is_only = authorities.all(|other| Arc::ptr_eq(&other, &authority));
+    Some(Asked { authority, is_only })
 }
 
 /// The paths that a canary Ingress has for a host.
@@ -111,7 +128,7 @@ pub(super) fn redirected_to(
     let mut paths = PathTable::new();
     paths.add("/", PathType::Prefix, route.clone()).ok()?;
     let paths = Paths::Table(paths);
-    Some(HostRoutes { paths, root: None, default: None, listed: vec![route] })
+    Some(HostRoutes { paths, root: None, default: None, listed: vec![route], asked: None })
 }
 
 /// A route for `/` of an Ingress that answers by itself. It counts for the Ingress's first backend.
@@ -165,9 +182,9 @@ impl Builder<'_> {
             special: served.special.clone(),
             ..Plan::new(&served.policy, served.redirects(self.host), self.defaults)
         };
-        let plan = Arc::new(plan);
         let special = plan.special.as_ref().map(|all| Arc::new(all.without_credentials()));
-        let exempt = Arc::new(Plan { https_redirect: None, special, ..(*plan).clone() });
+        let exempt = Arc::new(Plan { https_redirect: None, special, ..plan.clone() });
+        let plan = Arc::new(self.for_clients(plan));
         let ingress = &served.ingress;
         if matches!(self.routes.paths, Paths::Patterns(_)) && served.policy.affinity.needs_path() {
             let host = self.host;
@@ -200,6 +217,18 @@ impl Builder<'_> {
                     format!("host {host}: Ingress {} has the default backend", by.ingress);
                 self.report(served, "spec.defaultBackend", message, OLDER_WINS);
             }
+        }
+    }
+
+    /// The plan for clients that have what the host asks them for.
+    fn for_clients(&self, plan: Plan) -> Plan {
+        match &self.client {
+            None => plan,
+            Some(Ok(rules)) => {
+                let special = Special::for_clients(plan.special.as_deref(), rules);
+                Plan { special: Some(Arc::new(special)), ..plan }
+            }
+            Some(Err(by)) => Plan { refused: Some(plan.refused.unwrap_or(*by)), ..plan },
         }
     }
 
@@ -385,6 +414,10 @@ impl Builder<'_> {
         let to = RedirectTo::Url(Template::literal(app_root));
         let special = Special::redirect(StatusCode::FOUND, to, "app-root");
         let root = answering(served, special, PathType::Exact, self.defaults, self.backends);
+        let root = root.map(|root| {
+            let plan = Arc::new(self.for_clients((*root.plan).clone()));
+            Arc::new(Route { plan, ..(*root).clone() })
+        });
         self.routes.listed.extend(root.clone());
         self.routes.root = root;
     }

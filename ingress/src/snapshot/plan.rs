@@ -17,6 +17,8 @@ use crate::wire::BackendProtocol;
 pub(crate) struct Plan {
     /// Plain HTTP is redirected to HTTPS, at this port of ours for clients that named a port.
     pub(crate) https_redirect: Option<u16>,
+    /// The port of ours for HTTPS.
+    pub(crate) https_port: u16,
     /// What few routes ask for.
     pub(crate) special: Option<Arc<Special>>,
     /// The annotation because of which requests are answered with 503.
@@ -68,6 +70,7 @@ impl Plan {
         let max_body = transfer.max_body.map(|bytes| bytes.unwrap_or(u64::MAX));
         Plan {
             https_redirect: redirects.then_some(defaults.https_port),
+            https_port: defaults.https_port,
             special: None,
             refused: policy.refused,
             max_body: max_body.unwrap_or(defaults.max_body),

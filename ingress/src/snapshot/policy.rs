@@ -12,6 +12,7 @@ mod access;
 mod affinity;
 mod balance;
 mod canary;
+mod client_tls;
 mod cors;
 mod credentials;
 mod endpoints;
@@ -40,6 +41,7 @@ use self::balance::BalanceAnnotations;
 pub(crate) use self::balance::{Balancing, Method};
 use self::canary::CanaryAnnotations;
 pub(crate) use self::canary::{CanaryRules, Side};
+pub(crate) use self::client_tls::{ClientTls, VerifyClient};
 pub(crate) use self::cors::{Cors, Origins};
 pub(crate) use self::credentials::BasicAuth;
 pub(crate) use self::endpoints::Endpoints;
@@ -69,6 +71,7 @@ pub(crate) struct Policy {
     pub(crate) access: Access,
     pub(crate) basic: BasicAuth,
     pub(crate) external_auth: ExternalAuth,
+    pub(crate) client_tls: ClientTls,
     pub(crate) cors: Cors,
     pub(crate) headers: Headers,
     pub(crate) errors: Errors,
@@ -246,6 +249,7 @@ impl Policy {
             .or_else(|| self.access.read(name, value))
             .or_else(|| self.basic.read(name, value))
             .or_else(|| self.external_auth.read(name, value))
+            .or_else(|| self.client_tls.read(name, value))
             .or_else(|| self.cors.read(name, value))
             .or_else(|| self.headers.read(name, value))
             .or_else(|| self.errors.read(name, value))
@@ -393,7 +397,7 @@ mod tests {
     /// Each of these was served as if the annotation were not there.
     #[test]
     fn an_annotation_that_restricts_or_diverts_never_leaves_a_plain_route() {
-        let restricting = [("auth-tls-match-cn", "CN=me"), ("enable-modsecurity", "true")];
+        let restricting = [("enable-modsecurity", "true"), ("enable-owasp-core-rules", "true")];
         let diverting = [("ssl-passthrough", "true")];
         let snippets =
             ["configuration-snippet", "server-snippet", "auth-snippet", "modsecurity-snippet"];
@@ -435,7 +439,7 @@ mod tests {
 
     #[test]
     fn an_annotation_that_asks_for_nothing_is_served() {
-        let nothing = [("auth-tls-verify-client", "off"), ("enable-modsecurity", "false")];
+        let nothing = [("ssl-passthrough", "false"), ("enable-modsecurity", "false")];
         for (name, value) in nothing {
             check(&[(&format!("{NGINX}{name}"), value)], &Policy::default(), &[]);
         }

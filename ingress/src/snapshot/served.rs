@@ -12,6 +12,7 @@ use model::{
 
 use super::backend::BackendKey;
 use super::certificate::{self, BadSecret, Certificate};
+use super::client_rules::{ClientRules, UNUSABLE, authority_secret, client_rules};
 use super::policy::{Balancing, Policy, RefusedBy, Refusing, ToHttps, Unmet};
 use super::problem::{About, Field, Problem};
 use super::special::Special;
@@ -108,7 +109,9 @@ impl Served {
         let before = before.and_then(|before| before.special.as_deref());
         let mut policy = policy;
         let credentials = credentials(&ingress, &mut policy, before, model, &mut problems);
-        let special = Special::of(&policy, credentials, before);
+        let rules = before.and_then(|before| before.client.as_deref());
+        let client = client_rules(&ingress, &mut policy, rules, model, &mut problems);
+        let special = Special { client, ..Special::of(&policy, credentials, before) };
         let special = special.is_any().then(|| Arc::new(special));
         let error_backend = error_backend(&ingress, &policy, model, &mut problems);
         let balancing = policy.balance.balancing().map(Arc::new);
@@ -133,9 +136,19 @@ impl Served {
         error_service(&self.ingress, &self.policy)
     }
 
-    /// The Secret that its credentials are in.
-    pub(super) fn auth_secret(&self) -> Option<ObjectName> {
-        auth_secret(&self.ingress, &self.policy)
+    /// The Secrets that its routes are compiled from: of credentials, and of client certificates.
+    pub(super) fn secrets(&self) -> BTreeSet<ObjectName> {
+        let of_clients = authority_secret(&self.ingress, &self.policy);
+        auth_secret(&self.ingress, &self.policy).into_iter().chain(of_clients).collect()
+    }
+
+    /// What it asks of the clients of its hosts; `Err` if that cannot be used.
+    pub(super) fn client_rules(&self) -> Option<Result<&Arc<ClientRules>, RefusedBy>> {
+        if let Some(rules) = self.special.as_deref().and_then(|special| special.client.as_ref()) {
+            return Some(Ok(rules));
+        }
+        let is_asked = self.policy.client_tls.secret.is_some() && !self.policy.canary.is_canary;
+        is_asked.then_some(Err(UNUSABLE))
     }
 
     /// Whether endpoints of its backends are to be checked.

@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use model::ObjectName;
 
+use super::client_rules::ClientRules;
 use super::policy::{Affinity, AuthUrl, ExternalAuth, Mirror, Policy, Recording};
 use super::response_rules::ResponseRules;
 use crate::addresses::AddressSet;
@@ -39,6 +40,8 @@ pub(crate) struct Special {
     pub(crate) deny: Option<AddressSet>,
     /// Lists of addresses and credentials are alternatives.
     pub(crate) any: bool,
+    /// The certificates that clients are to have.
+    pub(crate) client: Option<Arc<ClientRules>>,
     pub(crate) limits: Option<LimitRules>,
     pub(crate) basic: Option<BasicRules>,
     pub(crate) external: Option<AuthRules>,
@@ -181,6 +184,7 @@ impl Special {
             allow: access.allow.clone(),
             deny: access.deny.clone(),
             any: access.any,
+            client: None,
             limits: limits(policy, before),
             basic: credentials
                 .zip(challenge.ok())
@@ -231,6 +235,7 @@ impl Special {
             allow: of.allow.clone(),
             deny: of.deny.clone(),
             any: of.any,
+            client: of.client.clone(),
             limits: of.limits.clone(),
             basic: of.basic.clone(),
             external: of.external.clone(),
@@ -240,9 +245,15 @@ impl Special {
         }
     }
 
+    /// The same for clients with these certificates, unless it asks for others itself.
+    pub(super) fn for_clients(of: Option<&Special>, rules: &Arc<ClientRules>) -> Special {
+        let special = of.cloned().unwrap_or_default();
+        Special { client: Some(special.client.unwrap_or_else(|| rules.clone())), ..special }
+    }
+
     /// The same without a question for credentials.
     pub(super) fn without_credentials(&self) -> Special {
-        Special { basic: None, external: None, ..self.clone() }
+        Special { basic: None, external: None, client: None, ..self.clone() }
     }
 
     /// Whether there is anything beside forwarding.
@@ -253,6 +264,7 @@ impl Special {
             || self.port_in_redirects
             || self.allow.is_some()
             || self.deny.is_some()
+            || self.client.is_some()
             || self.is_asked()
             || !self.request_fields.is_empty()
             || self.close
@@ -265,7 +277,7 @@ impl Special {
 
     /// Whether not every request is let in.
     pub(crate) fn restricts(&self) -> bool {
-        self.allow.is_some() || self.deny.is_some() || self.is_asked()
+        self.allow.is_some() || self.deny.is_some() || self.client.is_some() || self.is_asked()
     }
 
     /// Whether a request is let in only after it was counted, or its credentials were compared.

@@ -49,7 +49,7 @@ impl Authority {
 }
 
 /// A Secret with these entries.
-fn opaque(name: &str, entries: &[(&str, &str)]) -> String {
+pub(super) fn opaque(name: &str, entries: &[(&str, &str)]) -> String {
     let indent = |text: &str| text.lines().map(|l| format!("    {l}\n")).collect::<String>();
     let entries: String =
         entries.iter().map(|(key, value)| format!("  {key}: |\n{}", indent(value))).collect();

@@ -13,7 +13,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -465,6 +465,22 @@ pub(crate) async fn handshake(
     let stream = TcpStream::connect(address).await?;
     let name = ServerName::try_from(host.to_owned()).unwrap();
     TlsConnector::from(config).connect(name, stream).await
+}
+
+/// A client with a certificate of its own, or without, that accepts any certificate.
+pub(crate) fn client_config_as(
+    identity: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>,
+) -> rustls::ClientConfig {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustsAll));
+    match identity {
+        Some((certificate, key)) => builder.with_client_auth_cert(vec![certificate], key).unwrap(),
+        None => builder.with_no_client_auth(),
+    }
 }
 
 /// A client that trusts only this certificate, or any.
