@@ -156,8 +156,7 @@ async fn answer(
     body: RequestBody,
     handshake: Option<&Handshake>,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let Parts { method, uri, version, headers, .. } = parts;
-    let version = *version;
+    let &mut Parts { ref method, ref uri, version, ref mut headers, .. } = parts;
     let settings = in_flight.context().settings();
     let origin = &in_flight.connection.origin;
     let checked = check(method, uri, version, headers, &body, settings.max_header_bytes)?;
