@@ -156,13 +156,13 @@ async fn answer(
     body: RequestBody,
     handshake: Option<&Handshake>,
 ) -> Result<Response<ResponseBody>, Refused> {
-    let Parts { method, uri, version, headers, .. } = parts;
-    let version = *version;
+    let &mut Parts { ref method, ref uri, version, ref mut headers, .. } = parts;
     let settings = in_flight.context().settings();
     let origin = &in_flight.connection.origin;
     let checked = check(method, uri, version, headers, &body, settings.max_header_bytes)?;
     let Checked { survey, framing, authority, path } = checked;
-    in_flight.connection.set_complete(framing == Framing::None && survey.asks_to_close(headers));
+    let is_complete = framing == Framing::None && survey.asks_to_close(version, headers);
+    in_flight.connection.set_complete(is_complete);
     let authority = authority.as_str();
     let is_https = origin.is_https(headers, &settings.rules.trusted_proxies);
     let push_id = |text: &mut String| in_flight.push_id(text);

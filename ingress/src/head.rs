@@ -3,6 +3,7 @@
 //!
 //! Pure. Left out: how a head becomes bytes, which is the upstream's to decide.
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
@@ -57,13 +58,17 @@ impl<'a> Survey<'a> {
         survey
     }
 
-    /// Whether the client asks for the connection to be closed after the response.
-    pub(crate) fn asks_to_close(&self, headers: &HeaderMap) -> bool {
-        self.has_connection
-            && headers
-                .get_all(header::CONNECTION)
-                .iter()
-                .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case("close")))
+    /// Whether the client asks for the connection to be closed after the response: an HTTP/1.0
+    /// client does so unless it says otherwise (RFC 9112 section 9.3).
+    pub(crate) fn asks_to_close(&self, version: Version, headers: &HeaderMap) -> bool {
+        let says = |option: &str| {
+            self.has_connection
+                && headers
+                    .get_all(header::CONNECTION)
+                    .iter()
+                    .any(|value| tokens(value).any(|token| token.eq_ignore_ascii_case(option)))
+        };
+        says("close") || (version == Version::HTTP_10 && !says("keep-alive"))
     }
 
     /// Whether the request could ask for another protocol, by [`upgrade_of`].
@@ -330,6 +335,28 @@ mod tests {
             }
             let found = upgrade_of(&headers).map(|value| value.to_str().unwrap());
             assert_eq!(found, expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn when_a_client_asks_for_its_connection_to_be_closed() {
+        type Row<'a> = (Version, &'a [&'a str], bool);
+        let table: [Row<'_>; 7] = [
+            (Version::HTTP_11, &[], false),
+            (Version::HTTP_11, &["Keep-Alive, Close"], true),
+            (Version::HTTP_11, &["te", "close"], true),
+            (Version::HTTP_11, &["closed"], false),
+            (Version::HTTP_10, &[], true),
+            (Version::HTTP_10, &["Keep-Alive"], false),
+            (Version::HTTP_10, &["keep-alive, close"], true),
+        ];
+        for (version, lines, expected) in table {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::CONNECTION, line.parse().unwrap());
+            }
+            let survey = Survey::of(&headers);
+            assert_eq!(survey.asks_to_close(version, &headers), expected, "{version:?} {lines:?}");
         }
     }
 

@@ -149,8 +149,9 @@ fn spawn(
     permit: Permit,
 ) {
     let (open, context) = (context.count_connection(), context.clone());
-    tokio::task::spawn_local(async move {
+    // Boxed, because the runtime moves what it is given several times.
+    tokio::task::spawn_local(Box::pin(async move {
         serve(context, stream, peer, service, permit).await;
         drop(open);
-    });
+    }));
 }

@@ -133,7 +133,8 @@ fn begin(connection: &Rc<Connection>, request: Request<RecvStream>, respond: Sen
     let state = connection.begin_stream(Responder::new(respond));
     let serving = serve_stream(connection, &state, request);
     let connection = connection.clone();
-    tokio::task::spawn_local(async move {
+    // Boxed, because the runtime moves what it is given several times.
+    tokio::task::spawn_local(Box::pin(async move {
         // The request is dropped here, before the connection looks at what is left.
         let is_stalled = {
             let mut serving = pin!(serving);
@@ -158,7 +159,7 @@ fn begin(connection: &Rc<Connection>, request: Request<RecvStream>, respond: Sen
         if is_stalled && !state.made_room() {
             connection.on_stalled_stream();
         }
-    });
+    }));
 }
 
 /// Serves one request. It is in flight at once, before its task is polled.
