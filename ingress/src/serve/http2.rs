@@ -4,7 +4,7 @@
 //! a task of the worker's own thread.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -133,8 +133,7 @@ fn begin(connection: &Rc<Connection>, request: Request<RecvStream>, respond: Sen
     let state = connection.begin_stream(Responder::new(respond));
     let serving = serve_stream(connection, &state, request);
     let connection = connection.clone();
-    // Boxed, because the runtime moves what it is given several times.
-    tokio::task::spawn_local(Box::pin(async move {
+    tokio::task::spawn_local(async move {
         // The request is dropped here, before the connection looks at what is left.
         let is_stalled = {
             let mut serving = pin!(serving);
@@ -159,7 +158,7 @@ fn begin(connection: &Rc<Connection>, request: Request<RecvStream>, respond: Sen
         if is_stalled && !state.made_room() {
             connection.on_stalled_stream();
         }
-    }));
+    });
 }
 
 /// Serves one request. It is in flight at once, before its task is polled.
@@ -172,56 +171,70 @@ fn serve_stream(
     let (parts, body) = request.into_parts();
     let is_head = parts.method == Method::HEAD;
     // What follows CONNECT is no body.
-    let (body, tunnel) = match parts.method {
+    let (body, mut tunnel) = match parts.method {
         Method::CONNECT => (RequestBody::Empty, Some(body)),
         _ => (RequestBody::of_stream(body, &parts.headers, state), None),
     };
-    // It is boxed because it is several times as large as all that a response needs, which the
-    // task holds for as long as the client takes nothing.
+    // Each stage has a box of its own, which lives no longer than the stage: a stream whose
+    // endpoint has not answered has no room for sending, and one whose client takes nothing none
+    // for the exchange.
     let mut handling = Box::pin(handle(in_flight, Request::from_parts(parts, body)));
     let (connection, state) = (connection.clone(), state.clone());
     async move {
-        let responder = &state.responder;
-        let response = poll_fn(|cx| match handling.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => responder.poll_reset(cx).map(|()| None),
-        })
-        .await;
-        drop(handling);
-        let Some(response) = response else { return };
-        let (head, mut body) = response.into_parts();
-        let mut head = Response::from_parts(head, ());
-        let headers = head.headers_mut();
-        if !headers.contains_key(header::DATE) {
-            headers.insert(header::DATE, connection.context.date());
-        }
-        let is_tunnel = tunnel.is_some() && head.status().is_success();
-        let is_all = !is_tunnel && (is_head || body.is_end_stream());
-        if !body.is_end_stream()
-            && !is_tunnel
-            && head.status() != StatusCode::NO_CONTENT
-            && let Some(length) = body.size_hint().exact()
-        {
-            let headers = head.headers_mut();
-            headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
-        }
-        let Some(mut send) = responder.respond(head, is_all) else { return };
-        if is_all {
-            return;
-        }
-        if is_tunnel {
-            if let (Some(receive), Some(upstream)) = (tunnel, body.take_tunnel()) {
-                let timeout = connection.context.settings().tunnel_timeout;
-                Box::pin(tunnel::serve_stream(&state, timeout, (send, receive), upstream)).await;
+        let answered = poll_fn(|cx| match handling.as_mut().poll(cx) {
+            Poll::Ready(response) => {
+                Poll::Ready(respond(&connection, &state, response, (is_head, tunnel.take())))
             }
-            return;
+            Poll::Pending => state.responder.poll_reset(cx).map(|()| None),
+        });
+        let sending = answered.await;
+        drop(handling);
+        if let Some(sending) = sending {
+            sending.await;
         }
-        // The request's stream is read by nobody who could tell of a reset.
-        drop(tunnel);
-        let mut body = pin!(body);
-        let mut piece = None;
-        poll_fn(|cx| poll_send(&mut send, body.as_mut(), &mut piece, cx)).await;
     }
+}
+
+/// Sends the head of a response; what sends its body, if it has any.
+fn respond(
+    connection: &Connection,
+    state: &Rc<StreamState>,
+    response: Response<ResponseBody>,
+    (is_head, tunnel): (bool, Option<RecvStream>),
+) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+    let (head, mut body) = response.into_parts();
+    let mut head = Response::from_parts(head, ());
+    let headers = head.headers_mut();
+    if !headers.contains_key(header::DATE) {
+        headers.insert(header::DATE, connection.context.date());
+    }
+    let is_tunnel = tunnel.is_some() && head.status().is_success();
+    let is_all = !is_tunnel && (is_head || body.is_end_stream());
+    if !body.is_end_stream()
+        && !is_tunnel
+        && head.status() != StatusCode::NO_CONTENT
+        && let Some(length) = body.size_hint().exact()
+    {
+        let headers = head.headers_mut();
+        headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(length));
+    }
+    let mut send = state.responder.respond(head, is_all)?;
+    if is_all {
+        return None;
+    }
+    if is_tunnel {
+        let (receive, upstream) = (tunnel?, body.take_tunnel()?);
+        let (state, timeout) = (state.clone(), connection.context.settings().tunnel_timeout);
+        return Some(Box::pin(async move {
+            tunnel::serve_stream(&state, timeout, (send, receive), upstream).await;
+            // The request is in flight until here.
+            drop(body);
+        }));
+    }
+    // The request's stream is read by nobody who could tell of a reset.
+    drop(tunnel);
+    let mut piece = None;
+    Some(Box::pin(poll_fn(move |cx| poll_send(&mut send, Pin::new(&mut body), &mut piece, cx))))
 }
 
 /// A piece of a body that waits for room in the client's window, and whether it is the last.
@@ -230,7 +243,7 @@ type Piece = Option<(Bytes, bool)>;
 /// Sends a response's body as the client takes it; ready once nothing more is sent.
 fn poll_send(
     send: &mut SendStream<Bytes>,
-    mut body: std::pin::Pin<&mut ResponseBody>,
+    mut body: Pin<&mut ResponseBody>,
     piece: &mut Piece,
     cx: &mut Context<'_>,
 ) -> Poll<()> {
