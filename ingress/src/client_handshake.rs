@@ -25,6 +25,12 @@ pub(crate) struct TakesAny {
     pub(crate) provider: Arc<CryptoProvider>,
 }
 
+fn parsed<'c>(certificate: &'c CertificateDer<'_>) -> Result<X509Certificate<'c>, rustls::Error> {
+    let (_, parsed) =
+        X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+    Ok(parsed)
+}
+
 impl ClientCertVerifier for TakesAny {
     fn client_auth_mandatory(&self) -> bool {
         false
@@ -53,8 +59,7 @@ impl ClientCertVerifier for TakesAny {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        let parsed = parsed(certificate)?;
         let key = parsed.public_key();
         let kind = key_algorithm(key.raw).ok_or(CertificateError::BadEncoding)?;
         let known = self.provider.signature_verification_algorithms.mapping;
@@ -77,8 +82,7 @@ impl ClientCertVerifier for TakesAny {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let (_, parsed) =
-            X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        let parsed = parsed(certificate)?;
         let key = SubjectPublicKeyInfoDer::from(parsed.public_key().raw);
         let known = &self.provider.signature_verification_algorithms;
         verify_tls13_signature_with_raw_key(message, &key, signature, known)

@@ -41,7 +41,6 @@ pub(crate) struct Connection {
     /// The time-out of the HTTP/1.1 exchange in flight.
     timeout: Cell<Ticks>,
     stalled: Rc<StalledStreams>,
-    /// The client's socket takes no more bytes.
     /// The client has sent a flood of control frames.
     is_flooded: Cell<bool>,
     /// The client sends nothing more.
