@@ -84,12 +84,8 @@ function request()
   if at % 5 == 0 then return "POST" .. head .. "Content-Length: 5\r\n\r\nhello" end
   return "GET" .. head .. "\r\n"
 end
-function done(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format("WRK %d %d %d\n", summary.requests, e.status,
-    e.connect + e.read + e.write + e.timeout))
-end
 LUA
+wrk_counts >>"$out/load.lua"
 rate=$((least_requests * 23 / 20 / seconds))
 # pause CONNECTIONS PERCENT: the milliseconds that make this part of the rate.
 pause() { echo $(($1 * 100000 / (rate * $2) + 1)); }

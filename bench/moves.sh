@@ -92,12 +92,8 @@ function request()
   at = (at + 7) % $ingresses
   return "GET / HTTP/1.1\r\nHost: h" .. at .. ".example\r\n\r\n"
 end
-function done(summary, latency, requests)
-  local e = summary.errors
-  io.write(string.format("WRK %d %d %d\n", summary.requests, e.status,
-    e.connect + e.read + e.write + e.timeout))
-end
 LUA
+wrk_counts >>"$out/hosts.lua"
 
 mkdir "$out/folder" "$out/next"
 manifests a b >"$out/next/0.yaml"

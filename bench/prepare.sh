@@ -74,3 +74,14 @@ memory_kb() { # VmRSS or VmHWM, server
   done
   echo "$sum"
 }
+
+# The end of a script of wrk: a line "WRK requests refused broken" when it has ended.
+wrk_counts() {
+  cat <<'LUA'
+function done(summary, latency, requests)
+  local e = summary.errors
+  io.write(string.format("WRK %d %d %d\n", summary.requests, e.status,
+    e.connect + e.read + e.write + e.timeout))
+end
+LUA
+}
