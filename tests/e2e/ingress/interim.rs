@@ -16,13 +16,22 @@ fn manifests() -> String {
     service("web", &["127.N.N.10"]) + &ingress("i", &[("a.com", "Prefix", "/", "web")])
 }
 
+/// Reads until the bytes hold these; false if the stream ends before.
+async fn read_up_to(stream: &mut TcpStream, read: &mut Vec<u8>, end: &[u8]) -> bool {
+    while find(read, end).is_none() {
+        if stream.read_buf(read).await.unwrap_or(0) == 0 {
+            return false;
+        }
+    }
+    true
+}
+
 /// Reads until the bytes end with these, and gives them as text.
 async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut read = Vec::new();
     let reading = async {
-        while find(&read, end.as_bytes()).is_none() {
-            assert!(stream.read_buf(&mut read).await.unwrap() > 0, "closed after {read:?}");
-        }
+        let is_whole = read_up_to(stream, &mut read, end.as_bytes()).await;
+        assert!(is_whole, "closed after {read:?}");
     };
     tokio::time::timeout(PATIENCE, reading).await.unwrap_or_else(|_| panic!("no {end:?}"));
     String::from_utf8(read).unwrap()
@@ -140,10 +149,8 @@ async fn the_endpoint_decides_whether_a_body_is_sent() {
     let net = Net::new();
     let _endpoint = Endpoint::raw(net.addr(10, 9000), |mut stream| async move {
         let mut head = Vec::new();
-        while find(&head, b"\r\n\r\n").is_none() {
-            if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
-                return;
-            }
+        if !read_up_to(&mut stream, &mut head, b"\r\n\r\n").await {
+            return;
         }
         let text = String::from_utf8_lossy(&head).into_owned();
         assert!(text.contains("\r\nexpect: 100-continue\r\n"), "{text}");
@@ -255,21 +262,16 @@ async fn an_endpoint_decides_whether_a_body_is_sent_over_http2() {
     let net = Net::new();
     let _endpoint = Endpoint::raw(net.addr(10, 9000), |mut stream| async move {
         let mut head = Vec::new();
-        while find(&head, b"\r\n\r\n").is_none() {
-            if stream.read_buf(&mut head).await.unwrap_or(0) == 0 {
-                return;
-            }
+        if !read_up_to(&mut stream, &mut head, b"\r\n\r\n").await {
+            return;
         }
         assert!(head.ends_with(b"\r\n\r\n"), "nothing of the body has come");
         if head.starts_with(b"POST /refused ") {
             let _ = stream.write_all(b"HTTP/1.1 417 No\r\ncontent-length: 0\r\n\r\n").await;
         } else {
             let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
-            let mut body = Vec::new();
-            while find(&body, b"hello").is_none() {
-                if stream.read_buf(&mut body).await.unwrap_or(0) == 0 {
-                    return;
-                }
+            if !read_up_to(&mut stream, &mut Vec::new(), b"hello").await {
+                return;
             }
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
         }

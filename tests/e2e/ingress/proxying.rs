@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{HeaderValue, Request};
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Collected, Full, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -225,16 +225,21 @@ async fn responses_without_a_body_say_so() {
     }
 }
 
+/// The body that a client gets that takes trailers.
+async fn body_with_trailers(world: &World, speaks: Speaks) -> Collected<Bytes> {
+    let mut client = Client::connect(world, speaks, "a.com").await;
+    let request = Request::get("http://a.com/").header("te", "trailers");
+    let response = client.send(request.body(Full::default()).unwrap()).await.unwrap();
+    response.into_body().collect().await.unwrap()
+}
+
 #[tokio::test]
 async fn trailers_pass_to_clients() {
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: grpc-status\r\n\r\n\
         5\r\nhello\r\n0\r\ngrpc-status: 7\r\n\r\n";
     let (world, _endpoint) = canned_world(answer).await;
     for speaks in ALL {
-        let mut client = Client::connect(&world, speaks, "a.com").await;
-        let request = Request::get("http://a.com/").header("te", "trailers");
-        let response = client.send(request.body(Full::default()).unwrap()).await.unwrap();
-        let body = response.into_body().collect().await.unwrap();
+        let body = body_with_trailers(&world, speaks).await;
         assert_eq!(body.trailers().unwrap()["grpc-status"], "7", "{speaks:?}");
         assert_eq!(body.to_bytes(), "hello", "{speaks:?}");
     }
@@ -246,10 +251,7 @@ async fn trailers_that_are_not_announced_reach_http2_clients() {
         5\r\nhello\r\n0\r\nx-sum: 7\r\n\r\n";
     let (world, _endpoint) = canned_world(answer).await;
     for speaks in ALL {
-        let mut client = Client::connect(&world, speaks, "a.com").await;
-        let request = Request::get("http://a.com/").header("te", "trailers");
-        let response = client.send(request.body(Full::default()).unwrap()).await.unwrap();
-        let body = response.into_body().collect().await.unwrap();
+        let body = body_with_trailers(&world, speaks).await;
         let is_http2 = matches!(speaks, Speaks::Http2 | Speaks::Http2OverTls);
         let sum = body.trailers().and_then(|trailers| trailers.get("x-sum"));
         assert_eq!(sum.is_some(), is_http2, "{speaks:?}");

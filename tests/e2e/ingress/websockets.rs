@@ -51,6 +51,28 @@ async fn endpoint(net: &Net) -> Endpoint {
     .await
 }
 
+/// One request or tunnel at a time for each endpoint.
+const ONE_AN_ENDPOINT: (&str, &str) = ("switchyard.dev/max-connections-per-endpoint", "1");
+
+/// A world whose one route leads to that endpoint.
+async fn world(annotations: &[(&str, &str)]) -> (World, Endpoint) {
+    let net = Net::new();
+    let endpoint = endpoint(&net).await;
+    let manifests = service("web", &["127.N.N.10"]) + &annotated("i", "a.com", "web", annotations);
+    (World::start_in(net, &manifests, &["--workers", "1"]), endpoint)
+}
+
+/// Asks until there is room for one more request.
+async fn has_room_again(sender: &mut SendRequest<Bytes>) {
+    for attempt in 0.. {
+        let (next, _) = ask(sender, "/refused", "websocket").await;
+        if next.status() == 403 {
+            break;
+        }
+        assert!(attempt < 1000, "{:?}", next.status());
+    }
+}
+
 async fn client(world: &World) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(world.http).await.unwrap();
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
@@ -97,11 +119,7 @@ async fn ends(body: &mut RecvStream) {
 
 #[tokio::test]
 async fn a_stream_of_http2_becomes_a_websocket() {
-    let net = Net::new();
-    let _endpoint = endpoint(&net).await;
-    let manifests =
-        service("web", &["127.N.N.10"]) + &ingress("i", &[("a.com", "Prefix", "/", "web")]);
-    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let (world, _endpoint) = world(&[]).await;
     let mut sender = client(&world).await;
     let (response, mut send) = ask(&mut sender, "/chat", "websocket").await;
     assert_eq!(response.status(), 200);
@@ -140,11 +158,7 @@ async fn a_stream_of_http2_becomes_a_websocket() {
 
 #[tokio::test]
 async fn what_is_no_websocket_is_not_taken_for_one() {
-    let net = Net::new();
-    let _endpoint = endpoint(&net).await;
-    let manifests =
-        service("web", &["127.N.N.10"]) + &ingress("i", &[("a.com", "Prefix", "/", "web")]);
-    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let (world, _endpoint) = world(&[]).await;
     let mut sender = client(&world).await;
     for (path, protocol, status) in [
         ("/refused", "websocket", 403),
@@ -160,11 +174,7 @@ async fn what_is_no_websocket_is_not_taken_for_one() {
 /// A WebSocket counts until it ends, and no longer.
 #[tokio::test]
 async fn a_websocket_is_in_flight_until_it_ends() {
-    let net = Net::new();
-    let _endpoint = endpoint(&net).await;
-    let limit = [("nginx.ingress.kubernetes.io/limit-connections", "1")];
-    let manifests = service("web", &["127.N.N.10"]) + &annotated("i", "a.com", "web", &limit);
-    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let (world, _endpoint) = world(&[("nginx.ingress.kubernetes.io/limit-connections", "1")]).await;
     let mut sender = client(&world).await;
     let (response, mut send) = ask(&mut sender, "/chat", "websocket").await;
     assert_eq!(response.status(), 200);
@@ -174,24 +184,14 @@ async fn a_websocket_is_in_flight_until_it_ends() {
     let mut body = response.into_body();
     ends(&mut body).await;
     let mut other = client(&world).await;
-    for attempt in 0.. {
-        let (next, _) = ask(&mut other, "/refused", "websocket").await;
-        if next.status() == 403 {
-            break;
-        }
-        assert!(attempt < 1000, "{:?}", next.status());
-    }
+    has_room_again(&mut other).await;
 }
 
 /// A client that had ended its side and then reset the stream left the tunnel open until its
 /// time-out, and could open any number of them.
 #[tokio::test]
 async fn a_reset_ends_a_websocket_whose_client_had_ended_its_side() {
-    let net = Net::new();
-    let _endpoint = endpoint(&net).await;
-    let limit = [("switchyard.dev/max-connections-per-endpoint", "1")];
-    let manifests = service("web", &["127.N.N.10"]) + &annotated("i", "a.com", "web", &limit);
-    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let (world, _endpoint) = world(&[ONE_AN_ENDPOINT]).await;
     let mut sender = client(&world).await;
     let (response, mut send) = ask(&mut sender, "/stays", "websocket").await;
     assert_eq!(response.status(), 200);
@@ -214,11 +214,7 @@ async fn a_reset_ends_a_websocket_whose_client_had_ended_its_side() {
 /// A connection that had become a WebSocket did not count for its endpoint any more.
 #[tokio::test]
 async fn websockets_of_both_versions_count_for_their_endpoint() {
-    let net = Net::new();
-    let _endpoint = endpoint(&net).await;
-    let limit = [("switchyard.dev/max-connections-per-endpoint", "1")];
-    let manifests = service("web", &["127.N.N.10"]) + &annotated("i", "a.com", "web", &limit);
-    let world = World::start_in(net, &manifests, &["--workers", "1"]);
+    let (world, _endpoint) = world(&[ONE_AN_ENDPOINT]).await;
     let mut sender = client(&world).await;
     for over_http2 in [false, true] {
         let mut tunnel = None;
@@ -238,13 +234,7 @@ async fn websockets_of_both_versions_count_for_their_endpoint() {
         let (second, _) = ask(&mut sender, "/refused", "websocket").await;
         assert_eq!(second.status(), 503, "{over_http2}");
         drop((tunnel, socket));
-        for attempt in 0.. {
-            let (next, _) = ask(&mut sender, "/refused", "websocket").await;
-            if next.status() == 403 {
-                break;
-            }
-            assert!(attempt < 1000, "{:?}", next.status());
-        }
+        has_room_again(&mut sender).await;
     }
 }
 
